@@ -1,0 +1,48 @@
+# Ten verbs. Each sets up what it needs first; a second set-up costs nothing.
+.DEFAULT_GOAL := help
+.PHONY: setup run test test-all check fix proto bench clean help
+SHELL := bash
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+ARGS ?=
+export VENV PYTHON
+# Without byte code every start compiles torch again.
+unexport PYTHONDONTWRITEBYTECODE
+
+setup:      ## make .venv with the pinned requirements (PYTHON=… chooses the interpreter)
+	@scripts/setup.sh dev
+
+run:        ## start all four services on loopback; Ctrl-C drains them (ARGS="--port 60051")
+	@scripts/setup.sh run
+	@exec $(VENV)/bin/modelkeep up $(ARGS)
+
+test: setup ## the tests, in minutes (ARGS="-k lease")
+	@$(PY) -m pytest -q -m "not long and not interop and not cuda" $(ARGS)
+
+test-all: setup ## everything: the long tests, and those that need Go's grpcurl
+	@scripts/tools.sh
+	@PATH="$(CURDIR)/.cache/bin:$$PATH" $(PY) -m pytest -q -m "not cuda" $(ARGS)
+
+check: setup ## lint, format, types, .proto, generated code, import rules, parity, text (ARGS="types")
+	@scripts/check.sh $(ARGS)
+
+fix: setup  ## mend what can be mended: lint, format of Python and .proto
+	@$(VENV)/bin/ruff check --quiet --fix . || true
+	@$(VENV)/bin/ruff format --quiet .
+	@$(VENV)/bin/buf format --write proto
+	@scripts/check.sh lint format proto-format
+
+proto: setup ## generate the Python stubs from proto/
+	@$(PY) scripts/proto.py
+
+bench: setup ## measure what docs/benchmarks.md tells
+	@scripts/tools.sh ghz
+	@PATH="$(CURDIR)/.cache/bin:$$PATH" $(PY) tests/bench/run.py $(ARGS)
+
+clean:      ## remove what was made: environment, caches, tools; never data
+	@rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	@find services clients tests scripts -name __pycache__ -prune -exec rm -rf {} +
+
+help:       ## this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18

@@ -1,0 +1,107 @@
+"""The files of a suite: ``run/suite.lock`` keeps a second one out, ``run/suite.json`` tells where it is."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from modelkeep.supervisor._errors import NOT_WRITABLE, SuiteError
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteFile:
+    """What ``<data_dir>/run/suite.json`` says while a suite runs.
+
+    Attributes:
+        pid: The supervisor's process id.
+        data_dir: The absolute data folder.
+        addresses: Service name (``record``, …) to ``host:port``.
+        pids: Service name to process id.
+        versions: Distribution name to version.
+        start_time: Seconds since the epoch at which all services were healthy.
+    """
+
+    pid: int
+    data_dir: str
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    pids: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    start_time: float = 0.0
+
+
+def suite_file_path(data_dir: Path) -> Path:
+    """Where the suite of a data folder describes itself."""
+    return data_dir / "run" / "suite.json"
+
+
+def read_suite_file(data_dir: Path) -> SuiteFile | None:
+    """The running suite of a data folder, or None when there is no (readable) description.
+
+    A suite that was killed leaves its file behind, so what it says is a hint and not a promise.
+    """
+    try:
+        said = json.loads(suite_file_path(data_dir).read_text())
+        return SuiteFile(**{name: said[name] for name in SuiteFile.__dataclass_fields__})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_suite_file(data_dir: Path, content: SuiteFile) -> None:
+    """Replace the description atomically: a reader sees the old one or the new one, never a part."""
+    path = suite_file_path(data_dir)
+    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    scratch.write_text(json.dumps(asdict(content), indent=2) + "\n")
+    scratch.replace(path)
+
+
+def make_data_dir(data_dir: Path) -> None:
+    """Make the data folder and what the supervisor needs inside.
+
+    Raises:
+        SuiteError: exit code 73 when it cannot be made or written.
+    """
+    try:
+        for folder in (data_dir, data_dir / "run", data_dir / "logs"):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    except OSError as error:
+        raise SuiteError(
+            f"The data folder {data_dir} cannot be written ({error.strerror}: {error.filename}). "
+            "Change its owner or mode, or name another one: modelkeep up --data-dir FOLDER",
+            exit_code=NOT_WRITABLE,
+        ) from error
+
+
+def lock_data_dir(data_dir: Path) -> int:
+    """Take the data folder for this suite; returns the descriptor that holds it.
+
+    The services inherit the descriptor, so the folder stays taken until the last of them has ended,
+    even when the supervisor itself was killed.
+
+    Raises:
+        SuiteError: when another suite has it.
+    """
+    descriptor = os.open(data_dir / "run" / "suite.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise SuiteError(f"Another suite is running on {data_dir}{_who(data_dir)}") from None
+    return descriptor
+
+
+def _who(data_dir: Path) -> str:
+    other = read_suite_file(data_dir)
+    if other is None:
+        return ". Stop it first, or name another folder: modelkeep up --data-dir FOLDER"
+    record = other.addresses.get("record", "an unknown address")
+    return (
+        f" (pid {other.pid}, record at {record}). Use that one, stop it with `kill {other.pid}`, "
+        "or name another folder: modelkeep up --data-dir FOLDER"
+    )

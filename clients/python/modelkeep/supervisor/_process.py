@@ -1,0 +1,145 @@
+"""One service as a child process: start it, ask whether it is healthy, end it, and keep what it said."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+# The child asks the kernel to be drained when its parent dies (prctl PR_SET_PDEATHSIG = 1), then becomes
+# the service; the wish survives the exec. So a supervisor killed with -9 leaves no orphans behind.
+# Elsewhere than on Linux there is no such thing, and the service starts without it.
+_BECOME = """\
+import os, sys
+if sys.platform == "linux":
+    import ctypes, signal
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit(0)
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
+
+#: A refused connection is tried again at once: the default of one second would be most of a start.
+_QUICK = (
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 100),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class ServiceProcess:
+    """A started service.
+
+    Args:
+        name: Its short name, ``record``.
+        address: Where it will listen, ``host:port``.
+        arguments: Its command line after ``python``.
+        environment: The whole environment it gets.
+        log_path: Where its stdout and stderr are appended; its own JSON log lines go into the file
+            of the same name with ``.jsonl``.
+        keep_open: Descriptors that it inherits.
+
+    The kernel ties the child's life to the *thread* that starts it, so start one from a thread that lasts.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        *,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        log_path: Path,
+        keep_open: Sequence[int] = (),
+    ) -> None:
+        self.name = name
+        self.address = address
+        self.log_path = log_path
+        self._journal = log_path.with_suffix(".jsonl")
+        self._journal_start = self._journal.stat().st_size if self._journal.exists() else 0
+        with log_path.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-I", "-S", "-c", _BECOME, str(os.getpid())),
+                    *(*arguments, "--log-file", str(self._journal)),
+                ],
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=tuple(keep_open),
+                # Ctrl-C in a terminal reaches the whole foreground group; only the supervisor shall see it.
+                start_new_session=True,
+            )
+        self._channel: grpc.Channel | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, minus a signal's number, or None while it runs."""
+        return self._process.poll()
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Wait for the end; returns the exit code, or None when it still runs after `timeout_s` seconds."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def send(self, signum: signal.Signals) -> None:
+        """Send a signal; nothing happens when the process has ended."""
+        self._process.send_signal(signum)
+
+    def is_healthy(self, timeout_s: float) -> bool:
+        """Whether it answers SERVING within `timeout_s` seconds."""
+        if self._channel is None:
+            self._channel = grpc.insecure_channel(self.address, options=_QUICK)
+        try:
+            answer = health_pb2_grpc.HealthStub(self._channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=timeout_s, wait_for_ready=True
+            )
+        except grpc.RpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def close(self) -> None:
+        """Let go of the health channel."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def last_lines(self, count: int = 20) -> list[str]:
+        """The last lines that this process wrote to stdout and stderr; without any, those of its log."""
+        return _tail(self.log_path, self._log_start, count) or _tail(
+            self._journal, self._journal_start, count
+        )
+
+    def how_it_ended(self) -> str:
+        """``exited with code 65`` or ``was killed by SIGKILL``."""
+        code = self.returncode
+        if code is not None and code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"exited with code {code}"
+
+
+def _tail(path: Path, start: int, count: int) -> list[str]:
+    """The last `count` lines of what a file holds from `start` on, looking at 64 KiB at most."""
+    try:
+        with path.open("rb") as log:
+            end = log.seek(0, os.SEEK_END)
+            log.seek(max(start, end - 64 * 1024))
+            return log.read().decode(errors="replace").splitlines()[-count:]
+    except FileNotFoundError:
+        return []

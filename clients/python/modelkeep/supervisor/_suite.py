@@ -1,0 +1,316 @@
+"""Four services as four processes on one data folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+
+from modelkeep.supervisor import _ports
+from modelkeep.supervisor._errors import ADDRESS_TAKEN, PASSED_THROUGH, SuiteError
+from modelkeep.supervisor._files import (
+    SuiteFile,
+    lock_data_dir,
+    make_data_dir,
+    suite_file_path,
+    write_suite_file,
+)
+from modelkeep.supervisor._process import ServiceProcess
+
+#: The services of a suite, in the order in which they are told about.
+SERVICES = ("record", "download", "install", "loader")
+#: Where `modelkeep up` puts them.
+DEFAULT_PORTS: Mapping[str, int] = {"record": 50051, "download": 50052, "install": 50053, "loader": 50054}
+
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+#: Setting of one service that holds the address of another.
+_PEERS = {
+    "MODELKEEP_INSTALL_RECORD_ADDRESS": "record",
+    "MODELKEEP_INSTALL_DOWNLOAD_ADDRESS": "download",
+    "MODELKEEP_LOADER_RECORD_ADDRESS": "record",
+}
+#: Settings of a suite on loopback, where whoever can call it is a user of this machine: local models may
+#: be registered from wherever the user can read. The caller's own environment comes before these.
+_ON_LOOPBACK: Mapping[str, str] = {
+    "MODELKEEP_INSTALL_ALLOW_ANY_IMPORT_ROOT": "true",
+    "MODELKEEP_LOADER_ALLOW_ANY_IMPORT_ROOT": "true",
+    "MODELKEEP_DOWNLOAD_ALLOW_ANY_IMPORT_ROOT": "true",
+}
+#: A service's own watchdog ends a drain that hangs after 30 s; past that it is killed.
+DRAIN_LIMIT_S = 40.0
+_TRIES_FOR_A_PORT = 3
+
+
+def ports_from(first: int) -> dict[str, int]:
+    """Service name to port: `first` for record and the next ones for the others; 0 takes free ones."""
+    return {name: first + place if first else 0 for place, name in enumerate(SERVICES)}
+
+
+class Suite:
+    """A suite of services; as a context manager it is healthy inside and gone outside.
+
+    ::
+
+        with Suite() as suite:
+            channel = grpc.insecure_channel(suite.addresses["record"])
+
+    Args:
+        data_dir: The data folder; None makes a temporary one that goes when the suite stops.
+        host: The address that the services listen on.
+        ports: Service name to port; 0, or a service that is not named, takes a free one.
+        services: Which services to start.
+        env: Settings for the services (``MODELKEEP_DOWNLOAD_…``) on top of this process's environment.
+        arguments: Service name to further flags of its command line.
+        startup_timeout_s: Seconds in which all must be healthy.
+
+    Methods block, so call them from a thread when an event loop runs.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path | None = None,
+        *,
+        host: str = "127.0.0.1",
+        ports: Mapping[str, int] | None = None,
+        services: Sequence[str] = SERVICES,
+        env: Mapping[str, str] | None = None,
+        arguments: Mapping[str, Sequence[str]] | None = None,
+        startup_timeout_s: float = 60.0,
+    ) -> None:
+        self._given_data_dir = data_dir
+        self._host = host
+        self._ports = dict(ports or {})
+        self._services = tuple(services)
+        self._env = dict(env or {})
+        self._arguments = dict(arguments or {})
+        self._startup_timeout_s = startup_timeout_s
+        self._interrupted = threading.Event()
+        self._chosen: dict[str, int] = {}
+        self._processes: dict[str, ServiceProcess] = {}
+        self._temporary: Path | None = None
+        self._lock: int | None = None
+        self._spawner: ThreadPoolExecutor | None = None
+        self.data_dir = (data_dir or Path()).absolute()
+
+    # -- what it is ---------------------------------------------------------------------------------------
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The names of its services."""
+        return self._services
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Service name to ``host:port``."""
+        return {name: _ports.join(self._host, port) for name, port in self._chosen.items()}
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Service name to process id, of those that were started last."""
+        return {name: process.pid for name, process in self._processes.items()}
+
+    @property
+    def processes(self) -> Mapping[str, ServiceProcess]:
+        """Service name to its process."""
+        return self._processes
+
+    def last_lines(self, service: str, count: int = 20) -> list[str]:
+        """What a service wrote last to its stdout and stderr."""
+        return self._processes[service].last_lines(count)
+
+    # -- start and stop -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start all services and wait until each is healthy.
+
+        Raises:
+            SuiteError: when one cannot start; the others are drained by then. ``exit_code`` is the
+                service's own where that has a meaning (65 newer schema, 73 folder not writable,
+                78 bad configuration, 98 address taken).
+        """
+        if self._given_data_dir is None:
+            # A short path: UNIX socket names below it may have 107 bytes.
+            self._temporary = Path(tempfile.mkdtemp(prefix="mk-"))
+            self.data_dir = self._temporary
+        try:
+            make_data_dir(self.data_dir)
+            self._lock = lock_data_dir(self.data_dir)
+            self._choose_ports()
+            # One thread for the suite's life starts the processes: the kernel drains them when it ends.
+            self._spawner = ThreadPoolExecutor(1, thread_name_prefix="modelkeep-spawner")
+            deadline = time.monotonic() + self._startup_timeout_s
+            for name in self._services:
+                self._spawn(name)
+            for name in self._services:
+                self._wait_healthy(name, deadline)
+            self._describe()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self, *, timeout_s: float = DRAIN_LIMIT_S) -> dict[str, int]:
+        """Drain what still runs and wait for it; returns each service's exit code. May be called again.
+
+        What has not ended after `timeout_s` seconds is killed (exit code -9).
+        """
+        if self._lock is not None:
+            suite_file_path(self.data_dir).unlink(missing_ok=True)
+        self.drain()
+        deadline = time.monotonic() + timeout_s
+        codes: dict[str, int] = {}
+        for name, process in self._processes.items():
+            code = process.wait(max(0.0, deadline - time.monotonic()))
+            if code is None:
+                process.send(signal.SIGKILL)
+                code = process.wait()
+            process.close()
+            codes[name] = -signal.SIGKILL if code is None else code
+        if self._spawner is not None:
+            self._spawner.shutdown()
+            self._spawner = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary = None
+        return codes
+
+    def interrupt(self) -> None:
+        """Make a start under way give up and drain what it started. May be called from a signal handler."""
+        self._interrupted.set()
+
+    def drain(self) -> None:
+        """Ask every service to drain (SIGTERM) and return at once."""
+        for process in self._processes.values():
+            process.send(signal.SIGTERM)
+
+    def kill(self, service: str, signum: signal.Signals = signal.SIGKILL) -> int:
+        """Send one service a signal that ends it and wait for that; returns its exit code."""
+        process = self._processes[service]
+        process.send(signum)
+        code = process.wait(DRAIN_LIMIT_S)
+        if code is None:
+            raise SuiteError(f"{service} did not end after {signum.name}", service=service)
+        process.close()
+        return code
+
+    def restart(self, service: str) -> None:
+        """Start a service that has ended again, on its old address, and wait until it is healthy."""
+        if self._processes[service].returncode is None:
+            raise SuiteError(f"{service} still runs", service=service)
+        self._spawn(service)
+        self._wait_healthy(service, time.monotonic() + self._startup_timeout_s)
+        self._describe()
+
+    def __enter__(self) -> Suite:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # -- inside -------------------------------------------------------------------------------------------
+
+    def _choose_ports(self) -> None:
+        taken = {port for port in self._ports.values() if port}
+        for name in self._services:
+            wanted = self._ports.get(name, 0)
+            if wanted and not _ports.is_free(self._host, wanted):
+                raise self._port_taken(name, wanted)
+            self._chosen[name] = wanted or _ports.find_free(self._host, taken=taken)
+
+    def _port_taken(self, name: str, port: int) -> SuiteError:
+        return SuiteError(
+            f"Port {port} on {self._host}, where {name} shall listen, is taken. Stop the program that holds "
+            f"it (`ss -ltnp 'sport = :{port}'` names it), or put the suite on other ports: "
+            f"modelkeep up --port {DEFAULT_PORTS['record'] + 1000}",
+            exit_code=ADDRESS_TAKEN,
+            service=name,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        defaults = _ON_LOOPBACK if self._host in _LOOPBACK else {}
+        addresses = self.addresses
+        peers = {setting: addresses[peer] for setting, peer in _PEERS.items() if peer in addresses}
+        # Unbuffered, so that the last lines of a process that was killed are in its log.
+        settings = {**defaults, **os.environ, "PYTHONUNBUFFERED": "1", **peers, **self._env}
+        # Without byte code every start would compile everything again, seconds of it.
+        settings.pop("PYTHONDONTWRITEBYTECODE", None)
+        return settings
+
+    def _spawn(self, name: str) -> None:
+        assert self._spawner is not None, "the suite is not started"
+        if (old := self._processes.get(name)) is not None:
+            old.close()
+        self._processes[name] = self._spawner.submit(
+            ServiceProcess,
+            name,
+            self.addresses[name],
+            arguments=[
+                *("-m", f"modelkeep_{name}", "--host", self._host, "--port", str(self._chosen[name])),
+                *("--data-dir", str(self.data_dir), *self._arguments.get(name, ())),
+            ],
+            environment=self._environment(),
+            log_path=self.data_dir / "logs" / f"{name}.log",
+            keep_open=[] if self._lock is None else [self._lock],
+        ).result()
+
+    def _wait_healthy(self, name: str, deadline: float) -> None:
+        tries = 1
+        while not self._processes[name].is_healthy(timeout_s=0.25):
+            if self._interrupted.is_set():
+                raise SuiteError("Interrupted while starting.", exit_code=130)
+            for process in self._processes.values():
+                code = process.returncode
+                if code is None:
+                    continue
+                lost_a_race = code == ADDRESS_TAKEN and not self._ports.get(process.name)
+                if lost_a_race and tries < _TRIES_FOR_A_PORT:
+                    taken = {*self._chosen.values()}
+                    self._chosen[process.name] = _ports.find_free(self._host, taken=taken)
+                    tries += 1
+                    self._spawn(process.name)
+                    break
+                raise self._failed_start(process)
+            if time.monotonic() > deadline:
+                raise SuiteError(
+                    f"{name} was not healthy after {self._startup_timeout_s:g} s; its log is "
+                    f"{self._processes[name].log_path}",
+                    service=name,
+                )
+        self._processes[name].close()
+
+    def _failed_start(self, process: ServiceProcess) -> SuiteError:
+        code = process.returncode or 0
+        said = "\n".join(f"  {process.name}: {line}" for line in process.last_lines())
+        return SuiteError(
+            f"{process.name} {process.how_it_ended()} while starting; it said:\n{said or '  (nothing)'}",
+            exit_code=code if code in PASSED_THROUGH else 1,
+            service=process.name,
+        )
+
+    def _describe(self) -> None:
+        with contextlib.suppress(FileNotFoundError):  # the folder was removed under the running suite
+            write_suite_file(
+                self.data_dir,
+                SuiteFile(
+                    pid=os.getpid(),
+                    data_dir=str(self.data_dir),
+                    addresses=self.addresses,
+                    pids=self.pids,
+                    versions={name: version(name) for name in ("modelkeep", "grpcio", "protobuf")},
+                    start_time=time.time(),
+                ),
+            )

@@ -1,0 +1,138 @@
+"""``modelkeep up``: a suite in the foreground."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import TypeAlias
+
+from modelkeep.supervisor._errors import SuiteError
+from modelkeep.supervisor._process import ServiceProcess
+from modelkeep.supervisor._suite import DEFAULT_PORTS, DRAIN_LIMIT_S, SERVICES, Suite
+
+_Happened: TypeAlias = queue.SimpleQueue[signal.Signals | ServiceProcess]
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def up(
+    data_dir: Path = Path("modelkeep-data"),
+    *,
+    host: str = "127.0.0.1",
+    ports: Mapping[str, int] | None = None,
+    services: Sequence[str] = SERVICES,
+    env: Mapping[str, str] | None = None,
+    startup_timeout_s: float = 60.0,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Run the services in the foreground until a signal or a death ends them.
+
+    One Ctrl-C (or SIGTERM, SIGHUP) drains all; a second one kills them. When a service dies its last
+    lines are shown and the rest is drained. Nothing is restarted.
+
+    Args:
+        data_dir: The data folder, made when it is not there.
+        host: The address to listen on.
+        ports: Service name to port; the defaults are 50051 to 50054, 0 takes a free one.
+        services: Which services to run.
+        env: Settings for the services on top of this process's environment.
+        startup_timeout_s: Seconds in which all must be healthy.
+        say: Prints one or more lines.
+
+    Returns:
+        The exit code: 0 drained; 130 interrupted while starting; 1 a service died or did not drain, or
+        another suite runs on the folder; 65, 73, 78 or 98 when the start failed for one of these
+        reasons (docs/operations.md).
+
+    Call it from the main thread: it sets signal handlers, and puts the old ones back.
+    """
+    suite = Suite(
+        data_dir,
+        host=host,
+        ports={**DEFAULT_PORTS, **(ports or {})},
+        services=services,
+        env=env,
+        startup_timeout_s=startup_timeout_s,
+    )
+    # SimpleQueue.put may be called from a signal handler, and an empty queue costs no time to wait for.
+    happened: _Happened = queue.SimpleQueue()
+
+    def on_signal(signum: int, frame: FrameType | None) -> None:
+        suite.interrupt()
+        happened.put(signal.Signals(signum))
+
+    before = {signum: signal.signal(signum, on_signal) for signum in _SIGNALS}
+    try:
+        suite.start()
+        _greet(suite, say)
+        for process in suite.processes.values():
+            threading.Thread(target=_report_end, args=(process, happened), daemon=True).start()
+        return _supervise(suite, happened, say)
+    except SuiteError as error:
+        say(error.message)
+        return error.exit_code
+    finally:
+        suite.stop()
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _report_end(
+    process: ServiceProcess, happened: queue.SimpleQueue[signal.Signals | ServiceProcess]
+) -> None:
+    process.wait()
+    happened.put(process)
+
+
+def _greet(suite: Suite, say: Callable[[str], None]) -> None:
+    width = max(len(name) for name in suite.services)
+    lines = [f"modelkeep {version('modelkeep')} is up; its data are in {suite.data_dir}"]
+    lines += [f"  {name:<{width}}  {address}" for name, address in suite.addresses.items()]
+    if (record := suite.addresses.get("record")) is not None:
+        lines.append(f"Try: grpcurl -plaintext {record} modelkeep.record.v1.RecordService/ListModels")
+    lines.append("Ctrl-C stops it.")
+    say("\n".join(lines))
+
+
+def _supervise(suite: Suite, happened: _Happened, say: Callable[[str], None]) -> int:
+    """Wait for the end of the suite; returns the exit code."""
+    running = set(suite.services)
+    failed = False
+    draining = False
+    while running:
+        try:
+            event = happened.get(timeout=DRAIN_LIMIT_S if draining else None)
+        except queue.Empty:
+            say(f"Not drained after {DRAIN_LIMIT_S:g} s, killed: {', '.join(sorted(running))}.")
+            failed = _kill(suite)
+            continue
+        if isinstance(event, ServiceProcess):
+            running.discard(event.name)
+            # Before a drain nobody asked it to end, so whatever its code says it is a failure.
+            if not draining or event.returncode != 0:
+                say("\n".join([f"{event.name} {event.how_it_ended()}; its last lines:", *_quoted(event)]))
+                failed = True
+        elif draining:
+            say(f"{event.name} again: killing what is left.")
+            failed = _kill(suite)
+        if running and not draining:
+            draining = True
+            say("Draining the rest." if isinstance(event, ServiceProcess) else f"{event.name}: draining.")
+            suite.drain()
+    say("Stopped.")
+    return 1 if failed else 0
+
+
+def _quoted(process: ServiceProcess) -> list[str]:
+    lines = [f"  {process.name}: {line}" for line in process.last_lines()]
+    return [*lines, f"  (all of it: {process.log_path})"]
+
+
+def _kill(suite: Suite) -> bool:
+    for process in suite.processes.values():
+        process.send(signal.SIGKILL)
+    return True

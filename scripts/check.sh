@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# All checks that run no test. Each is run even when an earlier one failed; the last lines name the failed ones.
+# Usage: scripts/check.sh [NAME ...]   (without names: all)
+set -uo pipefail
+cd "$(dirname "$0")/.."
+bin="${VENV:-.venv}/bin"
+python="$bin/python"
+
+checks=(lint format types proto-lint proto-format proto-current imports parity text spelling)
+describe() {
+    case "$1" in
+    lint) "$bin/ruff" check --quiet . ;;
+    format) "$bin/ruff" format --quiet --check . || { "$bin/ruff" format --check . && false; } ;;
+    types) "$bin/mypy" --no-error-summary services clients/python tests scripts ;;
+    proto-lint) "$bin/buf" lint proto ;;
+    proto-format) "$bin/buf" format --diff --exit-code proto ;;
+    proto-current) "$python" scripts/proto.py --check ;;
+    imports) "$bin/lint-imports" --no-cache 2>&1 | sed -n '/^Contracts/,$p' | grep -v KEPT; return "${PIPESTATUS[0]}" ;;
+    parity) "$python" scripts/check_parity.py ;;
+    text) "$python" scripts/check_text.py ;;
+    spelling) "$bin/codespell" ;;
+    *) echo "check: no check named '$1'; there are: ${checks[*]}" >&2; return 2 ;;
+    esac
+}
+
+failed=()
+for name in "${@:-${checks[@]}}"; do
+    started=$SECONDS
+    if output="$(describe "$name" 2>&1)"; then
+        printf '%-14s ok      %3d s\n' "$name" $((SECONDS - started))
+    else
+        printf '%s\n%-14s FAILED  %3d s\n' "$output" "$name" $((SECONDS - started))
+        failed+=("$name")
+    fi
+done
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "check: failed: ${failed[*]} (make fix mends format, imports' order and simple lint)" >&2
+    exit 1
+fi

@@ -1,0 +1,107 @@
+"""What no file of the repository may hold, and how long a hand-written one may be."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+#: A file is to be read in one sitting: 100 to 400 lines is the aim, this the limit.
+MAX_LINES = 600
+_SKIPPED_FOLDERS = {
+    ".git",
+    ".venv",
+    ".cache",
+    "modelkeep-data",
+    "third_party",
+    "dist",
+    "build",
+    "node_modules",
+}
+_SKIPPED_ENDINGS = (".png", ".safetensors", ".bin", ".binpb", ".gz", ".whl", ".pyc")
+# Written in parts, so that this file passes its own check.
+_REGISTRIES = [
+    ".".join(parts)
+    for parts in (
+        ("pypi", "org"),
+        ("files", "pythonhosted", "org"),
+        ("registry", "npmjs", "org"),
+        ("registry", "yarnpkg", "com"),
+        ("proxy", "golang", "org"),
+        ("sum", "golang", "org"),
+        ("index", "crates", "io"),
+        ("static", "crates", "io"),
+        ("repo1", "maven", "org"),
+        ("repo", "maven", "apache", "org"),
+    )
+]
+_RULES = (
+    ("the host of a package registry", re.compile("|".join(map(re.escape, _REGISTRIES)))),
+    (
+        "an absolute path of one machine",
+        re.compile(r"(?<![\w.~:/-])/(?:root|work|home/(?!me/|you/|user/)\w+|Users/\w+)/"),
+    ),
+    ("a merge conflict's mark", re.compile(r"^(?:<{7} |>{7} |={7}$)", re.MULTILINE)),
+)
+_PYTHON_RULES = (
+    (
+        "something left to be done",
+        re.compile(r"#\s*(?:" + "|".join(("TO" + "DO", "FIX" + "ME", "X" * 3)) + r")\b"),
+    ),
+    ("something left to be done", re.compile(r"\bNot" + r"ImplementedError\b")),
+)
+_LOCKFILE_ADDRESS = re.compile(r'"resolved"\s*:')
+
+
+def files(root: Path) -> Iterator[Path]:
+    """Every file that belongs to the repository, by what is not ignored."""
+    for path in sorted(root.iterdir()):
+        ignored = path.name.endswith("_cache") or path.name in ("__pycache__", ".hypothesis")
+        if path.is_symlink() or path.name in _SKIPPED_FOLDERS or ignored:
+            continue
+        if path.is_dir():
+            yield from files(path)
+        elif not path.name.endswith(_SKIPPED_ENDINGS):
+            yield path
+
+
+def is_generated(path: Path) -> bool:
+    """Whether protoc wrote it."""
+    return path.name.endswith(("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi"))
+
+
+def problems_of(path: Path, root: Path) -> Iterator[str]:
+    """What is wrong with one file."""
+    name = path.relative_to(root).as_posix()
+    if path.name == "uv.lock":
+        yield f"{name}: must not be committed: it holds index addresses; pins live in requirements/"
+        return
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError:
+        return
+    if is_generated(path):
+        return
+    length = text.count("\n")
+    if path.suffix in (".py", ".proto") and length > MAX_LINES:
+        yield f"{name}: {length} lines; split it, {MAX_LINES} is the limit"
+    for what, pattern in _RULES + (_PYTHON_RULES if path.suffix == ".py" else ()):
+        if match := pattern.search(text):
+            line = text.count("\n", 0, match.start()) + 1
+            yield f"{name}:{line}: holds {what}: {match[0].strip()!r}"
+    if path.name == "package-lock.json" and _LOCKFILE_ADDRESS.search(text):
+        yield f"{name}: holds resolved addresses; set omit-lockfile-registry-resolved"
+
+
+def main(root: Path = ROOT) -> int:
+    """Check the repository; returns the exit code."""
+    problems = [problem for path in files(root) for problem in problems_of(path, root)]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Generate the Python stubs from proto/ into clients/python; with --check, fail if that changes anything.
+
+The only generator of committed code. It uses the pinned grpcio-tools of the environment, so that the
+floor of grpcio and protobuf in pyproject.toml is what the stubs need. A lock keeps two runs apart.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import filecmp
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import grpc_tools
+from grpc_tools import protoc
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "clients" / "python"
+SOURCES = (ROOT / "proto", ROOT / "third_party" / "proto")
+#: Descriptor set of the whole API, for `grpcurl -protoset` where reflection is off.
+DESCRIPTORS = Path("modelkeep") / "api.binpb"
+
+
+def generate(out: Path) -> list[Path]:
+    """Write all stubs below `out`; returns their paths relative to it."""
+    ours = sorted(p.relative_to(SOURCES[0]) for p in SOURCES[0].rglob("*.proto"))
+    vendored = [Path("buf/validate/validate.proto")]
+    include = [f"-I{source}" for source in SOURCES] + [f"-I{Path(grpc_tools.__file__).parent / '_proto'}"]
+    bin_dir = Path(sys.executable).parent
+    command = [
+        "protoc",
+        *include,
+        f"--plugin=protoc-gen-mypy_grpc={bin_dir / 'protoc-gen-mypy_grpc'}",
+        f"--python_out={out}",
+        f"--pyi_out={out}",
+    ]
+    services = [p for p in ours if p.stem.endswith("_service")]
+    (out / DESCRIPTORS).parent.mkdir(parents=True, exist_ok=True)
+    run([*command, *map(str, ours + vendored)])
+    run([*command[:-2], f"--grpc_python_out={out}", f"--mypy_grpc_out={out}", *map(str, services)])
+    run(
+        [
+            "protoc",
+            *include,
+            "--include_imports",
+            "--include_source_info",
+            f"--descriptor_set_out={out / DESCRIPTORS}",
+            *map(str, ours),
+        ]
+    )
+    return sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
+
+
+def run(command: list[str]) -> None:
+    """Call protoc in this process; its own words are the error message."""
+    if protoc.main(command) != 0:
+        raise SystemExit(f"protoc failed: {' '.join(command[-3:])}")
+
+
+def is_generated(path: Path) -> bool:
+    """Whether the file is one that this script makes."""
+    return path.name.endswith(("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")) or path == DESCRIPTORS
+
+
+def main() -> int:
+    """Generate, or check; returns the exit code."""
+    check = sys.argv[1:] == ["--check"]
+    lock = Path(tempfile.gettempdir()) / "modelkeep-proto.lock"
+    with lock.open("w") as handle, tempfile.TemporaryDirectory() as scratch:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        made = generate(Path(scratch))
+        present = sorted(
+            p.relative_to(OUT) for p in OUT.rglob("*") if p.is_file() and is_generated(p.relative_to(OUT))
+        )
+        stale = [p for p in present if p not in made]
+        changed = [
+            p
+            for p in made
+            if not (OUT / p).exists() or not filecmp.cmp(OUT / p, Path(scratch) / p, shallow=False)
+        ]
+        if check:
+            for path in stale + changed:
+                print(f"not current: clients/python/{path} (run: make proto)", file=sys.stderr)
+            return 1 if stale or changed else 0
+        for path in stale:
+            (OUT / path).unlink()
+        for path in changed:
+            (OUT / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(scratch) / path, OUT / path)
+        print(f"{len(made)} files, {len(changed)} changed, {len(stale)} removed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Fixtures that every test has, and what is watched around each."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blockbuster import BlockBuster
+from hypothesis import HealthCheck, settings
+
+# In CI the same examples every time, so that a red run is about the change; at a desk new ones each time.
+settings.register_profile("ci", derandomize=True, max_examples=60, deadline=None)
+settings.register_profile(
+    "desk", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+settings.load_profile("ci" if os.environ.get("CI") else "desk")
+
+#: Source folders whose code must not block an event loop.
+_WATCHED = (
+    "modelkeep_common",
+    "modelkeep_record",
+    "modelkeep_download",
+    "modelkeep_install",
+    "modelkeep_loader",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep settings of the caller's shell out of the tests: they would change what is tested."""
+    for name in [name for name in os.environ if name.startswith("MODELKEEP_")]:
+        if not name.startswith("MODELKEEP_KILL_"):
+            del os.environ[name]
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """An empty folder with a short path, since UNIX socket names below it may have 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="mk-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def _blockbuster() -> BlockBuster:
+    return BlockBuster(scanned_modules=[name for name in _WATCHED if importlib.util.find_spec(name)])
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_calls(request: pytest.FixtureRequest, _blockbuster: BlockBuster) -> Iterator[None]:
+    """Blocking calls made by a service's code on a running event loop raise BlockingError.
+
+    ``@pytest.mark.may_block`` on a test turns it off; say why next to it.
+    """
+    if request.node.get_closest_marker("may_block") or not request.node.get_closest_marker("asyncio"):
+        yield
+        return
+    _blockbuster.activate()
+    try:
+        yield
+    finally:
+        _blockbuster.deactivate()
+
+
+@pytest.fixture(autouse=True)
+def no_litter(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test leaves no thread that would keep the process alive."""
+    before = set(threading.enumerate())
+    yield
+    left = [t for t in threading.enumerate() if t not in before and not t.daemon and t.is_alive()]
+    # Executors of a closing loop end a moment after the loop; give them that moment.
+    for thread in left:
+        thread.join(1.0)
+    stuck = [
+        t.name for t in left if t.is_alive() and not t.name.startswith(("asyncio_", "ThreadPoolExecutor"))
+    ]
+    assert not stuck, f"threads left behind: {stuck}"

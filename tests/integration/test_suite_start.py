@@ -1,0 +1,69 @@
+"""The real four services under the supervisor: they start, answer on health, serve alone, and drain."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from modelkeep.supervisor import SERVICES, SuiteError, read_suite_file
+from support.suite import service_suite
+
+
+@pytest.mark.timeout(90)
+def test_all_four_services_come_up_answer_and_drain(data_dir: Path) -> None:
+    started = time.monotonic()
+    suite = service_suite(data_dir)
+    suite.start()
+    took = time.monotonic() - started
+    try:
+        assert set(suite.addresses) == set(SERVICES)
+        for name, address in suite.addresses.items():
+            with grpc.insecure_channel(address) as channel:
+                asked = health_pb2.HealthCheckRequest(service=f"modelkeep.{name}.v1.{name.title()}Service")
+                answer = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=5)
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    finally:
+        codes = suite.stop()
+    assert codes == dict.fromkeys(SERVICES, 0)
+    # The goal is five seconds on two free cores; here others may be using them.
+    assert took < 30
+    assert read_suite_file(data_dir) is None
+    for name in SERVICES:
+        lines = (data_dir / "logs" / f"{name}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["message"] for line in lines][-1] == "drained"
+        assert (data_dir / "logs" / f"{name}.log").read_text() == "", "nothing is printed past the log"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("service", SERVICES)
+def test_each_service_is_ready_without_its_peers(service: str) -> None:
+    with service_suite(services=(service,)) as suite:
+        assert suite.kill(service, signal.SIGTERM) == 0
+
+
+@pytest.mark.timeout(60)
+def test_a_database_of_a_newer_schema_ends_the_start_with_65(data_dir: Path) -> None:
+    with service_suite(data_dir, services=("record",)):
+        pass
+    with sqlite3.connect(data_dir / "record" / "record.db") as database:
+        database.execute("PRAGMA user_version = 9999")
+        database.execute("INSERT OR IGNORE INTO schema_migrations (version) VALUES (9999)")
+    database.close()
+    with pytest.raises(SuiteError, match="newer") as refused:
+        service_suite(data_dir, services=("record",)).start()
+    assert refused.value.exit_code == 65
+
+
+@pytest.mark.timeout(60)
+def test_a_setting_that_does_not_exist_ends_the_start_with_78() -> None:
+    suite = service_suite(services=("record",), env={"MODELKEEP_RECORD_COLOUR": "blue"})
+    with pytest.raises(SuiteError, match="MODELKEEP_RECORD_COLOUR") as refused:
+        suite.start()
+    assert refused.value.exit_code == 78

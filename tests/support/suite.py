@@ -1,0 +1,50 @@
+"""Suites for tests: the real services as processes on free ports and a short temporary folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from modelkeep.supervisor import SERVICES, Suite
+
+TOYS = Path(__file__).parent / "toys"
+#: Address guard off for loopback: the tests' own web servers live there.
+LOOPBACK_DOWNLOADS: Mapping[str, str] = {"MODELKEEP_DOWNLOAD_ALLOW_PRIVATE_ADDRESSES": "true"}
+
+
+def service_suite(
+    data_dir: Path | None = None,
+    *,
+    services: Sequence[str] = SERVICES,
+    env: Mapping[str, str] | None = None,
+    arguments: Mapping[str, Sequence[str]] | None = None,
+) -> Suite:
+    """A suite of real services, not started yet; downloads from loopback are allowed.
+
+    Use it as a context manager. From a coroutine, enter it in a thread: its methods block.
+    """
+    settings = {**(LOOPBACK_DOWNLOADS if "download" in services else {}), **(env or {})}
+    return Suite(data_dir, services=services, env=settings, arguments=arguments)
+
+
+def toy_suite(
+    data_dir: Path | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    ports: Mapping[str, int] | None = None,
+    startup_timeout_s: float = 20.0,
+) -> Suite:
+    """A suite of two toy services (support/toys), to watch the supervisor and nothing else."""
+    return Suite(
+        data_dir,
+        services=("alpha", "beta"),
+        env={**toy_environment(), **(env or {})},
+        ports=ports,
+        startup_timeout_s=startup_timeout_s,
+    )
+
+
+def toy_environment() -> dict[str, str]:
+    """What makes the toy services importable in a child process."""
+    return {"PYTHONPATH": os.pathsep.join([str(TOYS), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}

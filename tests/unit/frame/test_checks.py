@@ -1,0 +1,236 @@
+"""Every check of `make check` can fail: each is shown bad input."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import check_parity
+import check_text
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def parity_problems(root: Path, row: str) -> list[str]:
+    """What check_parity says of a table with this one row."""
+    rows, problems = check_parity.parse(
+        f"## Part\n\n| Reference | RPC | Python | Test | Status |\n|--|--|--|--|--|\n{row}\n"
+    )
+    return [*problems, *check_parity.problems_of(rows, root)]
+
+
+@pytest.fixture
+def small_repo(tmp_path: Path) -> Path:
+    """A folder with one test and one declared RPC."""
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_one.py").write_text("async def test_it_works(): ...\n")
+    (tmp_path / "proto").mkdir()
+    (tmp_path / "proto" / "record_service.proto").write_text(
+        "service RecordService {\n  rpc GetModel(A) returns (B);\n}\n"
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ("| a | RecordService/GetModel | get_model | tests/test_one.py::test_it_works | done |", None),
+        ("| a | RecordService/GetModel | get_model | | open |", None),
+        ("| a | RecordService/NotYet | not_yet | | later |", None),
+        ("| a | | proto | | text |", None),
+        ("| a | | | | done |", "names no test"),
+        ("| a | | | see the tests | done |", "names no test"),
+        ("| a | | | tests/test_one.py::test_gone | done |", "no test tests/test_one.py::test_gone"),
+        ("| a | | | tests/test_two.py::test_it_works | open |", "no test tests/test_two.py"),
+        ("| a | RecordService/Guess | | | open |", "RecordService/Guess is not declared"),
+        ("| a | | docs/none.md | | text |", "no docs/none.md"),
+        ("| a | | | | finished |", "'finished' is none of"),
+        ("| a | b | c |", "3 columns"),
+    ],
+)
+def test_a_parity_row_may_claim_only_what_is_so(small_repo: Path, row: str, complaint: str | None) -> None:
+    problems = parity_problems(small_repo, row)
+    if complaint is None:
+        assert problems == []
+    else:
+        assert len(problems) == 1
+        assert complaint in problems[0]
+
+
+def test_a_bar_in_a_parity_cell_is_escaped() -> None:
+    rows, problems = check_parity.parse(r"| `a \| b` | | | | later |")
+    assert not problems
+    assert rows[0].reference == "`a | b`"
+
+
+def test_an_item_of_the_reference_without_a_row_is_missed() -> None:
+    table = "| **Field** | **Type** |\n|---|---|\n| `key` | str |\n"
+    reference = f"# Part\n\n- one\n1. two\n\n{table}\n```\ncode()\n```\n"
+    items = check_parity.reference_items(reference)
+    assert items == [
+        ("Part", "(heading)"),
+        ("Part", "one"),
+        ("Part", "two"),
+        ("Part", "`key`"),
+        ("Part", "example: code()"),
+    ]
+    rows, _ = check_parity.parse("## Part\n| one | | | | later |")
+    assert list(check_parity.missing(rows, "# Part\n- one\n- three\n")) == [
+        "docs/parity.md: no row for Part / (heading)",
+        "docs/parity.md: no row for Part / three",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("good.py", '"""Good."""\n', None),
+        ("guide.md", "see services/record/ and ~/work/ and https://example.org/home/page/\n", None),
+        ("long.py", "x = 1\n" * 601, "601 lines"),
+        ("long.proto", "//\n" * 601, "601 lines"),
+        ("long_pb2.py", "x = 1\n" * 601, None),
+        ("notes.md", "x\n" * 601, None),
+        ("uv.lock", "", "must not be committed"),
+        ("pip.conf", "index = https://" + "pypi" + ".org/simple\n", "registry"),
+        ("package-lock.json", '{"resolved": "https://example.org/x.tgz"}', "resolved addresses"),
+        ("notes.md", "cd /" + "root/project\n", "absolute path"),
+        ("notes.md", "cd /" + "home/ann/project\n", "absolute path"),
+        ("half.py", "# TO" + "DO: the rest\n", "left to be done"),
+        ("half.py", "raise Not" + "ImplementedError\n", "left to be done"),
+        ("merge.md", "<" * 7 + " HEAD\n", "merge conflict"),
+    ],
+)
+def test_a_file_may_not_hold_what_the_repository_bans(
+    tmp_path: Path, name: str, text: str, complaint: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / name).write_text(text)
+    code = check_text.main(tmp_path)
+    said = capsys.readouterr().err
+    assert code == (0 if complaint is None else 1), said
+    assert (complaint or "") in said
+
+
+def test_ignored_folders_are_not_read(tmp_path: Path) -> None:
+    for folder in (".venv", ".git", "modelkeep-data", ".mypy_cache"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "uv.lock").touch()
+    assert check_text.main(tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("bad", "kept"),
+    [
+        ({"modelkeep_record/domain.py": "import modelkeep_common.serving\n"}, "Domain code knows no gRPC"),
+        ({"modelkeep_record/domain_x.py": "import grpc\n"}, "Domain code knows no gRPC"),
+        (
+            {"modelkeep_record/store.py": "import modelkeep_install.config\n"},
+            "Services do not import each other",
+        ),
+        ({"modelkeep_install/service.py": "def f():\n    import torch\n"}, "imports torch"),
+        ({"modelkeep_loader/service.py": "import modelkeep_loader.convert_main\n"}, "imports torch"),
+        ({"modelkeep/cli/main.py": "import modelkeep_common.serving\n"}, "import no service"),
+        ({"modelkeep_install/service.py": "import httpx\n"}, "speaks HTTP"),
+        ({}, None),
+    ],
+)
+def test_an_import_rule_is_broken_by_the_import_it_forbids(
+    tmp_path: Path, bad: dict[str, str], kept: str | None
+) -> None:
+    packages = ["record", "download", "install", "loader", "common"]
+    sources = {
+        f"modelkeep_{name}/{file}.py": "" for name in packages for file in ("__init__", "config", "service")
+    }
+    sources |= {
+        "modelkeep/__init__.py": "",
+        "modelkeep/cli/__init__.py": "",
+        "modelkeep_common/serving.py": "import grpc\n",
+        "modelkeep_download/transfer.py": "import httpx\n",
+        "modelkeep_loader/convert_main.py": "import torch\n",
+        **bad,
+    }
+    for name, text in sources.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    lint = "from importlinter.cli import lint_imports_command as lint; lint()"
+    run = subprocess.run(
+        [sys.executable, "-c", lint, "--config", str(ROOT / "pyproject.toml"), "--no-cache"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == (0 if kept is None else 1), run.stdout + run.stderr
+    broken = [line for line in run.stdout.splitlines() if line.endswith("BROKEN")]
+    assert len(broken) == (0 if kept is None else 1), run.stdout
+    assert kept is None or kept in broken[0]
+
+
+def test_the_floors_of_grpcio_and_protobuf_are_what_the_stubs_need() -> None:
+    """A stub refuses to be imported with anything older; pyproject must say so before it does."""
+    floors = floors_of((ROOT / "pyproject.toml").read_text())
+    stubs = ROOT / "clients" / "python"
+    demanded = demanded_by(p.read_text() for p in [*stubs.rglob("*_pb2.py"), *stubs.rglob("*_pb2_grpc.py")])
+    assert demanded["grpcio"] > (1,)
+    assert demanded["protobuf"] > (5,)
+    for name, version in demanded.items():
+        assert floors[name] >= version, f"{name}: pyproject's floor {floors[name]}, the stubs need {version}"
+
+
+def floors_of(pyproject: str) -> dict[str, tuple[int, ...]]:
+    """Name to lowest version, of the base dependencies."""
+    floors = {}
+    for line in tomllib.loads(pyproject)["project"]["dependencies"]:
+        requirement = Requirement(line)
+        for specifier in requirement.specifier:
+            if specifier.operator == ">=":
+                floors[requirement.name] = tuple(map(int, specifier.version.split(".")))
+    return floors
+
+
+def demanded_by(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """The versions that generated code checks for at import."""
+    demanded: dict[str, tuple[int, ...]] = {"grpcio": (0,), "protobuf": (0,)}
+    for text in texts:
+        if match := re.search(r"ValidateProtobufRuntimeVersion\(\s*\S+,\s*(\d+),\s*(\d+),\s*(\d+)", text):
+            demanded["protobuf"] = max(demanded["protobuf"], tuple(map(int, match.groups())))
+        if match := re.search(r"GRPC_GENERATED_VERSION = '([\d.]+)'", text):
+            demanded["grpcio"] = max(demanded["grpcio"], tuple(map(int, match[1].split("."))))
+    return demanded
+
+
+def test_a_floor_below_what_a_stub_demands_would_be_seen() -> None:
+    check = "_runtime_version.ValidateProtobufRuntimeVersion("
+    stub = f"{check}\n    _runtime_version.Domain.PUBLIC,\n    99,\n    1,\n    0,\n"
+    assert demanded_by([stub, "GRPC_GENERATED_VERSION = '9.9.9'"]) == {
+        "protobuf": (99, 1, 0),
+        "grpcio": (9, 9, 9),
+    }
+
+
+def test_the_pins_satisfy_pyproject_and_name_no_index() -> None:
+    pinned = {}
+    for file in ("build.txt", "all.txt", "dev.txt"):
+        for line in (ROOT / "requirements" / file).read_text().splitlines():
+            requirement = Requirement(line)
+            assert [s.operator for s in requirement.specifier] == ["=="], line
+            pinned[requirement.name.lower()] = next(iter(requirement.specifier)).version
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    ]
+    for requirement in map(Requirement, wanted):
+        if requirement.name != "modelkeep":
+            version = pinned[requirement.name.lower()]
+            assert requirement.specifier.contains(version), (
+                f"{requirement} is pinned to {version}: scripts/pins.sh"
+            )
