@@ -1,0 +1,230 @@
+import datetime
+
+from buf.validate import validate_pb2 as _validate_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from modelkeep.model.v1 import taxonomy_pb2 as _taxonomy_pb2
+from modelkeep.server.v1 import job_pb2 as _job_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRECISION_UNSPECIFIED: _ClassVar[Precision]
+    PRECISION_AUTO: _ClassVar[Precision]
+    PRECISION_FLOAT32: _ClassVar[Precision]
+    PRECISION_FLOAT16: _ClassVar[Precision]
+    PRECISION_BFLOAT16: _ClassVar[Precision]
+
+class Tier(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TIER_UNSPECIFIED: _ClassVar[Tier]
+    TIER_DISK: _ClassVar[Tier]
+    TIER_RAM: _ClassVar[Tier]
+    TIER_VRAM: _ClassVar[Tier]
+
+class ResidentState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RESIDENT_STATE_UNSPECIFIED: _ClassVar[ResidentState]
+    RESIDENT_STATE_QUEUED: _ClassVar[ResidentState]
+    RESIDENT_STATE_LOCALIZING: _ClassVar[ResidentState]
+    RESIDENT_STATE_READING: _ClassVar[ResidentState]
+    RESIDENT_STATE_CONVERTING: _ClassVar[ResidentState]
+    RESIDENT_STATE_RESIDENT: _ClassVar[ResidentState]
+    RESIDENT_STATE_EVICTING: _ClassVar[ResidentState]
+    RESIDENT_STATE_FAILED: _ClassVar[ResidentState]
+
+class LeaseState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LEASE_STATE_UNSPECIFIED: _ClassVar[LeaseState]
+    LEASE_STATE_ACTIVE: _ClassVar[LeaseState]
+    LEASE_STATE_DETACHED: _ClassVar[LeaseState]
+    LEASE_STATE_ENDED: _ClassVar[LeaseState]
+PRECISION_UNSPECIFIED: Precision
+PRECISION_AUTO: Precision
+PRECISION_FLOAT32: Precision
+PRECISION_FLOAT16: Precision
+PRECISION_BFLOAT16: Precision
+TIER_UNSPECIFIED: Tier
+TIER_DISK: Tier
+TIER_RAM: Tier
+TIER_VRAM: Tier
+RESIDENT_STATE_UNSPECIFIED: ResidentState
+RESIDENT_STATE_QUEUED: ResidentState
+RESIDENT_STATE_LOCALIZING: ResidentState
+RESIDENT_STATE_READING: ResidentState
+RESIDENT_STATE_CONVERTING: ResidentState
+RESIDENT_STATE_RESIDENT: ResidentState
+RESIDENT_STATE_EVICTING: ResidentState
+RESIDENT_STATE_FAILED: ResidentState
+LEASE_STATE_UNSPECIFIED: LeaseState
+LEASE_STATE_ACTIVE: LeaseState
+LEASE_STATE_DETACHED: LeaseState
+LEASE_STATE_ENDED: LeaseState
+
+class ComponentRef(_message.Message):
+    __slots__ = ("key", "submodel", "precision")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    SUBMODEL_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    submodel: _taxonomy_pb2.SubModelType
+    precision: Precision
+    def __init__(self, key: _Optional[str] = ..., submodel: _Optional[_Union[_taxonomy_pb2.SubModelType, str]] = ..., precision: _Optional[_Union[Precision, str]] = ...) -> None: ...
+
+class Resident(_message.Message):
+    __slots__ = ("id", "content_addressed", "components", "class_name", "library", "precision", "device", "tier", "state", "size_bytes", "tensor_count", "lease_ids", "load_seconds", "load_time", "last_use_time", "progress", "error", "revision")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_ADDRESSED_FIELD_NUMBER: _ClassVar[int]
+    COMPONENTS_FIELD_NUMBER: _ClassVar[int]
+    CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
+    LIBRARY_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    LOAD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LOAD_TIME_FIELD_NUMBER: _ClassVar[int]
+    LAST_USE_TIME_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    content_addressed: bool
+    components: _containers.RepeatedCompositeFieldContainer[ComponentRef]
+    class_name: str
+    library: str
+    precision: Precision
+    device: str
+    tier: Tier
+    state: ResidentState
+    size_bytes: int
+    tensor_count: int
+    lease_ids: _containers.RepeatedScalarFieldContainer[str]
+    load_seconds: float
+    load_time: _timestamp_pb2.Timestamp
+    last_use_time: _timestamp_pb2.Timestamp
+    progress: _job_pb2.Progress
+    error: _job_pb2.JobError
+    revision: int
+    def __init__(self, id: _Optional[str] = ..., content_addressed: _Optional[bool] = ..., components: _Optional[_Iterable[_Union[ComponentRef, _Mapping]]] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., state: _Optional[_Union[ResidentState, str]] = ..., size_bytes: _Optional[int] = ..., tensor_count: _Optional[int] = ..., lease_ids: _Optional[_Iterable[str]] = ..., load_seconds: _Optional[float] = ..., load_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class TensorEntry(_message.Message):
+    __slots__ = ("name", "dtype", "shape", "offset", "size_bytes", "is_buffer")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IS_BUFFER_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dtype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    offset: int
+    size_bytes: int
+    is_buffer: bool
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., offset: _Optional[int] = ..., size_bytes: _Optional[int] = ..., is_buffer: _Optional[bool] = ...) -> None: ...
+
+class TensorAlias(_message.Message):
+    __slots__ = ("name", "target")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    target: str
+    def __init__(self, name: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
+
+class ComponentManifest(_message.Message):
+    __slots__ = ("component", "resident_id", "class_name", "library", "config_json", "precision", "device", "file_size_bytes", "tensors", "aliases", "descriptor_index", "location", "hash", "name", "base", "type")
+    COMPONENT_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
+    LIBRARY_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    FILE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    ALIASES_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTOR_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LOCATION_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    component: ComponentRef
+    resident_id: str
+    class_name: str
+    library: str
+    config_json: str
+    precision: Precision
+    device: str
+    file_size_bytes: int
+    tensors: _containers.RepeatedCompositeFieldContainer[TensorEntry]
+    aliases: _containers.RepeatedCompositeFieldContainer[TensorAlias]
+    descriptor_index: int
+    location: str
+    hash: str
+    name: str
+    base: str
+    type: _taxonomy_pb2.ModelType
+    def __init__(self, component: _Optional[_Union[ComponentRef, _Mapping]] = ..., resident_id: _Optional[str] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., config_json: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., file_size_bytes: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., aliases: _Optional[_Iterable[_Union[TensorAlias, _Mapping]]] = ..., descriptor_index: _Optional[int] = ..., location: _Optional[str] = ..., hash: _Optional[str] = ..., name: _Optional[str] = ..., base: _Optional[str] = ..., type: _Optional[_Union[_taxonomy_pb2.ModelType, str]] = ...) -> None: ...
+
+class Holder(_message.Message):
+    __slots__ = ("pid", "uid", "label")
+    PID_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    pid: int
+    uid: int
+    label: str
+    def __init__(self, pid: _Optional[int] = ..., uid: _Optional[int] = ..., label: _Optional[str] = ...) -> None: ...
+
+class Lease(_message.Message):
+    __slots__ = ("id", "state", "components", "resident_ids", "holder", "create_time", "expire_time", "stream_bound", "descriptor_connections", "size_bytes")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    COMPONENTS_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_IDS_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    STREAM_BOUND_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTOR_CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    state: LeaseState
+    components: _containers.RepeatedCompositeFieldContainer[ComponentRef]
+    resident_ids: _containers.RepeatedScalarFieldContainer[str]
+    holder: Holder
+    create_time: _timestamp_pb2.Timestamp
+    expire_time: _timestamp_pb2.Timestamp
+    stream_bound: bool
+    descriptor_connections: int
+    size_bytes: int
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[LeaseState, str]] = ..., components: _Optional[_Iterable[_Union[ComponentRef, _Mapping]]] = ..., resident_ids: _Optional[_Iterable[str]] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stream_bound: _Optional[bool] = ..., descriptor_connections: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
+class TierCapacity(_message.Message):
+    __slots__ = ("tier", "device", "budget_bytes", "used_bytes", "leased_bytes", "zombie_bytes", "resident_count")
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LEASED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ZOMBIE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    tier: Tier
+    device: str
+    budget_bytes: int
+    used_bytes: int
+    leased_bytes: int
+    zombie_bytes: int
+    resident_count: int
+    def __init__(self, tier: _Optional[_Union[Tier, str]] = ..., device: _Optional[str] = ..., budget_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., zombie_bytes: _Optional[int] = ..., resident_count: _Optional[int] = ...) -> None: ...
