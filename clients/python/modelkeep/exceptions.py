@@ -1,0 +1,439 @@
+"""Every error of the suite, as one tree. Services raise them; the client raises the same ones.
+
+::
+
+    Exception
+    └── ModelkeepError                        reason INTERNAL        code INTERNAL
+        ├── InvalidRequestException           (bad input; the caller must change the request)
+        │   ├── FieldInvalidException         FIELD_INVALID          INVALID_ARGUMENT
+        │   ├── InvalidModelConfigException   INVALID_MODEL_CONFIG   INVALID_ARGUMENT
+        │   ├── PageTokenMismatchException    PAGE_TOKEN_MISMATCH    INVALID_ARGUMENT
+        │   ├── RequestIdReusedException      REQUEST_ID_REUSED      INVALID_ARGUMENT
+        │   ├── ResumeTokenForeignException   RESUME_TOKEN_FOREIGN   INVALID_ARGUMENT
+        │   └── ResumeTokenExpiredException   RESUME_TOKEN_EXPIRED   OUT_OF_RANGE
+        ├── NotFoundException                 (there is no such thing)
+        │   ├── UnknownModelException         UNKNOWN_MODEL          NOT_FOUND
+        │   ├── UnknownJobIDException         UNKNOWN_JOB            NOT_FOUND
+        │   └── UnknownLeaseException         UNKNOWN_LEASE          NOT_FOUND
+        ├── ConflictException                 (somebody was there first)
+        │   ├── DuplicateModelException       DUPLICATE_MODEL        ALREADY_EXISTS
+        │   │   ├── DuplicatePathException    DUPLICATE_PATH         ALREADY_EXISTS
+        │   │   └── AmbiguousModelException   AMBIGUOUS_MODEL        FAILED_PRECONDITION
+        │   ├── InstallInProgressException    INSTALL_IN_PROGRESS    ALREADY_EXISTS
+        │   ├── DestinationExistsException    DESTINATION_EXISTS     ALREADY_EXISTS
+        │   ├── EtagMismatchException         ETAG_MISMATCH          ABORTED
+        │   └── WrongStateException           WRONG_STATE            FAILED_PRECONDITION
+        ├── ModelUnusableException            (known, but it cannot be used as it is)
+        │   ├── ModelNotFoundException        MODEL_NOT_FOUND_ON_DISK FAILED_PRECONDITION
+        │   ├── InvalidModelException         INVALID_MODEL          FAILED_PRECONDITION
+        │   ├── SubmodelRequiredException     SUBMODEL_REQUIRED      FAILED_PRECONDITION
+        │   ├── ModelInUseException           MODEL_IN_USE           FAILED_PRECONDITION
+        │   └── UnsafeFormatException         UNSAFE_FORMAT          FAILED_PRECONDITION
+        ├── AccessException                   (not allowed, or not with these credentials)
+        │   ├── ForbiddenPathException        FORBIDDEN_PATH         PERMISSION_DENIED
+        │   ├── ForbiddenAddressException     FORBIDDEN_ADDRESS      PERMISSION_DENIED
+        │   ├── ForbiddenTicketException      FORBIDDEN_TICKET       PERMISSION_DENIED
+        │   ├── RootMismatchException         ROOT_MISMATCH          FAILED_PRECONDITION
+        │   ├── WrongHostException            WRONG_HOST             FAILED_PRECONDITION
+        │   ├── TokenRequiredException        TOKEN_REQUIRED         FAILED_PRECONDITION
+        │   └── TokenRejectedException        TOKEN_REJECTED         FAILED_PRECONDITION
+        ├── ExhaustedException                (no room; free some, or wait)
+        │   ├── RamExhaustedException         RAM_EXHAUSTED          RESOURCE_EXHAUSTED
+        │   ├── DiskFullException             DISK_FULL              RESOURCE_EXHAUSTED
+        │   ├── QueueFullException            QUEUE_FULL             RESOURCE_EXHAUSTED
+        │   ├── WatcherTooSlowException       WATCHER_TOO_SLOW       RESOURCE_EXHAUSTED
+        │   └── ServerBusyException           SERVER_BUSY            RESOURCE_EXHAUSTED
+        ├── SourceException                   (what the source served is not what was asked for)
+        │   ├── ChecksumMismatchException     CHECKSUM_MISMATCH      DATA_LOSS
+        │   ├── SourceNotFoundException       SOURCE_NOT_FOUND       FAILED_PRECONDITION
+        │   ├── SourceChangedException        SOURCE_CHANGED         FAILED_PRECONDITION
+        │   └── NotAModelFileException        NOT_A_MODEL_FILE       FAILED_PRECONDITION
+        ├── UnavailableException              (try again; nothing is wrong with the request)
+        │   ├── UpstreamUnavailableException  UPSTREAM_UNAVAILABLE   UNAVAILABLE
+        │   └── ServerDrainingException       SERVER_DRAINING        UNAVAILABLE
+        ├── CancelledException                CANCELLED              CANCELLED
+        └── DeadlineExceededException         DEADLINE_EXCEEDED      DEADLINE_EXCEEDED
+
+``reason`` is the name of a value of ``modelkeep.errors.v1.ErrorReason`` without its prefix, ``code``
+the name of a gRPC status code. This module imports neither grpc nor protobuf, so that domain code
+may raise these and every program may catch them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One bad field: its path as in the .proto (``model.name``), and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class ModelkeepError(Exception):
+    """Base of the tree.
+
+    Args:
+        message: One sentence for a person: what is wrong and what to do about it. No secrets.
+        metadata: Machine-readable facts; every value named in the message is here too.
+        violations: The bad fields, for the INVALID_ARGUMENT reasons.
+        retry_after: Seconds after which a new try makes sense, or None.
+    """
+
+    reason: ClassVar[str] = "INTERNAL"
+    code: ClassVar[str] = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        violations: Iterable[FieldViolation] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata: dict[str, str] = dict(metadata or {})
+        self.violations: tuple[FieldViolation, ...] = tuple(violations)
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        if not self.violations:
+            return self.message
+        return "; ".join([self.message, *(f"{v.field}: {v.description}" for v in self.violations)])
+
+
+class InvalidRequestException(ModelkeepError):
+    """The request itself is wrong: change it and try again."""
+
+
+class FieldInvalidException(InvalidRequestException):
+    """One or more fields have a bad value; ``violations`` says which and why."""
+
+    reason = "FIELD_INVALID"
+    code = "INVALID_ARGUMENT"
+
+
+class InvalidModelConfigException(InvalidRequestException):
+    """A model's configuration does not validate as any known kind of model."""
+
+    reason = "INVALID_MODEL_CONFIG"
+    code = "INVALID_ARGUMENT"
+
+
+class PageTokenMismatchException(InvalidRequestException):
+    """The page token belongs to another query, or is no page token."""
+
+    reason = "PAGE_TOKEN_MISMATCH"
+    code = "INVALID_ARGUMENT"
+
+
+class RequestIdReusedException(InvalidRequestException):
+    """This request_id was already used for a request with another body."""
+
+    reason = "REQUEST_ID_REUSED"
+    code = "INVALID_ARGUMENT"
+
+
+class ResumeTokenForeignException(InvalidRequestException):
+    """The resume token was issued by another store (a restored back-up is one)."""
+
+    reason = "RESUME_TOKEN_FOREIGN"
+    code = "INVALID_ARGUMENT"
+
+
+class ResumeTokenExpiredException(InvalidRequestException):
+    """The resume token is older than the history that is kept: start with a snapshot."""
+
+    reason = "RESUME_TOKEN_EXPIRED"
+    code = "OUT_OF_RANGE"
+
+
+class NotFoundException(ModelkeepError):
+    """There is no such thing."""
+
+
+class UnknownModelException(NotFoundException):
+    """No record has this key (or name, base and type)."""
+
+    reason = "UNKNOWN_MODEL"
+    code = "NOT_FOUND"
+
+
+class UnknownJobIDException(NotFoundException):
+    """No job of this queue has this id."""
+
+    reason = "UNKNOWN_JOB"
+    code = "NOT_FOUND"
+
+
+class UnknownLeaseException(NotFoundException):
+    """No lease has this id, or it has ended."""
+
+    reason = "UNKNOWN_LEASE"
+    code = "NOT_FOUND"
+
+
+class ConflictException(ModelkeepError):
+    """The request collides with something that is already there."""
+
+
+class DuplicateModelException(ConflictException):
+    """A record with this key exists already."""
+
+    reason = "DUPLICATE_MODEL"
+    code = "ALREADY_EXISTS"
+
+
+class DuplicatePathException(DuplicateModelException):
+    """Another record has this path: one record a path."""
+
+    reason = "DUPLICATE_PATH"
+    code = "ALREADY_EXISTS"
+
+
+class AmbiguousModelException(DuplicateModelException):
+    """Several records share this name, base and type: use the key."""
+
+    reason = "AMBIGUOUS_MODEL"
+    code = "FAILED_PRECONDITION"
+
+
+class InstallInProgressException(ConflictException):
+    """The same source is being installed with other arguments; the metadata has the job's id."""
+
+    reason = "INSTALL_IN_PROGRESS"
+    code = "ALREADY_EXISTS"
+
+
+class DestinationExistsException(ConflictException):
+    """There is a file at the destination, and it is never silently replaced."""
+
+    reason = "DESTINATION_EXISTS"
+    code = "ALREADY_EXISTS"
+
+
+class EtagMismatchException(ConflictException):
+    """The resource changed since its etag was read: read it again."""
+
+    reason = "ETAG_MISMATCH"
+    code = "ABORTED"
+
+
+class WrongStateException(ConflictException):
+    """The job is not in a state that allows this call."""
+
+    reason = "WRONG_STATE"
+    code = "FAILED_PRECONDITION"
+
+
+class ModelUnusableException(ModelkeepError):
+    """The model is known, but cannot be used as it is."""
+
+
+class ModelNotFoundException(ModelUnusableException):
+    """The record is there, the files at its path are not."""
+
+    reason = "MODEL_NOT_FOUND_ON_DISK"
+    code = "FAILED_PRECONDITION"
+
+
+class InvalidModelException(ModelUnusableException):
+    """The model's files are broken, or of no kind that can be handled."""
+
+    reason = "INVALID_MODEL"
+    code = "FAILED_PRECONDITION"
+
+
+class SubmodelRequiredException(ModelUnusableException):
+    """A main model has several components: say which one."""
+
+    reason = "SUBMODEL_REQUIRED"
+    code = "FAILED_PRECONDITION"
+
+
+class ModelInUseException(ModelUnusableException):
+    """Leases hold the model's components; the metadata names the holders."""
+
+    reason = "MODEL_IN_USE"
+    code = "FAILED_PRECONDITION"
+
+
+class UnsafeFormatException(ModelUnusableException):
+    """The file may run code when it is read (a pickle), and is refused."""
+
+    reason = "UNSAFE_FORMAT"
+    code = "FAILED_PRECONDITION"
+
+
+class AccessException(ModelkeepError):
+    """Not allowed, or not with these credentials."""
+
+
+class ForbiddenPathException(AccessException):
+    """The path, or what its symbolic links lead to, lies outside every allowed root."""
+
+    reason = "FORBIDDEN_PATH"
+    code = "PERMISSION_DENIED"
+
+
+class ForbiddenAddressException(AccessException):
+    """The source's host resolves to an address that may not be asked."""
+
+    reason = "FORBIDDEN_ADDRESS"
+    code = "PERMISSION_DENIED"
+
+
+class ForbiddenTicketException(AccessException):
+    """The ticket is wrong, used, expired, or another process's."""
+
+    reason = "FORBIDDEN_TICKET"
+    code = "PERMISSION_DENIED"
+
+
+class RootMismatchException(AccessException):
+    """The folder mounted here is not the root that the record means."""
+
+    reason = "ROOT_MISMATCH"
+    code = "FAILED_PRECONDITION"
+
+
+class WrongHostException(AccessException):
+    """Leases are given on the worker's own host only."""
+
+    reason = "WRONG_HOST"
+    code = "FAILED_PRECONDITION"
+
+
+class TokenRequiredException(AccessException):
+    """The source wants an access token."""
+
+    reason = "TOKEN_REQUIRED"
+    code = "FAILED_PRECONDITION"
+
+
+class TokenRejectedException(AccessException):
+    """The source refused the access token."""
+
+    reason = "TOKEN_REJECTED"
+    code = "FAILED_PRECONDITION"
+
+
+class ExhaustedException(ModelkeepError):
+    """No room: free some, or wait."""
+
+
+class RamExhaustedException(ExhaustedException):
+    """The RAM budget cannot hold it; the metadata says how many bytes are short and who holds them."""
+
+    reason = "RAM_EXHAUSTED"
+    code = "RESOURCE_EXHAUSTED"
+
+
+class DiskFullException(ExhaustedException):
+    """The file system has no room for it."""
+
+    reason = "DISK_FULL"
+    code = "RESOURCE_EXHAUSTED"
+
+
+class QueueFullException(ExhaustedException):
+    """The queue takes no more jobs."""
+
+    reason = "QUEUE_FULL"
+    code = "RESOURCE_EXHAUSTED"
+
+
+class WatcherTooSlowException(ExhaustedException):
+    """The reader of a watch stalled; the metadata has its last resume token."""
+
+    reason = "WATCHER_TOO_SLOW"
+    code = "RESOURCE_EXHAUSTED"
+
+
+class ServerBusyException(ExhaustedException):
+    """Too many calls at once: try again after the given delay."""
+
+    reason = "SERVER_BUSY"
+    code = "RESOURCE_EXHAUSTED"
+
+
+class SourceException(ModelkeepError):
+    """What the source served is not what was asked for."""
+
+
+class ChecksumMismatchException(SourceException):
+    """The bytes do not have the expected hash, and were not delivered."""
+
+    reason = "CHECKSUM_MISMATCH"
+    code = "DATA_LOSS"
+
+
+class SourceNotFoundException(SourceException):
+    """The source answers that there is no such file."""
+
+    reason = "SOURCE_NOT_FOUND"
+    code = "FAILED_PRECONDITION"
+
+
+class SourceChangedException(SourceException):
+    """The object changed at the source while it was being fetched, more than once."""
+
+    reason = "SOURCE_CHANGED"
+    code = "FAILED_PRECONDITION"
+
+
+class NotAModelFileException(SourceException):
+    """The source served a web page or a folder listing in place of a file."""
+
+    reason = "NOT_A_MODEL_FILE"
+    code = "FAILED_PRECONDITION"
+
+
+class UnavailableException(ModelkeepError):
+    """Nothing is wrong with the request: try again."""
+
+
+class UpstreamUnavailableException(UnavailableException):
+    """A peer or a remote host does not answer."""
+
+    reason = "UPSTREAM_UNAVAILABLE"
+    code = "UNAVAILABLE"
+
+
+class ServerDrainingException(UnavailableException):
+    """The server is shutting down: connect again."""
+
+    reason = "SERVER_DRAINING"
+    code = "UNAVAILABLE"
+
+
+class CancelledException(ModelkeepError):
+    """The job or call was cancelled."""
+
+    reason = "CANCELLED"
+    code = "CANCELLED"
+
+
+class DeadlineExceededException(ModelkeepError):
+    """The call's deadline passed before there was an answer."""
+
+    reason = "DEADLINE_EXCEEDED"
+    code = "DEADLINE_EXCEEDED"
+
+
+def _subclasses(cls: type[ModelkeepError]) -> Iterable[type[ModelkeepError]]:
+    for sub in cls.__subclasses__():
+        yield sub
+        yield from _subclasses(sub)
+
+
+#: Reason → exception class, for every class that states a reason of its own.
+BY_REASON: Mapping[str, type[ModelkeepError]] = {
+    "INTERNAL": ModelkeepError,
+    **{cls.reason: cls for cls in _subclasses(ModelkeepError) if "reason" in cls.__dict__},
+}

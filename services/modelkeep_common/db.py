@@ -1,0 +1,297 @@
+"""One SQLite file: a thread that writes, a few that read, and one hop to either per unit of work.
+
+A unit of work is a plain function of a connection. ``read`` runs it inside one read transaction, so
+that everything it sees belongs to one moment; ``write`` runs it between BEGIN IMMEDIATE and COMMIT.
+Because the whole unit runs on its thread without an await in between, a cancelled RPC can never leave
+a transaction open: a write that was asked for is carried through, whoever still waits for it, and its
+outcome is forgotten if nobody does.
+
+WAL mode, ``synchronous=FULL`` (a committed write survives a power cut), foreign keys on, and a busy
+time-out, so that two processes on one file are both correct. The threads are daemons: they never keep
+a process from exiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import errno
+import os
+import queue
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from modelkeep.exceptions import DiskFullException, ServerBusyException, ServerDrainingException
+
+from .migrations import Migration, migrate
+from .startup import EXIT_DATA, EXIT_NOT_WRITABLE, StartupError
+
+T = TypeVar("T")
+
+_BUSY_TIMEOUT_S = 10.0
+_FULL_BELOW_BYTES = 1 << 20
+
+__all__ = ["Connection", "Database", "Migration"]
+
+
+class Connection(sqlite3.Connection):
+    """A connection that knows whether its transaction appended to the change log."""
+
+    appended: bool = False
+
+
+_Work = Callable[[sqlite3.Connection], Any]
+_Job = tuple[_Work, "asyncio.Future[Any]"]
+
+
+class Database:
+    """One SQLite file, opened by :meth:`open`. Belongs to the event loop that opened it."""
+
+    def __init__(
+        self, path: Path, store_id: str, epoch: str, writer: Connection, readers: list[Connection]
+    ) -> None:
+        self.path = path
+        #: UUID of this store, for as long as the file lives; a copy of the file has the same one.
+        self.store_id = store_id
+        #: Random id of this opening of the file; see ``changes.py``.
+        self.epoch = epoch
+        self._loop = asyncio.get_running_loop()
+        self._writes: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._reads: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._done: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._waking = False
+        self._closed = False
+        self._commit_listeners: list[Callable[[], None]] = []
+        self._threads = [
+            threading.Thread(
+                target=self._write_loop, args=(writer,), daemon=True, name=f"{path.stem}-writer"
+            ),
+            *(
+                threading.Thread(
+                    target=self._read_loop, args=(r,), daemon=True, name=f"{path.stem}-reader-{i}"
+                )
+                for i, r in enumerate(readers)
+            ),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @classmethod
+    async def open(
+        cls, path: Path, migrations: Sequence[Migration], application: str, *, readers: int = 2
+    ) -> Database:
+        """Open ``path``, making and migrating it as needed.
+
+        Args:
+            path: The database file; its folder is made if need be.
+            migrations: The service's own, versions ascending from 1. The tables that all services
+                share (change log, request ids) come by themselves.
+            application: The marker of this kind of store, as ``record``.
+            readers: How many reads may run at once.
+
+        Raises:
+            StartupError: 65 for a newer schema or a file of another kind, 73 if it cannot be written.
+        """
+        writer, read, store_id, epoch = await asyncio.to_thread(
+            _open_connections, path, migrations, application, readers
+        )
+        return cls(path, store_id, epoch, writer, read)
+
+    async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``fn`` in one read transaction and return what it returns."""
+        return cast(T, await self._submit(self._reads, fn))
+
+    async def write(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``fn`` in one write transaction: committed when it returns, rolled back when it raises.
+
+        Cancelling the caller does not stop the unit of work.
+        """
+        # The unit of work sees the call that it is done for, as replay_or_run does.
+        context = contextvars.copy_context()
+        return cast(T, await self._submit(self._writes, lambda connection: context.run(fn, connection)))
+
+    def add_commit_listener(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` on the event loop after each commit that appended to the change log."""
+        self._commit_listeners.append(listener)
+
+    async def close(self) -> None:
+        """Finish what was asked for, then close every connection. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._writes.put(None)
+        for _ in self._threads[1:]:
+            self._reads.put(None)
+        await asyncio.to_thread(self._join)
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _submit(
+        self, lane: queue.SimpleQueue[_Job | None], fn: Callable[[sqlite3.Connection], Any]
+    ) -> asyncio.Future[Any]:
+        if self._closed:
+            raise ServerDrainingException("The store is closed: the server is shutting down.")
+        future: asyncio.Future[Any] = self._loop.create_future()
+        lane.put((fn, future))
+        return future
+
+    # On the worker threads.
+
+    def _read_loop(self, connection: Connection) -> None:
+        while self._run_next(self._reads, connection, self._read_on):
+            pass
+        connection.close()
+
+    def _write_loop(self, connection: Connection) -> None:
+        while self._run_next(self._writes, connection, self._write_on):
+            pass
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("PRAGMA optimize")
+        connection.close()
+
+    def _run_next(
+        self,
+        lane: queue.SimpleQueue[_Job | None],
+        connection: Connection,
+        run: Callable[[Connection, _Work], Any],
+    ) -> bool:
+        # A function of its own, so that nothing of a job is kept alive while waiting for the next.
+        job = lane.get()
+        if job is None:
+            return False
+        fn, future = job
+        try:
+            result = run(connection, fn) if lane is self._writes or not future.cancelled() else None
+        except BaseException as error:
+            self._finish(future, None, self._translate(error))
+        else:
+            self._finish(future, result, None)
+        return True
+
+    @staticmethod
+    def _read_on(connection: Connection, fn: _Work) -> Any:
+        connection.execute("BEGIN")
+        try:
+            return fn(connection)
+        finally:
+            connection.rollback()
+
+    def _write_on(self, connection: Connection, fn: _Work) -> Any:
+        connection.appended = False
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            result = fn(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            # A full disk makes SQLite roll back by itself; there is nothing left to do then.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        if connection.appended:
+            self._call_soon(self._committed)
+        return result
+
+    def _finish(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+        self._done.append((future, result, error))
+        # One wake-up of the loop delivers everything that finished meanwhile.
+        if not self._waking:
+            self._waking = True
+            self._call_soon(self._deliver)
+
+    def _call_soon(self, callback: Callable[[], None]) -> None:
+        # The loop may be gone when a daemon thread finishes after an abrupt end.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback)
+
+    def _translate(self, error: BaseException) -> BaseException:
+        if not isinstance(error, sqlite3.OperationalError):
+            return error
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self._disk_is_full()):
+            return DiskFullException(
+                f"The file system of {self.path.parent} has no room for the database: free some space.",
+                metadata={"path": str(self.path.parent)},
+                retry_after=30,
+            )
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return ServerBusyException("Another process holds the database: try again.", retry_after=1)
+        return error
+
+    def _disk_is_full(self) -> bool:
+        try:
+            status = os.statvfs(self.path.parent)
+        except OSError as error:
+            return error.errno == errno.ENOSPC
+        return status.f_bavail * status.f_frsize < _FULL_BELOW_BYTES
+
+    # On the event loop.
+
+    def _deliver(self) -> None:
+        self._waking = False
+        while self._done:
+            future, result, error = self._done.popleft()
+            if future.cancelled():
+                continue
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+    def _committed(self) -> None:
+        for listener in self._commit_listeners:
+            listener()
+
+
+def _open_connections(
+    path: Path, migrations: Sequence[Migration], application: str, readers: int
+) -> tuple[Connection, list[Connection], str, str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartupError(
+            EXIT_NOT_WRITABLE, f"cannot make the folder {path.parent}: {error.strerror}"
+        ) from None
+    if not os.access(path.parent, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise StartupError(EXIT_NOT_WRITABLE, f"cannot write {path}: check who owns the folder {path.parent}")
+    opened: list[Connection] = []
+    try:
+        writer = _connect(path, opened)
+        store_id, epoch = migrate(writer, path, migrations, application)
+        for _ in range(readers):
+            reader = _connect(path, opened)
+            reader.execute("PRAGMA query_only = ON")
+    except sqlite3.OperationalError as error:
+        _close_all(opened)
+        raise StartupError(EXIT_NOT_WRITABLE, f"cannot write {path}: {error}") from None
+    except sqlite3.DatabaseError:
+        _close_all(opened)
+        raise StartupError(
+            EXIT_DATA, f"{path} is not a SQLite database: move it away, or set another folder"
+        ) from None
+    except BaseException:
+        _close_all(opened)
+        raise
+    return writer, opened[1:], store_id, epoch
+
+
+def _connect(path: Path, opened: list[Connection]) -> Connection:
+    connection = sqlite3.connect(
+        path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, factory=Connection
+    )
+    opened.append(connection)
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA cache_size = -8192")
+    return connection
+
+
+def _close_all(connections: list[Connection]) -> None:
+    for connection in connections:
+        connection.close()

@@ -1,0 +1,157 @@
+"""Making and migrating a database: whose file it is, which schema it has, what to run.
+
+A file carries SQLite's ``application_id`` (all of the suite's files have the same) and in table
+``meta`` the kind of store (``record``, ``download``, …), so that a service given another's file says
+so instead of writing to it. Each migration runs in one transaction and only expands the schema: the
+release before this one keeps working on the file. ``user_version`` holds the service's schema version.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from .startup import EXIT_DATA, StartupError
+
+#: "MKEP" as SQLite's application id.
+APPLICATION_ID = 0x4D4B4550
+
+
+class Migration(NamedTuple):
+    """One step of a schema: its number, ascending from 1 without gaps, and its SQL statements."""
+
+    version: int
+    sql: str
+
+
+#: Tables of every service's database; versioned on their own, in ``meta.common_version``.
+COMMON: tuple[Migration, ...] = (
+    Migration(
+        1,
+        """
+        CREATE TABLE changes (
+            revision INTEGER PRIMARY KEY AUTOINCREMENT,
+            collection TEXT NOT NULL,
+            resource_id TEXT NOT NULL,
+            removed INTEGER NOT NULL,
+            payload BLOB,
+            create_time REAL NOT NULL
+        );
+        CREATE INDEX changes_by_resource ON changes (collection, resource_id, revision);
+        CREATE TABLE epochs (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            epoch TEXT NOT NULL,
+            first_revision INTEGER NOT NULL
+        );
+        CREATE TABLE requests (
+            principal TEXT NOT NULL,
+            method TEXT NOT NULL,
+            request_id TEXT NOT NULL,
+            fingerprint BLOB NOT NULL,
+            response BLOB NOT NULL,
+            create_time REAL NOT NULL,
+            PRIMARY KEY (principal, method, request_id)
+        ) WITHOUT ROWID;
+        CREATE INDEX requests_by_time ON requests (create_time);
+        """,
+    ),
+)
+
+
+def migrate(
+    connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration], application: str
+) -> tuple[str, str]:
+    """Bring the file up to date and open a new epoch in it.
+
+    Returns:
+        The store's id, and the id of this opening.
+
+    Raises:
+        StartupError: 65 if the file is another's, or of a newer schema.
+    """
+    if [m.version for m in migrations] != list(range(1, len(migrations) + 1)):
+        raise ValueError("migrations must be numbered 1, 2, 3, …")
+    marker = connection.execute("PRAGMA application_id").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if marker != APPLICATION_ID and (marker or tables):
+        raise StartupError(EXIT_DATA, f"{path} is the database of another program: set another folder")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        store_id = _claim(connection, path, application)
+        _apply_all(connection, path, migrations)
+        epoch = _open_epoch(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return store_id, epoch
+
+
+def _claim(connection: sqlite3.Connection, path: Path, application: str) -> str:
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID")
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, apply_time REAL NOT NULL)"
+    )
+    meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+    owner = meta.get("application", application)
+    if owner != application:
+        raise StartupError(EXIT_DATA, f"{path} belongs to the {owner} service, not to {application}")
+    store_id = str(meta.get("store_id") or uuid.uuid4())
+    for key, value in (("application", application), ("store_id", store_id), ("common_version", 0)):
+        connection.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (key, value))
+    return store_id
+
+
+def _apply_all(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> None:
+    common = int(connection.execute("SELECT value FROM meta WHERE key = 'common_version'").fetchone()[0])
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if common > len(COMMON) or version > len(migrations):
+        raise StartupError(
+            EXIT_DATA,
+            f"{path} has schema {version}, newer than the {len(migrations)} that this release knows: "
+            "start the newer release, or restore a back-up",
+        )
+    for migration in COMMON[common:]:
+        _apply(connection, migration)
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'common_version'", (migration.version,))
+    for migration in migrations[version:]:
+        _apply(connection, migration)
+        connection.execute("INSERT INTO schema_migrations VALUES (?, ?)", (migration.version, time.time()))
+        connection.execute(f"PRAGMA user_version = {migration.version}")
+
+
+def _apply(connection: sqlite3.Connection, migration: Migration) -> None:
+    # Not executescript: that commits, and the whole migration is one transaction.
+    for statement in split_statements(migration.sql):
+        connection.execute(statement)
+
+
+def split_statements(sql: str) -> Iterator[str]:
+    """The single statements of a script; knows strings, comments and trigger bodies."""
+    statement = ""
+    for part in sql.split(";"):
+        statement += part + ";"
+        if sqlite3.complete_statement(statement):
+            if statement.strip(" \n\t;"):
+                yield statement
+            statement = ""
+    if statement.strip(" \n\t;"):
+        yield statement
+
+
+def _open_epoch(connection: sqlite3.Connection) -> str:
+    epoch = secrets.token_hex(4)
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'changes'").fetchone()
+    first = (int(row[0]) if row else 0) + 1
+    # An earlier opening that wrote nothing is shadowed by this one.
+    connection.execute("DELETE FROM epochs WHERE first_revision = ?", (first,))
+    connection.execute("INSERT INTO epochs (epoch, first_revision) VALUES (?, ?)", (epoch, first))
+    return epoch

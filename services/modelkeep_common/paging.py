@@ -1,0 +1,76 @@
+"""Keyset pages: a token says after which row to go on, and for which query.
+
+Tokens are opaque but not secret: whoever makes one up gets a page that a plain query could have had.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Sequence
+
+from modelkeep.exceptions import FieldInvalidException, FieldViolation, PageTokenMismatchException
+
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 1000
+#: A page is cut here as well, well under the 4 MiB that clients receive by default.
+MAX_PAGE_BYTES = 2 << 20
+
+Key = str | int | float | None
+
+
+def clamp_page_size(page_size: int) -> int:
+    """The number of rows to answer with: 0 is 50, more than 1000 is 1000.
+
+    Raises:
+        FieldInvalidException: It is negative.
+    """
+    if page_size < 0:
+        raise FieldInvalidException(
+            "page_size is negative.",
+            metadata={"page_size": str(page_size)},
+            violations=[FieldViolation("page_size", "must be 0 (the default of 50) or more")],
+        )
+    return min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+
+
+def encode_page_token(position: Sequence[Key], query_fingerprint: bytes) -> str:
+    """The token of the page after ``position``.
+
+    Args:
+        position: The sort key of the last row of this page, as many values as the order has columns.
+        query_fingerprint: What identifies the query; every argument but the page's own.
+    """
+    text = json.dumps([_digest(query_fingerprint), *position], separators=(",", ":"), ensure_ascii=False)
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def decode_page_token(token: str, query_fingerprint: bytes) -> list[Key]:
+    """The position in ``token``; an empty token gives an empty list, the first page.
+
+    Raises:
+        PageTokenMismatchException: It belongs to another query, or is no page token.
+    """
+    if not token:
+        return []
+    wrong = PageTokenMismatchException(
+        "page_token does not belong to this query: repeat the query's arguments, or start without a token.",
+        violations=[FieldViolation("page_token", "is not a token of this query")],
+    )
+    try:
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        fields = json.loads(raw)
+    except (binascii.Error, ValueError, RecursionError):
+        raise wrong from None
+    if not isinstance(fields, list) or len(fields) < 2 or fields[0] != _digest(query_fingerprint):
+        raise wrong
+    position = fields[1:]
+    if not all(key is None or type(key) in (str, int, float) for key in position):
+        raise wrong
+    return position
+
+
+def _digest(query_fingerprint: bytes) -> str:
+    return base64.b64encode(hashlib.blake2b(query_fingerprint, digest_size=9).digest()).decode()

@@ -1,0 +1,286 @@
+"""Running a service: open, bind, serve, drain, exit with a code that says how it went.
+
+Order of a start: the address is taken first (a second process must not touch the stores of the first),
+then :meth:`Application.open`, then the services register, and only then health says SERVING.
+
+Order of a drain (SIGTERM, SIGINT): health says NOT_SERVING → ``drain_delay_s``, in which load balancers
+notice → :meth:`Application.drain` ends watches with their tokens → calls under way get
+``drain_grace_s`` → :meth:`Application.close` → exit 0. A second signal cuts the grace short; a drain
+that hangs is ended by a watchdog.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar, cast
+
+import grpc
+import grpc.aio
+
+from modelkeep.server.v1 import server_service_pb2_grpc
+
+from . import address, logs
+from .calls import CallInfo, current_call
+from .health import NAME as HEALTH
+from .health import HealthServicer
+from .interceptors import Admission, Chain, Registrar
+from .interceptors.telemetry import Telemetry
+from .server_info import FULL_NAME, ProcessFacts, ServerServicer
+from .settings import ServiceSettings
+from .startup import EXIT_HUNG, StartupError
+from .status import domain_of
+
+S = TypeVar("S", bound=ServiceSettings)
+
+__all__ = ["Application", "CallInfo", "RunningServer", "StartupError", "current_call", "run", "start_server"]
+
+_log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 4 << 20
+
+
+class Application(Protocol):
+    """What a service's ``__main__`` builds; one per process."""
+
+    @property
+    def service_name(self) -> str:
+        """Short name, as ``record``."""
+        ...
+
+    @property
+    def full_names(self) -> tuple[str, ...]:
+        """Full names of its gRPC services, as ``modelkeep.record.v1.RecordService``."""
+        ...
+
+    async def open(self) -> None:
+        """Open stores and start background work. Raises StartupError."""
+        ...
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Call the generated ``add_…Servicer_to_server`` functions; after :meth:`open`."""
+        ...
+
+    def server_info(self) -> Mapping[str, Any]:
+        """Features, limits, roots, devices, store_id for GetServerInfo; see server_info.py."""
+        ...
+
+    async def drain(self) -> None:
+        """No new calls are wanted: end watches with their tokens, persist jobs."""
+        ...
+
+    async def close(self) -> None:
+        """Every call has ended: close stores. Also called when :meth:`open` failed half-way."""
+        ...
+
+
+class RunningServer:
+    """A server that serves; made by :func:`start_server`."""
+
+    def __init__(
+        self,
+        app: Application,
+        settings: ServiceSettings,
+        server: grpc.aio.Server,
+        health: HealthServicer,
+        end_reflection: Callable[[], None],
+        port: int,
+        admission: Admission,
+    ) -> None:
+        self.app = app
+        self.settings = settings
+        self.port = port
+        #: Where clients connect to.
+        self.address = f"{address.dial_host(settings.host)}:{port}"
+        self.health = health
+        self.admission = admission
+        self._server = server
+        self._end_reflection = end_reflection
+        self._hurry = asyncio.Event()
+        self._stopping: asyncio.Task[None] | None = None
+
+    async def stop(self, *, delay_s: float | None = None, grace_s: float | None = None) -> None:
+        """Drain and close everything; a second call waits for the first."""
+        if self._stopping is None:
+            delay = self.settings.drain_delay_s if delay_s is None else delay_s
+            grace = self.settings.drain_grace_s if grace_s is None else grace_s
+            self._stopping = asyncio.get_running_loop().create_task(self._drain(delay, grace), name="drain")
+        await asyncio.shield(self._stopping)
+
+    def hurry(self) -> None:
+        """Give calls under way no more time."""
+        self._hurry.set()
+
+    async def _drain(self, delay_s: float, grace_s: float) -> None:
+        self.health.stop_serving()
+        if delay_s > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), delay_s)
+        try:
+            await self.app.drain()
+        except Exception:
+            _log.exception("drain of the service failed; going on")
+        self.health.end_watches()
+        self._end_reflection()
+        stopping = asyncio.ensure_future(self._server.stop(grace_s))
+        hurrying = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            await self._server.stop(None)
+        await stopping
+        hurrying.cancel()
+        await self.app.close()
+        if self.settings.unix_socket is not None:
+            await asyncio.to_thread(self.settings.unix_socket.unlink, missing_ok=True)
+
+
+async def start_server(app: Application, settings: ServiceSettings) -> RunningServer:
+    """Bind, open and serve; what :func:`run` does, for a process that has other plans too.
+
+    Raises:
+        StartupError: With the exit code that tells why it cannot.
+    """
+    await asyncio.to_thread(address.check, settings)
+    admission = Admission(settings.max_concurrent_rpcs, settings.max_streams)
+    writer = logs.writer()
+    telemetry = Telemetry(writer.put if writer is not None and _log.isEnabledFor(logging.INFO) else None)
+    chain = Chain(domain_of(app.service_name), admission, telemetry, settings.max_unary_s)
+    registrar = Registrar(chain)
+    server = grpc.aio.server(options=_OPTIONS)
+    opened = False
+    try:
+        port = await address.bind(server, settings)
+        opened = True
+        await app.open()
+        app.register(cast(grpc.aio.Server, registrar))
+        health, end_reflection = _register_common(
+            app, settings, registrar, await asyncio.to_thread(ProcessFacts.read)
+        )
+        registrar.add_to(server)
+        await server.start()
+    except BaseException:
+        # gRPC gives a port back only once the server has been started and stopped.
+        with contextlib.suppress(Exception):
+            await server.start()
+        await server.stop(None)
+        if opened:
+            with contextlib.suppress(Exception):
+                await app.close()
+        raise
+    await asyncio.to_thread(address.protect_socket, settings)
+    health.serve()
+    return RunningServer(app, settings, server, health, end_reflection, port, admission)
+
+
+def _register_common(
+    app: Application, settings: ServiceSettings, registrar: Registrar, facts: ProcessFacts
+) -> tuple[HealthServicer, Callable[[], None]]:
+    names = (*app.full_names, FULL_NAME)
+    server_service_pb2_grpc.add_ServerServiceServicer_to_server(
+        ServerServicer(app.service_name, app.server_info, facts),
+        cast(grpc.aio.Server, registrar),
+    )
+    health = HealthServicer(names)
+    health.register(registrar)
+    if not settings.reflection:
+        return health, lambda: None
+    from .reflection import Reflection
+
+    reflection = Reflection((*names, HEALTH))
+    reflection.register(registrar)
+    return health, reflection.end
+
+
+#: Channel arguments; the reasons are in the operations text of the design, the numbers gRPC's names say.
+_OPTIONS: tuple[tuple[str, Any], ...] = (
+    # On by default on Linux: a second server would share the port without a word.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Calls that wait for the loop are otherwise CANCELLED from 1,000 on; admission answers better.
+    ("grpc.server.max_pending_requests", 10_000),
+    ("grpc.server.max_pending_requests_hard_limit", 30_000),
+)
+
+
+def run(app_factory: Callable[[S], Application], settings: S) -> int:
+    """Serve until a signal asks to stop.
+
+    Returns:
+        The exit code: 0 after a drain, else that of the StartupError.
+    """
+    faulthandler.enable()
+    try:
+        logs.configure(settings.service, level=settings.log_level, file=settings.log_file)
+    except OSError as error:
+        print(
+            f"modelkeep {settings.service}: cannot write {settings.log_file}: {error.strerror}",
+            file=sys.stderr,
+        )
+        return 73
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_serve(app_factory, settings))
+    except StartupError as error:
+        _log.error("cannot start: %s", error.message)
+        print(f"modelkeep {settings.service}: {error.message}", file=sys.stderr)
+        return error.exit_code
+    finally:
+        logs.shutdown()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return cast(Callable[[], asyncio.AbstractEventLoop], uvloop.new_event_loop)
+
+
+async def _serve(app_factory: Callable[[S], Application], settings: S) -> int:
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    running: list[RunningServer] = []
+
+    def on_signal() -> None:
+        if asked.is_set():
+            for server in running:
+                server.hurry()
+        asked.set()
+
+    # From the very first moment: a signal during the start must not skip the clean-up either.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    server = await start_server(app_factory(settings), settings)
+    running.append(server)
+    _log.info(
+        "serving",
+        extra={"fields": {"address": server.address, "pid": os.getpid(), "settings": settings.redacted()}},
+    )
+    await asked.wait()
+    _log.info("draining")
+    watchdog = threading.Timer(settings.drain_watchdog_s, _give_up, (settings.service,))
+    watchdog.daemon = True
+    watchdog.start()
+    await server.stop()
+    watchdog.cancel()
+    _log.info("drained")
+    return 0
+
+
+def _give_up(service: str) -> None:
+    print(f"modelkeep {service}: the drain hangs; giving up", file=sys.stderr, flush=True)
+    faulthandler.dump_traceback()
+    os._exit(EXIT_HUNG)

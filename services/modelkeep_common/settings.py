@@ -1,0 +1,246 @@
+"""Settings of a service: flags, then environment, then a YAML file, then the defaults.
+
+A service subclasses :class:`ServiceSettings` in its ``config.py``::
+
+    class RecordSettings(ServiceSettings):
+        service: ClassVar[str] = "record"
+        port: int = Field(50051, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+
+``service`` gives the prefix of the environment (``MODELKEEP_RECORD_PORT``), the section of the YAML
+file (``record: {port: 1}``; top-level keys count too) and the service's own folder below
+``data_dir``. Every field's description is its ``--help`` text. A variable with the prefix that names
+no field is an error, so that a typing mistake cannot silently leave a default in force.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar, get_origin
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from .startup import EXIT_CONFIG
+
+S = TypeVar("S", bound="ServiceSettings")
+
+_SECRET_WORDS = ("token", "secret", "password", "api_key")
+_SERVICES = frozenset({"record", "download", "install", "loader"})
+
+
+class ServiceSettings(BaseSettings):
+    """What every service can be told. Frozen: a running service never changes its mind."""
+
+    service: ClassVar[str] = "service"
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=False)
+
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; one that is not loopback needs --insecure."
+    )
+    port: int = Field(0, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    unix_socket: Path | None = Field(None, description="Also listen on this UNIX socket (at most 107 bytes).")
+    data_dir: Path = Field(Path("modelkeep-data"), description="The suite's data folder.")
+    insecure: bool = Field(False, description="Allow plaintext on an address that is not loopback.")
+    reflection: bool = Field(True, description="Serve gRPC reflection (v1 and v1alpha).")
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level logged.")
+    log_file: Path | None = Field(None, description="Write JSON log lines here; standard error when unset.")
+    drain_delay_s: float = Field(
+        0, ge=0, description="Seconds between NOT_SERVING and the end of the streams."
+    )
+    drain_grace_s: float = Field(10, ge=0, description="Seconds that calls under way get to finish.")
+    drain_watchdog_s: float = Field(30, gt=0, description="Seconds after which a hanging drain is cut off.")
+    max_concurrent_rpcs: int = Field(1000, ge=1, description="Unary calls at once, reads and writes each.")
+    max_streams: int = Field(4000, ge=1, description="Server streams and long polls at once.")
+    max_unary_s: float = Field(300, gt=0, description="Deadline in seconds of a unary call that states none.")
+
+    @property
+    def service_dir(self) -> Path:
+        """The folder that this service alone writes: ``<data_dir>/<service>``."""
+        return self.data_dir / self.service
+
+    @property
+    def database(self) -> Path:
+        """The service's database file: ``<data_dir>/<service>/<service>.db``."""
+        return self.service_dir / f"{self.service}.db"
+
+    @classmethod
+    def env_prefix(cls) -> str:
+        """The prefix of this service's environment variables."""
+        return f"MODELKEEP_{cls.service.upper()}_"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only explicit values: :func:`load_settings` merges the layers and names each one's origin."""
+        return (init_settings,)
+
+    def redacted(self) -> dict[str, Any]:
+        """The settings as plain values, secrets hidden; safe to log."""
+        plain = self.model_dump(mode="json")
+        return {name: _redact(name, type(self).model_fields[name], value) for name, value in plain.items()}
+
+    @classmethod
+    def for_test(cls, data_dir: Path, **values: Any) -> Self:
+        """Settings for a server inside a test process: a free port, no environment, quick drain."""
+        merged: dict[str, Any] = {"data_dir": data_dir, "port": 0, "drain_grace_s": 1.0, **values}
+        return cls(**merged)
+
+
+class _BadSettings(Exception):
+    pass
+
+
+def load_settings(cls: type[S], argv: list[str] | None = None) -> S:
+    """Read the settings of ``cls``; with a bad one, print what is wrong and exit 78.
+
+    Args:
+        cls: The service's settings class.
+        argv: Command line without the program's name; None reads ``sys.argv``.
+    """
+    try:
+        flags, options = _parse_flags(cls, sys.argv[1:] if argv is None else argv)
+        settings = _build(cls, flags, options.config)
+    except _BadSettings as error:
+        print(f"modelkeep {cls.service}: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_CONFIG) from None
+    if options.print_config:
+        print(json.dumps(settings.redacted(), indent=2))
+        raise SystemExit(0)
+    if options.check_config:
+        print(f"modelkeep {cls.service}: the configuration is good")
+        raise SystemExit(0)
+    return settings
+
+
+def _build(cls: type[S], flags: Mapping[str, Any], config: str | None) -> S:
+    environment, env_config = _read_environment(cls, os.environ)
+    path = config or env_config
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    file_values = _read_yaml(cls, Path(path)) if path else {}
+    prefix = cls.env_prefix()
+    for layer, name_of in (
+        (file_values, lambda name: f"{name} in {path}"),
+        (environment, lambda name: prefix + name.upper()),
+        (flags, lambda name: "--" + name.replace("_", "-")),
+    ):
+        for name, value in layer.items():
+            values[name] = value
+            origin[name] = name_of(name)
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors(include_url=False, include_context=False, include_input=False):
+            name = str(problem["loc"][0]) if problem["loc"] else ""
+            lines.append(f"{origin.get(name, name) or 'settings'}: {problem['msg']}")
+        raise _BadSettings("; ".join(lines)) from None
+
+
+def _read_environment(cls: type[S], environ: Mapping[str, str]) -> tuple[dict[str, Any], str | None]:
+    prefix = cls.env_prefix()
+    values: dict[str, Any] = {}
+    config = None
+    for variable, text in environ.items():
+        if not variable.startswith(prefix):
+            continue
+        name = variable[len(prefix) :].lower()
+        if name == "config":
+            config = text
+        elif name in cls.model_fields:
+            values[name] = _from_text(variable, cls.model_fields[name], text)
+        else:
+            raise _BadSettings(f"unknown environment variable {variable}; --help lists the settings")
+    return values, config
+
+
+def _read_yaml(cls: type[S], path: Path) -> dict[str, Any]:
+    import yaml  # only with --config: keeps it out of a plain start
+
+    try:
+        loaded = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise _BadSettings(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise _BadSettings(f"{path} is not a YAML file") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise _BadSettings(f"{path} must be a mapping of settings")
+    values = {key: value for key, value in loaded.items() if key not in _SERVICES}
+    section = loaded.get(cls.service) or {}
+    if not isinstance(section, dict):
+        raise _BadSettings(f"section {cls.service} of {path} must be a mapping of settings")
+    values.update(section)
+    for name in values:
+        if name not in cls.model_fields:
+            raise _BadSettings(f"unknown setting {name} in {path}; --help lists the settings")
+    return values
+
+
+def _parse_flags(cls: type[S], argv: list[str]) -> tuple[dict[str, Any], argparse.Namespace]:
+    parser = _Parser(prog=f"python -m modelkeep_{cls.service}", allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE", help="YAML file with settings")
+    parser.add_argument("--check-config", action="store_true", help="check the settings and exit")
+    parser.add_argument("--print-config", action="store_true", help="print the settings, redacted, and exit")
+    for name, field in cls.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        text = (field.description or "").replace("%", "%%")
+        if field.annotation is bool:
+            parser.add_argument(
+                flag, dest=f"field.{name}", action=argparse.BooleanOptionalAction, default=None, help=text
+            )
+        elif _is_sequence(field):
+            parser.add_argument(flag, dest=f"field.{name}", action="append", help=text + " May be repeated.")
+        else:
+            parser.add_argument(flag, dest=f"field.{name}", metavar="VALUE", help=text)
+    options = parser.parse_args(argv)
+    flags: dict[str, Any] = {}
+    for key, value in vars(options).items():
+        if key.startswith("field.") and value is not None:
+            name = key.removeprefix("field.")
+            flags[name] = _from_text(f"--{name}", cls.model_fields[name], value)
+    return flags, options
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise _BadSettings(message)
+
+
+def _is_sequence(field: FieldInfo) -> bool:
+    return get_origin(field.annotation) in (tuple, list, set, frozenset)
+
+
+def _from_text(name: str, field: FieldInfo, text: Any) -> Any:
+    """Turn text into what pydantic validates: JSON for structures, commas also for lists."""
+    if not isinstance(text, str):
+        return text
+    if text[:1] in "[{" and text and get_origin(field.annotation) is not None:
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            raise _BadSettings(f"{name}: not valid JSON") from None
+    if _is_sequence(field):
+        return [part for part in text.split(",") if part]
+    return text
+
+
+def _redact(name: str, field: FieldInfo, value: Any) -> Any:
+    secret = field.annotation is SecretStr or any(word in name for word in _SECRET_WORDS)
+    return "***" if secret and value not in (None, "", [], {}) else value
+
+
+__all__ = ["ServiceSettings", "load_settings"]

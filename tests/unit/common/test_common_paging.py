@@ -1,0 +1,71 @@
+"""modelkeep_common.paging: sizes, and tokens that belong to one query."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelkeep.exceptions import FieldInvalidException, PageTokenMismatchException
+from modelkeep_common.paging import clamp_page_size, decode_page_token, encode_page_token
+
+KEYS = st.one_of(st.none(), st.text(), st.integers(), st.floats(allow_nan=False))
+POSITIONS = st.lists(KEYS, min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize(
+    ("asked", "given_"), [(0, 50), (1, 1), (999, 999), (1000, 1000), (1001, 1000), (2**31 - 1, 1000)]
+)
+def test_a_page_size_is_defaulted_and_capped(asked: int, given_: int) -> None:
+    assert clamp_page_size(asked) == given_
+
+
+def test_a_negative_page_size_is_a_bad_field() -> None:
+    with pytest.raises(FieldInvalidException) as caught:
+        clamp_page_size(-1)
+    assert caught.value.violations[0].field == "page_size"
+
+
+@given(POSITIONS, st.binary(max_size=40))
+def test_a_token_gives_back_its_position_to_its_own_query(
+    position: list[str | int | float | None], query: bytes
+) -> None:
+    assert decode_page_token(encode_page_token(position, query), query) == position
+
+
+@given(POSITIONS, st.binary(max_size=40), st.binary(max_size=40))
+def test_a_token_of_another_query_is_refused(
+    position: list[str | int | float | None], query: bytes, other: bytes
+) -> None:
+    token = encode_page_token(position, query)
+    if query == other:
+        return
+    with pytest.raises(PageTokenMismatchException):
+        decode_page_token(token, other)
+
+
+@given(st.text(min_size=1))
+def test_no_text_is_taken_for_a_token_or_breaks_the_parser(text: str) -> None:
+    with pytest.raises(PageTokenMismatchException):
+        decode_page_token(text, b"q")
+
+
+@given(st.recursive(KEYS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5))
+def test_no_json_is_taken_for_a_token(value: object) -> None:
+    import json
+
+    token = base64.urlsafe_b64encode(json.dumps(value).encode()).decode()
+    with pytest.raises(PageTokenMismatchException):
+        decode_page_token(token, b"q")
+
+
+def test_deep_nesting_is_refused_like_any_other_text() -> None:
+    token = base64.urlsafe_b64encode(b"[" * 100_000).decode()
+    with pytest.raises(PageTokenMismatchException):
+        decode_page_token(token, b"q")
+
+
+def test_no_token_is_the_first_page() -> None:
+    assert decode_page_token("", b"q") == []
