@@ -1,0 +1,1 @@
+"""RecordService: what models there are, and where they lie. See README.md."""

@@ -1,0 +1,18 @@
+"""The settings of RecordService."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from modelkeep_common.settings import ServiceSettings
+
+
+class RecordSettings(ServiceSettings):
+    """What RecordService can be told; environment ``MODELKEEP_RECORD_*``."""
+
+    service: ClassVar[str] = "record"
+
+    port: int = Field(50051, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    database_readers: int = Field(2, ge=1, le=64, description="Threads that read the database at once.")

@@ -1,0 +1,90 @@
+"""Which records a list or a watch is about. The same question is asked in SQL by the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from modelkeep.model.v1.model_pb2 import Model
+
+#: Longest text that is searched, in characters; what lies beyond in a record is not found.
+MAX_SEARCH_CHARS = 65_536
+
+
+class Order(Enum):
+    """Columns that a list is ordered by; the key makes each order total."""
+
+    NAME = ("name", "key")
+    TYPE = ("type", "base", "name", "format", "key")
+    SIZE = ("size_bytes", "key")
+    CREATE_TIME = ("create_time_us", "key")
+    UPDATE_TIME = ("update_time_us", "key")
+    PATH = ("path", "key")
+
+
+@dataclass(frozen=True)
+class Query:
+    """Filters; what is empty does not restrict, and all others must hold."""
+
+    name: str = ""
+    #: One of these among the record's bases, or "any" among them.
+    bases: frozenset[str] = frozenset()
+    types: frozenset[int] = frozenset()
+    formats: frozenset[int] = frozenset()
+    #: All of these.
+    tags: frozenset[str] = frozenset()
+    paths: frozenset[str] = frozenset()
+    root_id: str = ""
+    #: Original or current hash; in the store also a digest of one of the files.
+    hash: str = ""
+    source: str = ""
+    #: All of these words, folded, somewhere in :func:`search_text`.
+    words: tuple[str, ...] = ()
+
+    @property
+    def effective_bases(self) -> frozenset[str]:
+        """The bases whose records match: "any" fits every question for a base."""
+        return self.bases | {"any"} if self.bases else self.bases
+
+    def matches(self, model: Model) -> bool:
+        """Whether a record is among those asked for; of its files' digests nothing is known here."""
+        return (
+            (not self.name or model.name == self.name)
+            and (not self.bases or not self.effective_bases.isdisjoint((model.base, *model.compatible_bases)))
+            and (not self.types or model.type in self.types)
+            and (not self.formats or model.format in self.formats)
+            and self.tags.issubset(model.tags)
+            and self._path_matches(model)
+            and (not self.hash or self.hash in (model.original_hash, model.current_hash))
+            and (not self.source or model.source == self.source)
+            and self._words_match(model)
+        )
+
+    def _path_matches(self, model: Model) -> bool:
+        if not self.paths:
+            return not self.root_id or model.root_id == self.root_id
+        return model.path in self.paths and (not self.root_id or model.root_id in ("", self.root_id))
+
+    def _words_match(self, model: Model) -> bool:
+        if not self.words:
+            return True
+        text = search_text(model)
+        return all(word in text for word in self.words)
+
+
+def split_words(text: str) -> tuple[str, ...]:
+    """The words of a search, folded so that case does not matter."""
+    return tuple(dict.fromkeys(text.casefold().split()))
+
+
+def search_text(model: Model) -> str:
+    """What free text is searched in, folded."""
+    parts = (
+        model.name,
+        *model.tags,
+        *model.trigger_phrases,
+        model.source,
+        model.path,
+        model.description,
+    )
+    return "\n".join(part for part in parts if part)[:MAX_SEARCH_CHARS].casefold().replace("\0", " ")

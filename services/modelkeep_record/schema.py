@@ -1,0 +1,86 @@
+"""The tables of a record store on SQLite.
+
+``models.message`` is the record as it is sent, so that a read parses nothing. The columns beside it
+are for searching and ordering only; ``search`` is its text in lower case, indexed by trigrams, so that
+any part of a word is found.
+"""
+
+from __future__ import annotations
+
+from modelkeep_common.db import Migration
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(
+        1,
+        """
+        CREATE TABLE models (
+            id INTEGER PRIMARY KEY,
+            key TEXT NOT NULL UNIQUE,
+            message BLOB NOT NULL,
+            name TEXT NOT NULL,
+            type INTEGER NOT NULL,
+            format INTEGER NOT NULL,
+            base TEXT NOT NULL,
+            path TEXT NOT NULL,
+            root_id TEXT NOT NULL,
+            size_bytes INTEGER NOT NULL,
+            original_hash TEXT NOT NULL,
+            current_hash TEXT NOT NULL,
+            source TEXT NOT NULL,
+            create_time_us INTEGER NOT NULL,
+            update_time_us INTEGER NOT NULL,
+            search TEXT NOT NULL
+        );
+        CREATE INDEX models_by_name ON models (name, key);
+        CREATE INDEX models_by_type ON models (type, base, name, format, key);
+        CREATE INDEX models_by_kind ON models (format, type, base, size_bytes);
+        CREATE UNIQUE INDEX models_by_path ON models (path, root_id);
+        CREATE INDEX models_by_root ON models (root_id) WHERE root_id != '';
+        CREATE INDEX models_by_size ON models (size_bytes, key);
+        CREATE INDEX models_by_original_hash ON models (original_hash) WHERE original_hash != '';
+        CREATE INDEX models_by_current_hash ON models (current_hash) WHERE current_hash != '';
+        CREATE INDEX models_by_source ON models (source) WHERE source != '';
+        CREATE INDEX models_by_create_time ON models (create_time_us, key);
+        CREATE INDEX models_by_update_time ON models (update_time_us, key);
+
+        CREATE TABLE model_bases (
+            base TEXT NOT NULL,
+            model_id INTEGER NOT NULL REFERENCES models (id) ON DELETE CASCADE,
+            PRIMARY KEY (base, model_id)
+        ) WITHOUT ROWID;
+        CREATE INDEX model_bases_by_model ON model_bases (model_id);
+
+        CREATE TABLE model_tags (
+            tag TEXT NOT NULL,
+            model_id INTEGER NOT NULL REFERENCES models (id) ON DELETE CASCADE,
+            PRIMARY KEY (tag, model_id)
+        ) WITHOUT ROWID;
+        CREATE INDEX model_tags_by_model ON model_tags (model_id);
+
+        CREATE TABLE model_files (
+            model_id INTEGER NOT NULL REFERENCES models (id) ON DELETE CASCADE,
+            path TEXT NOT NULL,
+            sha256 TEXT NOT NULL,
+            blake3 TEXT NOT NULL,
+            message BLOB NOT NULL,
+            PRIMARY KEY (model_id, path)
+        ) WITHOUT ROWID;
+        CREATE INDEX model_files_by_sha256 ON model_files (sha256) WHERE sha256 != '';
+        CREATE INDEX model_files_by_blake3 ON model_files (blake3) WHERE blake3 != '';
+
+        CREATE VIRTUAL TABLE models_text USING fts5 (
+            search, content = 'models', content_rowid = 'id', tokenize = 'trigram'
+        );
+        CREATE TRIGGER models_text_insert AFTER INSERT ON models BEGIN
+            INSERT INTO models_text (rowid, search) VALUES (new.id, new.search);
+        END;
+        CREATE TRIGGER models_text_delete AFTER DELETE ON models BEGIN
+            INSERT INTO models_text (models_text, rowid, search) VALUES ('delete', old.id, old.search);
+        END;
+        CREATE TRIGGER models_text_update AFTER UPDATE OF search ON models BEGIN
+            INSERT INTO models_text (models_text, rowid, search) VALUES ('delete', old.id, old.search);
+            INSERT INTO models_text (rowid, search) VALUES (new.id, new.search);
+        END;
+        """,
+    ),
+)

@@ -1,0 +1,172 @@
+"""RecordService on the wire: requests to the domain and the store, and answers back."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import grpc.aio
+from google.protobuf.message import Message
+
+from modelkeep.configs.wire import is_known_kind
+from modelkeep.model.v1 import taxonomy_pb2
+from modelkeep.model.v1.model_pb2 import Model
+from modelkeep.record.v1 import record_service_pb2 as pb
+from modelkeep.record.v1 import record_service_pb2_grpc as pb_grpc
+from modelkeep_common.calls import current_call
+from modelkeep_common.idempotency import fingerprint
+from modelkeep_common.paging import MAX_PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
+from modelkeep_common.streams import stream_frames
+from modelkeep_common.watch import WatchHub
+
+from . import convert, domain
+from .store import Once, RecordStore
+
+#: A batch is cut here, below the 4 MiB that clients receive by default.
+_MAX_BATCH_BYTES = 3 << 20
+_MAX_BOOKMARK_S = 30.0
+
+
+class RecordServicer(pb_grpc.RecordServiceServicer):
+    """The methods are those of the .proto, which says what they do."""
+
+    def __init__(self, store: RecordStore, hub: WatchHub[Model]) -> None:
+        self._store = store
+        self._hub = hub
+
+    async def CreateModel(self, request: pb.CreateModelRequest, context: object) -> pb.CreateModelResponse:
+        def unit(records: domain.Records) -> bytes:
+            model = domain.create(records, request.model, request.files, time.time())
+            return pb.CreateModelResponse(model=model, revision=model.revision).SerializeToString()
+
+        once = _once(request, request.request_id)
+        return pb.CreateModelResponse.FromString(await self._store.write(unit, once))
+
+    async def GetModel(self, request: pb.GetModelRequest, context: object) -> pb.GetModelResponse:
+        message = await self._store.get(request.key)
+        if message is None:
+            raise domain.unknown_model(request.key)
+        return pb.GetModelResponse.FromString(convert.repeated_message(1, [message]))
+
+    async def BatchGetModels(
+        self, request: pb.BatchGetModelsRequest, context: object
+    ) -> pb.BatchGetModelsResponse:
+        found = await self._store.get_many(list(request.keys))
+        response = pb.BatchGetModelsResponse()
+        messages: list[bytes] = []
+        size = 0
+        for key in request.keys:
+            if key not in found:
+                response.missing_keys.append(key)
+            elif messages and size + len(found[key]) > _MAX_BATCH_BYTES:
+                response.deferred_keys.append(key)
+            else:
+                size += len(found[key])
+                messages.append(found[key])
+        response.MergeFromString(convert.repeated_message(1, messages))
+        return response
+
+    async def FindModel(self, request: pb.FindModelRequest, context: object) -> pb.FindModelResponse:
+        count, message = await self._store.find(request.name, request.base, request.type)
+        if count == 1:
+            return pb.FindModelResponse.FromString(convert.repeated_message(1, [message]))
+        raise domain.not_the_only_one(
+            count, request.name, request.base, taxonomy_pb2.ModelType.Name(request.type)
+        )
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: object) -> pb.ListModelsResponse:
+        asked = fingerprint(request, without=("page_size", "page_token"))
+        page = await self._store.page(
+            convert.to_query(request.filter),
+            convert.to_order(request.order),
+            request.descending,
+            decode_page_token(request.page_token, asked),
+            clamp_page_size(request.page_size),
+            MAX_PAGE_BYTES,
+        )
+        response = pb.ListModelsResponse.FromString(convert.repeated_message(1, page.messages))
+        if request.view == pb.MODEL_VIEW_BASIC:
+            for model in response.models:
+                convert.to_basic(model)
+        response.resume_token = page.resume_token
+        if page.position:
+            response.next_page_token = encode_page_token(page.position, asked)
+        return response
+
+    async def ListModelFiles(
+        self, request: pb.ListModelFilesRequest, context: object
+    ) -> pb.ListModelFilesResponse:
+        asked = fingerprint(request, without=("page_size", "page_token"))
+        after = decode_page_token(request.page_token, asked)
+        page = await self._store.files(
+            request.key, str(after[0]) if after else "", clamp_page_size(request.page_size), MAX_PAGE_BYTES
+        )
+        if page is None:
+            raise domain.unknown_model(request.key)
+        response = pb.ListModelFilesResponse.FromString(convert.repeated_message(1, page.messages))
+        if page.position:
+            response.next_page_token = encode_page_token(page.position, asked)
+        return response
+
+    async def UpdateModel(self, request: pb.UpdateModelRequest, context: object) -> pb.UpdateModelResponse:
+        domain.check_files_are_meant(request.files, request.replace_files)
+        mask = request.update_mask if request.HasField("update_mask") else None
+        files = request.files if request.replace_files else None
+
+        def unit(records: domain.Records) -> bytes:
+            model = domain.update(records, request.model, mask, files, time.time())
+            return pb.UpdateModelResponse(model=model, revision=model.revision).SerializeToString()
+
+        once = _once(request, request.request_id)
+        return pb.UpdateModelResponse.FromString(await self._store.write(unit, once))
+
+    async def DeleteModel(self, request: pb.DeleteModelRequest, context: object) -> pb.DeleteModelResponse:
+        def unit(records: domain.Records) -> bytes:
+            model, revision = domain.delete(records, request.key, request.etag)
+            return pb.DeleteModelResponse(model=model, revision=revision).SerializeToString()
+
+        once = _once(request, request.request_id)
+        return pb.DeleteModelResponse.FromString(await self._store.write(unit, once))
+
+    async def WatchModels(  # type: ignore[override]  # frames are written to the context
+        self, request: pb.WatchModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        query = convert.to_query(request.filter)
+        watch = self._hub.watch(
+            resume_token=request.resume_token,
+            matches=None if query == _EVERYTHING else query.matches,
+            snapshot=self._store.snapshot,
+            skip_snapshot=request.skip_snapshot,
+            bookmark_interval_s=min(request.bookmark_interval.ToTimedelta().total_seconds(), _MAX_BOOKMARK_S),
+        )
+        await stream_frames(context, watch, convert.to_watch_response)
+
+    async def GetStoreInfo(self, request: pb.GetStoreInfoRequest, context: object) -> pb.GetStoreInfoResponse:
+        info = await self._store.info()
+        response = pb.GetStoreInfoResponse(
+            schema_version=domain.SCHEMA_VERSION,
+            backend="sqlite",
+            store_id=info.store_id,
+            revision=info.revision,
+            oldest_revision=info.oldest_revision,
+        )
+        response.create_time.FromMicroseconds(round(info.create_time * 1e6))
+        counts: dict[int, int] = {}
+        for (type_, format_, base), (count, size) in info.kinds.items():
+            counts[type_] = counts.get(type_, 0) + count
+            response.model_count += count
+            response.size_bytes += size
+            if not is_known_kind(type_, format_, base):
+                response.unreadable_count += count
+        for type_, count in sorted(counts.items()):
+            response.counts.add(type=type_, count=count)
+        return response
+
+
+_EVERYTHING = convert.to_query(pb.ModelFilter())
+
+
+def _once(request: Message, request_id: str) -> Once:
+    """Taken on the event loop: the call does not follow to the database's thread."""
+    call = current_call()
+    return Once(request_id, fingerprint(request) if request_id else b"", call.method, call.principal)

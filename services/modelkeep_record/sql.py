@@ -1,0 +1,144 @@
+"""The question of a list as SQL.
+
+Where one of the filters leaves few records, those are fetched and sorted; else the index of the order
+is walked and each record tested, which soon fills a page. Which of the two is decided by looking for
+the matches of each filter in its index, up to a limit: SQLite's planner cannot know.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from modelkeep_common.paging import Key
+
+from .domain_query import Order, Query
+
+_FEW = 2000
+_MANY = 20_000
+#: Shorter words have no trigram.
+_TRIGRAM = 3
+
+
+class _Filter(NamedTuple):
+    """One restriction: a test of row ``m``, and the ids that pass it as an indexed query (or "")."""
+
+    test: str
+    test_values: tuple[Any, ...]
+    ids: str = ""
+    ids_values: tuple[Any, ...] = ()
+
+
+def select_models(
+    conn: sqlite3.Connection,
+    query: Query,
+    order: Order,
+    descending: bool,
+    after: Sequence[Key],
+    limit: int,
+) -> Iterable[tuple[Any, ...]]:
+    """Rows (message, sort key …) of the records asked for, in order, after a sort key."""
+    filters = list(_filters(query))
+    few = _few(conn, filters)
+    source = "models m" if few is None else "json_each(?) c CROSS JOIN models m ON m.id = c.value"
+    values: list[Any] = [] if few is None else [json.dumps(few)]
+    tests = [f.test for f in filters]
+    for f in filters:
+        values.extend(f.test_values)
+    columns = ", ".join(f"m.{column}" for column in order.value)
+    if after:
+        marks = ", ".join("?" * len(order.value))
+        tests.append(f"({columns}) {'<' if descending else '>'} ({marks})")
+        values.extend(after)
+    direction = " DESC" if descending else ""
+    ordered = ", ".join(f"m.{column}{direction}" for column in order.value)
+    where = f"WHERE {' AND '.join(tests)}" if tests else ""
+    return conn.execute(
+        f"SELECT m.message, {columns} FROM {source} {where} ORDER BY {ordered} LIMIT ?", (*values, limit)
+    )
+
+
+def _few(conn: sqlite3.Connection, filters: Iterable[_Filter]) -> list[int] | None:
+    """The ids that pass the filters, or more, if they are few."""
+    indexed = [f for f in filters if f.ids]
+    # A second, longer look pays where several filters may leave few together, though none does alone.
+    for limit in (_FEW, _MANY) if len(indexed) > 1 else (_FEW,):
+        passing: set[int] | None = None
+        for f in indexed:
+            rows = conn.execute(f"SELECT * FROM ({f.ids}) LIMIT ?", (*f.ids_values, limit + 1))
+            ids = {model_id for (model_id,) in rows}
+            if len(ids) <= limit:
+                passing = ids if passing is None else passing & ids
+        if passing is not None and len(passing) <= _FEW:
+            return sorted(passing)
+    return None
+
+
+def _filters(query: Query) -> Iterator[_Filter]:
+    if query.name:
+        yield _column("name", [query.name])
+    if query.types:
+        yield _column("type", sorted(query.types))
+    if query.formats:
+        yield _column("format", sorted(query.formats))
+    if query.source:
+        yield _column("source", [query.source])
+    if query.bases:
+        yield _joined("model_bases", "base", sorted(query.effective_bases))
+    for tag in sorted(query.tags):
+        yield _joined("model_tags", "tag", [tag])
+    if query.paths:
+        yield _column("path", sorted(query.paths))
+        if query.root_id:
+            yield _Filter("m.root_id IN ('', ?)", (query.root_id,))
+    elif query.root_id:
+        yield _column("root_id", [query.root_id])
+    if query.hash:
+        yield _hash(query.hash)
+    yield from _words(query.words)
+
+
+def _column(column: str, allowed: Sequence[Any]) -> _Filter:
+    marks = ", ".join("?" * len(allowed))
+    # The index of a column that is often empty leaves the empty ones out.
+    partial = f" AND {column} != ''" if column in ("source", "root_id") else ""
+    return _Filter(
+        f"+m.{column} IN ({marks})",
+        tuple(allowed),
+        f"SELECT id FROM models WHERE {column} IN ({marks}){partial}",
+        tuple(allowed),
+    )
+
+
+def _joined(table: str, column: str, allowed: Sequence[str]) -> _Filter:
+    marks = ", ".join("?" * len(allowed))
+    return _Filter(
+        f"EXISTS (SELECT 1 FROM {table} j WHERE j.model_id = m.id AND j.{column} IN ({marks}))",
+        tuple(allowed),
+        f"SELECT model_id FROM {table} WHERE {column} IN ({marks})",
+        tuple(allowed),
+    )
+
+
+def _hash(digest: str) -> _Filter:
+    ids = (
+        "SELECT id FROM models WHERE original_hash = ? AND original_hash != '' "
+        "UNION SELECT id FROM models WHERE current_hash = ? AND current_hash != '' "
+        "UNION SELECT model_id FROM model_files WHERE sha256 = ? AND sha256 != '' "
+        "UNION SELECT model_id FROM model_files WHERE blake3 = ? AND blake3 != ''"
+    )
+    return _Filter(f"m.id IN ({ids})", (digest,) * 4, ids, (digest,) * 4)
+
+
+def _words(words: Sequence[str]) -> Iterator[_Filter]:
+    for word in words:
+        quoted = '"' + word.replace('"', '""') + '"'
+        indexed = len(word) >= _TRIGRAM
+        yield _Filter(
+            "instr(m.search, ?) > 0",
+            (word,),
+            "SELECT rowid FROM models_text WHERE models_text MATCH ?" if indexed else "",
+            (quoted,) if indexed else (),
+        )

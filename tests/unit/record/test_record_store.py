@@ -1,0 +1,206 @@
+"""The store: SQL answers as the rules in Python do, and gets that come together share a read."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from modelkeep.model.v1.model_pb2 import Model
+from modelkeep_common.migrations import COMMON
+from modelkeep_record import convert, sql
+from modelkeep_record.domain_query import Order, Query, search_text, split_words
+from modelkeep_record.gather import Gatherer
+from modelkeep_record.schema import MIGRATIONS
+from modelkeep_record.store import SqliteRecordStore, _Transaction
+
+WORDS = ["Red", "redder", "blüe", "GREEN", "a", 'qu"ote', "x%y", "ınk"]
+BASES = ["sd-1", "sd-2", "any", "flux"]
+TEXT = st.lists(st.sampled_from(WORDS), max_size=3).map(" ".join)
+
+
+def some(values: Sequence[Any]) -> st.SearchStrategy[list[Any]]:
+    return st.lists(st.sampled_from(values), max_size=2, unique=True)
+
+
+MODELS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "name": st.sampled_from(WORDS),
+            "base": st.sampled_from(BASES),
+            "compatible_bases": some(BASES),
+            "type": st.integers(1, 3),
+            "format": st.integers(1, 2),
+            "tags": some(WORDS),
+            "root_id": st.sampled_from(["", "r1", "r2"]),
+            "size_bytes": st.integers(0, 3),
+            "original_hash": st.sampled_from(["", "h1", "h2"]),
+            "current_hash": st.sampled_from(["", "h1", "h2"]),
+            "source": st.sampled_from(["", "s1", "s2"]),
+            "description": TEXT,
+        }
+    ),
+    max_size=12,
+)
+QUERIES = st.builds(
+    Query,
+    name=st.just("") | st.sampled_from(WORDS),
+    bases=some(BASES).map(frozenset),
+    types=some([1, 2]).map(frozenset),
+    formats=some([1, 2]).map(frozenset),
+    tags=some(WORDS).map(frozenset),
+    paths=some(["/0", "1", "2"]).map(frozenset),
+    root_id=st.sampled_from(["", "r1"]),
+    hash=st.sampled_from(["", "h1"]),
+    source=st.sampled_from(["", "s1"]),
+    words=(TEXT | st.sampled_from(["RED", "DER", "lü", "I"])).map(split_words),
+)
+
+
+def database() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL)")
+    for migration in (*COMMON, *MIGRATIONS):
+        connection.executescript(migration.sql)
+    return connection
+
+
+@pytest.mark.parametrize("few", [0, 2, 2000])  # always walk, walk or sort, always sort
+def test_a_list_is_what_the_rules_say_in_every_order_and_page_size(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "_FEW", few)
+    monkeypatch.setattr(sql, "_MANY", few * 2)
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(MODELS, QUERIES, st.sampled_from(Order), st.booleans(), st.integers(1, 5))
+    def check(
+        records: list[dict[str, Any]], query: Query, order: Order, descending: bool, limit: int
+    ) -> None:
+        connection = database()
+        models = []
+        for number, fields in enumerate(records):
+            model = Model(key=f"{number:032x}", **fields)
+            model.path = f"{'' if model.root_id else '/'}{number}"
+            model.create_time.FromMicroseconds(number // 2)
+            _Transaction(connection).put(model, [])
+            models.append(model)
+        found: list[str] = []
+        after: Sequence[Any] = ()
+        while rows := list(sql.select_models(connection, query, order, descending, after, limit)):
+            found += [Model.FromString(row[0]).key for row in rows]
+            after = rows[-1][1:]
+        expected = [model for model in models if query.matches(model)]
+        expected.sort(
+            key=lambda model: tuple(convert.to_columns(model)[column] for column in order.value),
+            reverse=descending,
+        )
+        assert found == [model.key for model in expected]
+        connection.close()
+
+    check()
+
+
+def test_a_changed_record_is_found_by_its_new_values_only() -> None:
+    connection = database()
+    transaction = _Transaction(connection)
+    model = Model(key="k", name="old", base="sd-1", path="/p", tags=["t1"], description="first words")
+    transaction.put(model, [])
+    model.name, model.base, model.description = "new", "sdxl", "second words"
+    model.tags[:] = ["t2"]
+    transaction.put(model, None)
+
+    def count(**fields: Any) -> int:
+        rows = sql.select_models(connection, Query(**fields), Order.NAME, False, (), 10)
+        return len(list(rows))
+
+    olds: list[dict[str, Any]] = [
+        {"name": "old"},
+        {"bases": frozenset(["sd-1"])},
+        {"tags": frozenset(["t1"])},
+        {"words": ("first",)},
+    ]
+    news: list[dict[str, Any]] = [
+        {"name": "new"},
+        {"bases": frozenset(["sdxl"])},
+        {"tags": frozenset(["t2"])},
+        {"words": ("second",)},
+    ]
+    assert [count(**old) for old in olds] == [0, 0, 0, 0]
+    assert [count(**new) for new in news] == [1, 1, 1, 1]
+    transaction.remove("k")
+    assert count() == count(words=("second",)) == 0
+    for table in ("model_bases", "model_tags", "model_files"):
+        assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+    connection.close()
+
+
+def test_words_are_folded_and_text_is_limited() -> None:
+    assert split_words("  STRASSE straße x ") == ("strasse", "x")
+    assert "straße".casefold() in search_text(Model(name="Große STRASSE"))
+    assert len(search_text(Model(description="x" * 100_000))) == 65_536
+
+
+async def test_gets_that_come_together_share_a_read_and_each_sees_what_was_there_before_it() -> None:
+    stored = {"a": b"1"}
+    reads: list[list[str]] = []
+
+    async def read_many(keys: Sequence[str]) -> Mapping[str, bytes]:
+        reads.append(sorted(keys))
+        seen = dict(stored)
+        await asyncio.sleep(0.01)
+        return seen
+
+    gatherer = Gatherer(read_many)
+    first = asyncio.gather(*(gatherer.get(key) for key in ("a", "b", "a")))
+    await asyncio.sleep(0.005)
+    stored["b"] = b"2"
+    second = asyncio.gather(*(gatherer.get(key) for key in ("a", "b")))
+    assert await first == [b"1", None, b"1"]
+    assert await second == [b"1", b"2"]
+    assert reads == [["a", "b"], ["a", "b"]]
+    await asyncio.sleep(0.005)
+    assert await gatherer.get("b") == b"2"
+
+
+async def test_a_failed_or_cancelled_get_harms_no_other() -> None:
+    fail = True
+
+    async def read_many(keys: Sequence[str]) -> Mapping[str, bytes]:
+        await asyncio.sleep(0.005)
+        if fail:
+            raise RuntimeError("no")
+        return dict.fromkeys(keys, b"x")
+
+    gatherer = Gatherer(read_many)
+    results = await asyncio.gather(gatherer.get("a"), gatherer.get("b"), return_exceptions=True)
+    assert [type(result) for result in results] == [RuntimeError, RuntimeError]
+    fail = False
+    leaving = asyncio.ensure_future(gatherer.get("a"))
+    staying = asyncio.ensure_future(gatherer.get("a"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert await staying == b"x"
+
+
+async def test_batches_of_any_size_are_read(data_dir: Any) -> None:
+    store = await SqliteRecordStore.open(data_dir / "r.db")
+
+    def fill(conn: sqlite3.Connection) -> None:
+        for number in range(1500):
+            _Transaction(conn).put(Model(key=f"{number:032x}", name="n", path=f"/{number}"), None)
+
+    await store.db.write(fill)
+    keys = [f"{number:032x}" for number in range(1500)]
+    assert list(await store.get_many(keys)) == keys
+    assert await store.get_many(["missing"]) == {}
+    found = await asyncio.gather(*(store.get(key) for key in (*keys, "missing")))
+    assert [Model.FromString(message).key for message in found if message is not None] == keys
+    assert found[-1] is None
+    await store.close()
