@@ -1,0 +1,1 @@
+"""DownloadService: fetches files, remembers how far it is, and hands over only what it has checked."""

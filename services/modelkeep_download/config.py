@@ -1,0 +1,53 @@
+"""Settings of DownloadService."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from modelkeep_common.settings import ServiceSettings
+
+
+class DownloadSettings(ServiceSettings):
+    """What DownloadService can be told, besides what every service can."""
+
+    service: ClassVar[str] = "download"
+
+    port: int = Field(50052, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    download_roots: tuple[Path, ...] = Field(
+        (), description="Folders that downloads may be written beneath; <data-dir>/models when unset."
+    )
+    import_roots: tuple[Path, ...] = Field(
+        (), description="Folders that local sources may be taken from, besides the download roots."
+    )
+    allow_any_import_root: bool = Field(False, description="Let local sources lie anywhere on this host.")
+    allow_private_addresses: bool = Field(
+        False,
+        description="Ask private, loopback and link-local addresses too; for closed networks.",
+    )
+    max_parallel_downloads: int = Field(5, ge=1, le=100, description="Downloads at once, of all queues.")
+    max_jobs: int = Field(100_000, ge=1, description="Jobs kept that have not ended; more are QUEUE_FULL.")
+    checkpoint_bytes: int = Field(
+        16 << 20, ge=64 << 10, description="Bytes after which progress is made durable, at the latest."
+    )
+    checkpoint_s: float = Field(1.0, gt=0, description="Seconds after which progress is made durable.")
+    connect_timeout_s: float = Field(10, gt=0, description="Seconds to connect to one address.")
+    headers_timeout_s: float = Field(30, gt=0, description="Seconds until an answer's headers are complete.")
+    stall_timeout_s: float = Field(30, gt=0, description="Seconds without (or with hardly any) bytes.")
+    min_bytes_per_second: int = Field(
+        1024, ge=0, description="Rate below which a connection counts as stalled, over stall_timeout_s."
+    )
+    max_attempts: int = Field(8, ge=1, description="Tries in a row without a byte gained before a job fails.")
+    retry_base_s: float = Field(1.0, ge=0, description="Delay before the first retry; doubles with each one.")
+    retry_cap_s: float = Field(60.0, ge=0, description="Longest delay by back-off alone.")
+    max_retry_after_s: float = Field(600.0, ge=0, description="Longest delay that a source may ask for.")
+    max_redirects: int = Field(10, ge=0, le=50, description="Redirects followed for one request.")
+    disk_reserve_bytes: int = Field(64 << 20, ge=0, description="Room that downloads leave on a file system.")
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The download roots in force, absolute."""
+        roots = self.download_roots or (self.data_dir / "models",)
+        return tuple(Path(root).expanduser().resolve() for root in roots)

@@ -1,0 +1,58 @@
+"""File names from strangers: one safe component, or none."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import unicodedata
+from email.message import Message
+from urllib.parse import unquote, urlsplit
+
+_MAX_BYTES = 240  # 255 less room for suffixes
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|\Z)", re.IGNORECASE)
+_FORBIDDEN = frozenset('/\\:*?"<>|')
+
+
+def is_safe_component(name: str) -> bool:
+    """Whether a name is one component that is harmless on every common file system.
+
+    No separators, no `.` or `..`, not hidden, no control or format characters, no drive letters and
+    reserved device names, no blank or dot at its end, at most 240 bytes.
+    """
+    if not name or name[0] == "." or name[-1] in ". " or name[0] == " " or len(name.encode()) > _MAX_BYTES:
+        return False
+    if any(c in _FORBIDDEN or unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in name):
+        return False
+    return not _RESERVED.match(name)
+
+
+def name_from_disposition(value: str | None) -> str:
+    """The file name in a Content-Disposition header (RFC 6266), as one safe component, or "".
+
+    A path is cut to its last component; what then is not safe is ignored.
+    """
+    if not value:
+        return ""
+    message = Message()
+    message["content-disposition"] = value
+    try:
+        name = message.get_filename("") or ""
+    except (LookupError, ValueError):
+        return ""
+    with contextlib.suppress(UnicodeError):  # http.client reads headers as Latin-1; many servers send UTF-8
+        name = name.encode("latin-1").decode("utf-8")
+    name = re.split(r"[/\\]", name)[-1].strip()
+    return name if is_safe_component(name) else ""
+
+
+def name_from_url(url: str) -> str:
+    """The last component of a URL's path, percent-decoded, if it is safe, or ""."""
+    name = unquote(urlsplit(url).path.rsplit("/", 1)[-1]).strip()
+    return name if is_safe_component(name) else ""
+
+
+def choose_name(job_id: int, header_name: str, source_url: str, final_url: str) -> str:
+    """The header's name, else that of the URL (one with a suffix rather than one without), else the id's."""
+    source, final = name_from_url(source_url), name_from_url(final_url)
+    by_url = next((name for name in (source, final) if "." in name), source or final)
+    return header_name or by_url or f"download-{job_id}"

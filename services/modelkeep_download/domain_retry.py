@@ -1,0 +1,115 @@
+"""What an HTTP status means for a job, and how long to wait before the next try. Pure."""
+
+from __future__ import annotations
+
+import random
+import time
+from email.utils import parsedate_to_datetime
+
+from modelkeep.exceptions import (
+    ModelkeepError,
+    SourceNotFoundException,
+    TokenRejectedException,
+    TokenRequiredException,
+)
+
+#: Statuses below 500 after which the same request may succeed; from 500 on all but 501 and 505 may.
+TRANSIENT_STATUSES = frozenset(
+    {408, 421, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524, 529}
+)
+REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+
+
+class TransientError(Exception):
+    """The source failed in a way that may pass: try again.
+
+    Attributes:
+        retry_after: Seconds that the source asks to wait, or None.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
+
+
+class StartOver(Exception):
+    """What has been fetched cannot be gone on with: fetch from the first byte.
+
+    Attributes:
+        changed: The source has another object than before (as opposed to one that it cannot resume).
+    """
+
+    def __init__(self, message: str, *, changed: bool) -> None:
+        super().__init__(message)
+        self.message = message
+        self.changed = changed
+
+
+def parse_retry_after(value: str | None, now: float | None = None) -> float | None:
+    """Seconds to wait by a Retry-After header: a number of seconds or an HTTP date; None if unusable."""
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:12])
+    try:
+        moment = parsedate_to_datetime(value).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return max(0.0, moment - (time.time() if now is None else now))
+
+
+def delay_before(
+    attempt: int, retry_after: float | None, *, base: float, cap: float, longest: float
+) -> float:
+    """Seconds before try number `attempt` + 1: exponential with full jitter in its upper half.
+
+    Args:
+        attempt: How many tries failed since the last progress, from 1.
+        retry_after: What the source asked for; it wins where it is longer, up to `longest`.
+        base: Mean of the first delay, roughly.
+        cap: Longest delay by back-off alone.
+        longest: Longest delay that a source may ask for.
+    """
+    backoff = min(cap, base * 2.0 ** min(attempt - 1, 30)) * random.uniform(0.5, 1.0)
+    return backoff if retry_after is None else max(backoff, min(retry_after, longest))
+
+
+def status_error(
+    status: int, *, host: str, at_source: bool, had_token: bool, retry_after: str | None
+) -> Exception:
+    """The exception for a status that is neither success nor a redirect.
+
+    Args:
+        status: The HTTP status.
+        host: Host that answered, for the message.
+        at_source: Whether it is the source's own host, the only one that saw the token.
+        had_token: Whether a token was sent.
+        retry_after: The Retry-After header, if any.
+    """
+    facts = {"host": host, "status": str(status)}
+    if status in TRANSIENT_STATUSES or (status >= 500 and status not in (501, 505)):
+        return TransientError(f"{host} answers {status}", parse_retry_after(retry_after))
+    if status in (401, 403):
+        return _access_error(status, facts, at_source=at_source, had_token=had_token)
+    if status in (404, 410):
+        return SourceNotFoundException(f"{host} answers {status}: there is no such file", metadata=facts)
+    return SourceNotFoundException(f"{host} answers {status} and serves no file", metadata=facts)
+
+
+def _access_error(
+    status: int, facts: dict[str, str], *, at_source: bool, had_token: bool
+) -> ModelkeepError | TransientError:
+    host = facts["host"]
+    if not at_source:
+        # A storage host behind a redirect: its signed address has run out. Ask the source anew.
+        return TransientError(f"{host} answers {status} to the address that the source gave")
+    if had_token:
+        return TokenRejectedException(
+            f"{host} answers {status} to this access token; check that it is valid and may read the file",
+            metadata=facts,
+        )
+    return TokenRequiredException(
+        f"{host} answers {status}; it wants an access token: create the download with one", metadata=facts
+    )

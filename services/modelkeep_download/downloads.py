@@ -1,0 +1,330 @@
+"""The calls of DownloadService on domain types: what each may do, and in which transaction. Knows no gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from modelkeep.exceptions import FieldInvalidException, FieldViolation, QueueFullException
+from modelkeep_common.changes import resume_token
+from modelkeep_common.db import Database
+from modelkeep_common.paths import AllowedRoots
+from modelkeep_download import files
+from modelkeep_download.domain import (
+    Job,
+    JobSpec,
+    JobState,
+    SecretKind,
+    SourceKind,
+    Stage,
+    check_etag,
+    to_cancel,
+    to_pause,
+    to_start,
+    to_update,
+    token_required,
+)
+from modelkeep_download.domain_names import is_safe_component
+from modelkeep_download.domain_sources import bad_source, check_sha256, parse_url
+from modelkeep_download.local import source_missing
+from modelkeep_download.scheduler import Scheduler
+from modelkeep_download.store import COLLECTION, JobFilter, JobStore
+from modelkeep_download.transfer import Credentials
+
+#: Jobs that one answer of `wait` holds at most.
+MAX_WAITED = 1000
+
+
+@dataclass(frozen=True)
+class NewDownload:
+    """What a caller asks for, as it came. Its repr shows no secrets."""
+
+    url: str = field(default="", repr=False)
+    path: str = ""
+    copy: bool = False
+    destination: str = ""
+    filename: str = ""
+    queue: str = ""
+    priority: int = 10
+    start: bool = True
+    preserve_partial: bool = False
+    expected_sha256: str = ""
+    access_token: str = field(default="", repr=False)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+#: Runs the work inside a transaction, or replays an earlier answer: (answer, whether it was replayed).
+Once = Callable[[sqlite3.Connection, Callable[[], bytes]], tuple[bytes, bool]]
+
+
+class Downloads:
+    """The jobs of one service.
+
+    Args:
+        roots: Where downloads may go.
+        sources: Where local sources may lie.
+        max_jobs: How many jobs may not have ended.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        store: JobStore,
+        scheduler: Scheduler,
+        *,
+        roots: AllowedRoots,
+        sources: AllowedRoots,
+        max_jobs: int,
+    ) -> None:
+        self._db, self._store, self._scheduler = db, store, scheduler
+        self._roots, self._sources, self._max_jobs = roots, sources, max_jobs
+        self._changed = asyncio.Event()
+        db.add_commit_listener(self._wake)
+
+    async def create(self, new: NewDownload, once: Once, encode: Callable[[Job], bytes]) -> bytes:
+        """Make a job, or answer as the same request was answered before; returns the encoded answer.
+
+        Raises:
+            FieldInvalidException, ForbiddenPathException, SourceNotFoundException,
+            DestinationExistsException, QueueFullException, RequestIdReusedException
+        """
+        spec, credentials, secret = await asyncio.to_thread(self._spec, new)
+        made: list[Job] = []
+
+        def run_once(conn: sqlite3.Connection) -> bytes:
+            def run() -> bytes:
+                self._check_target(spec)
+                if self._store.open_count(conn) >= self._max_jobs:
+                    raise QueueFullException(
+                        f"{self._max_jobs} downloads have not ended yet; cancel some, or wait",
+                        metadata={"limit": str(self._max_jobs)},
+                        retry_after=60,
+                    )
+                made.append(self._store.insert(conn, spec, secret))
+                return encode(made[0])
+
+            return once(conn, run)[0]
+
+        answer = await self._db.write(run_once)
+        for job in made:
+            if secret is not SecretKind.NONE:
+                self._scheduler.credentials[job.id] = credentials
+            self._scheduler.poke(job)
+        return answer
+
+    async def get(self, job_id: int) -> Job:
+        """One job, with its live bytes."""
+        return self._scheduler.live(await self._db.read(lambda conn: self._store.get(conn, job_id)))
+
+    async def list_page(self, wanted: JobFilter, *, after: int, limit: int) -> tuple[list[Job], str]:
+        """Jobs by id after `after`, and the resume token of that moment."""
+
+        def read(conn: sqlite3.Connection) -> tuple[list[Job], str]:
+            jobs = list(self._store.list(conn, wanted, after=after, limit=limit))
+            return jobs, resume_token(conn, COLLECTION)
+
+        jobs, token = await self._db.read(read)
+        return [self._scheduler.live(job) for job in jobs], token
+
+    def snapshot(self, conn: sqlite3.Connection) -> list[Job]:
+        """All jobs, for a watch; on a reader's thread."""
+        return [self._scheduler.live(job) for job in self._store.list(conn, JobFilter())]
+
+    async def start(self, job_id: int, *, access_token: str = "", source_url: str = "") -> Job:
+        """Put a job into the queue, with new secrets if some are given.
+
+        Raises:
+            UnknownJobIDException, WrongStateException, FieldInvalidException, TokenRequiredException
+        """
+        job = await self.get(job_id)
+        to_start(job, job.enqueue_order)  # refuse before anything is remembered
+        credentials, secret = self._renewed(job, access_token, source_url)
+
+        def write(conn: sqlite3.Connection) -> Job:
+            order = self._store.next_order(conn)
+            return self._store.change(conn, job_id, lambda job: replace(to_start(job, order), secret=secret))
+
+        if secret is not SecretKind.NONE:
+            self._scheduler.credentials[job_id] = credentials
+        return self._poked(await self._db.write(write))
+
+    async def pause(self, job_id: int) -> Job:
+        """Pause a job; returns when its connection is closed and its bytes are durable."""
+        job = self._poked(await self._change(job_id, to_pause))
+        while job.stage is Stage.PAUSING:
+            changed = self._changed
+            job = await self.get(job_id)
+            if job.stage is Stage.PAUSING:
+                await changed.wait()
+        return job
+
+    async def cancel(self, job_id: int) -> Job:
+        """Cancel a job; it may still be on its way to CANCELLED."""
+        return self._poked(await self._change(job_id, to_cancel))
+
+    async def update(
+        self, job_id: int, *, etag: str, priority: int | None, preserve_partial: bool | None
+    ) -> Job:
+        """Change a job's priority or what happens to its partial file."""
+
+        def transition(job: Job) -> Job:
+            check_etag(job, etag)
+            return to_update(job, priority=priority, preserve_partial=preserve_partial)
+
+        return self._poked(await self._change(job_id, transition))
+
+    async def prune(self, queue: str) -> int:
+        """Forget the ended jobs of a queue, and remove what they left in their staging folders."""
+        jobs = await self._db.write(lambda conn: self._store.prune(conn, queue))
+        for job in jobs:
+            if job.staging:
+                await asyncio.to_thread(files.remove_staging, job.staging)
+        return len(jobs)
+
+    async def wait(self, queue: str, ids: Sequence[int], timeout_s: float) -> tuple[list[Job], bool]:
+        """Wait until jobs have ended, or the time-out.
+
+        Args:
+            queue: All jobs of this queue that have not ended, if there are no ids.
+            ids: These jobs.
+            timeout_s: Longest wait in seconds.
+
+        Returns:
+            The jobs waited for, at most 1,000 of them, and whether all have ended.
+
+        Raises:
+            UnknownJobIDException: One of the ids is no job's, or was pruned meanwhile.
+        """
+        open_states = [state for state in JobState if not state.terminal]
+        if ids:
+            wanted = sorted(set(ids))
+            await self._db.read(lambda conn: [self._store.get(conn, job_id) for job_id in wanted])
+        else:
+            wanted = await self._db.read(
+                lambda conn: [job.id for job in self._store.list(conn, JobFilter(queue, open_states))]
+            )
+        pending = wanted
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    changed = self._changed
+                    pending = [job.id for job in await self._read(pending, open_states)]
+                    if not pending:
+                        break
+                    await changed.wait()
+        except TimeoutError:
+            pass
+        jobs = await self._read(wanted[:MAX_WAITED], None)
+        return [self._scheduler.live(job) for job in jobs], not pending
+
+    async def _read(self, ids: Sequence[int], states: Iterable[JobState] | None) -> list[Job]:
+        among = None if states is None else list(states)
+
+        def read(conn: sqlite3.Connection) -> list[Job]:
+            return [
+                job
+                for first in range(0, len(ids), 500)
+                for job in self._store.list(conn, JobFilter(states=among, ids=ids[first : first + 500]))
+            ]
+
+        return await self._db.read(read)
+
+    async def _change(self, job_id: int, transition: Callable[[Job], Job]) -> Job:
+        return await self._db.write(lambda conn: self._store.change(conn, job_id, transition))
+
+    def _poked(self, job: Job) -> Job:
+        self._scheduler.poke(job)
+        return self._scheduler.live(job)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _renewed(self, job: Job, access_token: str, source_url: str) -> tuple[Credentials, SecretKind]:
+        held = self._scheduler.credentials.get(job.id)
+        url, userinfo, token = job.spec.source, "", access_token or (held.token if held else None)
+        url_secret = False
+        if source_url:
+            parsed = parse_url(source_url, "source_url")
+            if job.spec.kind is not SourceKind.URL or parsed.shown != job.spec.source:
+                raise bad_source("this is not the job's own source", "source_url")
+            url, userinfo, url_secret = parsed.url, parsed.userinfo, parsed.has_secret
+        elif held is not None:
+            url, userinfo = held.url, held.userinfo
+            url_secret = job.secret in (SecretKind.SOURCE_URL, SecretKind.BOTH)
+        have = SecretKind.of(url=url_secret, token=bool(token))
+        lacks_url = job.secret in (SecretKind.SOURCE_URL, SecretKind.BOTH) and not url_secret
+        lacks_token = job.secret in (SecretKind.ACCESS_TOKEN, SecretKind.BOTH) and not token
+        if (lacks_url or lacks_token) and not job.complete:
+            raise token_required(job)
+        return Credentials(url, userinfo, token or None), have
+
+    def _spec(self, new: NewDownload) -> tuple[JobSpec, Credentials, SecretKind]:
+        """Check a request against the file system; blocking."""
+        if not new.url and not new.path:
+            raise bad_source("must name a url or a local_path")
+        destination, is_folder = self._destination(new)
+        if new.url:
+            parsed = parse_url(new.url, "source.url")
+            credentials = Credentials(parsed.url, parsed.userinfo, new.access_token or None)
+            secret = SecretKind.of(url=parsed.has_secret, token=bool(new.access_token))
+            kind, source = SourceKind.URL, parsed.shown
+        else:
+            path = self._local_source(new.path)
+            if destination.is_relative_to(path):
+                raise bad_source("the destination lies inside the source", "destination")
+            credentials, secret = Credentials(str(path)), SecretKind.NONE
+            kind, source = SourceKind.PATH, str(path)
+        spec = JobSpec(
+            queue=new.queue,
+            kind=kind,
+            source=source,
+            destination=destination,
+            destination_is_folder=is_folder,
+            filename=new.filename,
+            root=next(root for root in self._roots.roots if destination.is_relative_to(root)),
+            priority=new.priority,
+            preserve_partial=new.preserve_partial,
+            copy=new.copy,
+            expected_sha256=check_sha256(new.expected_sha256),
+            start=new.start,
+            labels=dict(new.labels),
+        )
+        return spec, credentials, secret
+
+    def _destination(self, new: NewDownload) -> tuple[Path, bool]:
+        destination = self._roots.resolve(new.destination)
+        is_folder = bool(new.filename) or new.destination.endswith("/") or destination.is_dir()
+        if new.filename and not is_safe_component(new.filename):
+            raise _bad_field("filename", "must be one plain name: no '/', not hidden, no control characters")
+        if not is_folder and not is_safe_component(destination.name):
+            raise _bad_field("destination", "must end with a plain file name, or with '/' for a folder")
+        if is_folder and destination.exists() and not destination.is_dir():
+            raise files.destination_exists(destination)
+        return destination, is_folder
+
+    def _local_source(self, text: str) -> Path:
+        path = self._sources.resolve(text)
+        if not path.exists():
+            raise source_missing(path)
+        if not path.is_dir() and not path.is_file():
+            raise bad_source("neither a file nor a folder", "source.local_path.path")
+        if path in self._roots.roots or not os.access(path, os.R_OK):
+            raise bad_source("cannot be read, or is one of the service's own roots", "source.local_path.path")
+        return path
+
+    @staticmethod
+    def _check_target(spec: JobSpec) -> None:
+        """Refuse a destination that is taken, as far as its name is known."""
+        name = spec.filename or (Path(spec.source).name if spec.kind is SourceKind.PATH else "")
+        target = spec.destination / name if spec.destination_is_folder and name else spec.destination
+        if (name or not spec.destination_is_folder) and files.inode_of(target) is not None:
+            raise files.destination_exists(target)
+
+
+def _bad_field(name: str, description: str) -> FieldInvalidException:
+    return FieldInvalidException(f"{name} cannot be used", violations=[FieldViolation(name, description)])

@@ -1,0 +1,183 @@
+"""The file system's part of a job: staging folder, room on the disk, delivery without replacing, quarantine.
+
+A job's partial file lies in `<root>/.staging/download-<id>/`, on the destination's own file system, so
+that delivery is one rename. Folders are opened beneath their root component by component without
+following symbolic links.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from modelkeep.exceptions import DestinationExistsException, DiskFullException, ForbiddenPathException
+
+PARTIAL = "data"
+QUARANTINED = "quarantined"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_RENAME_NOREPLACE = 1
+_renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+
+
+def forbidden(path: Path) -> ForbiddenPathException:
+    """The error for a path that leads out of every allowed root."""
+    return ForbiddenPathException(f"{path} lies outside the allowed folders", metadata={"path": str(path)})
+
+
+def destination_exists(path: Path) -> DestinationExistsException:
+    """The error for a destination that is taken."""
+    return DestinationExistsException(
+        f"{path} exists and is not replaced; remove it, or choose another name", metadata={"path": str(path)}
+    )
+
+
+def open_folder(root: Path, folder: Path, *, create: bool = False) -> int:
+    """Descriptor of a folder beneath (or equal to) a root; the caller closes it.
+
+    Raises:
+        ForbiddenPathException: It is not beneath the root, or a symbolic link is on the way.
+        FileNotFoundError: It does not exist and `create` is false.
+    """
+    try:
+        parts = folder.relative_to(root).parts
+    except ValueError:
+        raise forbidden(folder) from None
+    if ".." in parts:
+        raise forbidden(folder)
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in parts:
+            try:
+                below = os.open(part, _FOLDER, dir_fd=fd)
+            except FileNotFoundError:
+                if not create:
+                    raise
+                try:
+                    os.mkdir(part, 0o755, dir_fd=fd)
+                    os.fsync(fd)
+                except FileExistsError:
+                    pass
+                below = os.open(part, _FOLDER, dir_fd=fd)
+            os.close(fd)
+            fd = below
+    except OSError as error:
+        os.close(fd)
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise forbidden(folder) from error
+        raise
+    return fd
+
+
+def make_staging(root: Path, destination: Path, job_id: int) -> Path:
+    """Make (or find) the staging folder of a job whose destination lies beneath the root."""
+    base = root
+    existing = destination
+    while not existing.is_dir():
+        existing = existing.parent
+    if existing.stat().st_dev != root.stat().st_dev:
+        base = existing  # another file system is mounted inside the root
+    folder = base / ".staging" / f"download-{job_id}"
+    os.close(open_folder(root, folder, create=True))
+    return folder
+
+
+def remove_staging(staging: str) -> None:
+    """Remove a job's staging folder with all in it; nothing else can ever be meant."""
+    folder = Path(staging)
+    if staging and folder.parent.name == ".staging" and folder.name.startswith("download-"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_room(folder: Path, needed: int, reserve: int) -> None:
+    """Raise DiskFullException unless the folder's file system has room for so many bytes and the reserve."""
+    room = os.statvfs(folder)
+    free = room.f_bavail * room.f_frsize
+    if needed > 0 and free < needed + reserve:
+        raise disk_full(folder, needed=needed, free=free, reserve=reserve)
+
+
+def disk_full(folder: Path, *, needed: int = 0, free: int = 0, reserve: int = 0) -> DiskFullException:
+    """The error for a full file system."""
+    missing = max(0, needed + reserve - free)
+    return DiskFullException(
+        f"the file system of {folder} has no room for the file"
+        + (f": {missing} bytes are missing" if missing else ""),
+        metadata={
+            "path": str(folder),
+            "needed_bytes": str(needed),
+            "free_bytes": str(free),
+            "missing_bytes": str(missing),
+        },
+    )
+
+
+def inode_of(path: Path) -> tuple[int, int] | None:
+    """(device, inode) of what is at the path itself, not behind a link; None if nothing is."""
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's (or folder's) bytes durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def deliver(staged: Path, root: Path, target: Path) -> None:
+    """Rename the staged file or folder to the target beneath the root, and make that durable.
+
+    Never replaces anything. Doing it again after a crash in the middle is harmless.
+
+    Raises:
+        DestinationExistsException: Something is at the target.
+        ForbiddenPathException: The target's folder has come to lie outside the root.
+    """
+    folder = open_folder(root, target.parent, create=True)
+    try:
+        _rename_without_replacing(staged, folder, target)
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    sync_file(staged.parent)
+
+
+def _rename_without_replacing(staged: Path, folder: int, target: Path) -> None:
+    if _renameat2 is not None:
+        code = _renameat2(-100, os.fsencode(staged), folder, os.fsencode(target.name), _RENAME_NOREPLACE)
+        if code == 0:
+            return
+        number = ctypes.get_errno()
+        if number == errno.EEXIST:
+            raise destination_exists(target)
+        if number not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+            raise OSError(number, os.strerror(number), str(target))
+    # A file system without renameat2: a hard link never replaces either. Folders have no such way.
+    if stat.S_ISDIR(staged.lstat().st_mode):
+        if inode_of(target) is not None:
+            raise destination_exists(target)
+        os.rename(staged, target.name, dst_dir_fd=folder)
+        return
+    try:
+        os.link(staged, target.name, dst_dir_fd=folder, follow_symlinks=False)
+    except FileExistsError:
+        if inode_of(target) != inode_of(staged):
+            raise destination_exists(target) from None
+    os.unlink(staged)
+
+
+def quarantine(staging: Path) -> Path:
+    """Set a wrong file apart inside its staging folder; returns where it is."""
+    kept = staging / QUARANTINED
+    os.replace(staging / PARTIAL, kept)
+    sync_file(staging)
+    return kept

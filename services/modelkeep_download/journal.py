@@ -1,0 +1,128 @@
+"""What a running try records about its job: called on the try's thread, carried out on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from modelkeep_download import files
+from modelkeep_download.domain import Job, Stage, at_stage, started_over
+from modelkeep_download.domain_names import choose_name
+from modelkeep_download.domain_progress import ProgressMeter
+from modelkeep_download.transfer import Head
+
+T = TypeVar("T")
+
+
+class JobRecords(Protocol):
+    """Where the journal's notes go; its methods belong to the event loop."""
+
+    async def change(self, job_id: int, transition: Callable[[Job], Job]) -> Job:
+        """Apply a transition in a transaction of its own."""
+
+    async def checkpoint(self, job_id: int, bytes_done: int) -> None:
+        """Record the durable bytes."""
+
+    def tell_progress(self, job_id: int) -> None:
+        """The job's meter moved on by a step worth telling."""
+
+    def bytes_to_come(self, device: int, *, besides: int) -> int:
+        """Bytes that other running jobs will still write to a file system."""
+
+
+class JobJournal:
+    """A `modelkeep_download.runner.Journal` of one try."""
+
+    def __init__(
+        self, job: Job, records: JobRecords, loop: asyncio.AbstractEventLoop, *, disk_reserve: int
+    ) -> None:
+        self._job = job
+        self._records = records
+        self._loop = loop
+        self._disk_reserve = disk_reserve
+        self.meter = ProgressMeter(job.bytes_done, job.bytes_total)
+        #: Whether this try gained bytes, so that failures before it no longer count.
+        self.gained = False
+
+    @property
+    def job(self) -> Job:
+        """The job as it was recorded last."""
+        return self._job
+
+    def staged_in(self, staging: Path) -> None:
+        """See `Journal`."""
+        self._change(lambda job: replace(job, staging=str(staging)))
+
+    def responded(self, head: Head, *, offset: int) -> None:
+        """Record what the source says, after making sure that the file will have a place."""
+        job = self._job
+        name = job.name or choose_name(job.id, head.filename, job.spec.source, head.final_url)
+        target = replace(job, name=name).target
+        if files.inode_of(target) is not None:
+            raise files.destination_exists(target)
+        staging = Path(job.staging)
+        others = self._records.bytes_to_come(staging.stat().st_dev, besides=job.id)
+        if head.total is not None:
+            files.check_room(staging, head.total - offset, self._disk_reserve + others)
+        self.meter = ProgressMeter(offset, head.total)
+        self._change(
+            lambda job: at_stage(
+                replace(
+                    job,
+                    bytes_done=offset,
+                    bytes_total=head.total,
+                    validator=head.validator,
+                    final_url=head.final_url,
+                    content_type=head.content_type,
+                    name=name,
+                    failure=None,
+                ),
+                Stage.TRANSFERRING,
+            )
+        )
+
+    def sized(self, total: int) -> None:
+        """See `Journal`."""
+        self.meter = ProgressMeter(0, total)
+        self._change(lambda job: at_stage(replace(job, bytes_done=0, bytes_total=total), Stage.TRANSFERRING))
+
+    def advanced(self, bytes_done: int) -> None:
+        """Count, and tell a step that is worth it."""
+        self.gained = True
+        if self.meter.advance(bytes_done):
+            self._loop.call_soon_threadsafe(self._records.tell_progress, self._job.id)
+
+    def checkpoint(self, bytes_done: int) -> None:
+        """See `Observer`."""
+        self._wait(self._records.checkpoint(self._job.id, bytes_done))
+        self._job = replace(self._job, bytes_done=bytes_done)
+
+    def restarted(self, why: str, *, changed: bool) -> None:
+        """See `Observer`; raises SourceChangedException when the object changed twice."""
+        self._change(lambda job: started_over(job, changed=changed))
+
+    def delivering(self, inode: tuple[int, int], target: Path, sha256: str, *, verified: bool) -> None:
+        """See `Journal`."""
+        done = self.meter.bytes_done
+        self._change(
+            lambda job: at_stage(
+                replace(
+                    job,
+                    staged_inode=inode,
+                    sha256=sha256,
+                    verified=verified,
+                    bytes_done=done,
+                    bytes_total=done,
+                ),
+                Stage.VERIFYING,
+            )
+        )
+
+    def _change(self, transition: Callable[[Job], Job]) -> None:
+        self._job = self._wait(self._records.change(self._job.id, transition))
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()

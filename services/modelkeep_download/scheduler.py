@@ -1,0 +1,361 @@
+"""Runs the jobs: who is next, what its end means, when it tries again. Belongs to the event loop.
+
+What a job should do is in its row; calls change the row and then `poke` the scheduler, which makes the
+world agree with it. A poke that comes late or twice is harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from modelkeep.exceptions import (
+    DiskFullException,
+    ModelkeepError,
+    ServerDrainingException,
+    UnknownJobIDException,
+    UpstreamUnavailableException,
+)
+from modelkeep_common.db import Database
+from modelkeep_download import files
+from modelkeep_download.config import DownloadSettings
+from modelkeep_download.domain import (
+    Failure,
+    Job,
+    JobState,
+    SecretKind,
+    Stage,
+    begun,
+    completed,
+    ended,
+    paused_for_token,
+    restored,
+)
+from modelkeep_download.domain_queue import PriorityQueue
+from modelkeep_download.domain_retry import StartOver, TransientError, delay_before
+from modelkeep_download.journal import JobJournal
+from modelkeep_download.runner import Runner, delivered, finish_delivery
+from modelkeep_download.store import JobFilter, JobStore
+from modelkeep_download.transfer import Credentials
+from modelkeep_download.transport import Stopped, StopSignal
+
+_log = logging.getLogger(__name__)
+_RECOVER_S = 5.0
+
+
+@dataclass
+class _Run:
+    """A job that has a slot."""
+
+    stop: StopSignal = field(default_factory=StopSignal)
+    journal: JobJournal | None = None
+    task: asyncio.Task[None] | None = None
+
+
+class Scheduler:
+    """Runs at most `max_parallel_downloads` jobs at once, by priority, then in the order they came.
+
+    Args:
+        on_progress: Called with a running job whose bytes moved on.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        store: JobStore,
+        runner: Runner,
+        settings: DownloadSettings,
+        on_progress: Callable[[Job], None],
+    ) -> None:
+        self._db, self._store, self._runner, self._settings = db, store, runner, settings
+        self._on_progress = on_progress
+        self._loop = asyncio.get_running_loop()
+        self._queue = PriorityQueue()
+        self._runs: dict[int, _Run] = {}
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._failures: dict[int, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self._threads = ThreadPoolExecutor(settings.max_parallel_downloads, "modelkeep-transfer")
+        #: Secrets by job id: in this process's memory only.
+        self.credentials: dict[int, Credentials] = {}
+
+    async def open(self) -> None:
+        """Bring the jobs of an earlier process in order, and go on with them."""
+        jobs = await self._db.read(
+            lambda conn: list(
+                self._store.list(conn, JobFilter(states=[s for s in JobState if not s.terminal]))
+            )
+        )
+        done = set(await asyncio.to_thread(_finish_deliveries, jobs))
+
+        def restore(job: Job) -> Job:
+            if job.id in done:
+                return completed(job)
+            return restored(job)
+
+        unlike = [job.id for job in jobs if restore(job) != job]
+        changed = await self._db.write(
+            lambda conn: {job_id: self._store.change(conn, job_id, restore) for job_id in unlike}
+        )
+        for job in jobs:
+            self.poke(changed.get(job.id, job))
+
+    async def drain(self) -> None:
+        """Stop every transfer with its bytes durable; the rows stay as they are, for the next process."""
+        self._draining = True
+        for timer in self._timers.values():
+            timer.cancel()
+        for run in self._runs.values():
+            run.stop.stop()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        self._threads.shutdown(wait=False)
+
+    def poke(self, job: Job) -> None:
+        """Make the world agree with the job's row, as it was just written."""
+        stopping = job.stage in (Stage.PAUSING, Stage.CANCELLING)
+        if job.state is JobState.ENQUEUED and not stopping:
+            self._queue.put(job.id, job.priority, job.enqueue_order)
+        elif job.state is JobState.RUNNING and not stopping:
+            if job.id in self._queue:
+                self._queue.put(job.id, job.priority, job.enqueue_order)
+        else:
+            self._queue.discard(job.id)
+            if (timer := self._timers.pop(job.id, None)) is not None:
+                timer.cancel()
+        if stopping:
+            if (run := self._runs.get(job.id)) is not None:
+                run.stop.stop()
+            else:
+                self._spawn(self._wind_up(job.id))
+        if job.state.terminal:
+            self.credentials.pop(job.id, None)
+            self._failures.pop(job.id, None)
+        self._pump()
+
+    def live(self, job: Job) -> Job:
+        """The job with the bytes that its transfer has written beyond the durable ones, and its rate."""
+        run = self._runs.get(job.id)
+        if run is None or run.journal is None or job.state is not JobState.RUNNING:
+            return job
+        meter = run.journal.meter
+        done = max(job.bytes_done, meter.bytes_done) if job.stage is Stage.TRANSFERRING else job.bytes_done
+        return replace(job, bytes_done=done, bytes_per_second=meter.rate())
+
+    # The journal's records.
+
+    async def change(self, job_id: int, transition: Callable[[Job], Job]) -> Job:
+        """Apply a transition to a job's row."""
+        return await self._db.write(lambda conn: self._store.change(conn, job_id, transition))
+
+    async def checkpoint(self, job_id: int, bytes_done: int) -> None:
+        """Record a job's durable bytes."""
+        await self._db.write(lambda conn: self._store.checkpoint(conn, job_id, bytes_done))
+
+    def tell_progress(self, job_id: int) -> None:
+        """Pass a running job's progress on."""
+        run = self._runs.get(job_id)
+        if run is not None and run.journal is not None:
+            self._on_progress(self.live(run.journal.job))
+
+    def bytes_to_come(self, device: int, *, besides: int) -> int:
+        """Bytes that other running jobs will still write to a file system."""
+        total = 0
+        for job_id, run in list(self._runs.items()):
+            if job_id == besides or run.journal is None:
+                continue
+            job, meter = run.journal.job, run.journal.meter
+            found = files.inode_of(job.spec.root)
+            if found is not None and found[0] == device and meter.total is not None:
+                total += max(0, meter.total - meter.bytes_done)
+        return total
+
+    # Running.
+
+    def _pump(self) -> None:
+        while not self._draining and len(self._runs) < self._settings.max_parallel_downloads:
+            job_id = self._queue.pop()
+            if job_id is None:
+                return
+            if job_id not in self._runs:  # else its old run is just ending, and pokes again
+                run = self._runs[job_id] = _Run()
+                run.task = self._spawn(self._try(job_id, run))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _try(self, job_id: int, run: _Run) -> None:
+        try:
+            job = await self._db.write(lambda conn: self._begin(job_id, conn))
+            if job.state is JobState.RUNNING and job.stage is Stage.CONNECTING:
+                run.journal = JobJournal(
+                    job, self, self._loop, disk_reserve=self._settings.disk_reserve_bytes
+                )
+                job = await self._carry_through(job, run, run.journal)
+        except ServerDrainingException:
+            return
+        except Exception:
+            _log.exception("download %s: its end could not be recorded", job_id)
+            self._loop.call_later(_RECOVER_S, lambda: self._spawn(self._recover(job_id)))
+            return
+        finally:
+            del self._runs[job_id]
+        self.poke(job)
+
+    async def _recover(self, job_id: int) -> None:
+        """Take up a job again whose row could not be written (a full disk), as a new process would."""
+        if self._draining:
+            return
+        try:
+            self.poke(await self.change(job_id, restored))
+        except UnknownJobIDException:
+            return
+        except ModelkeepError:
+            self._loop.call_later(_RECOVER_S, lambda: self._spawn(self._recover(job_id)))
+
+    def _begin(self, job_id: int, conn: sqlite3.Connection) -> Job:
+        known = job_id in self.credentials
+        job = self._store.get(conn, job_id)
+        sequence = self._store.next_sequence(conn) if job.state is JobState.ENQUEUED else job.job_sequence
+        return self._store.change(
+            conn,
+            job_id,
+            lambda job: (
+                paused_for_token(job)
+                if job.secret is not SecretKind.NONE and not known and not job.complete
+                else begun(job, sequence)
+            ),
+        )
+
+    async def _carry_through(self, job: Job, run: _Run, journal: JobJournal) -> Job:
+        """Run one try on a thread and record what came of it; returns the job afterwards."""
+        credentials = self.credentials.get(job.id) or Credentials(job.spec.source)
+        _log.info("download %s runs (try %s)", job.id, job.attempt, extra={"download_id": job.id})
+        try:
+            await self._loop.run_in_executor(self._threads, self._runner.run, credentials, journal, run.stop)
+        except (Stopped, ServerDrainingException):
+            return journal.job if self._draining else await self._stopped(job.id)
+        except TransientError as error:
+            return await self._retry(job.id, error, journal)
+        except StartOver as error:
+            return await self._start_over(job.id, error, journal)
+        except ModelkeepError as error:
+            return await self._failed(job.id, error)
+        except OSError as error:
+            _log.exception("download %s: the file system fails", job.id)
+            text = f"the file system fails: {error.strerror or type(error).__name__}"
+            return await self._failed(job.id, ModelkeepError(text, metadata={"id": str(job.id)}))
+        except Exception:
+            _log.exception("download %s: unexpected error", job.id)
+            return await self._failed(job.id, ModelkeepError("unexpected error; the log has it"))
+        await asyncio.to_thread(files.remove_staging, journal.job.staging)
+        _log.info("download %s completed", job.id, extra={"download_id": job.id})
+        return await self.change(job.id, completed)
+
+    async def _retry(self, job_id: int, error: TransientError, journal: JobJournal) -> Job:
+        """Wait and try again, unless too many tries in a row gained nothing."""
+        failures = 1 if journal.gained else self._failures.get(job_id, 0) + 1
+        self._failures[job_id] = failures
+        limits = self._settings
+        problem = UpstreamUnavailableException(
+            error.message, metadata={"source": journal.job.spec.source, "attempts": str(failures)}
+        )
+        if failures >= limits.max_attempts:
+            return await self._failed(job_id, problem)
+        delay = delay_before(
+            failures,
+            error.retry_after,
+            base=limits.retry_base_s,
+            cap=limits.retry_cap_s,
+            longest=limits.max_retry_after_s,
+        )
+        return await self._wait_for_retry(job_id, problem, delay)
+
+    async def _start_over(self, job_id: int, error: StartOver, journal: JobJournal) -> Job:
+        try:
+            await asyncio.to_thread(journal.restarted, error.message, changed=error.changed)
+        except ModelkeepError as twice:
+            return await self._failed(job_id, twice)
+        return await self._retry(job_id, TransientError(error.message), journal)
+
+    async def _wait_for_retry(self, job_id: int, problem: ModelkeepError, delay: float) -> Job:
+        failure = Failure.of(problem, retry_time=time.time() + delay)
+
+        def wait(job: Job) -> Job:
+            if job.state is not JobState.RUNNING or job.stage in (Stage.PAUSING, Stage.CANCELLING):
+                return job
+            return replace(job, stage=Stage.WAITING, failure=failure, bytes_per_second=0)
+
+        job = await self.change(job_id, wait)
+        if job.stage is Stage.WAITING and not self._draining:
+            self._timers[job_id] = self._loop.call_later(
+                delay, self._due, job_id, job.priority, job.enqueue_order
+            )
+        return job
+
+    def _due(self, job_id: int, priority: int, order: int) -> None:
+        self._timers.pop(job_id, None)
+        self._queue.put(job_id, priority, order)
+        self._pump()
+
+    async def _stopped(self, job_id: int) -> Job:
+        """The thread has ended because it was told to: record the pause, or clean up and cancel."""
+        job = await self._db.read(lambda conn: self._store.get(conn, job_id))
+        if job.stage is Stage.CANCELLING:
+            await asyncio.to_thread(files.remove_staging, job.staging)
+
+        def settle(job: Job) -> Job:
+            if job.stage is Stage.CANCELLING:
+                return replace(ended(job, JobState.CANCELLED), staging="")
+            if job.stage is Stage.PAUSING:
+                return replace(job, state=JobState.PAUSED, stage=Stage.NONE, failure=None)
+            return job
+
+        return await self.change(job_id, settle)
+
+    async def _wind_up(self, job_id: int) -> None:
+        if job_id not in self._runs:
+            self.poke(await self._stopped(job_id))
+
+    async def _failed(self, job_id: int, error: ModelkeepError) -> Job:
+        job = await self._db.read(lambda conn: self._store.get(conn, job_id))
+        if job.stage is Stage.CANCELLING:
+            return await self._stopped(job_id)
+        _log.info("download %s failed: %s", job_id, error.reason, extra={"download_id": job_id})
+        failure = Failure.of(error)
+        if isinstance(error, DiskFullException) and job.bytes_done:
+            # Nothing is wrong with what is there: keep it until somebody has made room.
+            return await self.change(
+                job_id, lambda job: replace(job, state=JobState.PAUSED, stage=Stage.NONE, failure=failure)
+            )
+        keep = job.preserve_partial or "quarantined_path" in error.metadata
+        if not keep:
+            await asyncio.to_thread(files.remove_staging, job.staging)
+
+        def fail(job: Job) -> Job:
+            kept = job.staging if keep else ""
+            validator = "" if "quarantined_path" in error.metadata else job.validator
+            return replace(ended(job, JobState.ERROR, failure), staging=kept, validator=validator)
+
+        return await self.change(job_id, fail)
+
+
+def _finish_deliveries(jobs: Sequence[Job]) -> list[int]:
+    """Complete what was renamed but not recorded; the ids of those jobs."""
+    done = []
+    for job in jobs:
+        if delivered(job):
+            finish_delivery(job)
+            files.remove_staging(job.staging)
+            done.append(job.id)
+    return done

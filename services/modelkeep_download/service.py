@@ -1,0 +1,152 @@
+"""The wire of DownloadService: a few lines a method, no policy."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from modelkeep.download.v1 import download_pb2, download_service_pb2_grpc
+from modelkeep.download.v1 import download_service_pb2 as pb
+from modelkeep_common.calls import current_call
+from modelkeep_common.idempotency import fingerprint, replay_or_run
+from modelkeep_common.masks import apply_update
+from modelkeep_common.paging import clamp_page_size, decode_page_token, encode_page_token
+from modelkeep_common.watch import WatchHub, stream_frames
+from modelkeep_download import convert
+from modelkeep_download.domain import Job, check_etag, unknown_job
+from modelkeep_download.downloads import Downloads
+from modelkeep_download.store import resource_id
+
+_MUTABLE = frozenset({"priority", "preserve_partial"})
+_DEFAULT_WAIT_S, _MAX_WAIT_S = 30.0, 60.0
+_WATCH_FIELDS = frozenset({"queue", "all_queues", "ids"})
+
+
+class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
+    """See download_service.proto."""
+
+    def __init__(self, downloads: Downloads, hub: WatchHub[download_pb2.Download]) -> None:
+        self._downloads = downloads
+        self._hub = hub
+
+    async def CreateDownload(
+        self, request: pb.CreateDownloadRequest, context: Any
+    ) -> pb.CreateDownloadResponse:
+        """See the .proto."""
+        call, mark = current_call(), fingerprint(convert.without_secrets(request))
+
+        def once(conn: sqlite3.Connection, run: Callable[[], bytes]) -> tuple[bytes, bool]:
+            return replay_or_run(
+                conn, request.request_id, mark, run, method=call.method, principal=call.principal
+            )
+
+        def encode(job: Job) -> bytes:
+            return pb.CreateDownloadResponse(download=convert.job_to_proto(job)).SerializeToString()
+
+        answer = await self._downloads.create(convert.new_download(request), once, encode)
+        return pb.CreateDownloadResponse.FromString(answer)
+
+    async def GetDownload(self, request: pb.GetDownloadRequest, context: Any) -> pb.GetDownloadResponse:
+        """See the .proto."""
+        return pb.GetDownloadResponse(download=convert.job_to_proto(await self._downloads.get(request.id)))
+
+    async def ListDownloads(self, request: pb.ListDownloadsRequest, context: Any) -> pb.ListDownloadsResponse:
+        """See the .proto."""
+        mark = fingerprint(request, without=("page_token", "page_size"))
+        position = decode_page_token(request.page_token, mark)
+        size = clamp_page_size(request.page_size)
+        after = int(position[0] or 0) if position else 0
+        jobs, token = await self._downloads.list_page(
+            convert.list_filter(request), after=after, limit=size + 1
+        )
+        page = jobs[:size]
+        more = encode_page_token([page[-1].id], mark) if len(jobs) > size else ""
+        return pb.ListDownloadsResponse(
+            downloads=map(convert.job_to_proto, page), next_page_token=more, resume_token=token
+        )
+
+    async def StartDownload(self, request: pb.StartDownloadRequest, context: Any) -> pb.StartDownloadResponse:
+        """See the .proto."""
+        job = await self._downloads.start(
+            request.id, access_token=request.access_token, source_url=request.source_url
+        )
+        return pb.StartDownloadResponse(download=convert.job_to_proto(job))
+
+    async def PauseDownload(self, request: pb.PauseDownloadRequest, context: Any) -> pb.PauseDownloadResponse:
+        """See the .proto."""
+        return pb.PauseDownloadResponse(
+            download=convert.job_to_proto(await self._downloads.pause(request.id))
+        )
+
+    async def CancelDownload(
+        self, request: pb.CancelDownloadRequest, context: Any
+    ) -> pb.CancelDownloadResponse:
+        """See the .proto."""
+        return pb.CancelDownloadResponse(
+            download=convert.job_to_proto(await self._downloads.cancel(request.id))
+        )
+
+    async def UpdateDownload(
+        self, request: pb.UpdateDownloadRequest, context: Any
+    ) -> pb.UpdateDownloadResponse:
+        """See the .proto."""
+        update = request.download
+        if update.id <= 0:
+            raise unknown_job(update.id)
+        job = await self._downloads.get(update.id)
+        etag, current = update.etag, convert.job_to_proto(job)
+        check_etag(job, etag)
+        update.ClearField("etag")
+        mask = request.update_mask if request.HasField("update_mask") else None
+        immutable = frozenset(field.name for field in current.DESCRIPTOR.fields) - _MUTABLE
+        changed = apply_update(current, update, mask, mutable=_MUTABLE, immutable=immutable)
+        job = await self._downloads.update(
+            update.id,
+            etag=etag,
+            priority=current.priority if "priority" in changed else None,
+            preserve_partial=current.preserve_partial if "preserve_partial" in changed else None,
+        )
+        return pb.UpdateDownloadResponse(download=convert.job_to_proto(job))
+
+    async def PruneDownloads(
+        self, request: pb.PruneDownloadsRequest, context: Any
+    ) -> pb.PruneDownloadsResponse:
+        """See the .proto."""
+        return pb.PruneDownloadsResponse(pruned_count=await self._downloads.prune(request.queue))
+
+    async def WatchDownloads(  # type: ignore[override]  # writes to the context, where the stub expects yields
+        self, request: pb.WatchDownloadsRequest, context: Any
+    ) -> None:
+        """See the .proto."""
+        everything = request.all_queues and not request.ids
+        watch = self._hub.watch(
+            resume_token=request.resume_token,
+            matches=None if everything else _matcher(request),
+            snapshot=self._snapshot,
+            skip_snapshot=request.skip_snapshot,
+            bookmark_interval_s=request.bookmark_interval.ToTimedelta().total_seconds(),
+        )
+        await stream_frames(context, watch, convert.frame_to_proto)
+
+    async def WaitDownloads(self, request: pb.WaitDownloadsRequest, context: Any) -> pb.WaitDownloadsResponse:
+        """See the .proto."""
+        asked = request.timeout.ToTimedelta().total_seconds() if request.HasField("timeout") else None
+        timeout = min(_DEFAULT_WAIT_S if asked is None else max(0.0, asked), _MAX_WAIT_S)
+        left = current_call().time_remaining()
+        if left is not None:
+            timeout = min(timeout, max(0.0, left - 0.2))  # answer before the caller gives up
+        jobs, done = await self._downloads.wait(request.queue, request.ids, timeout)
+        return pb.WaitDownloadsResponse(downloads=map(convert.job_to_proto, jobs), done=done)
+
+    def _snapshot(self, conn: sqlite3.Connection) -> Iterable[tuple[str, download_pb2.Download]]:
+        return [(resource_id(job.id), convert.job_to_proto(job)) for job in self._downloads.snapshot(conn)]
+
+
+def _matcher(request: pb.WatchDownloadsRequest) -> Callable[[download_pb2.Download], bool]:
+    ids, queue, all_queues = frozenset(request.ids), request.queue, request.all_queues
+
+    def matches(download: download_pb2.Download) -> bool:
+        return (all_queues or download.queue == queue) and (not ids or download.id in ids)
+
+    return matches

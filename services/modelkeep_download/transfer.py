@@ -1,0 +1,326 @@
+"""The data path of a URL job: bytes from a source into the partial file, hashed on their way.
+
+`Transfer` is the seam: an engine with several connections replaces `HttpTransfer` without a change to
+the queue, the store, or the delivery. A transfer runs on a thread of its own and blocks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Protocol
+
+from modelkeep.exceptions import NotAModelFileException
+from modelkeep_download.domain_names import name_from_disposition
+from modelkeep_download.domain_retry import StartOver, TransientError
+from modelkeep_download.domain_sources import without_query
+from modelkeep_download.transport import HttpTransport, Response, StopSignal, describe
+
+BUFFER_BYTES = 1024 * 1024
+_HTML_TYPES = ("text/html", "application/xhtml+xml")
+_HTML_STARTS = (b"<!doctype html", b"<html")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the source says about the object before its first byte."""
+
+    #: Size of the whole object in bytes; None if the source does not say.
+    total: int | None
+    #: For If-Range; "" if the object cannot be gone on with later.
+    validator: str
+    #: One safe component, or "".
+    filename: str
+    #: The address that served the object, without query and credentials.
+    final_url: str
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """The partial file, and from where it may be gone on with."""
+
+    path: Path
+    offset: int
+    total: int | None
+    validator: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The URL with its secrets, and what goes with it. Lives in memory only; its repr shows nothing."""
+
+    url: str
+    userinfo: str = ""
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return "Credentials(…)"
+
+
+class Observer(Protocol):
+    """Who hears how a transfer goes. Called on the transfer's thread; each call may raise to end it."""
+
+    def responded(self, head: Head, *, offset: int) -> None:
+        """The source answered and serves from `offset`; returns when that is durable."""
+
+    def advanced(self, bytes_done: int) -> None:
+        """So many bytes of the object are written, though not yet durable. Called often; must be quick."""
+
+    def checkpoint(self, bytes_done: int) -> None:
+        """So many bytes are on the disk; returns when that is recorded."""
+
+    def restarted(self, why: str, *, changed: bool) -> None:
+        """The transfer begins again at the first byte; returns when that is recorded."""
+
+
+class Transfer(Protocol):
+    """A way to fetch an object."""
+
+    def run(self, source: Credentials, partial: Partial, observer: Observer, stop: StopSignal) -> str:
+        """Fetch all bytes that the partial file lacks and return the SHA-256 of the whole, in hexadecimal.
+
+        On return the file has all its bytes, though the last of them need not be durable. On an
+        exception what was written is durable and recorded by `checkpoint`.
+
+        Raises:
+            TransientError: Try again from the last checkpoint.
+            StartOver: Try again from the first byte.
+            ModelkeepError: It will not work.
+            Stopped: stop() was called.
+        """
+
+
+class HttpTransfer:
+    """One connection, a 1 MiB buffer, SHA-256 on the way, a checkpoint every 16 MiB or second."""
+
+    def __init__(
+        self, transport: HttpTransport, *, checkpoint_bytes: int = 16 << 20, checkpoint_s: float = 1.0
+    ) -> None:
+        self._transport = transport
+        self._checkpoint_bytes = checkpoint_bytes
+        self._checkpoint_s = checkpoint_s
+
+    def run(self, source: Credentials, partial: Partial, observer: Observer, stop: StopSignal) -> str:
+        """See `Transfer.run`."""
+        fd = os.open(partial.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            offset = partial.offset if partial.validator else 0
+            if os.fstat(fd).st_size < offset:
+                offset = 0  # the file system lost what was recorded
+            if partial.offset and not offset:
+                observer.restarted("the partial file cannot be gone on with", changed=False)
+            os.ftruncate(fd, offset)
+            digest = digest_of(fd, offset, stop)
+            if offset and offset == partial.total:
+                return digest.hexdigest()
+            return self._fetch(fd, digest, offset, source, partial, observer, stop)
+        finally:
+            os.close(fd)
+
+    def _fetch(
+        self,
+        fd: int,
+        digest: hashlib._Hash,
+        offset: int,
+        source: Credentials,
+        partial: Partial,
+        observer: Observer,
+        stop: StopSignal,
+    ) -> str:
+        headers = {"Range": f"bytes={offset}-", "If-Range": partial.validator} if offset else {}
+        response = self._transport.open(
+            source.url, token=source.token, userinfo=source.userinfo, headers=headers, stop=stop
+        )
+        try:
+            head = _head_of(response)
+            if offset and response.status == 200:
+                changed = head.validator != partial.validator or head.total != partial.total
+                why = "the object changed at the source" if changed else "the source cannot resume"
+                observer.restarted(why, changed=changed)
+                os.ftruncate(fd, 0)
+                offset, digest = 0, hashlib.sha256()
+            elif response.status != 200:
+                _check_range(response, head, offset, partial)
+            _refuse_other_content(response, head)
+            observer.responded(head, offset=offset)
+            sink = Sink(fd, digest, offset, observer, self._checkpoint_bytes, self._checkpoint_s)
+            try:
+                self._pour(response, head, sink, stop)
+            except BaseException:
+                sink.checkpoint()  # a whole file is made durable by its delivery
+                raise
+            return digest.hexdigest()
+        finally:
+            stop.watch(None)
+            response.close()
+
+    def _pour(self, response: Response, head: Head, sink: Sink, stop: StopSignal) -> None:
+        limits, host = self._transport.limits, response.connection.host
+        window_start, window_bytes = time.monotonic(), 0
+        for piece in _pieces(response, None if head.total is None else head.total - sink.at, stop):
+            stop.check()
+            if sink.at == 0:
+                _refuse_html(bytes(piece[:512]), host)
+            sink.write(piece)
+            window_bytes += len(piece)
+            passed = time.monotonic() - window_start
+            if passed >= limits.stall_timeout_s:
+                if window_bytes < limits.min_bytes_per_second * passed:
+                    raise TransientError(f"{host} stalls: {window_bytes} bytes in {passed:.0f} s")
+                window_start, window_bytes = time.monotonic(), 0
+        stop.check()
+        if head.total is not None and sink.at < head.total:
+            raise TransientError(f"{host} broke off after {sink.at} of {head.total} bytes")
+
+
+class Sink:
+    """Writes and hashes what comes, and makes it durable now and then.
+
+    Attributes:
+        at: Offset of the next byte.
+    """
+
+    def __init__(
+        self, fd: int, digest: hashlib._Hash, at: int, observer: Observer, every_bytes: int, every_s: float
+    ) -> None:
+        self.at = at
+        self._fd, self._digest, self._observer = fd, digest, observer
+        self._every_bytes, self._every_s = every_bytes, every_s
+        self._durable, self._durable_time = at, time.monotonic()
+
+    def write(self, piece: memoryview | bytes) -> None:
+        """Take the next bytes of the object."""
+        view = memoryview(piece)
+        self._digest.update(view)
+        while view:
+            written = os.pwrite(self._fd, view, self.at)
+            self.at += written
+            view = view[written:]
+        self._observer.advanced(self.at)
+        due = self.at - self._durable >= self._every_bytes
+        if due or time.monotonic() - self._durable_time >= self._every_s:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Make what was written durable, and have that recorded."""
+        if self.at > self._durable:
+            os.fdatasync(self._fd)
+            self._observer.checkpoint(self.at)
+            self._durable = self.at
+        self._durable_time = time.monotonic()
+
+
+def digest_of(fd: int, size: int, stop: StopSignal) -> hashlib._Hash:
+    """SHA-256 of the first `size` bytes, read back from the file."""
+    digest, at, buffer = hashlib.sha256(), 0, memoryview(bytearray(BUFFER_BYTES))
+    while at < size:
+        stop.check()
+        count = os.preadv(fd, [buffer[: min(BUFFER_BYTES, size - at)]], at)
+        if count == 0:
+            raise StartOver("the partial file is shorter than recorded", changed=False)
+        digest.update(buffer[:count])
+        at += count
+    return digest
+
+
+def _pieces(response: Response, remaining: int | None, stop: StopSignal) -> Iterator[memoryview | bytes]:
+    """What the connection gives, each as soon as it is there, until the body ends."""
+    buffer = memoryview(bytearray(BUFFER_BYTES))
+    while remaining is None or remaining > 0:
+        try:
+            if response.raw.chunked:
+                piece: memoryview | bytes = response.raw.read1(BUFFER_BYTES)
+            else:
+                size = BUFFER_BYTES if remaining is None else min(BUFFER_BYTES, remaining)
+                # HTTPResponse.readinto would wait until the buffer is full; progress must not.
+                piece = buffer[: response.raw.fp.readinto1(buffer[:size])]
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            stop.check()
+            raise TransientError(f"{response.connection.host} broke off: {describe(error)}") from error
+        if not piece:
+            return
+        if remaining is not None:
+            remaining -= len(piece)
+        yield piece
+
+
+def _head_of(response: Response) -> Head:
+    headers = response.headers
+    total: int | None = None
+    if response.status == 206:
+        match = re.fullmatch(r"bytes \d+-\d+/(\d+)", (headers.get("Content-Range") or "").strip())
+        total = int(match[1]) if match else None
+    elif response.status == 200 and not response.raw.chunked:
+        length = (headers.get("Content-Length") or "").strip()
+        total = int(length) if length.isascii() and length.isdigit() else None
+    return Head(
+        total=total,
+        validator=_validator(headers) if total is not None else "",
+        filename=name_from_disposition(headers.get("Content-Disposition")),
+        final_url=without_query(response.url),
+        content_type=(headers.get("Content-Type") or "").partition(";")[0].strip().lower(),
+    )
+
+
+def _validator(headers: http.client.HTTPMessage) -> str:
+    """A strong ETag, or a Last-Modified at least a minute before Date (RFC 9110, 8.8.2.2); else ""."""
+    etag = (headers.get("ETag") or "").strip()
+    if re.fullmatch(r'"[\x21\x23-\x7e]*"', etag):
+        return etag
+    modified, date = headers.get("Last-Modified"), headers.get("Date")
+    if etag or not modified or not date:
+        return ""
+    try:
+        age = (parsedate_to_datetime(date) - parsedate_to_datetime(modified)).total_seconds()
+    except (TypeError, ValueError):
+        return ""
+    return modified if age >= 60 else ""
+
+
+def _check_range(response: Response, head: Head, offset: int, partial: Partial) -> None:
+    """Make sure that a 206 goes on with the very object that the partial file is of."""
+    if response.status == 416:
+        raise StartOver("the source says that the object ends before", changed=True)
+    if not offset:
+        raise TransientError("the source answers 206, though no range was asked for")
+    served = (response.headers.get("Content-Range") or "").strip()
+    etag = (response.headers.get("ETag") or "").strip()
+    if (etag and partial.validator.startswith('"') and etag != partial.validator) or (
+        head.total is not None and head.total != partial.total
+    ):
+        raise StartOver("the object changed at the source", changed=True)
+    if served != f"bytes {offset}-{(partial.total or 0) - 1}/{partial.total}":
+        raise StartOver("the source answers with another range than was asked for", changed=False)
+
+
+def _refuse_other_content(response: Response, head: Head) -> None:
+    host = response.connection.host
+    encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
+    if encoding != "identity":
+        raise NotAModelFileException(
+            f"{host} serves the file encoded as {encoding}, though that was not asked for",
+            metadata={"host": host, "content_encoding": encoding},
+        )
+    if head.content_type in _HTML_TYPES:
+        raise _web_page(host, head.content_type)
+
+
+def _refuse_html(first: bytes, host: str) -> None:
+    if first.lstrip().lower().startswith(_HTML_STARTS):
+        raise _web_page(host, "text/html")
+
+
+def _web_page(host: str, content_type: str) -> NotAModelFileException:
+    return NotAModelFileException(
+        f"{host} serves a web page in place of a file: take the file's own link, or give a token if the page "
+        "asks to log in",
+        metadata={"host": host, "content_type": content_type},
+    )

@@ -1,0 +1,360 @@
+"""One HTTP GET over a checked connection: resolve, guard, connect, guard again, follow redirects by hand.
+
+Blocking; runs on a transfer's thread. Proxies of the environment are not used: a proxy would make the
+address guard blind.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import http.client
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+from urllib.parse import urljoin, urlsplit
+
+from modelkeep.exceptions import (
+    FieldInvalidException,
+    ForbiddenAddressException,
+    SourceNotFoundException,
+    UpstreamUnavailableException,
+)
+from modelkeep_download.domain_retry import REDIRECT_STATUSES, TransientError, status_error
+from modelkeep_download.domain_sources import parse_url
+from modelkeep_download.guard import AddressGuard
+
+#: (family, sockaddr) pairs of a host and port, as from getaddrinfo.
+SocketAddress = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+Resolver = Callable[[str, int], list[SocketAddress]]
+Dialer = Callable[[socket.socket, SocketAddress], None]
+
+
+class Stopped(Exception):
+    """The transfer was told to stop; what is durable stays."""
+
+
+class StopSignal:
+    """Tells a transfer's thread to stop, at once: it shuts down the socket that the thread waits on."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._event = threading.Event()
+        self._socket: socket.socket | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether stop() was called."""
+        return self._event.is_set()
+
+    def stop(self) -> None:
+        """Make the thread raise Stopped as soon as it can. Any thread may call this, repeatedly."""
+        with self._lock:
+            self._event.set()
+            self._shut()
+
+    def watch(self, sock: socket.socket | None) -> None:
+        """Shut down this socket on stop(), in place of the one before."""
+        with self._lock:
+            self._socket = sock
+            if self._event.is_set():
+                self._shut()
+
+    def abort(self) -> None:
+        """Shut down the watched socket without a stop: its reader gets an error."""
+        with self._lock:
+            self._shut()
+
+    def check(self) -> None:
+        """Raise Stopped after stop()."""
+        if self._event.is_set():
+            raise Stopped
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, or raise Stopped as soon as stop() is called."""
+        if self._event.wait(seconds):
+            raise Stopped
+
+    def _shut(self) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # not connected, or closed already
+                # The plain socket's method: a TLS one would only drop its own state.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Time limits of a connection, in seconds, and of redirects."""
+
+    connect_timeout_s: float = 10.0
+    headers_timeout_s: float = 30.0
+    stall_timeout_s: float = 30.0
+    #: Below this many bytes a second over `stall_timeout_s` a connection counts as stalled.
+    min_bytes_per_second: int = 1024
+    max_redirects: int = 10
+
+
+@dataclass
+class Response:
+    """An answer with status 200, 206 or 416, whose body has not been read."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    #: Address that answered, with its secrets.
+    url: str
+    raw: http.client.HTTPResponse
+    connection: http.client.HTTPConnection
+
+    def close(self) -> None:
+        """Close the connection; what is left of the body is not read."""
+        self.raw.close()
+        self.connection.close()
+
+
+def system_resolver(host: str, port: int) -> list[SocketAddress]:
+    """Stream addresses of a host, IPv4 and IPv6 in the order that the system prefers."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [(family, address) for family, _, _, _, address in found]  # type: ignore[misc]  # AF_INET(6) only
+
+
+def connect_socket(sock: socket.socket, address: SocketAddress) -> None:
+    """The real dialer."""
+    sock.connect(address[1])
+
+
+class _LineReader:
+    """Gives header lines; raises where http.client would take the end of the connection for their end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def readline(self, limit: int = -1) -> bytes:
+        line = self._file.readline(limit)
+        if not line:
+            raise http.client.RemoteDisconnected("the headers broke off")
+        return line
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+class _WholeHeaders(http.client.HTTPResponse):
+    """A response whose headers broke off is an error, not one with fewer headers and no length."""
+
+    def begin(self) -> None:
+        file = self.fp
+        self.fp = _LineReader(file)  # type: ignore[assignment]  # begin() only reads lines and closes
+        try:
+            super().begin()
+        finally:
+            self.fp = file
+
+
+@functools.cache
+def default_tls() -> ssl.SSLContext:
+    """Certificates as the system trusts them; read at the first https request."""
+    return ssl.create_default_context()
+
+
+@dataclass
+class HttpTransport:
+    """Opens URLs. Safe to share between threads: it keeps no connections."""
+
+    guard: AddressGuard
+    limits: Limits = field(default_factory=Limits)
+    resolver: Resolver = system_resolver
+    dialer: Dialer = connect_socket
+    tls: Callable[[], ssl.SSLContext] = default_tls
+    user_agent: str = "modelkeep/0.1"
+
+    def open(
+        self, url: str, *, token: str | None, userinfo: str, headers: Mapping[str, str], stop: StopSignal
+    ) -> Response:
+        """GET the URL, following at most `max_redirects` redirects.
+
+        The token (as a bearer) and the user information go to the URL's own scheme, host and port
+        only; once a redirect has led elsewhere they are not sent again.
+
+        Raises:
+            TransientError: The source may answer later.
+            ModelkeepError: It will not.
+            Stopped: stop() was called.
+        """
+        origin, trusted = _origin(url), True
+        for _ in range(self.limits.max_redirects + 1):
+            trusted = trusted and _same_party(origin, _origin(url))
+            credentials = _credentials(token, userinfo) if trusted else {}
+            response = self._request(url, {**headers, **credentials}, stop)
+            if response.status in REDIRECT_STATUSES:
+                target = response.headers.get("Location")
+                response.close()
+                url = self._redirect_target(url, target)
+                continue
+            if response.status in (200, 206, 416):
+                return response
+            retry_after = response.headers.get("Retry-After")
+            response.close()
+            raise status_error(
+                response.status,
+                host=origin[1] if trusted else _origin(url)[1],
+                at_source=trusted,
+                had_token=bool(credentials),
+                retry_after=retry_after,
+            )
+        raise SourceNotFoundException(
+            f"{origin[1]} redirects more than {self.limits.max_redirects} times",
+            metadata={"host": origin[1], "max_redirects": str(self.limits.max_redirects)},
+        )
+
+    def _redirect_target(self, url: str, target: str | None) -> str:
+        host = _origin(url)[1]
+        if not target:
+            raise SourceNotFoundException(f"{host} redirects to nowhere", metadata={"host": host})
+        try:
+            parsed = parse_url(urljoin(url, target.encode("latin-1").decode("utf-8", "replace")))
+        except FieldInvalidException as error:
+            raise SourceNotFoundException(
+                f"{host} redirects to something that is no web address", metadata={"host": host}
+            ) from error
+        if url.startswith("https:") and not parsed.url.startswith("https:"):
+            raise ForbiddenAddressException(
+                f"{host} redirects from https to http, which anyone on the way could read and change",
+                metadata={"host": host, "address": _origin(parsed.url)[1]},
+            )
+        return parsed.url
+
+    def _request(self, url: str, headers: Mapping[str, str], stop: StopSignal) -> Response:
+        scheme, host, port = _origin(url)
+        parts = urlsplit(url)
+        path = parts.path + (f"?{parts.query}" if parts.query else "")
+        deadline: threading.Timer | None = None
+        sock = self._connect(host, port, stop)
+        try:
+            # Headers that trickle in would pass every time-out of a single recv.
+            deadline = threading.Timer(self.limits.headers_timeout_s, stop.abort)
+            deadline.daemon = True
+            deadline.start()
+            if scheme == "https":
+                # Wrapping empties the plain socket: watch the new one before the handshake waits.
+                # An end without TLS's own farewell is a broken connection, not the end of a body.
+                sock = tls = self.tls().wrap_socket(
+                    sock, server_hostname=host, do_handshake_on_connect=False, suppress_ragged_eofs=False
+                )
+                stop.watch(tls)
+                tls.do_handshake()
+            connection = http.client.HTTPConnection(host, port, timeout=self.limits.stall_timeout_s)
+            connection.response_class = _WholeHeaders
+            connection.sock = sock
+            connection.putrequest("GET", path, skip_host=True, skip_accept_encoding=True)
+            for name, value in {
+                "Host": parts.netloc,
+                "User-Agent": self.user_agent,
+                "Accept": "*/*",
+                "Accept-Encoding": "identity",
+                "Connection": "close",
+                **headers,
+            }.items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            raw = connection.getresponse()
+        except ssl.SSLCertVerificationError as error:
+            sock.close()
+            raise UpstreamUnavailableException(
+                f"{host} shows a certificate that is not valid: {error.verify_message}",
+                metadata={"host": host},
+            ) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            sock.close()
+            stop.check()
+            raise TransientError(f"{host} does not answer as it should: {describe(error)}") from error
+        finally:
+            if deadline is not None:
+                deadline.cancel()
+        sock.settimeout(self.limits.stall_timeout_s)
+        return Response(raw.status, raw.headers, url, raw, connection)
+
+    def _connect(self, host: str, port: int, stop: StopSignal) -> socket.socket:
+        addresses = self._resolve(host, port, stop)
+        for _, address in addresses:
+            self.guard.check(address[0], host=host)
+        error: OSError | None = None
+        for family, address in addresses:
+            stop.check()
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock.settimeout(self.limits.connect_timeout_s)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                stop.watch(sock)
+                self.dialer(sock, (family, address))
+                peer = sock.getpeername()[0]
+            except OSError as failed:
+                sock.close()
+                error = failed
+                continue
+            try:
+                self.guard.check(peer, host=host)
+            except ForbiddenAddressException:
+                sock.close()
+                raise
+            sock.settimeout(self.limits.headers_timeout_s)
+            return sock
+        stop.check()
+        raise TransientError(f"{host}:{port} cannot be reached: {describe(error)}") from error
+
+    def _resolve(self, host: str, port: int, stop: StopSignal) -> list[SocketAddress]:
+        """Look the name up on a thread of its own: getaddrinfo cannot be interrupted by a pause."""
+        answer: Future[list[SocketAddress]] = Future()
+
+        def look_up() -> None:
+            try:
+                answer.set_result(self.resolver(host, port))
+            except Exception as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=look_up, name="modelkeep-resolve", daemon=True).start()
+        while True:
+            try:
+                addresses = answer.result(timeout=0.1)
+            except FutureTimeoutError:
+                stop.check()
+            except (OSError, UnicodeError) as error:
+                raise TransientError(f"the name {host} cannot be resolved: {describe(error)}") from error
+            else:
+                if not addresses:
+                    raise TransientError(f"the name {host} has no addresses")
+                return addresses
+
+
+def describe(error: BaseException | None) -> str:
+    """A few words about an I/O error, without addresses of memory and without what was sent."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).lower()
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _same_party(first: tuple[str, str, int], other: tuple[str, str, int]) -> bool:
+    """Whether credentials for `first` may go to `other`: the same, or its upgrade from http to https."""
+    upgraded = first[0] == "http" and first[2] == 80 and other == ("https", first[1], 443)
+    return first == other or upgraded
+
+
+def _credentials(token: str | None, userinfo: str) -> dict[str, str]:
+    if token:
+        return {"Authorization": f"Bearer {token}"}
+    if userinfo:
+        return {"Authorization": f"Basic {base64.b64encode(userinfo.encode()).decode('ascii')}"}
+    return {}

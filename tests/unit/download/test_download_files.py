@@ -1,0 +1,110 @@
+"""Delivery on the file system: never replacing, never outside the root, safe to do again."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from modelkeep.exceptions import DestinationExistsException, DiskFullException, ForbiddenPathException
+from modelkeep_download import files
+
+
+@pytest.fixture(params=["renameat2", "link"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to rename without replacing: the kernel's call, and hard links where it is missing."""
+    if request.param == "link":
+        monkeypatch.setattr(files, "_renameat2", None)
+    return str(request.param)
+
+
+@pytest.fixture
+def staged(tmp_path: Path) -> Path:
+    staging = files.make_staging(tmp_path, tmp_path / "new" / "deep", 7)
+    assert staging == tmp_path / ".staging" / "download-7"
+    staged = staging / files.PARTIAL
+    staged.write_bytes(b"body")
+    return staged
+
+
+def test_a_delivery_renames_and_makes_folders(tmp_path: Path, staged: Path, way: str) -> None:
+    inode = files.inode_of(staged)
+    target = tmp_path / "new" / "deep" / "m.bin"
+    files.deliver(staged, tmp_path, target)
+    assert (target.read_bytes(), files.inode_of(target), staged.exists()) == (b"body", inode, False)
+    assert target.stat().st_nlink == 1
+
+
+def test_a_delivery_never_replaces(tmp_path: Path, staged: Path, way: str) -> None:
+    target = tmp_path / "m.bin"
+    for make in (lambda: target.write_bytes(b"mine"), lambda: target.symlink_to("nowhere"), target.mkdir):
+        make()
+        with pytest.raises(DestinationExistsException):
+            files.deliver(staged, tmp_path, target)
+        assert staged.read_bytes() == b"body"
+        target.rmdir() if target.is_dir() else target.unlink()
+
+
+def test_folders_are_delivered_and_never_replace_either(tmp_path: Path, staged: Path, way: str) -> None:
+    folder = staged.parent / "folder"
+    folder.mkdir()
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(DestinationExistsException):
+        files.deliver(folder, tmp_path, tmp_path / "taken")
+    files.deliver(folder, tmp_path, tmp_path / "free")
+    assert (tmp_path / "free").is_dir()
+
+
+def test_a_delivery_by_link_may_be_done_again_after_a_crash_in_its_middle(
+    tmp_path: Path, staged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_renameat2", None)
+    os.link(staged, tmp_path / "m.bin")  # linked, not yet unlinked
+    files.deliver(staged, tmp_path, tmp_path / "m.bin")
+    assert not staged.exists()
+    assert (tmp_path / "m.bin").read_bytes() == b"body"
+
+
+def test_folders_open_beneath_their_root_without_following_links(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    (root / "link").symlink_to(outside)
+    (root / "file").write_bytes(b"")
+    for bad in (root / "link", root / "link" / "x", root / "file" / "x", outside, root / ".." / "outside"):
+        with pytest.raises(ForbiddenPathException):
+            os.close(files.open_folder(root, bad, create=True))
+    with pytest.raises(FileNotFoundError):
+        files.open_folder(root, root / "missing")
+    os.close(files.open_folder(root, root / "made" / "deep", create=True))
+    assert (root / "made" / "deep").is_dir()
+    assert not list(outside.iterdir())
+
+
+def test_room_is_checked_with_what_is_missing(tmp_path: Path) -> None:
+    files.check_room(tmp_path, 1, 0)
+    files.check_room(tmp_path, 0, 1 << 62)  # nothing more is needed
+    with pytest.raises(DiskFullException) as error:
+        files.check_room(tmp_path, 1 << 60, 0)
+    assert int(error.value.metadata["missing_bytes"]) > 1 << 59
+
+
+def test_only_staging_folders_are_ever_removed(tmp_path: Path, staged: Path) -> None:
+    for harmless in ("", str(tmp_path), str(tmp_path / ".staging"), "/"):
+        files.remove_staging(harmless)
+    assert staged.exists()
+    files.remove_staging(str(staged.parent))
+    assert not staged.parent.exists()
+
+
+def test_a_wrong_file_is_set_apart(tmp_path: Path, staged: Path) -> None:
+    kept = files.quarantine(staged.parent)
+    assert (kept.name, kept.read_bytes(), staged.exists()) == ("quarantined", b"body", False)
+
+
+def test_other_errors_of_the_rename_are_told_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as error:
+        files.deliver(tmp_path / "missing", tmp_path, tmp_path / "x")
+    assert error.value.errno == errno.ENOENT

@@ -1,0 +1,263 @@
+"""The pure rules of downloads: sources and their secrets, names, retries, order, progress, states."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelkeep.exceptions import (
+    EtagMismatchException,
+    FieldInvalidException,
+    SourceChangedException,
+    TokenRejectedException,
+    TokenRequiredException,
+    WrongStateException,
+)
+from modelkeep_download import domain
+from modelkeep_download.domain import Job, JobSpec, JobState, SecretKind, SourceKind, Stage
+from modelkeep_download.domain_names import choose_name, is_safe_component, name_from_disposition
+from modelkeep_download.domain_progress import ProgressMeter
+from modelkeep_download.domain_queue import PriorityQueue
+from modelkeep_download.domain_retry import TransientError, delay_before, parse_retry_after, status_error
+from modelkeep_download.domain_sources import check_sha256, parse_url, redact, without_query
+
+
+def test_a_urls_secrets_are_kept_apart_from_what_is_shown() -> None:
+    parsed = parse_url(
+        "https://user:p%40ss@example.com:8443/a b.bin?x=1&Token=abc&X-Amz-Signature=f#frag".replace(
+            " ", "%20"
+        )
+    )
+    assert parsed.url == "https://example.com:8443/a%20b.bin?x=1&Token=abc&X-Amz-Signature=f"
+    assert parsed.shown == "https://example.com:8443/a%20b.bin?x=1&Token=REDACTED&X-Amz-Signature=REDACTED"
+    assert parsed.userinfo == "user:p@ss"
+    assert parsed.has_secret
+    assert not parse_url("http://example.com/m.bin?version=3").has_secret
+    assert without_query("http://u:p@h/p?token=1#f") == "http://h/p"
+    assert redact("http://h/p?a&b=&api_key=1") == "http://h/p?a&b=&api_key=REDACTED"
+
+
+def test_urls_are_brought_to_one_form() -> None:
+    assert parse_url("HTTP://EXAMPLE.com").url == "http://example.com/"
+    assert parse_url("http://[2001:DB8::1]:80/x").url == "http://[2001:db8::1]:80/x"
+    assert parse_url("https://bücher.example/ü?q=ü").url == "https://xn--bcher-kva.example/%C3%BC?q=%C3%BC"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "example.com/x", "file:///etc/passwd", "http://", "http://:80/", "http://a b/", "http://a\tb/"),
+        *(
+            "http://h\\@evil/",
+            "http://h:0/",
+            "http://h:99999/",
+            "http://[::1/",
+            "http://h%2e/",
+            "http://é\x7f/",
+        ),
+        "http://h/" + "x" * 9000,
+    ],
+)
+def test_malformed_urls_are_refused_without_repeating_them(text: str) -> None:
+    with pytest.raises(FieldInvalidException) as error:
+        parse_url(text)
+    assert error.value.violations[0].field == "source"
+
+
+def test_hashes_are_checked_and_brought_to_lower_case() -> None:
+    assert check_sha256("SHA256:" + "AB" * 32) == "ab" * 32
+    assert check_sha256("") == ""
+    with pytest.raises(FieldInvalidException):
+        check_sha256("ab" * 20)
+
+
+@given(st.text(max_size=300))
+def test_a_name_from_a_header_is_one_safe_component_or_none(text: str) -> None:
+    for header in (f'attachment; filename="{text}"', f"attachment; filename*=UTF-8''{text}", text):
+        name = name_from_disposition(header)
+        assert name == "" or is_safe_component(name)
+        assert "/" not in name
+        assert Path("/root", name).parent in (Path("/root"), Path("/"))
+
+
+def test_unsafe_names_are_told() -> None:
+    unsafe = [
+        "",
+        ".",
+        "..",
+        ".hidden",
+        "a/b",
+        "a\\b",
+        "c:",
+        "nul",
+        "COM1.txt",
+        "end.",
+        "end ",
+        " begin",
+        "a\x00b",
+    ]
+    assert [
+        name for name in [*unsafe, "a\nb", "a\u202eb", "x" * 241, "ü" * 130] if is_safe_component(name)
+    ] == []
+    assert all(map(is_safe_component, ["a.safetensors", "naïve name (1).bin", "console.bin", "x" * 240]))
+
+
+def test_the_name_comes_from_the_header_then_the_source_then_the_final_address() -> None:
+    source, final = "https://h/models/m.bin", "https://cdn/abc123"
+    assert choose_name(1, "header.bin", source, final) == "header.bin"
+    assert choose_name(1, "", source, final) == "m.bin"
+    assert choose_name(1, "", "https://h/api/download/123", "https://cdn/real.bin?x") == "real.bin"
+    assert choose_name(1, "", "https://h/api/download/123", final) == "123"
+    assert choose_name(7, "", "https://h/", "https://h/") == "download-7"
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    now = 1_700_000_000.0
+    assert parse_retry_after("120") == 120.0
+    assert parse_retry_after(formatdate(now + 30, usegmt=True), now) == 30.0
+    assert parse_retry_after(formatdate(now - 30, usegmt=True), now) == 0.0
+    assert [parse_retry_after(text) for text in (None, "", "soon", "-5", "1.5")] == [None] * 5
+    assert parse_retry_after("9" * 400) is not None
+
+
+def test_delays_grow_with_jitter_and_are_capped() -> None:
+    kwargs = {"base": 1.0, "cap": 60.0, "longest": 600.0}
+    for attempt, most in ((1, 1.0), (2, 2.0), (4, 8.0), (50, 60.0)):
+        delays = [delay_before(attempt, None, **kwargs) for _ in range(50)]
+        assert most / 2 <= min(delays) < max(delays) <= most
+    assert delay_before(1, 5.0, **kwargs) == 5.0
+    assert delay_before(1, 1e9, **kwargs) == 600.0
+
+
+def test_access_errors_depend_on_who_answered_and_whether_a_token_was_sent() -> None:
+    def error(status: int, *, at_source: bool = True, had_token: bool = False) -> Exception:
+        return status_error(status, host="h", at_source=at_source, had_token=had_token, retry_after=None)
+
+    assert isinstance(error(401), TokenRequiredException)
+    assert isinstance(error(403, had_token=True), TokenRejectedException)
+    assert isinstance(error(403, at_source=False, had_token=True), TransientError)
+    assert isinstance(error(503), TransientError)
+    assert not isinstance(error(501), TransientError)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=40))
+def test_the_queue_is_strict_in_priority_and_fifo_inside_one(puts: list[tuple[int, bool]]) -> None:
+    queue, expected = PriorityQueue(), []
+    for job_id, (priority, discarded) in enumerate(puts):
+        queue.put(job_id, priority + 1, order=job_id)
+        queue.put(job_id, priority, order=job_id)  # changed while it waits
+        if discarded:
+            queue.discard(job_id)
+        else:
+            expected.append((priority, job_id))
+    assert len(queue) == len(expected)
+    assert [queue.pop() for _ in expected] == [job_id for _, job_id in sorted(expected)]
+    assert queue.pop() is None
+
+
+def test_progress_is_told_each_percent_and_at_most_ten_times_a_second() -> None:
+    meter = ProgressMeter(0, 1000, now=0.0)
+    told = [step for step in range(1, 1001) if meter.advance(step, now=step * 0.01)]  # 10 s, 100 steps/s
+    assert 90 <= len(told) <= 100
+    assert all(b - a >= 10 for a, b in itertools.pairwise(told))
+    slow = ProgressMeter(0, 10**6, now=0.0)
+    assert [n for n in range(1, 101) if slow.advance(n * 1000, now=n)] == list(range(10, 101, 10))
+    assert slow.rate(now=100.0) == 1000
+    meter.advance(5, now=20.0)
+    assert meter.bytes_done == 1000  # never goes back
+
+
+SPEC = JobSpec(
+    queue="",
+    kind=SourceKind.URL,
+    source="http://h/m.bin",
+    destination=Path("/m"),
+    destination_is_folder=True,
+    filename="",
+    root=Path("/m"),
+    priority=10,
+    preserve_partial=False,
+    copy=False,
+    expected_sha256="",
+    start=True,
+)
+
+
+def job(state: JobState, stage: Stage = Stage.NONE, **more: object) -> Job:
+    return dataclasses.replace(Job(id=1, spec=SPEC, state=state, stage=stage), **more)  # type: ignore[arg-type]  # any field
+
+
+def test_calls_move_jobs_between_states_as_documented() -> None:
+    S = JobState
+    table = {
+        S.IDLE: (S.ENQUEUED, S.IDLE, S.CANCELLED),
+        S.ENQUEUED: (S.ENQUEUED, S.PAUSED, S.CANCELLED),
+        S.PAUSED: (S.ENQUEUED, S.PAUSED, S.CANCELLED),
+        S.COMPLETED: (None, None, None),
+        S.ERROR: (None, None, None),
+        S.CANCELLED: (None, None, S.CANCELLED),
+    }
+    for state, after in table.items():
+        calls = (lambda j: domain.to_start(j, 5), domain.to_pause, domain.to_cancel)
+        for call, expected in zip(calls, after, strict=True):
+            if expected is None:
+                with pytest.raises(WrongStateException):
+                    call(job(state))
+            else:
+                assert call(job(state)).state is expected
+    running = job(S.RUNNING, Stage.TRANSFERRING)
+    assert domain.to_pause(running).stage is Stage.PAUSING
+    assert domain.to_cancel(running).stage is Stage.CANCELLING
+    assert domain.to_start(running, 5) == running
+    assert domain.to_start(domain.to_pause(running), 5).state is S.ENQUEUED
+    assert domain.to_cancel(job(S.PAUSED, staging="/x")).stage is Stage.CANCELLING
+    with pytest.raises(WrongStateException):
+        domain.to_pause(domain.to_cancel(running))
+
+
+def test_a_pause_that_was_asked_for_outlives_the_stages_of_the_run() -> None:
+    pausing = job(JobState.RUNNING, Stage.PAUSING)
+    assert domain.at_stage(pausing, Stage.VERIFYING) == pausing
+    assert domain.at_stage(job(JobState.ENQUEUED), Stage.VERIFYING).stage is Stage.NONE
+
+
+def test_a_new_process_takes_jobs_over_without_threads_and_secrets() -> None:
+    S = JobState
+    assert domain.restored(job(S.RUNNING, Stage.WAITING)).state is S.ENQUEUED
+    assert domain.restored(job(S.RUNNING, Stage.PAUSING)).state is S.PAUSED
+    assert domain.restored(job(S.RUNNING, Stage.CANCELLING)).stage is Stage.CANCELLING
+    assert domain.restored(job(S.IDLE)).state is S.IDLE
+    secret = domain.restored(job(S.RUNNING, secret=SecretKind.ACCESS_TOKEN))
+    assert secret.state is S.PAUSED
+    assert secret.failure is not None
+    assert secret.failure.reason == "TOKEN_REQUIRED"
+    whole = job(S.RUNNING, secret=SecretKind.BOTH, bytes_done=5, bytes_total=5)
+    assert domain.restored(whole).state is S.ENQUEUED  # needs its source no more
+
+
+def test_an_object_may_change_once() -> None:
+    once = domain.started_over(job(JobState.RUNNING, bytes_done=5), changed=True)
+    assert (once.bytes_done, once.restarts, once.changes) == (0, 1, 1)
+    again = domain.started_over(once, changed=False)
+    assert (again.restarts, again.changes) == (2, 1)
+    with pytest.raises(SourceChangedException):
+        domain.started_over(again, changed=True)
+
+
+def test_a_stale_etag_is_refused() -> None:
+    domain.check_etag(job(JobState.IDLE), "")
+    domain.check_etag(job(JobState.IDLE), '"1-1"')
+    with pytest.raises(EtagMismatchException):
+        domain.check_etag(job(JobState.IDLE), '"1-2"')
+
+
+def test_rates_need_time_to_pass() -> None:
+    meter = ProgressMeter(0, None, now=time.monotonic())
+    assert meter.rate(now=meter._samples[0][0]) == 0
