@@ -1,0 +1,1 @@
+"""InstallService: any source in, a registered model out."""

@@ -1,0 +1,20 @@
+"""``python -m modelkeep_install``: serve InstallService until a signal asks to stop."""
+
+from __future__ import annotations
+
+import sys
+
+from modelkeep_common.serving import run
+from modelkeep_common.settings import load_settings
+
+from .app import InstallApplication
+from .config import InstallSettings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the service; returns its exit code."""
+    return run(InstallApplication, load_settings(InstallSettings, argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""The settings of InstallService."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from modelkeep_common.settings import ServiceSettings
+
+
+class InstallSettings(ServiceSettings):
+    """What InstallService can be told; environment ``MODELKEEP_INSTALL_*``."""
+
+    service: ClassVar[str] = "install"
+
+    port: int = Field(50053, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    record_address: str = Field("127.0.0.1:50051", description="Address of RecordService.")
+    download_address: str = Field("127.0.0.1:50052", description="Address of DownloadService.")
+    models_dir: Path | None = Field(
+        None,
+        description="Folder of installed models; <data-dir>/models when unset. On one file system with "
+        "DownloadService.",
+    )
+    import_roots: tuple[Path, ...] = Field(
+        (), description="Folders that local models may be taken from, besides models_dir; none when unset."
+    )
+    allow_any_import_root: bool = Field(
+        False,
+        description="Take local models from wherever the user can read; for `modelkeep up` on loopback.",
+    )
+
+    @property
+    def models(self) -> Path:
+        """The folder of installed models in force, absolute."""
+        return Path(self.models_dir or self.data_dir / "models").expanduser().resolve()
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The import roots in force, absolute."""
+        if self.allow_any_import_root:
+            return (Path("/"),)
+        return tuple(Path(root).expanduser().resolve() for root in self.import_roots)

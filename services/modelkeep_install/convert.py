@@ -1,0 +1,426 @@
+"""Messages to domain values and back; the only file that knows both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from modelkeep.download.v1 import download_pb2
+from modelkeep.exceptions import FieldInvalidException
+from modelkeep.install.v1 import install_pb2
+from modelkeep.install.v1 import install_service_pb2 as pb
+from modelkeep.model.v1 import model_pb2, taxonomy_pb2
+from modelkeep.server.v1 import job_pb2
+from modelkeep.taxonomy import ModelType
+from modelkeep_common.frames import Frame
+
+from .domain import FilePolicy, ImportRequest
+from .domain_draft import draft_of
+from .domain_jobs import Job, JobError, Overrides, Progress, SourceKind, State
+from .domain_ports import (
+    DigestState,
+    DownloadNews,
+    DownloadOrder,
+    DownloadState,
+    DownloadStatus,
+    ModelDraft,
+    RecordFile,
+    StoredModel,
+)
+from .domain_sources import split_secrets
+from .probe import Match, ProbeResult
+
+_STATES_BACK = {install_pb2.InstallState.Value(f"INSTALL_STATE_{state.name}"): state for state in State}
+_DIGESTS_BACK = {model_pb2.DigestState.Value(f"DIGEST_STATE_{state.name}"): state for state in DigestState}
+_POLICIES = {
+    pb.UNINSTALL_FILES_UNSPECIFIED: FilePolicy.OWNED,
+    pb.UNINSTALL_FILES_KEEP: FilePolicy.KEEP,
+    pb.UNINSTALL_FILES_OWNED: FilePolicy.OWNED,
+    pb.UNINSTALL_FILES_ANY_ALLOWED_ROOT: FilePolicy.ANY_ALLOWED_ROOT,
+}
+_DOWNLOADS = {
+    download_pb2.DownloadState.Value(f"DOWNLOAD_STATE_{state.name}"): state for state in DownloadState
+}
+
+
+# ---- enums of the vocabulary: "ip_adapter" <-> "MODEL_TYPE_IP_ADAPTER" ------------------------------------
+def _wire(prefix: str, value: str) -> str:
+    """The name of a value on the wire; messages take names as well as numbers."""
+    return f"{prefix}_{(value or 'unspecified').upper()}"
+
+
+def _from_wire(enum: Any, prefix: str, number: int) -> str:
+    return str(enum.Name(number)).removeprefix(f"{prefix}_").lower() if number else ""
+
+
+def _prediction(value: str) -> str:
+    name = _wire("PREDICTION_TYPE", value)
+    known = name in taxonomy_pb2.PredictionType.DESCRIPTOR.values_by_name
+    return name if known else "PREDICTION_TYPE_UNSPECIFIED"  # a scheduler's config may name any
+
+
+def overrides_of(message: install_pb2.ModelOverrides) -> Overrides:
+    """What a caller wants in the record."""
+    return Overrides(
+        name=message.name,
+        description=message.description,
+        type=_from_wire(taxonomy_pb2.ModelType, "MODEL_TYPE", message.type),
+        format=_from_wire(taxonomy_pb2.ModelFormat, "MODEL_FORMAT", message.format),
+        base=message.base,
+        variant=_from_wire(taxonomy_pb2.ModelVariant, "MODEL_VARIANT", message.variant),
+        prediction_type=_from_wire(taxonomy_pb2.PredictionType, "PREDICTION_TYPE", message.prediction_type),
+        upcast_attention=message.upcast_attention if message.HasField("upcast_attention") else None,
+        vae=message.vae,
+        tags=tuple(message.tags),
+        trigger_phrases=tuple(message.trigger_phrases),
+        license=message.license,
+        checkpoint_config=message.checkpoint_config,
+        source=message.source,
+    )
+
+
+def _overrides_message(overrides: Overrides) -> install_pb2.ModelOverrides:
+    return install_pb2.ModelOverrides(
+        name=overrides.name,
+        description=overrides.description,
+        type=_wire("MODEL_TYPE", overrides.type),
+        format=_wire("MODEL_FORMAT", overrides.format),
+        base=overrides.base,
+        variant=_wire("MODEL_VARIANT", overrides.variant),
+        prediction_type=_prediction(overrides.prediction_type),
+        upcast_attention=overrides.upcast_attention,
+        vae=overrides.vae,
+        tags=overrides.tags,
+        trigger_phrases=overrides.trigger_phrases,
+        license=overrides.license,
+        checkpoint_config=overrides.checkpoint_config,
+        source=overrides.source,
+    )
+
+
+# ---- requests ---------------------------------------------------------------------------------------------
+def import_request_of(message: pb.ImportModelRequest) -> ImportRequest:
+    """What ImportModel asks for."""
+    return ImportRequest(
+        local_path=message.source.local_path,
+        url=message.source.url,
+        inplace=message.inplace if message.HasField("inplace") else True,
+        overrides=overrides_of(message.overrides),
+        access_token=message.access_token,
+        expected_sha256=message.expected_sha256,
+        priority=message.priority if message.HasField("priority") else None,
+    )
+
+
+def shown_url(url: str) -> str:
+    """A URL without its secrets; one that is malformed as it is, to be refused later."""
+    try:
+        return split_secrets(url).shown
+    except FieldInvalidException:
+        return url
+
+
+def state_of(number: int) -> State | None:
+    """A state that a filter names; None for the unspecified one."""
+    return _STATES_BACK.get(number)
+
+
+def policy_of(number: pb.UninstallFiles) -> FilePolicy:
+    """What UninstallModel does with the files."""
+    return _POLICIES[number]
+
+
+# ---- answers ----------------------------------------------------------------------------------------------
+def install_message(job: Job, record: bytes = b"") -> install_pb2.Install:
+    """A job as the wire's resource."""
+    source = install_pb2.InstallSource()
+    if job.source.kind is SourceKind.URL:
+        source.url = job.source.text
+    else:
+        source.local_path = job.source.text
+    message = install_pb2.Install(
+        id=job.id,
+        etag=f'"{job.revision}"',
+        source=source,
+        inplace=job.inplace,
+        overrides=_overrides_message(job.overrides),
+        state=_wire("INSTALL_STATE", job.state),
+        stage=_wire("INSTALL_STAGE", job.stage),
+        model_key=job.key,
+        local_path=job.local_path,
+        download_id=job.download_id,
+        attempt=job.attempt,
+        revision=job.revision,
+        create_time=_time(job.create_time),
+        progress=job_pb2.Progress(
+            bytes_done=job.progress.bytes_done,
+            bytes_total=job.progress.bytes_total,
+            bytes_per_second=job.progress.bytes_per_second,
+        ),
+    )
+    if record:
+        message.model.MergeFromString(record)
+    if job.error is not None:
+        message.error.CopyFrom(_error_message(job.error))
+    if job.probe is not None:
+        message.probe.CopyFrom(probe_message(job.probe, job.overrides))
+    if job.start_time is not None:
+        message.start_time.CopyFrom(_time(job.start_time))
+    if job.end_time is not None:
+        message.end_time.CopyFrom(_time(job.end_time))
+    return message
+
+
+def encode_install(job: Job, record: bytes) -> bytes:
+    """The same, serialised: what the change log keeps."""
+    return install_message(job, record).SerializeToString()
+
+
+def probe_message(probe: ProbeResult, overrides: Overrides) -> install_pb2.ProbeResult:
+    """What a probe found."""
+    match: Match = probe.match
+    return install_pb2.ProbeResult(
+        type=_wire("MODEL_TYPE", match.type),
+        format=_wire("MODEL_FORMAT", match.format),
+        base=match.base,
+        possible_bases=match.possible_bases,
+        compatible_bases=match.compatible_bases,
+        variant=_wire("MODEL_VARIANT", match.variant),
+        prediction_type=_prediction(match.prediction_type),
+        submodels=[
+            model_pb2.Submodel(
+                type=_wire("SUB_MODEL_TYPE", part.type),
+                path_or_prefix=part.path_or_prefix,
+                class_name=part.class_name,
+                library=part.library,
+            )
+            for part in match.submodels
+        ],
+        name=probe.name,
+        description=probe.description,
+        size_bytes=probe.size_bytes,
+        file_count=len(probe.files),
+        evidence=[
+            install_pb2.Evidence(
+                finding=e.finding, observation=e.observation, strength=_wire("EVIDENCE_STRENGTH", e.strength)
+            )
+            for e in match.evidence
+        ],
+        ruled_out=[install_pb2.RuledOut(kind=r.candidate, reason=r.why) for r in match.ruled_out],
+        model=model_message(draft_of(probe, overrides)),
+    )
+
+
+def model_message(draft: ModelDraft) -> model_pb2.Model:
+    """A record to be, with the arm of its type."""
+    message = model_pb2.Model(
+        key=draft.key,
+        name=draft.name,
+        type=_wire("MODEL_TYPE", draft.type),
+        format=_wire("MODEL_FORMAT", draft.format),
+        base=draft.base,
+        compatible_bases=draft.compatible_bases,
+        path=draft.path,
+        root_id=draft.root_id,
+        size_bytes=draft.size_bytes,
+        original_hash=draft.hash,
+        current_hash=draft.hash,
+        description=draft.description,
+        source=draft.source,
+        source_type=_wire("MODEL_SOURCE_TYPE", draft.source_type),
+        tags=draft.tags,
+        trigger_phrases=draft.trigger_phrases,
+        license=draft.license,
+    )
+    _ARMS.get(draft.type, _empty_arm)(message, draft)
+    return message
+
+
+def _empty_arm(message: model_pb2.Model, draft: ModelDraft) -> None:
+    arm = getattr(message, draft.type, None)
+    if isinstance(arm, Message):
+        arm.SetInParent()
+
+
+def _main_arm(message: model_pb2.Model, draft: ModelDraft) -> None:
+    message.main.CopyFrom(
+        model_pb2.MainConfig(
+            vae=draft.vae,
+            variant=_wire("MODEL_VARIANT", draft.variant),
+            prediction_type=_prediction(draft.prediction_type),
+            upcast_attention=draft.upcast_attention,
+            checkpoint_config=draft.checkpoint_config,
+            submodels=[
+                model_pb2.Submodel(
+                    type=_wire("SUB_MODEL_TYPE", part.type),
+                    path_or_prefix=part.path_or_prefix,
+                    class_name=part.class_name,
+                    library=part.library,
+                )
+                for part in draft.submodels
+            ],
+        )
+    )
+
+
+def _onnx_arm(message: model_pb2.Model, draft: ModelDraft) -> None:
+    message.onnx.CopyFrom(
+        model_pb2.OnnxConfig(
+            vae=draft.vae,
+            variant=_wire("MODEL_VARIANT", draft.variant),
+            prediction_type=_prediction(draft.prediction_type),
+            upcast_attention=draft.upcast_attention,
+        )
+    )
+
+
+def _vae_arm(message: model_pb2.Model, draft: ModelDraft) -> None:
+    message.vae.CopyFrom(
+        model_pb2.VaeConfig(checkpoint_config=draft.checkpoint_config, scaling_factor=draft.scaling_factor)
+    )
+
+
+def _lora_arm(message: model_pb2.Model, draft: ModelDraft) -> None:
+    message.lora.CopyFrom(model_pb2.LoraConfig(rank=draft.rank, key_layout=draft.key_layout))
+
+
+def _controlnet_arm(message: model_pb2.Model, draft: ModelDraft) -> None:
+    message.controlnet.CopyFrom(model_pb2.ControlNetConfig(checkpoint_config=draft.checkpoint_config))
+
+
+_ARMS: dict[str, Callable[[model_pb2.Model, ModelDraft], None]] = {
+    ModelType.Main: _main_arm,
+    ModelType.ONNX: _onnx_arm,
+    ModelType.Vae: _vae_arm,
+    ModelType.Lora: _lora_arm,
+    ModelType.ControlNet: _controlnet_arm,
+}
+
+
+def watch_response(frame: Frame[install_pb2.Install]) -> pb.WatchInstallsResponse:
+    """One frame of a watch."""
+    response = pb.WatchInstallsResponse(
+        phase=f"WATCH_PHASE_{frame.phase}",
+        snapshot_complete=frame.snapshot_complete,
+        resume_token=frame.resume_token,
+    )
+    for event in frame.events:
+        added = response.events.add(revision=event.revision)
+        if event.removed:
+            added.removed_id = int(event.resource_id)
+        elif event.put is not None:
+            (added.progress if event.progress else added.put).CopyFrom(event.put)
+    return response
+
+
+# ---- peers ------------------------------------------------------------------------------------------------
+def stored_model_of(message: model_pb2.Model) -> StoredModel:
+    """A record as RecordService answered it."""
+    return StoredModel(
+        key=message.key,
+        etag=message.etag,
+        path=message.path,
+        root_id=message.root_id,
+        message=message.SerializeToString(),
+        revision=message.revision,
+    )
+
+
+def file_message(file: RecordFile) -> model_pb2.ModelFile:
+    """One file for a record."""
+    return model_pb2.ModelFile(
+        path=file.path,
+        size_bytes=file.size_bytes,
+        modify_time=_time(file.modify_time),
+        sha256=file.sha256,
+        blake3=file.blake3,
+        digest_state=_wire("DIGEST_STATE", file.state),
+    )
+
+
+def file_of(message: model_pb2.ModelFile) -> RecordFile:
+    """One file of a record."""
+    return RecordFile(
+        path=message.path,
+        size_bytes=message.size_bytes,
+        modify_time=message.modify_time.ToNanoseconds() / 1e9,
+        sha256=message.sha256,
+        blake3=message.blake3,
+        state=_DIGESTS_BACK.get(message.digest_state, DigestState.PENDING),
+    )
+
+
+def order_fields(order: DownloadOrder) -> dict[str, Any]:
+    """The fields of a CreateDownloadRequest."""
+    return {
+        "source": download_pb2.DownloadSource(url=order.url),
+        "destination": order.folder,
+        "priority": order.priority,
+        "expected_sha256": order.expected_sha256,
+        "access_token": order.access_token,
+        "labels": dict(order.labels),
+        "request_id": order.request_id,
+    }
+
+
+def download_of(message: download_pb2.Download) -> DownloadStatus:
+    """A download as DownloadService reports it."""
+    return DownloadStatus(
+        id=message.id,
+        state=_DOWNLOADS[message.state],
+        path=message.path,
+        progress=Progress(
+            bytes_done=message.progress.bytes_done,
+            bytes_total=message.progress.bytes_total,
+            bytes_per_second=message.progress.bytes_per_second,
+        ),
+        error=_error_of(message.error) if message.HasField("error") else None,
+        labels=dict(message.labels),
+    )
+
+
+def news_of(message: Any) -> DownloadNews:
+    """One frame of WatchDownloads."""
+    statuses, removed = [], []
+    for event in message.events:
+        change = event.WhichOneof("change")
+        if change == "removed_id":
+            removed.append(event.removed_id)
+        elif change:
+            statuses.append(download_of(getattr(event, change)))
+    return DownloadNews(message.resume_token, tuple(statuses), tuple(removed))
+
+
+def _error_message(error: JobError) -> job_pb2.JobError:
+    message = job_pb2.JobError(
+        code=error.code,
+        reason=error.reason,
+        message=error.message,
+        metadata=error.metadata,
+        exception=error.exception,
+        detail=error.detail,
+    )
+    if error.retry_time is not None:
+        message.retry_time.CopyFrom(_time(error.retry_time))
+    return message
+
+
+def _error_of(message: job_pb2.JobError) -> JobError:
+    return JobError(
+        code=message.code,
+        reason=message.reason,
+        message=message.message,
+        metadata=dict(message.metadata),
+        retry_time=message.retry_time.ToNanoseconds() / 1e9 if message.HasField("retry_time") else None,
+        exception=message.exception,
+        detail=message.detail,
+    )
+
+
+def _time(seconds: float) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromMicroseconds(round(seconds * 1e6))
+    return stamp

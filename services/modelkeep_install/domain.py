@@ -1,0 +1,282 @@
+"""The installer: takes imports, runs them, and finds after a restart what it left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from modelkeep.exceptions import ModelkeepError, SourceNotFoundException, UnavailableException
+
+from . import files
+from .domain_digests import DigestWorker
+from .domain_jobs import FINAL, Job, Overrides, Source, SourceKind, State
+from .domain_ports import DownloadPort, JobStore, RecordPort
+from .domain_roots import ModelRoots
+from .domain_run import Runner
+from .domain_sources import split_secrets
+from .domain_steps import Control
+from .domain_uninstall import FilePolicy, Uninstalled, finish_removals, uninstall
+from .probe import ProbeResult, probe
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRequest:
+    """What a caller asks to install. ``url`` and ``access_token`` may hold secrets."""
+
+    local_path: str = ""
+    url: str = ""
+    inplace: bool = True
+    overrides: Overrides = Overrides()  # noqa: RUF009  # frozen
+    access_token: str = ""
+    expected_sha256: str = ""
+    priority: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and what makes the call safe to repeat."""
+
+    request_id: str = ""
+    fingerprint: bytes = b""
+    principal: str = ""
+    method: str = ""
+
+
+class Installer:
+    """All that InstallService does, without the wire."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        records: RecordPort,
+        downloads: DownloadPort,
+        roots: ModelRoots,
+        *,
+        progressed: Callable[[Job], None] = lambda job: None,
+    ) -> None:
+        self._store = store
+        self._records = records
+        self._roots = roots
+        self._report = progressed
+        self._digests = DigestWorker(store, records, roots)
+        self._runner = Runner(
+            store,
+            records,
+            downloads,
+            roots,
+            saved=self._on_saved,
+            progressed=self._on_progress,
+            hashes_wanted=self._digests.wake,
+        )
+        self._running: dict[int, tuple[asyncio.Task[None], Control]] = {}
+        self._progress: dict[int, Job] = {}
+        self._changed = asyncio.Event()
+        self._recovery: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    # ---- life ----------------------------------------------------------------------------------------
+    async def start(self) -> None:
+        """Sweeps what no job owns, and goes on with every job that has not ended."""
+        unfinished = await self._store.unfinished()
+        keep = {str(job.id) for job in unfinished} | {str(job_id) for job_id in await self._store.kept()}
+        await self._runner.quick(lambda: self._sweep(keep))
+        for job in unfinished:
+            self._launch(job, Control())
+        self._digests.start()
+        self._recovery = asyncio.create_task(self._finish_removals(), name="removals")
+
+    async def stop(self) -> None:
+        """Stops every job where it is; the next start goes on."""
+        self._stopping = True
+        tasks = [task for task, _ in self._running.values()]
+        for task, control in list(self._running.values()):
+            control.stop.set()
+            task.cancel()
+        if self._recovery is not None:
+            self._recovery.cancel()
+            tasks.append(self._recovery)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._digests.close()
+        self._changed.set()
+
+    async def close(self) -> None:
+        """Ends the threads, after :meth:`stop`."""
+        await self._runner.close()
+
+    def _sweep(self, keep: set[str]) -> None:
+        staging = self._roots.models_dir / files.STAGING
+        if not staging.is_dir():
+            return
+        for folder in staging.iterdir():
+            # others there are DownloadService's own
+            if folder.name.isdecimal() and folder.name not in keep:
+                _log.info("removing a staging folder that no job owns: %s", folder.name)
+                files.remove_tree(folder)
+
+    async def _finish_removals(self) -> None:
+        delay = 0.2
+        while True:
+            try:
+                await finish_removals(store=self._store, records=self._records, roots=self._roots)
+                return
+            except UnavailableException:
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, 10.0)
+            except ModelkeepError as error:
+                _log.warning("an interrupted uninstall cannot be finished: %s", error)
+                return
+
+    # ---- jobs ----------------------------------------------------------------------------------------
+    async def import_model(self, request: ImportRequest, caller: Caller) -> tuple[Job, bool]:
+        """Makes a job, or answers with the one under way (True) for the same source and arguments.
+
+        Raises:
+            FieldInvalidException, ForbiddenPathException, SourceNotFoundException: The source is bad.
+            InstallInProgressException: The same source is under way with other arguments.
+            RequestIdReusedException: The request id was used for another request.
+        """
+        if request.url:
+            parsed = split_secrets(request.url)
+            source, inplace = Source(SourceKind.URL, parsed.shown), False
+            secret_url = request.url if parsed.has_secret else ""
+        else:
+            path, staged = await self._runner.quick(lambda: self._local(request.local_path))
+            # what lies in a staging folder goes with its job: it can only be copied
+            source, inplace = Source(SourceKind.PATH, str(path)), request.inplace and not staged
+            secret_url = ""
+        job = Job(
+            id=0,
+            uid=str(uuid.uuid4()),
+            source=source,
+            inplace=inplace,
+            overrides=request.overrides,
+            key=secrets.token_hex(16),
+            create_time=time.time(),
+            expected_sha256=request.expected_sha256.lower(),
+            priority=request.priority,
+            has_secret=bool(secret_url or request.access_token),
+            local_path=source.text if source.kind is SourceKind.PATH else "",
+        )
+        job, existing = await self._store.create(
+            job,
+            request_id=caller.request_id,
+            fingerprint=caller.fingerprint,
+            principal=caller.principal,
+            method=caller.method,
+        )
+        self._on_saved(job)
+        running = self._running.get(job.id)
+        if running is not None:
+            if request.access_token or secret_url:
+                running[1].url, running[1].access_token = secret_url, request.access_token
+                running[1].token.set()
+        elif not job.state.final:
+            self._launch(job, Control(url=secret_url, access_token=request.access_token))
+        return job, existing
+
+    def _local(self, text: str) -> tuple[Path, bool]:
+        path = self._roots.requested(text, "source.local_path")
+        if not path.exists():
+            raise SourceNotFoundException(f"There is nothing at {path}.", metadata={"path": str(path)})
+        return path, self._roots.is_staged(path)
+
+    def _launch(self, job: Job, control: Control) -> None:
+        if self._stopping:
+            return
+        if job.cancel_requested:
+            control.request_cancel()
+        task = asyncio.create_task(self._run(job, control), name=f"install-{job.id}")
+        self._running[job.id] = (task, control)
+
+    async def _run(self, job: Job, control: Control) -> None:
+        try:
+            await self._runner.run(job, control)
+        except ModelkeepError as error:
+            _log.error("install %s stopped: %s", job.id, error)
+        except Exception:
+            _log.exception("install %s stopped by a defect", job.id)
+        finally:
+            self._running.pop(job.id, None)
+            self._progress.pop(job.id, None)
+            self._wake()
+
+    async def cancel(self, job_id: int) -> Job:
+        """Asks a job to end; it does soon."""
+        job = await self._store.request_cancel(job_id)
+        self._on_saved(job)
+        running = self._running.get(job_id)
+        if running is not None:
+            running[1].request_cancel()
+        elif not job.state.final:
+            self._launch(job, Control())  # it had stopped by a defect
+        return job
+
+    async def prune(self) -> int:
+        """Forgets ended jobs, with the downloads that failed ones kept; answers how many."""
+        count, staged = await self._store.prune()
+        for job_id in staged:
+            await self._runner.quick(lambda job_id=job_id: files.remove_tree(self._roots.staging(job_id)))  # type: ignore[misc]  # bound now
+        self._wake()
+        return count
+
+    async def wait(self, ids: Iterable[int], timeout_s: float) -> list[int]:
+        """Waits until the jobs have ended, or the time is over; gives the ids waited for.
+
+        Raises:
+            UnknownJobIDException: One of them is not there.
+        """
+        wanted = list(ids) or [job.id for job in await self._store.unfinished()]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                for job_id in wanted:
+                    while True:
+                        changed = self._changed
+                        job = await self._store.get(job_id)
+                        if job.state in FINAL or self._stopping:
+                            break
+                        await changed.wait()
+        return wanted
+
+    def with_progress(self, job: Job) -> Job:
+        """The job with its bytes as of now; the store has those of its last step."""
+        latest = self._progress.get(job.id)
+        return job if latest is None or job.state in FINAL else replace(job, progress=latest.progress)
+
+    def _on_saved(self, job: Job) -> None:
+        if job.state in FINAL:
+            self._progress.pop(job.id, None)
+        self._wake()
+
+    def _on_progress(self, job: Job) -> None:
+        self._progress[job.id] = job
+        self._report(job)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # ---- models --------------------------------------------------------------------------------------
+    async def probe(self, path: str, overrides: Overrides) -> ProbeResult:
+        """What a local path holds; changes nothing."""
+
+        def work() -> ProbeResult:
+            allowed = self._roots.requested(path, "path")
+            return probe(allowed, overrides.hints, opener=self._roots.open, check=self._roots.readable)
+
+        return await self._runner.quick(work)
+
+    async def uninstall(self, key: str, policy: FilePolicy, etag: str) -> Uninstalled:
+        """Deletes a record and, as the policy says, its files."""
+        return await uninstall(key, policy, etag, store=self._store, records=self._records, roots=self._roots)
+
+
+__all__ = ["Caller", "FilePolicy", "ImportRequest", "Installer", "State", "Uninstalled"]

@@ -1,0 +1,105 @@
+"""The record of an install: what was probed, with what the caller says in its place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from modelkeep.exceptions import InvalidModelException
+
+from .domain_jobs import Job, Overrides, SourceKind
+from .domain_ports import ModelDraft
+from .probe import ProbeResult
+from .probe.result import UNKNOWN
+
+
+def check_known(probe: ProbeResult, overrides: Overrides, path: Path) -> None:
+    """A model of unknown type is not registered, unless the caller says what it is.
+
+    Raises:
+        InvalidModelException: It is unknown; the text says what was looked for and how to override.
+    """
+    if probe.known and (probe.base != UNKNOWN or probe.match.possible_bases):
+        return
+    if overrides.type and overrides.base:
+        return
+    missing = [name for name, value in (("type", overrides.type), ("base", overrides.base)) if not value]
+    why = "; ".join(f"{item.candidate}: {item.why}" for item in probe.match.ruled_out)
+    raise InvalidModelException(
+        f"What {path.name} is cannot be told ({why or 'nothing fits'}). "
+        f"If you know it, install it again with {' and '.join(missing)} given.",
+        metadata={"path": str(path), "detail": "unknown kind of model", "missing": ",".join(missing)},
+    )
+
+
+def stored_path(location: Path, models_dir: Path, root_id: str) -> tuple[str, str]:
+    """(path, root_id) for the record: relative inside models_dir, absolute elsewhere."""
+    if location.is_relative_to(models_dir):
+        return location.relative_to(models_dir).as_posix(), root_id
+    return str(location), ""
+
+
+def draft_of(
+    probe: ProbeResult,
+    overrides: Overrides,
+    *,
+    key: str = "",
+    path: str = "",
+    root_id: str = "",
+    hash_: str = "",
+    source: str = "",
+    source_type: str = "path",
+) -> ModelDraft:
+    """The record that a probe and the caller's overrides make."""
+    match = probe.match
+    base = overrides.base or match.base
+    return ModelDraft(
+        key=key,
+        name=overrides.name or probe.name,
+        type=overrides.type or match.type,
+        format=overrides.format or match.format,
+        base=base,
+        compatible_bases=tuple(other for other in match.compatible_bases if other != base),
+        path=path,
+        root_id=root_id,
+        size_bytes=probe.size_bytes,
+        hash=hash_,
+        description=overrides.description or probe.description,
+        source=overrides.source or source,
+        source_type=source_type,
+        tags=overrides.tags,
+        trigger_phrases=overrides.trigger_phrases,
+        license=overrides.license,
+        variant=overrides.variant or match.variant,
+        prediction_type=overrides.prediction_type or match.prediction_type,
+        upcast_attention=match.upcast_attention
+        if overrides.upcast_attention is None
+        else overrides.upcast_attention,
+        vae=overrides.vae,
+        checkpoint_config=overrides.checkpoint_config,
+        submodels=match.submodels,
+        scaling_factor=match.scaling_factor,
+        rank=match.rank,
+        key_layout=match.key_layout,
+    )
+
+
+def draft_of_job(job: Job, models_dir: Path, root_id: str) -> ModelDraft:
+    """The record of a job that has been probed, hashed and placed."""
+    assert job.probe is not None
+    path, root = stored_path(Path(job.local_path), models_dir, root_id)
+    return draft_of(
+        job.probe,
+        job.overrides,
+        key=job.key,
+        path=path,
+        root_id=root,
+        hash_=job.hash,
+        source=job.source.text,
+        source_type="path" if job.source.kind is SourceKind.PATH else "url",
+    )
+
+
+def name_of_source(job: Job) -> str:
+    """The name that the model's file or folder keeps."""
+    return os.path.basename(job.staged_path or job.source.text)

@@ -1,0 +1,202 @@
+"""What an install job is, and which states may follow which."""
+
+from __future__ import annotations
+
+import traceback
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+
+from modelkeep.exceptions import ModelkeepError
+
+from .probe import Hints, ProbeResult
+
+
+class State(StrEnum):
+    """Where a job stands; the last three are final."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self in FINAL
+
+
+FINAL = frozenset({State.COMPLETED, State.ERROR, State.CANCELLED})
+
+
+class Stage(StrEnum):
+    """What a RUNNING job does."""
+
+    NONE = ""
+    DOWNLOADING = "downloading"
+    PROBING = "probing"
+    HASHING = "hashing"
+    MOVING = "moving"
+    REGISTERING = "registering"
+    WAITING_FOR_PEER = "waiting_for_peer"
+
+
+class SourceKind(StrEnum):
+    """Where a model comes from."""
+
+    PATH = "path"
+    URL = "url"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An absolute path, or a URL without credentials."""
+
+    kind: SourceKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the caller wants in the record; empty fields change nothing."""
+
+    name: str = ""
+    description: str = ""
+    type: str = ""
+    format: str = ""
+    base: str = ""
+    variant: str = ""
+    prediction_type: str = ""
+    upcast_attention: bool | None = None
+    vae: str = ""
+    tags: tuple[str, ...] = ()
+    trigger_phrases: tuple[str, ...] = ()
+    license: str = ""
+    checkpoint_config: str = ""
+    source: str = ""
+
+    @property
+    def hints(self) -> Hints:
+        return Hints(type=self.type, base=self.base, format=self.format)
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job failed or waits; the fields of ``modelkeep.server.v1.JobError``."""
+
+    code: str
+    reason: str
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    retry_time: float | None = None
+    exception: str = ""
+    detail: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException, *, retry_time: float | None = None) -> JobError:
+        """The job error of an exception; an unexpected one keeps its text to itself."""
+        if isinstance(error, ModelkeepError) and type(error) is not ModelkeepError:
+            return cls(
+                code=error.code,
+                reason=error.reason,
+                message=str(error),
+                metadata=dict(error.metadata),
+                retry_time=retry_time,
+                exception=type(error).__name__,
+            )
+        frames = traceback.extract_tb(error.__traceback__)
+        where = "\n".join(f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in frames)
+        return cls(
+            code="INTERNAL",
+            reason="INTERNAL",
+            message="The install failed by a defect of the service; its log has the details.",
+            exception="ModelkeepError",
+            detail=f"{type(error).__name__}\n{where}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """One file of a model: path relative to its folder (or its name), size, time of modification (s)."""
+
+    path: str
+    size_bytes: int
+    modify_time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Bytes of the download or copy."""
+
+    bytes_done: int = 0
+    bytes_total: int = 0
+    bytes_per_second: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One install, as it is stored after every step; a restart goes on from here."""
+
+    id: int
+    #: Random; the request ids of the job's calls to its peers are made of it.
+    uid: str
+    source: Source
+    inplace: bool
+    overrides: Overrides
+    #: Key of the model, chosen when the job is made, so that every step can be repeated.
+    key: str
+    create_time: float
+    expected_sha256: str = ""
+    priority: int | None = None
+    #: The source needs a secret that is held in memory only.
+    has_secret: bool = False
+    state: State = State.WAITING
+    stage: Stage = Stage.NONE
+    cancel_requested: bool = False
+    attempt: int = 0
+    download_id: int = 0
+    #: Counts downloads made for this job: DownloadService may have forgotten one.
+    download_generation: int = 0
+    #: Where the downloaded or copied files are before they get their final name.
+    staged_path: str = ""
+    #: Where the model is now.
+    local_path: str = ""
+    probe: ProbeResult | None = None
+    hash: str = ""
+    #: The record was asked for: only RecordService knows whether it is there.
+    registering: bool = False
+    files: tuple[FileFacts, ...] = ()
+    progress: Progress = field(default_factory=Progress)
+    error: JobError | None = None
+    start_time: float | None = None
+    end_time: float | None = None
+    revision: int = 0
+
+    def request_id(self, step: str) -> str:
+        """The request id of one step: the same at every repetition, another for every job and step."""
+        return str(uuid.uuid5(uuid.UUID(self.uid), step))
+
+    def arguments(self) -> tuple[object, ...]:
+        """What must be equal for a second import of the source to be this job."""
+        return (self.inplace, self.overrides, self.expected_sha256)
+
+
+#: state -> the states that may follow it.
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    State.WAITING: frozenset({State.RUNNING, State.CANCELLED, State.ERROR}),
+    State.RUNNING: frozenset({State.RUNNING, State.PAUSED, *FINAL}),
+    State.PAUSED: frozenset({State.PAUSED, State.RUNNING, *FINAL}),
+    State.COMPLETED: frozenset(),
+    State.ERROR: frozenset(),
+    State.CANCELLED: frozenset(),
+}
+
+
+def moved(job: Job, state: State, stage: Stage = Stage.NONE, *, error: JobError | None = None) -> Job:
+    """The job in another state; a mistake in the caller's order raises ValueError."""
+    if state not in TRANSITIONS[job.state]:
+        raise ValueError(f"a job cannot go from {job.state} to {state}")
+    return replace(job, state=state, stage=stage, error=error)

@@ -1,0 +1,229 @@
+"""What the installer needs of its peers and its store, in its own words; ``peers.py`` speaks gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from .domain_jobs import Job, JobError, Progress
+from .probe import FoundSubmodel
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDraft:
+    """A record to be: the common fields and those of the config arms that the installer fills."""
+
+    key: str
+    name: str
+    type: str
+    format: str
+    base: str
+    path: str
+    root_id: str
+    size_bytes: int
+    hash: str
+    source: str
+    source_type: str
+    compatible_bases: tuple[str, ...] = ()
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    trigger_phrases: tuple[str, ...] = ()
+    license: str = ""
+    variant: str = ""
+    prediction_type: str = ""
+    upcast_attention: bool | None = None
+    vae: str = ""
+    checkpoint_config: str = ""
+    submodels: tuple[FoundSubmodel, ...] = ()
+    scaling_factor: float | None = None
+    rank: int = 0
+    key_layout: str = ""
+
+
+class DigestState(StrEnum):
+    """State of a file's digests."""
+
+    PENDING = "pending"
+    COMPUTED = "computed"
+    VERIFIED = "verified"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFile:
+    """One file in a record."""
+
+    path: str
+    size_bytes: int
+    modify_time: float
+    sha256: str = ""
+    blake3: str = ""
+    state: DigestState = DigestState.PENDING
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A record as RecordService answered it. ``message`` is opaque here: the serialised resource."""
+
+    key: str
+    etag: str
+    path: str
+    root_id: str
+    message: bytes
+    revision: int = 0
+
+
+class RecordPort(Protocol):
+    """RecordService. Every method may raise UpstreamUnavailableException: try again later."""
+
+    async def create(self, draft: ModelDraft, files: Sequence[RecordFile], request_id: str) -> StoredModel:
+        """Stores a record; the same request_id answers with the same record."""
+
+    async def get(self, key: str) -> StoredModel:
+        """One record; UnknownModelException if there is none."""
+
+    async def files(self, key: str) -> list[RecordFile]:
+        """All files of a record."""
+
+    async def replace_files(self, key: str, files: Sequence[RecordFile], request_id: str) -> None:
+        """Puts a complete list of files in place of a record's."""
+
+    async def delete(self, key: str, etag: str, request_id: str) -> int:
+        """Deletes a record; answers with the revision that this made."""
+
+
+class DownloadState(StrEnum):
+    """Where a download stands."""
+
+    IDLE = "idle"
+    ENQUEUED = "enqueued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadStatus:
+    """A download as DownloadService reports it."""
+
+    id: int
+    state: DownloadState
+    path: str = ""
+    progress: Progress = field(default_factory=Progress)
+    error: JobError | None = None
+    #: What the order was labelled with.
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadOrder:
+    """A download to make. ``url`` and ``access_token`` may hold secrets: they are never stored here."""
+
+    url: str
+    folder: str
+    access_token: str
+    expected_sha256: str
+    priority: int | None
+    request_id: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadNews:
+    """One frame of the watch over the installer's downloads."""
+
+    resume_token: str
+    statuses: tuple[DownloadStatus, ...] = ()
+    removed: tuple[int, ...] = ()
+
+
+class DownloadPort(Protocol):
+    """DownloadService. Every method may raise UpstreamUnavailableException: try again later."""
+
+    async def create(self, order: DownloadOrder) -> DownloadStatus:
+        """Makes a download; the same request_id answers with the same one."""
+
+    async def get(self, download_id: int) -> DownloadStatus:
+        """One download; UnknownJobIDException if there is none."""
+
+    async def start(self, download_id: int, access_token: str, source_url: str) -> DownloadStatus:
+        """Goes on with a paused download, with a new token or the URL with its secrets anew."""
+
+    async def cancel(self, download_id: int) -> None:
+        """Cancels a download; fine if it has ended or is not known."""
+
+    def watch(self, resume_token: str) -> AsyncIterator[DownloadNews]:
+        """Every change of the installer's downloads, from a token or from a snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class DigestWork:
+    """A model whose files are to be hashed: where it is, and its files with what is known of them."""
+
+    key: str
+    uid: str
+    location: str
+    is_folder: bool
+    expected_sha256: str
+    files: tuple[RecordFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """An uninstall under way: written before the record goes, so that a kill cannot leave its files."""
+
+    key: str
+    folder: str
+    paths: tuple[str, ...]
+
+
+class JobStore(Protocol):
+    """The installer's durable state. Writes are durable when they return."""
+
+    async def create(
+        self, job: Job, *, request_id: str, fingerprint: bytes, principal: str, method: str
+    ) -> tuple[Job, bool]:
+        """Stores a new job, or answers with the one under way (True) for the same source and arguments."""
+
+    async def get(self, job_id: int) -> Job:
+        """One job; UnknownJobIDException if there is none."""
+
+    async def save(self, job: Job, *, record: bytes = b"", digests: DigestWork | None = None) -> Job:
+        """Stores a changed job, with its finished record and the digests to compute; gives its revision."""
+
+    async def request_cancel(self, job_id: int) -> Job:
+        """Notes in one step that a job shall end; WrongStateException if it has."""
+
+    async def unfinished(self) -> list[Job]:
+        """The jobs that have not ended, oldest first."""
+
+    async def kept(self) -> dict[int, str]:
+        """Jobs that ended in ERROR with a staged path, by id."""
+
+    async def prune(self) -> tuple[int, list[int]]:
+        """Forgets ended jobs: how many, and the ids of those whose staged files are to be removed."""
+
+    async def digest_work(self) -> DigestWork | None:
+        """The oldest model with files to hash."""
+
+    async def save_digest(self, key: str, file: RecordFile) -> None:
+        """Stores the digests of one file."""
+
+    async def digested(self) -> list[DigestWork]:
+        """Models whose files are all hashed, and whose record does not have it yet."""
+
+    async def drop_digests(self, key: str) -> None:
+        """The record has the digests, or is gone."""
+
+    async def add_removal(self, removal: Removal) -> None:
+        """Notes an uninstall before the record goes."""
+
+    async def removals(self) -> list[Removal]:
+        """Uninstalls that a kill interrupted."""
+
+    async def drop_removal(self, key: str) -> None:
+        """The uninstall is done, or was not to be."""

@@ -1,0 +1,131 @@
+"""The folders that the installer reads and the one that it owns."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from modelkeep.exceptions import (
+    FieldInvalidException,
+    FieldViolation,
+    ForbiddenPathException,
+    InvalidModelException,
+    RootMismatchException,
+)
+from modelkeep_common.paths import AllowedRoots
+
+from .files import STAGING
+
+
+class ModelRoots:
+    """``models_dir`` and the import roots.
+
+    Args:
+        models_dir: The folder that holds installed models; made absolute and free of links.
+        root_id: The id in its marker.
+        import_roots: Folders that local models may be taken from.
+    """
+
+    def __init__(self, models_dir: Path, root_id: str, import_roots: Sequence[Path]) -> None:
+        self.models_dir = Path(os.path.realpath(models_dir))
+        self.root_id = root_id
+        self._readable = AllowedRoots([self.models_dir, *import_roots])
+        self._owned = AllowedRoots([self.models_dir])
+
+    @property
+    def import_roots(self) -> tuple[Path, ...]:
+        """The folders that local models may be taken from, without links."""
+        return self._readable.roots[1:]
+
+    def home(self, key: str) -> Path:
+        """The folder of one installed model."""
+        return self.models_dir / key
+
+    def staging(self, job_id: int) -> Path:
+        """The folder of one job's files before they have their final name."""
+        return self.models_dir / STAGING / str(job_id)
+
+    def is_staged(self, path: Path) -> bool:
+        """Whether a path lies in a staging folder."""
+        return Path(os.path.realpath(path)).is_relative_to(self.models_dir / STAGING)
+
+    def readable(self, path: Path) -> Path:
+        """The real path of what may be read.
+
+        Raises:
+            ForbiddenPathException: It, or what its links lead to, lies outside every root.
+        """
+        return self._readable.resolve(path)
+
+    def requested(self, text: str, field: str) -> Path:
+        """A path that a client sent, normalised and allowed.
+
+        Raises:
+            FieldInvalidException: It is not absolute.
+            ForbiddenPathException: It lies outside every root.
+        """
+        if not text.startswith("/"):
+            raise FieldInvalidException(
+                f"{field} must be an absolute path on the service's host.",
+                violations=[FieldViolation(field, "is not absolute")],
+            )
+        path = Path(os.path.normpath(text))
+        self._readable.resolve(path)
+        return path
+
+    def open(self, path: Path) -> BinaryIO:
+        """Opens a regular file beneath a root for reading; links are followed only inside the roots.
+
+        Raises:
+            ForbiddenPathException: As :meth:`readable`.
+            InvalidModelException: It cannot be read, or is no regular file.
+        """
+        try:
+            # O_NONBLOCK: opening a FIFO without a writer would wait for ever
+            descriptor = self._readable.open_beneath(path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            detail = error.strerror or str(error)
+            raise InvalidModelException(
+                f"{path} cannot be read: {detail}.", metadata={"path": str(path), "detail": detail}
+            ) from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise InvalidModelException(
+                f"{path} is not a regular file.", metadata={"path": str(path), "detail": "no regular file"}
+            )
+        return os.fdopen(descriptor, "rb", buffering=0)
+
+    def locate(self, path: str, root_id: str) -> Path:
+        """Where a record's model is; it may be outside every root.
+
+        Raises:
+            RootMismatchException: Its relative path belongs to another models_dir.
+        """
+        if os.path.isabs(path):
+            return Path(os.path.normpath(path))
+        if root_id and root_id != self.root_id:
+            raise RootMismatchException(
+                "The record belongs to another models_dir than the one that is mounted here.",
+                metadata={"expected_root_id": root_id, "actual_root_id": self.root_id},
+            )
+        return Path(os.path.normpath(self.models_dir / path))
+
+    def owns(self, path: Path) -> bool:
+        """Whether a path, links followed, lies inside models_dir and not in its staging folders."""
+        return self._owned.allows(path) and not self.is_staged(path)
+
+    def deletable(self, path: Path) -> None:
+        """Refuses to delete what is not beneath a root, with the folder it is in and what it leads to.
+
+        Raises:
+            ForbiddenPathException: As said; also for the marker of models_dir and for staged files.
+        """
+        self._readable.resolve(path.parent)
+        real = self._readable.resolve(path)
+        if self.is_staged(path) or real in self._readable.roots or path.name.startswith(".modelkeep-root"):
+            raise ForbiddenPathException(
+                f"{str(path)!r} is no file of a model.", metadata={"path": str(path)}
+            )

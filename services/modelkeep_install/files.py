@@ -1,0 +1,268 @@
+"""Placing models in ``models_dir``: copies, renames and deletions that a kill cannot leave half done.
+
+A copy is made in the staging folder, made durable, and appears under its final name by one rename; so
+whatever has the final name is whole. Installed files are 0444: they are replaced, never rewritten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+from typing import NoReturn
+
+from modelkeep.exceptions import DestinationExistsException, DiskFullException, InvalidModelException
+
+from .hashing import Interrupted
+from .probe.headers import Opener, open_regular
+
+#: Folder in models_dir with one folder per job while it runs; scans and sync leave it out.
+STAGING = ".staging"
+
+_FICLONE = 0x40049409  # _IOW(0x94, 9, int): share the source's blocks (btrfs, XFS, bcachefs)
+_COPY_BYTES = 16 << 20
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+Advance = Callable[[int], None]
+
+
+def check_name(name: str) -> str:
+    """One component that every file system takes as itself, or an error.
+
+    Raises:
+        InvalidModelException: Empty, dots, separators, control characters, a device's name, or too long.
+    """
+    bad = (
+        name in ("", ".", "..")
+        or len(os.fsencode(name)) > 255
+        or any(c in '/\\:*?"<>|' or ord(c) < 32 or ord(c) == 127 for c in name)
+        or name.endswith((" ", "."))
+        or name.partition(".")[0].lower() in _RESERVED
+        or name.startswith(".modelkeep-root")
+    )
+    if bad:
+        raise InvalidModelException(
+            f"{name!r} cannot be the name of an installed file.",
+            metadata={"path": name, "detail": "unsafe name"},
+        )
+    return name
+
+
+def check_relative(paths: Iterable[str]) -> None:
+    """Every path goes down only, by safe names, and no two differ by case alone.
+
+    Raises:
+        InvalidModelException: As said.
+    """
+    seen: dict[str, str] = {}
+    for path in paths:
+        for part in PurePosixPath(path).parts:
+            check_name(part)
+        other = seen.setdefault(path.casefold(), path)
+        if other != path:
+            raise InvalidModelException(
+                f"{path!r} and {other!r} differ by case alone, which not every file system can keep apart.",
+                metadata={"path": path, "detail": "names clash by case"},
+            )
+
+
+def copy_file(
+    source: Path,
+    target: Path,
+    *,
+    opener: Opener = open_regular,
+    advance: Advance = lambda count: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> int:
+    """Copies one file durably; shares the blocks where the file system can. Returns its size in bytes.
+
+    Raises:
+        DestinationExistsException: There is something at ``target`` already.
+        DiskFullException: No room.
+        Interrupted: ``stop`` said so; the caller removes what is there.
+    """
+    with opener(source) as file, _no_room(target):
+        try:
+            out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except FileExistsError as error:
+            raise DestinationExistsException(
+                f"There is a file at {target} already.", metadata={"path": str(target)}
+            ) from error
+        try:
+            size = os.fstat(file.fileno()).st_size
+            if _reflink(file.fileno(), out):
+                advance(size)
+            else:
+                size = _copy_bytes(file.fileno(), out, advance, stop)
+            os.fchmod(out, 0o444)
+            os.fsync(out)
+        finally:
+            os.close(out)
+    return size
+
+
+def _reflink(source: int, target: int) -> bool:
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+def _copy_bytes(source: int, target: int, advance: Advance, stop: Callable[[], bool]) -> int:
+    total = 0
+    in_kernel = True
+    while True:
+        if stop():
+            raise Interrupted
+        if in_kernel:
+            try:
+                count = os.copy_file_range(source, target, _COPY_BYTES)
+            except OSError as error:
+                if error.errno not in (
+                    errno.EXDEV,
+                    errno.EINVAL,
+                    errno.ENOSYS,
+                    errno.EOPNOTSUPP,
+                    errno.EPERM,
+                ):
+                    raise
+                in_kernel = False  # not between these two file systems
+                continue
+        else:
+            count = os.sendfile(target, source, None, _COPY_BYTES)
+        if count == 0:
+            return total
+        total += count
+        advance(count)
+
+
+def copy_tree(
+    source: Path,
+    files: Iterable[str],
+    target: Path,
+    *,
+    opener: Opener = open_regular,
+    advance: Advance = lambda count: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Copies the given files of a folder, durably; links become what they lead to.
+
+    ``target`` must not exist.
+    """
+    with _no_room(target):
+        target.mkdir()
+        folders = {target}
+        for name in files:
+            place = target / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            parent = place.parent
+            while parent != target:
+                folders.add(parent)
+                parent = parent.parent
+            copy_file(source / name, place, opener=opener, advance=advance, stop=stop)
+    for folder in folders:
+        sync_folder(folder)
+
+
+def place(staged: Path, target: Path) -> None:
+    """Gives staged files their final name, durably, by one rename; does nothing if it has been done.
+
+    Raises:
+        DestinationExistsException: Something else is at ``target``.
+        InvalidModelException: Neither the staged nor the final name exists.
+    """
+    if not os.path.lexists(staged):
+        if os.path.lexists(target):
+            return  # an earlier run came this far
+        raise InvalidModelException(
+            f"The staged files vanished: {staged}.", metadata={"path": str(staged), "detail": "vanished"}
+        )
+    if os.path.lexists(target):
+        raise DestinationExistsException(
+            f"There is a file at {target} already.", metadata={"path": str(target)}
+        )
+    with _no_room(target):
+        _make_read_only(staged)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(staged, target)
+        sync_folder(target.parent)
+        sync_folder(target.parent.parent)
+        sync_folder(staged.parent)
+
+
+def _make_read_only(path: Path) -> None:
+    if path.is_dir():
+        for current, _, names in os.walk(path):
+            for name in names:
+                os.chmod(os.path.join(current, name), 0o444)
+    else:
+        os.chmod(path, 0o444)
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a folder of ours with all that is in it; what is gone already is fine."""
+    # never follows links; "ignore" because a peer may remove its own files at the same time
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_empty(folder: Path, *, above: Path) -> None:
+    """Removes a folder and its parents up to, not including, ``above``, as long as they are empty."""
+    while folder != above and folder.is_relative_to(above):
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_facts(path: Path) -> tuple[int, float]:
+    """(size in bytes, time of the last modification in seconds) of a regular file.
+
+    Raises:
+        InvalidModelException: There is no regular file.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        detail = error.strerror or str(error)
+        raise InvalidModelException(
+            f"{path} cannot be read: {detail}.", metadata={"path": str(path), "detail": detail}
+        ) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise InvalidModelException(
+            f"{path} is not a regular file.", metadata={"path": str(path), "detail": "no regular file"}
+        )
+    return status.st_size, status.st_mtime
+
+
+class _no_room(contextlib.AbstractContextManager[None]):
+    """Turns "no space left" into the suite's own error."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _raise_full(self._path, error)
+
+
+def _raise_full(path: Path, error: OSError) -> NoReturn:
+    raise DiskFullException(
+        f"The file system of {path} has no room for the model: free some, then install again.",
+        metadata={"path": str(path)},
+    ) from error

@@ -1,0 +1,25 @@
+"""What a model on disk is, from headers and configs only; no weight is read, no library is imported."""
+
+from __future__ import annotations
+
+from .headers import DTYPE_BITS, MAX_HEADER_BYTES, SafetensorsHeader, open_regular, read_header
+from .probe import list_files, probe
+from .result import Evidence, FoundSubmodel, Hints, Match, NoMatch, ProbeResult, RuledOut, Strength
+
+__all__ = [
+    "DTYPE_BITS",
+    "MAX_HEADER_BYTES",
+    "Evidence",
+    "FoundSubmodel",
+    "Hints",
+    "Match",
+    "NoMatch",
+    "ProbeResult",
+    "RuledOut",
+    "SafetensorsHeader",
+    "Strength",
+    "list_files",
+    "open_regular",
+    "probe",
+    "read_header",
+]

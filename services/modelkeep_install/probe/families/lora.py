@@ -1,0 +1,125 @@
+"""LoRA files: low-rank pairs for the UNet and text encoders of a Stable Diffusion model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from ..headers import SafetensorsHeader
+from ..result import UNKNOWN, Evidence, Match, NoMatch, RuledOut, certain
+from .unet import BASE_BY_CONTEXT
+
+#: Ends of the tensors of one adapted layer; "down" is [rank, in, …], "up" is [out, rank, …].
+_DOWN = (
+    ".lora_down.weight",
+    ".lora_A.weight",
+    ".lora_A.default.weight",
+    ".lora.down.weight",
+    "_lora.down.weight",
+)
+_UP = (".lora_up.weight", ".lora_B.weight", ".lora_B.default.weight", ".lora.up.weight", "_lora.up.weight")
+_REST = (*_UP, ".alpha", ".dora_scale", ".lora_mid.weight", ".lora_magnitude_vector", ".diff", ".diff_b")
+
+#: The family's UNet and text encoders, as each key layout names them.
+_UNET = re.compile(
+    r"^(lora_unet_(input_blocks|middle_block|output_blocks|down_blocks|mid_block|up_blocks)_"
+    r"|(base_model\.model\.)?unet\.(down_blocks|mid_block|up_blocks)\."
+    r"|(down_blocks|mid_block|up_blocks)\.)"
+)
+_TEXT = re.compile(r"^(lora_te[12]?_text_model_|(text_encoder|text_encoder_2)\.)")
+_CROSS = re.compile(r"attn2[._](processor\.)?to_[kv](?=[._]lora|_lora)")
+_DEEP = re.compile(r"transformer_blocks[._]([2-9]|1\d)[._]")
+
+#: Width of a text encoder -> bases that have one so wide.
+_BASES_BY_TEXT = {768: ("sd-1", "sdxl"), 1024: ("sd-2",), 1280: ("sdxl", "sdxl-refiner")}
+
+
+class LoraFile:
+    """LoRA for SD-1, SD-2, SDXL or the refiner, in kohya's, diffusers' or PEFT's key layout."""
+
+    name = "LoRA"
+
+    def match(self, header: SafetensorsHeader) -> Match | NoMatch:
+        if not header:
+            return NoMatch("no tensors")
+        down: dict[str, tuple[int, ...]] = {}
+        for name in header:
+            if name.endswith(_DOWN):
+                down[name] = header[name]
+            elif not name.endswith(_REST):
+                what = (
+                    "holds more than low-rank pairs"
+                    if down
+                    else "no low-rank pair (lora_down/lora_up, lora_A/lora_B)"
+                )
+                return NoMatch(f"{what}: {name}")
+        if not down:
+            return NoMatch("no low-rank pairs")
+        other = next((n for n in down if not _UNET.match(n) and not _TEXT.match(n)), "")
+        layout = self._layout(next(iter(down)))
+        evidence = [
+            certain("type=lora", f"nothing but {len(down)} low-rank pairs, in the {layout} key layout")
+        ]
+        if other:
+            return NoMatch(f"low-rank pairs ({layout} layout), but for no Stable Diffusion model: {other}")
+        bases = self._bases(down, evidence)
+        ranks = {shape[0] for shape in down.values() if shape}
+        if not bases:
+            return NoMatch("its layers' widths belong to no Stable Diffusion model, or to several at once")
+        return Match(
+            type="lora",
+            format="lycoris" if layout == "kohya" else "diffusers",
+            base=bases[0] if len(bases) == 1 else UNKNOWN,
+            possible_bases=bases,
+            compatible_bases=bases if len(bases) > 1 else (),
+            rank=ranks.pop() if len(ranks) == 1 else 0,
+            key_layout=layout,
+            evidence=tuple(evidence),
+            ruled_out=tuple(
+                RuledOut(base, "its layers have other widths")
+                for base in BASE_BY_CONTEXT.values()
+                if base not in bases
+            ),
+        )
+
+    @staticmethod
+    def _layout(name: str) -> str:
+        if name.startswith("lora_"):
+            return "kohya"
+        return "peft" if ".lora_A." in name else "diffusers"
+
+    def _bases(self, down: dict[str, tuple[int, ...]], evidence: list[Evidence]) -> tuple[str, ...]:
+        """Every base that all observations allow; the observations join ``evidence``."""
+        bases: tuple[str, ...] = tuple(BASE_BY_CONTEXT.values())
+        cross = {shape[1] for name, shape in down.items() if _CROSS.search(name) and len(shape) >= 2}
+        if cross:
+            evidence.append(certain("base", f"cross-attention takes {_list(sorted(cross))} features of text"))
+            if len(cross) > 1:
+                return ()
+            bases = _keep(bases, [BASE_BY_CONTEXT.get(cross.pop(), "")])
+        text = {
+            shape[1]
+            for name, shape in down.items()
+            if _TEXT.match(name) and re.search(r"[._]q_proj(?=[._])", name) and len(shape) >= 2
+        }
+        for width in sorted(text):
+            evidence.append(certain("base", f"adapts a text encoder {width} features wide"))
+            bases = _keep(bases, _BASES_BY_TEXT.get(width, ()))
+        if any(name.startswith(("lora_te1_", "lora_te2_", "text_encoder_2.")) for name in down):
+            evidence.append(certain("base=sdxl|sdxl-refiner", "tells two text encoders apart"))
+            bases = _keep(bases, ("sdxl", "sdxl-refiner"))
+        if len(bases) > 1 and any(_DEEP.search(name) for name in down):
+            evidence.append(certain("base=sdxl|sdxl-refiner", "more than two transformer blocks in a row"))
+            bases = _keep(bases, ("sdxl", "sdxl-refiner"))
+        if len(bases) > 1:
+            evidence.append(certain(f"base={'|'.join(bases)}", "nothing in the file tells these apart"))
+        return bases
+
+
+def _keep(bases: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:
+    allowed = set(wanted)
+    return tuple(base for base in bases if base in allowed)
+
+
+def _list(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))

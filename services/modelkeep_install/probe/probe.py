@@ -1,0 +1,200 @@
+"""The probe: type, base, format and more of a model on disk, from headers and configs only."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from modelkeep.exceptions import InvalidModelException, SourceNotFoundException
+
+from .families import FILE_FAMILIES
+from .families.vae import narrow
+from .folder import PICKLE_SUFFIXES, Folder, as_folder, lora_in, probe_folder, unsafe
+from .headers import Opener, open_regular, read_header
+from .names import base_from_name, default_description, default_name
+from .result import UNKNOWN, Hints, Match, NoMatch, ProbeResult, RuledOut, Strength, certain, likely, weak
+
+#: More files than any model has: a folder of them is a whole collection, or a mistake.
+MAX_FILES = 10_000
+_MAX_DEPTH = 8
+
+#: The caller says nothing.
+NO_HINTS = Hints()
+
+
+def probe(
+    path: Path,
+    hints: Hints = NO_HINTS,
+    *,
+    opener: Opener = open_regular,
+    check: Callable[[Path], object] = lambda path: None,
+    named: Path | None = None,
+) -> ProbeResult:
+    """Looks at a model file or folder and says what it is, with its reasons.
+
+    Args:
+        path: A ``.safetensors`` file or a diffusers folder; must exist.
+        hints: What the caller knows: it takes the place of what is found, and is itself evidence.
+        opener: Opens the files; the service's refuses what leads outside the allowed roots.
+        check: Called with every file of a folder before it is counted in; raises to refuse it.
+        named: The path that names are taken from, where it is not ``path``.
+
+    Returns:
+        A result whose ``type`` is ``unknown`` when no family matched: nothing is guessed.
+
+    Raises:
+        SourceNotFoundException: There is nothing at the path.
+        InvalidModelException: The file is no safetensors file or damaged, or the folder contradicts itself.
+        UnsafeFormatException: The weights are pickles.
+    """
+    path_for_names = named or path
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise SourceNotFoundException(f"There is nothing at {path}.", metadata={"path": str(path)}) from error
+    except OSError as error:
+        detail = error.strerror or str(error)
+        raise InvalidModelException(
+            f"{path} cannot be read: {detail}.", metadata={"path": str(path), "detail": detail}
+        ) from error
+    if stat.S_ISDIR(status.st_mode):
+        files = list_files(path, check)
+        match = _match_folder(Folder(path, files, opener))
+    else:
+        files = {path.name: status.st_size}
+        match = _match_file(path, opener)
+    match = _weigh_names(match, path_for_names)
+    match = apply_hints(match, hints)
+    folder = stat.S_ISDIR(status.st_mode)
+    order = list(Strength)
+    match = replace(match, evidence=tuple(sorted(match.evidence, key=lambda e: order.index(e.strength))))
+    return ProbeResult(
+        match=match,
+        name=default_name(path_for_names, folder=folder),
+        description=default_description(match.type, match.base, match.variant),
+        size_bytes=sum(files.values()),
+        files=files,
+    )
+
+
+def list_files(folder: Path, check: Callable[[Path], object] = lambda path: None) -> dict[str, int]:
+    """Files under a folder by relative path with ``/``, sorted, with their sizes in bytes.
+
+    Links to files count as what they lead to (caches are made of them); links to folders are not entered.
+    Hidden files and folders (``.git``, ``.cache``) are no part of a model.
+
+    Raises:
+        InvalidModelException: Too many files, or a file that cannot be looked at.
+    """
+    files: dict[str, int] = {}
+    for current, folders, names in os.walk(folder):
+        here = Path(current)
+        depth = len(here.relative_to(folder).parts)
+        folders[:] = (
+            sorted(name for name in folders if not name.startswith(".")) if depth < _MAX_DEPTH else []
+        )
+        for name in names:
+            if name.startswith("."):
+                continue
+            file = here / name
+            check(file)
+            try:
+                status = file.stat()
+            except OSError as error:
+                detail = error.strerror or str(error)
+                raise InvalidModelException(
+                    f"{file} cannot be read: {detail}.", metadata={"path": str(file), "detail": detail}
+                ) from error
+            if stat.S_ISREG(status.st_mode):
+                files[file.relative_to(folder).as_posix()] = status.st_size
+        if len(files) > MAX_FILES:
+            raise InvalidModelException(
+                f"{folder} has more than {MAX_FILES:,} files, which is no model.",
+                metadata={"path": str(folder), "detail": "too many files"},
+            )
+    return dict(sorted(files.items()))
+
+
+def _match_file(path: Path, opener: Opener) -> Match:
+    suffix = path.suffix.lower()
+    if suffix in PICKLE_SUFFIXES:
+        raise unsafe(path)
+    if suffix != ".safetensors":
+        raise InvalidModelException(
+            f"{path.name} is of no kind that can be installed: a .safetensors file or a diffusers folder.",
+            metadata={"path": str(path), "detail": f"suffix {suffix or 'missing'}"},
+        )
+    header = read_header(path, opener)
+    matches: list[Match] = []
+    ruled_out: list[RuledOut] = []
+    for family in FILE_FAMILIES:
+        answer = family.match(header)
+        if isinstance(answer, NoMatch):
+            ruled_out.append(RuledOut(family.name, answer.why))
+        else:
+            matches.append(answer)
+    if len(matches) == 1:
+        return replace(matches[0], ruled_out=(*matches[0].ruled_out, *ruled_out))
+    seen = certain("type=unknown", f"a valid safetensors file of {len(header)} tensors that no family knows")
+    if matches:
+        seen = certain("type=unknown", f"fits several at once: {', '.join(match.type for match in matches)}")
+    return Match(type=UNKNOWN, format="checkpoint", evidence=(seen,), ruled_out=tuple(ruled_out))
+
+
+def _match_folder(folder: Folder) -> Match:
+    lora = lora_in(folder)
+    if lora:
+        found = _match_file(folder.path / lora, folder._opener)
+        return as_folder(found) if found.type == "lora" else found
+    answer = probe_folder(folder)
+    if isinstance(answer, Match):
+        return answer
+    return Match(
+        type=UNKNOWN,
+        format=UNKNOWN,
+        evidence=(certain("type=unknown", f"a folder of {len(folder.files)} files"),),
+        ruled_out=(RuledOut("diffusers folder", answer.why),),
+    )
+
+
+def _weigh_names(match: Match, path: Path) -> Match:
+    """Lets the file's and folders' names choose among bases that the files leave open."""
+    if match.type == UNKNOWN or match.base != UNKNOWN:
+        return match
+    named = base_from_name(path, match.possible_bases)
+    if named is None:
+        return match
+    base, words = named
+    return narrow(match, (base,), weak(f"base={base}", f"the name {words!r}"))
+
+
+def apply_hints(match: Match, hints: Hints) -> Match:
+    """What the caller says takes the place of what was found; a contradiction stays visible as evidence."""
+    if not hints.any():
+        return match
+    if hints.base and hints.base in match.possible_bases and match.base == UNKNOWN:
+        match = narrow(match, (hints.base,), likely(f"base={hints.base}", "the caller says so"))
+    evidence = list(match.evidence)
+    for what, said, found in (
+        ("type", hints.type, match.type),
+        ("base", hints.base, match.base),
+        ("format", hints.format, match.format),
+    ):
+        if said and said != found:
+            against = "" if found == UNKNOWN else f", although the files say {found}"
+            evidence.append(likely(f"{what}={said}", f"the caller says so{against}"))
+    match = replace(match, evidence=tuple(evidence))
+    if hints.type and hints.type != match.type:
+        match = Match(
+            type=hints.type, format=match.format, evidence=match.evidence, ruled_out=match.ruled_out
+        )
+    base = hints.base or match.base
+    return replace(
+        match,
+        base=base,
+        format=hints.format or match.format,
+        compatible_bases=tuple(other for other in match.compatible_bases if other != base),
+    )

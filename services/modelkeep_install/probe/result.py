@@ -1,0 +1,131 @@
+"""What a probe answers, and the vocabulary of its families."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+UNKNOWN = "unknown"
+
+
+class Strength(StrEnum):
+    """How much a piece of evidence weighs."""
+
+    #: Names and shapes of tensors, or a class name in a config: no other known kind has it.
+    CERTAIN = "certain"
+    #: A setting in a config or a note in a header, which its writer may have left wrong.
+    LIKELY = "likely"
+    #: A name of a file or folder.
+    WEAK = "weak"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One observation, and what it speaks for: ``base=sdxl``."""
+
+    finding: str
+    observation: str
+    strength: Strength
+
+
+@dataclass(frozen=True, slots=True)
+class RuledOut:
+    """A candidate that does not fit, and why."""
+
+    candidate: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSubmodel:
+    """A component inside the files: its folder, or its key prefix in a single file."""
+
+    type: str
+    path_or_prefix: str
+    class_name: str = ""
+    library: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What the caller says about the model; it wins over what is found, here and in the record."""
+
+    type: str = ""
+    base: str = ""
+    format: str = ""
+
+    def any(self) -> bool:
+        return bool(self.type or self.base or self.format)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A family recognised the model.
+
+    ``base`` is ``unknown`` where the files leave several ``possible_bases``; weak evidence, and then the
+    caller, may choose among them.
+    """
+
+    type: str
+    format: str
+    base: str = UNKNOWN
+    possible_bases: tuple[str, ...] = ()
+    compatible_bases: tuple[str, ...] = ()
+    variant: str = ""
+    prediction_type: str = ""
+    upcast_attention: bool | None = None
+    scaling_factor: float | None = None
+    rank: int = 0
+    key_layout: str = ""
+    submodels: tuple[FoundSubmodel, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    ruled_out: tuple[RuledOut, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NoMatch:
+    """A family did not recognise the model: the first thing that does not fit."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """The answer: a match with names and sizes, or ``type == "unknown"`` with what was ruled out."""
+
+    match: Match
+    name: str
+    description: str
+    size_bytes: int
+    #: Files relative to the model's folder (or the file's name), sorted, with their sizes in bytes.
+    files: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def type(self) -> str:
+        return self.match.type
+
+    @property
+    def base(self) -> str:
+        return self.match.base
+
+    @property
+    def format(self) -> str:
+        return self.match.format
+
+    @property
+    def known(self) -> bool:
+        """Whether the type is known; a base may still be open, with its candidates listed."""
+        return self.match.type != UNKNOWN
+
+
+def certain(finding: str, observation: str) -> Evidence:
+    return Evidence(finding, observation, Strength.CERTAIN)
+
+
+def likely(finding: str, observation: str) -> Evidence:
+    return Evidence(finding, observation, Strength.LIKELY)
+
+
+def weak(finding: str, observation: str) -> Evidence:
+    return Evidence(finding, observation, Strength.WEAK)

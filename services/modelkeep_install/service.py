@@ -1,0 +1,128 @@
+"""InstallService on the wire: a few lines a method."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+import grpc.aio
+
+from modelkeep.install.v1 import install_pb2, install_service_pb2_grpc
+from modelkeep.install.v1 import install_service_pb2 as pb
+from modelkeep_common.calls import current_call
+from modelkeep_common.idempotency import fingerprint
+from modelkeep_common.paging import clamp_page_size, decode_page_token, encode_page_token
+from modelkeep_common.streams import stream_frames
+from modelkeep_common.watch import WatchHub
+
+from . import convert
+from .domain import Caller, Installer
+from .domain_jobs import Job
+from .store import InstallStore
+
+_DEFAULT_WAIT_S, _MAX_WAIT_S = 30.0, 60.0
+
+
+class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
+    """The methods are those of the .proto, which says what they do."""
+
+    def __init__(self, installer: Installer, store: InstallStore, hub: WatchHub[install_pb2.Install]) -> None:
+        self._installer = installer
+        self._store = store
+        self._hub = hub
+
+    async def ImportModel(self, request: pb.ImportModelRequest, context: object) -> pb.ImportModelResponse:
+        call = current_call()
+        caller = Caller(request.request_id, _mark(request), call.principal, call.method)
+        job, existing = await self._installer.import_model(convert.import_request_of(request), caller)
+        return pb.ImportModelResponse(install=await self._message(job), existing=existing)
+
+    async def GetInstall(self, request: pb.GetInstallRequest, context: object) -> pb.GetInstallResponse:
+        [(job, record)] = await self._store.many([request.id])
+        return pb.GetInstallResponse(install=self._with_record(job, record))
+
+    async def ListInstalls(self, request: pb.ListInstallsRequest, context: object) -> pb.ListInstallsResponse:
+        mark = fingerprint(request, without=("page_token", "page_size"))
+        position = decode_page_token(request.page_token, mark)
+        jobs, more, token = await self._store.page(
+            source_contains=request.source_contains,
+            states=[state for state in map(convert.state_of, request.states) if state is not None],
+            before=int(position[0] or 0) if position else None,
+            limit=clamp_page_size(request.page_size),
+        )
+        return pb.ListInstallsResponse(
+            installs=[self._with_record(job, record) for job, record in jobs],
+            next_page_token=encode_page_token([jobs[-1][0].id], mark) if more else "",
+            resume_token=token,
+        )
+
+    async def CancelInstall(
+        self, request: pb.CancelInstallRequest, context: object
+    ) -> pb.CancelInstallResponse:
+        return pb.CancelInstallResponse(install=await self._message(await self._installer.cancel(request.id)))
+
+    async def PruneInstalls(
+        self, request: pb.PruneInstallsRequest, context: object
+    ) -> pb.PruneInstallsResponse:
+        return pb.PruneInstallsResponse(pruned_count=await self._installer.prune())
+
+    async def WatchInstalls(  # type: ignore[override]  # frames are written to the context
+        self, request: pb.WatchInstallsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        ids = frozenset(request.ids)
+        watch = self._hub.watch(
+            resume_token=request.resume_token,
+            matches=(lambda install: install.id in ids) if ids else None,
+            snapshot=self._snapshot,
+            skip_snapshot=request.skip_snapshot,
+            bookmark_interval_s=request.bookmark_interval.ToTimedelta().total_seconds(),
+        )
+        await stream_frames(context, watch, convert.watch_response)
+
+    async def WaitInstalls(self, request: pb.WaitInstallsRequest, context: object) -> pb.WaitInstallsResponse:
+        asked = (
+            request.timeout.ToTimedelta().total_seconds() if request.HasField("timeout") else _DEFAULT_WAIT_S
+        )
+        timeout = min(max(0.0, asked), _MAX_WAIT_S)
+        left = current_call().time_remaining()
+        if left is not None:
+            # the answer must leave before the caller stops waiting
+            timeout = min(timeout, max(0.0, left - min(0.5, left / 4)))
+        waited = await self._installer.wait(request.ids, timeout)
+        jobs = await self._store.many(waited) if waited else []
+        return pb.WaitInstallsResponse(
+            installs=[self._with_record(job, record) for job, record in jobs],
+            done=all(job.state.final for job, _ in jobs),
+        )
+
+    async def ProbeModel(self, request: pb.ProbeModelRequest, context: object) -> pb.ProbeModelResponse:
+        overrides = convert.overrides_of(request.overrides)
+        found = await self._installer.probe(request.path, overrides)
+        return pb.ProbeModelResponse(result=convert.probe_message(found, overrides))
+
+    async def UninstallModel(
+        self, request: pb.UninstallModelRequest, context: object
+    ) -> pb.UninstallModelResponse:
+        done = await self._installer.uninstall(request.key, convert.policy_of(request.files), request.etag)
+        return pb.UninstallModelResponse(
+            deleted_paths=done.deleted_paths, deleted_bytes=done.deleted_bytes, revision=done.revision
+        )
+
+    async def _message(self, job: Job) -> install_pb2.Install:
+        [(job, record)] = await self._store.many([job.id])
+        return self._with_record(job, record)
+
+    def _with_record(self, job: Job, record: bytes) -> install_pb2.Install:
+        return convert.install_message(self._installer.with_progress(job), record)
+
+    def _snapshot(self, conn: sqlite3.Connection) -> list[tuple[str, install_pb2.Install]]:
+        return [(id_, install_pb2.Install.FromString(data)) for id_, data in self._store.snapshot(conn)]
+
+
+def _mark(request: pb.ImportModelRequest) -> bytes:
+    """What a request_id stands for; the URL counts without its secrets."""
+    public = pb.ImportModelRequest()
+    public.CopyFrom(request)
+    if public.source.url:
+        public.source.url = convert.shown_url(public.source.url)
+    return fingerprint(public)

@@ -1,0 +1,300 @@
+"""The installer's SQLite file: jobs, files that wait for their digests, uninstalls under way.
+
+A job is one row: the columns are what is searched, ``job`` is all of it as JSON. Every change of a job is
+one transaction with its entry in the change log, which the watches read.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from pydantic import TypeAdapter
+
+from modelkeep.exceptions import InstallInProgressException, UnknownJobIDException, WrongStateException
+from modelkeep_common.changes import append_change, next_revision, resume_token
+from modelkeep_common.db import Database, Migration
+from modelkeep_common.idempotency import replay_or_run
+
+from .domain_jobs import FINAL, Job, State
+from .domain_ports import DigestState, DigestWork, RecordFile, Removal
+
+#: The name of the jobs' collection in the change log.
+COLLECTION = "installs"
+
+MIGRATIONS: Sequence[Migration] = (
+    Migration(
+        1,
+        """
+        CREATE TABLE installs (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            source TEXT NOT NULL,
+            state TEXT NOT NULL,
+            job TEXT NOT NULL,
+            record BLOB NOT NULL DEFAULT x''
+        );
+        CREATE INDEX installs_active ON installs (source) WHERE state IN ('waiting', 'running', 'paused');
+        CREATE INDEX installs_by_state ON installs (state, id);
+        CREATE TABLE digest_work (
+            key TEXT PRIMARY KEY,
+            sequence INTEGER NOT NULL,
+            work TEXT NOT NULL
+        );
+        CREATE TABLE digest_files (
+            key TEXT NOT NULL REFERENCES digest_work (key) ON DELETE CASCADE,
+            path TEXT NOT NULL,
+            state TEXT NOT NULL,
+            file TEXT NOT NULL,
+            PRIMARY KEY (key, path)
+        ) WITHOUT ROWID;
+        CREATE TABLE removals (key TEXT PRIMARY KEY, removal TEXT NOT NULL);
+        """,
+    ),
+)
+
+_JOBS: TypeAdapter[Job] = TypeAdapter(Job)
+_WORK: TypeAdapter[DigestWork] = TypeAdapter(DigestWork)
+_FILES: TypeAdapter[RecordFile] = TypeAdapter(RecordFile)
+_REMOVALS: TypeAdapter[Removal] = TypeAdapter(Removal)
+
+#: A job and the finished record in it, as the wire's resource.
+Encode = Callable[[Job, bytes], bytes]
+
+
+class InstallStore:
+    """The jobs and what hangs on them; see ``domain_ports.JobStore``."""
+
+    def __init__(self, db: Database, encode: Encode) -> None:
+        self.db = db
+        self._encode = encode
+
+    # ---- jobs ----------------------------------------------------------------------------------------
+    async def create(
+        self, job: Job, *, request_id: str, fingerprint: bytes, principal: str, method: str
+    ) -> tuple[Job, bool]:
+        def unit(conn: sqlite3.Connection) -> tuple[Job, bool]:
+            existing = False
+
+            def run() -> bytes:
+                nonlocal existing
+                running = _active(conn, job.source.text)
+                if running is not None:
+                    existing = True
+                    if running.arguments() != job.arguments():
+                        raise InstallInProgressException(
+                            f"Job {running.id} installs the same source with other arguments: "
+                            "wait for it, or cancel it first.",
+                            metadata={"id": str(running.id)},
+                        )
+                    return str(running.id).encode()
+                cursor = conn.execute(
+                    "INSERT INTO installs (source, state, job) VALUES (?, ?, '')",
+                    (job.source.text, job.state),
+                )
+                assert cursor.lastrowid is not None
+                self._write(conn, replace(job, id=cursor.lastrowid), b"")
+                return str(cursor.lastrowid).encode()
+
+            answer, replayed = replay_or_run(
+                conn, request_id, fingerprint, run, principal=principal, method=method
+            )
+            return _get(conn, int(answer))[0], existing or replayed
+
+        return await self.db.write(unit)
+
+    async def get(self, job_id: int) -> Job:
+        return (await self.db.read(partial(_get, job_id=job_id)))[0]
+
+    async def save(self, job: Job, *, record: bytes = b"", digests: DigestWork | None = None) -> Job:
+        def unit(conn: sqlite3.Connection) -> Job:
+            # a cancel may have come between reading and writing; it is never lost
+            stored, kept = _get(conn, job.id)
+            saved = self._write(
+                conn,
+                replace(job, cancel_requested=job.cancel_requested or stored.cancel_requested),
+                record or kept,
+            )
+            if digests is not None:
+                conn.execute(
+                    "INSERT OR REPLACE INTO digest_work (key, sequence, work) VALUES (?, ?, ?)",
+                    (digests.key, saved.revision, _WORK.dump_json(replace(digests, files=())).decode()),
+                )
+                for file in digests.files:
+                    _put_file(conn, digests.key, file)
+            return saved
+
+        return await self.db.write(unit)
+
+    async def request_cancel(self, job_id: int) -> Job:
+        def unit(conn: sqlite3.Connection) -> Job:
+            job, record = _get(conn, job_id)
+            if job.state is State.CANCELLED or job.cancel_requested:
+                return job
+            if job.state.final:
+                raise WrongStateException(
+                    f"Install {job_id} has ended ({job.state}) and cannot be cancelled.",
+                    metadata={"id": str(job_id), "state": job.state, "allowed": "waiting,running,paused"},
+                )
+            return self._write(conn, replace(job, cancel_requested=True), record)
+
+        return await self.db.write(unit)
+
+    async def unfinished(self) -> list[Job]:
+        return await self.db.read(
+            lambda conn: _jobs(conn, "WHERE state IN ('waiting', 'running', 'paused') ORDER BY id")
+        )
+
+    async def kept(self) -> dict[int, str]:
+        jobs = await self.db.read(lambda conn: _jobs(conn, "WHERE state = 'error'"))
+        return {job.id: job.staged_path for job in jobs if job.staged_path}
+
+    async def prune(self) -> tuple[int, list[int]]:
+        def unit(conn: sqlite3.Connection) -> tuple[int, list[int]]:
+            ended = _jobs(conn, f"WHERE state IN ({_quoted(FINAL)})")
+            for job in ended:
+                conn.execute("DELETE FROM installs WHERE id = ?", (job.id,))
+                append_change(conn, COLLECTION, str(job.id), None)
+            return len(ended), [job.id for job in ended if job.staged_path]
+
+        return await self.db.write(unit)
+
+    async def page(
+        self, *, source_contains: str, states: Sequence[State], before: int | None, limit: int
+    ) -> tuple[list[tuple[Job, bytes]], bool, str]:
+        """One page, newest first: (jobs with their records, whether there are more, a token for a watch)."""
+
+        def unit(conn: sqlite3.Connection) -> tuple[list[tuple[Job, bytes]], bool, str]:
+            where, values = ["instr(source, ?) > 0"], [source_contains] if source_contains else []
+            if not source_contains:
+                where = []
+            if states:
+                where.append(f"state IN ({_quoted(states)})")
+            if before is not None:
+                where.append("id < ?")
+                values.append(str(before))
+            clause = f"WHERE {' AND '.join(where)}" if where else ""
+            rows = conn.execute(
+                f"SELECT job, record FROM installs {clause} ORDER BY id DESC LIMIT ?", (*values, limit + 1)
+            ).fetchall()
+            jobs = [(_JOBS.validate_json(row[0]), bytes(row[1])) for row in rows[:limit]]
+            return jobs, len(rows) > limit, resume_token(conn, COLLECTION)
+
+        return await self.db.read(unit)
+
+    async def many(self, ids: Iterable[int]) -> list[tuple[Job, bytes]]:
+        """Jobs with their records; none given: those that have not ended.
+
+        Raises:
+            UnknownJobIDException: One of them is not there.
+        """
+        wanted = list(ids)
+
+        def unit(conn: sqlite3.Connection) -> list[tuple[Job, bytes]]:
+            if wanted:
+                return [_get(conn, job_id) for job_id in wanted]
+            return [_get(conn, job.id) for job in _jobs(conn, "WHERE state NOT IN (" + _quoted(FINAL) + ")")]
+
+        return await self.db.read(unit)
+
+    def snapshot(self, conn: sqlite3.Connection) -> list[tuple[str, bytes]]:
+        """Every job as the wire's resource, for a watch."""
+        rows = conn.execute("SELECT job, record FROM installs").fetchall()
+        jobs = [(_JOBS.validate_json(row[0]), bytes(row[1])) for row in rows]
+        return [(str(job.id), self._encode(job, record)) for job, record in jobs]
+
+    def _write(self, conn: sqlite3.Connection, job: Job, record: bytes) -> Job:
+        job = replace(job, revision=next_revision(conn))
+        conn.execute(
+            "UPDATE installs SET source = ?, state = ?, job = ?, record = ? WHERE id = ?",
+            (job.source.text, job.state, _JOBS.dump_json(job).decode(), record, job.id),
+        )
+        append_change(conn, COLLECTION, str(job.id), self._encode(job, record))
+        return job
+
+    # ---- digests -------------------------------------------------------------------------------------
+    async def digest_work(self) -> DigestWork | None:
+        found = await self.db.read(
+            lambda conn: _work(
+                conn,
+                "WHERE key IN (SELECT key FROM digest_files WHERE state = 'pending') "
+                "ORDER BY sequence LIMIT 1",
+            )
+        )
+        return found[0] if found else None
+
+    async def save_digest(self, key: str, file: RecordFile) -> None:
+        await self.db.write(lambda conn: _put_file(conn, key, file, only_if_known=True))
+
+    async def digested(self) -> list[DigestWork]:
+        return await self.db.read(
+            lambda conn: _work(
+                conn,
+                "WHERE key NOT IN (SELECT key FROM digest_files WHERE state = 'pending') ORDER BY sequence",
+            )
+        )
+
+    async def drop_digests(self, key: str) -> None:
+        await self.db.write(
+            lambda conn: conn.execute("DELETE FROM digest_work WHERE key = ?", (key,)) and None
+        )
+
+    # ---- uninstalls ----------------------------------------------------------------------------------
+    async def add_removal(self, removal: Removal) -> None:
+        values = (removal.key, _REMOVALS.dump_json(removal).decode())
+        await self.db.write(
+            lambda conn: conn.execute("INSERT OR REPLACE INTO removals VALUES (?, ?)", values) and None
+        )
+
+    async def removals(self) -> list[Removal]:
+        rows = await self.db.read(lambda conn: conn.execute("SELECT removal FROM removals").fetchall())
+        return [_REMOVALS.validate_json(row[0]) for row in rows]
+
+    async def drop_removal(self, key: str) -> None:
+        await self.db.write(lambda conn: conn.execute("DELETE FROM removals WHERE key = ?", (key,)) and None)
+
+
+def _get(conn: sqlite3.Connection, job_id: int) -> tuple[Job, bytes]:
+    row = conn.execute("SELECT job, record FROM installs WHERE id = ?", (job_id,)).fetchone()
+    if row is None:
+        raise UnknownJobIDException(f"There is no install {job_id}.", metadata={"id": str(job_id)})
+    return _JOBS.validate_json(row[0]), bytes(row[1])
+
+
+def _jobs(conn: sqlite3.Connection, clause: str) -> list[Job]:
+    return [
+        _JOBS.validate_json(row[0]) for row in conn.execute(f"SELECT job FROM installs {clause}").fetchall()
+    ]
+
+
+def _active(conn: sqlite3.Connection, source: str) -> Job | None:
+    row = conn.execute(
+        "SELECT job FROM installs WHERE source = ? AND state IN ('waiting', 'running', 'paused') "
+        "ORDER BY id DESC",
+        (source,),
+    ).fetchone()
+    return _JOBS.validate_json(row[0]) if row else None
+
+
+def _work(conn: sqlite3.Connection, clause: str) -> list[DigestWork]:
+    found = []
+    for key, work in conn.execute(f"SELECT key, work FROM digest_work {clause}").fetchall():
+        rows = conn.execute("SELECT file FROM digest_files WHERE key = ? ORDER BY path", (key,)).fetchall()
+        files = tuple(_FILES.validate_json(row[0]) for row in rows)
+        found.append(replace(_WORK.validate_json(work), files=files))
+    return found
+
+
+def _put_file(conn: sqlite3.Connection, key: str, file: RecordFile, *, only_if_known: bool = False) -> None:
+    state = "pending" if file.state is DigestState.PENDING else "done"
+    if only_if_known and not conn.execute("SELECT 1 FROM digest_work WHERE key = ?", (key,)).fetchone():
+        return  # uninstalled meanwhile
+    conn.execute(
+        "INSERT OR REPLACE INTO digest_files (key, path, state, file) VALUES (?, ?, ?, ?)",
+        (key, file.path, state, _FILES.dump_json(file).decode()),
+    )
+
+
+def _quoted(states: Iterable[State]) -> str:
+    return ", ".join(f"'{state.value}'" for state in states)

@@ -1,0 +1,385 @@
+"""InstallService over a real channel with a real RecordService: models from local paths."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import blake3
+import imohash
+import pytest
+
+from modelkeep.install.v1 import install_pb2
+from modelkeep.install.v1 import install_service_pb2 as pb
+from modelkeep.model.v1 import model_pb2, taxonomy_pb2
+from support.installs import InstallClient, fails, install_beside, install_service, records_beside, small_lora
+from support.modelshapes import table, write_checkpoint, write_pipeline, write_safetensors
+
+COMPLETED = install_pb2.INSTALL_STATE_COMPLETED
+ERROR = install_pb2.INSTALL_STATE_ERROR
+CANCELLED = install_pb2.INSTALL_STATE_CANCELLED
+
+
+@pytest.fixture
+async def service(data_dir: Path) -> AsyncIterator[InstallClient]:
+    async with install_service(data_dir) as client:
+        yield client
+
+
+@pytest.fixture
+def source(data_dir: Path) -> Path:
+    (data_dir / "import").mkdir(exist_ok=True)
+    return data_dir / "import"
+
+
+async def test_a_file_is_registered_in_place_with_everything_that_the_probe_found(
+    service: InstallClient, source: Path
+) -> None:
+    path = write_checkpoint(source / "sushi.safetensors", "sd-1", channels=9)
+    job = await service.install(path)
+    assert job.state == COMPLETED, job.error
+    model = await service.model(job.model_key)
+    assert model == job.model
+    assert (model.path, model.root_id) == (str(path), "")
+    assert (model.name, model.base) == ("sushi", "sd-1")
+    assert (model.type, model.format) == (taxonomy_pb2.MODEL_TYPE_MAIN, taxonomy_pb2.MODEL_FORMAT_CHECKPOINT)
+    assert model.main.variant == taxonomy_pb2.MODEL_VARIANT_INPAINT
+    assert {part.path_or_prefix for part in model.main.submodels} >= {"first_stage_model."}
+    assert model.size_bytes == path.stat().st_size
+    assert model.original_hash == model.current_hash == imohash.hashfile(str(path), hexdigest=True)
+    assert (model.source, model.source_type) == (str(path), taxonomy_pb2.MODEL_SOURCE_TYPE_PATH)
+    assert job.local_path == str(path)
+    assert job.probe.evidence[0].strength == install_pb2.EVIDENCE_STRENGTH_CERTAIN
+    assert job.attempt == 1
+    assert path.exists()
+    assert service.litter() == []
+
+
+async def test_a_copy_goes_into_models_dir_read_only_under_its_key(
+    service: InstallClient, source: Path
+) -> None:
+    path = small_lora(source / "style.safetensors")
+    job = await service.install(path, inplace=False)
+    assert job.state == COMPLETED, job.error
+    placed = service.models / job.model_key / "style.safetensors"
+    assert job.local_path == str(placed)
+    assert placed.read_bytes() == path.read_bytes()
+    assert placed.stat().st_mode & 0o777 == 0o444
+    model = await service.model(job.model_key)
+    assert model.path == f"{job.model_key}/style.safetensors"
+    assert len(model.root_id) == 36
+    assert model.lora.rank == 16
+    assert job.progress.bytes_done == job.progress.bytes_total == path.stat().st_size
+    assert service.litter() == []
+
+
+async def test_a_folder_is_copied_whole_with_links_made_files(service: InstallClient, source: Path) -> None:
+    folder = source / "vae"
+    write_safetensors(source / "blob", {"a": [2, 2]})
+    small = {name: shape for name, shape in table("vae.diffusers").items() if "conv_in" in name}
+    write_safetensors(folder / "diffusion_pytorch_model.safetensors", small)
+    (folder / "config.json").write_text('{"_class_name": "AutoencoderKL", "scaling_factor": 0.18215}')
+    (folder / "linked.safetensors").symlink_to("../blob")
+    job = await service.install(folder, inplace=False)
+    assert job.state == COMPLETED, job.error
+    placed = service.models / job.model_key / "vae"
+    assert sorted(p.name for p in placed.iterdir()) == sorted(p.name for p in folder.iterdir())
+    assert not (placed / "linked.safetensors").is_symlink()
+    model = await service.model(job.model_key)
+    assert (model.base, list(model.compatible_bases)) == ("sd-1", ["sd-2"])
+    assert model.vae.scaling_factor == 0.18215
+    assert {f.path for f in await service.files(job.model_key)} == set(os.listdir(folder))
+
+
+async def test_the_digests_of_every_file_reach_the_record_in_the_background(
+    service: InstallClient, source: Path
+) -> None:
+    path = small_lora(source / "style.safetensors")
+    job = await service.install(path)
+    [file] = await service.digested(job.model_key)
+    content = path.read_bytes()
+    assert file.path == "style.safetensors"
+    assert file.sha256 == hashlib.sha256(content).hexdigest()
+    assert file.blake3 == blake3.blake3(content).hexdigest()
+    assert file.digest_state == model_pb2.DIGEST_STATE_COMPUTED
+    assert file.size_bytes == len(content)
+
+
+async def test_what_the_caller_overrides_wins_in_the_record(service: InstallClient, source: Path) -> None:
+    path = write_checkpoint(source / "a.safetensors", "sd-2")
+    job = await service.install(
+        path,
+        overrides=install_pb2.ModelOverrides(
+            name="my name",
+            description="mine",
+            prediction_type=taxonomy_pb2.PREDICTION_TYPE_V_PREDICTION,
+            upcast_attention=True,
+            tags=["x"],
+            license="openrail++",
+            source="elsewhere",
+        ),
+    )
+    model = job.model
+    assert (model.name, model.description, model.license, model.source) == (
+        "my name",
+        "mine",
+        "openrail++",
+        "elsewhere",
+    )
+    assert model.main.prediction_type == taxonomy_pb2.PREDICTION_TYPE_V_PREDICTION
+    assert model.main.upcast_attention
+    assert list(model.tags) == ["x"]
+
+
+async def test_an_unknown_model_is_refused_with_what_would_help_and_taken_with_overrides(
+    service: InstallClient, source: Path
+) -> None:
+    path = write_safetensors(source / "llama.safetensors", {"model.layers.0.mlp.weight": [8, 8]})
+    job = await service.install(path)
+    assert job.state == ERROR
+    assert (job.error.reason, job.error.exception) == ("INVALID_MODEL", "InvalidModelException")
+    assert "install it again with type and base given" in job.error.message
+    assert await service.models_count() == 0
+    overrides = install_pb2.ModelOverrides(type=taxonomy_pb2.MODEL_TYPE_TEXT_LLM, base="any")
+    job = await service.install(path, overrides=overrides)
+    assert job.state == COMPLETED, job.error
+    assert job.model.WhichOneof("config") == "text_llm"
+
+
+async def test_a_vae_whose_base_nothing_tells_is_found_under_each_possible_base(
+    service: InstallClient, source: Path
+) -> None:
+    job = await service.install(write_safetensors(source / "some.safetensors", table("vae.ldm")))
+    assert job.state == COMPLETED, job.error
+    assert job.model.base == "unknown"
+    assert list(job.model.compatible_bases) == ["sd-1", "sd-2", "sdxl"]
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+async def test_a_pickle_is_refused_and_never_opened(
+    service: InstallClient, source: Path, inplace: bool
+) -> None:
+    (source / "model.ckpt").write_bytes(b"\x80\x04cposix\nsystem\n")
+    job = await service.install(source / "model.ckpt", inplace=inplace)
+    assert (job.state, job.error.reason) == (ERROR, "UNSAFE_FORMAT")
+    assert service.litter() == []
+
+
+async def test_a_second_record_for_a_path_is_refused_and_the_copy_is_taken_back(
+    service: InstallClient, source: Path
+) -> None:
+    path = small_lora(source / "style.safetensors")
+    first = await service.install(path)
+    second = await service.install(path)
+    assert (second.state, second.error.reason) == (ERROR, "DUPLICATE_PATH")
+    assert second.error.metadata["key"] == first.model_key
+    assert path.exists()
+
+
+async def test_the_same_source_and_arguments_are_the_same_job_and_others_are_refused(
+    data_dir: Path, source: Path
+) -> None:
+    path = small_lora(source / "style.safetensors")
+    async with (
+        records_beside(data_dir) as (records, _),
+        install_beside(data_dir, records, "127.0.0.1:9") as service,
+    ):
+        job = await service.submit(path)
+        request = pb.ImportModelRequest(source=job.source)
+        again = await service.stub.ImportModel(request)
+        assert (again.install.id, again.existing) == (job.id, True)
+        with fails(code="ALREADY_EXISTS", reason="INSTALL_IN_PROGRESS") as failure:
+            await service.submit(path, inplace=False)
+        assert failure[0] == {"id": str(job.id)}
+
+
+async def test_a_repeated_request_id_answers_with_its_job_also_after_the_end(
+    service: InstallClient, source: Path
+) -> None:
+    path = small_lora(source / "style.safetensors")
+    request_id = str(uuid.uuid4())
+    job = await service.install(path, request_id=request_id)
+    assert (await service.submit(path, request_id=request_id)).id == job.id
+    with fails(code="INVALID_ARGUMENT", reason="REQUEST_ID_REUSED"):
+        await service.submit(path, inplace=False, request_id=request_id)
+
+
+async def test_paths_outside_the_import_roots_are_refused_also_through_links(
+    service: InstallClient, source: Path, tmp_path: Path
+) -> None:
+    outside = small_lora(tmp_path / "style.safetensors")
+    (source / "link.safetensors").symlink_to(outside)
+    (source / "linked-folder").symlink_to(tmp_path)
+    for path in (
+        outside,
+        source / "link.safetensors",
+        source / "linked-folder",
+        source / ".." / ".." / "etc",
+    ):
+        with fails(code="PERMISSION_DENIED", reason="FORBIDDEN_PATH"):
+            await service.submit(path)
+        with fails(code="PERMISSION_DENIED", reason="FORBIDDEN_PATH"):
+            await service.stub.ProbeModel(pb.ProbeModelRequest(path=str(path)))
+    folder = write_pipeline(source / "pipe", "sd-1")
+    (folder / "vae" / "extra.safetensors").symlink_to(outside)
+    job = await service.install(folder)
+    assert (job.state, job.error.reason) == (ERROR, "FORBIDDEN_PATH")
+
+
+async def test_a_service_without_import_roots_takes_nothing(data_dir: Path, source: Path) -> None:
+    path = small_lora(source / "style.safetensors")
+    async with install_service(data_dir, import_roots=()) as service:
+        with fails(code="PERMISSION_DENIED", reason="FORBIDDEN_PATH"):
+            await service.submit(path)
+    async with install_service(data_dir, import_roots=(), allow_any_import_root=True) as service:
+        assert (await service.install(path)).state == COMPLETED
+
+
+async def test_bad_sources_are_refused_at_once(service: InstallClient, source: Path) -> None:
+    with fails(code="FAILED_PRECONDITION", reason="SOURCE_NOT_FOUND"):
+        await service.submit(source / "missing.safetensors")
+    with fails(code="INVALID_ARGUMENT", reason="FIELD_INVALID", fields=["source.local_path"]):
+        await service.submit(Path("relative.safetensors"))
+    for url in ("ftp://example.com/a", "https://", "nonsense"):
+        with fails(code="INVALID_ARGUMENT", reason="FIELD_INVALID", fields=["source.url"]):
+            await service.submit(url)
+
+
+async def test_a_probe_is_a_dry_run(service: InstallClient, source: Path) -> None:
+    path = write_checkpoint(source / "a.safetensors", "sdxl")
+    answer = await service.stub.ProbeModel(pb.ProbeModelRequest(path=str(path)))
+    assert (answer.result.type, answer.result.base) == (taxonomy_pb2.MODEL_TYPE_MAIN, "sdxl")
+    assert answer.result.model.WhichOneof("config") == "main"
+    assert answer.result.file_count == 1
+    assert await service.models_count() == 0
+    (source / "b.safetensors").write_text("text")
+    with fails(code="FAILED_PRECONDITION", reason="INVALID_MODEL"):
+        await service.stub.ProbeModel(pb.ProbeModelRequest(path=str(source / "b.safetensors")))
+
+
+async def test_jobs_are_listed_newest_first_by_pages_and_filters_and_pruned(
+    service: InstallClient, source: Path
+) -> None:
+    jobs = [await service.install(small_lora(source / f"{n}.safetensors")) for n in range(3)]
+    jobs.append(await service.install(write_safetensors(source / "bad.safetensors", {"x": [1]})))
+    page = await service.stub.ListInstalls(pb.ListInstallsRequest(page_size=3))
+    assert [i.id for i in page.installs] == [j.id for j in reversed(jobs)][:3]
+    rest = await service.stub.ListInstalls(
+        pb.ListInstallsRequest(page_size=3, page_token=page.next_page_token)
+    )
+    assert [i.id for i in rest.installs] == [jobs[0].id]
+    assert rest.next_page_token == ""
+    with fails(code="INVALID_ARGUMENT", reason="PAGE_TOKEN_MISMATCH"):
+        await service.stub.ListInstalls(
+            pb.ListInstallsRequest(source_contains="bad", page_token=page.next_page_token)
+        )
+    found = await service.stub.ListInstalls(pb.ListInstallsRequest(source_contains="/bad."))
+    assert [i.id for i in found.installs] == [jobs[3].id]
+    found = await service.stub.ListInstalls(pb.ListInstallsRequest(states=[COMPLETED]))
+    assert {i.id for i in found.installs} == {j.id for j in jobs[:3]}
+    pruned = await service.stub.PruneInstalls(pb.PruneInstallsRequest())
+    assert pruned.pruned_count == 4
+    assert not (await service.stub.ListInstalls(pb.ListInstallsRequest())).installs
+    assert await service.models_count() == 3
+    with fails(code="NOT_FOUND", reason="UNKNOWN_JOB"):
+        await service.get(jobs[0])
+    assert (await service.install(small_lora(source / "9.safetensors"))).id == jobs[-1].id + 1
+
+
+async def test_a_watch_shows_every_state_of_a_job_in_order(service: InstallClient, source: Path) -> None:
+    call = service.stub.WatchInstalls(pb.WatchInstallsRequest())
+    frames = aiter(call)
+    first = await anext(frames)
+    assert first.snapshot_complete
+    job = await service.submit(small_lora(source / "style.safetensors"), inplace=False)
+    states: list[tuple[int, int]] = []
+    revisions: list[int] = []
+    async for frame in frames:
+        for event in frame.events:
+            if event.HasField("put") and event.put.id == job.id:
+                states.append((event.put.state, event.put.stage))
+                revisions.append(event.revision)
+        if states and states[-1][0] == COMPLETED:
+            break
+    call.cancel()
+    assert revisions == sorted(revisions)
+    stages = list(
+        dict.fromkeys(stage for state, stage in states if state == install_pb2.INSTALL_STATE_RUNNING)
+    )
+    assert [install_pb2.InstallStage.Name(s).removeprefix("INSTALL_STAGE_") for s in stages if s] == [
+        "PROBING",
+        "MOVING",
+        "HASHING",
+        "REGISTERING",
+    ]
+
+
+async def test_a_missing_peer_keeps_a_job_waiting_until_it_comes(data_dir: Path, source: Path) -> None:
+    path = small_lora(source / "style.safetensors")
+    async with records_beside(data_dir) as (records, _):  # noqa: SIM117  # the peer outlives the service
+        async with install_beside(data_dir, records, "127.0.0.1:9") as service:
+            job = await service.submit(path, inplace=False)
+            waiting = await service.until(
+                job, lambda i: i.stage == install_pb2.INSTALL_STAGE_WAITING_FOR_PEER
+            )
+            assert (waiting.error.reason, waiting.error.code) == ("UPSTREAM_UNAVAILABLE", "UNAVAILABLE")
+            assert waiting.error.retry_time.seconds > 0
+            not_done = await service.stub.WaitInstalls(_wait(0.1))
+            assert not not_done.done
+    async with install_service(data_dir) as service:
+        done = await service.ended(job)
+        assert done.state == COMPLETED, done.error
+        assert done.attempt == 2
+        assert done.model_key == job.model_key
+        assert service.litter() == []
+
+
+async def test_a_waiting_job_is_cancelled_with_everything_that_it_staged(
+    data_dir: Path, source: Path
+) -> None:
+    path = small_lora(source / "style.safetensors")
+    (data_dir / "import").mkdir(exist_ok=True)
+    async with records_beside(data_dir) as (records, address):
+        async with install_beside(data_dir, records, "127.0.0.1:9") as service:
+            job = await service.submit(path, inplace=False)
+            await service.until(job, lambda i: i.stage == install_pb2.INSTALL_STAGE_WAITING_FOR_PEER)
+            answer = await service.stub.CancelInstall(pb.CancelInstallRequest(id=job.id))
+            assert answer.install.id == job.id
+        async with install_beside(data_dir, records, address) as service:
+            ended = await service.ended(job)
+            assert ended.state == CANCELLED
+            assert ended.end_time.seconds > 0
+            assert [p for p in service.models.iterdir() if p.is_dir() and p.name != ".staging"] == []
+            assert service.litter() == []
+            assert await service.models_count() == 0
+            again = await service.stub.CancelInstall(pb.CancelInstallRequest(id=job.id))
+            assert again.install.state == CANCELLED
+            done = await service.install(path)
+            with fails(code="FAILED_PRECONDITION", reason="WRONG_STATE"):
+                await service.stub.CancelInstall(pb.CancelInstallRequest(id=done.id))
+            with fails(code="NOT_FOUND", reason="UNKNOWN_JOB"):
+                await service.stub.CancelInstall(pb.CancelInstallRequest(id=999))
+
+
+async def test_a_long_hash_does_not_keep_another_install_waiting(
+    service: InstallClient, source: Path
+) -> None:
+    huge = write_checkpoint(source / "huge.safetensors", "sdxl", dtype="F32")
+    assert huge.stat().st_size > 10_000_000_000
+    first = await service.install(huge)
+    assert first.state == COMPLETED
+    async with asyncio.timeout(3):
+        second = await service.install(small_lora(source / "small.safetensors"))
+    assert second.state == COMPLETED
+    [file] = await service.files(first.model_key)
+    assert file.digest_state == model_pb2.DIGEST_STATE_PENDING
+
+
+def _wait(seconds: float) -> pb.WaitInstallsRequest:
+    request = pb.WaitInstallsRequest()
+    request.timeout.FromMilliseconds(int(seconds * 1000))
+    return request

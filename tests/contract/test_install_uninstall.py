@@ -1,0 +1,165 @@
+"""UninstallModel: exactly the files of the record, and only beneath allowed roots."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from modelkeep.install.v1 import install_pb2
+from modelkeep.install.v1 import install_service_pb2 as pb
+from modelkeep.model.v1 import model_pb2, taxonomy_pb2
+from modelkeep.record.v1 import record_service_pb2 as record_pb
+from support.installs import InstallClient, fails, install_service, small_lora
+from support.modelshapes import table, write_safetensors
+
+KEEP = pb.UNINSTALL_FILES_KEEP
+OWNED = pb.UNINSTALL_FILES_OWNED
+ANY = pb.UNINSTALL_FILES_ANY_ALLOWED_ROOT
+
+
+@pytest.fixture
+async def service(data_dir: Path) -> AsyncIterator[InstallClient]:
+    async with install_service(data_dir) as client:
+        yield client
+
+
+@pytest.fixture
+def source(data_dir: Path) -> Path:
+    (data_dir / "import").mkdir(exist_ok=True)
+    return data_dir / "import"
+
+
+async def uninstall(
+    service: InstallClient, key: str, files: int = OWNED, **fields: str
+) -> pb.UninstallModelResponse:
+    answer: pb.UninstallModelResponse = await service.stub.UninstallModel(
+        pb.UninstallModelRequest(key=key, files=files, **fields)  # type: ignore[arg-type]  # an int on the wire
+    )
+    return answer
+
+
+async def installed(service: InstallClient, path: Path, *, inplace: bool) -> str:
+    job = await service.install(path, inplace=inplace)
+    assert job.state == install_pb2.INSTALL_STATE_COMPLETED, job.error
+    return job.model_key
+
+
+async def record(service: InstallClient, path: str, *files: str, **fields: str) -> str:
+    """A record that was not made by the installer, and may lie."""
+    answer = await service.records.CreateModel(
+        record_pb.CreateModelRequest(
+            model=model_pb2.Model(
+                name="x",
+                type=taxonomy_pb2.MODEL_TYPE_LORA,
+                format=taxonomy_pb2.MODEL_FORMAT_LYCORIS,
+                base="sd-1",
+                path=path,
+                **fields,  # type: ignore[arg-type]  # texts
+            ),
+            files=[model_pb2.ModelFile(path=name, size_bytes=1) for name in files],
+        )
+    )
+    return str(answer.model.key)
+
+
+async def test_an_installed_model_goes_with_its_files_and_folder(
+    service: InstallClient, source: Path
+) -> None:
+    path = small_lora(source / "style.safetensors")
+    key = await installed(service, path, inplace=False)
+    answer = await uninstall(service, key)
+    assert list(answer.deleted_paths) == [str(service.models / key / "style.safetensors")]
+    assert answer.deleted_bytes == path.stat().st_size
+    assert answer.revision > 0
+    assert not (service.models / key).exists()
+    assert path.exists()
+    with fails(code="NOT_FOUND", reason="UNKNOWN_MODEL"):
+        await uninstall(service, key)
+
+
+async def test_a_model_in_place_stays_on_disk_unless_any_allowed_root_is_asked_for(
+    service: InstallClient, source: Path
+) -> None:
+    path = small_lora(source / "style.safetensors")
+    neighbour = small_lora(source / "other.safetensors")
+    answer = await uninstall(service, await installed(service, path, inplace=True))
+    assert not answer.deleted_paths
+    assert path.exists()
+    answer = await uninstall(service, await installed(service, path, inplace=True), ANY)
+    assert list(answer.deleted_paths) == [str(path)]
+    assert not path.exists()
+    assert neighbour.exists()
+    assert source.is_dir()
+
+
+async def test_keep_deletes_the_record_only(service: InstallClient, source: Path) -> None:
+    key = await installed(service, small_lora(source / "style.safetensors"), inplace=False)
+    assert not (await uninstall(service, key, KEEP)).deleted_paths
+    assert (service.models / key / "style.safetensors").exists()
+
+
+async def test_of_a_folder_only_the_listed_files_go(service: InstallClient, source: Path) -> None:
+    folder = source / "vae"
+    small = {name: shape for name, shape in table("vae.diffusers").items() if "conv_in" in name}
+    write_safetensors(folder / "diffusion_pytorch_model.safetensors", small)
+    (folder / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
+    key = await installed(service, folder, inplace=False)
+    mine = service.models / key / "vae" / "notes.txt"
+    mine.write_text("written by the user")
+    answer = await uninstall(service, key)
+    assert len(answer.deleted_paths) == 2
+    assert mine.exists()
+
+
+async def test_a_stale_etag_deletes_nothing(service: InstallClient, source: Path) -> None:
+    key = await installed(service, small_lora(source / "style.safetensors"), inplace=False)
+    await service.digested(key)
+    with fails(code="ABORTED", reason="ETAG_MISMATCH"):
+        await uninstall(service, key, etag='"0"')
+    assert (service.models / key / "style.safetensors").exists()
+    await uninstall(service, key, etag=(await service.model(key)).etag)
+    assert not (service.models / key).exists()
+
+
+@pytest.mark.parametrize("kind", ["absolute", "link to a folder", "link to a file", "parent"])
+async def test_a_record_that_points_outside_the_roots_deletes_nothing(
+    service: InstallClient, tmp_path: Path, kind: str
+) -> None:
+    victim = tmp_path / "victim.safetensors"
+    victim.write_text("precious")
+    inside = service.models / "model"
+    inside.mkdir()
+    good = inside / "good.safetensors"
+    good.write_text("also precious")
+    if kind == "absolute":
+        key = await record(service, str(victim), "victim.safetensors")
+    elif kind == "parent":
+        key = await record(service, "../../../../../.." + str(victim), "victim.safetensors")
+    elif kind == "link to a folder":
+        (inside / "away").symlink_to(tmp_path)
+        key = await record(service, "model", "away/victim.safetensors", "good.safetensors")
+    else:
+        (inside / "link.safetensors").symlink_to(victim)
+        key = await record(service, "model", "good.safetensors", "link.safetensors")
+    with fails(code="PERMISSION_DENIED", reason="FORBIDDEN_PATH"):
+        await uninstall(service, key, ANY)
+    assert victim.exists()
+    assert good.exists()
+    assert (await service.model(key)).key == key
+
+
+async def test_a_record_of_another_models_dir_is_refused(service: InstallClient) -> None:
+    key = await record(
+        service, "a/b.safetensors", "b.safetensors", root_id="00000000-0000-4000-8000-000000000000"
+    )
+    with fails(code="FAILED_PRECONDITION", reason="ROOT_MISMATCH"):
+        await uninstall(service, key)
+
+
+async def test_the_marker_of_models_dir_is_no_model_file(service: InstallClient) -> None:
+    key = await record(service, ".modelkeep-root", ".modelkeep-root")
+    with fails(code="PERMISSION_DENIED", reason="FORBIDDEN_PATH"):
+        await uninstall(service, key)
+    assert (service.models / ".modelkeep-root").exists()

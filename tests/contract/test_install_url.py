@@ -1,0 +1,318 @@
+"""InstallService with a real DownloadService and RecordService: models from URLs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from modelkeep.install.v1 import install_pb2
+from modelkeep.install.v1 import install_service_pb2 as pb
+from modelkeep.model.v1 import model_pb2, taxonomy_pb2
+from modelkeep_common.serving import start_server
+from modelkeep_download.app import DownloadApplication
+from modelkeep_install.hashing import digest_file
+from support.downloads import settings_for
+from support.httpserver import HttpServer, Resource
+from support.installs import InstallClient, install_beside, records_beside, small_lora
+
+COMPLETED = install_pb2.INSTALL_STATE_COMPLETED
+ERROR = install_pb2.INSTALL_STATE_ERROR
+CANCELLED = install_pb2.INSTALL_STATE_CANCELLED
+PAUSED = install_pb2.INSTALL_STATE_PAUSED
+
+
+@pytest.fixture
+def http() -> Iterator[HttpServer]:
+    with HttpServer() as server:
+        yield server
+
+
+@pytest.fixture
+def lora(tmp_path: Path) -> bytes:
+    return small_lora(tmp_path / "lora.safetensors").read_bytes()
+
+
+@pytest.fixture
+async def service(data_dir: Path) -> AsyncIterator[InstallClient]:
+    settings = settings_for(data_dir, max_attempts=2)
+    downloads = await start_server(DownloadApplication(settings), settings)
+    try:
+        async with (
+            records_beside(data_dir) as (records, address),
+            install_beside(data_dir, records, address, downloads.address) as client,
+        ):
+            yield client
+    finally:
+        await downloads.stop(grace_s=0.5)
+
+
+async def test_a_url_becomes_a_registered_model_with_progress_on_the_way(
+    service: InstallClient, http: HttpServer, lora: bytes
+) -> None:
+    url = http.put("/files/style.safetensors", Resource(lora, rate=len(lora)))
+    call = service.stub.WatchInstalls(pb.WatchInstallsRequest())
+    frames = aiter(call)
+    await anext(frames)
+    job = await service.submit(url)
+    progress: list[install_pb2.Install] = []
+    stages: list[int] = []
+    async for frame in frames:
+        for event in frame.events:
+            if event.HasField("progress"):
+                assert event.revision == 0
+                progress.append(event.progress)
+            elif event.put.id == job.id:
+                stages.append(event.put.stage)
+        if frame.events and frame.events[-1].put.state in (COMPLETED, ERROR):
+            break
+    call.cancel()
+    done = await service.get(job)
+    assert done.state == COMPLETED, done.error
+    assert len(progress) >= 2
+    assert all(p.progress.bytes_total == len(lora) for p in progress[1:])
+    names = [
+        install_pb2.InstallStage.Name(s).removeprefix("INSTALL_STAGE_") for s in dict.fromkeys(stages) if s
+    ]
+    assert names == ["DOWNLOADING", "PROBING", "HASHING", "MOVING", "REGISTERING"]
+    placed = service.models / done.model_key / "style.safetensors"
+    assert placed.read_bytes() == lora
+    assert placed.stat().st_mode & 0o777 == 0o444
+    assert done.local_path == str(placed)
+    assert done.download_id > 0
+    assert done.progress.bytes_done == len(lora)
+    model = await service.model(done.model_key)
+    assert (model.name, model.base, model.source) == ("style", "sd-1", url)
+    assert model.source_type == taxonomy_pb2.MODEL_SOURCE_TYPE_URL
+    assert model.path == f"{done.model_key}/style.safetensors"
+    assert http.bytes_served("/files/style.safetensors") == len(lora)
+    assert service.litter() == []
+
+
+async def test_an_expected_hash_is_checked_and_marks_the_file_as_verified(
+    service: InstallClient, http: HttpServer, lora: bytes
+) -> None:
+    url = http.put("/a.safetensors", Resource(lora))
+    digest = hashlib.sha256(lora).hexdigest()
+    job = await service.install(url, expected_sha256=digest.upper())
+    assert job.state == COMPLETED, job.error
+    [file] = await service.digested(job.model_key)
+    assert (file.sha256, file.digest_state) == (digest, model_pb2.DIGEST_STATE_VERIFIED)
+    wrong = await service.install(http.put("/b.safetensors", Resource(lora)), expected_sha256="0" * 64)
+    assert (wrong.state, wrong.error.reason, wrong.error.code) == (ERROR, "CHECKSUM_MISMATCH", "DATA_LOSS")
+    assert wrong.error.exception == "ChecksumMismatchException"
+    # DownloadService keeps the wrong file apart until its job is pruned; nothing of ours is left
+    assert service.litter() == [f".staging/download-{wrong.download_id}"]
+    assert await service.models_count() == 1
+
+
+async def test_a_source_that_is_not_there_fails_the_job_with_the_downloads_reason(
+    service: InstallClient, http: HttpServer
+) -> None:
+    job = await service.install(http.url("/missing.safetensors"))
+    assert (job.state, job.error.reason) == (ERROR, "SOURCE_NOT_FOUND")
+    assert service.litter() == []
+
+
+async def test_a_failed_install_keeps_its_download_until_it_is_pruned_and_says_how_to_go_on(
+    service: InstallClient, http: HttpServer
+) -> None:
+    from support.modelshapes import write_safetensors
+
+    llama = write_safetensors(service.models.parent / "llama.safetensors", {"layers.0.weight": [8, 8]})
+    url = http.put("/llama.safetensors", Resource(llama.read_bytes()))
+    job = await service.install(url)
+    assert (job.state, job.error.reason) == (ERROR, "INVALID_MODEL")
+    kept = Path(job.error.metadata["kept_path"])
+    assert str(kept) in job.error.message
+    assert kept.read_bytes() == llama.read_bytes()
+    # it can be installed from there, and is copied: the staging folder goes with its job
+    overrides = install_pb2.ModelOverrides(type=taxonomy_pb2.MODEL_TYPE_TEXT_LLM, base="any")
+    again = await service.install(kept, overrides=overrides)
+    assert again.state == COMPLETED, again.error
+    await service.stub.PruneInstalls(pb.PruneInstallsRequest())
+    assert service.litter() == []
+    assert (service.models / again.model_key / "llama.safetensors").exists()
+
+
+async def test_a_cancelled_download_leaves_nothing(
+    service: InstallClient, http: HttpServer, lora: bytes
+) -> None:
+    url = http.put("/slow.safetensors", Resource(lora, rate=len(lora) // 20))
+    job = await service.submit(url)
+    await service.until(job, lambda i: i.progress.bytes_done > 0)
+    await service.stub.CancelInstall(pb.CancelInstallRequest(id=job.id))
+    ended = await service.ended(job)
+    assert ended.state == CANCELLED
+    await asyncio.sleep(0.2)
+    assert service.litter() == []
+    assert await service.models_count() == 0
+
+
+async def test_tokens_reach_the_source_and_nothing_else(
+    service: InstallClient, http: HttpServer, lora: bytes, data_dir: Path
+) -> None:
+    secret = "hf_veryverysecret"
+    url = http.put("/gated.safetensors", Resource(lora, authorization=f"Bearer {secret}"))
+    job = await service.install(url, access_token=secret)
+    assert job.state == COMPLETED, job.error
+    other = http.put("/signed.safetensors", Resource(lora))
+    signed = await service.install(f"{other}?token=alsosecret&v=1")
+    assert signed.state == COMPLETED, signed.error
+    assert "alsosecret" in http.requests_of("/signed.safetensors")[0].path
+    assert signed.source.url == f"{other}?v=1"
+    assert secret not in str(job)
+    assert "alsosecret" not in str(signed)
+    for name in ("install", "record"):
+        with sqlite3.connect(data_dir / name / f"{name}.db") as conn:
+            dump = "\n".join(conn.iterdump())
+        conn.close()
+        assert secret not in dump
+        assert "alsosecret" not in dump
+    for file in (data_dir / "install").iterdir():
+        content = file.read_bytes()
+        assert secret.encode() not in content
+        assert b"alsosecret" not in content
+
+
+async def test_a_source_that_wants_a_token_fails_with_what_is_needed(
+    service: InstallClient, http: HttpServer, lora: bytes
+) -> None:
+    url = http.put("/gated.safetensors", Resource(lora, authorization="Bearer right"))
+    job = await service.submit(url)
+    stopped = await service.until(job, lambda i: i.state in (PAUSED, ERROR))
+    assert stopped.error.reason == "TOKEN_REQUIRED"
+
+
+async def test_a_job_whose_secret_went_with_a_restart_pauses_and_goes_on_with_a_new_one(
+    data_dir: Path, http: HttpServer, lora: bytes
+) -> None:
+    url = http.put("/gated.safetensors", Resource(lora, authorization="Bearer right"))
+    async with records_beside(data_dir) as (records, address):
+        async with install_beside(data_dir, records, address) as service:
+            job = await service.submit(url, access_token="right")
+            await service.until(job, lambda i: i.stage == install_pb2.INSTALL_STAGE_WAITING_FOR_PEER)
+        settings = settings_for(data_dir)
+        downloads = await start_server(DownloadApplication(settings), settings)
+        try:
+            async with install_beside(data_dir, records, address, downloads.address) as service:
+                paused = await service.until(job, lambda i: i.state == PAUSED)
+                assert paused.error.reason == "TOKEN_REQUIRED"
+                assert paused.error.exception == "TokenRequiredException"
+                assert (await service.submit(url, access_token="right")).id == job.id
+                done = await service.ended(job)
+                assert done.state == COMPLETED, done.error
+                assert await service.models_count() == 1
+        finally:
+            await downloads.stop(grace_s=0.5)
+
+
+async def test_a_download_that_lost_its_token_goes_on_when_the_install_gets_it_again(
+    data_dir: Path, http: HttpServer, lora: bytes
+) -> None:
+    url = http.put("/gated.safetensors", Resource(lora, rate=len(lora) // 2, authorization="Bearer right"))
+    signed = http.put("/signed.safetensors", Resource(lora, rate=len(lora) // 2))
+    settings = settings_for(data_dir)
+    downloads = await start_server(DownloadApplication(settings), settings)
+    async with records_beside(data_dir) as (records, address):
+        async with install_beside(data_dir, records, address, downloads.address) as service:
+            jobs = [
+                await service.submit(url, access_token="right"),
+                await service.submit(f"{signed}?token=secret"),
+            ]
+            for job in jobs:
+                await service.until(job, lambda i: i.progress.bytes_done > 0)
+        await downloads.stop(grace_s=0.1)
+        downloads = await start_server(DownloadApplication(settings), settings)
+        try:
+            async with install_beside(data_dir, records, address, downloads.address) as service:
+                for job in jobs:
+                    paused = await service.until(job, lambda i: i.state == PAUSED)
+                    assert paused.error.reason == "TOKEN_REQUIRED"
+                await service.submit(url, access_token="right")
+                await service.submit(f"{signed}?token=secret")
+                for job in jobs:
+                    done = await service.ended(job)
+                    assert done.state == COMPLETED, done.error
+                assert await service.models_count() == 2
+        finally:
+            await downloads.stop(grace_s=0.5)
+
+
+async def test_a_paused_download_pauses_its_install(
+    service: InstallClient, http: HttpServer, lora: bytes, data_dir: Path
+) -> None:
+    import grpc.aio
+
+    from modelkeep.download.v1 import download_service_pb2 as download_pb
+    from modelkeep.download.v1 import download_service_pb2_grpc
+
+    url = http.put("/slow.safetensors", Resource(lora, rate=len(lora) // 2))
+    job = await service.submit(url)
+    running = await service.until(job, lambda i: i.progress.bytes_done > 0)
+    info = service.download_address
+    async with grpc.aio.insecure_channel(info) as channel:
+        stub = download_service_pb2_grpc.DownloadServiceStub(channel)
+        await stub.PauseDownload(download_pb.PauseDownloadRequest(id=running.download_id))
+        paused = await service.until(job, lambda i: i.state == PAUSED)
+        assert not paused.HasField("error")
+        await stub.StartDownload(download_pb.StartDownloadRequest(id=running.download_id))
+        done = await service.ended(job)
+    assert done.state == COMPLETED, done.error
+
+
+async def test_two_urls_download_side_by_side(service: InstallClient, http: HttpServer, lora: bytes) -> None:
+    urls = [http.put(f"/{n}.safetensors", Resource(lora, rate=len(lora))) for n in range(4)]
+    jobs = [await service.submit(url) for url in urls]
+    started = asyncio.get_running_loop().time()
+    done = [await service.ended(job) for job in jobs]
+    assert all(job.state == COMPLETED for job in done)
+    assert asyncio.get_running_loop().time() - started < 3.5  # one after the other: 4
+    assert len({job.model_key for job in done}) == 4
+
+
+async def test_a_download_that_downloadservice_has_forgotten_is_made_again(
+    data_dir: Path, http: HttpServer, lora: bytes
+) -> None:
+    urls = [http.put(f"/{n}.safetensors", Resource(lora, rate=len(lora) // 3)) for n in range(2)]
+    settings = settings_for(data_dir)
+    downloads = await start_server(DownloadApplication(settings), settings)
+    async with records_beside(data_dir) as (records, address):
+        async with install_beside(data_dir, records, address, downloads.address) as service:
+            jobs = [await service.submit(url) for url in urls]
+            for job in jobs:
+                await service.until(job, lambda i: i.progress.bytes_done > 0)
+        await downloads.stop(grace_s=0.1)
+        await asyncio.to_thread(shutil.rmtree, data_dir / "download")
+        for url in urls:
+            http.put(urlsplit(url).path, Resource(lora))
+        downloads = await start_server(DownloadApplication(settings), settings)
+        try:
+            async with install_beside(data_dir, records, address, downloads.address) as service:
+                for job in jobs:
+                    done = await service.ended(job)
+                    assert done.state == COMPLETED, done.error
+                    assert Path(done.local_path).read_bytes() == lora
+                assert await service.models_count() == 2
+        finally:
+            await downloads.stop(grace_s=0.5)
+
+
+async def test_a_file_that_vanishes_before_it_is_hashed_is_marked_so(
+    service: InstallClient, http: HttpServer, lora: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanish(path: Path, *args: Any, **kwargs: Any) -> Any:
+        path.unlink()
+        return digest_file(path, *args, **kwargs)
+
+    monkeypatch.setattr("modelkeep_install.domain_digests.digest_file", vanish)
+    job = await service.install(http.put("/a.safetensors", Resource(lora)))
+    [file] = await service.digested(job.model_key)
+    assert (file.digest_state, file.sha256) == (model_pb2.DIGEST_STATE_FAILED, "")

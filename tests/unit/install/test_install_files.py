@@ -1,0 +1,164 @@
+"""Copying and placing: durable, never half done, never over something else, never out of the folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelkeep.exceptions import (
+    DestinationExistsException,
+    DiskFullException,
+    FieldInvalidException,
+    InvalidModelException,
+)
+from modelkeep_install import files
+from modelkeep_install.domain_sources import split_secrets
+from modelkeep_install.hashing import Interrupted
+
+
+def test_a_copy_is_equal_read_only_and_reports_its_progress(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(os.urandom(3 << 20))
+    seen: list[int] = []
+    assert files.copy_file(tmp_path / "a", tmp_path / "b", advance=seen.append) == 3 << 20
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o444
+    assert sum(seen) == 3 << 20
+
+
+@pytest.mark.parametrize("error", [errno.EXDEV, errno.ENOSYS])
+def test_a_copy_between_file_systems_takes_the_long_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def refuse(*args: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    (tmp_path / "a").write_bytes(os.urandom(100_000))
+    files.copy_file(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+
+
+def test_a_copy_never_replaces_and_never_goes_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"new")
+    (tmp_path / "victim").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "victim")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("victim", "link", "dangling"):
+        with pytest.raises(DestinationExistsException):
+            files.copy_file(tmp_path / "a", tmp_path / name)
+    assert (tmp_path / "victim").read_bytes() == b"old"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_no_room_is_said_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "copy_file_range", full)
+    (tmp_path / "a").write_bytes(b"x" * 1000)
+    with pytest.raises(DiskFullException, match="free some"):
+        files.copy_file(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_copy_stops_when_it_is_asked_to(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    with pytest.raises(Interrupted):
+        files.copy_file(tmp_path / "a", tmp_path / "b", stop=lambda: True)
+
+
+def test_placing_is_one_rename_that_may_be_repeated(tmp_path: Path) -> None:
+    staged = tmp_path / ".staging" / "1" / "m.safetensors"
+    staged.parent.mkdir(parents=True)
+    with staged.open("wb") as file:
+        file.truncate(5_000_000_000)
+    target = tmp_path / "key" / "m.safetensors"
+    start = time.perf_counter()
+    files.place(staged, target)
+    assert time.perf_counter() - start < 0.25  # 5 GB; the bench holds it to 50 ms
+    files.place(staged, target)
+    assert target.stat().st_mode & 0o777 == 0o444
+    with pytest.raises(InvalidModelException, match="vanished"):
+        files.place(staged, tmp_path / "other" / "m.safetensors")
+    staged.write_bytes(b"another")
+    with pytest.raises(DestinationExistsException):
+        files.place(staged, target)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "a\\b",
+        "a\0",
+        "a\nb",
+        "CON",
+        "nul.safetensors",
+        "a.",
+        "a ",
+        "x" * 256,
+        "a:b",
+        ".modelkeep-root",
+    ],
+)
+def test_unsafe_names_are_refused(name: str) -> None:
+    with pytest.raises(InvalidModelException, match="cannot be the name"):
+        files.check_name(name)
+
+
+@given(st.text(max_size=40))
+def test_a_name_that_passes_is_one_component(name: str) -> None:
+    try:
+        files.check_name(name)
+    except InvalidModelException:
+        return
+    assert Path(name).name == name
+    assert name not in (".", "..")
+
+
+def test_names_that_differ_by_case_alone_are_refused() -> None:
+    files.check_relative(["unet/a.json", "vae/a.json", "A"])
+    with pytest.raises(InvalidModelException, match="by case alone"):
+        files.check_relative(["unet/config.json", "UNet/config.json"])
+
+
+def test_empty_folders_are_removed_up_to_the_root_only(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "a" / "keep").write_text("x")
+    files.remove_empty(tmp_path / "a" / "b" / "c", above=tmp_path)
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["keep"]
+    (tmp_path / "a" / "keep").unlink()
+    files.remove_empty(tmp_path / "a", above=tmp_path)
+    assert tmp_path.exists()
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "secret"),
+    [
+        ("https://host/a.safetensors", "https://host/a.safetensors", False),
+        ("https://HOST:8443/A?b=1&c", "https://host:8443/A?b=1&c", False),
+        ("https://host", "https://host/", False),
+        ("https://u:p@host/a", "https://host/a", True),
+        ("https://host/a?Token=x&v=2", "https://host/a?v=2", True),
+        ("https://host/a?x%2Damz-signature=x", "https://host/a", True),
+        ("https://host/a#part", "https://host/a", False),
+    ],
+)
+def test_secrets_are_taken_out_of_urls(url: str, shown: str, secret: bool) -> None:
+    split = split_secrets(url)
+    assert (split.shown, split.has_secret) == (shown, secret)
+
+
+@pytest.mark.parametrize("url", ["", "x", "ftp://host/a", "https:///a", "http://[::1", "http://host:port/"])
+def test_what_is_no_web_address_is_refused(url: str) -> None:
+    with pytest.raises(FieldInvalidException):
+        split_secrets(url)

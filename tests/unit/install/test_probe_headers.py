@@ -1,0 +1,189 @@
+"""The safetensors header: what is refused, how little is read, how fast."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+from safetensors import safe_open
+
+from modelkeep.exceptions import InvalidModelException, SourceNotFoundException
+from modelkeep_install.probe import open_regular, probe, read_header
+from support.modelshapes import checkpoint_tensors, table, write_checkpoint, write_pipeline, write_safetensors
+
+
+def write_raw(path: Path, header: Any, *, buffer: int = 0, claimed: int | None = None) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    length = len(text) if claimed is None else claimed
+    path.write_bytes(struct.pack("<Q", length) + text + b"\0" * buffer)
+    return path
+
+
+def tensor(begin: int, end: int, shape: Any = None, dtype: Any = "U8") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": [end - begin] if shape is None else shape, "data_offsets": [begin, end]}
+
+
+BAD: dict[str, tuple[Any, int, int | None]] = {
+    "header longer than the file": (b"{}", 0, 1 << 62),
+    "header longer than the cap": (b"{}", 0, 100_000_001),
+    "cut off inside the header": (b'{"a": {"dtype"', 0, None),
+    "no JSON object": (b"[1, 2, 3]", 0, None),
+    "no UTF-8": (b'{"\xff\xfe": 1}', 0, None),
+    "nested without end": (b'{"a":' + b"[" * 200_000, 0, None),
+    "a hole before the first tensor": ({"a": tensor(8, 16)}, 16, None),
+    "a hole between tensors": ({"a": tensor(0, 8), "b": tensor(9, 16)}, 16, None),
+    "an overlap": ({"a": tensor(0, 8), "b": tensor(4, 12)}, 12, None),
+    "bytes after the last tensor": ({"a": tensor(0, 8)}, 9, None),
+    "a buffer cut off": ({"a": tensor(0, 8)}, 7, None),
+    "a shape that does not fit the bytes": ({"a": tensor(0, 8, [3, 3])}, 8, None),
+    "a negative dimension": ({"a": tensor(0, 8, [-2, -4])}, 8, None),
+    "a shape of truth values": ({"a": tensor(0, 1, [True])}, 1, None),
+    "offsets in the wrong order": ({"a": tensor(8, 0, [8])}, 8, None),
+    "offsets of text": ({"a": {"dtype": "U8", "shape": [1], "data_offsets": ["0", "1"]}}, 1, None),
+    "an unknown dtype": ({"a": tensor(0, 8, [8], "U9")}, 8, None),
+    "a dtype that is no text": ({"a": tensor(0, 8, [8], ["U8"])}, 8, None),
+    "an entry that is no object": ({"a": 7}, 0, None),
+    "an entry without shape": ({"a": {"dtype": "U8", "data_offsets": [0, 1]}}, 1, None),
+    "notes that are no strings": ({"__metadata__": {"a": 1}}, 0, None),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_header_that_lies_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    header, buffer, claimed = BAD[kind]
+    path = write_raw(tmp_path / "bad.safetensors", header, buffer=buffer, claimed=claimed)
+    start = time.perf_counter()
+    with pytest.raises(InvalidModelException) as caught:
+        probe(path)
+    assert time.perf_counter() - start < 0.25
+    assert caught.value.metadata["path"] == str(path)
+    assert caught.value.metadata["detail"]
+
+
+def test_a_text_file_with_the_suffix_of_a_model_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "readme.safetensors"
+    path.write_text("This is a poem about latents.\n" * 100)
+    with pytest.raises(InvalidModelException, match="no valid safetensors file"):
+        probe(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"1234567"])
+def test_a_file_without_room_for_a_header_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "tiny.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(InvalidModelException, match="shorter than the 8 bytes"):
+        probe(path)
+
+
+def test_a_truncated_download_is_refused(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "a.safetensors", "sd-1")
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(InvalidModelException, match="the file has"):
+        probe(path)
+
+
+def test_a_pipe_or_a_missing_path_does_not_keep_the_probe_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(InvalidModelException, match="not a regular file"):
+        probe(tmp_path / "pipe.safetensors")
+    with pytest.raises(SourceNotFoundException):
+        probe(tmp_path / "missing.safetensors")
+
+
+def test_other_suffixes_are_refused_with_what_would_do(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InvalidModelException, match=r"a \.safetensors file or a diffusers folder"):
+        probe(tmp_path / "notes.txt")
+
+
+def test_the_header_reads_as_the_reference_implementation_reads_it(tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "v.safetensors", table("vae.ldm"), metadata={"author": "x"})
+    header = read_header(path)
+    with safe_open(path, framework="numpy") as reference:
+        assert set(reference.keys()) == set(header)
+        assert reference.metadata() == header.metadata
+        assert all(tuple(reference.get_slice(name).get_shape()) == header[name] for name in header)
+
+
+class Counting:
+    """Counts what is read, as the operating system sees it."""
+
+    def __init__(self) -> None:
+        self.bytes_read = 0
+
+    def __call__(self, path: Path) -> BinaryIO:
+        file = open_regular(path)
+        counter = self
+
+        class Reader:
+            def __enter__(self) -> Reader:
+                return self
+
+            def __exit__(self, *args: object) -> None:
+                file.close()
+
+            def fileno(self) -> int:
+                return file.fileno()
+
+            def read(self, size: int = -1) -> bytes:
+                data = file.read(size)
+                counter.bytes_read += len(data)
+                return data
+
+        return Reader()  # type: ignore[return-value]  # as much of a file as the probe uses
+
+
+def huge_tensors() -> dict[str, list[int]]:
+    """24 GB in fp16 of a transformer's shape, as a FLUX checkpoint is."""
+    tensors = {}
+    for block in range(57):
+        for part in ("img_attn.qkv", "txt_attn.qkv", "img_mlp.0", "txt_mlp.0", "img_mlp.2", "txt_mlp.2"):
+            tensors[f"model.diffusion_model.double_blocks.{block}.{part}.weight"] = [3072, 11424]
+            tensors[f"model.diffusion_model.double_blocks.{block}.{part}.bias"] = [3072]
+    return tensors
+
+
+def best_of(runs: int, path: Path) -> float:
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        probe(path)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def test_a_probe_reads_less_than_a_mebibyte_of_24_gigabytes_within_5_milliseconds(tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "huge.safetensors", huge_tensors())
+    assert path.stat().st_size > 23_900_000_000
+    counting = Counting()
+    probe(path, opener=counting)
+    assert counting.bytes_read < 1 << 20
+    assert best_of(15, path) < 0.005
+
+
+def test_a_lying_header_of_a_huge_file_answers_in_the_same_time(tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "huge.safetensors", huge_tensors())
+    os.truncate(path, path.stat().st_size + 1)
+    times = []
+    for _ in range(15):
+        start = time.perf_counter()
+        with pytest.raises(InvalidModelException):
+            probe(path)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.005
+
+
+def test_no_probe_of_a_real_family_reads_a_mebibyte(tmp_path: Path) -> None:
+    for base in ("sd-1", "sdxl"):
+        counting = Counting()
+        probe(write_checkpoint(tmp_path / f"{base}.safetensors", base), opener=counting)
+        assert counting.bytes_read < 1 << 20
+        counting = Counting()
+        probe(write_pipeline(tmp_path / base, base), opener=counting)
+        assert counting.bytes_read < 1 << 20
+    assert len(checkpoint_tensors("sdxl")) > 2400
