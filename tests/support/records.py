@@ -1,0 +1,154 @@
+"""A RecordService for tests: in this process, or as one that can be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from modelkeep.model.v1 import model_pb2, taxonomy_pb2
+from modelkeep.record.v1 import record_service_pb2 as pb
+from modelkeep.record.v1 import record_service_pb2_grpc as rpc
+from modelkeep_common.serving import start_server
+from modelkeep_record.app import RecordApplication
+from modelkeep_record.config import RecordSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+def vae(name: str = "vae", path: str | None = None, **fields: Any) -> model_pb2.Model:
+    """A VAE's record, valid unless ``fields`` make it otherwise."""
+    values: dict[str, Any] = {
+        "name": name,
+        "type": taxonomy_pb2.MODEL_TYPE_VAE,
+        "format": taxonomy_pb2.MODEL_FORMAT_DIFFUSERS,
+        "base": "sd-1",
+        "path": path or f"/models/{name}",
+    }
+    return model_pb2.Model(**(values | fields))
+
+
+@dataclass
+class Failure:
+    """What a call answered in place of a response."""
+
+    code: grpc.StatusCode
+    reason: str
+    metadata: dict[str, str]
+    #: Paths of the bad fields.
+    fields: list[str]
+
+
+@contextlib.contextmanager
+def fails(*, code: str, reason: str, fields: list[str] | None = None) -> Iterator[list[Failure]]:
+    """The call inside fails like this; ``fields`` are those that BadRequest must name."""
+    found: list[Failure] = []
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        yield found
+    failure = failure_of(raised.value)
+    found.append(failure)
+    assert (failure.code.name, failure.reason) == (code, reason), raised.value.details()
+    if fields is not None:
+        assert failure.fields == fields
+    if code == "INVALID_ARGUMENT" and reason not in ("REQUEST_ID_REUSED", "RESUME_TOKEN_FOREIGN"):
+        assert failure.fields, "bad input is answered with the bad fields"
+
+
+def failure_of(error: grpc.aio.AioRpcError) -> Failure:
+    """The parts of an error's google.rpc.Status."""
+    status = status_pb2.Status()
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            assert isinstance(value, bytes)
+            status.ParseFromString(value)
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    for detail in status.details:
+        if detail.Is(info.DESCRIPTOR):
+            detail.Unpack(info)
+        elif detail.Is(bad.DESCRIPTOR):
+            detail.Unpack(bad)
+    if info.reason:
+        assert info.domain == "record.modelkeep.dev"
+    return Failure(error.code(), info.reason, dict(info.metadata), [v.field for v in bad.field_violations])
+
+
+@contextlib.asynccontextmanager
+async def record_service(data_dir: Path, **settings: Any) -> AsyncIterator[Any]:
+    """The stub of a RecordService in this process."""
+    configuration = RecordSettings.for_test(data_dir, **settings)
+    server = await start_server(RecordApplication(configuration), configuration)
+    try:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            yield rpc.RecordServiceStub(channel)
+    finally:
+        await server.stop()
+
+
+class RecordProcess:
+    """A RecordService as a process of its own."""
+
+    def __init__(self, data_dir: Path, *arguments: str) -> None:
+        self._arguments = (f"--data-dir={data_dir}", "--drain-grace-s=1", *arguments)
+        self._process: asyncio.subprocess.Process | None = None
+        self._channel: grpc.aio.Channel | None = None
+        self.port = 0
+
+    async def start(self) -> Any:
+        """Start it, wait until it answers, and return a stub."""
+        import socket
+
+        if not self.port:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                self.port = probe.getsockname()[1]
+        await self._spawn(f"--port={self.port}")
+        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.port}")
+        stub = rpc.RecordServiceStub(self._channel)
+        await stub.GetStoreInfo(pb.GetStoreInfoRequest(), wait_for_ready=True, timeout=20)
+        return stub
+
+    async def end(self) -> tuple[int, str]:
+        """Wait until it ended by itself; its exit code and what it printed to standard error."""
+        if self._process is None:
+            await self._spawn("--port=0")
+        assert self._process is not None
+        _, errors = await self._process.communicate()
+        assert self._process.returncode is not None
+        return self._process.returncode, errors.decode()
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send it a signal and wait for its end; its exit code."""
+        if self._channel is not None:
+            await self._channel.close()
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+            await self._process.communicate()
+        code = self._process.returncode
+        assert code is not None
+        return code
+
+    async def _spawn(self, *more: str) -> None:
+        path = os.pathsep.join([str(ROOT / "services"), str(ROOT / "clients" / "python")])
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "modelkeep_record",
+            *self._arguments,
+            *more,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )

@@ -1,0 +1,27 @@
+"""Real gRPC servers in the test's own loop whose answers a test writes down."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from grpc import aio
+
+
+@contextlib.asynccontextmanager
+async def serving(*registrations: Callable[[aio.Server], Any]) -> AsyncIterator[str]:
+    """A server on a free port; yields its address.
+
+    Args:
+        registrations: Each adds one servicer to the server.
+    """
+    server = aio.server()
+    for register in registrations:
+        register(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
