@@ -1,0 +1,184 @@
+"""``modelkeep downloads``."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from modelkeep.cli._errors import Code, complain, guarded
+from modelkeep.cli._installs import progress
+from modelkeep.cli._output import Json, as_json, print_json, print_table, short, when
+from modelkeep.exceptions import ModelkeepError, UnknownJobIDException
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from modelkeep.client import DownloadJobBase, DownloadQueue
+
+_group = typer.Typer(help="Look at downloads and control them.", invoke_without_command=True)
+
+JobId = Annotated[int, typer.Argument(help="Number of the download.", min=1)]
+Queue = Annotated[str | None, typer.Option(help='Only this queue; "" is the default one.')]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(_group, name="downloads")
+
+
+@contextlib.contextmanager
+def _queue(name: str | None) -> Iterator[DownloadQueue]:
+    """A queue, or all of them as one."""
+    from modelkeep.client import Client
+
+    with Client() as client:
+        yield client.create_download_queue(name, quiet=True)
+
+
+@_group.callback()
+@guarded
+def downloads(context: typer.Context) -> None:
+    """Look at downloads and control them; without a command, list them."""
+    if context.invoked_subcommand is None:
+        list_downloads()
+
+
+@_group.command("list")
+@guarded
+def list_downloads(queue: Queue = None, json: Json = False) -> None:
+    """List the downloads of all queues."""
+    with _queue(queue) as jobs_of:
+        jobs = jobs_of.list_jobs()
+    if json:
+        print_json({"downloads": [as_json(job.message) for job in jobs]})
+        return
+    print_table(
+        ("ID", "STATE", "PROGRESS", "PRIORITY", "STARTED", "SOURCE"),
+        [(j.id, _state(j), _bytes(j), j.priority, when(j.job_started), j.source) for j in jobs],
+        empty="There are no downloads.",
+    )
+
+
+@_group.command("watch")
+@guarded
+def watch_downloads(
+    id: Annotated[int | None, typer.Argument(help="Number of a download; none: all.", min=1)] = None,
+    queue: Queue = None,
+    json: Json = False,
+) -> None:
+    """Follow a download until it ends, or all of them until Ctrl-C."""
+    with _queue(queue) as jobs:
+        if id is None:
+            _watch_all(jobs, json)
+            return
+        job = _follow(jobs, id, json)
+    if job.error is not None and not json and isinstance(job.error, ModelkeepError):
+        complain(job.error, prefix=f"Download {id} is {job.status.value}")
+    elif not json:
+        typer.echo(f"Download {id} is {job.status.value}: {job.path or ''}")
+    raise typer.Exit(Code.OK if job.status == "completed" else Code.FAILED)
+
+
+@_group.command("pause")
+@guarded
+def pause_download(id: JobId, json: Json = False) -> None:
+    """Pause a download; its bytes stay."""
+    with _queue(None) as jobs:
+        _tell(jobs.pause_job(id), json)
+
+
+@_group.command("resume")
+@guarded
+def resume_download(
+    id: JobId,
+    token: Annotated[
+        str | None,
+        typer.Option(help="A token anew.", envvar="MODELKEEP_ACCESS_TOKEN", show_envvar=True),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Let an idle or paused download go on where it stopped."""
+    with _queue(None) as jobs:
+        _tell(jobs.start_job(id, token), json)
+
+
+@_group.command("cancel")
+@guarded
+def cancel_download(id: JobId, json: Json = False) -> None:
+    """Cancel a download and remove its temporary files."""
+    with _queue(None) as jobs:
+        _tell(jobs.cancel_job(id), json)
+
+
+@_group.command("prune")
+@guarded
+def prune_downloads(queue: Queue = None, json: Json = False) -> None:
+    """Forget the downloads that have ended; files stay."""
+    with _queue(queue) as jobs:
+        count = jobs.prune_jobs()
+    if json:
+        print_json({"pruned_count": str(count)})
+    else:
+        typer.echo(f"Forgot {count} downloads.")
+
+
+def _state(job: DownloadJobBase) -> str:
+    from modelkeep.download.v1 import download_pb2
+
+    try:
+        stage = short(download_pb2.DownloadStage.Name(job.message.stage), "DOWNLOAD_STAGE_")
+    except ValueError:
+        stage = ""
+    return f"{job.status.value} ({stage})" if stage else job.status.value
+
+
+def _bytes(job: Any) -> str:
+    return progress(job) if hasattr(job, "total_bytes") else ""
+
+
+def _tell(job: DownloadJobBase, json: bool) -> None:
+    if json:
+        print_json(as_json(job.message))
+    elif job.ended or job.status != "running":
+        typer.echo(f"Download {job.id} is {job.status.value}.")
+    else:
+        typer.echo(f"Download {job.id} is {_state(job)}.")
+
+
+def _follow(jobs: DownloadQueue, id: int, json: bool) -> DownloadJobBase:
+    from modelkeep.cli._follow import Bar
+
+    last: DownloadJobBase | None = None
+    with Bar().shown() as bar, contextlib.closing(jobs.watch([id])) as frames:
+        for frame in frames:
+            for event in frame.events:
+                last = event.put
+                if last is None:
+                    raise UnknownJobIDException(f"Download {id} was pruned.", metadata={"id": str(id)})
+                if json:
+                    print_json(as_json(last.message), lines=True)
+                else:
+                    moved = last.message.progress
+                    bar.update(f"Download {id}: {_state(last)}", moved.bytes_done, moved.bytes_total)
+            if last is not None and last.ended:
+                return last
+            if frame.snapshot_complete and last is None:
+                raise UnknownJobIDException(f"There is no download {id}.", metadata={"id": str(id)})
+    raise ModelkeepError("The watch ended.")
+
+
+def _watch_all(jobs: DownloadQueue, json: bool) -> None:
+    said: dict[int, str] = {}
+    with contextlib.closing(jobs.watch()) as frames:
+        for frame in frames:
+            for event in frame.events:
+                if json:
+                    line = {"removed_id": str(event.id)} if event.put is None else as_json(event.put.message)
+                    print_json(line, lines=True)
+                    continue
+                text = _state(event.put) if event.put is not None else "pruned"
+                if said.get(event.id) != text:
+                    print(f"{event.id}\t{text}\t{event.put.source if event.put else ''}", flush=True)
+                said[event.id] = text

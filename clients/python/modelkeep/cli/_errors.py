@@ -1,0 +1,121 @@
+"""How a command ends when something goes wrong: a sentence, what to do about it, an exit code."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from enum import IntEnum
+from typing import Final, ParamSpec, TypeVar
+
+import typer
+
+from modelkeep.exceptions import (
+    DeadlineExceededException,
+    InvalidRequestException,
+    ModelkeepError,
+    ModelNotFoundException,
+    NotFoundException,
+    SourceNotFoundException,
+    UnavailableException,
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Code(IntEnum):
+    """Exit codes of the command line."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    UNREACHABLE = 4
+    INTERRUPTED = 130
+
+
+#: Reason → what a person can do about it; "{name}" is a key of the error's metadata.
+_REMEDIES: Final[Mapping[str, str]] = {
+    "UNKNOWN_MODEL": "`modelkeep list` shows the models; a command takes a key or a name that only one has.",
+    "AMBIGUOUS_MODEL": "Use the key.",
+    "UNKNOWN_JOB": "`modelkeep installs list` and `modelkeep downloads list` show the jobs.",
+    "UNKNOWN_LEASE": "`modelkeep cache leases` shows the leases.",
+    "DUPLICATE_PATH": "The path is registered already; `modelkeep search PATH` finds it.",
+    "INSTALL_IN_PROGRESS": "Wait for that install (`modelkeep installs watch {id}`), or cancel it "
+    "(`modelkeep installs cancel {id}`).",
+    "DESTINATION_EXISTS": "Move {path} away, or choose another destination.",
+    "ETAG_MISMATCH": "Somebody changed it meanwhile: look at it again, then repeat the command.",
+    "WRONG_STATE": "A job in this state cannot do that; a job that has ended is not run again.",
+    "MODEL_NOT_FOUND_ON_DISK": "Put the files back, or remove the record: `modelkeep rm {key}`.",
+    "INVALID_MODEL": "The file may be incomplete: fetch it again. `modelkeep probe PATH` says what is there.",
+    "SUBMODEL_REQUIRED": "Name the component, such as --submodel vae; there are: {available}.",
+    "MODEL_IN_USE": "End the workers that hold it; `modelkeep cache leases` names them.",
+    "UNSAFE_FORMAT": "Use the model's safetensors file in its place.",
+    "FORBIDDEN_PATH": "Allow the folder with the service's setting import_roots, or move the model.",
+    "FORBIDDEN_ADDRESS": "Private addresses are refused; to allow them start the suite with "
+    "MODELKEEP_DOWNLOAD_ALLOW_PRIVATE_ADDRESSES=true.",
+    "ROOT_MISMATCH": "Mount the right folder, or start the service with the right --data-dir.",
+    "WRONG_HOST": "Ask the loader on this very host.",
+    "TOKEN_REQUIRED": "Give a token: set MODELKEEP_ACCESS_TOKEN and repeat the command.",
+    "TOKEN_REJECTED": "Check that the token is valid and may read this model.",
+    "RAM_EXHAUSTED": "End workers that hold models (`modelkeep cache leases`), or raise the loader's "
+    "ram_budget_bytes.",
+    "DISK_FULL": "Make room on that disk, then repeat the command.",
+    "CHECKSUM_MISMATCH": "The source serves other bytes than expected: check the address and the hash.",
+    "SOURCE_NOT_FOUND": "Check the path or the address. Sources are local files and folders, and http(s) "
+    "addresses of files.",
+    "NOT_A_MODEL_FILE": "The address leads to a web page; give that of the file itself.",
+    "SERVER_BUSY": "Try again in a moment.",
+    "QUEUE_FULL": "Try again when some downloads have ended.",
+    "DEADLINE_EXCEEDED": "Look at the service's log in the data folder's logs/, or try again.",
+    "INTERNAL": "The service's log in the data folder's logs/ has the details.",
+}
+
+
+def remedy(error: ModelkeepError) -> str:
+    """What to do about an error; "" if there is no advice, or the message gives it."""
+    if told := error.metadata.get("remedy"):
+        return told
+    text = _REMEDIES.get(error.reason, "")
+    try:
+        return text.format(**error.metadata)
+    except (KeyError, IndexError):
+        return text.split("{", maxsplit=1)[0].rpartition(".")[0]
+
+
+def code_of(error: ModelkeepError) -> Code:
+    """The exit code of an error."""
+    if isinstance(error, NotFoundException | SourceNotFoundException | ModelNotFoundException):
+        return Code.NOT_FOUND
+    if isinstance(error, UnavailableException | DeadlineExceededException):
+        return Code.UNREACHABLE
+    if isinstance(error, InvalidRequestException):
+        return Code.USAGE
+    return Code.FAILED
+
+
+def complain(error: ModelkeepError, *, prefix: str = "Error") -> None:
+    """Say on stderr what is wrong and what to do."""
+    typer.secho(f"{prefix}: {error.message} [{error.reason}]", err=True, fg=typer.colors.RED)
+    for violation in error.violations:
+        typer.echo(f"  {violation.field}: {violation.description}", err=True)
+    if advice := remedy(error):
+        typer.echo(f"  {advice}", err=True)
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """A command whose errors become a sentence and an exit code."""
+
+    @functools.wraps(command)
+    def run(*arguments: P.args, **named: P.kwargs) -> R:
+        try:
+            return command(*arguments, **named)
+        except ModelkeepError as error:
+            complain(error)
+            raise typer.Exit(code_of(error)) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(Code.INTERRUPTED) from None
+        except BrokenPipeError:  # `modelkeep list | head`
+            raise typer.Exit(Code.OK) from None
+
+    return run

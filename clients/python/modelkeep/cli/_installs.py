@@ -1,0 +1,206 @@
+"""``modelkeep install`` and ``modelkeep installs``."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from modelkeep.cli._errors import Code, guarded
+from modelkeep.cli._output import Json, as_json, print_json, print_table, size, when
+
+if TYPE_CHECKING:
+    from modelkeep.client import Client, ModelInstallJob
+
+_group = typer.Typer(help="Look at installs and control them.", invoke_without_command=True)
+
+JobId = Annotated[int, typer.Argument(help="Number of the install.", min=1)]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(install)
+    app.add_typer(_group, name="installs")
+
+
+def assignments(given: list[str] | None) -> dict[str, Any]:
+    """``name=value`` texts as a dict; a value that is JSON is read as such, an empty one clears."""
+    import json
+
+    values: dict[str, Any] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{text!r} is not FIELD=VALUE, such as name=my-model")
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = value
+        # Numbers and words stay text: a name may be 42.
+        values[name] = None if value == "" else parsed if isinstance(parsed, list | bool) else value
+    return values
+
+
+@guarded
+def install(
+    source: Annotated[
+        str, typer.Argument(help="A safetensors file, a diffusers folder, or an http(s) address of a file.")
+    ],
+    copy: Annotated[
+        bool,
+        typer.Option("--copy/--inplace", help="Copy a local model into models_dir, or leave it where it is."),
+    ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="A field of the record, over what is found."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Hash that the downloaded file must have.")] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(help="Token for the source's host.", envvar="MODELKEEP_ACCESS_TOKEN", show_envvar=True),
+    ] = None,
+    priority: Annotated[int | None, typer.Option(help="Of the download; lower runs first.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for the end.")] = False,
+    json: Json = False,
+) -> None:
+    """Install a model. Ctrl-C leaves the install running; the same command again joins it."""
+    from modelkeep.cli._follow import follow_install, how_to_go_on, report
+    from modelkeep.client import Client
+
+    config = assignments(set_) | ({"name": name} if name else {})
+    with Client() as client:
+        job = client.model_install.import_model(
+            source,
+            inplace=not copy,
+            config=config or None,
+            access_token=token,
+            expected_sha256=sha256,
+            priority=priority,
+        )
+        try:
+            if not detach:
+                job = follow_install(client, job.id)
+        except KeyboardInterrupt:
+            typer.echo(f"\n{how_to_go_on(job.id)}", err=True)
+            raise typer.Exit(Code.INTERRUPTED) from None
+    if json:
+        print_json(as_json(job.message))
+    if detach:
+        if not json:
+            typer.echo(how_to_go_on(job.id))
+        return
+    raise typer.Exit(_code(job) if json else report(job))
+
+
+@_group.callback()
+@guarded
+def installs(context: typer.Context) -> None:
+    """Look at installs and control them; without a command, list them."""
+    if context.invoked_subcommand is None:
+        list_installs()
+
+
+@_group.command("list")
+@guarded
+def list_installs(
+    source: Annotated[str | None, typer.Argument(help="Only those whose source contains this text.")] = None,
+    json: Json = False,
+) -> None:
+    """List the installs, newest first."""
+    from modelkeep.cli._follow import stage_of
+    from modelkeep.client import Client
+
+    with Client() as client:
+        jobs = client.model_install.list_jobs(source)
+    if json:
+        print_json({"installs": [as_json(job.message) for job in jobs]})
+        return
+    print_table(
+        ("ID", "STATE", "PROGRESS", "MODEL", "STARTED", "SOURCE"),
+        [
+            (job.id, stage_of(job), progress(job), _model(job), when(job.job_started), job.source)
+            for job in jobs
+        ],
+        empty="There are no installs.",
+    )
+
+
+@_group.command("watch")
+@guarded
+def watch_installs(
+    id: Annotated[int | None, typer.Argument(help="Number of an install; none: all.", min=1)] = None,
+    json: Json = False,
+) -> None:
+    """Follow an install until it ends, or all of them until Ctrl-C."""
+    from modelkeep.cli._follow import follow_install, report
+    from modelkeep.client import Client
+
+    with Client() as client:
+        if id is not None:
+            job = follow_install(client, id, as_lines=json)
+            raise typer.Exit(_code(job) if json else report(job))
+        _watch_all(client, json)
+
+
+@_group.command("cancel")
+@guarded
+def cancel_install(id: JobId, json: Json = False) -> None:
+    """Cancel an install and remove what it staged."""
+    from modelkeep.client import Client
+
+    with Client() as client:
+        client.model_install.cancel_job(id)
+        job = client.model_install.wait_for_job(id, timeout=30)
+    if json:
+        print_json(as_json(job.message))
+    else:
+        typer.echo(f"Install {id} is {job.status.value}.")
+
+
+@_group.command("prune")
+@guarded
+def prune_installs(json: Json = False) -> None:
+    """Forget the installs that have ended; models stay."""
+    from modelkeep.client import Client
+
+    with Client() as client:
+        count = client.model_install.prune_jobs()
+    if json:
+        print_json({"pruned_count": str(count)})
+    else:
+        typer.echo(f"Forgot {count} installs.")
+
+
+def progress(job: Any) -> str:
+    """Bytes done of bytes in total, for people."""
+    if not job.total_bytes:
+        return ""
+    return f"{size(job.bytes)} of {size(job.total_bytes)}"
+
+
+def _model(job: ModelInstallJob) -> str:
+    return job.config_out.name if job.config_out is not None else job.error_type or ""
+
+
+def _code(job: ModelInstallJob) -> Code:
+    return Code.OK if job.status == "completed" else Code.FAILED
+
+
+def _watch_all(client: Client, json: bool) -> None:
+    from modelkeep.cli._follow import stage_of
+
+    said: dict[int, str] = {}
+    with contextlib.closing(client.model_install.watch()) as frames:
+        for frame in frames:
+            for event in frame.events:
+                if json:
+                    line = {"removed_id": str(event.id)} if event.put is None else as_json(event.put.message)
+                    print_json(line, lines=True)
+                    continue
+                text = stage_of(event.put) if event.put is not None else "pruned"
+                if said.get(event.id) != text:
+                    source = event.put.source if event.put is not None else ""
+                    print(f"{event.id}\t{text}\t{source}", flush=True)
+                said[event.id] = text

@@ -1,0 +1,90 @@
+"""What commands print: tables for people, the API's JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+    from rich.console import Console
+
+#: The option that every reading command has.
+Json = Annotated[bool, typer.Option("--json", help="Print JSON with the field names of the API.")]
+
+
+def as_json(message: Message) -> dict[str, Any]:
+    """A message in the JSON form of protobuf, with the names of the .proto files and nothing left out."""
+    from google.protobuf.json_format import MessageToDict
+
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def print_json(value: Any, *, lines: bool = False) -> None:
+    """Print a value; with `lines` on one line, for streams."""
+    print(json.dumps(value, ensure_ascii=False, indent=None if lines else 2), flush=lines)
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+    """Print rows under titles; a sentence if there are none.
+
+    Without a terminal the columns are separated by tabs and nothing is cut off.
+    """
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if not cells:
+        typer.echo(empty, err=True)
+    elif not sys.stdout.isatty():
+        for row in [titles, *cells]:
+            print("\t".join(row))
+    else:
+        from rich.table import Table
+
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for title in titles:
+            # A key is to be copied, so it is never cut off.
+            whole = title.upper() in ("KEY", "ID")
+            table.add_column(title, no_wrap=whole, overflow="fold")
+        for row in cells:
+            table.add_row(*row)
+        console().print(table)
+
+
+def print_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """Print names and values, one a line; what is empty is left out."""
+    shown = [(name, str(value)) for name, value in facts if value not in (None, "", [], ())]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        print(f"{name + ':':<{width + 1}} {value}")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that takes text as it is."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, highlight=False)
+
+
+def size(count: int) -> str:
+    """Bytes for people: "4.2 GB"."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def when(seconds: float | None) -> str:
+    """A time for people, in the local zone."""
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S") if seconds else ""
+
+
+def short(enum_name: str, prefix: str) -> str:
+    """A value of an enum for people: "INSTALL_STATE_RUNNING" → "running"."""
+    name = enum_name.removeprefix(prefix).lower().replace("_", " ")
+    return "" if name == "unspecified" else name

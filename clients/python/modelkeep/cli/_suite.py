@@ -1,0 +1,65 @@
+"""``modelkeep up`` and ``modelkeep demo``: a suite in the foreground, and a tour of what it can do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelkeep.cli._errors import guarded
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(up)
+    app.command()(demo)
+
+
+@guarded
+def up(
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Data folder, made if it is not there; ./modelkeep-data by default."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="First of four consecutive ports; 0 takes free ones.", min=0, max=65532)
+    ] = 50051,
+) -> None:
+    """Start all four services; Ctrl-C stops them."""
+    from modelkeep.supervisor import ports_from
+    from modelkeep.supervisor import up as run
+
+    folder = data_dir or Path(os.environ.get("MODELKEEP_DATA_DIR") or "modelkeep-data")
+    # It names the folder of this command line; the services get theirs by flag.
+    os.environ.pop("MODELKEEP_DATA_DIR", None)
+    raise typer.Exit(run(folder, host=host, ports=ports_from(port), say=_say))
+
+
+@guarded
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the decoded picture goes.")] = Path("modelkeep-demo.png"),
+    keep: Annotated[bool, typer.Option("--keep", help="Keep model, data and logs, and say where.")] = False,
+    build: Annotated[
+        Path | None,
+        typer.Option(help="Only build the small model into this new folder.", file_okay=False),
+    ] = None,
+) -> None:
+    """Show the main job on a small model: one copy of the weights, two workers, and two kills.
+
+    Starts a suite of its own, builds a small Stable Diffusion pipeline with random weights, installs it,
+    and decodes with its VAE in two processes at once. Checks what it shows; exits 1 if a check fails.
+    """
+    from modelkeep.demo import build_pipeline, run_demo
+
+    if build is None:
+        raise typer.Exit(run_demo(out, keep, _say))
+    if build.exists():
+        raise typer.BadParameter(f"{build} exists already; name a new folder")
+    build_pipeline(build, _say)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

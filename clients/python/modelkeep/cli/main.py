@@ -1,0 +1,62 @@
+"""The command line's root: what commands there are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelkeep import __version__
+from modelkeep.cli import _cache, _downloads, _installs, _models, _suite
+
+app = typer.Typer(
+    name="modelkeep",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: drawing boxes costs a third of the time
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"modelkeep {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data folder of the suite; ./modelkeep-data by default.", envvar="MODELKEEP_DATA_DIR"
+        ),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Know, fetch, install and lend machine-learning models.
+
+    Services are found by MODELKEEP_CLIENT_<SERVICE>_ADDRESS, then by the suite that runs on the data
+    folder, then at the default ports 50051 to 50054.
+
+    Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 unreachable, 130 interrupted.
+    """
+    if data_dir is not None:
+        # Read by the client, and by the services that `up` starts.
+        os.environ["MODELKEEP_DATA_DIR"] = str(data_dir)
+
+
+_suite.add_to(app)
+_installs.add_to(app)
+_models.add_to(app)
+_downloads.add_to(app)
+_cache.add_to(app)
+
+
+def main() -> None:
+    """Run the command line; the process exits with its code."""
+    app(prog_name="modelkeep")

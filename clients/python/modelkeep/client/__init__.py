@@ -1,0 +1,63 @@
+"""The Python client of all four services: one object, blocking or for asyncio.
+
+::
+
+    from modelkeep.client import Client
+
+    with Client() as client:
+        job = client.model_install.import_model("models/tiny-sd")
+        client.model_install.wait_for_installs()
+        for config in client.model_record_store.all_models():
+            print(config.key, config.name)
+
+Errors are the exceptions of :mod:`modelkeep.exceptions`, by reason. Calls have deadlines, and are
+repeated while a service is unavailable only where that does no harm. Watches go on by themselves.
+"""
+
+from __future__ import annotations
+
+from modelkeep.client._addresses import Address, ServiceName, find_addresses
+from modelkeep.client._async_client import AsyncClient
+from modelkeep.client._client import Client, DownloadQueue, ModelInstall, ModelLoad, ModelRecordStore
+from modelkeep.client._download_jobs import (
+    DownloadEventHandler,
+    DownloadJobBase,
+    DownloadJobPath,
+    DownloadJobRemoteSource,
+    DownloadJobStatus,
+    DownloadJobURL,
+)
+from modelkeep.client._downloads import AsyncDownloadQueue
+from modelkeep.client._install_jobs import InstallStatus, ModelInstallJob
+from modelkeep.client._installs import MODEL_EVENT, AsyncModelInstall, EventBus
+from modelkeep.client._loader import AsyncModelLoader
+from modelkeep.client._records import AsyncModelRecordStore
+from modelkeep.client._watch import WatchEvent, WatchFrame
+
+__all__ = [
+    "MODEL_EVENT",
+    "Address",
+    "AsyncClient",
+    "AsyncDownloadQueue",
+    "AsyncModelInstall",
+    "AsyncModelLoader",
+    "AsyncModelRecordStore",
+    "Client",
+    "DownloadEventHandler",
+    "DownloadJobBase",
+    "DownloadJobPath",
+    "DownloadJobRemoteSource",
+    "DownloadJobStatus",
+    "DownloadJobURL",
+    "DownloadQueue",
+    "EventBus",
+    "InstallStatus",
+    "ModelInstall",
+    "ModelInstallJob",
+    "ModelLoad",
+    "ModelRecordStore",
+    "ServiceName",
+    "WatchEvent",
+    "WatchFrame",
+    "find_addresses",
+]

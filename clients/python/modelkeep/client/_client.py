@@ -1,0 +1,179 @@
+"""The blocking client: the asyncio client behind a thread, method by method."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from modelkeep.client._addresses import Address, ServiceName
+from modelkeep.client._async_client import AsyncClient
+from modelkeep.client._download_jobs import DownloadEventHandler
+from modelkeep.client._downloads import AsyncDownloadQueue
+from modelkeep.client._installs import AsyncModelInstall, EventBus
+from modelkeep.client._loader import AsyncModelLoader
+from modelkeep.client._portal import Facade, Portal, blocking, iterating
+from modelkeep.client._records import AsyncModelRecordStore
+from modelkeep.client._transport import DEFAULT_TIMEOUT_S
+
+
+class ModelRecordStore(Facade[AsyncModelRecordStore]):
+    """What models there are; see :class:`modelkeep.client.AsyncModelRecordStore`."""
+
+    get_model = blocking(AsyncModelRecordStore.get_model)
+    exists = blocking(AsyncModelRecordStore.exists)
+    get_models = blocking(AsyncModelRecordStore.get_models)
+    search_by_path = blocking(AsyncModelRecordStore.search_by_path)
+    search_by_name = blocking(AsyncModelRecordStore.search_by_name)
+    search_by_tag = blocking(AsyncModelRecordStore.search_by_tag)
+    all_models = blocking(AsyncModelRecordStore.all_models)
+    model_info_by_name = blocking(AsyncModelRecordStore.model_info_by_name)
+    list_models = blocking(AsyncModelRecordStore.list_models)
+    list_files = blocking(AsyncModelRecordStore.list_files)
+    version = blocking(AsyncModelRecordStore.version)
+    store_info = blocking(AsyncModelRecordStore.store_info)
+    add_model = blocking(AsyncModelRecordStore.add_model)
+    update_model = blocking(AsyncModelRecordStore.update_model)
+    del_model = blocking(AsyncModelRecordStore.del_model)
+    watch = iterating(AsyncModelRecordStore.watch)
+
+
+class ModelInstall(Facade[AsyncModelInstall]):
+    """Any source in, a registered model out; see :class:`modelkeep.client.AsyncModelInstall`."""
+
+    import_model = blocking(AsyncModelInstall.import_model)
+    install_model = blocking(AsyncModelInstall.import_model)
+    wait_for_installs = blocking(AsyncModelInstall.wait_for_installs)
+    wait_for_job = blocking(AsyncModelInstall.wait_for_job)
+    list_jobs = blocking(AsyncModelInstall.list_jobs)
+    get_job = blocking(AsyncModelInstall.get_job)
+    get_job_by_id = blocking(AsyncModelInstall.get_job_by_id)
+    cancel_job = blocking(AsyncModelInstall.cancel_job)
+    prune_jobs = blocking(AsyncModelInstall.prune_jobs)
+    probe = blocking(AsyncModelInstall.probe)
+    unregister = blocking(AsyncModelInstall.unregister)
+    delete = blocking(AsyncModelInstall.delete)
+    unconditionally_delete = blocking(AsyncModelInstall.unconditionally_delete)
+    watch = iterating(AsyncModelInstall.watch)
+
+    @property
+    def event_bus(self) -> EventBus | None:
+        """What gets the events; None without one."""
+        return self._inner.event_bus
+
+
+class DownloadQueue(Facade[AsyncDownloadQueue]):
+    """A named queue of downloads; see :class:`modelkeep.client.AsyncDownloadQueue`."""
+
+    create_download_job = blocking(AsyncDownloadQueue.create_download_job)
+    submit_download_job = blocking(AsyncDownloadQueue.submit_download_job)
+    list_jobs = blocking(AsyncDownloadQueue.list_jobs)
+    id_to_job = blocking(AsyncDownloadQueue.id_to_job)
+    prune_jobs = blocking(AsyncDownloadQueue.prune_jobs)
+    join = blocking(AsyncDownloadQueue.join)
+    start_job = blocking(AsyncDownloadQueue.start_job)
+    pause_job = blocking(AsyncDownloadQueue.pause_job)
+    cancel_job = blocking(AsyncDownloadQueue.cancel_job)
+    watch = iterating(AsyncDownloadQueue.watch)
+
+
+class ModelLoad(Facade[AsyncModelLoader]):
+    """Live modules, and the loader's memory; see :class:`modelkeep.client.AsyncModelLoader`."""
+
+    get_model = blocking(AsyncModelLoader.get_model)
+    load = blocking(AsyncModelLoader.load)
+    evict = blocking(AsyncModelLoader.evict)
+    residents = blocking(AsyncModelLoader.residents)
+    leases = blocking(AsyncModelLoader.leases)
+    capacity = blocking(AsyncModelLoader.capacity)
+    watch = iterating(AsyncModelLoader.watch)
+
+
+class Client(Facade[AsyncClient]):
+    """All four services under the original's names, for code without asyncio.
+
+    ::
+
+        with Client() as client:
+            job = client.model_install.import_model("tiny-sd")
+            client.model_install.wait_for_installs()
+            print(job.config_out)
+
+    The arguments are those of :class:`modelkeep.client.AsyncClient`. May be used from several threads.
+    Event handlers run on a thread of the client's own, and may call the client.
+
+    Attributes:
+        model_record_store: What models there are.
+        model_install: Any source in, a registered model out.
+        download_queue: The default queue of downloads.
+        model_loader: Live modules, and the loader's memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        record: str | None = None,
+        download: str | None = None,
+        install: str | None = None,
+        loader: str | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
+        event_bus: EventBus | None = None,
+        download_event_handlers: Sequence[DownloadEventHandler] = (),
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        inner = AsyncClient(
+            record=record,
+            download=download,
+            install=install,
+            loader=loader,
+            data_dir=data_dir,
+            event_bus=event_bus,
+            download_event_handlers=download_event_handlers,
+            timeout_s=timeout_s,
+        )
+        portal = Portal()
+        super().__init__(inner, portal)
+        self.model_record_store = ModelRecordStore(inner.model_record_store, portal)
+        self.model_install = ModelInstall(inner.model_install, portal)
+        self.download_queue = DownloadQueue(inner.download_queue, portal)
+        self.model_loader = ModelLoad(inner.model_loader, portal)
+        # A program that forgets to close the client still ends without noise.
+        self._finalize = weakref.finalize(self, _close, inner, portal)
+
+    server_info = blocking(AsyncClient.server_info)
+
+    @property
+    def addresses(self) -> Mapping[ServiceName, Address]:
+        """Where each service is looked for, and who said so."""
+        return self._inner.addresses
+
+    def create_download_queue(
+        self,
+        queue: str | None,
+        event_handlers: Sequence[DownloadEventHandler] = (),
+        quiet: bool = False,
+    ) -> DownloadQueue:
+        """A further queue; see :meth:`modelkeep.client.AsyncClient.create_download_queue`."""
+        return DownloadQueue(self._inner.create_download_queue(queue, event_handlers, quiet), self._portal)
+
+    def close(self) -> None:
+        """End what is open. Jobs go on in the services."""
+        self._finalize()
+
+    def __enter__(self) -> Client:
+        if self.model_install.event_bus is not None:
+            self._portal.run(self._inner.model_install.start_events())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _close(inner: AsyncClient, portal: Portal) -> None:
+    try:
+        portal.run(inner.close())
+    finally:
+        portal.close()

@@ -1,0 +1,234 @@
+"""Install jobs: what the original's ModelInstallJob says, and overrides on their way to the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf.json_format import MessageToDict
+
+from modelkeep.client._errors import exception_of
+from modelkeep.client._values import seconds, wire
+from modelkeep.configs import AnyModelConfig
+from modelkeep.configs.wire import from_model
+from modelkeep.exceptions import (
+    FieldInvalidException,
+    FieldViolation,
+    InvalidModelConfigException,
+    ModelkeepError,
+)
+from modelkeep.install.v1 import install_pb2
+from modelkeep.taxonomy import (
+    BaseModelType,
+    ModelFormat,
+    ModelType,
+    ModelVariantType,
+    SchedulerPredictionType,
+)
+
+
+class InstallStatus(StrEnum):
+    """Where an install stands: ``job.status == "completed"``."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+
+#: Nothing will happen to such a job any more.
+ENDED: Final = frozenset({InstallStatus.COMPLETED, InstallStatus.ERROR, InstallStatus.CANCELLED})
+#: Nothing will happen to such a job by itself.
+SETTLED: Final = ENDED | {InstallStatus.PAUSED}
+
+
+class ModelInstallJob:
+    """An install job; an object that the client made follows its job.
+
+    Attributes:
+        id: Number of the job.
+        status: Where it stands.
+        source: What is installed: the caller's own object, else a Path or an address as text.
+        config_in: What the caller asked to have in the record.
+        config_out: The record; None before the install is completed.
+        inplace: Whether a local model stays where it is.
+        local_path: Where the model's files are; None before a remote model is there.
+        error_type: Name of the exception that the job failed with, or waits with; None without one.
+        error: Its text, for operators with more detail.
+        message: The job as the service described it last.
+    """
+
+    def __init__(self, message: install_pb2.Install, *, source: Any = None) -> None:
+        self.message = message
+        self.status = status_of(message)
+        self.source: Any = source_of(message.source) if source is None else source
+        self.config_in: dict[str, Any] = {}
+        self.config_out: AnyModelConfig | None = None
+        self.update(message)
+
+    def update(self, message: install_pb2.Install) -> None:
+        """Take over what the service says now."""
+        self.message = message
+        self.id = message.id
+        self.status = status_of(message)
+        self.inplace = message.inplace
+        self.local_path = Path(message.local_path) if message.local_path else None
+        self.config_in = self.config_in or config_of(message.overrides)
+        if message.HasField("model"):
+            self.config_out = from_model(message.model)
+        failed = message.HasField("error")
+        self.error_type = message.error.exception or exception_name(message) if failed else None
+        self.error = (
+            "\n".join(filter(None, (message.error.message, message.error.detail))) if failed else None
+        )
+
+    @property
+    def model_key(self) -> str:
+        """Key that the model has, or will have."""
+        return self.message.model_key
+
+    @property
+    def bytes(self) -> int:
+        """Bytes downloaded or copied so far."""
+        return self.message.progress.bytes_done
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes to download or copy; 0 while unknown, or if nothing has to be."""
+        return self.message.progress.bytes_total
+
+    @property
+    def job_started(self) -> float | None:
+        """When it first ran, in seconds since the epoch."""
+        return seconds(self.message.start_time)
+
+    @property
+    def job_ended(self) -> float | None:
+        """When it ended, in seconds since the epoch."""
+        return seconds(self.message.end_time)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is completed, failed or cancelled."""
+        return self.status in ENDED
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more will happen by itself: it has ended, or waits for a caller."""
+        return self.status in SETTLED
+
+    @property
+    def exception(self) -> ModelkeepError | None:
+        """What the job failed with, or waits with, as an exception; None without one."""
+        return exception_of(self.message.error) if self.message.HasField("error") else None
+
+    def __repr__(self) -> str:
+        return f"<ModelInstallJob {self.id} {self.status.value} {self.source}>"
+
+
+def status_of(message: install_pb2.Install) -> InstallStatus:
+    """The state; one of a newer service counts as running."""
+    try:
+        name = install_pb2.InstallState.Name(message.state)
+    except ValueError:
+        return InstallStatus.RUNNING
+    return InstallStatus(name.removeprefix("INSTALL_STATE_").lower())
+
+
+def exception_name(message: install_pb2.Install) -> str:
+    """Name of the exception class of a job's error, where the service does not tell it."""
+    return type(exception_of(message.error)).__name__
+
+
+def source_message(source: Any, absolute_path: Path | None) -> install_pb2.InstallSource:
+    """A source on the wire: an address, or the absolute path of something local."""
+    if absolute_path is None:
+        return install_pb2.InstallSource(url=str(source))
+    return install_pb2.InstallSource(local_path=str(absolute_path))
+
+
+def source_of(message: install_pb2.InstallSource) -> Path | str:
+    """A source as Python has it."""
+    return message.url if message.HasField("url") else Path(message.local_path)
+
+
+def is_remote(message: install_pb2.Install) -> bool:
+    """Whether the model comes from an address."""
+    return message.source.HasField("url")
+
+
+#: Python's name of an override → the wire's.
+_NAMES: Final = {
+    "model_type": "type",
+    "model_format": "format",
+    "base_model": "base",
+    "config": "checkpoint_config",
+    "config_path": "checkpoint_config",
+}
+_ENUMS: Final[Mapping[str, type[StrEnum]]] = {
+    "type": ModelType,
+    "format": ModelFormat,
+    "variant": ModelVariantType,
+    "prediction_type": SchedulerPredictionType,
+}
+
+
+def overrides_of(config: Mapping[str, Any] | None) -> install_pb2.ModelOverrides | None:
+    """A dict of config fields on the wire.
+
+    Raises:
+        InvalidModelConfigException: A field that cannot be overridden, or a bad value.
+    """
+    if not config:
+        return None
+    message = install_pb2.ModelOverrides()
+    fields = message.DESCRIPTOR.fields_by_name
+    violations: list[FieldViolation] = []
+    for given, value in config.items():
+        name = _NAMES.get(given, given)
+        if name not in fields:
+            known = ", ".join(sorted({*fields} - {*_NAMES.values()} | {*_NAMES}))
+            violations.append(FieldViolation(given, f"cannot be overridden; these can: {known}"))
+            continue
+        if value is None:
+            continue
+        try:
+            _put(message, name, value)
+        except FieldInvalidException as error:
+            violations += [FieldViolation(given, violation.description) for violation in error.violations]
+        except (TypeError, ValueError) as error:
+            violations.append(FieldViolation(given, str(error)))
+    if violations:
+        raise InvalidModelConfigException("The overrides do not fit a model", violations=violations)
+    return message
+
+
+def _put(message: install_pb2.ModelOverrides, name: str, value: Any) -> None:
+    if name in _ENUMS:
+        field = message.DESCRIPTOR.fields_by_name[name]
+        assert field.enum_type is not None
+        setattr(message, name, field.enum_type.values_by_name[wire(_ENUMS[name], value, name)].number)
+    elif name in ("tags", "trigger_phrases"):
+        getattr(message, name).extend([value] if isinstance(value, str) else value)
+    elif name == "base":
+        wire(BaseModelType, value, name)
+        message.base = str(value)
+    elif name == "upcast_attention":
+        message.upcast_attention = bool(value)
+    else:
+        setattr(message, name, str(value))
+
+
+def config_of(overrides: install_pb2.ModelOverrides) -> dict[str, Any]:
+    """Overrides as the dict that a caller would have given."""
+    back = {wire_name: name for name, wire_name in _NAMES.items() if name != "config_path"}
+    values: dict[str, Any] = MessageToDict(overrides, preserving_proto_field_name=True)
+    for name, enum in _ENUMS.items():
+        if name in values:
+            by_wire = {wire(enum, member, name): member for member in enum}
+            values[name] = by_wire.get(values[name], values[name])
+    return {back.get(name, name): value for name, value in values.items()}

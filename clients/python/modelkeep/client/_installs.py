@@ -1,0 +1,377 @@
+"""InstallService under the original's names: any source in, a registered model out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+from google.protobuf.duration_pb2 import Duration
+from grpc import aio
+
+from modelkeep.client._install_jobs import (
+    SETTLED,
+    InstallStatus,
+    ModelInstallJob,
+    is_remote,
+    overrides_of,
+    source_message,
+    status_of,
+)
+from modelkeep.client._tracker import EventThread, JobTracker, refresh
+from modelkeep.client._transport import Peer
+from modelkeep.client._values import absolute, is_url
+from modelkeep.client._watch import STREAM_DEADLINE_S, WatchEvent, WatchFrame, follow
+from modelkeep.exceptions import UnknownJobIDException
+from modelkeep.install.v1 import install_pb2
+from modelkeep.install.v1 import install_service_pb2 as pb
+from modelkeep.install.v1.install_service_pb2_grpc import InstallServiceStub
+
+if TYPE_CHECKING:
+    from modelkeep.install.v1.install_service_pb2_grpc import InstallServiceAsyncStub
+
+#: Name of the channel on which an event bus gets what happens to models, as in the original.
+MODEL_EVENT: Final = "model_event"
+_Tracker: TypeAlias = JobTracker[ModelInstallJob, install_pb2.Install]
+_PAGE: Final = 1000
+_BOOKMARK: Final = Duration(seconds=15)
+
+
+class EventBus(Protocol):
+    """What takes events: the original's EventServiceBase is one."""
+
+    def dispatch(self, event_name: str, payload: Any) -> None:
+        """Take one event."""
+        ...
+
+
+class AsyncModelInstall:
+    """A one-stop shop: download, probe, hash, move and register, as jobs that outlive this client.
+
+    Job objects that :meth:`import_model` returned follow their jobs by themselves.
+
+    Args:
+        peer: The install service.
+        events: The thread that the event bus is called on.
+        event_bus: Gets ``dispatch("model_event", {"event": name, "data": payload})`` for the events
+            model_install_started, model_install_progress (remote sources only), model_install_completed
+            and model_install_error of every job that changes while this client follows.
+    """
+
+    def __init__(self, peer: Peer, events: EventThread, event_bus: EventBus | None = None) -> None:
+        self._peer = peer
+        self._events = events
+        self._event_bus = event_bus
+        self._tracker: _Tracker | None = None
+        self._own: dict[Any, ModelInstallJob] = {}
+
+    @property
+    def event_bus(self) -> EventBus | None:
+        """What gets the events; None without one."""
+        return self._event_bus
+
+    @property
+    def _stub(self) -> InstallServiceAsyncStub:
+        return InstallServiceStub(self._peer.channel)
+
+    # -- jobs ---------------------------------------------------------------------------------------------
+
+    async def import_model(
+        self,
+        source: str | os.PathLike[str] | Any,
+        inplace: bool = True,
+        *,
+        config: Mapping[str, Any] | None = None,
+        access_token: str | None = None,
+        expected_sha256: str | None = None,
+        priority: int | None = None,
+    ) -> ModelInstallJob:
+        """Install a model; answers at once with the job.
+
+        The same source with the same arguments answers with the same job, while it has not ended.
+
+        Args:
+            source: The path of a safetensors file or a diffusers folder, or an http(s) address of a file.
+                A relative path is taken from the current folder.
+            inplace: Whether a local model stays where it is; False: a copy goes into models_dir.
+            config: Config fields that win over what the probe finds, such as name or prediction_type.
+            access_token: Token for the source's host.
+            expected_sha256: Hash that the downloaded file must have.
+            priority: Of the download; lower runs first. Default 10.
+
+        Raises:
+            InstallInProgressException: The source is being installed with other arguments.
+            SourceNotFoundException: There is no such path.
+            ForbiddenPathException: The path is outside the folders that may be imported from.
+            InvalidModelConfigException: `config` has a field or value that no model has.
+        """
+        local = None if is_url(source) else absolute(os.fspath(source))
+        request = pb.ImportModelRequest(
+            source=source_message(source, local),
+            inplace=inplace,
+            overrides=overrides_of(config),
+            access_token=access_token or "",
+            expected_sha256=expected_sha256 or "",
+            priority=priority,
+        )
+        tracker = await self._following()
+        async with tracker.creating():
+            answer = await self._peer.call(self._stub.ImportModel, request)
+            fresh = ModelInstallJob(answer.install, source=source)
+            if config is not None:
+                fresh.config_in = dict(config)
+            job = tracker.adopt(answer.install, fresh)
+        self._own[source] = job
+        return job
+
+    install_model = import_model
+
+    async def wait_for_installs(self, timeout: float | None = None) -> dict[Any, ModelInstallJob]:
+        """Wait for the jobs that this client began; if it began none, for all that are under way.
+
+        A job that is paused, since it needs something of a caller, is not waited for.
+
+        Args:
+            timeout: Longest wait in seconds; None: as long as it takes.
+
+        Returns:
+            Source → job; the sources are the caller's own objects.
+
+        Raises:
+            DeadlineExceededException: Some have not ended in time.
+        """
+        tracker = await self._following()
+        jobs = dict(self._own) or {job.source: job for job in tracker.jobs.values() if not job.settled}
+        await self._settle(tracker, jobs.values(), timeout)
+        return jobs
+
+    async def wait_for_job(self, job: ModelInstallJob | int, timeout: float | None = None) -> ModelInstallJob:
+        """Wait until one job has ended, or waits for a caller.
+
+        Raises:
+            UnknownJobIDException: There is no such job.
+            DeadlineExceededException: It has not ended in time.
+        """
+        waited = await self.get_job_by_id(job) if isinstance(job, int) else job
+        tracker = await self._following()
+        live = tracker.jobs.get(waited.id, waited)
+        await self._settle(tracker, [live], timeout)
+        return live
+
+    async def list_jobs(self, source: str | os.PathLike[str] | None = None) -> list[ModelInstallJob]:
+        """The jobs whose source contains a text, newest first; all without one."""
+        request = pb.ListInstallsRequest(
+            source_contains=os.fspath(source) if source is not None else "", page_size=_PAGE
+        )
+        jobs: list[ModelInstallJob] = []
+        while True:
+            answer = await self._peer.call(self._stub.ListInstalls, request)
+            jobs += [self._job(message) for message in answer.installs]
+            if not answer.next_page_token:
+                return jobs
+            request.page_token = answer.next_page_token
+
+    async def get_job(self, source: str | os.PathLike[str] | Any) -> ModelInstallJob:
+        """The newest job of a source.
+
+        Raises:
+            UnknownJobIDException: There is none.
+        """
+        text = str(source) if is_url(source) else str(absolute(os.fspath(source)))
+        for job in await self.list_jobs(text):
+            wire = job.message.source
+            if text in (wire.url, wire.local_path):
+                return job
+        raise UnknownJobIDException(f"Nothing was ever installed from {source}.")
+
+    async def get_job_by_id(self, id: int) -> ModelInstallJob:
+        """The job with a number.
+
+        Raises:
+            UnknownJobIDException: There is none.
+        """
+        answer = await self._peer.call(self._stub.GetInstall, pb.GetInstallRequest(id=id))
+        return self._job(answer.install)
+
+    async def cancel_job(self, job: ModelInstallJob | int) -> ModelInstallJob:
+        """Cancel a job; it ends soon, in status cancelled, or completed if its record was written before.
+
+        Raises:
+            UnknownJobIDException: There is no such job.
+            WrongStateException: It is completed or has failed.
+        """
+        id = job if isinstance(job, int) else job.id
+        answer = await self._peer.call(self._stub.CancelInstall, pb.CancelInstallRequest(id=id))
+        return self._job(answer.install)
+
+    async def prune_jobs(self) -> int:
+        """Forget the jobs that have ended; answers how many. Models stay."""
+        answer = await self._peer.call(self._stub.PruneInstalls, pb.PruneInstallsRequest())
+        self._own = {source: job for source, job in self._own.items() if not job.ended}
+        return answer.pruned_count
+
+    def watch(
+        self, ids: Sequence[int] = (), *, resume_token: str = "", skip_snapshot: bool = False
+    ) -> AsyncGenerator[WatchFrame[ModelInstallJob]]:
+        """A snapshot of the jobs, then every change and progress; goes on by itself.
+
+        Args:
+            ids: Only these jobs; none: all.
+            resume_token: Place to go on from, out of an earlier frame; empty: a snapshot first.
+            skip_snapshot: Without a token: only changes from now on.
+        """
+
+        def convert(frame: pb.WatchInstallsResponse) -> list[WatchEvent[ModelInstallJob]]:
+            return [
+                WatchEvent(e.id, ModelInstallJob(e.put) if e.put else None, e.progress, e.revision)
+                for e in _events(frame)
+            ]
+
+        return follow(
+            self._peer,
+            self._opener(ids),
+            convert,
+            resume_token=resume_token,
+            skip_snapshot=skip_snapshot,
+        )
+
+    # -- models -------------------------------------------------------------------------------------------
+
+    async def probe(
+        self, path: str | os.PathLike[str], config: Mapping[str, Any] | None = None
+    ) -> install_pb2.ProbeResult:
+        """What a local file or folder holds, from its headers and configs. Changes nothing.
+
+        Raises:
+            SourceNotFoundException: There is no such path.
+            InvalidModelException: It is damaged.
+            UnsafeFormatException: Reading it could run code.
+        """
+        request = pb.ProbeModelRequest(path=str(absolute(path)), overrides=overrides_of(config))
+        return (await self._peer.call(self._stub.ProbeModel, request)).result
+
+    async def unregister(self, key: str) -> None:
+        """Delete a model's record; every file stays.
+
+        Raises:
+            UnknownModelException: No record has this key.
+        """
+        await self._uninstall(key, pb.UNINSTALL_FILES_KEEP)
+
+    async def delete(self, key: str) -> list[Path]:
+        """Delete a model's record, and its files if they are inside models_dir; answers what was deleted.
+
+        Raises:
+            UnknownModelException: No record has this key.
+            ForbiddenPathException: The record points outside every allowed folder; nothing was deleted.
+        """
+        return await self._uninstall(key, pb.UNINSTALL_FILES_OWNED)
+
+    async def unconditionally_delete(self, key: str) -> list[Path]:
+        """Delete a model's record and its files, also outside models_dir; answers what was deleted.
+
+        Raises:
+            UnknownModelException: No record has this key.
+            ForbiddenPathException: The record points outside every allowed folder; nothing was deleted.
+        """
+        return await self._uninstall(key, pb.UNINSTALL_FILES_ANY_ALLOWED_ROOT)
+
+    # -- inside -------------------------------------------------------------------------------------------
+
+    async def start_events(self) -> None:
+        """Begin to follow the jobs now, so that the event bus misses nothing."""
+        await self._following()
+
+    async def close(self) -> None:
+        """Stop following. Jobs go on in the service."""
+        if self._tracker is not None:
+            await self._tracker.close()
+
+    async def _uninstall(self, key: str, files: pb.UninstallFiles) -> list[Path]:
+        request = pb.UninstallModelRequest(key=key, files=files)
+        answer = await self._peer.call(self._stub.UninstallModel, request)
+        return [Path(path) for path in answer.deleted_paths]
+
+    async def _following(self) -> _Tracker:
+        if self._tracker is None:
+            self._tracker = JobTracker(
+                lambda: follow(self._peer, self._opener(), _events), ModelInstallJob, self._tell
+            )
+        await self._tracker.start()
+        return self._tracker
+
+    async def _settle(
+        self, tracker: _Tracker, jobs: Iterable[ModelInstallJob], timeout: float | None
+    ) -> None:
+        def settled(job: ModelInstallJob) -> bool:
+            if job.id not in tracker.jobs:  # pruned meanwhile, so it has ended
+                return True
+            message = tracker.told(job.id)
+            return message is not None and status_of(message) in SETTLED
+
+        await tracker.until(lambda: all(map(settled, jobs)), timeout, "installs that have not ended")
+
+    def _job(self, message: install_pb2.Install) -> ModelInstallJob:
+        """The live object of a job if there is one, brought up to date."""
+        live = self._tracker.jobs.get(message.id) if self._tracker is not None else None
+        if live is None:
+            return ModelInstallJob(message)
+        refresh(live, message)
+        return live
+
+    def _opener(self, ids: Sequence[int] = ()) -> Any:
+        def open_stream(token: str, skip: bool) -> aio.UnaryStreamCall[Any, pb.WatchInstallsResponse]:
+            request = pb.WatchInstallsRequest(
+                resume_token=token, ids=ids, skip_snapshot=skip, bookmark_interval=_BOOKMARK
+            )
+            stub = InstallServiceStub(self._peer.stream_channel)
+            return stub.WatchInstalls(request, timeout=STREAM_DEADLINE_S)
+
+        return open_stream
+
+    async def _tell(
+        self,
+        job: ModelInstallJob,
+        before: install_pb2.Install | None,
+        message: install_pb2.Install,
+        first: bool,
+    ) -> None:
+        """Dispatch what a change means."""
+        if self._event_bus is None or first:
+            return
+        was = InstallStatus.WAITING if before is None else status_of(before)
+        now = status_of(message)
+        if was is InstallStatus.WAITING and now not in (was, InstallStatus.CANCELLED):
+            await self._dispatch("started", job)
+        moved = before is not None and before.progress != message.progress
+        if is_remote(message) and moved and message.progress.bytes_total:
+            done, total = message.progress.bytes_done, message.progress.bytes_total
+            await self._dispatch("progress", job, current_bytes=done, total_bytes=total)
+        if now is was:
+            return
+        if now is InstallStatus.COMPLETED:
+            await self._dispatch("completed", job, key=job.model_key)
+        elif now in (InstallStatus.ERROR, InstallStatus.CANCELLED):
+            error_type = job.error_type or "CancelledException"
+            await self._dispatch(
+                "error", job, error_type=error_type, error=job.error or "The install was cancelled."
+            )
+
+    async def _dispatch(self, name: str, job: ModelInstallJob, **payload: Any) -> None:
+        assert self._event_bus is not None
+        data = {"timestamp": int(time.time()), "source": str(job.source), **payload}
+        event = {"event": f"model_install_{name}", "data": data}
+        await self._events.run(self._event_bus.dispatch, MODEL_EVENT, event)
+
+
+def _events(frame: pb.WatchInstallsResponse) -> list[WatchEvent[install_pb2.Install]]:
+    return [
+        WatchEvent(event.removed_id, None, revision=event.revision)
+        if event.WhichOneof("change") == "removed_id"
+        else WatchEvent(event.put.id, event.put, revision=event.revision)
+        if event.WhichOneof("change") == "put"
+        else WatchEvent(event.progress.id, event.progress, progress=True)
+        for event in frame.events
+    ]

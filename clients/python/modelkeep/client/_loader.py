@@ -1,0 +1,221 @@
+"""LoaderService: live modules in this process, and a look into the loader's memory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from google.protobuf.duration_pb2 import Duration
+from grpc import aio
+
+from modelkeep.client._installs import MODEL_EVENT, EventBus
+from modelkeep.client._transport import Peer
+from modelkeep.client._values import wire
+from modelkeep.client._watch import STREAM_DEADLINE_S, WatchEvent, WatchFrame, follow
+from modelkeep.exceptions import FieldInvalidException, FieldViolation
+from modelkeep.loader.v1 import loader_service_pb2 as pb
+from modelkeep.loader.v1 import resident_pb2
+from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceStub
+from modelkeep.taxonomy import SubModelType
+
+if TYPE_CHECKING:
+    from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceAsyncStub
+    from modelkeep.worker import ModelInfo, ModelLoader
+
+_PAGE: Final = 1000
+_BOOKMARK: Final = Duration(seconds=15)
+_SHORT: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+Precision: TypeAlias = Literal["auto", "float32", "float16", "bfloat16"]
+_PRECISIONS: Final[tuple[Precision, ...]] = ("auto", "float32", "float16", "bfloat16")
+
+
+def precision_name(precision: Any) -> Precision:
+    """A precision's name: "auto", "float32", "float16", "bfloat16"; torch's dtypes and fp16 etc. will do.
+
+    Raises:
+        FieldInvalidException: It is none of these.
+    """
+    text = str(precision).removeprefix("torch.").lower()
+    name = _SHORT.get(text, text)
+    found = next((known for known in _PRECISIONS if known == name), None)
+    if found is None:
+        known = ", ".join(_PRECISIONS)
+        raise FieldInvalidException(
+            f"{precision} is no precision",
+            violations=[FieldViolation("precision", f"{text!r} is not one of {known}")],
+        )
+    return found
+
+
+def component(
+    key: str, submodel: SubModelType | str | None = None, precision: Any = "auto"
+) -> resident_pb2.ComponentRef:
+    """The message that names a component."""
+    return resident_pb2.ComponentRef(
+        key=key,
+        submodel=wire(SubModelType, submodel, "submodel") if submodel else None,
+        precision=f"PRECISION_{precision_name(precision).upper()}",
+    )
+
+
+class AsyncModelLoader:
+    """Weights in memory, once per host."""
+
+    def __init__(self, peer: Peer, event_bus: EventBus | None = None) -> None:
+        self._peer = peer
+        self._event_bus = event_bus
+        self._worker: ModelLoader | None = None
+
+    @property
+    def _stub(self) -> LoaderServiceAsyncStub:
+        return LoaderServiceStub(self._peer.channel)
+
+    async def get_model(
+        self,
+        key: str,
+        submodel: SubModelType | str | None = None,
+        context: Any = None,
+        *,
+        precision: Any = "auto",
+    ) -> ModelInfo:
+        """Load a component and answer with what there is to know about it; needs the extra `worker`.
+
+        ``with info as vae:`` gives the live module in this process; its weights are the loader's memory,
+        locked while inside.
+
+        Args:
+            key: Key of the model.
+            submodel: Which component; necessary for a main model.
+            context: What the caller wants to see again in the events of loading.
+            precision: "auto" for that of the files, or "float32", "float16", "bfloat16".
+
+        Raises:
+            UnknownModelException: No record has this key.
+            SubmodelRequiredException: A main model, and no submodel.
+            ModelNotFoundException: The record is there, its files are not.
+            InvalidModelException: The files cannot be used.
+        """
+        name = precision_name(precision)
+        which = SubModelType(submodel) if submodel is not None else None
+        return await asyncio.to_thread(self._get_model, key, which, context, name)
+
+    async def load(
+        self,
+        key: str,
+        submodels: Iterable[SubModelType | str] = (),
+        *,
+        precision: Any = "auto",
+        on_progress: Callable[[pb.LoadProgress], None] | None = None,
+        timeout: float = 3600.0,
+    ) -> list[resident_pb2.Resident]:
+        """Bring components into memory without holding them; answers when all are there.
+
+        Args:
+            key: Key of the model.
+            submodels: Which components of a main model; none for a model that is one component.
+            precision: As for :meth:`get_model`.
+            on_progress: Called while loading goes on, on the event loop's thread: keep it short.
+            timeout: Longest time in seconds.
+        """
+        which: list[SubModelType | str | None] = list(submodels) or [None]
+        request = pb.LoadModelRequest(components=[component(key, name, precision) for name in which])
+        stub = LoaderServiceStub(self._peer.stream_channel)
+        residents: list[resident_pb2.Resident] = []
+        async for answer in self._peer.stream(stub.LoadModel, request, timeout=timeout):
+            if answer.HasField("resident"):
+                residents.append(answer.resident)
+            elif on_progress is not None and answer.HasField("progress"):
+                on_progress(answer.progress)
+        return residents
+
+    async def evict(self, key: str, submodel: SubModelType | str | None = None) -> pb.EvictModelResponse:
+        """Drop a model's components, or one of them, from memory.
+
+        Raises:
+            ModelInUseException: A lease holds one; nothing was dropped.
+        """
+        request = pb.EvictModelRequest(
+            key=key, submodel=wire(SubModelType, submodel, "submodel") if submodel else None
+        )
+        return await self._peer.call(self._stub.EvictModel, request)
+
+    async def residents(self, key: str | None = None) -> list[resident_pb2.Resident]:
+        """The components in memory; of one model if a key is given."""
+        request = pb.ListResidentsRequest(key=key or "", page_size=_PAGE)
+        found: list[resident_pb2.Resident] = []
+        while True:
+            answer = await self._peer.call(self._stub.ListResidents, request)
+            found += answer.residents
+            if not answer.next_page_token:
+                return found
+            request.page_token = answer.next_page_token
+
+    async def leases(self, key: str | None = None) -> list[resident_pb2.Lease]:
+        """The leases that have not ended; on one model if a key is given."""
+        request = pb.ListLeasesRequest(key=key or "", page_size=_PAGE)
+        found: list[resident_pb2.Lease] = []
+        while True:
+            answer = await self._peer.call(self._stub.ListLeases, request)
+            found += answer.leases
+            if not answer.next_page_token:
+                return found
+            request.page_token = answer.next_page_token
+
+    async def capacity(self) -> pb.GetCapacityResponse:
+        """Budgets and bytes in use."""
+        return await self._peer.call(self._stub.GetCapacity, pb.GetCapacityRequest())
+
+    def watch(
+        self, key: str | None = None, *, resume_token: str = "", skip_snapshot: bool = False
+    ) -> AsyncGenerator[WatchFrame[resident_pb2.Resident]]:
+        """A snapshot of the components in memory, then every change; goes on by itself.
+
+        Args:
+            key: Only components of this model.
+            resume_token: Place to go on from, out of an earlier frame; empty: a snapshot first.
+            skip_snapshot: Without a token: only changes from now on.
+        """
+
+        def open_stream(token: str, skip: bool) -> aio.UnaryStreamCall[Any, pb.WatchResidentsResponse]:
+            request = pb.WatchResidentsRequest(
+                resume_token=token, key=key or "", skip_snapshot=skip, bookmark_interval=_BOOKMARK
+            )
+            stub = LoaderServiceStub(self._peer.stream_channel)
+            return stub.WatchResidents(request, timeout=STREAM_DEADLINE_S)
+
+        return follow(
+            self._peer, open_stream, _events, resume_token=resume_token, skip_snapshot=skip_snapshot
+        )
+
+    async def close(self) -> None:
+        """End what :meth:`get_model` opened: leases of this process included."""
+        if self._worker is not None:
+            await asyncio.to_thread(self._worker.close)
+            self._worker = None
+
+    def _get_model(
+        self, key: str, submodel: SubModelType | None, context: Any, precision: Precision
+    ) -> ModelInfo:
+        if self._worker is None:
+            from modelkeep.worker import ModelLoader
+
+            self._worker = ModelLoader(self._peer.address.target, on_event=self._dispatch)
+        return self._worker.get_model(key, submodel, context, precision=precision)
+
+    def _dispatch(self, name: str, payload: dict[str, Any]) -> None:
+        if self._event_bus is not None:
+            data = {"timestamp": int(time.time()), **payload}
+            self._event_bus.dispatch(MODEL_EVENT, {"event": name, "data": data})
+
+
+def _events(frame: pb.WatchResidentsResponse) -> list[WatchEvent[resident_pb2.Resident]]:
+    return [
+        WatchEvent(event.removed_id, None, revision=event.revision)
+        if event.WhichOneof("change") == "removed_id"
+        else WatchEvent(event.put.id, event.put, revision=event.revision)
+        if event.WhichOneof("change") == "put"
+        else WatchEvent(event.progress.id, event.progress, progress=True)
+        for event in frame.events
+    ]

@@ -1,0 +1,390 @@
+"""RecordService under the original's names: configs in, configs out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+from grpc import aio
+
+from modelkeep.client._transport import Peer
+from modelkeep.client._values import absolute, listed, wire, wires
+from modelkeep.client._watch import STREAM_DEADLINE_S, WatchEvent, WatchFrame, follow
+from modelkeep.configs import (
+    AnyModelConfig,
+    ModelConfigBase,
+    ModelConfigFactory,
+    ModelFile,
+    config_class,
+)
+from modelkeep.configs.wire import from_file, from_model, to_file, to_model, wire_path
+from modelkeep.exceptions import UnknownModelException
+from modelkeep.record.v1 import record_service_pb2 as pb
+from modelkeep.record.v1.record_service_pb2_grpc import RecordServiceStub
+from modelkeep.taxonomy import BaseModelType, ModelFormat, ModelType
+
+if TYPE_CHECKING:
+    from modelkeep.record.v1.record_service_pb2_grpc import RecordServiceAsyncStub
+
+#: Sort key of a list.
+Order: TypeAlias = Literal["name", "type", "size", "create_time", "update_time", "path"]
+
+_KEY: Final = re.compile(r"[0-9a-f]{32}")
+_PAGE: Final = 1000
+#: What the service sets by itself.
+_OUTPUT_ONLY: Final = ("etag", "create_time", "update_time", "revision")
+_BOOKMARK: Final = Duration(seconds=15)
+
+#: Finds the folders that hold installed models: (absolute path, root id) of each.
+FindRoots: TypeAlias = Callable[[], Awaitable[Sequence[tuple[str, str]]]]
+
+
+def model_filter(
+    *,
+    name: str | None = None,
+    base: str | Sequence[str] | None = None,
+    type: str | Sequence[str] | None = None,
+    format: str | Sequence[str] | None = None,
+    tags: str | Sequence[str] | None = None,
+    paths: Sequence[str] = (),
+    hash: str | None = None,
+    source: str | None = None,
+    text: str | None = None,
+) -> pb.ModelFilter:
+    """The message of a filter; see :meth:`AsyncModelRecordStore.list_models` for the arguments."""
+    return pb.ModelFilter(
+        name=name or "",
+        bases=listed(base),
+        types=wires(ModelType, listed(type), "filter.types"),
+        formats=wires(ModelFormat, listed(format), "filter.formats"),
+        tags=listed(tags),
+        paths=paths,
+        hash=hash or "",
+        source=source or "",
+        text=text or "",
+    )
+
+
+class AsyncModelRecordStore:
+    """What models there are. Methods that list follow all pages by themselves."""
+
+    def __init__(self, peer: Peer, find_roots: FindRoots) -> None:
+        self._peer = peer
+        self._find_roots = find_roots
+
+    @property
+    def _stub(self) -> RecordServiceAsyncStub:
+        return RecordServiceStub(self._peer.channel)
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    async def get_model(self, key: str) -> AnyModelConfig:
+        """The config of a model.
+
+        Raises:
+            UnknownModelException: No record has this key.
+        """
+        answer = await self._peer.call(self._stub.GetModel, pb.GetModelRequest(key=key))
+        return from_model(answer.model)
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is a model with this key."""
+        if not _KEY.fullmatch(key):
+            return False
+        try:
+            await self.get_model(key)
+        except UnknownModelException:
+            return False
+        return True
+
+    async def get_models(self, keys: Sequence[str]) -> list[AnyModelConfig]:
+        """The configs of those of the keys that have one, in their order."""
+        found: list[AnyModelConfig] = []
+        left = list(keys)
+        while left:
+            batch, left = left[:_PAGE], left[_PAGE:]
+            answer = await self._peer.call(self._stub.BatchGetModels, pb.BatchGetModelsRequest(keys=batch))
+            found += map(from_model, answer.models)
+            left = [*answer.deferred_keys, *left]
+        return found
+
+    async def search_by_path(self, path: str | os.PathLike[str]) -> AnyModelConfig:
+        """The config of the model at a path, absolute or as stored.
+
+        Raises:
+            UnknownModelException: There is none.
+        """
+        text = os.fspath(path)
+        found = await self.list_models(paths=[text])
+        if not found:
+            # A path inside a models_dir is stored relative to it, together with the id of that folder.
+            for root, root_id in await self._find_roots():
+                where = absolute(text)
+                if where.is_relative_to(root):
+                    relative = str(where.relative_to(root))
+                    found = await self._list(
+                        pb.ListModelsRequest(filter=pb.ModelFilter(paths=[relative], root_id=root_id))
+                    )
+                if found:
+                    break
+        if not found:
+            found = await self.list_models(paths=[str(absolute(text))])
+        if not found:
+            raise UnknownModelException(f"No model has the path {text}.", metadata={"path": text})
+        return found[0]
+
+    async def search_by_name(
+        self,
+        name: str | None = None,
+        base: BaseModelType | str | None = None,
+        type: ModelType | str | None = None,
+    ) -> list[AnyModelConfig]:
+        """The models that have this name, base and type; what is not given does not restrict.
+
+        A model is found by any of its bases, and one of base ``any`` by every base.
+        """
+        return await self.list_models(name=name, base=base, type=type)
+
+    async def all_models(self) -> list[AnyModelConfig]:
+        """All models, ordered by name."""
+        return await self.list_models()
+
+    async def search_by_tag(self, tags: str | Sequence[str]) -> list[AnyModelConfig]:
+        """The models that have all of these tags."""
+        return await self.list_models(tags=tags)
+
+    async def model_info_by_name(
+        self, name: str, base_model: BaseModelType | str, model_type: ModelType | str
+    ) -> AnyModelConfig:
+        """The only model with this name, base and type, all compared exactly.
+
+        Raises:
+            UnknownModelException: None has them.
+            DuplicateModelException: More than one has.
+        """
+        request = pb.FindModelRequest(
+            name=name,
+            base=base_model,
+            type=wire(ModelType, model_type, "type"),
+        )
+        return from_model((await self._peer.call(self._stub.FindModel, request)).model)
+
+    async def list_models(
+        self,
+        *,
+        name: str | None = None,
+        base: str | Sequence[str] | None = None,
+        type: str | Sequence[str] | None = None,
+        format: str | Sequence[str] | None = None,
+        tags: str | Sequence[str] | None = None,
+        paths: Sequence[str] = (),
+        hash: str | None = None,
+        source: str | None = None,
+        text: str | None = None,
+        order: Order = "name",
+        descending: bool = False,
+    ) -> list[AnyModelConfig]:
+        """The models that fit everything that is given.
+
+        Args:
+            name: Exactly this name.
+            base: One of these bases; a model is found by any of its bases.
+            type: One of these types.
+            format: One of these formats.
+            tags: All of these tags.
+            paths: One of these paths as stored.
+            hash: The original or current hash, or SHA-256 or BLAKE3 of one of the files.
+            source: Exactly this source.
+            text: Words that all occur in name, description, tags, trigger phrases, source or path.
+            order: What to sort by; ties go by key.
+            descending: Whether to turn the order round.
+        """
+        wanted = model_filter(
+            name=name,
+            base=base,
+            type=type,
+            format=format,
+            tags=tags,
+            paths=paths,
+            hash=hash,
+            source=source,
+            text=text,
+        )
+        by = f"MODEL_ORDER_{order.upper()}"
+        return await self._list(pb.ListModelsRequest(filter=wanted, order=by, descending=descending))
+
+    async def list_files(self, key: str) -> list[ModelFile]:
+        """The files of a model, ordered by path."""
+        request = pb.ListModelFilesRequest(key=key, page_size=_PAGE)
+        files: list[ModelFile] = []
+        while True:
+            answer = await self._peer.call(self._stub.ListModelFiles, request)
+            files += map(from_file, answer.files)
+            if not answer.next_page_token:
+                return files
+            request.page_token = answer.next_page_token
+
+    async def version(self) -> str:
+        """Version of the store's data model: "3.2"."""
+        return (await self.store_info()).schema_version
+
+    async def store_info(self) -> pb.GetStoreInfoResponse:
+        """Schema version, backend, revision and counts of the store."""
+        return await self._peer.call(self._stub.GetStoreInfo, pb.GetStoreInfoRequest())
+
+    def watch(
+        self,
+        *,
+        base: str | Sequence[str] | None = None,
+        type: str | Sequence[str] | None = None,
+        format: str | Sequence[str] | None = None,
+        tags: str | Sequence[str] | None = None,
+        text: str | None = None,
+        resume_token: str = "",
+        skip_snapshot: bool = False,
+    ) -> AsyncGenerator[WatchFrame[AnyModelConfig]]:
+        """A snapshot of the models, then every change; goes on by itself when the service was away.
+
+        Args:
+            base: As in :meth:`list_models`, and so are type, format, tags and text.
+            type: One of these types.
+            format: One of these formats.
+            tags: All of these tags.
+            text: Words that all occur.
+            resume_token: Place to go on from, out of an earlier frame; empty: a snapshot first.
+            skip_snapshot: Without a token: only changes from now on.
+        """
+        chosen = model_filter(base=base, type=type, format=format, tags=tags, text=text)
+
+        def open_stream(token: str, skip: bool) -> aio.UnaryStreamCall[Any, pb.WatchModelsResponse]:
+            request = pb.WatchModelsRequest(
+                resume_token=token, filter=chosen, skip_snapshot=skip, bookmark_interval=_BOOKMARK
+            )
+            return RecordServiceStub(self._peer.stream_channel).WatchModels(
+                request, timeout=STREAM_DEADLINE_S
+            )
+
+        return follow(
+            self._peer, open_stream, _events, resume_token=resume_token, skip_snapshot=skip_snapshot
+        )
+
+    # -- writing ------------------------------------------------------------------------------------------
+
+    async def add_model(
+        self,
+        key: str | None,
+        config: ModelConfigBase | Mapping[str, Any],
+        *,
+        files: Sequence[ModelFile] = (),
+    ) -> AnyModelConfig:
+        """Store a new record.
+
+        Args:
+            key: Its key: 32 lowercase hexadecimal characters; None or "": a random one.
+            config: A config, or a dict from which the right class is chosen.
+            files: The model's files.
+
+        Raises:
+            InvalidModelConfigException: The dict is no valid config.
+            DuplicateModelException: The key, or the path, is taken.
+        """
+        model = to_model(ModelConfigFactory.make_config(config, key=key or ""))
+        for name in _OUTPUT_ONLY:
+            model.ClearField(name)
+        request = pb.CreateModelRequest(model=model, files=map(to_file, files))
+        return from_model((await self._peer.call(self._stub.CreateModel, request)).model)
+
+    async def update_model(
+        self, key: str, config: ModelConfigBase | Mapping[str, Any], *, etag: str | None = None
+    ) -> AnyModelConfig:
+        """Change a record.
+
+        Args:
+            key: Its key.
+            config: A config that replaces all that may change, or a dict of the fields to change; None
+                as a value clears a field.
+            etag: If given, the record's present etag: the call fails if somebody changed it since.
+
+        Raises:
+            UnknownModelException: No record has this key.
+            InvalidModelConfigException: A field or value that this kind of model does not have.
+            EtagMismatchException: The record is not as `etag` says.
+        """
+        if isinstance(config, ModelConfigBase):
+            new, mask = ModelConfigFactory.make_config(config, key=key), ["*"]
+        else:
+            present = await self.get_model(key)
+            new, mask = _merge(present, key, config)
+            if mask == ["*"]:  # all is written: what somebody else wrote meanwhile must not be lost
+                etag = etag or present.etag
+        model = to_model(new)
+        for name in _OUTPUT_ONLY:
+            model.ClearField(name)
+        model.etag = etag or ""
+        request = pb.UpdateModelRequest(model=model, update_mask=FieldMask(paths=mask))
+        return from_model((await self._peer.call(self._stub.UpdateModel, request)).model)
+
+    async def del_model(self, key: str, *, etag: str | None = None) -> None:
+        """Delete a record. Its files stay: ``model_install.delete`` takes them along.
+
+        Raises:
+            UnknownModelException: No record has this key.
+        """
+        await self._peer.call(self._stub.DeleteModel, pb.DeleteModelRequest(key=key, etag=etag or ""))
+
+    async def _list(self, request: pb.ListModelsRequest) -> list[AnyModelConfig]:
+        request.page_size = _PAGE
+        found: list[AnyModelConfig] = []
+        while True:
+            answer = await self._peer.call(self._stub.ListModels, request)
+            found += map(from_model, answer.models)
+            if not answer.next_page_token:
+                return found
+            request.page_token = answer.next_page_token
+
+
+def _merge(present: AnyModelConfig, key: str, changes: Mapping[str, Any]) -> tuple[AnyModelConfig, list[str]]:
+    """A config with some fields changed, and the mask that says which."""
+    new = ModelConfigFactory.make_config(_merged(present, changes), key=key)
+    if type(new) is not type(present):
+        return new, ["*"]  # another kind: its settings are another arm altogether
+    names = [_canonical(name) for name in changes if name != "key"]
+    return new, [wire_path(name, new.model_type) for name in names]
+
+
+def _merged(present: AnyModelConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
+    values = {name: value for name, value in present.model_dump().items() if name not in _OUTPUT_ONLY}
+    for name, value in changes.items():
+        name = _canonical(name)
+        field = type(present).model_fields.get(name)
+        if value is None and field is not None and not field.is_required():
+            value = field.get_default(call_default_factory=True)
+        values[name] = value
+    kind = {name: values[name] for name in ("model_type", "model_format", "base_model")}
+    before = {name: getattr(present, name) for name in kind}
+    if kind != before:
+        # Settings of the old kind that the new one does not have fall away; those that the caller names stay,
+        # so that a wrong one is an error.
+        cls = config_class(kind["model_type"], kind["model_format"], kind["base_model"])
+        if cls is not None:
+            named = {_canonical(name) for name in changes}
+            values = {n: v for n, v in values.items() if n in cls.model_fields or n in named}
+    return values
+
+
+def _canonical(name: str) -> str:
+    """Today's short names of three fields are the original's long ones."""
+    return {"type": "model_type", "format": "model_format", "base": "base_model"}.get(name, name)
+
+
+def _events(frame: pb.WatchModelsResponse) -> list[WatchEvent[AnyModelConfig]]:
+    return [
+        WatchEvent(event.put.key, from_model(event.put), revision=event.revision)
+        if event.WhichOneof("change") == "put"
+        else WatchEvent(event.removed_key, None, revision=event.revision)
+        for event in frame.events
+    ]

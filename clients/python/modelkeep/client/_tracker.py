@@ -1,0 +1,235 @@
+"""Job objects that follow their jobs: one watch for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, Protocol, TypeVar
+
+from modelkeep.client._watch import WatchFrame
+from modelkeep.exceptions import DeadlineExceededException
+
+_log = logging.getLogger("modelkeep.client")
+
+
+class EventThread:
+    """The thread on which callers' handlers run, one after the other; started when first needed.
+
+    It is not the thread of the event loop, so a handler may call the blocking client.
+    """
+
+    def __init__(self) -> None:
+        self._executor: ThreadPoolExecutor | None = None
+
+    async def run(self, handler: Callable[..., Any], *arguments: Any) -> None:
+        """Call a handler and wait for it; a coroutine function runs on the loop. What it raises is logged."""
+        try:
+            if inspect.iscoroutinefunction(handler):
+                await handler(*arguments)
+                return
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(1, thread_name_prefix="modelkeep-events")
+            await asyncio.get_running_loop().run_in_executor(self._executor, handler, *arguments)
+        except Exception:
+            _log.exception("An event handler failed: %r", handler)
+
+    def close(self) -> None:
+        """Let the thread end after the handler that runs now."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._executor = None
+
+
+class _Message(Protocol):
+    @property
+    def id(self) -> int: ...
+    @property
+    def revision(self) -> int: ...
+
+
+M = TypeVar("M", bound=_Message)
+J = TypeVar("J", bound="TrackedJob[Any]")
+M_contra = TypeVar("M_contra", bound=_Message, contravariant=True)
+
+
+class TrackedJob(Protocol[M_contra]):
+    """A job object that can be brought up to date."""
+
+    @property
+    def message(self) -> Any:
+        """The message it was last brought up to date with."""
+        ...
+
+    def update(self, message: M_contra) -> None:
+        """Take over what a message says."""
+        ...
+
+
+class JobTracker(Generic[J, M]):
+    """The job objects of one queue, kept up to date by one watch.
+
+    One task reads the watch; another takes in what it read and calls the handlers, so that a slow
+    handler delays the news of this client and nothing else. No lock is held while handlers run: they
+    may call the client.
+
+    Args:
+        watch: Opens the watch.
+        make: Makes a job object of a message.
+        on_change: Called for each change, in order, with the job, its message before (None if the job is
+            new), the message now, and whether the news is part of the first snapshot.
+    """
+
+    def __init__(
+        self,
+        watch: Callable[[], AsyncGenerator[WatchFrame[M]]],
+        make: Callable[[M], J],
+        on_change: Callable[[J, M | None, M, bool], Awaitable[None]],
+    ) -> None:
+        self._watch = watch
+        self._make = make
+        self._on_change = on_change
+        self._jobs: dict[int, J] = {}
+        self._told: dict[int, M] = {}
+        self._named: set[int] = set()
+        self._creating = asyncio.Lock()
+        self._changed = asyncio.Condition()
+        self._began = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+
+    @property
+    def jobs(self) -> dict[int, J]:
+        """The jobs that are known, by number."""
+        return self._jobs
+
+    def told(self, id: int) -> M | None:
+        """The present message of a job if its handlers have all run; None if there is news to tell."""
+        message, job = self._told.get(id), self._jobs.get(id)
+        if message is None or (job is not None and job.message.revision > message.revision):
+            return None
+        return message
+
+    async def start(self) -> None:
+        """Begin to follow, unless begun; returns when the present state is known.
+
+        Raises:
+            ModelkeepError: The service cannot be watched.
+        """
+        if self._task is None or self._task.done():
+            self._failure = None
+            self._began.clear()
+            self._task = asyncio.create_task(self._run(), name="modelkeep-job-tracker")
+        await self._began.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    @contextlib.asynccontextmanager
+    async def creating(self) -> AsyncIterator[None]:
+        """Make a job inside: its first event waits until it has its own object."""
+        async with self._creating:
+            yield
+
+    def adopt(self, message: M, job: J) -> J:
+        """The object of a job that an answer names: `job`, or the one that there is already."""
+        known = self._jobs.setdefault(message.id, job)
+        refresh(known, message)
+        return known
+
+    async def until(self, done: Callable[[], bool], timeout: float | None, what: str) -> None:
+        """Wait until the jobs are as wanted.
+
+        Raises:
+            DeadlineExceededException: They are not, after `timeout` seconds.
+            ModelkeepError: The service was away for too long.
+        """
+        await self.start()
+        try:
+            async with asyncio.timeout(timeout), self._changed:
+                await self._changed.wait_for(lambda: done() or self._failure is not None)
+        except TimeoutError:
+            raise DeadlineExceededException(f"After {timeout:g} s there still are {what}.") from None
+        if self._failure is not None and not done():
+            raise self._failure
+
+    async def close(self) -> None:
+        """Stop following."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await self._task
+            self._task = None
+
+    async def _run(self) -> None:
+        frames: asyncio.Queue[WatchFrame[M] | None] = asyncio.Queue()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read(frames))
+                while (frame := await frames.get()) is not None:
+                    await self._take_in(frame)
+                    async with self._changed:
+                        self._changed.notify_all()
+        finally:
+            self._began.set()
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _read(self, frames: asyncio.Queue[WatchFrame[M] | None]) -> None:
+        try:
+            async with contextlib.aclosing(self._watch()) as watch:
+                async for frame in watch:
+                    frames.put_nowait(frame)
+        except Exception as error:
+            self._failure = error
+        finally:
+            frames.put_nowait(None)
+
+    async def _take_in(self, frame: WatchFrame[M]) -> None:
+        first = not self._began.is_set()
+        if frame.restarted:
+            self._named.clear()
+        for event in frame.events:
+            if event.put is None:
+                self._forget(event.id)
+                continue
+            if frame.phase == "snapshot":
+                self._named.add(event.id)
+            await self._take_in_job(event.put, first)
+        if frame.snapshot_complete:
+            for gone in self._told.keys() - self._named:
+                self._forget(gone)
+            self._named.clear()
+        # A watch that begins without a snapshot is live at once.
+        if frame.snapshot_complete or frame.phase == "live":
+            self._began.set()
+
+    async def _take_in_job(self, message: M, first: bool) -> None:
+        async with self._creating:
+            if message.id not in self._jobs:
+                self._jobs[message.id] = self._make(message)
+        job = self._jobs[message.id]
+        before = self._told.get(message.id)
+        if before is not None and message.revision < before.revision:
+            return
+        refresh(job, message)
+        await self._on_change(job, before, message, first)
+        self._told[message.id] = message
+
+    def _forget(self, id: int) -> None:
+        self._jobs.pop(id, None)
+        self._told.pop(id, None)
+
+
+def refresh(job: TrackedJob[M], message: M) -> None:
+    """Bring a job up to date, unless it knows something newer."""
+    if message.revision >= job.message.revision:
+        job.update(message)
+
+
+def chain(*parts: list[Callable[..., Any]]) -> Iterator[Callable[..., Any]]:
+    """Handlers of several lists, in order; a copy, since handlers may change the lists."""
+    for part in parts:
+        yield from list(part)

@@ -1,0 +1,137 @@
+"""Channels and calls: deadlines always, repetition only where it does no harm, errors as exceptions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Final, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from grpc import aio
+
+from modelkeep.client import _errors
+from modelkeep.client._addresses import Address, ServiceName
+from modelkeep.client._methods import ensure_request_id, may_repeat
+
+Q = TypeVar("Q", bound=Message)
+A = TypeVar("A")
+
+#: Seconds that a call may take, with its repetitions, unless the caller says otherwise.
+DEFAULT_TIMEOUT_S: Final = 30.0
+#: How often a call is made at most. Four tries take about 0.7 s, a service's restart about twice that;
+#: a person who mistyped an address should not wait longer.
+MAX_TRIES: Final = 4
+FIRST_DELAY_S: Final = 0.1
+
+_OPTIONS: Final = (
+    # Answers are capped well below 4 MiB; a record with a long description and a page of them may pass it.
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    # A service that comes back is found again at once: after a failure gRPC would wait a second and more.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    # A dead peer that never said goodbye is noticed; services allow a ping every 30 s.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.enable_http_proxy", 0),
+)
+#: Streams get a connection of their own, so that a slow reader of a stream does not hold up calls.
+_STREAM_OPTIONS: Final = (*_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
+
+
+class Peer:
+    """One service as this client sees it: its address, and a channel each for calls and for streams.
+
+    Channels belong to the event loop in which they are first used.
+    """
+
+    def __init__(self, address: Address, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        self.address = address
+        self._timeout_s = timeout_s
+        self._channel: aio.Channel | None = None
+        self._stream_channel: aio.Channel | None = None
+
+    @property
+    def channel(self) -> aio.Channel:
+        """The channel for unary calls."""
+        if self._channel is None:
+            self._channel = aio.insecure_channel(self.address.target, options=_OPTIONS)
+        return self._channel
+
+    @property
+    def stream_channel(self) -> aio.Channel:
+        """The channel for streams."""
+        if self._stream_channel is None:
+            self._stream_channel = aio.insecure_channel(self.address.target, options=_STREAM_OPTIONS)
+        return self._stream_channel
+
+    async def call(
+        self, method: aio.UnaryUnaryMultiCallable[Q, A], request: Q, *, timeout: float | None = None
+    ) -> A:
+        """Make a unary call; again if the service is unavailable and a repetition does no harm.
+
+        Args:
+            method: A method of a stub on :attr:`channel`.
+            request: Its request; a ``request_id`` is set if it has none.
+            timeout: Seconds for all tries together; the client's default if None.
+
+        Raises:
+            ModelkeepError: The class of the error's reason.
+        """
+        ensure_request_id(request)
+        deadline = time.monotonic() + (self._timeout_s if timeout is None else timeout)
+        delay = FIRST_DELAY_S
+        for tries_left in range(MAX_TRIES - 1, -1, -1):
+            try:
+                return await method(request, timeout=max(0.001, deadline - time.monotonic()))
+            except aio.AioRpcError as error:
+                failure = _errors.decode(error, self.address)
+                pause = max(jitter(delay), failure.retry_after or 0.0)
+                late = time.monotonic() + pause >= deadline
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or not may_repeat(request):
+                    raise failure from error
+                if not tries_left or late:
+                    raise failure from error
+            await asyncio.sleep(pause)
+            delay *= 2
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    async def stream(
+        self, method: aio.UnaryStreamMultiCallable[Q, A], request: Q, *, timeout: float
+    ) -> AsyncIterator[A]:
+        """Make a streaming call and yield its messages; it is cancelled when the iterator is closed.
+
+        Close the iterator (``contextlib.aclosing``) if you leave it early.
+
+        Raises:
+            ModelkeepError: The class of the error's reason.
+        """
+        call = method(request, timeout=timeout)
+        try:
+            async for message in call:
+                yield message
+        except aio.AioRpcError as error:
+            raise _errors.decode(error, self.address) from error
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """Close both channels; calls under way are cancelled."""
+        channels = [channel for channel in (self._channel, self._stream_channel) if channel is not None]
+        self._channel = self._stream_channel = None
+        for channel in channels:
+            with contextlib.suppress(asyncio.CancelledError):
+                await channel.close()
+
+
+def peers(addresses: Mapping[ServiceName, Address], *, timeout_s: float) -> dict[ServiceName, Peer]:
+    """A peer for each address."""
+    return {service: Peer(address, timeout_s=timeout_s) for service, address in addresses.items()}
+
+
+def jitter(delay_s: float) -> float:
+    """The delay, half as long to one and a half times as long: many clients must not come back at once."""
+    return delay_s * random.uniform(0.5, 1.5)

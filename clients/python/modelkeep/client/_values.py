@@ -1,0 +1,62 @@
+"""Single values between Python and the wire."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from modelkeep.exceptions import FieldInvalidException, FieldViolation
+from modelkeep.taxonomy import wire_name
+
+E = TypeVar("E", bound=StrEnum)
+
+_URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+def wire(enum: type[E], value: str, field: str) -> str:
+    """The name on the wire of an enum's member, or of its text.
+
+    Raises:
+        FieldInvalidException: There is no such member; the message lists those that there are.
+    """
+    try:
+        return wire_name(enum(value))
+    except ValueError:
+        known = ", ".join(member.value for member in enum)
+        raise FieldInvalidException(
+            f"{value!r} is no {enum.__name__}",
+            violations=[FieldViolation(field, f"{value!r} is not one of {known}")],
+        ) from None
+
+
+def wires(enum: type[E], values: Iterable[str], field: str) -> list[str]:
+    """The names of several."""
+    return [wire(enum, value, field) for value in values]
+
+
+def listed(value: str | Sequence[str] | None) -> list[str]:
+    """One text, several, or none, as a list."""
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else list(value)
+
+
+def is_url(source: object) -> bool:
+    """Whether a source is written as an address and not as a path."""
+    return not isinstance(source, os.PathLike) and bool(_URL.match(str(source)))
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """A path as the services want it: absolute, ``~`` expanded, symbolic links left as they are."""
+    return Path(os.path.abspath(Path(path).expanduser()))  # also folds ".."
+
+
+def seconds(timestamp: Timestamp) -> float | None:
+    """Seconds since the epoch; None for a time that is not set."""
+    return timestamp.ToNanoseconds() / 1e9 if timestamp.ByteSize() else None

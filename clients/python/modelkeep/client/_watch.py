@@ -1,0 +1,177 @@
+"""Watches that go on by themselves: across lost connections, restarts and their own deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
+
+from grpc import aio
+
+from modelkeep.client import _errors
+from modelkeep.client._transport import FIRST_DELAY_S, Peer, jitter
+from modelkeep.exceptions import (
+    DeadlineExceededException,
+    ModelkeepError,
+    ResumeTokenExpiredException,
+    ResumeTokenForeignException,
+    ServerBusyException,
+    UnavailableException,
+    WatcherTooSlowException,
+)
+from modelkeep.server.v1 import watch_pb2
+
+T = TypeVar("T")
+F = TypeVar("F", bound="ServerFrame")
+
+#: A stream is opened anew after this many seconds: no call is without a deadline.
+STREAM_DEADLINE_S: Final = 3600.0
+#: Bookmarks come every 15 s; after this long without any frame the connection is taken for dead.
+SILENCE_S: Final = 60.0
+#: How long a service may be away before the first frame: a wrong address should show soon.
+PATIENCE_AT_START_S: Final = 1.0
+#: How long it may be away later: a restart, an update.
+PATIENCE_S: Final = 60.0
+_LONGEST_DELAY_S: Final = 5.0
+
+Phase: TypeAlias = Literal["snapshot", "live"]
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent(Generic[T]):
+    """One resource as it is now, or that it is gone.
+
+    Attributes:
+        id: Its key or number.
+        put: The resource; None if it was removed or left the filter.
+        progress: Whether only its progress moved on.
+        revision: The change's revision; 0 in a snapshot and for progress.
+    """
+
+    id: Any
+    put: T | None
+    progress: bool = False
+    revision: int = 0
+
+    @property
+    def removed(self) -> bool:
+        """Whether the resource is gone, or outside the filter."""
+        return self.put is None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchFrame(Generic[T]):
+    """Some events at once; without events it is a bookmark.
+
+    Attributes:
+        events: The changes, in order.
+        phase: Whether they are part of the snapshot of what exists.
+        snapshot_complete: True on the last frame of a snapshot: what it did not name does not exist.
+        resume_token: Place to go on from after this frame, also in another process.
+        restarted: True on the first frame after history was lost (the token was too old, or of another
+            store): a new snapshot begins, and forget what it does not name.
+    """
+
+    events: Sequence[WatchEvent[T]]
+    phase: Phase
+    snapshot_complete: bool
+    resume_token: str
+    restarted: bool = False
+
+
+class ServerFrame(Protocol):
+    """What the response messages of all watches have in common."""
+
+    @property
+    def phase(self) -> watch_pb2.WatchPhase:
+        """Snapshot or live."""
+        ...
+
+    @property
+    def snapshot_complete(self) -> bool:
+        """Whether the snapshot ends here."""
+        ...
+
+    @property
+    def resume_token(self) -> str:
+        """Place after this frame."""
+        ...
+
+
+async def follow(
+    peer: Peer,
+    open_stream: Callable[[str, bool], aio.UnaryStreamCall[Any, F]],
+    convert: Callable[[F], Sequence[WatchEvent[T]]],
+    *,
+    resume_token: str = "",
+    skip_snapshot: bool = False,
+    patience_s: float = PATIENCE_S,
+) -> AsyncGenerator[WatchFrame[T]]:
+    """The frames of a watch, for as long as the caller wants them.
+
+    Args:
+        peer: The service.
+        open_stream: Opens the stream from a resume token; the second argument is `skip_snapshot`.
+        convert: The events of a response.
+        resume_token: Where to begin; empty: with a snapshot.
+        skip_snapshot: Without a token: begin with changes from now on.
+        patience_s: Seconds without any answer after which the watch gives up, once it has begun.
+
+    Raises:
+        UnavailableException: The service was away for too long.
+        ModelkeepError: Whatever a new try would not mend.
+    """
+    token = resume_token
+    restarted = False
+    patience = PATIENCE_AT_START_S
+    away_since: float | None = None
+    delay = FIRST_DELAY_S
+    while True:
+        call = open_stream(token, skip_snapshot and not restarted)
+        try:
+            while True:
+                # Not asyncio.wait_for: before Python 3.12 it may swallow a cancellation.
+                async with asyncio.timeout(SILENCE_S):
+                    answer = await call.read()
+                if answer is aio.EOF:
+                    failure: ModelkeepError = _errors.unreachable(peer.address, "the stream ended")
+                    break
+                frame = cast(F, answer)
+                token = frame.resume_token or token
+                away_since, delay, patience = None, FIRST_DELAY_S, patience_s
+                yield WatchFrame(
+                    events=convert(frame),
+                    phase="snapshot" if frame.phase == watch_pb2.WATCH_PHASE_SNAPSHOT else "live",
+                    snapshot_complete=frame.snapshot_complete,
+                    resume_token=token,
+                    restarted=restarted,
+                )
+                restarted = False
+        except TimeoutError:
+            failure = _errors.unreachable(peer.address, f"nothing was heard of it for {SILENCE_S:g} s")
+        except aio.AioRpcError as error:
+            failure = _errors.decode(error, peer.address)
+            if isinstance(failure, ResumeTokenExpiredException | ResumeTokenForeignException) and token:
+                token, restarted = "", True
+                continue
+            if not _passes(failure):
+                raise failure from error
+            token = failure.metadata.get("resume_token") or token
+        finally:
+            call.cancel()
+        now = time.monotonic()
+        away_since = now if away_since is None else away_since
+        if now - away_since > patience:
+            raise failure
+        await asyncio.sleep(jitter(delay))
+        delay = min(delay * 2, _LONGEST_DELAY_S)
+
+
+def _passes(failure: ModelkeepError) -> bool:
+    """Whether a watch that ended so is opened again."""
+    return isinstance(
+        failure,
+        UnavailableException | WatcherTooSlowException | ServerBusyException | DeadlineExceededException,
+    )

@@ -1,0 +1,285 @@
+"""The command line against a real suite: what it prints, how it ends, and what Ctrl-C leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from modelkeep.cli.main import app
+from modelkeep.supervisor import Suite
+from support import modelshapes
+from support.httpserver import HttpServer, Resource
+from support.suite import service_suite
+
+
+@pytest.fixture(scope="module")
+def suite() -> Iterator[Suite]:
+    folder = Path(tempfile.mkdtemp(prefix="mk-"))
+    try:
+        with service_suite(folder) as started:
+            yield started
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def lora(tmp_path: Path) -> Path:
+    tensors = modelshapes.table("lora.sd-1.peft")
+    return modelshapes.write_safetensors(tmp_path / "sketch.safetensors", tensors)
+
+
+def run(suite: Suite, *arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, arguments, env={"MODELKEEP_DATA_DIR": str(suite.data_dir)})
+    assert result.exit_code == code, f"{arguments}: {result.exit_code}\n{result.output}"
+    return result
+
+
+def run_json(suite: Suite, *arguments: str) -> Any:
+    return json.loads(run(suite, *arguments, "--json").stdout)
+
+
+def start(suite: Suite, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "modelkeep.cli", *arguments],
+        env={
+            **os.environ,
+            "MODELKEEP_DATA_DIR": "/nowhere" if "--data-dir" in arguments else str(suite.data_dir),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def test_a_model_is_installed_looked_at_changed_and_removed(suite: Suite, lora: Path) -> None:
+    installed = run(suite, "install", str(lora), "--name", "sketch", "--set", "description=quick lines")
+    found = re.search(r"Installed sketch as ([0-9a-f]{32}) \(lora, sd-1", installed.stdout)
+    assert found is not None, installed.output
+    key = found[1]
+
+    assert key in run(suite, "list", "--type", "lora").stdout
+    assert key not in run(suite, "list", "--type", "vae").stdout
+    assert key in run(suite, "search", "quick", "sketch").stdout
+    assert key in run(suite, "search", str(lora)).stdout
+
+    shown = run_json(suite, "show", "sketch")
+    assert shown["model"]["key"] == key
+    assert shown["model"]["type"] == "MODEL_TYPE_LORA"
+    assert [file["path"] for file in shown["files"]] == [lora.name]
+    assert run_json(suite, "list")["models"][0]["size_bytes"] == str(lora.stat().st_size)
+
+    edited = run_json(suite, "edit", "sketch", 'tags=["ink", "paper"]', "description=")
+    assert (edited["tags"], edited["description"]) == (["ink", "paper"], "")
+    assert key in run(suite, "list", "--tag", "ink", "--tag", "paper").stdout
+
+    assert run_json(suite, "installs", "list")["installs"][0]["model_key"] == key
+    assert f"Removed {key}" in run(suite, "rm", "sketch").stdout
+    assert lora.exists()
+    run(suite, "show", key, code=3)
+
+
+def test_a_copied_model_loses_its_files_with_its_record(suite: Suite, lora: Path) -> None:
+    run(suite, "install", str(lora), "--copy", "--name", "copied")
+    path = suite.data_dir / "models" / run_json(suite, "show", "copied")["model"]["path"]
+    assert path.exists()
+    removed = run_json(suite, "rm", "copied")
+    assert removed["deleted_paths"] == [str(path)]
+    assert not path.exists()
+    assert lora.exists()
+
+
+def test_probe_says_what_a_file_holds_and_changes_nothing(suite: Suite, lora: Path) -> None:
+    text = run(suite, "probe", str(lora)).stdout
+    assert re.search(r"type: +lora", text)
+    assert re.search(r"base: +sd-1", text)
+    result = run_json(suite, "probe", str(lora))
+    assert result["type"] == "MODEL_TYPE_LORA"
+    assert result["evidence"]
+    assert run_json(suite, "list")["models"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["show", "nobody"], 3, "modelkeep list"),
+        (["show", "0" * 32], 3, "UNKNOWN_MODEL"),
+        (["install", "/nowhere/at-all.safetensors"], 3, "SOURCE_NOT_FOUND"),
+        (["install", "https://"], 2, "FIELD_INVALID"),
+        (["installs", "watch", "99999"], 3, "UNKNOWN_JOB"),
+        (["installs", "cancel", "99999"], 3, "UNKNOWN_JOB"),
+        (["downloads", "pause", "99999"], 3, "UNKNOWN_JOB"),
+        (["downloads", "watch", "99999"], 3, "UNKNOWN_JOB"),
+        (["list", "--type", "nonsense"], 2, "control_lora"),
+        (["load", "0" * 32], 3, "UNKNOWN_MODEL"),
+        (["rm", "nobody", "--files", "any"], 2, "--yes"),
+        (["edit", "nobody", "nonsense"], 2, "FIELD=VALUE"),
+        (["downloads", "pause", "x"], 2, "integer"),
+    ],
+)
+def test_errors_have_a_code_and_say_what_to_do(
+    suite: Suite, arguments: list[str], code: int, said: str
+) -> None:
+    result = run(suite, *arguments, code=code)
+    assert said in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_name_that_two_models_have_is_refused_with_their_keys(suite: Suite, tmp_path: Path) -> None:
+    tensors = modelshapes.table("lora.sd-1.peft")
+    keys = []
+    for folder in ("one", "two"):
+        path = modelshapes.write_safetensors(tmp_path / folder / "twin.safetensors", tensors)
+        run(suite, "install", str(path), "--name", "twin")
+        keys.append(run_json(suite, "search", str(path))["models"][0]["key"])
+    result = run(suite, "show", "twin", code=1)
+    assert all(key in result.stderr for key in keys)
+    for key in keys:
+        run(suite, "rm", key)
+
+
+def test_the_cache_is_shown_and_emptied_by_command(suite: Suite) -> None:
+    capacity = run_json(suite, "cache", "capacity")
+    assert capacity["tiers"][0]["tier"] == "TIER_RAM"
+    assert run_json(suite, "cache", "residents") == {"residents": []}
+    assert run_json(suite, "cache", "leases") == {"leases": []}
+    assert "ram:" in run(suite, "cache").stdout
+
+
+def test_ctrl_c_leaves_the_install_running_and_the_same_command_joins_it(suite: Suite, lora: Path) -> None:
+    body = lora.read_bytes()
+    with HttpServer() as server:
+        # Slow enough to be interrupted, and done soon after.
+        url = server.put("/slow.safetensors", Resource(body, rate=len(body) // 4))
+        first = start(suite, "install", url)
+        until(
+            lambda: any(
+                job["source"].get("url") == url and int(job["progress"]["bytes_done"]) > 0
+                for job in run_json(suite, "installs", "list")["installs"]
+                if "progress" in job
+            ),
+            "the download does not begin",
+        )
+        first.send_signal(signal.SIGINT)
+        _, said = first.communicate(timeout=20)
+        assert first.returncode == 130, said
+        id = re.search(r"Detached; install (\d+) goes on", said)
+        assert id is not None, said
+        assert f"modelkeep installs watch {id[1]}" in said
+        assert f"modelkeep installs cancel {id[1]}" in said
+
+        second = start(suite, "install", url, "--json")
+        out, said = second.communicate(timeout=30)
+        assert second.returncode == 0, said
+        job = json.loads(out)
+        assert (job["id"], job["state"]) == (id[1], "INSTALL_STATE_COMPLETED")
+        assert server.bytes_served("/slow.safetensors") == len(body)
+        run(suite, "rm", job["model_key"])
+
+
+def test_a_download_is_paused_resumed_and_followed_by_command(suite: Suite, lora: Path) -> None:
+    body = lora.read_bytes()
+    with HttpServer() as server:
+        resource = Resource(body, rate=len(body) // 6)
+        url = server.put("/held.safetensors", resource)
+        run(suite, "install", url, "--detach")
+        until(lambda: server.bytes_served("/held.safetensors") > 0, "the download does not begin")
+        (job,) = [
+            job for job in run_json(suite, "downloads", "list")["downloads"] if job["source"]["url"] == url
+        ]
+        assert run_json(suite, "downloads", "pause", job["id"])["state"] == "DOWNLOAD_STATE_PAUSED"
+        assert "paused" in run(suite, "downloads").stdout
+        resource.rate = None
+        run(suite, "downloads", "resume", job["id"])
+        run(suite, "downloads", "watch", job["id"])
+        (install,) = [
+            item
+            for item in run_json(suite, "installs", "list")["installs"]
+            if item["source"].get("url") == url
+        ]
+        lines = run(suite, "installs", "watch", install["id"], "--json").stdout.splitlines()
+        assert json.loads(lines[-1])["state"] == "INSTALL_STATE_COMPLETED"
+        run(suite, "rm", install["model_key"])
+
+
+def test_an_install_is_cancelled_by_command_and_jobs_are_pruned(suite: Suite, lora: Path) -> None:
+    body = lora.read_bytes()
+    with HttpServer() as server:
+        url = server.put("/endless.safetensors", Resource(body, rate=len(body) // 60))
+        run(suite, "install", url, "--detach")
+        until(lambda: server.bytes_served("/endless.safetensors") > 0, "the download does not begin")
+        id = run_json(suite, "installs", "list", "endless")["installs"][0]["id"]
+        assert "cancelled" in run(suite, "installs", "cancel", id).stdout
+    run(suite, "installs", "prune")
+    assert run_json(suite, "installs", "list") == {"installs": []}
+    until(
+        lambda: (
+            run_json(suite, "downloads", "prune") is not None
+            and run_json(suite, "downloads", "list") == {"downloads": []}
+        ),
+        "the downloads are not pruned",
+    )
+
+
+def test_a_terminal_gets_a_progress_bar_and_tables(suite: Suite, lora: Path) -> None:
+    body = lora.read_bytes()
+    terminal, side = os.openpty()
+    with HttpServer() as server:
+        url = server.put("/shown.safetensors", Resource(body, rate=len(body)))
+        for arguments in (["install", url, "--name", "shown"], ["list"], ["cache"], ["rm", "shown"]):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "modelkeep.cli", *arguments],
+                env={
+                    **os.environ,
+                    "MODELKEEP_DATA_DIR": str(suite.data_dir),
+                    "TERM": "xterm",
+                    "COLUMNS": "120",
+                },
+                stdout=side,
+                stderr=side,
+            )
+            shown = b""
+            while process.poll() is None or select.select([terminal], [], [], 0)[0]:
+                if select.select([terminal], [], [], 0.1)[0]:
+                    shown += os.read(terminal, 65536)
+            assert process.returncode == 0, shown
+            if arguments[0] == "install":
+                assert b"downloading" in shown
+                assert "━".encode() in shown
+                assert b"MB/s" in shown
+            if arguments[0] == "list":
+                assert re.search(rb"[0-9a-f]{32} +shown", shown)
+    os.close(terminal)
+    os.close(side)
+
+
+def test_nothing_at_the_address_is_exit_code_4_with_advice() -> None:
+    result = CliRunner().invoke(app, ["list"], env={"MODELKEEP_CLIENT_RECORD_ADDRESS": "127.0.0.1:1"})
+    assert result.exit_code == 4
+    assert "modelkeep up" in result.stderr
+
+
+def test_the_data_folder_is_named_by_flag_too(suite: Suite) -> None:
+    process = start(suite, "--data-dir", str(suite.data_dir), "list", "--json")
+    out, said = process.communicate(timeout=30)
+    assert (process.returncode, json.loads(out)) == (0, {"models": []}), said

@@ -1,0 +1,164 @@
+"""The command line without any service: help, usage, remedies, output, completion."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from modelkeep.cli import _errors, _output
+from modelkeep.cli._installs import assignments
+from modelkeep.cli.main import app
+from modelkeep.exceptions import (
+    BY_REASON,
+    DeadlineExceededException,
+    DiskFullException,
+    FieldInvalidException,
+    InstallInProgressException,
+    ModelkeepError,
+    SourceNotFoundException,
+    SubmodelRequiredException,
+    UnknownLeaseException,
+    UnknownModelException,
+    UpstreamUnavailableException,
+)
+from modelkeep.install.v1 import install_pb2
+
+VERBS = (
+    *("up", "demo", "install", "installs", "downloads", "list", "show"),
+    *("search", "edit", "rm", "probe", "load", "cache"),
+)
+
+
+def test_help_names_every_command_and_the_exit_codes() -> None:
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    for verb in VERBS:
+        assert re.search(rf"^  {verb} ", result.stdout, re.MULTILINE), verb
+    assert "130 interrupted" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_command_has_help_of_its_own(verb: str) -> None:
+    result = CliRunner().invoke(app, [verb, "--help"])
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
+
+
+def test_help_is_quick_since_it_imports_neither_grpc_nor_pydantic_nor_rich() -> None:
+    code = (
+        "import sys\n"
+        "from modelkeep.cli.main import app\n"
+        "try:\n    app(['--help'])\n"
+        "except SystemExit:\n"
+        "    heavy = {'grpc', 'pydantic', 'torch', 'google.protobuf', 'rich'} & set(sys.modules)\n"
+        "    sys.exit(','.join(sorted(heavy)) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_version_is_the_distributions() -> None:
+    from importlib.metadata import version
+
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"modelkeep {version('modelkeep')}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["list", "--nonsense"], ["show"], ["installs", "cancel"]]
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+def test_the_shell_completes_commands() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "modelkeep.cli"],
+        env={"_MODELKEEP_COMPLETE": "complete_bash", "COMP_WORDS": "modelkeep in", "COMP_CWORD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["install", "installs"]
+
+
+# -- errors ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UnknownModelException("x"), 3),
+        (UnknownLeaseException("x"), 3),
+        (SourceNotFoundException("x"), 3),
+        (UpstreamUnavailableException("x"), 4),
+        (DeadlineExceededException("x"), 4),
+        (FieldInvalidException("x"), 2),
+        (DiskFullException("x"), 1),
+        (ModelkeepError("x"), 1),
+    ],
+)
+def test_each_kind_of_error_has_its_exit_code(error: ModelkeepError, code: int) -> None:
+    assert _errors.code_of(error) == code
+
+
+def test_advice_is_only_given_for_reasons_that_there_are() -> None:
+    assert set(_errors._REMEDIES) <= set(BY_REASON)
+
+
+def test_advice_takes_its_facts_from_the_error() -> None:
+    busy = InstallInProgressException("x", metadata={"id": "7"})
+    assert "modelkeep installs cancel 7" in _errors.remedy(busy)
+    assert "vae,unet" in _errors.remedy(SubmodelRequiredException("x", metadata={"available": "vae,unet"}))
+    assert "{" not in _errors.remedy(SubmodelRequiredException("x"))
+    assert _errors.remedy(ModelkeepError("x", metadata={"remedy": "Log in."})) == "Log in."
+
+
+# -- output ---------------------------------------------------------------------------------------------
+
+
+def test_json_has_the_names_of_the_proto_files_and_leaves_nothing_out() -> None:
+    value = _output.as_json(install_pb2.Install(id=3, state=install_pb2.INSTALL_STATE_RUNNING))
+    assert value["id"] == "3"
+    assert value["state"] == "INSTALL_STATE_RUNNING"
+    assert value["model_key"] == ""
+    json.dumps(value)
+
+
+def test_a_table_without_a_terminal_is_tabs(capsys: pytest.CaptureFixture[str]) -> None:
+    _output.print_table(("A", "B"), [("1", None), (2, "x y")], empty="nothing")
+    assert capsys.readouterr().out == "A\tB\n1\t\n2\tx y\n"
+    _output.print_table(("A", "B"), [], empty="nothing")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "nothing\n")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (4_265_146_304, "4.3 GB")]
+)
+def test_sizes_are_for_people(count: int, text: str) -> None:
+    assert _output.size(count) == text
+
+
+def test_assignments_read_lists_and_truth_values_and_keep_text() -> None:
+    given = ["name=42", 'tags=["a", "b"]', "upcast_attention=true", "description=", "source=a=b"]
+    assert assignments(given) == {
+        "name": "42",
+        "tags": ["a", "b"],
+        "upcast_attention": True,
+        "description": None,
+        "source": "a=b",
+    }
+
+
+def test_up_passes_a_failed_start_on(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    result = CliRunner().invoke(app, ["up", "--data-dir", str(blocked), "--port", "0"])
+    assert result.exit_code == 73
+    assert "--data-dir" in result.stdout

@@ -1,0 +1,60 @@
+"""Where the client looks for the services."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modelkeep.client import find_addresses
+
+
+def suite_file(folder: Path, text: str) -> None:
+    (folder / "run").mkdir()
+    (folder / "run" / "suite.json").write_text(text)
+
+
+def test_the_argument_wins_over_everything(tmp_path: Path) -> None:
+    suite_file(tmp_path, json.dumps({"addresses": {"record": "suite:1"}}))
+    environ = {"MODELKEEP_CLIENT_RECORD_ADDRESS": "variable:1"}
+    found = find_addresses({"record": "argument:1"}, data_dir=tmp_path, environ=environ)["record"]
+    assert (found.target, found.origin) == ("argument:1", "the caller")
+
+
+def test_the_environment_wins_over_the_running_suite(tmp_path: Path) -> None:
+    suite_file(tmp_path, json.dumps({"addresses": {"record": "suite:1", "install": "suite:3"}}))
+    environ = {"MODELKEEP_CLIENT_RECORD_ADDRESS": "variable:1"}
+    found = find_addresses(data_dir=tmp_path, environ=environ)
+    assert found["record"].target == "variable:1"
+    assert "MODELKEEP_CLIENT_RECORD_ADDRESS" in found["record"].origin
+    assert found["install"].target == "suite:3"
+    assert found["install"].origin.endswith("run/suite.json")
+
+
+def test_the_default_ports_come_last(tmp_path: Path) -> None:
+    found = find_addresses(data_dir=tmp_path, environ={})
+    assert [found[name].target for name in ("record", "download", "install", "loader")] == [
+        "127.0.0.1:50051",
+        "127.0.0.1:50052",
+        "127.0.0.1:50053",
+        "127.0.0.1:50054",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"addresses": 3}', '{"pid": 1}', '{"addresses": null}'])
+def test_a_suite_file_that_cannot_be_read_counts_as_none(tmp_path: Path, text: str) -> None:
+    suite_file(tmp_path, text)
+    assert find_addresses(data_dir=tmp_path, environ={})["loader"].origin == "the default port"
+
+
+def test_the_data_folder_is_found_by_the_environment_and_by_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("named", "modelkeep-data"):
+        (tmp_path / name).mkdir()
+        suite_file(tmp_path / name, json.dumps({"addresses": {"record": f"{name}:1"}}))
+    monkeypatch.chdir(tmp_path)
+    assert find_addresses(environ={})["record"].target == "modelkeep-data:1"
+    named = {"MODELKEEP_DATA_DIR": str(tmp_path / "named")}
+    assert find_addresses(environ=named)["record"].target == "named:1"

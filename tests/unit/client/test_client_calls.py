@@ -1,0 +1,164 @@
+"""Unary calls against a real server that fails as written down: deadlines, repetition, request ids."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pb2 import MethodOptions
+from grpc import aio
+
+from modelkeep.client import AsyncClient, Client
+from modelkeep.client._methods import _methods, ensure_request_id, may_repeat
+from modelkeep.exceptions import (
+    DeadlineExceededException,
+    ModelkeepError,
+    UnavailableException,
+    UpstreamUnavailableException,
+)
+from modelkeep.loader.v1 import loader_service_pb2
+from modelkeep.record.v1 import record_service_pb2 as pb
+from modelkeep.record.v1.record_service_pb2_grpc import (
+    RecordServiceServicer,
+    add_RecordServiceServicer_to_server,
+)
+from support.scripted import serving
+
+CONFIG = {"name": "a", "path": "/a.safetensors", "type": "vae", "format": "checkpoint", "base": "sd-1"}
+KEY = "0" * 32
+
+
+class Flaky(RecordServiceServicer):
+    """Fails as often as it is told, then answers."""
+
+    def __init__(self, failures: int, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
+        self.left = failures
+        self.code = code
+        self.requests: list[Any] = []
+        self.remaining: list[float] = []
+
+    async def _fail(self, request: Any, context: aio.ServicerContext[Any, Any]) -> None:
+        self.requests.append(request)
+        self.remaining.append(context.time_remaining() or 0.0)
+        if self.left:
+            self.left -= 1
+            await context.abort(self.code, "not now")
+
+    async def GetStoreInfo(self, request: Any, context: Any) -> pb.GetStoreInfoResponse:
+        await self._fail(request, context)
+        return pb.GetStoreInfoResponse(schema_version="3.2")
+
+    async def CreateModel(self, request: Any, context: Any) -> pb.CreateModelResponse:
+        await self._fail(request, context)
+        return pb.CreateModelResponse(model=request.model)
+
+    async def GetModel(self, request: Any, context: Any) -> pb.GetModelResponse:
+        await asyncio.sleep(30)
+        return pb.GetModelResponse()
+
+
+def flaky_service(failures: int, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> Flaky:
+    return Flaky(failures, code)  # type: ignore[abstract]  # what is not defined is not called
+
+
+async def client_of(servicer: Flaky, **settings: Any) -> AsyncIterator[AsyncClient]:
+    def register(server: aio.Server) -> None:
+        add_RecordServiceServicer_to_server(servicer, server)
+
+    async with serving(register) as address, AsyncClient(record=address, **settings) as client:
+        yield client
+
+
+async def test_a_reading_call_is_repeated_while_the_service_is_unavailable() -> None:
+    flaky = flaky_service(2)
+    async for client in client_of(flaky):
+        assert await client.model_record_store.version() == "3.2"
+    assert len(flaky.requests) == 3
+
+
+async def test_repetition_ends_and_says_which_service_does_not_answer() -> None:
+    flaky = flaky_service(100)
+    async for client in client_of(flaky):
+        with pytest.raises(UpstreamUnavailableException, match="record service"):
+            await client.model_record_store.version()
+    assert len(flaky.requests) == 4
+
+
+async def test_a_creating_call_is_repeated_under_the_same_request_id() -> None:
+    flaky = flaky_service(1)
+    async for client in client_of(flaky):
+        await client.model_record_store.add_model(KEY, CONFIG)
+    first, second = (request.request_id for request in flaky.requests)
+    assert first == second != ""
+
+
+async def test_other_errors_are_not_repeated() -> None:
+    flaky = flaky_service(1, grpc.StatusCode.INTERNAL)
+    async for client in client_of(flaky):
+        with pytest.raises(ModelkeepError):
+            await client.model_record_store.version()
+    assert len(flaky.requests) == 1
+
+
+async def test_every_call_has_a_deadline_that_its_repetitions_share() -> None:
+    flaky = flaky_service(2)
+    async for client in client_of(flaky, timeout_s=5.0):
+        await client.model_record_store.version()
+    # What the first call shows depends on how long the connection took to make.
+    first, second, third = flaky.remaining
+    assert 0 < third < second
+    assert max(first, second) < 5.5
+
+
+async def test_a_service_that_hangs_ends_in_time() -> None:
+    async for client in client_of(flaky_service(0), timeout_s=0.3):
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceededException):
+            await client.model_record_store.get_model(KEY)
+        assert time.monotonic() - began < 5
+
+
+async def test_a_cancelled_task_cancels_its_call() -> None:
+    async for client in client_of(flaky_service(0)):
+        task = asyncio.create_task(client.model_record_store.get_model(KEY))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+def test_nothing_at_the_address_fails_within_seconds_in_the_blocking_client() -> None:
+    began = time.monotonic()
+    with Client(record="127.0.0.1:1") as client, pytest.raises(UnavailableException):
+        client.model_record_store.version()
+    assert time.monotonic() - began < 10
+
+
+def test_a_closed_client_says_so() -> None:
+    client = Client(record="127.0.0.1:1")
+    client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        client.model_record_store.version()
+
+
+def test_only_what_the_descriptors_declare_safe_may_be_repeated_without_a_request_id() -> None:
+    for method in _methods().values():
+        request = cast(Any, method.input_type)._concrete_class()
+        level = method.GetOptions().idempotency_level
+        assert may_repeat(request) == (level != MethodOptions.IDEMPOTENCY_UNKNOWN), method.full_name
+
+
+def test_a_request_id_is_added_where_there_is_a_field_for_it_and_kept_where_it_is_set() -> None:
+    update = pb.UpdateModelRequest()
+    ensure_request_id(update)
+    assert may_repeat(update)
+    given = pb.UpdateModelRequest(request_id="mine")
+    ensure_request_id(given)
+    assert given.request_id == "mine"
+    hold = loader_service_pb2.HoldModelRequest()
+    ensure_request_id(hold)
+    assert not may_repeat(hold)

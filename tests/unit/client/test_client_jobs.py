@@ -1,0 +1,107 @@
+"""Job objects and overrides by themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from modelkeep.client import DownloadJobPath, DownloadJobRemoteSource, DownloadJobURL, ModelInstallJob
+from modelkeep.client._download_jobs import make_job
+from modelkeep.client._install_jobs import config_of, overrides_of
+from modelkeep.client._loader import precision_name
+from modelkeep.exceptions import FieldInvalidException, InvalidModelConfigException, TokenRequiredException
+from modelkeep.install.v1 import install_pb2
+from modelkeep.server.v1 import job_pb2
+from modelkeep.taxonomy import ModelType, SchedulerPredictionType
+
+
+def test_overrides_use_the_originals_names_and_come_back() -> None:
+    config = {
+        "name": "n",
+        "model_type": ModelType.Main,
+        "base_model": "sd-2",
+        "prediction_type": SchedulerPredictionType.VPrediction,
+        "upcast_attention": False,
+        "tags": ["a"],
+        "config": "v2.yaml",
+    }
+    message = overrides_of(config)
+    assert message is not None
+    assert message.HasField("upcast_attention")
+    assert config_of(message) == config
+    assert overrides_of({}) is None
+
+
+def test_every_bad_override_is_named_at_once() -> None:
+    with pytest.raises(InvalidModelConfigException) as caught:
+        overrides_of({"base_model": "sd-9", "key": "x", "variant": "huge", "name": "fine"})
+    assert {violation.field for violation in caught.value.violations} == {"base_model", "key", "variant"}
+
+
+def test_an_install_job_that_waits_says_for_what() -> None:
+    message = install_pb2.Install(
+        id=1,
+        state=install_pb2.INSTALL_STATE_PAUSED,
+        source=install_pb2.InstallSource(url="https://host/x"),
+        error=job_pb2.JobError(reason="TOKEN_REQUIRED", message="Bring a token."),
+    )
+    job = ModelInstallJob(message)
+    assert (job.status, job.source, job.settled, job.ended) == ("paused", "https://host/x", True, False)
+    assert (job.error_type, job.error) == ("TokenRequiredException", "Bring a token.")
+    assert isinstance(job.exception, TokenRequiredException)
+
+
+def test_a_state_of_a_newer_service_counts_as_running() -> None:
+    assert ModelInstallJob(install_pb2.Install(id=1, state=99)).status == "running"  # type: ignore[arg-type]
+
+
+def test_the_class_of_a_download_job_fits_its_source() -> None:
+    assert isinstance(make_job("https://host/x", destination=Path("/d")), DownloadJobURL)
+    assert isinstance(make_job(Path("/x"), destination=Path("/d")), DownloadJobPath)
+    assert isinstance(make_job("relative/x", destination=Path("/d")), DownloadJobPath)
+    with pytest.raises(FieldInvalidException):
+        make_job("ftp://host/x", destination=Path("/d"))
+
+
+def test_a_destination_with_a_slash_at_its_end_is_a_folder() -> None:
+    folder = DownloadJobRemoteSource(source="https://h/x", destination="/data/models/")
+    assert folder.destination_text() == "/data/models/"
+    file = DownloadJobRemoteSource(source="https://h/x", destination="/data/models")
+    assert file.destination_text() == "/data/models"
+
+
+def test_download_jobs_have_the_originals_fields_and_defaults() -> None:
+    job = DownloadJobRemoteSource(source="https://h/x", destination="/d")
+    assert (job.id, job.priority, job.status, job.preserve_partial_downloads) == (0, 10, "idle", False)
+    assert (job.bytes, job.total_bytes, job.access_token, job.error) == (0, 0, None, None)
+    with pytest.raises(ValidationError):
+        DownloadJobURL(source="no address", destination="/d")
+
+
+def test_a_token_is_neither_shown_nor_dumped() -> None:
+    job = DownloadJobRemoteSource(source="https://h/x", destination="/d", access_token="secret")
+    assert "secret" not in repr(job)
+    assert "secret" not in job.model_dump_json()
+
+
+def test_handlers_are_added_after_the_jobs_own_and_cleared() -> None:
+    job = DownloadJobRemoteSource(source="https://h/x", destination="/d", event_handlers=[print])
+    job.add_event_handler(repr)
+    assert job.event_handlers == [print, repr]
+    job.clear_event_handlers()
+    assert job.event_handlers == []
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [("auto", "auto"), ("bf16", "bfloat16"), ("torch.float16", "float16"), ("FP32", "float32")],
+)
+def test_precisions_are_known_by_several_names(given: str, name: str) -> None:
+    assert precision_name(given) == name
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(FieldInvalidException):
+        precision_name("int3")
