@@ -176,7 +176,8 @@ class LoaderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """Brings components into RAM without a lease, and streams the progress; ends when all are resident.
+        """Brings components into RAM without a lease, and streams what is about to be loaded, the progress,
+        and each component once it is resident; ends when all are.
 
         Errors: those of HoldModel.
         """

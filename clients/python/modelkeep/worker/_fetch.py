@@ -1,0 +1,71 @@
+"""The descriptor socket, from the worker's side."""
+
+from __future__ import annotations
+
+import os
+import socket
+import weakref
+
+from modelkeep.exceptions import BY_REASON, ModelkeepError, WrongHostException
+
+_TIMEOUT_S = 10.0
+_MAX_DESCRIPTORS = 253
+
+#: Open connections of this process. They keep leases alive, and a forked child must not do that.
+_open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def fetch_descriptors(socket_path: str, ticket: bytes, count: int) -> tuple[socket.socket, list[int]]:
+    """Hand a ticket in.
+
+    Returns:
+        The connection, which is a binding of the lease while it is open, and the descriptors, closed on
+        exec; the caller closes all of them.
+
+    Raises:
+        ForbiddenTicketException: The ticket is wrong, used or too old.
+        WrongHostException: There is no such socket here.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.settimeout(_TIMEOUT_S)
+        try:
+            connection.connect(socket_path)
+        except OSError as error:
+            raise WrongHostException(
+                f"The loader's descriptor socket {socket_path} cannot be reached ({error.strerror}): "
+                "the worker must run on the loader's host and see its folder."
+            ) from None
+        connection.sendall(ticket)
+        data, descriptors, _flags, _address = socket.recv_fds(
+            connection, 1, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+        )
+        if data != b"\x00" or len(descriptors) != count:
+            for fd in descriptors:
+                os.close(fd)
+            raise _refusal(connection)
+        connection.settimeout(None)
+    except BaseException:
+        connection.close()
+        raise
+    _open.add(connection)
+    return connection, descriptors
+
+
+def _refusal(connection: socket.socket) -> ModelkeepError:
+    text = b""
+    while len(text) < 4096 and (data := connection.recv(4096)):
+        text += data
+    reason, _, message = text.decode("utf-8", "replace").partition(": ")
+    cls = BY_REASON.get(reason)
+    return (
+        cls(message) if cls is not None else ModelkeepError(f"The descriptor socket answered {text[:200]!r}.")
+    )
+
+
+def _close_in_child() -> None:
+    for connection in list(_open):
+        connection.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)

@@ -1,0 +1,133 @@
+"""One lease, held by an open HoldModel stream and a connection to the descriptor socket."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import torch
+
+from modelkeep.exceptions import ModelkeepError
+from modelkeep.loader.v1 import loader_service_pb2 as pb
+from modelkeep.loader.v1 import loader_service_pb2_grpc
+from modelkeep.worker._fetch import fetch_descriptors
+from modelkeep.worker.attachment import attach
+
+_log = logging.getLogger(__name__)
+_RELEASE_TIMEOUT_S = 5.0
+
+
+class Hold:
+    """Components that are leased and attached in this process; made by :func:`hold`.
+
+    Attributes:
+        grant: What the loader granted.
+        modules: The attached modules, in the order asked for.
+        lost: Why the lease ended before it was released, or "". The modules work all the same: their
+            memory stays with the process that maps it.
+    """
+
+    def __init__(
+        self,
+        stub: loader_service_pb2_grpc.LoaderServiceStub,
+        call: Any,
+        grant: pb.Grant,
+        connection: socket.socket,
+        modules: list[torch.nn.Module],
+    ) -> None:
+        self.grant = grant
+        self.modules = modules
+        self.lost = ""
+        self._stub = stub
+        self._call = call
+        self._connection = connection
+        self._pid = os.getpid()
+        self._released = False
+        threading.Thread(target=self._follow, name="modelkeep hold", daemon=True).start()
+
+    def release(self) -> None:
+        """End the lease; harmless when it has ended already, and in a forked child."""
+        if self._released or os.getpid() != self._pid:
+            return
+        self._released = True
+        lease = self.grant.lease.id
+        request = pb.ReleaseLeaseRequest(lease_id=lease, lease_secret=self.grant.lease_secret)
+        try:
+            self._stub.ReleaseLease(request, timeout=_RELEASE_TIMEOUT_S)
+        except grpc.RpcError as error:
+            # It ends anyway, since its bindings go now.
+            _log.debug("the lease %s could not be released: %s", lease, error)
+        self._call.cancel()
+        with contextlib.suppress(OSError):
+            self._connection.close()
+
+    def _follow(self) -> None:
+        """Notice when the loader ends the lease."""
+        try:
+            for frame in self._call:
+                if frame.WhichOneof("event") == "lost":
+                    self.lost = frame.lost.error.message
+            reason = "the loader ended it"
+        except grpc.RpcError as error:
+            reason = f"the loader went away ({error.code().name})"
+        if not self._released:
+            self.lost = self.lost or reason
+            _log.warning("lease %s is gone: %s; its modules go on working", self.grant.lease.id, self.lost)
+
+
+def hold(
+    stub: loader_service_pb2_grpc.LoaderServiceStub,
+    request: pb.HoldModelRequest,
+    *,
+    decode: Callable[[grpc.RpcError], ModelkeepError],
+    on_progress: Callable[[pb.HoldModelResponse], None] = lambda frame: None,
+) -> Hold:
+    """Lease components and attach them.
+
+    Args:
+        stub: The loader.
+        request: What to hold.
+        decode: Turns an error of the wire into the suite's exception.
+        on_progress: Called with every frame that comes before the grant.
+
+    Raises:
+        ModelkeepError: Whatever the loader answers.
+    """
+    call: Any = stub.HoldModel(request)
+    try:
+        grant = _await_grant(call, decode, on_progress)
+        connection, descriptors = fetch_descriptors(grant.socket_path, grant.ticket, len(grant.manifests))
+        try:
+            modules = [attach(fd) for fd in descriptors]
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            for fd in descriptors:
+                os.close(fd)
+    except BaseException:
+        call.cancel()
+        raise
+    return Hold(stub, call, grant, connection, modules)
+
+
+def _await_grant(
+    call: Any,
+    decode: Callable[[grpc.RpcError], ModelkeepError],
+    on_progress: Callable[[pb.HoldModelResponse], None],
+) -> pb.Grant:
+    try:
+        for frame in call:
+            if frame.WhichOneof("event") == "granted":
+                grant: pb.Grant = frame.granted
+                return grant
+            on_progress(frame)
+    except grpc.RpcError as error:
+        raise decode(error) from None
+    raise ModelkeepError("The loader ended the stream without a grant.")

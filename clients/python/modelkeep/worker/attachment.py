@@ -1,0 +1,142 @@
+"""Lent memory becomes a live module: map, build the shell, assign, verify.
+
+The tensors of the module are the loader's memory itself, mapped privately (MAP_PRIVATE): reading costs
+no copy and no own memory, and a write, should one happen, copies the one page for this process only.
+The mapping holds the memory by itself, so a module goes on working when its lease has ended and when
+the loader has died.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from modelkeep.exceptions import InvalidModelException
+from modelkeep.worker.manifest import METADATA_KEY, Manifest
+from modelkeep.worker.shell import empty_module
+
+#: Attribute of an attached module: parameter name → address that the parameter must keep.
+_ADDRESSES = "_modelkeep_addresses"
+
+
+def attach(descriptor: int) -> torch.nn.Module:
+    """Build the module whose weights are the lent memory behind a descriptor.
+
+    Args:
+        descriptor: Open descriptor of a lent safetensors file. It may be closed afterwards.
+
+    Returns:
+        The module, in evaluation mode, on the CPU, without gradients. Its parameters are read from
+        the lent memory; its buffers are own copies, since modules may change those while they run.
+
+    Raises:
+        InvalidModelException: The file has no manifest, or does not fit the class that it names.
+    """
+    manifest = read_manifest(descriptor)
+    tensors = load_file(f"/proc/self/fd/{descriptor}")
+    module: torch.nn.Module = empty_module(manifest)
+    owners = dict(module.named_modules())
+    buffers, transient = set(manifest.buffers), set(manifest.transient_buffers)
+    addresses: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        path, _, leaf = name.rpartition(".")
+        owner = owners.get(path)
+        if owner is None or leaf not in (owner._buffers if name in buffers else owner._parameters):
+            raise _misfit(manifest, f"it has no {name}")
+        if name in buffers:
+            owner.register_buffer(leaf, tensor.clone(), persistent=name not in transient)
+            continue
+        expected = owner._parameters[leaf]
+        if expected is None or expected.shape != tensor.shape:
+            raise _misfit(manifest, f"{name} has another shape")
+        # What load_state_dict(assign=True) comes to, in a third of its time.
+        owner._parameters[leaf] = torch.nn.Parameter(tensor, requires_grad=False)
+        addresses[name] = tensor.data_ptr()
+    for alias, name in manifest.aliases.items():
+        # Tied weights are one parameter under two names, and must stay one.
+        path, _, leaf = alias.rpartition(".")
+        target, _, target_leaf = name.rpartition(".")
+        if path not in owners or target not in owners:
+            raise _misfit(manifest, f"it has no {alias}")
+        owners[path]._parameters[leaf] = owners[target]._parameters[target_leaf]
+        addresses[alias] = addresses[name]
+    _check_complete(manifest, owners)
+    module.__dict__[_ADDRESSES] = addresses
+    return module
+
+
+def read_manifest(descriptor: int) -> Manifest:
+    """The manifest of a lent file.
+
+    Raises:
+        InvalidModelException: It has none, or one of another version.
+    """
+    with safe_open(f"/proc/self/fd/{descriptor}", framework="pt") as file:
+        text = (file.metadata() or {}).get(METADATA_KEY)
+    if text is None:
+        raise InvalidModelException("The lent file has no modelkeep manifest.")
+    return Manifest.from_json(text)
+
+
+def verify_attachment(module: torch.nn.Module) -> None:
+    """Check that every parameter of an attached module still is lent memory.
+
+    Call it where a silent private copy would hurt: after ``.to(dtype)``, ``fuse_…``, or other surgery.
+
+    Raises:
+        InvalidModelException: A parameter was replaced, moved, or is new; or the module was never
+            attached.
+    """
+    addresses: Mapping[str, int] | None = module.__dict__.get(_ADDRESSES)
+    if addresses is None:
+        raise InvalidModelException("This module was not made by modelkeep.worker.attach.")
+    present = {name: p.data_ptr() for name, p in module.named_parameters(remove_duplicate=False)}
+    if present != addresses:
+        strays = sorted(n for n in present.keys() | addresses.keys() if present.get(n) != addresses.get(n))
+        shown = ", ".join(strays[:3]) + (" …" if len(strays) > 3 else "")
+        raise InvalidModelException(
+            f"{len(strays)} parameters are no longer the loader's memory but private copies: {shown}.",
+            metadata={"detail": f"detached parameters: {len(strays)}"},
+        )
+
+
+def mapped_memory(module: torch.nn.Module) -> tuple[int, int]:
+    """Device and inode of the lent memory that an attached module lies in, as /proc/self/maps shows it.
+
+    Raises:
+        InvalidModelException: The parameters do not all lie in one mapped memfd.
+    """
+    verify_attachment(module)
+    wanted = sorted(module.__dict__[_ADDRESSES].values())
+    found: set[tuple[int, int]] = set()
+    with open("/proc/self/maps", encoding="utf-8") as lines:
+        for line in lines:
+            span, _mode, _offset, device, inode, *_ = line.split(maxsplit=5)
+            low, high = (int(part, 16) for part in span.split("-"))
+            if any(low <= address < high for address in wanted):
+                major, minor = (int(part, 16) for part in device.split(":"))
+                found.add((os.makedev(major, minor), int(inode)))
+    if len(found) != 1 or 0 in {inode for _, inode in found}:
+        raise InvalidModelException("The module's parameters do not lie in one lent mapping.")
+    return found.pop()
+
+
+def _check_complete(manifest: Manifest, owners: Mapping[str, torch.nn.Module]) -> None:
+    """No tensor may be left without data: not a parameter, not a buffer, not a plain attribute."""
+    for path, owner in owners.items():
+        for held in (owner._parameters, owner._buffers, vars(owner)):
+            for name, value in held.items():
+                if isinstance(value, torch.Tensor) and value.is_meta:
+                    raise _misfit(manifest, f"{path}.{name} is left empty")
+
+
+def _misfit(manifest: Manifest, detail: str) -> InvalidModelException:
+    return InvalidModelException(
+        f"The lent weights do not fit the {manifest.class_name} of this worker: {detail}. "
+        "Loader and worker must have the same versions of diffusers and transformers.",
+        metadata={"detail": detail},
+    )

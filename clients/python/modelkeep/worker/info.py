@@ -1,0 +1,110 @@
+"""What get_model answers with: facts about a model, and the way to lock it and use it."""
+
+from __future__ import annotations
+
+import builtins
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import torch
+
+from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
+from modelkeep.worker._hold import Hold
+
+#: A live module of diffusers or transformers. Which one depends on the model, so nothing is promised here.
+AnyModel: TypeAlias = Any
+
+
+class ModelLocker:
+    """Locks a component while it is in scope. May be entered again and again, also nested, by any thread.
+
+    Entered, it holds a lease: the loader keeps the weights in memory for everybody. The module that
+    entering returns is the same for all that are nested; it goes on working after the last exit, but
+    then the loader may drop its own hold on the memory.
+    """
+
+    def __init__(self, acquire: Callable[[], Hold]) -> None:
+        self._acquire = acquire
+        self._lock = threading.Lock()
+        self._depth = 0
+        self._hold: Hold | None = None
+
+    @property
+    def lease_id(self) -> str:
+        """The lease that is held; "" outside."""
+        hold = self._hold
+        return hold.grant.lease.id if hold is not None else ""
+
+    @property
+    def lost(self) -> str:
+        """Why the lease ended while the component is in scope, or ""; the module works all the same."""
+        hold = self._hold
+        return hold.lost if hold is not None else ""
+
+    def __enter__(self) -> AnyModel:
+        with self._lock:
+            if self._hold is None:
+                self._hold = self._acquire()
+            self._depth += 1
+            return self._hold.modules[0]
+
+    def __exit__(
+        self,
+        kind: builtins.type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._depth -= 1
+            hold = self._hold
+            if self._depth > 0 or hold is None:
+                return
+            self._hold = None
+        hold.release()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A loaded model, or one component of a main model.
+
+    Use it as a context manager::
+
+        with info as vae:
+            image = vae.decode(latents)[0]
+
+    Attributes:
+        context: What locks it; entering the ModelInfo enters this.
+        key: The model's key.
+        name: Its name.
+        base_model: Its family; a plain string where this version does not know it.
+        type: The component of a main model, else the model's type.
+        location: Absolute path of the model's files on the loader's host.
+        precision: Data type of the weights.
+        hash: Hash of the model as its record has it.
+        device: Where the weights are.
+    """
+
+    context: ModelLocker
+    key: str
+    name: str
+    base_model: BaseModelType | str
+    type: ModelType | SubModelType
+    location: Path
+    precision: torch.dtype
+    hash: str
+    device: torch.device
+
+    def __enter__(self) -> AnyModel:
+        return self.context.__enter__()
+
+    def __exit__(
+        self,
+        kind: builtins.type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.context.__exit__(kind, error, trace)

@@ -1,0 +1,227 @@
+"""The loader, as a worker process uses it."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, TypeAlias
+
+import grpc
+import torch
+
+from modelkeep.client._addresses import find_addresses
+from modelkeep.client._errors import decode
+from modelkeep.exceptions import ModelkeepError
+from modelkeep.loader.v1 import loader_service_pb2 as pb
+from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
+from modelkeep.model.v1 import taxonomy_pb2
+from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
+from modelkeep.worker._hold import Hold, hold
+from modelkeep.worker.info import ModelInfo, ModelLocker
+
+#: Name of a precision; "auto" is that of the model's files.
+Precision: TypeAlias = Literal["auto", "float32", "float16", "bfloat16"]
+#: Called with the name of an event and its payload.
+EventHandler: TypeAlias = Callable[[str, dict[str, Any]], None]
+
+#: What a caller's context is asked for; each is None where the context has none.
+CONTEXT_FIELDS: Final = ("queue_id", "queue_item_id", "queue_batch_id", "graph_execution_state_id")
+
+_DTYPES: Final = {
+    resident_pb2.PRECISION_FLOAT32: torch.float32,
+    resident_pb2.PRECISION_FLOAT16: torch.float16,
+    resident_pb2.PRECISION_BFLOAT16: torch.bfloat16,
+}
+
+
+class ModelLoader:
+    """Loads models in the loader's process, and lends them to this one without a copy.
+
+    Args:
+        address: ``host:port`` or ``unix:path`` of LoaderService; found as the client finds it when not
+            given: MODELKEEP_CLIENT_LOADER_ADDRESS, the running suite, the default port.
+        precision: What to load in when a call does not say.
+        max_wait_s: Seconds to wait for room when leases hold all of the loader's memory.
+        on_event: Called with ``model_load_started`` and ``model_load_completed`` when a call gives a
+            context.
+        label: What this process calls itself in the loader's list of leases.
+
+    Threads may share one. After a fork, make a new one in the child.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        precision: Precision = "auto",
+        max_wait_s: float = 30.0,
+        on_event: EventHandler | None = None,
+        label: str = "",
+    ) -> None:
+        self._address = find_addresses({"loader": address})["loader"]
+        self._channel = grpc.insecure_channel(self._address.target)
+        self._stub = loader_service_pb2_grpc.LoaderServiceStub(self._channel)
+        self._precision = precision
+        self._max_wait_s = max_wait_s
+        self._on_event = on_event
+        self._label = label
+        self._boot_id = _boot_id()
+        self._holds: weakref.WeakSet[Hold] = weakref.WeakSet()
+
+    def get_model(
+        self,
+        key: str,
+        submodel_type: SubModelType | str | None = None,
+        context: Any = None,
+        *,
+        precision: Precision | None = None,
+    ) -> ModelInfo:
+        """Bring a model into the loader's memory, and say how to use it.
+
+        Args:
+            key: The model's key.
+            submodel_type: Which component; needed for a main model.
+            context: Whoever asks, echoed in the events: an object or mapping with some of
+                :data:`CONTEXT_FIELDS`.
+            precision: What to load in; the loader's own choice when None.
+
+        Raises:
+            UnknownModelException: No record has this key.
+            SubmodelRequiredException: A main model without a submodel.
+            ModelNotFoundException: The files have gone.
+            InvalidModelException: The files are broken, or of no kind that can be loaded.
+            RamExhaustedException: There was no room within `max_wait_s`.
+            UpstreamUnavailableException: The loader, or RecordService behind it, does not answer.
+        """
+        component = _component(key, submodel_type, precision or self._precision)
+        facts = {} if context is None else _facts(context)
+        request = pb.LoadModelRequest(
+            components=[component],
+            context={name: str(value) for name, value in facts.items() if value is not None},
+        )
+        request.max_wait.FromMilliseconds(int(self._max_wait_s * 1000))
+        info: ModelInfo | None = None
+        try:
+            for frame in self._stub.LoadModel(request):
+                if frame.WhichOneof("event") == "plan":
+                    info = self._info(component, frame.plan.manifests[0])
+                    self._emit("model_load_started", context, facts, component, info)
+        except grpc.RpcError as error:
+            raise self._decode(error) from None
+        if info is None:
+            raise ModelkeepError("The loader answered without a plan.")
+        self._emit("model_load_completed", context, facts, component, info)
+        return info
+
+    def close(self) -> None:
+        """End the leases that are held, and close the connection. Attached modules go on working."""
+        for held in list(self._holds):
+            held.release()
+        self._channel.close()
+
+    def __enter__(self) -> ModelLoader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _info(
+        self, component: resident_pb2.ComponentRef, manifest: resident_pb2.ComponentManifest
+    ) -> ModelInfo:
+        return ModelInfo(
+            context=ModelLocker(lambda: self._hold(component)),
+            key=component.key,
+            name=manifest.name,
+            base_model=_base(manifest.base),
+            type=_type(component, manifest),
+            location=Path(manifest.location),
+            precision=_DTYPES[manifest.precision],
+            hash=manifest.hash,
+            device=torch.device(manifest.device),
+        )
+
+    def _hold(self, component: resident_pb2.ComponentRef) -> Hold:
+        request = pb.HoldModelRequest(
+            components=[component],
+            delivery=pb.DELIVERY_FD,
+            boot_id=self._boot_id,
+            label=self._label,
+            pid=os.getpid(),
+        )
+        request.max_wait.FromMilliseconds(int(self._max_wait_s * 1000))
+        held = hold(self._stub, request, decode=self._decode)
+        self._holds.add(held)
+        return held
+
+    def _decode(self, error: grpc.RpcError) -> ModelkeepError:
+        # Calls and errors of both stacks answer to code(), details() and trailing_metadata().
+        return decode(error, self._address)  # type: ignore[arg-type]  # see above
+
+    def _emit(
+        self,
+        event: str,
+        context: Any,
+        facts: Mapping[str, Any],
+        component: resident_pb2.ComponentRef,
+        info: ModelInfo,
+    ) -> None:
+        if context is None or self._on_event is None:
+            return
+        payload = {
+            **facts,
+            "model_key": info.key,
+            "submodel": _submodel(component),
+            "hash": info.hash,
+            "location": str(info.location),
+            "precision": str(info.precision),
+        }
+        self._on_event(event, payload)
+
+
+def _component(
+    key: str, submodel: SubModelType | str | None, precision: Precision
+) -> resident_pb2.ComponentRef:
+    return resident_pb2.ComponentRef(
+        key=key,
+        submodel=f"SUB_MODEL_TYPE_{SubModelType(submodel).value.upper()}" if submodel else None,
+        precision=f"PRECISION_{precision.upper()}",
+    )
+
+
+def _facts(context: Any) -> dict[str, Any]:
+    if isinstance(context, Mapping):
+        return {name: context.get(name) for name in CONTEXT_FIELDS}
+    return {name: getattr(context, name, None) for name in CONTEXT_FIELDS}
+
+
+def _submodel(component: resident_pb2.ComponentRef) -> SubModelType | None:
+    name = taxonomy_pb2.SubModelType.Name(component.submodel).removeprefix("SUB_MODEL_TYPE_").lower()
+    return None if name == "unspecified" else SubModelType(name)
+
+
+def _type(
+    component: resident_pb2.ComponentRef, manifest: resident_pb2.ComponentManifest
+) -> ModelType | SubModelType:
+    submodel = _submodel(component)
+    if submodel is not None:
+        return submodel
+    return ModelType(taxonomy_pb2.ModelType.Name(manifest.type).removeprefix("MODEL_TYPE_").lower())
+
+
+def _base(text: str) -> BaseModelType | str:
+    try:
+        return BaseModelType(text)
+    except ValueError:
+        return text
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,87 @@
+"""What a lent file says about the module that its tensors belong to.
+
+The memory that the loader lends is a safetensors file, and carries its own manifest under the key
+``modelkeep`` of its ``__metadata__``, as JSON. Names, shapes, dtypes and offsets stand in the
+safetensors header itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from modelkeep.exceptions import InvalidModelException
+
+#: Key in ``__metadata__``.
+METADATA_KEY: Final = "modelkeep"
+#: Version of this JSON; another one is refused.
+MANIFEST_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """How to put the tensors together.
+
+    Attributes:
+        library: "diffusers" or "transformers".
+        class_name: Class of the module.
+        config: The class's configuration, as its library writes it.
+        precision: "float32", "float16" or "bfloat16": what was asked for. A few tensors may be
+            wider where the library keeps them in float32.
+        aliases: Further name → name in the file, for tied weights.
+        buffers: Names of tensors that are buffers; the others are parameters.
+        transient_buffers: Those of `buffers` that are not part of the module's state dict.
+    """
+
+    library: str
+    class_name: str
+    config: Mapping[str, Any]
+    precision: str
+    aliases: Mapping[str, str]
+    buffers: tuple[str, ...]
+    transient_buffers: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """The text that :meth:`from_json` reads."""
+        return json.dumps(
+            {
+                "version": MANIFEST_VERSION,
+                "library": self.library,
+                "class_name": self.class_name,
+                "config": dict(self.config),
+                "precision": self.precision,
+                "aliases": dict(self.aliases),
+                "buffers": list(self.buffers),
+                "transient_buffers": list(self.transient_buffers),
+            },
+            separators=(",", ":"),
+            sort_keys=True,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read a manifest.
+
+        Raises:
+            InvalidModelException: It is no manifest, or of another version.
+        """
+        try:
+            raw = json.loads(text)
+            if raw["version"] != MANIFEST_VERSION:
+                raise InvalidModelException(
+                    f"The lent weights have a manifest of version {raw['version']}, "
+                    f"and this worker reads version {MANIFEST_VERSION}: update modelkeep here."
+                )
+            return cls(
+                library=str(raw["library"]),
+                class_name=str(raw["class_name"]),
+                config=dict(raw["config"]),
+                precision=str(raw["precision"]),
+                aliases=dict(raw["aliases"]),
+                buffers=tuple(raw["buffers"]),
+                transient_buffers=tuple(raw["transient_buffers"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidModelException(f"The lent weights have no readable manifest: {error}.") from None

@@ -1,0 +1,90 @@
+"""Module shells: a module of the right class whose parameters hold no data yet."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pickle
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import torch
+
+from modelkeep.worker.classes import resolve_class
+from modelkeep.worker.manifest import Manifest
+
+#: Precision name → torch dtype.
+DTYPES: Final[Mapping[str, torch.dtype]] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+#: Shells are kept pickled: loading one takes a tenth of building it anew.
+_KEPT_SHELLS: Final = 8
+_shells: OrderedDict[str, bytes] = OrderedDict()
+_lock = threading.Lock()
+
+
+def build_module(library: str, class_name: str, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    """Construct a module as its library's from_pretrained does, under whatever device is in force.
+
+    Raises:
+        InvalidModelException: The class is not on the list of those that may be built.
+    """
+    cls = resolve_class(library, class_name)
+    if library == "diffusers":
+        return cls.from_config(dict(config))
+    settings = cls.config_class.from_dict(dict(config))
+    settings.dtype = dtype
+    return cls(settings)
+
+
+def empty_module(manifest: Manifest) -> Any:
+    """A new module on the meta device, in evaluation mode, its parameters not requiring gradients.
+
+    ``torch.device("meta")`` is local to the thread, unlike accelerate's init_empty_weights, which
+    patches torch for every thread of a worker. That also leaves buffers without data: the caller must
+    fill all of them, and :func:`modelkeep.worker.attachment.attach` does.
+    """
+    key = json.dumps(
+        [manifest.library, manifest.class_name, manifest.config, manifest.precision], sort_keys=True
+    )
+    with _lock:
+        kept = _shells.get(key)
+        if kept is not None:
+            _shells.move_to_end(key)
+    if kept is not None:
+        return pickle.loads(kept)  # made by this very process a few lines below
+    with _quiet(), torch.device("meta"):
+        module = build_module(
+            manifest.library, manifest.class_name, manifest.config, DTYPES[manifest.precision]
+        )
+    module.eval()
+    module.requires_grad_(False)
+    buffer = io.BytesIO()
+    pickle.dump(module, buffer, protocol=pickle.HIGHEST_PROTOCOL)
+    with _lock:
+        _shells[key] = buffer.getvalue()
+        while len(_shells) > _KEPT_SHELLS:
+            _shells.popitem(last=False)
+    return module
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Libraries warn about configuration keys of other versions; from_pretrained keeps that quiet too."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    before = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(before[0])
+        transformers_logging.set_verbosity(before[1])

@@ -1,0 +1,79 @@
+"""Settings of LoaderService."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from modelkeep_common.settings import ServiceSettings
+
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+class LoaderSettings(ServiceSettings):
+    """What LoaderService can be told, besides what every service can."""
+
+    service: ClassVar[str] = "loader"
+
+    port: int = Field(50054, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    record_address: str = Field("127.0.0.1:50051", description="RecordService: host:port, or unix:path.")
+    models_dir: Path | None = Field(
+        None, description="Folder of the installed models, only read; <data-dir>/models when unset."
+    )
+    import_roots: tuple[Path, ...] = Field(
+        (), description="Folders that models registered in place may lie in, besides models_dir."
+    )
+    allow_any_import_root: bool = Field(
+        False, description="Let models registered in place lie anywhere on this host."
+    )
+    ram_budget_bytes: int = Field(
+        0, ge=0, description="Bytes of RAM for weights; 0 takes half of the host's or the container's memory."
+    )
+    descriptor_dir: Path | None = Field(
+        None, description="Private folder of the descriptor socket; a short one of the user's when unset."
+    )
+    ticket_valid_s: float = Field(
+        10.0, gt=0, description="Seconds that a ticket for descriptors is good for."
+    )
+    detach_grace_s: float = Field(
+        5.0, ge=0, description="Seconds that a lease whose holder went away can be taken up again."
+    )
+    helper_idle_s: float = Field(
+        300.0, gt=0, description="Seconds without work after which the helper process is ended."
+    )
+    warm_helper: bool = Field(
+        False, description="Start the helper process with the service, so that the first load is quicker."
+    )
+
+    @property
+    def models_root(self) -> Path:
+        """The models folder in force, absolute."""
+        return Path(self.models_dir or self.data_dir / "models").expanduser().absolute()
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Everything that may be read."""
+        imports = (Path("/"),) if self.allow_any_import_root else self.import_roots
+        return (self.models_root, *(Path(root).expanduser().absolute() for root in imports))
+
+    @property
+    def ram_budget(self) -> int:
+        """The budget in force, in bytes."""
+        return self.ram_budget_bytes or available_memory() // 2
+
+
+def available_memory() -> int:
+    """Bytes of memory that this process may use: the host's, or less where a cgroup says so."""
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [host]
+    for path in _CGROUP_LIMITS:
+        try:
+            text = path.read_text("ascii").strip()
+        except OSError:
+            continue
+        if text.isdecimal():
+            limits.append(int(text))
+    return min(limits)

@@ -1,0 +1,311 @@
+"""Between the wire's messages and the domain's words. The only file that knows both."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from modelkeep.exceptions import FieldInvalidException, FieldViolation, ModelkeepError
+from modelkeep.loader.v1 import loader_service_pb2 as pb
+from modelkeep.loader.v1 import resident_pb2
+from modelkeep.model.v1 import taxonomy_pb2
+from modelkeep.server.v1 import job_pb2, watch_pb2
+from modelkeep_common.watch import Frame
+from modelkeep_loader.domain import ComponentRef, Plan, Resident, Stage
+from modelkeep_loader.domain_cache import Demand, Usage
+from modelkeep_loader.domain_leases import Lease, LeaseState
+from modelkeep_loader.domain_lending import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S
+
+DEVICE = "cpu"
+
+_PRECISIONS = {
+    resident_pb2.PRECISION_UNSPECIFIED: "auto",
+    resident_pb2.PRECISION_AUTO: "auto",
+    resident_pb2.PRECISION_FLOAT32: "float32",
+    resident_pb2.PRECISION_FLOAT16: "float16",
+    resident_pb2.PRECISION_BFLOAT16: "bfloat16",
+}
+_PRECISION_OF = {name: value for value, name in _PRECISIONS.items() if value}
+_STAGES = {
+    Stage.QUEUED: resident_pb2.RESIDENT_STATE_QUEUED,
+    Stage.READING: resident_pb2.RESIDENT_STATE_READING,
+    Stage.CONVERTING: resident_pb2.RESIDENT_STATE_CONVERTING,
+    Stage.RESIDENT: resident_pb2.RESIDENT_STATE_RESIDENT,
+    Stage.EVICTING: resident_pb2.RESIDENT_STATE_EVICTING,
+    Stage.FAILED: resident_pb2.RESIDENT_STATE_FAILED,
+}
+_LEASE_STATES = {
+    LeaseState.ACTIVE: resident_pb2.LEASE_STATE_ACTIVE,
+    LeaseState.DETACHED: resident_pb2.LEASE_STATE_DETACHED,
+    LeaseState.ENDED: resident_pb2.LEASE_STATE_ENDED,
+}
+
+# Inwards.
+
+
+def to_refs(components: Iterable[resident_pb2.ComponentRef]) -> list[ComponentRef]:
+    """What a request names.
+
+    Raises:
+        FieldInvalidException: It names a component twice.
+    """
+    refs = [ComponentRef(c.key, submodel_name(c.submodel), _PRECISIONS[c.precision]) for c in components]
+    if len(set(refs)) != len(refs):
+        raise FieldInvalidException(
+            "A component is named twice.", violations=[FieldViolation("components", "must differ")]
+        )
+    return refs
+
+
+def submodel_name(value: taxonomy_pb2.SubModelType) -> str:
+    """ "vae" of SUB_MODEL_TYPE_VAE; "" of the unspecified."""
+    name = taxonomy_pb2.SubModelType.Name(value).removeprefix("SUB_MODEL_TYPE_").lower()
+    return "" if name == "unspecified" else name
+
+
+def seconds(duration: Duration) -> float:
+    """A duration in seconds, not below 0."""
+    return max(0.0, duration.ToNanoseconds() / 1e9)
+
+
+def ttl_seconds(request: pb.AcquireLeaseRequest | pb.RenewLeaseRequest) -> float:
+    """The life that a request asks for, in seconds.
+
+    Raises:
+        FieldInvalidException: It is shorter or longer than allowed.
+    """
+    if not request.HasField("ttl"):
+        return DEFAULT_TTL_S
+    ttl = seconds(request.ttl)
+    if not MIN_TTL_S <= ttl <= MAX_TTL_S:
+        raise FieldInvalidException(
+            "The ttl is out of range.", violations=[FieldViolation("ttl", "must be between 1 s and 24 h")]
+        )
+    return ttl
+
+
+# Outwards.
+
+
+def ref_message(ref: ComponentRef) -> resident_pb2.ComponentRef:
+    """A component as a caller named it."""
+    return resident_pb2.ComponentRef(
+        key=ref.key,
+        submodel=f"SUB_MODEL_TYPE_{(ref.submodel or 'unspecified').upper()}",
+        precision=_PRECISION_OF[ref.precision],
+    )
+
+
+def error_message(error: ModelkeepError, retry_in: float | None = None) -> job_pb2.JobError:
+    """An error as part of a message."""
+    message = job_pb2.JobError(
+        code=error.code,
+        reason=error.reason,
+        message=error.message,
+        metadata=error.metadata,
+        exception=type(error).__name__,
+    )
+    if retry_in is not None:
+        message.retry_time.CopyFrom(_timestamp(time.time() + retry_in))
+    return message
+
+
+def resident_message(resident: Resident, *, retry_in: float | None = None) -> resident_pb2.Resident:
+    """A resident. ``retry_in``: seconds until a failed one may be tried again."""
+    plan, built = resident.plan, resident.built
+    message = resident_pb2.Resident(
+        id=resident.id,
+        content_addressed=plan.content_addressed,
+        components=map(ref_message, sorted(resident.refs, key=lambda r: (r.key, r.submodel, r.precision))),
+        class_name=plan.class_name,
+        library=plan.library,
+        precision=_PRECISION_OF[plan.precision],
+        device=DEVICE,
+        tier=resident_pb2.TIER_RAM,
+        state=_STAGES[resident.stage],
+        size_bytes=resident.size_bytes,
+        tensor_count=len(built.tensors) if built is not None else 0,
+        lease_ids=sorted(resident.leases),
+        load_seconds=resident.load_seconds,
+        progress=_progress(resident),
+    )
+    if resident.load_time:
+        message.load_time.CopyFrom(_timestamp(resident.load_time))
+    if resident.use_time:
+        message.last_use_time.CopyFrom(_timestamp(resident.use_time))
+    if resident.stage is Stage.FAILED and resident.error is not None:
+        message.error.CopyFrom(error_message(resident.error, retry_in))
+    return message
+
+
+def lease_message(lease: Lease) -> resident_pb2.Lease:
+    """A lease, without its secret."""
+    message = resident_pb2.Lease(
+        id=lease.id,
+        state=_LEASE_STATES[lease.state],
+        components=map(ref_message, lease.refs),
+        resident_ids=[resident.id for resident in lease.residents],
+        holder=resident_pb2.Holder(pid=lease.pid, label=lease.label),
+        create_time=_timestamp(lease.create_time),
+        stream_bound=bool(lease.streams),
+        descriptor_connections=len(lease.connections),
+        size_bytes=lease.size_bytes,
+    )
+    if lease.uid is not None:
+        message.holder.uid = lease.uid
+    if lease.expires_at is not None and lease.expire_time is not None:
+        message.expire_time.CopyFrom(_timestamp(lease.expire_time))
+    return message
+
+
+def grant_message(lease: Lease, ticket: bytes, socket_path: str) -> pb.Grant:
+    """What a granted lease gives. An empty ticket: nothing is delivered."""
+    grant = pb.Grant(
+        lease=lease_message(lease),
+        lease_secret=lease.secret,
+        ticket=ticket,
+        socket_path=socket_path if ticket else "",
+    )
+    for index, (plan, resident) in enumerate(zip(lease.plans, lease.residents, strict=True)):
+        manifest = grant.manifests.add()
+        manifest.CopyFrom(_contents(resident))
+        _describe(manifest, plan, index)
+    return grant
+
+
+def _contents(resident: Resident) -> resident_pb2.ComponentManifest:
+    """The part of a manifest that is the same for all holders; made once, for it can be long."""
+    if isinstance(resident.wire, resident_pb2.ComponentManifest):
+        return resident.wire
+    built = resident.built
+    assert built is not None, "only residents are granted"
+    message = resident_pb2.ComponentManifest(
+        resident_id=resident.id,
+        class_name=resident.plan.class_name,
+        library=resident.plan.library,
+        config_json=json.dumps(dict(built.config), sort_keys=True),
+        precision=_PRECISION_OF[resident.plan.precision],
+        device=DEVICE,
+        file_size_bytes=built.memory.size_bytes,
+        tensors=[
+            resident_pb2.TensorEntry(
+                name=tensor.name,
+                dtype=tensor.dtype,
+                shape=tensor.shape,
+                offset=tensor.begin,
+                size_bytes=tensor.size_bytes,
+                is_buffer=tensor.name in built.buffers,
+            )
+            for tensor in built.tensors
+        ],
+        aliases=[resident_pb2.TensorAlias(name=n, target=t) for n, t in sorted(built.aliases.items())],
+    )
+    resident.wire = message
+    return message
+
+
+def _describe(manifest: resident_pb2.ComponentManifest, plan: Plan, index: int) -> None:
+    manifest.MergeFrom(
+        resident_pb2.ComponentManifest(
+            component=ref_message(plan.ref),
+            descriptor_index=index,
+            location=str(plan.model.location),
+            hash=plan.model.hash,
+            name=plan.model.name,
+            base=plan.model.base,
+            type=f"MODEL_TYPE_{plan.model.type.upper()}",
+        )
+    )
+
+
+def plan_message(demand: Demand) -> pb.LoadPlan:
+    """What is about to be loaded."""
+    response = pb.LoadPlan()
+    for index, plan in enumerate(demand.plans):
+        manifest = response.manifests.add(
+            resident_id=plan.id,
+            class_name=plan.class_name,
+            library=plan.library,
+            precision=_PRECISION_OF[plan.precision],
+            device=DEVICE,
+            file_size_bytes=plan.size_bytes,
+        )
+        _describe(manifest, plan, index)
+    return response
+
+
+def progress_message(demand: Demand, rate: int = 0) -> pb.LoadProgress:
+    """How far a demand is: the first of its components that is not resident yet."""
+    count = len(demand.plans)
+    for index, resident in enumerate(demand.residents):
+        if resident.stage is not Stage.RESIDENT:
+            progress = _progress(resident)
+            progress.bytes_per_second = rate
+            return pb.LoadProgress(
+                component=ref_message(demand.plans[index].ref),
+                stage=_STAGES[resident.stage],
+                progress=progress,
+                index=index,
+                count=count,
+            )
+    waiting = not demand.residents
+    index = 0 if waiting else count - 1
+    size = demand.plans[0].size_bytes if waiting else demand.residents[-1].size_bytes
+    return pb.LoadProgress(
+        component=ref_message(demand.plans[index].ref),
+        stage=resident_pb2.RESIDENT_STATE_QUEUED if waiting else resident_pb2.RESIDENT_STATE_RESIDENT,
+        progress=job_pb2.Progress(bytes_done=0 if waiting else size, bytes_total=size),
+        index=index,
+        count=count,
+    )
+
+
+def capacity_message(usage: Usage) -> resident_pb2.TierCapacity:
+    """The bytes of the RAM tier."""
+    return resident_pb2.TierCapacity(
+        tier=resident_pb2.TIER_RAM,
+        budget_bytes=usage.budget,
+        used_bytes=usage.used,
+        leased_bytes=usage.leased,
+        zombie_bytes=usage.zombie,
+        resident_count=usage.residents,
+    )
+
+
+def watch_response(frame: Frame[resident_pb2.Resident]) -> pb.WatchResidentsResponse:
+    """A frame of the watch."""
+    response = pb.WatchResidentsResponse(
+        phase=watch_pb2.WATCH_PHASE_SNAPSHOT if frame.phase == "SNAPSHOT" else watch_pb2.WATCH_PHASE_LIVE,
+        snapshot_complete=frame.snapshot_complete,
+        resume_token=frame.resume_token,
+    )
+    for event in frame.events:
+        message = response.events.add(revision=event.revision)
+        if event.removed or event.put is None:
+            message.removed_id = event.resource_id
+        elif event.progress:
+            message.progress.CopyFrom(event.put)
+        else:
+            message.put.CopyFrom(event.put)
+    return response
+
+
+def is_about(key: str, components: Sequence[resident_pb2.ComponentRef]) -> bool:
+    """Whether one of the components is of this model; "" is every model's."""
+    return not key or any(component.key == key for component in components)
+
+
+def _progress(resident: Resident) -> job_pb2.Progress:
+    return job_pb2.Progress(
+        bytes_done=min(resident.bytes_done, resident.size_bytes), bytes_total=resident.size_bytes
+    )
+
+
+def _timestamp(value: float) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromNanoseconds(int(value * 1e9))
+    return stamp

@@ -1,0 +1,264 @@
+"""What the helper process does with torch: from installed files to named tensors of one precision.
+
+Three ways lead to the same tensors that the library's own from_pretrained or from_single_file yields:
+
+* the file's names are the module's names, and the class needs no special care: the tensors are read and
+  cast one by one, with no second copy in memory;
+* anything else in a folder: from_pretrained itself, on a folder of links to the descriptors;
+* a single-file VAE: its configuration follows from its shapes; the key layout of latent-diffusion
+  checkpoints goes through diffusers' own conversion.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import safe_open
+
+from modelkeep.exceptions import InvalidModelException
+from modelkeep.worker.classes import resolve_class
+from modelkeep.worker.manifest import Manifest
+from modelkeep.worker.shell import DTYPES, build_module
+from modelkeep_loader import vaeconfig
+from modelkeep_loader.weightfile import FLOAT_CODES, Tensor
+
+if TYPE_CHECKING:
+    from modelkeep_loader.convert_main import Build
+
+_CODES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that goes into the lent file. ``read`` yields a tensor's bytes when its turn comes."""
+
+    manifest: Manifest
+    tensors: list[Tensor]
+    read: Callable[[Tensor], memoryview]
+
+
+def collect(wanted: Build, descriptors: list[int]) -> Parts:
+    """Find out what the component consists of. Reads little; the bytes follow with ``Parts.read``.
+
+    Raises:
+        InvalidModelException: The class is not allowed, or the files do not fit it.
+    """
+    cls = resolve_class(wanted.library, wanted.class_name)
+    sources = _open(wanted, descriptors)
+    if wanted.config is None:
+        config, names = _single_file_vae(wanted, sources)
+    else:
+        config, names = wanted.config, dict.fromkeys(sources)
+    config = {**config, **wanted.overrides}
+    with init_empty_weights(include_buffers=False):
+        shell = build_module(wanted.library, wanted.class_name, config, DTYPES[wanted.precision])
+    if wanted.config is None and names.keys() != shell.state_dict().keys():
+        stray = sorted(names.keys() ^ shell.state_dict().keys())
+        raise InvalidModelException(
+            f"The file does not hold a complete {wanted.class_name}: {len(stray)} tensors are missing or "
+            f"of no use, among them {stray[0]}.",
+            metadata={"detail": f"{len(stray)} tensors do not fit"},
+        )
+    if _is_plain(cls, shell, names):
+        return _from_sources(wanted, config, shell, sources, names)
+    return _from_module(wanted, config, _from_pretrained(cls, wanted, config, descriptors))
+
+
+class _Source:
+    """One tensor of an open file, read when called."""
+
+    def __init__(self, file: Any, name: str) -> None:
+        self.file = file
+        self.name = name
+
+    def shape(self) -> list[int]:
+        return list(self.file.get_slice(self.name).get_shape())
+
+    def code(self) -> str:
+        return str(self.file.get_slice(self.name).get_dtype())
+
+    def read(self) -> torch.Tensor:
+        tensor: torch.Tensor = self.file.get_tensor(self.name)
+        return tensor
+
+
+def _open(wanted: Build, descriptors: list[int]) -> dict[str, _Source]:
+    sources: dict[str, _Source] = {}
+    for name, fd in zip(wanted.files, descriptors, strict=True):
+        file: Any = safe_open(f"/proc/self/fd/{fd}", framework="pt")
+        for key in list(file.keys()):
+            if key in sources:
+                raise InvalidModelException(
+                    f"The tensor {key} stands in two files, one of them {name}.", metadata={"path": name}
+                )
+            sources[key] = _Source(file, key)
+    return sources
+
+
+def _is_plain(cls: Any, shell: torch.nn.Module, names: Mapping[str, Any]) -> bool:
+    """Whether reading and casting the tensors one by one is all that from_pretrained would do."""
+    transient = [b for name, b in shell.named_buffers() if name not in shell.state_dict()]
+    return (
+        names.keys() == shell.state_dict().keys()
+        and not getattr(cls, "_keep_in_fp32_modules", None)
+        and not getattr(cls, "_tied_weights_keys", None)
+        and not any(b.is_floating_point() for b in transient)
+        and len(list(shell.named_parameters())) == len(list(shell.named_parameters(remove_duplicate=False)))
+    )
+
+
+def _from_sources(
+    wanted: Build,
+    config: Mapping[str, Any],
+    shell: torch.nn.Module,
+    sources: Mapping[str, _Source],
+    names: Mapping[str, torch.Tensor | None],
+) -> Parts:
+    dtype = DTYPES[wanted.precision]
+    expected = shell.state_dict()
+    buffers = dict(shell.named_buffers())
+    transient = {name: b for name, b in buffers.items() if name not in expected}
+    tensors: list[Tensor] = []
+    for name, ready in names.items():
+        shape = list(ready.shape) if ready is not None else sources[name].shape()
+        if shape != list(expected[name].shape):
+            raise InvalidModelException(
+                f"{name} has the shape {shape}, {wanted.class_name} wants {list(expected[name].shape)}.",
+                metadata={"detail": f"shape of {name}"},
+            )
+        code = _CODES[ready.dtype] if ready is not None else sources[name].code()
+        tensors.append(Tensor(name, _CODES[dtype] if code in FLOAT_CODES else code, tuple(shape)))
+    tensors += [Tensor(name, _CODES[b.dtype], tuple(b.shape)) for name, b in transient.items()]
+
+    def read(tensor: Tensor) -> memoryview:
+        if tensor.name in transient:
+            return _bytes_of(transient[tensor.name])
+        value = names[tensor.name]
+        if value is None:
+            value = sources[tensor.name].read()
+        return _bytes_of(value.to(dtype) if value.is_floating_point() else value)
+
+    return Parts(_manifest(wanted, config, {}, list(buffers), list(transient)), tensors, read)
+
+
+def _from_module(wanted: Build, config: Mapping[str, Any], module: torch.nn.Module) -> Parts:
+    first: dict[int, str] = {}
+    aliases: dict[str, str] = {}
+    values: dict[str, torch.Tensor] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if (seen := first.setdefault(id(parameter), name)) != name:
+            aliases[name] = seen
+        else:
+            values[name] = parameter.detach()
+    buffers = dict(module.named_buffers())
+    state = module.state_dict().keys()
+    values |= buffers
+    tensors = [Tensor(name, _CODES[value.dtype], tuple(value.shape)) for name, value in values.items()]
+    transient = [name for name in buffers if name not in state]
+    return Parts(
+        _manifest(wanted, config, aliases, list(buffers), transient),
+        tensors,
+        lambda tensor: _bytes_of(values[tensor.name]),
+    )
+
+
+def _manifest(
+    wanted: Build,
+    config: Mapping[str, Any],
+    aliases: Mapping[str, str],
+    buffers: list[str],
+    transient: list[str],
+) -> Manifest:
+    return Manifest(
+        library=wanted.library,
+        class_name=wanted.class_name,
+        config=config,
+        precision=wanted.precision,
+        aliases=aliases,
+        buffers=tuple(buffers),
+        transient_buffers=tuple(transient),
+    )
+
+
+def _from_pretrained(
+    cls: Any, wanted: Build, config: Mapping[str, Any], descriptors: list[int]
+) -> torch.nn.Module:
+    """The library's own loader, on a private folder of links to the descriptors."""
+    with tempfile.TemporaryDirectory(prefix="modelkeep-") as folder, _strict(wanted):
+        root = Path(folder)
+        (root / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
+        stem = "diffusion_pytorch_model" if wanted.library == "diffusers" else "model"
+        shards: dict[str, str] = {}
+        for number, fd in enumerate(descriptors):
+            name = f"{stem}.safetensors" if len(descriptors) == 1 else f"{stem}-{number}.safetensors"
+            (root / name).symlink_to(f"/proc/self/fd/{fd}")
+            with safe_open(str(root / name), framework="pt") as file:
+                shards |= dict.fromkeys(file.keys(), name)
+        if len(descriptors) > 1:
+            index = {"metadata": {"total_size": 0}, "weight_map": shards}
+            (root / f"{stem}.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+        dtype = {"torch_dtype" if wanted.library == "diffusers" else "dtype": DTYPES[wanted.precision]}
+        loaded, report = cls.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **dtype
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise InvalidModelException(
+            f"The files lack {len(missing)} tensors of {wanted.class_name}, among them {missing[0]}.",
+            metadata={"detail": f"{len(missing)} tensors are missing"},
+        )
+    module: torch.nn.Module = loaded
+    return module
+
+
+@contextlib.contextmanager
+def _strict(wanted: Build) -> Iterator[None]:
+    """Turn what a library raises for files that do not fit into the suite's own error."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        detail = re.sub(r"\s+", " ", str(error))[:400]
+        raise InvalidModelException(
+            f"{wanted.class_name} cannot be built from the model's files: {detail}",
+            metadata={"detail": detail},
+        ) from error
+
+
+def _single_file_vae(
+    wanted: Build, sources: Mapping[str, _Source]
+) -> tuple[dict[str, Any], dict[str, torch.Tensor | None]]:
+    """Configuration and module names of a single-file VAE; a tensor where the file's own is not usable."""
+    shapes = {name: tuple(source.shape()) for name, source in sources.items()}
+    config = vaeconfig.infer(shapes, base=wanted.base, scaling_factor=wanted.scaling_factor)
+    if vaeconfig.is_diffusers_layout(shapes):
+        return config, dict.fromkeys(sources)
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    prefix = vaeconfig.ldm_prefix(shapes)
+    checkpoint = {name: s.read() for name, s in sources.items() if name.startswith(prefix)}
+    return config, dict(convert_ldm_vae_checkpoint(checkpoint, config))
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    flat = tensor.detach().contiguous().reshape(-1)
+    data: Any = flat.view(torch.uint8).numpy()
+    return memoryview(data) if flat.numel() else memoryview(b"")

@@ -1,0 +1,164 @@
+"""The helper process: turns a component's installed files into sealed memory that can be lent.
+
+Started by the service as ``python -m modelkeep_loader.convert_main --fd N``, and fed over the socket
+that N is; it ends when the service does. It is the only part of the loader that imports torch, and a
+file that brings it down costs one load, not the service. It opens no path on its own: every file comes
+as a descriptor, and no network is touched.
+
+A request is ``{"build": {...}}`` with the fields of :class:`Build` and one descriptor per file.
+Answers: ``{"progress": bytes}`` any number of times, then ``{"built": {...}}`` with the sealed memory's
+descriptor, or ``{"error": {"reason", "message", "metadata"}}``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from modelkeep.exceptions import InvalidModelException, ModelkeepError
+from modelkeep_loader import helperwire, sealed, weightfile
+
+_PROGRESS_INTERVAL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What to build.
+
+    Attributes:
+        library, class_name: The module class; must be on the list of those allowed.
+        config: The class's configuration; None for a single-file VAE, whose configuration follows
+            from its shapes and `base`.
+        precision: "float32", "float16" or "bfloat16".
+        files: Names of the weight files, in the order of their descriptors.
+        base: The model's family; for a single-file VAE.
+        scaling_factor: What the record says, or None; for a single-file VAE.
+        overrides: Entries of the configuration that the record changes.
+        name: What the memory is called in /proc; for people.
+    """
+
+    library: str
+    class_name: str
+    config: dict[str, Any] | None
+    precision: str
+    files: list[str]
+    base: str
+    scaling_factor: float | None
+    overrides: dict[str, Any]
+    name: str
+
+
+def serve(sock: socket.socket) -> None:
+    """Answer requests until the service closes its end."""
+    requests: queue.SimpleQueue[tuple[dict[str, Any], list[int]]] = queue.SimpleQueue()
+
+    def receive() -> None:
+        while (frame := helperwire.receive_frame(sock)) is not None:
+            requests.put(frame)
+        os._exit(0)  # the service is gone: whatever is half built is of no use
+
+    threading.Thread(target=receive, name="receive", daemon=True).start()
+    while True:
+        message, descriptors = requests.get()
+        try:
+            _answer(sock, message, descriptors)
+        finally:
+            for fd in descriptors:
+                os.close(fd)
+
+
+def _answer(sock: socket.socket, message: dict[str, Any], descriptors: list[int]) -> None:
+    if "build" not in message:
+        import modelkeep_loader.convert_build  # noqa: F401  (warming: the slow imports happen now)
+
+        helperwire.send_frame(sock, {"warm": True})
+        return
+    last = time.monotonic()
+
+    def progress(done: int) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= _PROGRESS_INTERVAL_S:
+            last = now
+            helperwire.send_frame(sock, {"progress": done})
+
+    memory = -1
+    try:
+        memory = build(Build(**message["build"]), descriptors, progress)
+        helperwire.send_frame(sock, {"built": {"size_bytes": os.fstat(memory).st_size}}, [memory])
+    except ModelkeepError as error:
+        reply = {"reason": error.reason, "message": error.message, "metadata": error.metadata}
+        helperwire.send_frame(sock, {"error": reply})
+    except MemoryError:
+        helperwire.send_frame(
+            sock,
+            {"error": {"reason": "RAM_EXHAUSTED", "message": "The host has no memory left.", "metadata": {}}},
+        )
+    except Exception as error:  # the libraries raise all sorts for files that do not fit
+        traceback.print_exc(file=sys.stderr)
+        detail = f"{type(error).__name__}: {error}"[:500]
+        message_text = f"{message['build']['class_name']} cannot be built from the model's files: {detail}"
+        helperwire.send_frame(
+            sock,
+            {"error": {"reason": "INVALID_MODEL", "message": message_text, "metadata": {"detail": detail}}},
+        )
+    finally:
+        if memory >= 0:
+            os.close(memory)
+
+
+def build(wanted: Build, descriptors: list[int], progress: Callable[[int], None]) -> int:
+    """Build one component.
+
+    Returns:
+        Descriptor of the sealed memory.
+
+    Raises:
+        InvalidModelException: The files do not make up the component.
+    """
+    from modelkeep_loader.convert_build import collect
+
+    if len(descriptors) != len(wanted.files):
+        raise InvalidModelException(f"{len(wanted.files)} files named, {len(descriptors)} handed over.")
+    parts = collect(wanted, descriptors)
+    layout = weightfile.lay_out(parts.tensors, {"format": "pt", "modelkeep": parts.manifest.to_json()})
+    memory = sealed.create(wanted.name, layout.size_bytes)
+    try:
+        _write(memory, 0, layout.head)
+        for tensor in layout.tensors:
+            _write(memory, tensor.begin, parts.read(tensor))
+            progress(tensor.end)
+        sealed.seal(memory)
+    except BaseException:
+        os.close(memory)
+        raise
+    return memory
+
+
+def _write(fd: int, position: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, position)
+        view, position = view[count:], position + count
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="descriptor of the socket to the service")
+    arguments = parser.parse_args(argv)
+    # Nothing here may reach for the internet, whatever a configuration names.
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    serve(socket.socket(fileno=arguments.fd))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""The descriptor socket: hands the sealed memory of a lease to the process that has its ticket.
+
+A client connects (UNIX, SOCK_STREAM) and sends the 32 bytes of its ticket. The answer is one byte: 0 with
+the descriptors attached, in the order of the lease's components; or 1, followed by the reason's name, a
+colon and a sentence, and the end. The connection then stays open: it is a binding of the lease, and its
+end, or the death of the process that made it, takes the binding away.
+
+The folder of the socket belongs to the user and is closed to all others; a peer with another user id is
+refused even so.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from modelkeep.exceptions import ForbiddenTicketException, ModelkeepError
+from modelkeep_common.startup import EXIT_ADDRESS_TAKEN, EXIT_CONFIG, EXIT_NOT_WRITABLE, StartupError
+from modelkeep_loader.domain_leases import SECRET_BYTES
+from modelkeep_loader.processes import Peer, peer_of
+
+_log = logging.getLogger(__name__)
+
+#: Longest path of a UNIX socket: sockaddr_un has 108 bytes, one of them the end.
+MAX_PATH_BYTES: Final = 107
+#: Seconds that a client has to send its ticket.
+_TICKET_TIMEOUT_S = 5.0
+
+
+class Connection(Protocol):
+    """What a redeemed ticket gives."""
+
+    def descriptors(self) -> Sequence[int]:
+        """New descriptors of the lease's memory; the caller closes them."""
+        ...
+
+    def closed(self) -> None:
+        """The connection is gone."""
+        ...
+
+
+class Desk(Protocol):
+    """Who knows the tickets."""
+
+    def redeem(self, ticket: bytes, peer: Peer) -> Connection:
+        """Use a ticket up; takes ``peer.pidfd`` over, also when it raises.
+
+        Raises:
+            ForbiddenTicketException: The ticket is no good, or not for this peer.
+        """
+        ...
+
+
+def socket_folder(service_dir: Path, configured: Path | None = None) -> Path:
+    """Where the descriptor socket of the loader with this data folder is.
+
+    ``$XDG_RUNTIME_DIR/modelkeep/<hash>``, or the like below the temporary folder if there is none. The
+    same from start to start, so that a stale socket is found and replaced.
+
+    Raises:
+        StartupError: 78 if the path would be too long for a UNIX socket.
+    """
+    if configured is not None:
+        folder = configured.absolute()
+    else:
+        digest = hashlib.sha256(os.fsencode(os.path.realpath(service_dir))).hexdigest()[:12]
+        runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+        candidates = [Path(runtime) / "modelkeep"] if runtime and os.path.isdir(runtime) else []
+        candidates += [Path(base) / f"modelkeep-{os.geteuid()}" for base in (tempfile.gettempdir(), "/tmp")]
+        folders = [candidate / digest for candidate in candidates]
+        folder = next((f for f in folders if _fits(f)), folders[-1])
+    if not _fits(folder):
+        raise StartupError(
+            EXIT_CONFIG,
+            f"{folder}/fd.sock is longer than the {MAX_PATH_BYTES} bytes that a UNIX socket's path may have: "
+            "set descriptor_dir to a shorter folder",
+        )
+    return folder
+
+
+def _fits(folder: Path) -> bool:
+    return len(os.fsencode(folder / "fd.sock")) <= MAX_PATH_BYTES
+
+
+class DescriptorServer:
+    """Serves the socket in a folder until closed."""
+
+    def __init__(self, folder: Path, desk: Desk) -> None:
+        self.path = folder / "fd.sock"
+        self._desk = desk
+        self._listener: socket.socket | None = None
+        self._lock = -1
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Begin to listen.
+
+        Raises:
+            StartupError: 73 if the folder cannot be made private, 98 if another loader serves there.
+        """
+        self._listener = await asyncio.to_thread(self._listen)
+        self._spawn(self._accept(self._listener))
+
+    async def close(self) -> None:
+        """Stop listening and close every connection."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+            await asyncio.to_thread(self.path.unlink, missing_ok=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _listen(self) -> socket.socket:
+        self._lock = _private_folder(self.path.parent)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            listener.setblocking(False)
+            self.path.unlink(missing_ok=True)  # of a loader that was killed: the lock says it is gone
+            listener.bind(str(self.path))
+            self.path.chmod(0o600)
+            listener.listen(128)
+        except OSError as error:
+            listener.close()
+            raise StartupError(EXIT_NOT_WRITABLE, f"cannot listen on {self.path}: {error.strerror}") from None
+        return listener
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                # Out of descriptors: those that wait go on waiting.
+                _log.warning("cannot accept a connection on the descriptor socket: %s", error)
+                await asyncio.sleep(0.5)
+                continue
+            connection.setblocking(False)
+            self._spawn(self._serve(connection))
+
+    async def _serve(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with connection:
+            try:
+                ticket = b""
+                async with asyncio.timeout(_TICKET_TIMEOUT_S):
+                    while len(ticket) < SECRET_BYTES:
+                        data = await loop.sock_recv(connection, SECRET_BYTES - len(ticket))
+                        if not data:
+                            return
+                        ticket += data
+                granted = self._redeem(ticket, connection)
+            except (TimeoutError, OSError):
+                return
+            except ModelkeepError as error:
+                with contextlib.suppress(OSError):
+                    connection.send(b"\x01" + f"{error.reason}: {error.message}".encode())
+                return
+            try:
+                _send(connection, granted.descriptors())
+                with contextlib.suppress(OSError):
+                    # Whatever comes is ignored; what matters is the end.
+                    while await loop.sock_recv(connection, 4096):
+                        pass
+            except OSError as error:
+                _log.info("a connection of the descriptor socket broke: %s", error)
+            finally:
+                granted.closed()
+
+    def _redeem(self, ticket: bytes, connection: socket.socket) -> Connection:
+        peer = peer_of(connection)
+        if peer.uid != os.geteuid():
+            if peer.pidfd >= 0:
+                os.close(peer.pidfd)
+            raise ForbiddenTicketException("One loader serves one user, and this is another one's.")
+        return self._desk.redeem(ticket, peer)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _send(connection: socket.socket, descriptors: Sequence[int]) -> None:
+    try:
+        ancillary = (
+            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        )
+        connection.sendmsg([b"\x00"], ancillary)
+    finally:
+        for fd in descriptors:
+            os.close(fd)
+
+
+def _private_folder(folder: Path) -> int:
+    """Make the folder, check that it is the user's alone, and lock it; the lock's descriptor."""
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # In a folder such as /tmp somebody else may have been there first.
+        status, above = folder.lstat(), folder.parent.stat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise StartupError(EXIT_NOT_WRITABLE, f"{folder} is not a folder of the user {os.geteuid()}")
+        if above.st_uid not in (0, os.geteuid()) or (
+            above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX
+        ):
+            raise StartupError(EXIT_NOT_WRITABLE, f"others may replace {folder}: {folder.parent} is not safe")
+        folder.chmod(0o700)
+        lock = os.open(folder / "fd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StartupError(EXIT_NOT_WRITABLE, f"cannot make {folder}: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise StartupError(
+            EXIT_ADDRESS_TAKEN, f"another loader serves descriptors in {folder}: stop it, or set data_dir"
+        ) from None
+    return lock

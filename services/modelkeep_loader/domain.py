@@ -1,0 +1,177 @@
+"""The words of the loader: components, plans for them, residents, and what a build yields."""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from modelkeep.exceptions import ModelkeepError
+from modelkeep_loader import sealed
+from modelkeep_loader.weightfile import Tensor
+
+
+class Stage(enum.StrEnum):
+    """Where a resident stands."""
+
+    QUEUED = "queued"
+    READING = "reading"
+    CONVERTING = "converting"
+    RESIDENT = "resident"
+    EVICTING = "evicting"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentRef:
+    """A component as a caller names it.
+
+    Attributes:
+        key: Key of the model.
+        submodel: Which component of a main model ("vae"); "" for models that are one component.
+        precision: "auto", "float32", "float16" or "bfloat16".
+    """
+
+    key: str
+    submodel: str = ""
+    precision: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A weight file as it was when the plan was made; ``signature`` tells whether it still is."""
+
+    path: Path
+    size_bytes: int
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What callers are told about the model that a component belongs to."""
+
+    name: str
+    base: str
+    type: str
+    location: Path
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to make one component, and what it is.
+
+    Attributes:
+        ref: As the caller named it.
+        id: Identity: contents, class, configuration, precision and layout. Equal ids, equal bytes.
+        content_addressed: Whether `id` rests on digests of the contents.
+        library, class_name: The module class.
+        config: The class's configuration; None if it has to be inferred (single-file VAE).
+        overrides: Entries of the configuration that the record changes.
+        precision: Never "auto".
+        files: The weight files.
+        scaling_factor: What the record says; for a single-file VAE.
+        size_bytes: Estimate of the memory it will take.
+        model: For callers.
+    """
+
+    ref: ComponentRef
+    id: str
+    content_addressed: bool
+    library: str
+    class_name: str
+    config: Mapping[str, Any] | None
+    overrides: Mapping[str, Any]
+    precision: str
+    files: tuple[SourceFile, ...]
+    scaling_factor: float | None
+    size_bytes: int
+    model: ModelFacts
+
+
+class Memory:
+    """Sealed memory that the loader keeps open, for reading only."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.size_bytes = os.fstat(descriptor).st_size
+
+    def open_for_holder(self) -> int:
+        """A new read-only descriptor to hand out; the caller closes it."""
+        return sealed.open_readonly(self.descriptor)
+
+    def in_use(self) -> bool:
+        """Whether any process still has it open or mapped."""
+        return sealed.in_use_elsewhere(self.descriptor)
+
+    def close(self) -> None:
+        """Let go of it; the kernel frees it with its last mapping."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a build yields: the memory and what stands in it."""
+
+    memory: Memory
+    tensors: tuple[Tensor, ...]
+    config: Mapping[str, Any]
+    aliases: Mapping[str, str]
+    buffers: frozenset[str]
+
+
+#: Told while a build runs: the stage, and the bytes done so far.
+BuildProgress = Callable[[Stage, int], None]
+
+
+class Builder(Protocol):
+    """Makes components."""
+
+    async def build(self, plan: Plan, progress: BuildProgress) -> Built:
+        """Make one; several calls may wait for each other.
+
+        Raises:
+            ModelNotFoundException, ForbiddenPathException, InvalidModelException,
+            RamExhaustedException: As the names say.
+        """
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Resident:
+    """A component in RAM, on its way there, or one that failed to get there."""
+
+    plan: Plan
+    stage: Stage
+    size_bytes: int
+    last_use: float
+    bytes_done: int = 0
+    built: Built | None = None
+    refs: set[ComponentRef] = field(default_factory=set)
+    #: Lease → keys of the models that the lease names this component by.
+    leases: dict[str, frozenset[str]] = field(default_factory=dict)
+    #: Requests without a lease that are loading it right now.
+    pins: set[str] = field(default_factory=set)
+    load_seconds: float = 0.0
+    load_time: float = 0.0
+    use_time: float = 0.0
+    error: ModelkeepError | None = None
+    failures: int = 0
+    retry_at: float = 0.0
+    #: Whatever the wire layer keeps with it, so that it is made once.
+    wire: Any = None
+
+    @property
+    def id(self) -> str:
+        """Identity of the component."""
+        return self.plan.id
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a lease holds it or a request waits for it."""
+        return bool(self.leases or self.pins)

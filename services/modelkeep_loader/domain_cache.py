@@ -1,0 +1,408 @@
+"""The RAM tier: components by identity, within a budget, least recently used first out.
+
+Rules:
+
+* A component that a lease holds, or that a request waits for, is never dropped.
+* A request for several components gets all or none; while it waits for room it holds nothing, so two
+  requests cannot block each other.
+* Each component is built once, however many ask for it at the same time.
+* Memory that some process still maps is not free, whether or not a lease names it. Such a component is
+  not dropped to make room, for nothing would be gained; dropped by request, its bytes are *zombie* bytes
+  until the last mapping goes, and count against the budget.
+* A build that failed is not tried again for a while, which grows with each failure; until then the same
+  error answers, and says when.
+* Waiting requests are looked at in the order they came, and each that fits goes on; one that does not
+  fit does not hold up those behind it. Its own ``max_wait`` bounds how long it can be passed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from modelkeep.exceptions import (
+    CancelledException,
+    InvalidModelException,
+    ModelInUseException,
+    ModelkeepError,
+    RamExhaustedException,
+)
+from modelkeep_loader.domain import Builder, Memory, Plan, Resident, Stage
+
+_FIRST_COOLDOWN_S = 2.0
+_LONGEST_COOLDOWN_S = 60.0
+_FORGET_FAILED_S = 600.0
+
+
+@dataclass(slots=True, eq=False)
+class Demand:
+    """One request for components, as it can be watched while it is served.
+
+    Attributes:
+        plans: What is wanted.
+        holder: Id of the lease to be, or of the request that only loads.
+        is_lease: Whether `holder` is a lease.
+        residents: What was found or is being built, in the order of `plans`; empty while it waits.
+        bytes_short: Bytes that are missing while it waits for room.
+        blockers: Leases that hold the memory while it waits.
+    """
+
+    plans: Sequence[Plan]
+    holder: str
+    is_lease: bool = True
+    residents: list[Resident] = field(default_factory=list)
+    bytes_short: int = 0
+    blockers: list[str] = field(default_factory=list)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Bytes of the tier. ``used`` counts residents and those being built."""
+
+    budget: int
+    used: int
+    leased: int
+    zombie: int
+    residents: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """What an eviction did. ``freed`` and ``zombie`` are bytes."""
+
+    residents: list[Resident]
+    freed: int
+    zombie: int
+
+
+class RamCache:
+    """The tier. Belongs to one event loop; nothing in it blocks.
+
+    Args:
+        builder: Makes components.
+        budget_bytes: What residents, builds and zombies may take together.
+        on_change: Called with a resident whose stage or leases changed, and whether it is gone.
+        on_progress: Called with a resident whose build went on.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        builder: Builder,
+        *,
+        budget_bytes: int,
+        on_change: Callable[[Resident, bool], None] = lambda resident, gone: None,
+        on_progress: Callable[[Resident], None] = lambda resident: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.budget_bytes = budget_bytes
+        self._builder = builder
+        self._on_change = on_change
+        self._on_progress = on_progress
+        self._clock = clock
+        self._residents: dict[str, Resident] = {}
+        self._builds: dict[str, asyncio.Task[None]] = {}
+        self._zombies: list[Memory] = []
+        self._waiting: list[Demand] = []
+
+    # What there is.
+
+    def residents(self) -> list[Resident]:
+        """All of them, ordered by id."""
+        return [self._residents[key] for key in sorted(self._residents)]
+
+    def usage(self) -> Usage:
+        """The bytes as they are now."""
+        alive = [r for r in self._residents.values() if r.stage is not Stage.FAILED]
+        return Usage(
+            budget=self.budget_bytes,
+            used=sum(r.size_bytes for r in alive),
+            leased=sum(r.size_bytes for r in alive if r.leases),
+            zombie=sum(memory.size_bytes for memory in self._zombies),
+            residents=sum(r.stage is Stage.RESIDENT for r in alive),
+            waiting=len(self._waiting),
+        )
+
+    # Getting and giving back.
+
+    async def acquire(self, demand: Demand, *, max_wait_s: float = 0.0) -> list[Resident]:
+        """Make every component of a demand resident and hold it for ``demand.holder``; all or none.
+
+        Returns:
+            The residents, in the order of the plans.
+
+        Raises:
+            RamExhaustedException: There is no room, and none came within `max_wait_s`.
+            ModelkeepError: What the build of one of them raised, now or a short while ago.
+        """
+        await self._admit_or_wait(demand, max_wait_s)
+        try:
+            for resident in demand.residents:
+                # Shielded: others may wait for the same build.
+                if (build := self._builds.get(resident.id)) is not None:
+                    await asyncio.shield(build)
+                if resident.stage is not Stage.RESIDENT:
+                    raise self._failure(resident)
+        except BaseException:
+            self.give_back(demand.holder)
+            raise
+        return demand.residents
+
+    def take_now(self, demand: Demand) -> list[Resident] | None:
+        """As :meth:`acquire`, if everything is resident already; otherwise None, and nothing happens."""
+        found = [self._residents.get(plan.id) for plan in demand.plans]
+        if not all(r is not None and r.stage is Stage.RESIDENT for r in found):
+            return None
+        self._admit(demand)
+        return demand.residents
+
+    def give_back(self, holder: str) -> None:
+        """Let go of everything that a lease or request holds."""
+        now, wall = self._clock(), time.time()
+        for resident in list(self._residents.values()):
+            if resident.leases.pop(holder, None) is not None:
+                resident.last_use, resident.use_time = now, wall
+                self._on_change(resident, False)
+            resident.pins.discard(holder)
+        self._wake()
+
+    def evict(self, key: str, submodel: str = "") -> Eviction:
+        """Drop a model's components, or one of them.
+
+        A component that only other models' leases hold stays, and no longer counts as this model's.
+
+        Raises:
+            ModelInUseException: A lease of this model holds one, or one is being loaded; nothing was
+                dropped.
+        """
+        mine = {
+            r: {ref for ref in r.refs if ref.key == key and submodel in ("", ref.submodel)}
+            for r in self._residents.values()
+        }
+        mine = {r: refs for r, refs in mine.items() if refs}
+        holders = sorted({lease for r in mine for lease, keys in r.leases.items() if key in keys})
+        loading = [r for r in mine if r.pins or r.id in self._builds]
+        if holders or loading:
+            what = f"Leases hold it: {', '.join(holders)}" if holders else "It is being loaded"
+            raise ModelInUseException(
+                f"The model {key} is in use. {what}.", metadata={"key": key, "holders": ",".join(holders)}
+            )
+        dropped: list[Resident] = []
+        before = self.usage().zombie
+        for resident, refs in mine.items():
+            if resident.leases:
+                resident.refs -= refs
+                self._on_change(resident, False)
+                continue
+            self._drop(resident)
+            dropped.append(resident)
+        zombie = self.usage().zombie - before
+        held = sum(r.size_bytes for r in dropped if r.stage is not Stage.FAILED)
+        self._wake()
+        return Eviction(dropped, held - zombie, zombie)
+
+    def sweep(self) -> None:
+        """Notice what changes without an event: memory that nobody maps any more, old failures."""
+        still: list[Memory] = []
+        for memory in self._zombies:
+            if memory.in_use():
+                still.append(memory)
+            else:
+                memory.close()
+        self._zombies = still
+        now = self._clock()
+        for resident in list(self._residents.values()):
+            if resident.stage is Stage.FAILED and now > resident.retry_at + _FORGET_FAILED_S:
+                self._drop(resident)
+        self._wake()
+
+    async def close(self) -> None:
+        """Stop building and let go of all memory; mapped memory lives on in its processes."""
+        for task in list(self._builds.values()):
+            task.cancel()
+        await asyncio.gather(*self._builds.values(), return_exceptions=True)
+        for resident in self._residents.values():
+            if resident.built is not None:
+                resident.built.memory.close()
+        for memory in self._zombies:
+            memory.close()
+        self._residents.clear()
+        self._zombies.clear()
+
+    # Admission.
+
+    async def _admit_or_wait(self, demand: Demand, max_wait_s: float) -> None:
+        if self._admit(demand):
+            return
+        deadline = self._clock() + max_wait_s
+        self._waiting.append(demand)
+        try:
+            while (left := deadline - self._clock()) > 0:
+                demand.wake.clear()
+                try:
+                    async with asyncio.timeout(left):
+                        await demand.wake.wait()
+                except TimeoutError:
+                    break
+                if self._admit(demand):
+                    return
+        finally:
+            self._waiting.remove(demand)
+        raise self._exhausted(demand)
+
+    def _admit(self, demand: Demand) -> bool:
+        now = self._clock()
+        plans = {plan.id: plan for plan in demand.plans}
+        missing: list[Plan] = []
+        for plan in plans.values():
+            resident = self._residents.get(plan.id)
+            if resident is None:
+                missing.append(plan)
+            elif resident.stage is Stage.FAILED:
+                if now < resident.retry_at:
+                    raise self._failure(resident)
+                missing.append(plan)
+        need = sum(plan.size_bytes for plan in missing)
+        if not self._make_room(need, plans.keys(), demand):
+            return False
+        keys = {
+            plan.id: frozenset(p.ref.key for p in demand.plans if p.id == plan.id) for plan in plans.values()
+        }
+        for plan in missing:
+            self._start(plan, now)
+        for plan in demand.plans:
+            resident = self._residents[plan.id]
+            resident.refs.add(plan.ref)
+            resident.last_use, resident.use_time = now, time.time()
+            if demand.is_lease:
+                resident.leases[demand.holder] = keys[plan.id]
+            else:
+                resident.pins.add(demand.holder)
+            self._on_change(resident, False)
+        demand.residents = [self._residents[plan.id] for plan in demand.plans]
+        demand.bytes_short, demand.blockers = 0, []
+        return True
+
+    def _make_room(self, need: int, keep: Iterable[str], demand: Demand) -> bool:
+        usage = self.usage()
+        short = need - (usage.budget - usage.used - usage.zombie)
+        if need == 0 or short <= 0:
+            return True
+        kept = set(keep)
+        victims: list[Resident] = []
+        for resident in sorted(self._residents.values(), key=lambda r: r.last_use):
+            if short <= 0:
+                break
+            built = resident.built
+            if resident.wanted or resident.id in kept or built is None or built.memory.in_use():
+                continue
+            victims.append(resident)
+            short -= resident.size_bytes
+        if short > 0:
+            demand.bytes_short = short
+            demand.blockers = sorted({lease for r in self._residents.values() for lease in r.leases})
+            if need > self.budget_bytes:
+                raise self._exhausted(demand)
+            return False
+        for resident in victims:
+            self._drop(resident)
+        return True
+
+    def _exhausted(self, demand: Demand) -> RamExhaustedException:
+        usage = self.usage()
+        if sum({plan.id: plan.size_bytes for plan in demand.plans}.values()) > self.budget_bytes:
+            why = "the whole budget is smaller than what was asked for; raise ram_budget_bytes"
+        elif demand.blockers:
+            why = f"held by the leases {', '.join(demand.blockers[:10])}"
+        else:
+            why = "the rest is being loaded for others, or still mapped by processes without a lease"
+        return RamExhaustedException(
+            f"{demand.bytes_short} bytes are short of the budget of {usage.budget}: {why}.",
+            metadata={
+                "bytes_short": str(demand.bytes_short),
+                "budget_bytes": str(usage.budget),
+                "holders": ",".join(demand.blockers),
+            },
+            retry_after=1.0,
+        )
+
+    # Building and dropping.
+
+    def _start(self, plan: Plan, now: float) -> None:
+        before = self._residents.get(plan.id)
+        resident = Resident(
+            plan, Stage.QUEUED, plan.size_bytes, now, failures=before.failures if before is not None else 0
+        )
+        self._residents[plan.id] = resident
+        task = asyncio.get_running_loop().create_task(self._build(resident), name=f"build {plan.id}")
+        self._builds[plan.id] = task
+
+    async def _build(self, resident: Resident) -> None:
+        started = self._clock()
+
+        def progress(stage: Stage, done: int) -> None:
+            if resident.stage is not stage:
+                resident.stage = stage
+                self._on_change(resident, False)
+            resident.bytes_done = max(resident.bytes_done, done)
+            self._on_progress(resident)
+
+        try:
+            built = await self._builder.build(resident.plan, progress)
+        except asyncio.CancelledError:
+            resident.error = CancelledException("The loader is shutting down.")
+            resident.stage = Stage.FAILED
+            raise
+        except Exception as error:  # whatever a build raises is the answer to those who wait for it
+            resident.failures += 1
+            pause = min(_FIRST_COOLDOWN_S * 2 ** (resident.failures - 1), _LONGEST_COOLDOWN_S)
+            resident.retry_at = self._clock() + pause
+            resident.error = (
+                error
+                if isinstance(error, ModelkeepError)
+                else InvalidModelException(f"The component cannot be built ({type(error).__name__}).")
+            )
+            resident.stage = Stage.FAILED
+        else:
+            resident.built = built
+            resident.size_bytes = resident.bytes_done = built.memory.size_bytes
+            resident.load_seconds = self._clock() - started
+            resident.load_time = time.time()
+            resident.error, resident.failures = None, 0
+            resident.stage = Stage.RESIDENT
+        finally:
+            self._builds.pop(resident.id, None)
+        self._on_change(resident, False)
+        self._wake()
+
+    def _failure(self, resident: Resident) -> ModelkeepError:
+        error = resident.error
+        if error is None:
+            return CancelledException("The component was dropped while it was being loaded.")
+        wait = max(0.0, resident.retry_at - self._clock())
+        return type(error)(
+            error.message,
+            metadata=error.metadata,
+            violations=error.violations,
+            retry_after=round(wait, 3) or None,
+        )
+
+    def _drop(self, resident: Resident) -> None:
+        if resident.stage is not Stage.FAILED:
+            resident.stage = Stage.EVICTING
+        self._residents.pop(resident.id, None)
+        if resident.built is not None:
+            memory = resident.built.memory
+            if memory.in_use():
+                self._zombies.append(memory)
+            else:
+                memory.close()
+        self._on_change(resident, True)
+
+    def _wake(self) -> None:
+        for demand in self._waiting:
+            demand.wake.set()

@@ -1,0 +1,93 @@
+"""RecordService, as far as the loader needs it: one record, and the files of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import grpc.aio
+
+from modelkeep.client._addresses import Address
+from modelkeep.client._errors import decode
+from modelkeep.model.v1 import model_pb2, taxonomy_pb2
+from modelkeep.record.v1 import record_service_pb2, record_service_pb2_grpc
+from modelkeep_loader.domain_plan import FileFacts, Record
+
+_TIMEOUT_S = 10.0
+_PAGE = 1000
+
+
+class RecordClient:
+    """A :class:`modelkeep_loader.domain_plan.Records` over gRPC.
+
+    Args:
+        address: ``host:port`` or ``unix:…`` of RecordService.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = Address("record", address, "the setting record_address")
+        # Messages stay small: a list of files comes in pages.
+        self._channel = grpc.aio.insecure_channel(address, options=[("grpc.enable_retries", 0)])
+        self._stub = record_service_pb2_grpc.RecordServiceStub(self._channel)
+        self._store_id = ""
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+    async def get(self, key: str) -> Record:
+        """See :class:`modelkeep_loader.domain_plan.Records`."""
+        try:
+            response = await self._stub.GetModel(
+                record_service_pb2.GetModelRequest(key=key), timeout=_TIMEOUT_S
+            )
+            if not self._store_id:
+                # Identifies what has no digest; a store that is exchanged comes with new revisions.
+                info = await self._stub.GetStoreInfo(
+                    record_service_pb2.GetStoreInfoRequest(), timeout=_TIMEOUT_S
+                )
+                self._store_id = info.store_id
+        except grpc.aio.AioRpcError as error:
+            raise decode(error, self._address) from None
+        return to_record(response.model, self._store_id)
+
+    async def files(self, key: str) -> Mapping[str, FileFacts]:
+        """See :class:`modelkeep_loader.domain_plan.Records`."""
+        found: dict[str, FileFacts] = {}
+        token = ""
+        try:
+            while True:
+                request = record_service_pb2.ListModelFilesRequest(key=key, page_size=_PAGE, page_token=token)
+                page = await self._stub.ListModelFiles(request, timeout=_TIMEOUT_S)
+                found.update({file.path: to_file(file) for file in page.files})
+                token = page.next_page_token
+                if not token:
+                    return found
+        except grpc.aio.AioRpcError as error:
+            raise decode(error, self._address) from None
+
+
+def to_record(model: model_pb2.Model, store_id: str) -> Record:
+    """What the loader needs of a record."""
+    main, vae = model.main, model.vae
+    return Record(
+        store_id=store_id,
+        key=model.key,
+        revision=model.revision,
+        name=model.name,
+        type=taxonomy_pb2.ModelType.Name(model.type).removeprefix("MODEL_TYPE_").lower(),
+        format=taxonomy_pb2.ModelFormat.Name(model.format).removeprefix("MODEL_FORMAT_").lower(),
+        base=model.base,
+        path=model.path,
+        root_id=model.root_id,
+        hash=model.current_hash or model.original_hash,
+        vae=main.vae if model.HasField("main") else "",
+        upcast_attention=main.upcast_attention if main.HasField("upcast_attention") else None,
+        scaling_factor=vae.scaling_factor if vae.HasField("scaling_factor") else None,
+    )
+
+
+def to_file(file: model_pb2.ModelFile) -> FileFacts:
+    """What the loader needs of a file."""
+    digest = f"sha256:{file.sha256}" if file.sha256 else f"blake3:{file.blake3}" if file.blake3 else ""
+    seconds = file.modify_time.ToNanoseconds() / 1e9 if file.HasField("modify_time") else None
+    return FileFacts(file.size_bytes, seconds, digest)

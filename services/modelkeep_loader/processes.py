@@ -1,0 +1,86 @@
+"""Processes on this host: who is at the other end of a socket, and when somebody dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+#: SO_PEERPIDFD of Linux 6.5; the standard library has no name for it.
+_SO_PEERPIDFD: Final = 77
+_UCRED = struct.Struct("3i")
+
+
+class Peer(NamedTuple):
+    """The process at the other end of a UNIX socket, as the kernel knows it.
+
+    ``pidfd`` refers to that very process, whatever becomes of its number; -1 if none could be had.
+    """
+
+    pid: int
+    uid: int
+    pidfd: int
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """Who connected. The caller closes ``pidfd``.
+
+    SO_PEERPIDFD gives a descriptor of the process that connected. Older kernels tell only its number
+    (SO_PEERCRED), which could in theory be another process's by the time it is opened.
+    """
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    pid, uid, _gid = _UCRED.unpack(raw)
+    try:
+        return Peer(pid, uid, connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD))
+    except OSError:
+        return Peer(pid, uid, open_process(pid))
+
+
+def open_process(pid: int) -> int:
+    """A descriptor that becomes readable when the process dies; -1 if there is no such process."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1
+
+
+class DeathWatch:
+    """Calls back once for each watched process that dies.
+
+    Args:
+        on_death: Called on the event loop with the process id.
+    """
+
+    def __init__(self, on_death: Callable[[int], None]) -> None:
+        self._on_death = on_death
+        self._descriptors: dict[int, int] = {}
+
+    def watch(self, pid: int, pidfd: int) -> None:
+        """Begin to watch a process; takes ``pidfd`` over. One already watched is not watched twice."""
+        if pidfd < 0:
+            self._on_death(pid)
+        elif pid in self._descriptors:
+            os.close(pidfd)
+        else:
+            self._descriptors[pid] = pidfd
+            asyncio.get_running_loop().add_reader(pidfd, self._died, pid)
+
+    def close(self) -> None:
+        """Stop watching all of them."""
+        for pid in list(self._descriptors):
+            self._forget(pid)
+
+    def _died(self, pid: int) -> None:
+        self._forget(pid)
+        self._on_death(pid)
+
+    def _forget(self, pid: int) -> None:
+        descriptor = self._descriptors.pop(pid, -1)
+        if descriptor >= 0:
+            with contextlib.suppress(RuntimeError):
+                asyncio.get_running_loop().remove_reader(descriptor)
+            os.close(descriptor)

@@ -1,0 +1,70 @@
+"""Sealed anonymous memory: a memfd that nobody can write, grow or shrink any more.
+
+``open_readonly`` turns the descriptor that was written through into one that can only be read. The
+loader keeps and hands out only such descriptors: the kernel then can tell, by a lease on the file,
+whether anybody else still has it open or mapped (fcntl(2), F_SETLEASE).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from typing import Final
+
+#: Every seal that freezes contents and size, and freezes the seals themselves.
+ALL_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+#: F_SETSIG of <fcntl.h> on Linux; the standard library has no name for it.
+_F_SETSIG: Final = 10
+
+
+def create(name: str, size_bytes: int) -> int:
+    """Make an unsealed memfd of a size; pages take memory once they are written."""
+    fd = os.memfd_create(name, os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, size_bytes)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def seal(fd: int) -> None:
+    """Freeze contents and size for ever. No writable shared mapping may exist."""
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, ALL_SEALS)
+
+
+def is_sealed(fd: int) -> bool:
+    """Whether every seal is on; False for a descriptor that is no memfd at all."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GET_SEALS) & ALL_SEALS == ALL_SEALS
+    except OSError:
+        return False
+
+
+def open_readonly(fd: int) -> int:
+    """A new open file on the same memory, for reading only, closed on exec."""
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def in_use_elsewhere(fd: int) -> bool:
+    """Whether anybody else has this memory open or mapped, in any process, also after a fork.
+
+    Args:
+        fd: The caller's only open file on the memory, made by :func:`open_readonly`.
+
+    A write lease is granted by the kernel only on a file that nobody else has open, and a mapping
+    counts as open. Where leases are refused for another reason (a kernel without file leases), the
+    answer is False: bytes are then counted as free when the loader itself has let go of them.
+    """
+    try:
+        # Should somebody open the file in this very moment, the kernel would tell by SIGIO, which
+        # kills; SIGURG is ignored by default.
+        fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False

@@ -1,0 +1,253 @@
+"""The wire of LoaderService: a few lines a method, no policy."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from modelkeep.exceptions import (
+    FieldInvalidException,
+    FieldViolation,
+    ServerDrainingException,
+    UnknownLeaseException,
+)
+from modelkeep.loader.v1 import loader_service_pb2 as pb
+from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
+from modelkeep_common.idempotency import fingerprint
+from modelkeep_common.paging import clamp_page_size, decode_page_token, encode_page_token
+from modelkeep_common.watch import stream_frames
+from modelkeep_loader import convert
+from modelkeep_loader.domain_cache import Demand
+from modelkeep_loader.domain_leases import Lease
+from modelkeep_loader.domain_lending import Lending
+from modelkeep_loader.store import ResidentHistory, read_residents
+
+#: Seconds between two frames while something is loading: five a second.
+_FRAME_S = 0.2
+#: Seconds between two signs of life of a held lease.
+_ALIVE_S = 15.0
+
+
+class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
+    """See loader_service.proto.
+
+    Args:
+        lending: The core.
+        history: For lists and watches of residents.
+        socket_path: The descriptor socket.
+    """
+
+    def __init__(self, lending: Lending, history: ResidentHistory, socket_path: str) -> None:
+        self._lending = lending
+        self._history = history
+        self._socket_path = socket_path
+        self._draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """End the open streams with SERVER_DRAINING."""
+        self._draining.set()
+
+    async def HoldModel(  # type: ignore[override]  # writes its frames instead of yielding them
+        self, request: pb.HoldModelRequest, context: Any
+    ) -> None:
+        """See the .proto."""
+        self._lending.check_host(request.boot_id)
+        refs = convert.to_refs(request.components)
+        if request.lease_id:
+            lease = self._lending.take_up(request.lease_id, request.lease_secret, refs)
+        else:
+            demand = await self._lending.demand(refs, is_lease=True)
+
+            def frame(rate: int) -> pb.HoldModelResponse:
+                if demand.residents:
+                    return pb.HoldModelResponse(progress=convert.progress_message(demand, rate))
+                short = pb.HoldQueued(bytes_short=demand.bytes_short, holder_lease_ids=demand.blockers)
+                return pb.HoldModelResponse(queued=short)
+
+            await self._fetch(context, demand, convert.seconds(request.max_wait), frame)
+            lease = self._lending.grant(demand, label=request.label, claimed_pid=request.pid)
+        binding = self._lending.leases.bind_stream(lease)
+        try:
+            await context.write(pb.HoldModelResponse(granted=self._grant(lease, request.delivery)))
+            while not await self._until(lease.ended, _ALIVE_S):
+                await context.write(pb.HoldModelResponse(alive=pb.HoldAlive()))
+            if lease.end_reason != "RELEASED":
+                why = convert.error_message(UnknownLeaseException(f"The lease ended: {lease.end_reason}."))
+                await context.write(pb.HoldModelResponse(lost=pb.HoldLost(error=why)))
+        finally:
+            self._lending.leases.unbind(lease, binding)
+
+    async def AcquireLease(self, request: pb.AcquireLeaseRequest, context: Any) -> pb.AcquireLeaseResponse:
+        """See the .proto."""
+        self._lending.check_host(request.boot_id)
+        ttl = convert.ttl_seconds(request)
+        demand = await self._lending.demand(convert.to_refs(request.components), is_lease=True)
+        await self._lending.cache.acquire(demand, max_wait_s=convert.seconds(request.max_wait))
+        lease = self._lending.grant(demand, label=request.label, claimed_pid=request.pid)
+        self._lending.leases.bind_ttl(lease, ttl)
+        return pb.AcquireLeaseResponse(grant=self._grant(lease, request.delivery))
+
+    async def RenewLease(self, request: pb.RenewLeaseRequest, context: Any) -> pb.RenewLeaseResponse:
+        """See the .proto."""
+        lease = self._lending.leases.authorise(request.lease_id, request.lease_secret)
+        self._lending.leases.bind_ttl(lease, convert.ttl_seconds(request))
+        ticket = self._lending.tickets.issue(lease.id)
+        return pb.RenewLeaseResponse(lease=convert.lease_message(lease), ticket=ticket)
+
+    async def ReleaseLease(self, request: pb.ReleaseLeaseRequest, context: Any) -> pb.ReleaseLeaseResponse:
+        """See the .proto."""
+        lease = self._lending.leases.authorise(request.lease_id, request.lease_secret)
+        self._lending.leases.release(lease)
+        return pb.ReleaseLeaseResponse(lease=convert.lease_message(lease))
+
+    async def GetLease(self, request: pb.GetLeaseRequest, context: Any) -> pb.GetLeaseResponse:
+        """See the .proto."""
+        return pb.GetLeaseResponse(lease=convert.lease_message(self._lending.leases.get(request.lease_id)))
+
+    async def ListLeases(self, request: pb.ListLeasesRequest, context: Any) -> pb.ListLeasesResponse:
+        """See the .proto."""
+        mark = fingerprint(request, without=("page_token", "page_size"))
+        after = tuple(decode_page_token(request.page_token, mark))
+        leases = [
+            lease
+            for lease in sorted(self._lending.leases.alive(), key=lambda held: (held.create_time, held.id))
+            if (not request.key or any(ref.key == request.key for ref in lease.refs))
+            and (lease.create_time, lease.id) > after
+        ]
+        size = clamp_page_size(request.page_size)
+        page = leases[:size]
+        more = encode_page_token([page[-1].create_time, page[-1].id], mark) if len(leases) > size else ""
+        return pb.ListLeasesResponse(leases=map(convert.lease_message, page), next_page_token=more)
+
+    async def LoadModel(  # type: ignore[override]  # writes its frames instead of yielding them
+        self, request: pb.LoadModelRequest, context: Any
+    ) -> None:
+        """See the .proto."""
+        if request.tier not in (resident_pb2.TIER_UNSPECIFIED, resident_pb2.TIER_RAM):
+            raise FieldInvalidException(
+                "This host has no such tier.", violations=[FieldViolation("tier", "must be TIER_RAM here")]
+            )
+        demand = await self._lending.demand(convert.to_refs(request.components), is_lease=False)
+
+        def frame(rate: int) -> pb.LoadModelResponse:
+            return pb.LoadModelResponse(progress=convert.progress_message(demand, rate))
+
+        first = pb.LoadModelResponse(plan=convert.plan_message(demand), context=request.context)
+        await context.write(first)
+        try:
+            await self._fetch(context, demand, convert.seconds(request.max_wait), frame)
+            for resident in demand.residents[:-1]:
+                await context.write(pb.LoadModelResponse(resident=convert.resident_message(resident)))
+            last = convert.resident_message(demand.residents[-1])
+            await context.write(pb.LoadModelResponse(resident=last, context=request.context))
+        finally:
+            self._lending.cache.give_back(demand.holder)
+
+    async def EvictModel(self, request: pb.EvictModelRequest, context: Any) -> pb.EvictModelResponse:
+        """See the .proto."""
+        done = self._lending.cache.evict(request.key, convert.submodel_name(request.submodel))
+        return pb.EvictModelResponse(
+            evicted=map(convert.resident_message, done.residents),
+            freed_bytes=done.freed,
+            zombie_bytes=done.zombie,
+        )
+
+    async def ListResidents(self, request: pb.ListResidentsRequest, context: Any) -> pb.ListResidentsResponse:
+        """See the .proto."""
+        mark = fingerprint(request, without=("page_token", "page_size"))
+        position = decode_page_token(request.page_token, mark)
+        after = str(position[0]) if position else ""
+        size = clamp_page_size(request.page_size)
+        # The token first: what changes after it may be in the list already, but is never missed.
+        token = await self._history.flush()
+        messages = [convert.resident_message(r) for r in self._lending.cache.residents() if r.id > after]
+        found = [m for m in messages if convert.is_about(request.key, m.components)]
+        page = found[:size]
+        more = encode_page_token([page[-1].id], mark) if len(found) > size else ""
+        return pb.ListResidentsResponse(residents=page, next_page_token=more, resume_token=token)
+
+    async def WatchResidents(  # type: ignore[override]  # writes its frames instead of yielding them
+        self, request: pb.WatchResidentsRequest, context: Any
+    ) -> None:
+        """See the .proto."""
+        matches: Callable[[resident_pb2.Resident], bool] | None = None
+        if request.key:
+
+            def matches(resident: resident_pb2.Resident) -> bool:
+                return convert.is_about(request.key, resident.components)
+
+        await self._history.flush()
+        watch = self._history.hub.watch(
+            resume_token=request.resume_token,
+            matches=matches,
+            snapshot=read_residents,
+            skip_snapshot=request.skip_snapshot,
+            bookmark_interval_s=min(convert.seconds(request.bookmark_interval), 30.0),
+        )
+        await stream_frames(context, watch, convert.watch_response)
+
+    async def GetCapacity(self, request: pb.GetCapacityRequest, context: Any) -> pb.GetCapacityResponse:
+        """See the .proto."""
+        usage = self._lending.cache.usage()
+        return pb.GetCapacityResponse(
+            tiers=[convert.capacity_message(usage)],
+            devices=[convert.DEVICE],
+            boot_id=self._lending.boot_id,
+            socket_path=self._socket_path,
+            lease_count=len(self._lending.leases.alive()),
+            queued_count=usage.waiting,
+        )
+
+    def _grant(self, lease: Lease, delivery: pb.Delivery) -> pb.Grant:
+        ticket = b"" if delivery == pb.DELIVERY_NONE else self._lending.tickets.issue(lease.id)
+        return convert.grant_message(lease, ticket, self._socket_path)
+
+    async def _fetch(
+        self, context: Any, demand: Demand, max_wait_s: float, frame: Callable[[int], Any]
+    ) -> None:
+        """Meet a demand, and write frames while that takes time. Holds nothing if it raises."""
+        cache = self._lending.cache
+        if cache.take_now(demand) is not None:
+            return
+        work = asyncio.ensure_future(cache.acquire(demand, max_wait_s=max_wait_s))
+        draining = asyncio.ensure_future(self._draining.wait())
+        try:
+            done_before, when = 0, time.monotonic()
+            await asyncio.sleep(0)  # lets it begin, so that the first frame has something to say
+            while not work.done():
+                done, now = sum(r.bytes_done for r in demand.residents), time.monotonic()
+                rate = int((done - done_before) / (now - when)) if now > when and done > done_before else 0
+                done_before, when = done, now
+                await context.write(frame(rate))
+                await asyncio.wait({work, draining}, timeout=_FRAME_S, return_when=asyncio.FIRST_COMPLETED)
+                if draining.done():
+                    raise ServerDrainingException("The loader is shutting down.", retry_after=1.0)
+            work.result()
+        except BaseException:
+            work.cancel()
+            await asyncio.wait({work})
+            cache.give_back(demand.holder)
+            raise
+        finally:
+            draining.cancel()
+
+    async def _until(self, event: asyncio.Event, timeout_s: float) -> bool:
+        """Wait for an event; False if it did not come in time.
+
+        Raises:
+            ServerDrainingException: The server drains first.
+        """
+        waits = {asyncio.ensure_future(event.wait()), asyncio.ensure_future(self._draining.wait())}
+        try:
+            await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if not event.is_set() and self._draining.is_set():
+            raise ServerDrainingException(
+                "The loader is shutting down. What is mapped stays valid; take a new lease when it is back.",
+                retry_after=1.0,
+            )
+        return event.is_set()

@@ -1,0 +1,97 @@
+"""The diffusers configuration of a VAE that comes as one file, from its shapes and its family.
+
+What a shape shows is read off the shapes; what none shows (scaling factor and the like) stands in
+``data/vae.json`` by family, as the families' published configurations have it. No torch here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from modelkeep.exceptions import InvalidModelException
+
+_DIFFUSERS_BLOCK = re.compile(r"^encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.conv1\.weight$")
+_LDM_BLOCK = re.compile(r"^encoder\.down\.(\d+)\.block\.(\d+)\.conv1\.weight$")
+_LDM_PREFIX = "first_stage_model."
+
+
+def is_diffusers_layout(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether the names are those of diffusers' AutoencoderKL."""
+    return any(_DIFFUSERS_BLOCK.match(name) for name in shapes)
+
+
+def ldm_prefix(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """What stands before the names in a latent-diffusion checkpoint: "first_stage_model." or nothing."""
+    return _LDM_PREFIX if any(name.startswith(_LDM_PREFIX) for name in shapes) else ""
+
+
+def infer(
+    shapes: Mapping[str, tuple[int, ...]], *, base: str, scaling_factor: float | None
+) -> dict[str, Any]:
+    """Configuration of the AutoencoderKL whose tensors have these shapes.
+
+    Args:
+        shapes: Name → shape, in diffusers' or in latent-diffusion's layout.
+        base: The model's family, such as "sd-1".
+        scaling_factor: What the record says; None takes the family's.
+
+    Raises:
+        InvalidModelException: The tensors are no AutoencoderKL, or the family is not known here.
+    """
+    prefix = ldm_prefix(shapes)
+    plain = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
+    pattern = _DIFFUSERS_BLOCK if is_diffusers_layout(plain) else _LDM_BLOCK
+    blocks: dict[int, int] = {}
+    layers = 0
+    for name, shape in plain.items():
+        if (match := pattern.match(name)) and shape:
+            blocks[int(match[1])] = shape[0]
+            layers = max(layers, int(match[2]) + 1)
+    try:
+        widths = [blocks[i] for i in range(len(blocks))]
+        inner = {
+            "in_channels": plain["encoder.conv_in.weight"][1],
+            "out_channels": plain["decoder.conv_out.weight"][0],
+            "latent_channels": plain["decoder.conv_in.weight"][1],
+        }
+    except (KeyError, IndexError):
+        widths, inner = [], {}
+    if not widths:
+        raise InvalidModelException(
+            "The file is no VAE of the AutoencoderKL kind: its tensors have other names.",
+            metadata={"detail": "no AutoencoderKL"},
+        )
+    family = _families().get(base)
+    if family is None:
+        raise InvalidModelException(
+            f"A VAE in one file needs a base among {', '.join(sorted(_families()))}; the record says "
+            f"{base!r}. Set the record's base.",
+            metadata={"detail": f"base {base}"},
+        )
+    return {
+        "_class_name": "AutoencoderKL",
+        **family,
+        **({} if scaling_factor is None else {"scaling_factor": scaling_factor}),
+        **inner,
+        "block_out_channels": widths,
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
+        "layers_per_block": layers,
+        "use_quant_conv": "quant_conv.weight" in plain,
+        "use_post_quant_conv": "post_quant_conv.weight" in plain,
+        "mid_block_add_attention": any(
+            name.startswith(("encoder.mid_block.attentions.", "encoder.mid.attn_1.")) for name in plain
+        ),
+    }
+
+
+@cache
+def _families() -> dict[str, dict[str, Any]]:
+    text = resources.files("modelkeep_loader").joinpath("data/vae.json").read_text(encoding="utf-8")
+    families: dict[str, dict[str, Any]] = json.loads(text)
+    return families

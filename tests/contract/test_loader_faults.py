@@ -1,0 +1,176 @@
+"""What happens to workers when the loader dies, and how a loader starts, drains and refuses to start."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from modelkeep.loader.v1 import loader_service_pb2 as pb
+from modelkeep.loader.v1 import loader_service_pb2_grpc
+from modelkeep_common.serving import start_server
+from modelkeep_common.startup import StartupError
+from modelkeep_loader.app import LoaderApplication
+from modelkeep_loader.config import LoaderSettings
+from support import tinymodels
+from support.loaders import Lender, component
+from support.records import record_service
+from support.workers import ROOT, WorkerError, shared_workers
+
+pytestmark = pytest.mark.timeout(180)
+
+
+class LoaderProcess:
+    """A LoaderService as a process of its own, that can be killed and started again."""
+
+    def __init__(self, data_dir: Path, record_address: str, models: Path, port: int) -> None:
+        self.address = f"127.0.0.1:{port}"
+        self._arguments = [
+            f"--data-dir={data_dir}",
+            f"--port={port}",
+            f"--record-address={record_address}",
+            f"--import-roots={models}",
+            f"--descriptor-dir={data_dir / 'fd'}",
+            "--drain-grace-s=1",
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        """Start it and wait until it answers."""
+        path = os.pathsep.join([str(ROOT / "services"), str(ROOT / "clients" / "python")])
+        command = [sys.executable, "-m", "modelkeep_loader", *self._arguments]
+        self._process = await asyncio.to_thread(
+            lambda: subprocess.Popen(
+                command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL
+            )
+        )
+        async with grpc.aio.insecure_channel(self.address) as channel:
+            stub: Any = loader_service_pb2_grpc.LoaderServiceStub(channel)
+            await stub.GetCapacity(pb.GetCapacityRequest(), wait_for_ready=True, timeout=30)
+
+    async def stop(self, number: signal.Signals) -> int:
+        """Send it a signal; its exit code."""
+        process = self._process
+        assert process is not None
+        process.send_signal(number)
+        return await asyncio.to_thread(process.wait, 20)
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+async def records(data_dir: Path) -> AsyncIterator[tuple[Any, str]]:
+    port = free_port()
+    async with record_service(data_dir, port=port) as stub:
+        yield stub, f"127.0.0.1:{port}"
+
+
+async def test_workers_go_on_when_the_loader_is_killed_and_can_use_the_next_one(
+    data_dir: Path, records: tuple[Any, str]
+) -> None:
+    models = data_dir / "imports"
+    shared_workers()  # begins to import while the models are made
+    await asyncio.to_thread(tinymodels.save_pipeline, models / "sd")
+    stub, record_address = records
+    loader = LoaderProcess(data_dir, record_address, models, free_port())
+    await loader.start()
+    key = await Lender(None, stub, "", models, None).register(models / "sd")
+    worker = await shared_workers().new()
+    await worker.do("connect", address=loader.address)
+    held = {"key": key, "submodel": "vae", "precision": "bfloat16"}
+    await worker.do("hold", **held)
+    before = await worker.do("decode")
+
+    await loader.stop(signal.SIGKILL)
+    assert await worker.do("decode") == before
+    assert await worker.do("verify")
+    assert "UNAVAILABLE" in await worker.do("lost")
+
+    # The next one takes the stale socket's place, and starts with nothing held.
+    await loader.start()
+    await worker.do("release")
+    with pytest.raises(WorkerError) as raised:
+        await worker.do("hold", **{**held, "key": "0" * 32})
+    assert raised.value.args[0] == "UnknownModelException"
+    assert await worker.do("decode") == before
+    assert await loader.stop(signal.SIGTERM) == 0
+    await worker.close()
+    assert not orphans()
+
+
+def orphans() -> list[str]:
+    """Helper processes whose parent has gone."""
+    found: list[str] = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes()
+                parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
+            except OSError:
+                continue
+            if b"modelkeep_loader.convert_main" in command and parent == "1":
+                found.append(entry.name)
+    return found
+
+
+async def test_without_recordservice_a_request_says_which_peer_is_missing(data_dir: Path) -> None:
+    settings = LoaderSettings.for_test(
+        data_dir, record_address=f"127.0.0.1:{free_port()}", descriptor_dir=data_dir / "fd"
+    )
+    server = await start_server(LoaderApplication(settings), settings)
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub: Any = loader_service_pb2_grpc.LoaderServiceStub(channel)
+        request = pb.AcquireLeaseRequest(components=[component("0" * 32)])
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.AcquireLease(request)
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "record" in (raised.value.details() or "")
+        capacity = await stub.GetCapacity(pb.GetCapacityRequest())
+        assert capacity.tiers[0].budget_bytes > 1 << 28
+        assert capacity.socket_path == str(data_dir / "fd" / "fd.sock")
+    await server.stop()
+    assert not (data_dir / "fd" / "fd.sock").exists()
+
+
+async def test_a_second_loader_on_the_same_data_folder_refuses_to_start(data_dir: Path) -> None:
+    settings = LoaderSettings.for_test(data_dir, descriptor_dir=data_dir / "fd")
+    server = await start_server(LoaderApplication(settings), settings)
+    try:
+        with pytest.raises(StartupError) as raised:
+            await start_server(LoaderApplication(settings), settings)
+        assert raised.value.exit_code == 98
+    finally:
+        await server.stop()
+
+
+async def test_a_descriptor_folder_with_too_long_a_name_is_a_bad_setting(data_dir: Path) -> None:
+    settings = LoaderSettings.for_test(data_dir, descriptor_dir=data_dir / ("x" * 100))
+    with pytest.raises(StartupError) as raised:
+        await start_server(LoaderApplication(settings), settings)
+    assert raised.value.exit_code == 78
+
+
+def test_the_serving_process_imports_neither_torch_nor_diffusers() -> None:
+    code = (
+        "import sys, modelkeep_loader.app, modelkeep_loader.__main__;"
+        "print([n for n in ('torch', 'diffusers', 'transformers', 'numpy') if n in sys.modules])"
+    )
+    path = os.pathsep.join([str(ROOT / "services"), str(ROOT / "clients" / "python")])
+    found = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=True
+    )
+    assert found.stdout.strip() == b"[]"

@@ -1,0 +1,57 @@
+"""What tests of lending do to a loader, over its channel and its descriptor socket."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from typing import Any
+
+from modelkeep.loader.v1 import loader_service_pb2 as pb
+from modelkeep.loader.v1 import resident_pb2
+from support.loaders import Lender
+
+
+async def leases(loader: Lender) -> list[resident_pb2.Lease]:
+    return list((await loader.stub.ListLeases(pb.ListLeasesRequest())).leases)
+
+
+async def no_leases(loader: Lender, within_s: float = 2.0) -> float:
+    """Seconds until there is no lease any more."""
+    started = time.monotonic()
+    while await leases(loader):
+        assert time.monotonic() - started < within_s, "a lease is still there"
+        await asyncio.sleep(0.005)
+    return time.monotonic() - started
+
+
+async def load(loader: Lender, *components: resident_pb2.ComponentRef) -> list[pb.LoadModelResponse]:
+    return [frame async for frame in loader.stub.LoadModel(pb.LoadModelRequest(components=components))]
+
+
+async def acquire(loader: Lender, *components: resident_pb2.ComponentRef, **more: Any) -> pb.Grant:
+    request = pb.AcquireLeaseRequest(components=components, **more)
+    return (await loader.stub.AcquireLease(request)).grant  # type: ignore[no-any-return]  # an untyped stub
+
+
+async def release(loader: Lender, grant: pb.Grant) -> None:
+    request = pb.ReleaseLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
+    await loader.stub.ReleaseLease(request)
+
+
+async def evict_all(loader: Lender) -> None:
+    for resident in (await loader.stub.ListResidents(pb.ListResidentsRequest())).residents:
+        for one in resident.components:
+            await loader.stub.EvictModel(pb.EvictModelRequest(key=one.key))
+
+
+def hand_in(path: str, ticket: bytes) -> bytes:
+    """What the descriptor socket answers to a ticket, up to its end or its first byte."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(path)
+        connection.sendall(ticket)
+        answer = connection.recv(1)
+        while answer[:1] == b"\x01" and (data := connection.recv(4096)):
+            answer += data
+        return answer

@@ -1,0 +1,125 @@
+"""A LoaderService for tests, with the RecordService that it reads, and records of tiny models."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from modelkeep.client._addresses import Address
+from modelkeep.client._errors import decode
+from modelkeep.exceptions import BY_REASON, ModelkeepError
+from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
+from modelkeep.model.v1 import model_pb2, taxonomy_pb2
+from modelkeep.record.v1 import record_service_pb2, record_service_pb2_grpc
+from modelkeep_common.serving import start_server
+from modelkeep_loader.app import LoaderApplication
+from modelkeep_loader.config import LoaderSettings
+from modelkeep_record.app import RecordApplication
+from modelkeep_record.config import RecordSettings
+
+
+@dataclass
+class Lender:
+    """Both services, in this process.
+
+    Attributes:
+        stub: Of LoaderService.
+        records: Stub of RecordService.
+        address: Of LoaderService.
+        models: Folder that models may lie in.
+    """
+
+    stub: Any
+    records: Any
+    address: str
+    models: Path
+    app: Any
+
+    async def register(self, path: Path | str, **fields: Any) -> str:
+        """Make a record of a model that lies at a path, with the digests of its files; its key."""
+        place = Path(path)
+        values: dict[str, Any] = {
+            "name": place.name,
+            "type": taxonomy_pb2.MODEL_TYPE_MAIN,
+            "format": taxonomy_pb2.MODEL_FORMAT_DIFFUSERS,
+            "base": "sd-1",
+            "path": str(path),
+            "current_hash": "imohash-of-it",
+            **fields,
+        }
+        model = model_pb2.Model(**values)
+        request = record_service_pb2.CreateModelRequest(model=model, files=files_of(place))
+        response = await self.records.CreateModel(request)
+        return str(response.model.key)
+
+
+def files_of(place: Path) -> Iterator[model_pb2.ModelFile]:
+    """What InstallService would write down about a model's files."""
+    paths = sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
+    for path in paths:
+        if not path.is_file():
+            continue
+        file = model_pb2.ModelFile(
+            path=path.relative_to(place).as_posix() if path != place else path.name,
+            size_bytes=path.stat().st_size,
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            digest_state=model_pb2.DIGEST_STATE_COMPUTED,
+        )
+        file.modify_time.FromNanoseconds(path.stat().st_mtime_ns)
+        yield file
+
+
+@contextlib.asynccontextmanager
+async def lender(data_dir: Path, models: Path, **settings: Any) -> AsyncIterator[Lender]:
+    """Both services, serving in this process; the loader may read `models`."""
+    record_settings = RecordSettings.for_test(data_dir)
+    record = await start_server(RecordApplication(record_settings), record_settings)
+    values = {"record_address": record.address, "import_roots": (models,), "descriptor_dir": data_dir / "fd"}
+    loader_settings = LoaderSettings.for_test(data_dir, **{**values, **settings})
+    app = LoaderApplication(loader_settings)
+    try:
+        loader = await start_server(app, loader_settings)
+        try:
+            async with (
+                grpc.aio.insecure_channel(loader.address) as channel,
+                grpc.aio.insecure_channel(record.address) as records,
+            ):
+                yield Lender(
+                    loader_service_pb2_grpc.LoaderServiceStub(channel),
+                    record_service_pb2_grpc.RecordServiceStub(records),
+                    loader.address,
+                    models,
+                    app,
+                )
+        finally:
+            await loader.stop()
+    finally:
+        await record.stop()
+
+
+@contextlib.contextmanager
+def refused(reason: str) -> Iterator[ModelkeepError]:
+    """The call inside fails with this reason; afterwards the exception it stands for can be looked at."""
+    found = BY_REASON[reason]("")
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        yield found
+    error = decode(raised.value, Address("loader", "", "the test"))
+    assert error.reason == reason, error
+    found.__dict__.update(error.__dict__)
+
+
+def component(key: str, submodel: str = "", precision: str = "auto") -> resident_pb2.ComponentRef:
+    """The message that names a component."""
+    return resident_pb2.ComponentRef(
+        key=key,
+        submodel=f"SUB_MODEL_TYPE_{(submodel or 'unspecified').upper()}",
+        precision=f"PRECISION_{precision.upper()}",
+    )

@@ -1,0 +1,242 @@
+"""The RAM tier: what is kept, what goes, who waits. Real sealed memory, no torch."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from modelkeep.exceptions import InvalidModelException, ModelInUseException, RamExhaustedException
+from modelkeep_loader import sealed
+from modelkeep_loader.domain import BuildProgress, Built, ComponentRef, Memory, ModelFacts, Plan, Stage
+from modelkeep_loader.domain_cache import Demand, RamCache
+
+MB = 1 << 20
+FACTS = ModelFacts("tiny", "sd-1", "vae", Path("/models/tiny"), "hash")
+
+
+class Kiln:
+    """Builds memory of the planned size; can be made to wait or to fail."""
+
+    def __init__(self) -> None:
+        self.built: list[str] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.broken: set[str] = set()
+
+    async def build(self, plan: Plan, progress: BuildProgress) -> Built:
+        progress(Stage.READING, 0)
+        await self.gate.wait()
+        if plan.id in self.broken:
+            raise InvalidModelException(f"{plan.id} is broken", metadata={"path": "x"})
+        self.built.append(plan.id)
+        fd = sealed.create("modelkeep:test", plan.size_bytes)
+        sealed.seal(fd)
+        readonly = sealed.open_readonly(fd)
+        os.close(fd)
+        return Built(Memory(readonly), (), {}, {}, frozenset())
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def plan(name: str, size: int = MB, key: str = "") -> Plan:
+    ref = ComponentRef(key or name, "", "float32")
+    return Plan(ref, name, True, "diffusers", "AutoencoderKL", {}, {}, "float32", (), None, size, FACTS)
+
+
+def want(holder: str, *plans: Plan, lease: bool = True) -> Demand:
+    return Demand(plans, holder, is_lease=lease)
+
+
+@pytest.fixture
+def kiln() -> Kiln:
+    return Kiln()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def cache(kiln: Kiln, clock: Clock) -> AsyncIterator[RamCache]:
+    made = RamCache(kiln, budget_bytes=3 * MB, clock=clock)
+    yield made
+    await made.close()
+
+
+async def held(cache: RamCache, holder: str, *plans: Plan, wait: float = 0.0) -> None:
+    await cache.acquire(want(holder, *plans), max_wait_s=wait)
+
+
+def names(cache: RamCache) -> list[str]:
+    return [resident.id for resident in cache.residents()]
+
+
+async def test_the_least_recently_used_goes_first_and_a_leased_one_never(
+    cache: RamCache, clock: Clock
+) -> None:
+    for name in ("a", "b", "c"):
+        clock.now += 1
+        await held(cache, f"lease-{name}", plan(name))
+    cache.give_back("lease-a")
+    clock.now += 1
+    cache.give_back("lease-b")
+    await held(cache, "lease-d", plan("d"))
+    assert names(cache) == ["b", "c", "d"]
+    await held(cache, "lease-e", plan("e"))
+    assert names(cache) == ["c", "d", "e"]
+    with pytest.raises(RamExhaustedException) as raised:
+        await held(cache, "lease-f", plan("f"))
+    assert raised.value.metadata == {
+        "bytes_short": str(MB),
+        "budget_bytes": str(3 * MB),
+        "holders": "lease-c,lease-d,lease-e",
+    }
+
+
+async def test_many_at_once_share_one_build(cache: RamCache, kiln: Kiln) -> None:
+    kiln.gate.clear()
+    tasks = [asyncio.create_task(held(cache, f"lease-{i}", plan("a"))) for i in range(20)]
+    await asyncio.sleep(0)
+    kiln.gate.set()
+    await asyncio.gather(*tasks)
+    assert kiln.built == ["a"]
+    (resident,) = cache.residents()
+    assert len(resident.leases) == 20
+
+
+async def test_fifty_that_race_for_the_last_place_get_it_one_after_the_other(
+    cache: RamCache, kiln: Kiln
+) -> None:
+    async def use(number: int) -> None:
+        holder = f"lease-{number}"
+        await cache.acquire(want(holder, plan(f"p{number % 5}", 2 * MB)), max_wait_s=1000)
+        assert cache.usage().used <= 3 * MB
+        await asyncio.sleep(0)
+        cache.give_back(holder)
+
+    await asyncio.gather(*(use(number) for number in range(50)))
+    assert cache.usage().leased == 0
+    assert cache.usage().waiting == 0
+
+
+async def test_several_components_come_all_or_none(cache: RamCache) -> None:
+    await held(cache, "first", plan("a", 2 * MB))
+    with pytest.raises(RamExhaustedException):
+        await held(cache, "second", plan("b"), plan("c"))
+    assert names(cache) == ["a"]
+    waiting = asyncio.create_task(held(cache, "second", plan("b"), plan("c"), wait=1000))
+    await asyncio.sleep(0.01)
+    # While it waits it holds nothing: what fits beside it goes on.
+    await held(cache, "third", plan("b"))
+    cache.give_back("third")
+    assert cache.usage().waiting == 1
+    cache.give_back("first")
+    await waiting
+    assert names(cache) == ["b", "c"]
+
+
+async def test_what_is_larger_than_the_budget_is_refused_without_waiting(cache: RamCache) -> None:
+    with pytest.raises(RamExhaustedException) as raised:
+        await held(cache, "lease", plan("huge", 4 * MB), wait=1000)
+    assert "ram_budget_bytes" in raised.value.message
+
+
+async def test_a_build_that_fails_is_not_repeated_until_its_pause_is_over(
+    cache: RamCache, kiln: Kiln, clock: Clock
+) -> None:
+    kiln.broken.add("a")
+    with pytest.raises(InvalidModelException):
+        await held(cache, "one", plan("b"), plan("a"))
+    resident = {r.id: r for r in cache.residents()}
+    assert resident["a"].stage is Stage.FAILED
+    assert not resident["b"].leases
+    kiln.broken.clear()
+    with pytest.raises(InvalidModelException) as again:
+        await held(cache, "two", plan("a"))
+    assert again.value.retry_after == pytest.approx(2.0, abs=0.1)
+    assert again.value.metadata == {"path": "x"}
+    clock.now += 2.1
+    await held(cache, "three", plan("a"))
+    assert cache.usage().used == 2 * MB
+
+
+async def test_each_failure_doubles_the_pause(cache: RamCache, kiln: Kiln, clock: Clock) -> None:
+    kiln.broken.add("a")
+    pauses: list[float] = []
+    for _ in range(7):
+        with pytest.raises(InvalidModelException):
+            await held(cache, "one", plan("a"))
+        (resident,) = cache.residents()
+        pauses.append(round(resident.retry_at - clock.now))
+        clock.now = resident.retry_at
+    assert pauses == [2, 4, 8, 16, 32, 60, 60]
+
+
+async def test_mapped_memory_is_not_dropped_to_make_room_and_is_a_zombie_when_evicted(
+    cache: RamCache,
+) -> None:
+    await held(cache, "lease", plan("a", 2 * MB))
+    (resident,) = cache.residents()
+    assert resident.built is not None
+    fd = resident.built.memory.open_for_holder()
+    mapping = mmap.mmap(fd, 2 * MB, mmap.MAP_PRIVATE, mmap.PROT_READ)
+    os.close(fd)
+    cache.give_back("lease")
+    with pytest.raises(RamExhaustedException) as raised:
+        await held(cache, "other", plan("b", 2 * MB))
+    assert "mapped" in raised.value.message
+    evicted = cache.evict("a")
+    assert (evicted.freed, evicted.zombie) == (0, 2 * MB)
+    assert cache.usage().zombie == 2 * MB
+    with pytest.raises(RamExhaustedException):
+        await held(cache, "other", plan("b", 2 * MB))
+    mapping.close()
+    cache.sweep()
+    await held(cache, "other", plan("b", 2 * MB))
+    assert cache.usage().zombie == 0
+
+
+async def test_eviction_spares_what_is_leased_and_what_another_model_leases(cache: RamCache) -> None:
+    await held(cache, "lease", plan("shared", key="one"))
+    with pytest.raises(ModelInUseException) as raised:
+        cache.evict("one")
+    assert raised.value.metadata["holders"] == "lease"
+    await held(cache, "short", plan("shared", key="two"))
+    cache.give_back("short")
+    assert cache.evict("two").residents == []
+    (resident,) = cache.residents()
+    assert {ref.key for ref in resident.refs} == {"one"}
+    assert cache.evict("nobody").residents == []
+    cache.give_back("lease")
+    assert cache.evict("one").freed == MB
+    assert names(cache) == []
+
+
+async def test_a_request_that_is_cancelled_holds_nothing_and_the_build_goes_on(
+    cache: RamCache, kiln: Kiln
+) -> None:
+    kiln.gate.clear()
+    task = asyncio.create_task(held(cache, "lease", plan("a")))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    kiln.gate.set()
+    await held(cache, "other", plan("a"))
+    assert kiln.built == ["a"]
+    (resident,) = cache.residents()
+    assert list(resident.leases) == ["other"]

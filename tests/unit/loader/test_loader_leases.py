@@ -1,0 +1,176 @@
+"""Leases: which bindings keep them, and when they end. Pure state, time by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from modelkeep.exceptions import ForbiddenTicketException, UnknownLeaseException
+from modelkeep_loader.domain_leases import Lease, LeaseState, LeaseTable, TicketBook
+
+
+class World:
+    """A lease table with its time and what it reported."""
+
+    def __init__(self, grace: float = 5.0) -> None:
+        self.now = 100.0
+        self.ended: list[str] = []
+        self.table = LeaseTable(
+            on_end=lambda lease: self.ended.append(lease.id),
+            detach_grace_s=grace,
+            clock=lambda: self.now,
+        )
+
+    def lease(self, claimed_pid: int = 0) -> Lease:
+        return self.table.grant(LeaseTable.new_id(), [], [], claimed_pid=claimed_pid)
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.table.sweep()
+
+
+def state(lease: Lease) -> LeaseState:
+    return lease.state
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_a_lease_lives_while_one_binding_does(world: World) -> None:
+    lease = world.lease()
+    stream = world.table.bind_stream(lease)
+    connection = world.table.bind_connection(lease, 11, 0)
+    world.table.bind_ttl(lease, 30)
+    world.table.unbind(lease, stream)
+    world.table.unbind(lease, connection)
+    assert state(lease) is LeaseState.ACTIVE
+    world.pass_time(29)
+    assert not world.ended
+    world.pass_time(1)
+    assert world.ended == [lease.id]
+    assert lease.end_reason == "EXPIRED"
+
+
+def test_without_bindings_it_is_detached_for_the_grace_and_can_be_taken_up(world: World) -> None:
+    lease = world.lease()
+    world.table.unbind(lease, world.table.bind_stream(lease))
+    assert state(lease) is LeaseState.DETACHED
+    assert world.table.next_deadline() == 105.0
+    world.pass_time(4.9)
+    world.table.bind_stream(world.table.authorise(lease.id, lease.secret))
+    assert state(lease) is LeaseState.ACTIVE
+    assert world.table.next_deadline() is None
+    world.pass_time(1000)
+    assert not world.ended
+    world.table.unbind(lease, next(iter(lease.streams)))
+    world.pass_time(5)
+    assert world.ended == [lease.id]
+
+
+@pytest.mark.parametrize("first", ["stream", "death"])
+def test_with_its_process_dead_it_ends_at_once_in_whichever_order_the_news_comes(
+    world: World, first: str
+) -> None:
+    lease = world.lease()
+    stream = world.table.bind_stream(lease)
+    connection = world.table.bind_connection(lease, 11, 0)
+    if first == "stream":
+        world.table.unbind(lease, stream)
+        world.table.unbind(lease, connection)
+        assert state(lease) is LeaseState.DETACHED
+    world.table.process_died(11)
+    assert world.ended == [lease.id]
+    assert lease.end_reason == "HOLDER_DIED"
+    world.table.unbind(lease, stream)
+    assert world.ended == [lease.id]
+
+
+def test_the_holders_death_counts_though_a_child_keeps_its_sockets_open(world: World) -> None:
+    lease = world.lease()
+    world.table.bind_stream(lease)
+    world.table.bind_connection(lease, 11, 0)
+    world.table.process_died(11)
+    assert state(lease) is LeaseState.ENDED
+
+
+def test_a_second_process_keeps_the_lease_when_the_first_dies(world: World) -> None:
+    lease = world.lease()
+    world.table.bind_connection(lease, 11, 0)
+    other = world.table.bind_connection(lease, 12, 0)
+    world.table.process_died(11)
+    assert state(lease) is LeaseState.ACTIVE
+    assert lease.pid == 12
+    world.table.unbind(lease, other)
+    assert state(lease) is LeaseState.DETACHED
+
+
+def test_a_claimed_pid_only_shortens_the_grace(world: World) -> None:
+    lease = world.lease(claimed_pid=11)
+    stream = world.table.bind_stream(lease)
+    world.table.process_died(11)
+    assert state(lease) is LeaseState.ACTIVE, "what the client says of itself ends no open stream"
+    world.table.unbind(lease, stream)
+    assert world.ended == [lease.id]
+
+
+def test_a_ttl_outlives_the_process_that_asked_for_it(world: World) -> None:
+    lease = world.lease(claimed_pid=11)
+    world.table.bind_ttl(lease, 10)
+    world.table.process_died(11)
+    assert state(lease) is LeaseState.ACTIVE
+    world.pass_time(10)
+    assert world.ended == [lease.id]
+
+
+def test_without_a_grace_it_ends_with_its_last_binding() -> None:
+    world = World(grace=0)
+    lease = world.lease()
+    world.table.unbind(lease, world.table.bind_stream(lease))
+    assert world.ended == [lease.id]
+
+
+def test_released_is_released_once_and_remembered(world: World) -> None:
+    lease = world.lease()
+    world.table.bind_stream(lease)
+    world.table.release(lease)
+    world.table.release(lease)
+    assert world.ended == [lease.id]
+    assert lease.ended.is_set()
+    assert world.table.get(lease.id).end_reason == "RELEASED"
+    assert world.table.alive() == []
+    with pytest.raises(UnknownLeaseException):
+        world.table.authorise(lease.id, lease.secret)
+
+
+def test_another_secret_opens_nothing(world: World) -> None:
+    lease = world.lease()
+    with pytest.raises(ForbiddenTicketException):
+        world.table.authorise(lease.id, b"")
+    with pytest.raises(UnknownLeaseException):
+        world.table.get("lease-of-nobody")
+    assert lease.secret.hex() not in repr(lease)
+
+
+def test_ended_leases_are_not_kept_for_ever(world: World) -> None:
+    first = world.lease()
+    world.table.release(first)
+    for _ in range(300):
+        world.table.release(world.lease())
+    with pytest.raises(UnknownLeaseException):
+        world.table.get(first.id)
+
+
+def test_a_ticket_is_good_once_and_for_ten_seconds() -> None:
+    now = 0.0
+    book = TicketBook(clock=lambda: now)
+    used, old = book.issue("lease-1"), book.issue("lease-2")
+    assert len(used) == 32
+    now = 9.9
+    assert book.redeem(used) == "lease-1"
+    for ticket in (used, b"x" * 32, b""):
+        with pytest.raises(ForbiddenTicketException):
+            book.redeem(ticket)
+    now = 10.0
+    with pytest.raises(ForbiddenTicketException):
+        book.redeem(old)

@@ -1,0 +1,108 @@
+"""Smaller parts: VAE configurations from true shapes, sealed memory, budgets, socket folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from modelkeep.exceptions import InvalidModelException
+from modelkeep.worker.classes import ALLOWED
+from modelkeep.worker.manifest import Manifest
+from modelkeep_loader import config, sealed, vaeconfig
+from modelkeep_loader.descriptors import MAX_PATH_BYTES, socket_folder
+from support.modelshapes import table
+
+
+def shapes_of(name: str) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(shape) for key, shape in table(name).items()}
+
+
+def test_the_true_vae_gets_its_published_configuration_from_either_layout() -> None:
+    ldm = vaeconfig.infer(shapes_of("vae.ldm"), base="sd-1", scaling_factor=None)
+    diffusers = vaeconfig.infer(shapes_of("vae.diffusers"), base="sd-1", scaling_factor=None)
+    assert ldm == diffusers
+    assert ldm["block_out_channels"] == [128, 256, 512, 512]
+    assert (ldm["layers_per_block"], ldm["latent_channels"], ldm["in_channels"]) == (2, 4, 3)
+    assert ldm["scaling_factor"] == 0.18215
+    flux = vaeconfig.infer(shapes_of("vae.flux.diffusers"), base="flux", scaling_factor=None)
+    assert (flux["latent_channels"], flux["use_quant_conv"], flux["shift_factor"]) == (16, False, 0.1159)
+    sdxl = vaeconfig.infer(shapes_of("vae.ldm"), base="sdxl", scaling_factor=None)
+    assert sdxl["scaling_factor"] == 0.13025
+    told = vaeconfig.infer(shapes_of("vae.ldm"), base="sdxl", scaling_factor=0.5)
+    assert told["scaling_factor"] == 0.5
+
+
+def test_what_is_no_vae_or_of_an_unknown_family_is_refused() -> None:
+    with pytest.raises(InvalidModelException):
+        vaeconfig.infer(shapes_of("unet.sd-1.diffusers"), base="sd-1", scaling_factor=None)
+    with pytest.raises(InvalidModelException) as raised:
+        vaeconfig.infer(shapes_of("vae.ldm"), base="any", scaling_factor=None)
+    assert "base" in raised.value.message
+
+
+def test_sealed_memory_cannot_be_changed_and_knows_who_else_has_it() -> None:
+    fd = sealed.create("modelkeep:test", 4096)
+    assert not sealed.is_sealed(fd)
+    os.pwrite(fd, b"weights", 0)
+    sealed.seal(fd)
+    assert sealed.is_sealed(fd)
+    mine = sealed.open_readonly(fd)
+    for attempt in (
+        lambda: os.pwrite(fd, b"x", 0),
+        lambda: os.ftruncate(fd, 1),
+        lambda: os.ftruncate(fd, 9999),
+    ):
+        with pytest.raises(PermissionError):
+            attempt()
+    os.close(fd)
+    assert not sealed.in_use_elsewhere(mine)
+    other = sealed.open_readonly(mine)
+    assert sealed.in_use_elsewhere(mine)
+    os.close(other)
+    assert not sealed.in_use_elsewhere(mine)
+    assert os.pread(mine, 7, 0) == b"weights"
+    os.close(mine)
+    assert not sealed.is_sealed(0)
+
+
+def test_the_default_budget_is_half_of_what_the_container_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(config, "_CGROUP_LIMITS", (limit,))
+    host = config.available_memory()
+    limit.write_text("max\n")
+    assert config.available_memory() == host
+    limit.write_text("1000000\n")
+    assert config.available_memory() == 1_000_000
+    assert config.LoaderSettings(data_dir=tmp_path).ram_budget == 500_000
+    assert config.LoaderSettings(data_dir=tmp_path, ram_budget_bytes=7).ram_budget == 7
+
+
+def test_the_descriptor_socket_gets_a_short_private_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    first = socket_folder(tmp_path / "one")
+    assert first == socket_folder(tmp_path / "one")
+    assert first.parent == tmp_path / "modelkeep"
+    assert first != socket_folder(tmp_path / "two")
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+    assert len(os.fsencode(socket_folder(tmp_path / "one") / "fd.sock")) <= MAX_PATH_BYTES
+
+
+def test_a_manifest_reads_back_and_other_versions_are_refused() -> None:
+    manifest = Manifest("diffusers", "AutoencoderKL", {"a": [1]}, "float16", {"b": "a"}, ("c",), ("c",))
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    for text in (manifest.to_json().replace('"version":1', '"version":2'), "{}", "[]", "no"):
+        with pytest.raises(InvalidModelException):
+            Manifest.from_json(text)
+
+
+def test_classes_come_from_a_list_that_needs_no_torch() -> None:
+    assert ("diffusers", "AutoencoderKL") in ALLOWED
+    assert all(module.startswith(f"{library}.") for (library, _), module in ALLOWED.items())

@@ -1,0 +1,276 @@
+"""From records to plans: identities, choice of files, and what is refused. Real files, no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelkeep.exceptions import (
+    FieldInvalidException,
+    ForbiddenPathException,
+    InvalidModelException,
+    ModelNotFoundException,
+    SubmodelRequiredException,
+    UnsafeFormatException,
+)
+from modelkeep_common.paths import AllowedRoots
+from modelkeep_loader.domain import ComponentRef, Plan
+from modelkeep_loader.domain_plan import FileFacts, Planner, Record
+from modelkeep_loader.weightfile import Tensor, lay_out
+
+KEY = "ab" * 16
+
+
+class Shelf:
+    """Records in memory."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+        self.listed: dict[str, Mapping[str, FileFacts]] = {}
+
+    async def get(self, key: str) -> Record:
+        return self.records[key]
+
+    async def files(self, key: str) -> Mapping[str, FileFacts]:
+        return self.listed.get(key, {})
+
+
+def weights(path: Path, dtype: str = "F32", fill: int = 0, names: tuple[str, ...] = ("a", "b")) -> Path:
+    layout = lay_out([Tensor(name, dtype, (8, 8)) for name in names], {})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(layout.head + bytes([fill]) * (layout.size_bytes - len(layout.head)))
+    return path
+
+
+def pipeline(folder: Path) -> Path:
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "vae": ["diffusers", "AutoencoderKL"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "safety_checker": [None, None],
+    }
+    weights(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    (folder / "vae" / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL", "x": 1}))
+    weights(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    unet = {"_class_name": "UNet2DConditionModel", "upcast_attention": False}
+    (folder / "unet" / "config.json").write_text(json.dumps(unet))
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return Shelf()
+
+
+@pytest.fixture
+def planner(shelf: Shelf, tmp_path: Path) -> Planner:
+    models = tmp_path / "models"
+    models.mkdir()
+    roots = AllowedRoots([models])
+    return Planner(shelf, models_dir=models, root_id=lambda: "root", roots=roots)
+
+
+def record(path: str, **more: Any) -> Record:
+    values: dict[str, Any] = {
+        "store_id": "store",
+        "key": KEY,
+        "revision": 1,
+        "name": "tiny",
+        "type": "main",
+        "format": "diffusers",
+        "base": "sd-1",
+        "path": path,
+        "root_id": "root",
+        "hash": "h",
+    }
+    return Record(**(values | more))
+
+
+def hashed(folder: Path) -> dict[str, FileFacts]:
+    return {
+        p.relative_to(folder).as_posix(): FileFacts(
+            p.stat().st_size, p.stat().st_mtime, f"sha256:{hashlib.sha256(p.read_bytes()).hexdigest()}"
+        )
+        for p in folder.rglob("*.safetensors")
+    }
+
+
+async def plan(planner: Planner, submodel: str = "vae", precision: str = "auto", key: str = KEY) -> Plan:
+    (made,) = await planner.plan([ComponentRef(key, submodel, precision)])
+    return made
+
+
+async def test_the_same_bytes_have_the_same_id_whatever_the_model_is_called(
+    planner: Planner, shelf: Shelf, tmp_path: Path
+) -> None:
+    other = "cd" * 16
+    for key, name in ((KEY, "one"), (other, "two")):
+        folder = pipeline(tmp_path / "models" / name)
+        shelf.records[key] = record(name, key=key)
+        shelf.listed[key] = hashed(folder)
+    config = tmp_path / "models" / "two" / "vae" / "config.json"
+    config.write_text(json.dumps({"x": 1, "_class_name": "AutoencoderKL", "_name_or_path": "elsewhere"}))
+    first, second = await plan(planner), await plan(planner, key=other)
+    assert first.id == second.id
+    assert first.content_addressed
+    assert (await plan(planner, precision="bfloat16")).id != first.id
+    assert (await plan(planner, precision="float32")).id == first.id
+    config.write_text(json.dumps({"x": 2, "_class_name": "AutoencoderKL"}))
+    shelf.records[other] = dataclasses.replace(shelf.records[other], revision=2)
+    assert (await plan(planner, key=other)).id != first.id
+
+
+async def test_without_a_digest_a_component_is_correct_and_unshared(
+    planner: Planner, shelf: Shelf, tmp_path: Path
+) -> None:
+    folder = pipeline(tmp_path / "models" / "one")
+    shelf.records[KEY] = record("one")
+    pending = await plan(planner)
+    assert not pending.content_addressed
+    shelf.listed[KEY] = hashed(folder)
+    shelf.records[KEY] = record("one", revision=2)
+    known = await plan(planner)
+    assert known.content_addressed
+    # The file is exchanged behind the record's back: what the record says of it counts no more.
+    weights(folder / "vae" / "diffusion_pytorch_model.safetensors", fill=1)
+    os.utime(folder / "vae" / "diffusion_pytorch_model.safetensors", (1, 1))
+    changed = await plan(planner)
+    assert not changed.content_addressed
+    assert len({pending.id, known.id, changed.id}) == 3
+
+
+async def test_precision_auto_is_that_of_the_files(planner: Planner, shelf: Shelf, tmp_path: Path) -> None:
+    folder = pipeline(tmp_path / "models" / "one")
+    weights(folder / "vae" / "diffusion_pytorch_model.safetensors", dtype="BF16")
+    shelf.records[KEY] = record("one")
+    assert (await plan(planner)).precision == "bfloat16"
+    single = await plan(planner, precision="float32")
+    assert single.size_bytes > 2 * 64 * 4
+
+
+async def test_shards_and_variants_are_found(planner: Planner, shelf: Shelf, tmp_path: Path) -> None:
+    folder = pipeline(tmp_path / "models" / "one") / "vae"
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    weights(folder / "diffusion_pytorch_model.fp16.safetensors", dtype="F16")
+    weights(folder / "diffusion_pytorch_model.bf16.safetensors", dtype="BF16")
+    shelf.records[KEY] = record("one")
+    assert [f.path.name for f in (await plan(planner)).files] == ["diffusion_pytorch_model.fp16.safetensors"]
+    shards = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    for name, tensor in zip(shards, ("a", "b"), strict=True):
+        weights(folder / name, names=(tensor,))
+    index = {"weight_map": {"a": shards[0], "b": shards[1]}}
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    shelf.records[KEY] = record("one", revision=2)
+    assert [f.path.name for f in (await plan(planner)).files] == shards
+
+
+@pytest.mark.parametrize(
+    ("submodel", "error"),
+    [
+        ("", SubmodelRequiredException),
+        ("scheduler", InvalidModelException),
+        ("safety_checker", InvalidModelException),
+        ("transformer", InvalidModelException),
+    ],
+)
+async def test_a_main_model_lends_only_components_with_weights(
+    planner: Planner, shelf: Shelf, tmp_path: Path, submodel: str, error: type[Exception]
+) -> None:
+    pipeline(tmp_path / "models" / "one")
+    shelf.records[KEY] = record("one")
+    with pytest.raises(error) as raised:
+        await plan(planner, submodel)
+    if error is SubmodelRequiredException:
+        assert raised.value.metadata["available"] == "scheduler,unet,vae"  # type: ignore[attr-defined]  # of this class
+
+
+async def test_what_points_out_of_the_roots_is_refused(
+    planner: Planner, shelf: Shelf, tmp_path: Path
+) -> None:
+    outside = pipeline(tmp_path / "outside")
+    models = tmp_path / "models"
+    shelf.records[KEY] = record(str(outside), root_id="")
+    with pytest.raises(ForbiddenPathException):
+        await plan(planner)
+    shelf.records[KEY] = record("../outside", revision=2)
+    with pytest.raises(ForbiddenPathException):
+        await plan(planner)
+    inside = pipeline(models / "one")
+    file = inside / "vae" / "diffusion_pytorch_model.safetensors"
+    file.unlink()
+    file.symlink_to(outside / "vae" / "diffusion_pytorch_model.safetensors")
+    shelf.records[KEY] = record("one", revision=3)
+    with pytest.raises(ForbiddenPathException):
+        await plan(planner)
+    file.unlink()
+    file.symlink_to(models / "blob")
+    weights(models / "blob")
+    shelf.listed[KEY] = {
+        "vae/diffusion_pytorch_model.safetensors": FileFacts(
+            (models / "blob").stat().st_size, None, "sha256:" + "0" * 64
+        )
+    }
+    assert (await plan(planner)).content_addressed, "a link inside the roots is as good as a file"
+    shelf.records[KEY] = record("one", revision=4, vae=str(outside / "vae"))
+    with pytest.raises(ForbiddenPathException):
+        await plan(planner)
+
+
+async def test_what_is_missing_unsafe_or_of_another_kind_is_told_apart(
+    planner: Planner, shelf: Shelf, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    revision = 0
+
+    async def attempt(path: str, submodel: str = "", **more: Any) -> None:
+        nonlocal revision
+        revision += 1
+        shelf.records[KEY] = record(path, revision=revision, **more)
+        await plan(planner, submodel)
+
+    with pytest.raises(ModelNotFoundException):
+        await attempt("gone", "vae")
+    with pytest.raises(ModelNotFoundException):
+        await attempt("gone.safetensors", type="vae")
+    pipeline(models / "one")
+    (models / "one" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ModelNotFoundException):
+        await attempt("one", "vae")
+    (models / "one" / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(UnsafeFormatException):
+        await attempt("one", "vae")
+    (models / "vae.ckpt").write_bytes(b"pickle")
+    with pytest.raises(UnsafeFormatException):
+        await attempt("vae.ckpt", type="vae")
+    weights(models / "main.safetensors")
+    with pytest.raises(InvalidModelException):
+        await attempt("main.safetensors", "vae")
+    with pytest.raises(InvalidModelException):
+        await attempt("main.safetensors", type="lora")
+    with pytest.raises(FieldInvalidException):
+        await attempt("main.safetensors", "unet", type="vae")
+    (models / "one" / "unet" / "config.json").write_text("[]")
+    with pytest.raises(InvalidModelException):
+        await attempt("one", "unet")
+
+
+async def test_the_records_upcast_attention_changes_the_identity(
+    planner: Planner, shelf: Shelf, tmp_path: Path
+) -> None:
+    pipeline(tmp_path / "models" / "one")
+    shelf.records[KEY] = record("one")
+    before = await plan(planner, "unet")
+    shelf.records[KEY] = record("one", upcast_attention=True)
+    planner._kept.clear()
+    after = await plan(planner, "unet")
+    assert after.overrides == {"upcast_attention": True}
+    assert after.id != before.id
