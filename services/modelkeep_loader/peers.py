@@ -25,8 +25,9 @@ class RecordClient:
 
     def __init__(self, address: str) -> None:
         self._address = Address("record", address, "the setting record_address")
-        # Messages stay small: a list of files comes in pages.
-        self._channel = grpc.aio.insecure_channel(address, options=[("grpc.enable_retries", 0)])
+        # Messages stay small: a list of files comes in pages. A peer is never asked through a web proxy.
+        options = [("grpc.enable_retries", 0), ("grpc.enable_http_proxy", 0)]
+        self._channel = grpc.aio.insecure_channel(address, options=options)
         self._stub = record_service_pb2_grpc.RecordServiceStub(self._channel)
         self._store_id = ""
 

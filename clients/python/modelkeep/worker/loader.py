@@ -62,7 +62,8 @@ class ModelLoader:
         label: str = "",
     ) -> None:
         self._address = find_addresses({"loader": address})["loader"]
-        self._channel = grpc.insecure_channel(self._address.target)
+        # The loader is on this host: never through a web proxy.
+        self._channel = grpc.insecure_channel(self._address.target, options=[("grpc.enable_http_proxy", 0)])
         self._stub = loader_service_pb2_grpc.LoaderServiceStub(self._channel)
         self._precision = precision
         self._max_wait_s = max_wait_s

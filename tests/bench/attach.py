@@ -1,0 +1,303 @@
+"""A VAE ready in one more worker process, against from_pretrained with the same cast; and what a lease costs.
+
+The model is an AutoencoderKL of SDXL's true configuration with random weights: 335 MB of fp32 on disk, held
+as bfloat16. Each figure comes from a fresh process whose imports are done; from_pretrained finds the file in
+the page cache. "ready" ends when the module can be called, "touched" when every page of its weights was read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+from figures import Spread, ratios, report
+
+from modelkeep.client import Client
+from modelkeep.loader.v1 import loader_service_pb2 as pb
+from modelkeep.loader.v1 import loader_service_pb2_grpc as rpc
+from modelkeep.loader.v1 import resident_pb2
+from modelkeep.supervisor import Suite
+
+ROUNDS = 7
+GRANTS = 200
+READY_BAR = 20.0
+PRIVATE_BAR = 0.02
+P50_BAR_MS = 2.0
+P99_BAR_MS = 20.0
+LEASE_BAR_S = 1.0
+
+
+# In the child processes.
+
+
+def build(folder: str) -> None:
+    """Write the VAE in diffusers' layout."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=1024,
+        scaling_factor=0.13025,
+        force_upcast=True,
+    ).save_pretrained(folder)
+
+
+def attach(address: str, key: str) -> None:
+    """Hold the VAE as a user's worker does."""
+    from diffusers.models.autoencoders import autoencoder_kl  # noqa: F401  (as from_pretrained's user did)
+
+    from modelkeep.worker import ModelLoader
+
+    with start_signal(), ModelLoader(address) as loader:
+        before, began = anonymous_bytes(), time.perf_counter()
+        info = loader.get_model(key, precision="bfloat16")
+        loaded = time.perf_counter()
+        with info as vae:
+            finish(vae, before, began, get_model=loaded - began, lease=info.context.lease_id)
+            sys.stdin.readline()
+
+
+def from_pretrained(folder: str) -> None:
+    """Load it as diffusers does."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    with start_signal():
+        before, began = anonymous_bytes(), time.perf_counter()
+        vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.bfloat16)
+        finish(vae, before, began)
+        sys.stdin.readline()
+
+
+@contextmanager
+def start_signal() -> Iterator[None]:
+    """Say that the imports are done, and wait for the turn."""
+    print(json.dumps({"imported": True}), flush=True)
+    sys.stdin.readline()
+    yield
+
+
+def finish(module: Any, before: int, began: float, **facts: Any) -> None:
+    """Print what was measured."""
+    import torch
+
+    ready = time.perf_counter() - began
+    page = os.sysconf("SC_PAGE_SIZE")
+    parameters = list(module.parameters())
+    for parameter in parameters:
+        parameter.detach().reshape(-1).view(torch.uint8)[::page].sum()
+    touched = time.perf_counter() - began
+    size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    private = anonymous_bytes() - before
+    print(
+        json.dumps({"ready": ready, "touched": touched, "private": private, "size": size, **facts}),
+        flush=True,
+    )
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that belongs to no file: what a copy of weights would be."""
+    for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
+        if line.startswith("Anonymous:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("the kernel does not count anonymous memory")
+
+
+# In the benchmark.
+
+
+class Child:
+    """One of the functions above in a fresh process."""
+
+    def __init__(self, role: str, *arguments: str) -> None:
+        self._role = role
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", __file__, role, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+
+    def answer(self) -> dict[str, Any]:
+        """Its next line."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the {self._role} process ended with {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def run(self) -> dict[str, Any]:
+        """Let it do what it is for."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return self.answer()
+
+    def kill(self) -> None:
+        """SIGKILL; returns at once."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """Wait for its end."""
+        self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+        self._process.wait()
+
+
+def lease_end(stub: rpc.LoaderServiceStub, child: Child, lease: str) -> float:
+    """Kill the holder of a lease; seconds until ListLeases has it no more."""
+    began = time.perf_counter()
+    child.kill()
+    while True:
+        left = stub.ListLeases(pb.ListLeasesRequest()).leases
+        seconds = time.perf_counter() - began
+        if all(found.id != lease or found.state == resident_pb2.LEASE_STATE_ENDED for found in left):
+            return seconds
+        if seconds > 30:
+            raise RuntimeError("the lease of a killed worker does not end")
+        time.sleep(0.001)
+
+
+def one_round(stub: rpc.LoaderServiceStub, address: str, key: str, folder: str, ours_first: bool) -> Any:
+    """(ours, theirs, seconds until the lease of our killed worker ended)."""
+    children = {"attach": Child("attach", address, key), "from_pretrained": Child("from_pretrained", folder)}
+    try:
+        for child in children.values():
+            child.answer()
+        time.sleep(0.2)
+        order = ("attach", "from_pretrained") if ours_first else ("from_pretrained", "attach")
+        results = {role: children[role].run() for role in order}
+        gone = lease_end(stub, children["attach"], results["attach"]["lease"])
+        return results["attach"], results["from_pretrained"], gone
+    finally:
+        for child in children.values():
+            child.close()
+
+
+def grant_times(stub: rpc.LoaderServiceStub, key: str) -> list[float]:
+    """Milliseconds of each AcquireLease on a resident component, sorted."""
+    request = pb.AcquireLeaseRequest(
+        components=[resident_pb2.ComponentRef(key=key, precision="PRECISION_BFLOAT16")],
+        delivery=pb.DELIVERY_FD,
+        pid=os.getpid(),
+    )
+    request.ttl.FromSeconds(30)
+    times = []
+    for _ in range(GRANTS + 10):
+        began = time.perf_counter()
+        grant = stub.AcquireLease(request).grant
+        times.append((time.perf_counter() - began) * 1000)
+        stub.ReleaseLease(pb.ReleaseLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret))
+    return sorted(times[10:])
+
+
+def measure(suite: Suite, folder: Path) -> bool:
+    """Install, load, measure, print."""
+    at = suite.addresses
+    with Client(
+        record=at["record"], download=at["download"], install=at["install"], loader=at["loader"]
+    ) as client:
+        job = client.model_install.import_model(folder)
+        client.model_install.wait_for_installs(timeout=120)
+        assert job.config_out is not None, job.error
+        key = job.config_out.key
+        client.model_loader.load(key, precision="bfloat16")
+    with grpc.insecure_channel(at["loader"]) as channel:
+        stub = rpc.LoaderServiceStub(channel)
+        rounds = [one_round(stub, at["loader"], key, str(folder), n % 2 == 0) for n in range(ROUNDS)]
+        grants = grant_times(stub, key)
+    ours, theirs = [r[0] for r in rounds], [r[1] for r in rounds]
+
+    def milliseconds(results: list[dict[str, Any]], name: str) -> str:
+        return Spread.of([result[name] * 1000 for result in results]).text("ms", 1)
+
+    held: list[bool] = []
+    for name in ("ready", "touched"):
+        print(
+            f"  {name:<16} attached {milliseconds(ours, name)}, from_pretrained {milliseconds(theirs, name)}"
+        )
+        ratio = ratios([r[name] for r in theirs], [r[name] for r in ours])
+        bar = name == "ready"
+        held.append(
+            report(
+                f"VAE {name} in one more worker, times as fast",
+                ratio.text("x", 1),
+                f">= {READY_BAR:.0f}x" if bar else "none",
+                ratio.median >= READY_BAR if bar else None,
+            )
+        )
+    print(f"  {'of that':<16} get_model {milliseconds(ours, 'get_model')}")
+    size = ours[0]["size"]
+    private = Spread.of([result["private"] / 1e6 for result in ours])
+    peers = Spread.of([result["private"] / 1e6 for result in theirs])
+    p50, p99 = grants[len(grants) // 2], grants[len(grants) * 99 // 100]
+    gone = Spread.of([r[2] * 1000 for r in rounds])
+    held += [
+        report(
+            f"private memory of one more worker, weights {size / 1e6:.0f} MB",
+            f"{private.text('MB', 1)}; from_pretrained {peers.median:.0f} MB",
+            f"<= {PRIVATE_BAR:.0%}",
+            private.median * 1e6 <= PRIVATE_BAR * size,
+        ),
+        report(
+            "lease grant on a resident component, p50",
+            f"{p50:.2f} ms",
+            f"<= {P50_BAR_MS:g} ms",
+            p50 <= P50_BAR_MS,
+        ),
+        report(
+            "lease grant on a resident component, p99",
+            f"{p99:.2f} ms",
+            f"<= {P99_BAR_MS:g} ms",
+            p99 <= P99_BAR_MS,
+        ),
+        report(
+            "lease gone after SIGKILL of the worker",
+            gone.text("ms", 0),
+            f"<= {LEASE_BAR_S:g} s",
+            gone.high <= LEASE_BAR_S * 1000,
+        ),
+    ]
+    return all(held)
+
+
+def main() -> bool:
+    """Run and print; whether every bar holds."""
+    with tempfile.TemporaryDirectory(prefix="modelkeep-bench-") as scratch:
+        folder = Path(scratch, "sdxl-vae")
+        subprocess.run([sys.executable, "-W", "ignore", __file__, "build", str(folder)], check=True)
+        with Suite(Path(scratch, "data")) as suite:
+            return measure(suite, folder)
+
+
+if __name__ == "__main__":
+    roles: dict[str, Callable[..., None]] = {
+        "build": build,
+        "attach": attach,
+        "from_pretrained": from_pretrained,
+    }
+    if len(sys.argv) > 1:
+        roles[sys.argv[1]](*sys.argv[2:])
+    else:
+        raise SystemExit(0 if main() else 1)

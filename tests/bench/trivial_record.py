@@ -1,0 +1,64 @@
+"""A server whose GetModel answers a constant through the same interceptors: RecordService's peer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from modelkeep.record.v1 import record_service_pb2 as pb
+from modelkeep_common.serving import run
+from modelkeep_record.config import RecordSettings
+
+
+class TrivialApplication:
+    """As small as an application can be."""
+
+    service_name = "record"
+    full_names = ("modelkeep.record.v1.RecordService",)
+
+    def __init__(self, response: pb.GetModelResponse) -> None:
+        self._response = response
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Only GetModel answers."""
+
+        async def get_model(request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
+            return self._response
+
+        handler = grpc.unary_unary_rpc_method_handler(
+            get_model,
+            request_deserializer=pb.GetModelRequest.FromString,
+            response_serializer=pb.GetModelResponse.SerializeToString,
+        )
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(self.full_names[0], {"GetModel": handler}),)
+        )
+
+    def server_info(self) -> Mapping[str, Any]:
+        """Nothing to tell."""
+        return {}
+
+    async def drain(self) -> None:
+        """Nothing to drain."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+def main() -> int:
+    """``trivial_record.py RESPONSE_FILE PORT``."""
+    response = pb.GetModelResponse.FromString(Path(sys.argv[1]).read_bytes())
+    settings = RecordSettings(port=int(sys.argv[2]))
+    return run(lambda _: TrivialApplication(response), settings)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
