@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
-from modelkeep.exceptions import ModelkeepError, SourceNotFoundException, UnavailableException
+from modelkeep.exceptions import ModelkeepError, SourceNotFoundException
 
 from . import files
 from .domain_digests import DigestWorker
@@ -22,10 +24,17 @@ from .domain_roots import ModelRoots
 from .domain_run import Runner
 from .domain_sources import split_secrets
 from .domain_steps import Control
-from .domain_uninstall import FilePolicy, Uninstalled, finish_removals, uninstall
+from .domain_uninstall import FilePolicy, Uninstalled, Uninstalling
 from .probe import ProbeResult, probe
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Between two tries of what a fault of the store or of a peer interrupted, in seconds.
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 10.0
+#: A drain waits so long for what callers have begun; the next start makes up for the rest.
+_CALLS_END_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +73,6 @@ class Installer:
         progressed: Callable[[Job], None] = lambda job: None,
     ) -> None:
         self._store = store
-        self._records = records
         self._roots = roots
         self._report = progressed
         self._digests = DigestWorker(store, records, roots)
@@ -77,10 +85,12 @@ class Installer:
             progressed=self._on_progress,
             hashes_wanted=self._digests.wake,
         )
+        self._downloads = downloads
+        self._uninstalling = Uninstalling(store, records, roots)
+        self._calls: set[asyncio.Task[Any]] = set()
         self._running: dict[int, tuple[asyncio.Task[None], Control]] = {}
         self._progress: dict[int, Job] = {}
         self._changed = asyncio.Event()
-        self._recovery: asyncio.Task[None] | None = None
         self._stopping = False
 
     # ---- life ----------------------------------------------------------------------------------------
@@ -92,7 +102,7 @@ class Installer:
         for job in unfinished:
             self._launch(job, Control())
         self._digests.start()
-        self._recovery = asyncio.create_task(self._finish_removals(), name="removals")
+        self._uninstalling.start()
 
     async def stop(self) -> None:
         """Stops every job where it is; the next start goes on."""
@@ -101,10 +111,10 @@ class Installer:
         for task, control in list(self._running.values()):
             control.stop.set()
             task.cancel()
-        if self._recovery is not None:
-            self._recovery.cancel()
-            tasks.append(self._recovery)
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._calls:
+            await asyncio.wait(set(self._calls), timeout=_CALLS_END_S)
+        await self._uninstalling.close()
         await self._digests.close()
         self._changed.set()
 
@@ -122,18 +132,12 @@ class Installer:
                 _log.info("removing a staging folder that no job owns: %s", folder.name)
                 files.remove_tree(folder)
 
-    async def _finish_removals(self) -> None:
-        delay = 0.2
-        while True:
-            try:
-                await finish_removals(store=self._store, records=self._records, roots=self._roots)
-                return
-            except UnavailableException:
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, 10.0)
-            except ModelkeepError as error:
-                _log.warning("an interrupted uninstall cannot be finished: %s", error)
-                return
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """Does work to its end, also when the caller goes away in its middle."""
+        task = asyncio.ensure_future(work)
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        return await asyncio.shield(task)
 
     # ---- jobs ----------------------------------------------------------------------------------------
     async def import_model(self, request: ImportRequest, caller: Caller) -> tuple[Job, bool]:
@@ -153,6 +157,12 @@ class Installer:
             # what lies in a staging folder goes with its job: it can only be copied
             source, inplace = Source(SourceKind.PATH, str(path)), request.inplace and not staged
             secret_url = ""
+        return await self._whole(self._submit(request, caller, source, inplace, secret_url))
+
+    async def _submit(
+        self, request: ImportRequest, caller: Caller, source: Source, inplace: bool, secret_url: str
+    ) -> tuple[Job, bool]:
+        """Stores the job and lets it run; never one without the other."""
         job = Job(
             id=0,
             uid=str(uuid.uuid4()),
@@ -198,12 +208,23 @@ class Installer:
         self._running[job.id] = (task, control)
 
     async def _run(self, job: Job, control: Control) -> None:
+        delay = _FIRST_RETRY_S
         try:
-            await self._runner.run(job, control)
+            while not job.state.final:
+                try:
+                    await self._runner.run(job, control)
+                    return
+                except Exception:
+                    # not even its end could be noted, as when the disk is full: it must not hang for ever
+                    _log.exception("install %s stopped; tried again in %g s", job.id, delay)
+                known = False
+                while not known:
+                    await asyncio.sleep(delay)
+                    delay = min(2 * delay, _LAST_RETRY_S)
+                    with contextlib.suppress(sqlite3.Error, OSError):
+                        job, known = await self._store.get(job.id), True
         except ModelkeepError as error:
-            _log.error("install %s stopped: %s", job.id, error)
-        except Exception:
-            _log.exception("install %s stopped by a defect", job.id)
+            _log.error("install %s is given up: %s", job.id, error)
         finally:
             self._running.pop(job.id, None)
             self._progress.pop(job.id, None)
@@ -211,6 +232,9 @@ class Installer:
 
     async def cancel(self, job_id: int) -> Job:
         """Asks a job to end; it does soon."""
+        return await self._whole(self._cancel(job_id))
+
+    async def _cancel(self, job_id: int) -> Job:
         job = await self._store.request_cancel(job_id)
         self._on_saved(job)
         running = self._running.get(job_id)
@@ -222,10 +246,18 @@ class Installer:
 
     async def prune(self) -> int:
         """Forgets ended jobs, with the downloads that failed ones kept; answers how many."""
+        return await self._whole(self._prune())
+
+    async def _prune(self) -> int:
         count, staged = await self._store.prune()
         for job_id in staged:
             await self._runner.quick(lambda job_id=job_id: files.remove_tree(self._roots.staging(job_id)))  # type: ignore[misc]  # bound now
         self._wake()
+        if not await self._store.unfinished():
+            # with them, files of a wrong hash that DownloadService set apart; a job under way may still
+            # want to know how its download ended, so that those wait for a later call
+            with contextlib.suppress(ModelkeepError):
+                await self._downloads.prune()
         return count
 
     async def wait(self, ids: Iterable[int], timeout_s: float) -> list[int]:
@@ -276,7 +308,7 @@ class Installer:
 
     async def uninstall(self, key: str, policy: FilePolicy, etag: str) -> Uninstalled:
         """Deletes a record and, as the policy says, its files."""
-        return await uninstall(key, policy, etag, store=self._store, records=self._records, roots=self._roots)
+        return await self._whole(self._uninstalling.uninstall(key, policy, etag))
 
 
 __all__ = ["Caller", "FilePolicy", "ImportRequest", "Installer", "State", "Uninstalled"]

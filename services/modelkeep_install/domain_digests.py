@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import logging
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from modelkeep.exceptions import ModelkeepError, UnavailableException, UnknownModelException
+from modelkeep.exceptions import ModelkeepError, UnknownModelException
 
 from .domain_ports import DigestState, DigestWork, JobStore, RecordFile, RecordPort
 from .domain_roots import ModelRoots
+from .domain_steps import TRY_AGAIN
 from .hashing import Interrupted, digest_file
 
 _log = logging.getLogger(__name__)
@@ -104,7 +106,7 @@ class DigestWorker:
                 for work in await self._store.digested():
                     await self._write(work)
                 delay = _FIRST_RETRY_S
-            except UnavailableException:
+            except TRY_AGAIN:
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _LAST_RETRY_S)
                 continue
@@ -116,16 +118,14 @@ class DigestWorker:
         try:
             request_id = _request_id(work)
             await self._records.replace_files(work.key, work.files, request_id)
-        except UnavailableException:
-            raise
         except UnknownModelException:
             pass  # uninstalled meanwhile
         except ModelkeepError as error:
+            if isinstance(error, TRY_AGAIN) or error.code == "INTERNAL":
+                raise
             _log.warning("RecordService refuses the digests of %s: %s", work.key, error)
         await self._store.drop_digests(work.key)
 
 
 def _request_id(work: DigestWork) -> str:
-    import uuid
-
     return str(uuid.uuid5(uuid.UUID(work.uid), "digests"))

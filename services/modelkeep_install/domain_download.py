@@ -11,6 +11,7 @@ from pathlib import Path
 
 from modelkeep.exceptions import (
     InvalidModelException,
+    ModelkeepError,
     TokenRequiredException,
     UnknownJobIDException,
     WrongStateException,
@@ -56,20 +57,27 @@ class Downloading(Steps):
         """Ends the watch of downloads."""
         await self._follower.close()
 
-    async def cancel(self, job: Job) -> None:
+    async def cancel(self, job: Job) -> Job:
         """Cancels the job's download; returns when DownloadService knows.
 
         It would go on writing into a folder that is gone otherwise.
         """
         delay = FIRST_RETRY_S
-        while job.download_id:
+        while job.download_id or job.ordering:
             try:
-                await self._downloads.cancel(job.download_id)
-                return
-            except TRY_AGAIN as error:
+                download_id = job.download_id
+                if not download_id:
+                    # asked for, and the answer was lost: asking again tells its number
+                    download_id = (await self._downloads.create(self._order_of(job))).id
+                await self._downloads.cancel(download_id)
+                return replace(job, download_id=download_id)
+            except ModelkeepError as error:
+                if not job.download_id and not isinstance(error, TRY_AGAIN) and error.code != "INTERNAL":
+                    return job  # refused: there is none
                 job = await self._wait_for_peer(job, error, delay)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LAST_RETRY_S)
+        return job
 
     async def download(self, job: Job, control: Control) -> Job:
         """Ends with ``staged_path`` set: the file is whole and durable in the staging folder."""
@@ -86,7 +94,12 @@ class Downloading(Steps):
                 # DownloadService's store was lost: begin again, with a request id of its own
                 await asyncio.to_thread(files.remove_tree, staging)
                 job = await self._save(
-                    replace(job, download_id=0, download_generation=job.download_generation + 1)
+                    replace(
+                        job,
+                        download_id=0,
+                        ordering=False,
+                        download_generation=job.download_generation + 1,
+                    )
                 )
         return job
 
@@ -105,18 +118,23 @@ class Downloading(Steps):
             control.token.clear()
             job = await self._save(moved(job, State.RUNNING, Stage.DOWNLOADING))
         await asyncio.to_thread(staging.mkdir, parents=True, exist_ok=True)
-        order = DownloadOrder(
-            url=control.url or job.source.text,
-            folder=f"{staging}/",
-            access_token=control.access_token,
+        job = await self._save(replace(job, ordering=True))
+        order = self._order_of(job, url=control.url, access_token=control.access_token)
+        status, job = await self._with_peer(job, control, lambda: self._downloads.create(order))
+        control.url = control.access_token = ""
+        return await self._save(replace(job, download_id=status.id, ordering=False))
+
+    def _order_of(self, job: Job, *, url: str = "", access_token: str = "") -> DownloadOrder:
+        """The order of a job's download: the same request at every repetition, with secrets or without."""
+        return DownloadOrder(
+            url=url or job.source.text,
+            folder=f"{self._roots.staging(job.id)}/",
+            access_token=access_token,
             expected_sha256=job.expected_sha256,
             priority=job.priority,
             request_id=job.request_id(f"download/{job.download_generation}"),
             labels={_LABEL: job.uid},
         )
-        status, job = await self._with_peer(job, control, lambda: self._downloads.create(order))
-        control.url = control.access_token = ""
-        return await self._save(replace(job, download_id=status.id))
 
     async def _follow(self, job: Job, control: Control, staging: Path) -> Job:
         """Mirrors the download until it has delivered."""

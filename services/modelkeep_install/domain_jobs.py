@@ -158,6 +158,8 @@ class Job:
     cancel_requested: bool = False
     attempt: int = 0
     download_id: int = 0
+    #: The download was asked for: only DownloadService knows whether it is there.
+    ordering: bool = False
     #: Counts downloads made for this job: DownloadService may have forgotten one.
     download_generation: int = 0
     #: Where the downloaded or copied files are before they get their final name.

@@ -156,6 +156,9 @@ class DownloadPort(Protocol):
     async def cancel(self, download_id: int) -> None:
         """Cancels a download; fine if it has ended or is not known."""
 
+    async def prune(self) -> None:
+        """Forgets the installer's downloads that have ended, with what failed ones left."""
+
     def watch(self, resume_token: str) -> AsyncIterator[DownloadNews]:
         """Every change of the installer's downloads, from a token or from a snapshot."""
 
@@ -177,7 +180,8 @@ class Removal:
     """An uninstall under way: written before the record goes, so that a kill cannot leave its files."""
 
     key: str
-    folder: str
+    #: Emptied folders go as well, but not this one nor what is above it.
+    top: str
     paths: tuple[str, ...]
 
 

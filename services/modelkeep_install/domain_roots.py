@@ -117,6 +117,27 @@ class ModelRoots:
         """Whether a path, links followed, lies inside models_dir and not in its staging folders."""
         return self._owned.allows(path) and not self.is_staged(path)
 
+    def unlink(self, path: Path) -> int:
+        """Removes one file of a model; of a link the link. Gives its size in bytes.
+
+        Raises:
+            ForbiddenPathException: As :meth:`deletable`.
+            OSError: It is not there, or cannot be removed.
+        """
+        self.deletable(path)
+        # through the folder's descriptor: a folder that became a link since the check is not followed
+        folder = self._readable.open_beneath(path.parent, os.O_PATH | os.O_DIRECTORY)
+        try:
+            size = os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_size
+            os.unlink(path.name, dir_fd=folder)
+        finally:
+            os.close(folder)
+        return size
+
+    def is_root(self, path: Path) -> bool:
+        """Whether a folder is a root itself."""
+        return path in self._readable.roots
+
     def deletable(self, path: Path) -> None:
         """Refuses to delete what is not beneath a root, with the folder it is in and what it leads to.
 

@@ -32,7 +32,6 @@ from .domain_roots import ModelRoots
 from .domain_steps import (
     FIRST_RETRY_S,
     LAST_RETRY_S,
-    TRY_AGAIN,
     Cancelled,
     Control,
     KeyedLocks,
@@ -167,9 +166,11 @@ class Runner(Steps):
             files.sync_folder(staging)
 
         await in_thread(self._copies, copy)
-        total = found.size_bytes
+        # the source may have changed since: the record tells of what was copied
+        copied = await self._probe(staging / name, job, named=source)
+        total = copied.size_bytes
         return await self._save(
-            replace(job, staged_path=str(staging / name), progress=Progress(total, total))
+            replace(job, probe=copied, staged_path=str(staging / name), progress=Progress(total, total))
         )
 
     async def _place_staged(self, job: Job, control: Control) -> Job:
@@ -187,11 +188,13 @@ class Runner(Steps):
         await self.quick(lambda: files.place(staged, target))
         return await self._save(replace(job, local_path=str(target)))
 
-    async def _probe(self, path: Path, job: Job) -> ProbeResult:
-        found = await self.quick(
-            lambda: probe(path, job.overrides.hints, opener=self._roots.open, check=self._roots.readable)
-        )
-        check_known(found, job.overrides, path)
+    async def _probe(self, path: Path, job: Job, *, named: Path | None = None) -> ProbeResult:
+        def work() -> ProbeResult:
+            opener, check = self._roots.open, self._roots.readable
+            return probe(path, job.overrides.hints, opener=opener, check=check, named=named)
+
+        found = await self.quick(work)
+        check_known(found, job.overrides, named or path)
         return found
 
     async def _hash(self, job: Job, path: Path, control: Control) -> Job:
@@ -255,7 +258,7 @@ class Runner(Steps):
                 return await self._records.get(job.key)
             except UnknownModelException:
                 break
-            except TRY_AGAIN as error:
+            except ModelkeepError as error:  # any other: without the answer the job cannot end
                 job = await self._wait_for_peer(job, error, delay)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LAST_RETRY_S)
@@ -266,7 +269,7 @@ class Runner(Steps):
         stored = await self._registered(job)
         if stored is not None:
             return await self._complete(job, stored)
-        await self._downloading.cancel(job)
+        job = await self._downloading.cancel(job)
         await self.quick(lambda: self._remove_files(job))
         return await self._save(
             replace(moved(job, State.CANCELLED), end_time=time.time(), staged_path="", local_path="")
@@ -281,6 +284,8 @@ class Runner(Steps):
         if job.source.kind is SourceKind.URL and job.staged_path:
             kept = await self.quick(lambda: self._keep_download(job))
         else:
+            if job.download_id:  # it may still run, and would deliver into a folder that is gone
+                job = await self._downloading.cancel(job)
             await self.quick(lambda: self._remove_files(job))
         if kept:
             error = replace(

@@ -42,6 +42,8 @@ _OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.max_receive_message_length", 16 << 20),
+    # a proxy in the environment is for the internet, which this service never talks to
+    ("grpc.enable_http_proxy", 0),
 )
 
 
@@ -122,6 +124,10 @@ class Downloads:
         request = download_pb.CancelDownloadRequest(id=download_id)
         with contextlib.suppress(UnknownJobIDException, WrongStateException):
             await _call("DownloadService", self._stub.CancelDownload(request, timeout=_DEADLINE_S))
+
+    async def prune(self) -> None:
+        request = download_pb.PruneDownloadsRequest(queue=QUEUE)
+        await _call("DownloadService", self._stub.PruneDownloads(request, timeout=_DEADLINE_S))
 
     async def watch(self, resume_token: str) -> AsyncIterator[DownloadNews]:
         request = download_pb.WatchDownloadsRequest(queue=QUEUE, resume_token=resume_token)

@@ -6,6 +6,7 @@ import sqlite3
 from typing import Any
 
 import grpc.aio
+from google.protobuf.duration_pb2 import Duration
 
 from modelkeep.install.v1 import install_pb2, install_service_pb2_grpc
 from modelkeep.install.v1 import install_service_pb2 as pb
@@ -75,14 +76,12 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
             matches=(lambda install: install.id in ids) if ids else None,
             snapshot=self._snapshot,
             skip_snapshot=request.skip_snapshot,
-            bookmark_interval_s=request.bookmark_interval.ToTimedelta().total_seconds(),
+            bookmark_interval_s=_seconds(request.bookmark_interval),
         )
         await stream_frames(context, watch, convert.watch_response)
 
     async def WaitInstalls(self, request: pb.WaitInstallsRequest, context: object) -> pb.WaitInstallsResponse:
-        asked = (
-            request.timeout.ToTimedelta().total_seconds() if request.HasField("timeout") else _DEFAULT_WAIT_S
-        )
+        asked = _seconds(request.timeout) if request.HasField("timeout") else _DEFAULT_WAIT_S
         timeout = min(max(0.0, asked), _MAX_WAIT_S)
         left = current_call().time_remaining()
         if left is not None:
@@ -117,6 +116,11 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
 
     def _snapshot(self, conn: sqlite3.Connection) -> list[tuple[str, install_pb2.Install]]:
         return [(id_, install_pb2.Install.FromString(data)) for id_, data in self._store.snapshot(conn)]
+
+
+def _seconds(duration: Duration) -> float:
+    """Whatever it holds: timedelta refuses what is out of its range."""
+    return float(duration.seconds + duration.nanos / 1e9)
 
 
 def _mark(request: pb.ImportModelRequest) -> bytes:

@@ -163,3 +163,40 @@ async def test_the_marker_of_models_dir_is_no_model_file(service: InstallClient)
     with fails(code="PERMISSION_DENIED", reason="FORBIDDEN_PATH"):
         await uninstall(service, key)
     assert (service.models / ".modelkeep-root").exists()
+
+
+async def test_a_record_does_not_reach_another_models_files_through_a_link(
+    service: InstallClient, source: Path
+) -> None:
+    path = small_lora(source / "a.safetensors")
+    victim = service.models / await installed(service, path, inplace=False) / path.name
+    (service.models / "linked").mkdir()
+    (service.models / "linked" / "own.txt").touch()
+    (service.models / "linked" / "sub").symlink_to(victim.parent)
+    key = await record(service, "linked", "own.txt", "sub/a.safetensors")
+    with fails(code="PERMISSION_DENIED", reason="FORBIDDEN_PATH"):
+        await uninstall(service, key, ANY)
+    assert victim.exists()
+    assert (service.models / "linked" / "own.txt").exists()
+    assert await service.models_count() == 2
+
+
+async def test_a_file_that_cannot_be_removed_stays_and_the_rest_goes(
+    service: InstallClient, source: Path
+) -> None:
+    folder = service.models / "odd"
+    (folder / "now-a-folder").mkdir(parents=True)
+    (folder / "file.txt").touch()
+    key = await record(service, "odd", "file.txt", "now-a-folder")
+    answer = await uninstall(service, key)
+    assert list(answer.deleted_paths) == [str(folder / "file.txt")]
+    assert (folder / "now-a-folder").is_dir()
+    assert await service.models_count() == 0
+
+
+async def test_the_folder_of_a_single_file_outside_models_dir_stays(
+    service: InstallClient, source: Path
+) -> None:
+    key = await installed(service, small_lora(source / "a.safetensors"), inplace=True)
+    await uninstall(service, key, ANY)
+    assert list(source.iterdir()) == []

@@ -101,12 +101,22 @@ async def test_one_install_survives_the_kill_of_each_service_in_turn(
     await install_through_kills(suite, service, kills, content, download_s=3)
 
 
+#: All that the long test may do; .ci/run takes a share of it, chosen by a seed that it prints.
+KILLS = 40
+
+
+def chosen_kills() -> list[tuple[str, float]]:
+    """(service, pause in seconds before its kill), as MODELKEEP_KILL_SEED and MODELKEEP_KILL_SHARE say."""
+    moments = random.Random(os.environ.get("MODELKEEP_KILL_SEED", "3"))
+    share = min(1.0, max(0.0, float(os.environ.get("MODELKEEP_KILL_SHARE", "1"))))
+    kills = [(moments.choice(SERVICES), moments.uniform(0, 1.0)) for _ in range(KILLS)]
+    return kills[: max(1, round(share * KILLS))]
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_installs_survive_kills_at_random_moments(
     suite: Suite, service: InstallClient, content: bytes
 ) -> None:
-    moments = random.Random(3)
-    for _ in range(40):
-        kill = (moments.choice(SERVICES), moments.uniform(0, 1.0))
+    for kill in chosen_kills():
         await install_through_kills(suite, service, [kill], content, download_s=0.7)

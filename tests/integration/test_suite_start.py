@@ -67,3 +67,14 @@ def test_a_setting_that_does_not_exist_ends_the_start_with_78() -> None:
     with pytest.raises(SuiteError, match="MODELKEEP_RECORD_COLOUR") as refused:
         suite.start()
     assert refused.value.exit_code == 78
+
+
+@pytest.mark.timeout(60)
+def test_a_module_in_the_folder_where_it_was_started_is_not_taken_for_the_librarys(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("random", "grpc", "pydantic"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
+    monkeypatch.chdir(tmp_path)
+    with service_suite(data_dir, services=("record",)) as suite:
+        assert suite.processes["record"].returncode is None

@@ -6,11 +6,12 @@ itself is never imported.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from pydantic_core import from_json
 
 from modelkeep.exceptions import InvalidModelException, UnsafeFormatException
 
@@ -83,8 +84,9 @@ class Folder:
             raise self.invalid(relative, f"a config of {self.files[relative]:,} bytes")
         try:
             with self._opener(self.path / relative) as file:
-                content = json.loads(file.read(_MAX_CONFIG_BYTES))
-        except (ValueError, RecursionError) as error:
+                # unlike json's, no lone surrogates, which no message could carry, and no infinite numbers
+                content = from_json(file.read(_MAX_CONFIG_BYTES), allow_inf_nan=False)
+        except ValueError as error:
             raise self.invalid(relative, f"no JSON: {error}") from error
         if not isinstance(content, dict):
             raise self.invalid(relative, "no JSON object")
@@ -121,7 +123,7 @@ def probe_folder(folder: Folder) -> Match | NoMatch:
         return NoMatch("neither model_index.json nor config.json")
     class_name = config.get("_class_name")
     if class_name != "AutoencoderKL":
-        known = class_name or ", ".join(map(str, config.get("architectures") or ())) or "no class"
+        known = _short(class_name or config.get("architectures") or "no class")
         return NoMatch(f"config.json names {known}, which is no pipeline and no autoencoder")
     latents = _integer(config, "latent_channels", 4)
     for header in folder.weights(""):
@@ -137,7 +139,7 @@ def _probe_pipeline(folder: Folder, index: Mapping[str, Any]) -> Match | NoMatch
     class_name = str(index.get("_class_name", ""))
     allowed = PIPELINES.get(class_name)
     if allowed is None:
-        return NoMatch(f"model_index.json names {class_name or 'no class'}, which is not known yet")
+        return NoMatch(f"model_index.json names {_short(class_name) or 'no class'}, which is not known yet")
     evidence = [certain("type=main", f"model_index.json names {class_name}")]
     submodels = _submodels(folder, index, evidence)
     unet = folder.config("unet/config.json")
@@ -153,8 +155,8 @@ def _probe_pipeline(folder: Folder, index: Mapping[str, Any]) -> Match | NoMatch
     scheduler = folder.config("scheduler/scheduler_config.json")
     if scheduler is not None:
         # diffusers leaves the key out only in configs older than the key, which were all epsilon
-        prediction = str(scheduler.get("prediction_type", "epsilon"))
-        evidence.append(certain(f"prediction_type={prediction}", "scheduler/scheduler_config.json"))
+        prediction = _short(scheduler.get("prediction_type", "epsilon"))
+        evidence.append(likely(f"prediction_type={prediction}", "scheduler/scheduler_config.json"))
     upcast = unet.get("upcast_attention")
     return Match(
         type="main",
@@ -259,6 +261,12 @@ def _confirm(
             )
         evidence.append(certain(setting, f"tensor {name} of {header.path.name} is {list(header[name])}"))
         return
+
+
+def _short(value: object) -> str:
+    """What a config says, short enough to be quoted."""
+    said = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return said if len(said) <= 200 else f"{said[:200]}…"
 
 
 def _integer(config: Mapping[str, Any], name: str, default: int) -> int:

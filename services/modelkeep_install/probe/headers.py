@@ -19,8 +19,13 @@ from pydantic_core import from_json
 
 from modelkeep.exceptions import InvalidModelException
 
-#: As in the reference implementation: a longer header is refused unread.
-MAX_HEADER_BYTES = 100_000_000
+#: A longer header is refused unread. The reference implementation takes 100 MB; parsing that would keep
+#: every other thread of the process waiting for seconds, and real headers have some hundred KiB.
+MAX_HEADER_BYTES = 8 << 20
+#: No framework has tensors of more dimensions; a product of millions of factors would take for ever.
+_MAX_DIMENSIONS = 64
+#: Names end up in answers and stored jobs; real ones have some hundred characters.
+_MAX_NAME = 1024
 
 #: Bits an element takes, per dtype of the format.
 DTYPE_BITS: Mapping[str, int] = {
@@ -129,7 +134,7 @@ def read_header(path: Path, opener: Opener = open_regular) -> SafetensorsHeader:
         if length > size - 8:
             _bad(path, f"the header claims {length:,} bytes, the file has {size:,}")
         if length > MAX_HEADER_BYTES:
-            _bad(path, f"the header claims {length:,} bytes, more than {MAX_HEADER_BYTES:,}")
+            _bad(path, f"the header claims {length:,} bytes, more than the {MAX_HEADER_BYTES:,} allowed")
         text = _read_exactly(path, file, length)
     if text[:1] != b"{":
         _bad(path, "the header is not a JSON object")
@@ -168,9 +173,11 @@ def _check_tensors(path: Path, tensors: dict[str, Any], buffer_bytes: int) -> No
             begin, end = entry["data_offsets"]
             bits = bits_of[entry["dtype"]]
             shape = entry["shape"]
+            if len(shape) > _MAX_DIMENSIONS or len(name) > _MAX_NAME:
+                _bad(path, f"tensor {name[:80]!r} has a longer name or more dimensions than any model's")
             for dimension in shape:
-                if type(dimension) is not int or dimension < 0:
-                    _bad(path, f"tensor {name!r} has the shape {shape!r}")
+                if type(dimension) is not int or not 0 <= dimension < 1 << 63:
+                    _bad(path, f"tensor {name!r} has a dimension that is no natural number")
                 bits *= dimension
         except (KeyError, TypeError, ValueError):
             _bad(path, f"tensor {name!r} has no valid dtype, shape and data_offsets")
@@ -179,8 +186,8 @@ def _check_tensors(path: Path, tensors: dict[str, Any], buffer_bytes: int) -> No
         if (end - begin) * 8 != bits:
             _bad(
                 path,
-                f"tensor {name!r} of {entry['dtype']} {shape} takes {bits / 8:g} bytes, "
-                f"its data_offsets say {end - begin}",
+                f"tensor {name!r} of {entry['dtype']} {shape} takes {bits // 8:,} bytes, "
+                f"its data_offsets say {end - begin:,}",
             )
         spans.append((begin, end))
     spans.sort()

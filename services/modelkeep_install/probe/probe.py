@@ -100,6 +100,13 @@ def list_files(folder: Path, check: Callable[[Path], object] = lambda path: None
             if name.startswith("."):
                 continue
             file = here / name
+            try:
+                name.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidModelException(
+                    f"{folder} holds a file whose name is no UTF-8: {name!a}. Rename or remove it.",
+                    metadata={"path": str(folder), "detail": "file name is no UTF-8"},
+                ) from error
             check(file)
             try:
                 status = file.stat()
@@ -175,12 +182,15 @@ def apply_hints(match: Match, hints: Hints) -> Match:
     """What the caller says takes the place of what was found; a contradiction stays visible as evidence."""
     if not hints.any():
         return match
-    if hints.base and hints.base in match.possible_bases and match.base == UNKNOWN:
+    known_base = match.base
+    if hints.base and hints.base != known_base:
+        # what fitted the base that the names spoke of says nothing about the one that the caller knows
+        match = replace(match, base=UNKNOWN, compatible_bases=())
         match = narrow(match, (hints.base,), likely(f"base={hints.base}", "the caller says so"))
     evidence = list(match.evidence)
     for what, said, found in (
         ("type", hints.type, match.type),
-        ("base", hints.base, match.base),
+        ("base", hints.base, known_base if match.base == UNKNOWN else match.base),
         ("format", hints.format, match.format),
     ):
         if said and said != found:

@@ -132,7 +132,7 @@ def test_a_pipeline_of_an_unpublished_size_lists_its_possible_bases(tmp_path: Pa
     result = probe(folder)
     assert result.base == "sd-1"
     assert result.match.possible_bases == ("sd-1", "sd-2")
-    assert findings(result, Strength.LIKELY) == ["base=sd-1"]
+    assert findings(result, Strength.LIKELY) == ["base=sd-1", "prediction_type=epsilon"]
 
 
 def test_a_folder_whose_weights_contradict_its_config_is_refused(tmp_path: Path) -> None:

@@ -259,7 +259,8 @@ class Suite:
             name,
             self.addresses[name],
             arguments=[
-                *("-m", f"modelkeep_{name}", "--host", self._host, "--port", str(self._chosen[name])),
+                # -P: a random.py in the folder where `modelkeep up` was typed is not the library's
+                *("-P", "-m", f"modelkeep_{name}", "--host", self._host, "--port", str(self._chosen[name])),
                 *("--data-dir", str(self.data_dir), *self._arguments.get(name, ())),
             ],
             environment=self._environment(),

@@ -16,17 +16,19 @@ _DOWN = (
     ".lora_A.default.weight",
     ".lora.down.weight",
     "_lora.down.weight",
+    ".lora_linear_layer.down.weight",
 )
-_UP = (".lora_up.weight", ".lora_B.weight", ".lora_B.default.weight", ".lora.up.weight", "_lora.up.weight")
+_UP = tuple(end.translate(str.maketrans("A", "B")).replace("down", "up") for end in _DOWN)
 _REST = (*_UP, ".alpha", ".dora_scale", ".lora_mid.weight", ".lora_magnitude_vector", ".diff", ".diff_b")
 
 #: The family's UNet and text encoders, as each key layout names them.
 _UNET = re.compile(
     r"^(lora_unet_(input_blocks|middle_block|output_blocks|down_blocks|mid_block|up_blocks)_"
-    r"|(base_model\.model\.)?unet\.(down_blocks|mid_block|up_blocks)\."
-    r"|(down_blocks|mid_block|up_blocks)\.)"
+    r"|(base_model\.model\.)?(unet\.)?(down_blocks|mid_block|up_blocks)\.)"
 )
-_TEXT = re.compile(r"^(lora_te[12]?_text_model_|(text_encoder|text_encoder_2)\.)")
+_TEXT = re.compile(
+    r"^(lora_te[12]?_text_model_|(base_model\.model\.)?(text_encoder|text_encoder_2|text_model)\.)"
+)
 _CROSS = re.compile(r"attn2[._](processor\.)?to_[kv](?=[._]lora|_lora)")
 _DEEP = re.compile(r"transformer_blocks[._]([2-9]|1\d)[._]")
 
@@ -100,7 +102,7 @@ class LoraFile:
         text = {
             shape[1]
             for name, shape in down.items()
-            if _TEXT.match(name) and re.search(r"[._]q_proj(?=[._])", name) and len(shape) >= 2
+            if _TEXT.match(name) and re.search(r"[._](q_proj(?=[._])|to_q_lora)", name) and len(shape) >= 2
         }
         for width in sorted(text):
             evidence.append(certain("base", f"adapts a text encoder {width} features wide"))

@@ -43,6 +43,9 @@ class MainCheckpoint:
     def match(self, header: SafetensorsHeader) -> Match | NoMatch:
         if _CONV_IN not in header:
             return NoMatch(f"no tensor {_CONV_IN}")
+        control = next((name for name in header if name.startswith("control_model.")), "")
+        if control:
+            return NoMatch(f"a ControlNet with the model that it was trained on: {control}")
         conv_in = header[_CONV_IN]
         if len(conv_in) != 4 or conv_in[2:] != (3, 3):
             return NoMatch(f"{_CONV_IN} has the shape {list(conv_in)}, no 3x3 convolution")

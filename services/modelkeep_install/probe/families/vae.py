@@ -110,7 +110,7 @@ def vae_folder_match(config: Mapping[str, Any], latents: int) -> Match | NoMatch
         return match
     match = replace(match, evidence=(certain("type=vae", "config.json names AutoencoderKL"), *match.evidence))
     factor = config.get("scaling_factor")
-    if not isinstance(factor, (int, float)) or isinstance(factor, bool):
+    if not isinstance(factor, (int, float)) or isinstance(factor, bool) or not 0 < factor < 1e6:
         return match
     match = replace(match, scaling_factor=float(factor))
     bases = BASES_BY_SCALING.get(round(float(factor), 5), ())
@@ -125,14 +125,14 @@ def narrow(match: Match, bases: Sequence[str], evidence: Evidence) -> Match:
     """Lets evidence choose among the possible bases; the first one left becomes the base.
 
     ``possible_bases`` keeps every base that certain evidence allows, the chosen one first;
-    ``compatible_bases`` keeps those that share the chosen base's latent space, and all of them while none
-    is chosen.
+    an autoencoder's ``compatible_bases`` are those that share the chosen base's latent space; anything
+    else fits the base that was chosen, and all of them while none is.
     """
     left = [base for base in match.possible_bases if base in bases]
     if not left or match.base != UNKNOWN:
         return match
     base = left[0]
-    if base in _SAME_LATENTS:
+    if match.type == "vae" and base in _SAME_LATENTS:
         same = tuple(b for b in match.possible_bases if b in _SAME_LATENTS and b != base)
     else:
         same = ()

@@ -138,7 +138,8 @@ class InstallServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PruneInstalls(self, request, context):
-        """Forgets the jobs that have ended, and removes the downloads that failed ones kept. Models stay.
+        """Forgets the jobs that have ended, and removes the downloads that failed ones kept. Models stay. When no
+        job is under way, the installs' ended downloads are pruned too, with files of a wrong hash.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -175,8 +176,9 @@ class InstallServiceServicer:
 
     def UninstallModel(self, request, context):
         """Deletes a model's record and, as asked, its files: exactly those that the record lists, and only
-        beneath allowed roots. If a path is forbidden, nothing is deleted, neither file nor record. Folders
-        that this empties go too; a symbolic link goes, and what it leads to stays.
+        beneath allowed roots. If a path is forbidden, nothing is deleted, neither file nor record. Folders of
+        the model that this empties go too; a symbolic link goes, and what it leads to stays. A file that the
+        system does not let go stays, and is not among `deleted_paths`.
 
         Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH (the record belongs to another
         models_dir), UPSTREAM_UNAVAILABLE (RecordService does not answer).

@@ -65,7 +65,9 @@ class InstallServiceStub:
     Errors: UNKNOWN_JOB; WRONG_STATE for a job that is COMPLETED or ERROR.
     """
     PruneInstalls: _grpc.UnaryUnaryMultiCallable[_install_service_pb2.PruneInstallsRequest, _install_service_pb2.PruneInstallsResponse]
-    """Forgets the jobs that have ended, and removes the downloads that failed ones kept. Models stay."""
+    """Forgets the jobs that have ended, and removes the downloads that failed ones kept. Models stay. When no
+    job is under way, the installs' ended downloads are pruned too, with files of a wrong hash.
+    """
     WatchInstalls: _grpc.UnaryStreamMultiCallable[_install_service_pb2.WatchInstallsRequest, _install_service_pb2.WatchInstallsResponse]
     """Streams a snapshot of the jobs, then every change of state and, in between, progress. See
     modelkeep.server.v1.WatchPhase for what is guaranteed.
@@ -85,8 +87,9 @@ class InstallServiceStub:
     """
     UninstallModel: _grpc.UnaryUnaryMultiCallable[_install_service_pb2.UninstallModelRequest, _install_service_pb2.UninstallModelResponse]
     """Deletes a model's record and, as asked, its files: exactly those that the record lists, and only
-    beneath allowed roots. If a path is forbidden, nothing is deleted, neither file nor record. Folders
-    that this empties go too; a symbolic link goes, and what it leads to stays.
+    beneath allowed roots. If a path is forbidden, nothing is deleted, neither file nor record. Folders of
+    the model that this empties go too; a symbolic link goes, and what it leads to stays. A file that the
+    system does not let go stays, and is not among `deleted_paths`.
 
     Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH (the record belongs to another
     models_dir), UPSTREAM_UNAVAILABLE (RecordService does not answer).
@@ -129,7 +132,9 @@ class InstallServiceAsyncStub(InstallServiceStub):
     Errors: UNKNOWN_JOB; WRONG_STATE for a job that is COMPLETED or ERROR.
     """
     PruneInstalls: _aio.UnaryUnaryMultiCallable[_install_service_pb2.PruneInstallsRequest, _install_service_pb2.PruneInstallsResponse]  # type: ignore[assignment]
-    """Forgets the jobs that have ended, and removes the downloads that failed ones kept. Models stay."""
+    """Forgets the jobs that have ended, and removes the downloads that failed ones kept. Models stay. When no
+    job is under way, the installs' ended downloads are pruned too, with files of a wrong hash.
+    """
     WatchInstalls: _aio.UnaryStreamMultiCallable[_install_service_pb2.WatchInstallsRequest, _install_service_pb2.WatchInstallsResponse]  # type: ignore[assignment]
     """Streams a snapshot of the jobs, then every change of state and, in between, progress. See
     modelkeep.server.v1.WatchPhase for what is guaranteed.
@@ -149,8 +154,9 @@ class InstallServiceAsyncStub(InstallServiceStub):
     """
     UninstallModel: _aio.UnaryUnaryMultiCallable[_install_service_pb2.UninstallModelRequest, _install_service_pb2.UninstallModelResponse]  # type: ignore[assignment]
     """Deletes a model's record and, as asked, its files: exactly those that the record lists, and only
-    beneath allowed roots. If a path is forbidden, nothing is deleted, neither file nor record. Folders
-    that this empties go too; a symbolic link goes, and what it leads to stays.
+    beneath allowed roots. If a path is forbidden, nothing is deleted, neither file nor record. Folders of
+    the model that this empties go too; a symbolic link goes, and what it leads to stays. A file that the
+    system does not let go stays, and is not among `deleted_paths`.
 
     Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH (the record belongs to another
     models_dir), UPSTREAM_UNAVAILABLE (RecordService does not answer).
@@ -220,7 +226,9 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _install_service_pb2.PruneInstallsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_install_service_pb2.PruneInstallsResponse, _abc.Awaitable[_install_service_pb2.PruneInstallsResponse]]:
-        """Forgets the jobs that have ended, and removes the downloads that failed ones kept. Models stay."""
+        """Forgets the jobs that have ended, and removes the downloads that failed ones kept. Models stay. When no
+        job is under way, the installs' ended downloads are pruned too, with files of a wrong hash.
+        """
 
     @_abc_1.abstractmethod
     def WatchInstalls(
@@ -264,8 +272,9 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_install_service_pb2.UninstallModelResponse, _abc.Awaitable[_install_service_pb2.UninstallModelResponse]]:
         """Deletes a model's record and, as asked, its files: exactly those that the record lists, and only
-        beneath allowed roots. If a path is forbidden, nothing is deleted, neither file nor record. Folders
-        that this empties go too; a symbolic link goes, and what it leads to stays.
+        beneath allowed roots. If a path is forbidden, nothing is deleted, neither file nor record. Folders of
+        the model that this empties go too; a symbolic link goes, and what it leads to stays. A file that the
+        system does not let go stays, and is not among `deleted_paths`.
 
         Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH (the record belongs to another
         models_dir), UPSTREAM_UNAVAILABLE (RecordService does not answer).

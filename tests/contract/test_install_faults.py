@@ -1,0 +1,290 @@
+"""InstallService when callers leave, peers fall silent, and what is on disk changes under it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from modelkeep.download.v1 import download_pb2, download_service_pb2_grpc
+from modelkeep.download.v1 import download_service_pb2 as download_pb
+from modelkeep.exceptions import DeadlineExceededException, UnknownModelException
+from modelkeep.install.v1 import install_pb2
+from modelkeep.install.v1 import install_service_pb2 as pb
+from modelkeep.model.v1 import model_pb2
+from modelkeep_common.serving import start_server
+from modelkeep_download.app import DownloadApplication
+from modelkeep_install import files, peers
+from modelkeep_install.domain_jobs import Job, State
+from modelkeep_install.peers import Downloads, Records
+from modelkeep_install.store import InstallStore
+from support.downloads import settings_for
+from support.httpserver import HttpServer, Resource
+from support.installs import (
+    InstallClient,
+    fails,
+    install_service,
+    records_beside,
+    small_lora,
+)
+
+COMPLETED = install_pb2.INSTALL_STATE_COMPLETED
+CANCELLED = install_pb2.INSTALL_STATE_CANCELLED
+ERROR = install_pb2.INSTALL_STATE_ERROR
+
+
+@pytest.fixture
+async def service(data_dir: Path) -> AsyncIterator[InstallClient]:
+    async with install_service(data_dir) as client:
+        yield client
+
+
+@pytest.fixture
+async def with_downloads(data_dir: Path) -> AsyncIterator[InstallClient]:
+    """An InstallService with a DownloadService beside it."""
+    settings = settings_for(data_dir)
+    downloads = await start_server(DownloadApplication(settings), settings)
+    try:
+        async with install_service(data_dir, download_address=downloads.address) as client:
+            yield client
+    finally:
+        await downloads.stop(grace_s=0.5)
+
+
+@pytest.fixture
+def source(data_dir: Path) -> Path:
+    (data_dir / "import").mkdir(exist_ok=True)
+    return data_dir / "import"
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 15) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "never so"
+        await asyncio.sleep(0.02)
+
+
+async def leave_in_the_middle(call: Any, begun: asyncio.Event) -> None:
+    """Cancels a call, as a caller's Ctrl-C or deadline does, once the service has begun its work."""
+    task = asyncio.ensure_future(call)
+    await begun.wait()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def slow(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> asyncio.Event:
+    """Lets a method take a while after its work is done; gives the event of that moment."""
+    method, begun = getattr(owner, name), asyncio.Event()
+
+    async def slowed(*args: Any, **kwargs: Any) -> Any:
+        answer = await method(*args, **kwargs)
+        begun.set()
+        await asyncio.sleep(0.3)
+        return answer
+
+    monkeypatch.setattr(owner, name, slowed)
+    return begun
+
+
+def answer_lost(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, times: int = 1) -> list[None]:
+    """Lets calls of a peer do their work, and then time out; gives a list that grows with each."""
+    method, lost = getattr(owner, name), list[None]()
+
+    async def losing(*args: Any, **kwargs: Any) -> Any:
+        answer = await method(*args, **kwargs)
+        if len(lost) < times:
+            lost.append(None)
+            raise DeadlineExceededException("The peer did not answer in time.")
+        return answer
+
+    monkeypatch.setattr(owner, name, losing)
+    return lost
+
+
+# ---- callers that leave -----------------------------------------------------------------------------------
+async def test_an_import_whose_caller_leaves_after_it_was_stored_runs(
+    service: InstallClient, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = slow(monkeypatch, InstallStore, "create")
+    await leave_in_the_middle(service.submit(small_lora(source / "a.safetensors")), begun)
+    job = await service.until(1, lambda job: job.state == COMPLETED)
+    assert await service.models_count() == 1, job
+
+
+async def test_a_cancel_whose_caller_leaves_after_it_was_stored_cancels(
+    with_downloads: InstallClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with HttpServer() as http:
+        job = await with_downloads.submit(http.put("/a.safetensors", Resource(bytes(10**6), rate=10_000)))
+        await with_downloads.until(job, lambda i: i.download_id > 0)
+        begun = slow(monkeypatch, InstallStore, "request_cancel")
+        call = with_downloads.stub.CancelInstall(pb.CancelInstallRequest(id=job.id))
+        await leave_in_the_middle(call, begun)
+        assert (await with_downloads.ended(job)).state == CANCELLED
+
+
+async def test_an_uninstall_whose_caller_leaves_deletes_the_files_with_the_record(
+    service: InstallClient, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await service.install(small_lora(source / "a.safetensors"), inplace=False)
+    await service.digested(job.model_key)
+    begun = slow(monkeypatch, Records, "delete")
+    request = pb.UninstallModelRequest(key=job.model_key)
+    await leave_in_the_middle(service.stub.UninstallModel(request), begun)
+    await until(lambda: not Path(job.local_path).parent.exists())
+    assert await service.models_count() == 0
+
+
+# ---- peers that fall silent -------------------------------------------------------------------------------
+async def test_an_uninstall_whose_answer_was_lost_deletes_the_files_without_a_restart(
+    service: InstallClient, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await service.install(small_lora(source / "a.safetensors"), inplace=False)
+    await service.digested(job.model_key)
+    answer_lost(monkeypatch, Records, "delete")
+    with fails(code="DEADLINE_EXCEEDED", reason="DEADLINE_EXCEEDED"):
+        await service.stub.UninstallModel(pb.UninstallModelRequest(key=job.model_key))
+    await until(lambda: not Path(job.local_path).parent.exists())
+
+
+async def test_digests_are_brought_again_when_the_record_service_takes_too_long(
+    service: InstallClient, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def too_slow(*args: object) -> None:
+        raise DeadlineExceededException("RecordService did not answer in time.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Records, "replace_files", too_slow)
+        job = await service.install(small_lora(source / "a.safetensors"))
+        await asyncio.sleep(0.3)
+        [file] = await service.files(job.model_key)
+        assert file.digest_state == model_pb2.DIGEST_STATE_PENDING
+    [file] = await service.digested(job.model_key)
+    assert file.digest_state == model_pb2.DIGEST_STATE_COMPUTED
+
+
+async def test_a_download_whose_order_was_never_answered_is_cancelled_with_its_job(
+    with_downloads: InstallClient, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = with_downloads
+    lost = answer_lost(monkeypatch, Downloads, "create", times=1)
+    monkeypatch.setattr("modelkeep_install.domain_steps.FIRST_RETRY_S", 30.0)  # no second try by itself
+    with HttpServer() as http:
+        url = http.put("/a.safetensors", Resource(bytes(2_000_000), rate=200_000))
+        job = await service.submit(url)
+        await until(lambda: bool(lost))
+        await service.stub.CancelInstall(pb.CancelInstallRequest(id=job.id))
+        assert (await service.ended(job)).state == CANCELLED
+        async with grpc.aio.insecure_channel(service.download_address) as channel:
+            stub = download_service_pb2_grpc.DownloadServiceStub(channel)
+            wait = download_pb.WaitDownloadsRequest(queue=peers.QUEUE)
+            wait.timeout.FromSeconds(5)
+            assert (await stub.WaitDownloads(wait)).done
+            listed = await stub.ListDownloads(download_pb.ListDownloadsRequest(queue=peers.QUEUE))
+        assert [d.state for d in listed.downloads] == [download_pb2.DOWNLOAD_STATE_CANCELLED]
+        await until(lambda: service.litter() == [])
+
+
+async def test_a_download_ends_with_the_job_that_failed_beside_it(
+    with_downloads: InstallClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = with_downloads
+    save, failed = InstallStore.save, list[int]()
+
+    async def full_once(self: InstallStore, job: Job, **fields: Any) -> Job:
+        saved = await save(self, job, **fields)
+        if job.download_id and not failed:
+            failed.append(job.download_id)
+            raise sqlite3.OperationalError("database or disk is full")
+        return saved
+
+    monkeypatch.setattr(InstallStore, "save", full_once)
+    with HttpServer() as http:
+        job = await service.install(http.put("/a.safetensors", Resource(bytes(2_000_000), rate=200_000)))
+        assert (job.state, job.error.reason) == (ERROR, "INTERNAL")
+        async with grpc.aio.insecure_channel(service.download_address) as channel:
+            stub = download_service_pb2_grpc.DownloadServiceStub(channel)
+            wait = download_pb.WaitDownloadsRequest(ids=failed)
+            wait.timeout.FromSeconds(5)
+            answer = await stub.WaitDownloads(wait)
+        assert [d.state for d in answer.downloads] == [download_pb2.DOWNLOAD_STATE_CANCELLED]
+        await until(lambda: service.litter() == [])
+
+
+async def test_a_proxy_in_the_environment_is_not_asked_for_a_peer(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with records_beside(data_dir) as (_, address):
+        for name in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        for name in ("grpc_proxy", "http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")
+        channel = peers.open_channel(address)
+        with pytest.raises(UnknownModelException):
+            await Records(channel).get("0" * 32)
+        await channel.close()
+
+
+# ---- a store that fails -----------------------------------------------------------------------------------
+async def test_a_job_that_could_not_even_note_its_end_is_tried_again(
+    service: InstallClient, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, failures = InstallStore.save, list[State]()
+
+    async def full(self: InstallStore, job: Job, **fields: Any) -> Job:
+        if len(failures) < 4:
+            failures.append(job.state)
+            raise sqlite3.OperationalError("database or disk is full")
+        return await save(self, job, **fields)
+
+    monkeypatch.setattr(InstallStore, "save", full)
+    job = await service.install(small_lora(source / "a.safetensors"), inplace=False)
+    assert len(failures) == 4
+    assert (job.state, service.litter()) == (COMPLETED, [])
+
+
+# ---- files that change, and records that lie --------------------------------------------------------------
+async def test_a_source_that_changes_before_it_is_copied_is_registered_as_what_was_copied(
+    service: InstallClient, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = small_lora(source / "a.safetensors")
+    other = small_lora(source / "other.safetensors", base="sdxl")
+    copy_file = files.copy_file
+
+    def swap_then_copy(*args: Any, **kwargs: Any) -> int:
+        shutil.copyfile(other, path)
+        size: int = copy_file(*args, **kwargs)
+        return size
+
+    monkeypatch.setattr(files, "copy_file", swap_then_copy)
+    job = await service.install(path, inplace=False)
+    assert job.state == COMPLETED, job.error
+    assert (job.model.base, job.model.name, job.model.size_bytes) == ("sdxl", "a", other.stat().st_size)
+
+
+async def test_pruning_installs_takes_a_download_of_the_wrong_hash_along(
+    with_downloads: InstallClient,
+) -> None:
+    service = with_downloads
+    with HttpServer() as http:
+        job = await service.install(http.put("/a.safetensors", Resource(b"wrong")), expected_sha256="0" * 64)
+    assert (job.state, job.error.reason) == (ERROR, "CHECKSUM_MISMATCH")
+    assert Path(job.error.metadata["quarantined_path"]).exists()
+    await service.stub.PruneInstalls(pb.PruneInstallsRequest())
+    assert service.litter() == []
+
+
+# ---- numbers out of range ---------------------------------------------------------------------------------
+async def test_a_timeout_out_of_all_bounds_is_clamped(service: InstallClient) -> None:
+    request = pb.WaitInstallsRequest()
+    request.timeout.seconds = 10**17
+    assert (await service.stub.WaitInstalls(request)).done

@@ -1,0 +1,190 @@
+"""The probe against files and folders that are odd, damaged or made to hurt."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelkeep.exceptions import InvalidModelException
+from modelkeep_install.probe import Hints, probe
+from modelkeep_install.probe.headers import MAX_HEADER_BYTES, read_header
+from support.modelshapes import checkpoint_tensors, prefixed, table, write_pipeline, write_safetensors
+
+BASES = ["sd-1", "sd-2", "sdxl"]
+
+
+def raw_header(path: Path, text: bytes, buffer_bytes: int = 0) -> Path:
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + buffer_bytes)
+    return path
+
+
+# ---- kinds ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("base", BASES)
+def test_an_adapter_that_peft_saved_itself_is_a_lora(tmp_path: Path, base: str) -> None:
+    tensors = {
+        f"base_model.model.{name.removeprefix('unet.')}": shape
+        for name, shape in table(f"lora.{base}.peft").items()
+        if name.startswith("unet.")
+    }
+    result = probe(write_safetensors(tmp_path / "adapter_model.safetensors", tensors))
+    assert (result.type, result.base, result.match.key_layout) == ("lora", base, "peft")
+
+
+def test_an_adapter_that_peft_saved_for_a_text_encoder_is_a_lora(tmp_path: Path) -> None:
+    layer = "base_model.model.text_model.encoder.layers.0.self_attn.q_proj"
+    tensors = {f"{layer}.lora_A.weight": [8, 1024], f"{layer}.lora_B.weight": [1024, 8]}
+    result = probe(write_safetensors(tmp_path / "adapter_model.safetensors", tensors))
+    assert (result.type, result.base) == ("lora", "sd-2")
+
+
+def test_a_lora_with_the_old_text_encoder_keys_of_diffusers_is_a_lora(tmp_path: Path) -> None:
+    unet = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora"
+    text = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer"
+    tensors = {
+        f"{unet}.down.weight": [4, 768],
+        f"{unet}.up.weight": [320, 4],
+        f"{text}.down.weight": [4, 768],
+        f"{text}.up.weight": [768, 4],
+    }
+    result = probe(write_safetensors(tmp_path / "a.safetensors", tensors))
+    assert (result.type, result.base, result.match.key_layout) == ("lora", "sd-1", "diffusers")
+
+
+def test_a_controlnet_that_carries_its_main_model_is_no_main_model(tmp_path: Path) -> None:
+    tensors = checkpoint_tensors("sd-1") | prefixed(
+        "control_model.", {"zero_convs.0.0.weight": [320, 320, 1, 1]}
+    )
+    result = probe(write_safetensors(tmp_path / "control_sd15_canny.safetensors", tensors))
+    assert result.type == "unknown"
+    assert any("ControlNet" in item.why for item in result.match.ruled_out)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"emb_params": [4, 768]},
+        {"clip_l": [4, 768], "clip_g": [4, 1280]},
+        table("text.clip-l.transformers"),
+        table("other.llama-8b"),
+        table("other.controlnet-sd-1"),
+    ],
+    ids=["textual inversion", "textual inversion of SDXL", "CLIP alone", "Llama", "ControlNet"],
+)
+def test_what_no_family_knows_stays_unknown(tmp_path: Path, tensors: dict[str, list[int]]) -> None:
+    assert probe(write_safetensors(tmp_path / "sd-1.safetensors", tensors)).type == "unknown"
+
+
+# ---- what the caller knows --------------------------------------------------------------------------------
+def test_a_base_that_the_caller_gives_takes_what_fitted_the_name_along(tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "sd-1-vae.safetensors", table("vae.ldm"))
+    assert probe(path).match.compatible_bases == ("sd-2",)
+    result = probe(path, Hints(base="sdxl"))
+    assert (result.base, result.match.compatible_bases) == ("sdxl", ())
+    assert probe(path, Hints(base="sd-2")).match.compatible_bases == ("sd-1",)
+
+
+def test_a_lora_fits_only_the_base_that_its_name_chooses(tmp_path: Path) -> None:
+    layer = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k"
+    tensors = {f"{layer}.lora_A.weight": [4, 320], f"{layer}.lora_B.weight": [320, 4]}
+    path = write_safetensors(tmp_path / "style.safetensors", tensors)
+    assert "sd-2" in probe(path).match.compatible_bases
+    result = probe(path.rename(tmp_path / "style_sd-1.safetensors"))
+    assert (result.base, result.match.compatible_bases) == ("sd-1", ())
+
+
+# ---- headers ----------------------------------------------------------------------------------------------
+def test_a_header_of_100_mb_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", 100_000_000) + b"{")
+        file.truncate(100_000_008)
+    begin = time.process_time()
+    with pytest.raises(InvalidModelException, match=f"more than the {MAX_HEADER_BYTES:,}"):
+        read_header(path)
+    assert time.process_time() - begin < 0.1
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F16", "shape": [9_999_999_999] * 500_000, "data_offsets": [0, 2]},
+        {"dtype": "F16", "shape": [10**400], "data_offsets": [0, 2]},
+        {"dtype": "F16", "shape": [10**18] * 64, "data_offsets": [0, 2]},
+        {"dtype": "F16", "shape": {"0": 1}, "data_offsets": [0, 2]},
+        {"dtype": [], "shape": [1], "data_offsets": [0, 2]},
+        {"dtype": "F16", "shape": [1], "data_offsets": [-2, 0]},
+        {"dtype": "F16", "shape": [1], "data_offsets": "ab"},
+        7,
+    ],
+    ids=["dimensions", "huge", "huge product", "object", "dtype", "negative", "text", "number"],
+)
+def test_an_entry_made_to_hurt_is_refused_at_once(tmp_path: Path, entry: Any) -> None:
+    path = raw_header(tmp_path / "a.safetensors", json.dumps({"a": entry}).encode(), 2)
+    begin = time.process_time()
+    with pytest.raises(InvalidModelException) as caught:
+        read_header(path)
+    assert time.process_time() - begin < 2
+    assert len(str(caught.value)) < 4000
+
+
+def test_a_name_longer_than_any_models_is_refused_with_a_short_answer(tmp_path: Path) -> None:
+    text = json.dumps({"n" * 1_000_000: {"dtype": "F16", "shape": [1], "data_offsets": [0, 2]}}).encode()
+    with pytest.raises(InvalidModelException, match="longer name") as caught:
+        read_header(raw_header(tmp_path / "a.safetensors", text, 2))
+    assert len(str(caught.value)) < 500
+
+
+def test_names_may_be_unicode_and_the_last_of_two_equal_ones_counts_as_in_the_reference(
+    tmp_path: Path,
+) -> None:
+    entry = b'{"dtype":"F16","shape":[%d],"data_offsets":[0,2]}'
+    text = b'{"\xe9\x87\x8d":' + entry % 5 + b',"\xe9\x87\x8d":' + entry % 1 + b"}"
+    assert dict(read_header(raw_header(tmp_path / "a.safetensors", text, 2))) == {"重": (1,)}
+
+
+# ---- folders ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"architectures": 5}',
+        '{"architectures": {"a": 1}}',
+        '{"_class_name": ["AutoencoderKL"]}',
+        f'{{"_class_name": "{"x" * 100_000}"}}',
+    ],
+    ids=["a number", "an object", "a list", "a long text"],
+)
+def test_a_config_of_odd_types_is_unknown(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    result = probe(tmp_path)
+    assert result.type == "unknown"
+    assert all(len(item.why) < 500 for item in result.match.ruled_out)
+
+
+@pytest.mark.parametrize("value", ["NaN", '"\\ud800"'], ids=["no number", "no Unicode"])
+def test_a_config_that_no_message_can_carry_is_refused(tmp_path: Path, value: str) -> None:
+    (tmp_path / "config.json").write_text(f'{{"_class_name": "AutoencoderKL", "scaling_factor": {value}}}')
+    with pytest.raises(InvalidModelException, match=r"config\.json.*no JSON"):
+        probe(tmp_path)
+
+
+@pytest.mark.parametrize("factor", ["1e999", "1" + 400 * "0", "-1"], ids=["infinite", "huge", "negative"])
+def test_a_scaling_factor_out_of_all_bounds_is_left_out(tmp_path: Path, factor: str) -> None:
+    folder = write_pipeline(tmp_path / "m", "sd-1") / "vae"
+    config = '{"_class_name": "AutoencoderKL", "latent_channels": 4, "scaling_factor": FACTOR}'
+    (folder / "config.json").write_text(config.replace("FACTOR", factor))
+    assert probe(folder).match.scaling_factor is None
+
+
+def test_a_file_name_that_is_no_utf_8_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path / "m", "sd-1")
+    Path(os.fsdecode(os.fsencode(folder) + b"/vae/\xff.txt")).touch()
+    with pytest.raises(InvalidModelException, match="Rename or remove it"):
+        probe(folder)
