@@ -1,0 +1,150 @@
+"""The original's ModelLoadService, example by example, through the Python client against a real suite."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from modelkeep.client import MODEL_EVENT, Client
+from modelkeep.exceptions import (
+    InvalidModelException,
+    ModelNotFoundException,
+    SubmodelRequiredException,
+    UnknownModelException,
+)
+from modelkeep.supervisor import Suite
+from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
+from support import modelshapes
+from support.suite import service_suite
+
+torch = pytest.importorskip("torch")
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def suite() -> Iterator[Suite]:
+    folder = Path(tempfile.mkdtemp(prefix="mk-"))
+    try:
+        # The loader's helper imports its libraries while the pipeline is made.
+        env = {"MODELKEEP_LOADER_WARM_HELPER": "true"}
+        with service_suite(folder, services=("record", "install", "loader"), env=env) as started:
+            yield started
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def events() -> list[tuple[str, dict[str, Any]]]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def client(suite: Suite, events: list[tuple[str, dict[str, Any]]]) -> Iterator[Client]:
+    class Bus:
+        def dispatch(self, event_name: str, payload: Any) -> None:
+            assert event_name == MODEL_EVENT
+            if payload["event"].startswith("model_load"):
+                events.append((payload["event"], payload["data"]))
+
+    with Client(data_dir=suite.data_dir, event_bus=Bus()) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def key(client: Client, suite: Suite) -> str:
+    """A main model: a whole pipeline, in small."""
+    from support import tinymodels
+
+    path = tinymodels.save_pipeline(suite.data_dir / "tiny")
+    job = client.model_install.import_model(path, config={"base_model": "sd-1", "model_type": "main"})
+    client.model_install.wait_for_installs(timeout=30)
+    assert job.status == "completed", job.error
+    return job.model_key
+
+
+def test_a_submodel_is_loaded_locked_while_in_scope_and_used(client: Client, suite: Suite, key: str) -> None:
+    loader = client.model_loader
+    latents = torch.zeros(1, 4, 2, 2)
+    model_info = loader.get_model(key, SubModelType("vae"))
+    assert loader.leases() == []
+    with model_info as vae:
+        image = vae.decode(latents)[0]
+        assert [lease.components[0].key for lease in loader.leases()] == [key]
+    assert loader.leases() == []
+    assert image.shape == (1, 3, 16, 16)
+    assert (model_info.key, model_info.name) == (key, "tiny")
+    assert model_info.base_model is BaseModelType.StableDiffusion1
+    assert model_info.type is SubModelType.VAE
+    assert model_info.location == suite.data_dir / "tiny"
+    assert model_info.precision is torch.float32
+    with model_info.context as again:  # what locks it, on its own
+        assert again.dtype is torch.float32
+
+
+def test_a_main_model_needs_a_submodel(client: Client, key: str) -> None:
+    with pytest.raises(SubmodelRequiredException):
+        client.model_loader.get_model(key)
+
+
+def test_events_of_loading_carry_the_payload(
+    client: Client, suite: Suite, key: str, events: list[tuple[str, dict[str, Any]]]
+) -> None:
+    context = SimpleNamespace(
+        queue_id="default", queue_item_id=3, queue_batch_id="b", graph_execution_state_id="g"
+    )
+    events.clear()
+    client.model_loader.get_model(key, SubModelType("vae"))
+    assert events == []  # without a context nobody is told
+    model_info = client.model_loader.get_model(key, SubModelType("vae"), context)
+    payload = {
+        "queue_id": "default",
+        "queue_item_id": 3,
+        "queue_batch_id": "b",
+        "graph_execution_state_id": "g",
+        "model_key": key,
+        "submodel": "vae",
+        "hash": model_info.hash,
+        "location": str(model_info.location),
+        "precision": "torch.float32",
+    }
+    assert [name for name, _ in events] == ["model_load_started", "model_load_completed"]
+    for _, data in events:
+        assert data.pop("timestamp") > 0
+        assert data == payload
+    assert model_info.hash == client.model_record_store.get_model(key).current_hash
+
+
+def test_what_get_model_raises(client: Client, tmp_path: Path) -> None:
+    loader, store = client.model_loader, client.model_record_store
+    with pytest.raises(UnknownModelException):
+        loader.get_model("0" * 32)
+    vae = {"name": "vae", "model_type": "vae", "model_format": "checkpoint", "base_model": "sd-1"}
+    gone = store.add_model(None, {**vae, "path": tmp_path / "gone.safetensors"})
+    with pytest.raises(ModelNotFoundException):
+        loader.get_model(gone.key)
+    sinner = tmp_path / "sinner.safetensors"
+    sinner.write_text("this is no model")
+    guilty = store.add_model(None, {**vae, "path": sinner})
+    with pytest.raises(InvalidModelException):
+        loader.get_model(guilty.key)
+    lora = modelshapes.write_safetensors(tmp_path / "l.safetensors", modelshapes.table("lora.sd-1.peft"))
+    wrong = store.add_model(None, {**vae, "path": lora})
+    with pytest.raises(InvalidModelException):
+        loader.get_model(wrong.key)
+
+
+def test_the_type_of_a_model_that_is_one_component_is_its_model_type(
+    client: Client, suite: Suite, key: str
+) -> None:
+    job = client.model_install.import_model(suite.data_dir / "tiny" / "vae", config={"base_model": "sd-1"})
+    client.model_install.wait_for_installs(timeout=30)
+    assert job.status == "completed", job.error
+    model_info = client.model_loader.get_model(job.model_key)
+    assert model_info.type is ModelType.Vae
