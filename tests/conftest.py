@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc.aio
 import pytest
 from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
@@ -44,6 +45,14 @@ def data_dir() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="mk-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _grpc_stays() -> Iterator[None]:
+    """Keep gRPC's poller between tests: else the garbage collector ends it, in whichever test it runs."""
+    grpc.aio.init_grpc_aio()
+    yield
+    grpc.aio.shutdown_grpc_aio()
 
 
 @pytest.fixture(scope="session")

@@ -66,8 +66,9 @@ def append_change(
     )
     revision = cursor.lastrowid
     assert revision is not None
-    if hasattr(conn, "appended"):
-        conn.appended = True
+    appended = getattr(conn, "appended", None)
+    if appended is not None:
+        appended.append((collection, resource_id))
     if revision % _TRIM_EVERY == 0:
         trim_history(conn, now=now)
     return revision

@@ -40,11 +40,16 @@ __all__ = ["Connection", "Database", "Migration"]
 
 
 class Connection(sqlite3.Connection):
-    """A connection that knows whether its transaction appended to the change log."""
+    """A connection that knows what its transaction appended to the change log."""
 
-    appended: bool = False
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        #: (collection, resource id) of each change.
+        self.appended: Changed = []
 
 
+#: What a commit changed: (collection, resource id) of each row that it appended to the change log.
+Changed = list[tuple[str, str]]
 _Work = Callable[[sqlite3.Connection], Any]
 _Job = tuple[_Work, "asyncio.Future[Any]"]
 
@@ -66,7 +71,7 @@ class Database:
         self._done: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
         self._waking = False
         self._closed = False
-        self._commit_listeners: list[Callable[[], None]] = []
+        self._commit_listeners: list[Callable[[Changed], None]] = []
         self._threads = [
             threading.Thread(
                 target=self._write_loop, args=(writer,), daemon=True, name=f"{path.stem}-writer"
@@ -106,17 +111,29 @@ class Database:
         """Run ``fn`` in one read transaction and return what it returns."""
         return cast(T, await self._submit(self._reads, fn))
 
-    async def write(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, fn: Callable[[sqlite3.Connection], T], *, synced: bool = True) -> T:
         """Run ``fn`` in one write transaction: committed when it returns, rolled back when it raises.
 
         Cancelling the caller does not stop the unit of work.
+
+        Args:
+            fn: The unit of work.
+            synced: False saves the wait for the disk: the commit survives the end of the process at
+                any moment, but a power cut only from the next synced one on. For what can be done anew.
         """
         # The unit of work sees the call that it is done for, as replay_or_run does.
         context = contextvars.copy_context()
-        return cast(T, await self._submit(self._writes, lambda connection: context.run(fn, connection)))
 
-    def add_commit_listener(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` on the event loop after each commit that appended to the change log."""
+        def work(connection: sqlite3.Connection) -> Any:
+            return context.run(fn, connection)
+
+        return cast(T, await self._submit(self._writes, work if synced else _Unsynced(work)))
+
+    def add_commit_listener(self, listener: Callable[[Changed], None]) -> None:
+        """Call ``listener`` on the event loop after each commit that appended to the change log.
+
+        It is called before the one who waits for the write goes on.
+        """
         self._commit_listeners.append(listener)
 
     async def close(self) -> None:
@@ -184,7 +201,16 @@ class Database:
             connection.rollback()
 
     def _write_on(self, connection: Connection, fn: _Work) -> Any:
-        connection.appended = False
+        if not isinstance(fn, _Unsynced):
+            return self._transact(connection, fn)
+        connection.execute("PRAGMA synchronous = NORMAL")
+        try:
+            return self._transact(connection, fn)
+        finally:
+            connection.execute("PRAGMA synchronous = FULL")
+
+    def _transact(self, connection: Connection, fn: _Work) -> Any:
+        connection.appended = []
         connection.execute("BEGIN IMMEDIATE")
         try:
             result = fn(connection)
@@ -195,7 +221,7 @@ class Database:
                 connection.execute("ROLLBACK")
             raise
         if connection.appended:
-            self._call_soon(self._committed)
+            self._call_soon(self._committed, connection.appended)
         return result
 
     def _finish(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
@@ -205,10 +231,10 @@ class Database:
             self._waking = True
             self._call_soon(self._deliver)
 
-    def _call_soon(self, callback: Callable[[], None]) -> None:
+    def _call_soon(self, callback: Callable[..., None], *args: Any) -> None:
         # The loop may be gone when a daemon thread finishes after an abrupt end.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(callback)
+            self._loop.call_soon_threadsafe(callback, *args)
 
     def _translate(self, error: BaseException) -> BaseException:
         if not isinstance(error, sqlite3.OperationalError):
@@ -217,11 +243,15 @@ class Database:
         if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self._disk_is_full()):
             return DiskFullException(
                 f"The file system of {self.path.parent} has no room for the database: free some space.",
-                metadata={"path": str(self.path.parent)},
+                metadata={"path": str(self.path.parent), "bytes_short": str(_FULL_BELOW_BYTES)},
                 retry_after=30,
             )
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return ServerBusyException("Another process holds the database: try again.", retry_after=1)
+            return ServerBusyException(
+                "Another process holds the database: try again.",
+                metadata={"class": "database", "limit": "1"},
+                retry_after=1,
+            )
         return error
 
     def _disk_is_full(self) -> bool:
@@ -244,9 +274,21 @@ class Database:
             else:
                 future.set_exception(error)
 
-    def _committed(self) -> None:
+    def _committed(self, changed: Changed) -> None:
         for listener in self._commit_listeners:
-            listener()
+            listener(changed)
+
+
+class _Unsynced:
+    """A unit of work whose commit need not wait for the disk."""
+
+    __slots__ = ("_work",)
+
+    def __init__(self, work: _Work) -> None:
+        self._work = work
+
+    def __call__(self, connection: sqlite3.Connection) -> Any:
+        return self._work(connection)
 
 
 def _open_connections(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 
@@ -61,7 +61,7 @@ class Frame(Generic[M]):
 
 
 def chunked(
-    items: list[Any], size_of: Callable[[Any], int], max_items: int, max_bytes: int
+    items: Iterable[Any], size_of: Callable[[Any], int], max_items: int, max_bytes: int
 ) -> list[list[Any]]:
     """Cut ``items`` into runs of at most ``max_items`` and about ``max_bytes`` bytes, none empty."""
     chunks: list[list[Any]] = []

@@ -36,10 +36,12 @@ class AllowedRoots:
 
     Args:
         roots: Folders; none allows nothing. ``/`` allows whatever the user can read.
+        setting: Name of the setting that lists them, for the errors' metadata.
     """
 
-    def __init__(self, roots: Sequence[Path]) -> None:
+    def __init__(self, roots: Sequence[Path], *, setting: str = "") -> None:
         self.roots = tuple(Path(os.path.realpath(root)) for root in roots)
+        self.setting = setting
 
     def resolve(self, path: str | Path, *, base: Path | None = None) -> Path:
         """The real path, without links, of what must lie beneath a root (or be one).
@@ -77,7 +79,7 @@ class AllowedRoots:
             return open_beneath(root_fd, "/".join(parts) or ".", flags, mode)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EXDEV):
-                raise _forbidden(path) from None
+                raise self._forbidden(path) from None
             raise
         finally:
             os.close(root_fd)
@@ -85,25 +87,24 @@ class AllowedRoots:
     def _locate(self, path: str | Path, base: Path | None) -> tuple[Path, Path]:
         text = os.fspath(path)
         if not text or "\0" in text or (base is None and not text.startswith("/")):
-            raise _forbidden(path)
+            raise self._forbidden(path)
         try:
             real = Path(os.path.realpath(os.path.join(base, text) if base is not None else text))
         except (OSError, ValueError):
-            raise _forbidden(path) from None
+            raise self._forbidden(path) from None
         for root in self.roots:
             if real.is_relative_to(root):
                 return root, real
-        raise _forbidden(path)
+        raise self._forbidden(path)
 
-
-def _forbidden(path: str | Path) -> ForbiddenPathException:
-    # Says what was asked for, never where a link leads.
-    text = os.fspath(path).replace("\0", "\\0")
-    return ForbiddenPathException(
-        f"{text!r} does not lie in a folder that this service may touch: use one of its roots, "
-        "or have the operator allow the folder.",
-        metadata={"path": text[:500]},
-    )
+    def _forbidden(self, path: str | Path) -> ForbiddenPathException:
+        # Says what was asked for, never where a link leads.
+        text = os.fspath(path).replace("\0", "\\0")
+        return ForbiddenPathException(
+            f"{text!r} does not lie in a folder that this service may touch: use one of its roots, "
+            "or have the operator allow the folder.",
+            metadata={"path": text[:500], "setting": self.setting},
+        )
 
 
 class _OpenHow(ctypes.Structure):

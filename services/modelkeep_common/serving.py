@@ -33,6 +33,7 @@ from .health import NAME as HEALTH
 from .health import HealthServicer
 from .interceptors import Admission, Chain, Registrar
 from .interceptors.telemetry import Telemetry
+from .interceptors.validation import collector
 from .server_info import FULL_NAME, ProcessFacts, ServerServicer
 from .settings import ServiceSettings
 from .startup import EXIT_HUNG, StartupError
@@ -45,6 +46,7 @@ __all__ = ["Application", "CallInfo", "RunningServer", "StartupError", "current_
 _log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 4 << 20
+_IMPORT_RULES_AFTER_S = 0.5
 
 
 class Application(Protocol):
@@ -176,6 +178,10 @@ async def start_server(app: Application, settings: ServiceSettings) -> RunningSe
         raise
     await asyncio.to_thread(address.protect_socket, settings)
     health.serve()
+    # A moment later, so that it does not compete with the first health checks. A call that comes before
+    # it is done waits for it by itself.
+    loop = asyncio.get_running_loop()
+    loop.call_later(_IMPORT_RULES_AFTER_S, loop.run_in_executor, None, collector)
     return RunningServer(app, settings, server, health, end_reflection, port, admission)
 
 

@@ -59,6 +59,7 @@ async def stream_frames(
             finally:
                 timer.cancel()
             written = frame.resume_token
+            del frame, data  # the next may be long in coming
     except asyncio.CancelledError:
         if not stalled:
             raise

@@ -112,7 +112,7 @@ class WatchHub(Generic[M]):
         self._next_fanout = 0.0
         self.epochs: EpochTable | None = None
         self._snapshot: Snapshot[M] | None = None
-        db.add_commit_listener(self.notify)
+        db.add_commit_listener(self._committed)
 
     @property
     def watchers(self) -> int:
@@ -123,6 +123,14 @@ class WatchHub(Generic[M]):
         """There may be new changes. Called by itself after every commit of this process."""
         if self._attached:
             self._wake.set()
+
+    def _committed(self, changed: Iterable[tuple[str, str]]) -> None:
+        # Also with nobody watching: who comes later must not be told of a past that a change has ended.
+        if self.latest_progress:
+            for collection, resource_id in changed:
+                if collection == self.collection:
+                    self.forget_progress(resource_id)
+        self.notify()
 
     def progress(self, resource_id: str, message: M) -> None:
         """Report how far a resource is, without a revision; see guarantee 8."""

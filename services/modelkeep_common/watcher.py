@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
@@ -106,6 +105,13 @@ class _LogPage(NamedTuple):
 class Watch(AsyncIterator[Frame[M]]):
     """An open watch. Iterate over its frames; :meth:`close` it when leaving early."""
 
+    # There may be thousands.
+    __slots__ = (
+        *("__weakref__", "_attached", "_closed", "_hub", "_interval", "_last_frame", "_loop", "_matches"),
+        *("_progress", "_progress_frame", "_queue", "_queued_events", "_ready", "_said_live"),
+        *("_skip_snapshot", "_snapshot_reader", "_started", "_waiter", "epochs", "revision", "token"),
+    )
+
     def __init__(
         self,
         hub: WatchHub[M],
@@ -129,8 +135,9 @@ class Watch(AsyncIterator[Frame[M]]):
         self._attached = False
         self._said_live = False
         self._closed = False
-        self._ready: deque[Frame[M]] = deque()
-        self._queue: deque[Batch[M]] = deque()
+        # Short, and mostly empty: a deque would take ten times the memory.
+        self._ready: list[Frame[M]] = []
+        self._queue: list[Batch[M]] = []
         self._queued_events = 0
         self._progress: Mapping[str, M] = {}
         self._progress_frame: tuple[int, Frame[M]] | None = None
@@ -175,7 +182,7 @@ class Watch(AsyncIterator[Frame[M]]):
                     retry_after=1,
                 )
             if self._ready:
-                return self._ready.popleft()
+                return self._ready.pop(0)
             if not self._started:
                 await self._start()
             elif not self._attached:
@@ -331,7 +338,7 @@ class Watch(AsyncIterator[Frame[M]]):
 
     def _queued_frame(self) -> Frame[M] | None:
         while self._queue:
-            batch = self._queue.popleft()
+            batch = self._queue.pop(0)
             self._queued_events -= len(batch.changes)
             before, self.revision = self.revision, max(self.revision, batch.revision)
             if batch.revision <= before:

@@ -104,7 +104,10 @@ class DownloadApplication:
         for root in settings.roots:
             self._root_ids[str(root)] = self._held.enter_context(lock_root(root, role="download"))
         imports = (Path("/"),) if settings.allow_any_import_root else settings.import_roots
-        return AllowedRoots(settings.roots), AllowedRoots([*imports, *settings.roots])
+        return (
+            AllowedRoots(settings.roots, setting="download_roots"),
+            AllowedRoots([*imports, *settings.roots], setting="import_roots"),
+        )
 
     def _progress(self, job: Job) -> None:
         self._hub.progress(resource_id(job.id), convert.job_to_proto(job))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from modelkeep.exceptions import (
     EtagMismatchException,
@@ -197,14 +198,24 @@ def token_required(job: Job) -> TokenRequiredException:
     """The error for a job whose secrets were lost with the process that had them."""
     return TokenRequiredException(
         f"download {job.id} lost its secrets when the service restarted; start it with {job.secret.value}",
-        metadata={"id": str(job.id), "needs": job.secret.value},
+        metadata={
+            "id": str(job.id),
+            "host": urlsplit(job.spec.source).hostname or "",
+            "needs": job.secret.value,
+            "remedy": f"start the download with {job.secret.value}",
+        },
     )
 
 
-def _wrong_state(job: Job, verb: str) -> WrongStateException:
+def _wrong_state(job: Job, verb: str, *, also: tuple[JobState, ...] = ()) -> WrongStateException:
+    allowed = (*(state for state in JobState if not state.terminal), *also)
     return WrongStateException(
         f"download {job.id} is {job.state.value} and cannot be {verb}",
-        metadata={"id": str(job.id), "state": job.state.value.upper()},
+        metadata={
+            "id": str(job.id),
+            "state": job.state.value.upper(),
+            "allowed": ",".join(state.value.upper() for state in allowed),
+        },
     )
 
 
@@ -262,7 +273,7 @@ def to_cancel(job: Job) -> Job:
     if job.state is JobState.CANCELLED or job.stage is Stage.CANCELLING:
         return job
     if job.state.terminal:
-        raise _wrong_state(job, "cancelled")
+        raise _wrong_state(job, "cancelled", also=(JobState.CANCELLED,))
     if job.state is JobState.RUNNING or job.staging:
         return replace(job, stage=Stage.CANCELLING)
     return ended(job, JobState.CANCELLED)
@@ -288,15 +299,15 @@ def paused_for_token(job: Job) -> Job:
     return replace(job, state=JobState.PAUSED, stage=Stage.NONE, failure=Failure.of(token_required(job)))
 
 
-def restored(job: Job) -> Job:
-    """A job that has not ended, as a new process takes it over: without threads and secrets."""
+def restored(job: Job, *, has_secrets: bool = False) -> Job:
+    """A job that has not ended, as a new process takes it over: without threads and (as a rule) secrets."""
     if job.stage is Stage.CANCELLING:
         return job
     if job.stage is Stage.PAUSING:
         return replace(job, state=JobState.PAUSED, stage=Stage.NONE)
     if job.state not in (JobState.RUNNING, JobState.ENQUEUED):
         return job
-    if job.secret is not SecretKind.NONE and not job.complete:
+    if job.secret is not SecretKind.NONE and not has_secrets and not job.complete:
         return paused_for_token(job)
     return replace(job, state=JobState.ENQUEUED, stage=Stage.NONE)
 

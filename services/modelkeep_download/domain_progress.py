@@ -38,7 +38,9 @@ class ProgressMeter:
         return True
 
     def rate(self, *, now: float | None = None) -> int:
-        """Bytes a second over the last three seconds."""
+        """Bytes a second over the last three seconds; 0 if nothing came in them."""
         now = time.monotonic() if now is None else now
+        if now - self._samples[-1][0] > _WINDOW_S:
+            return 0
         then, before = self._samples[0]
         return int((self.bytes_done - before) / (now - then)) if now > then else 0

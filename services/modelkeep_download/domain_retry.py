@@ -106,10 +106,12 @@ def _access_error(
         # A storage host behind a redirect: its signed address has run out. Ask the source anew.
         return TransientError(f"{host} answers {status} to the address that the source gave")
     if had_token:
+        facts["remedy"] = "check that the token is valid and may read the file; start with another one"
         return TokenRejectedException(
             f"{host} answers {status} to this access token; check that it is valid and may read the file",
             metadata=facts,
         )
+    facts["remedy"] = "create the download with an access token of the source"
     return TokenRequiredException(
         f"{host} answers {status}; it wants an access token: create the download with one", metadata=facts
     )

@@ -17,6 +17,8 @@ SECRET_PARAMETERS = frozenset(
         *("x-goog-signature", "x-goog-credential", "googleaccessid"),
     }
 )
+#: Any parameter with one of these in its name counts as well: "private_token", "x-oss-signature".
+_SECRET_PARTS = ("token", "secret", "signature", "password", "credential")
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}\Z")
 _MAX_URL = 8192
 
@@ -92,8 +94,12 @@ def redact(url: str) -> str:
     kept = []
     for pair in parts.query.split("&") if parts.query else []:
         name, equals, _ = pair.partition("=")
-        kept.append(f"{name}=REDACTED" if equals and unquote(name).lower() in SECRET_PARAMETERS else pair)
+        kept.append(f"{name}=REDACTED" if equals and _is_secret(unquote(name).lower()) else pair)
     return urlunsplit((parts.scheme, netloc, parts.path, "&".join(kept), ""))
+
+
+def _is_secret(name: str) -> bool:
+    return name in SECRET_PARAMETERS or any(part in name for part in _SECRET_PARTS)
 
 
 def without_query(url: str) -> str:
@@ -105,6 +111,19 @@ def without_query(url: str) -> str:
 def looks_like_url(source: str) -> bool:
     """Whether a source string means a URL rather than a local path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source.strip()) is not None
+
+
+def check_token(token: str) -> None:
+    """Make sure that a token can stand in a header; empty is none.
+
+    Raises:
+        FieldInvalidException: It has blanks, line ends, or characters that are not ASCII.
+    """
+    if token and not (token.isascii() and token.isprintable() and " " not in token):
+        raise FieldInvalidException(
+            "the access token cannot be used",
+            violations=[FieldViolation("access_token", "has blanks, line ends or characters beyond ASCII")],
+        )
 
 
 def check_sha256(text: str) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from modelkeep.exceptions import FieldInvalidException, FieldViolation, QueueFullException
+from modelkeep.exceptions import FieldInvalidException, FieldViolation, ModelkeepError, QueueFullException
 from modelkeep_common.changes import resume_token
-from modelkeep_common.db import Database
-from modelkeep_common.paths import AllowedRoots
+from modelkeep_common.db import Changed, Database
+from modelkeep_common.paths import MARKER, AllowedRoots
 from modelkeep_download import files
 from modelkeep_download.domain import (
     Job,
@@ -29,7 +29,7 @@ from modelkeep_download.domain import (
     token_required,
 )
 from modelkeep_download.domain_names import is_safe_component
-from modelkeep_download.domain_sources import bad_source, check_sha256, parse_url
+from modelkeep_download.domain_sources import bad_source, check_sha256, check_token, parse_url
 from modelkeep_download.local import source_missing
 from modelkeep_download.scheduler import Scheduler
 from modelkeep_download.store import COLLECTION, JobFilter, JobStore
@@ -92,11 +92,17 @@ class Downloads:
             FieldInvalidException, ForbiddenPathException, SourceNotFoundException,
             DestinationExistsException, QueueFullException, RequestIdReusedException
         """
-        spec, credentials, secret = await asyncio.to_thread(self._spec, new)
+        refused: ModelkeepError | None = None
+        try:
+            spec, credentials, secret = await asyncio.to_thread(self._spec, new)
+        except ModelkeepError as error:
+            refused = error  # a repeat is answered all the same: its source may have been moved by now
         made: list[Job] = []
 
         def run_once(conn: sqlite3.Connection) -> bytes:
             def run() -> bytes:
+                if refused is not None:
+                    raise refused
                 self._check_target(spec)
                 if self._store.open_count(conn) >= self._max_jobs:
                     raise QueueFullException(
@@ -109,12 +115,15 @@ class Downloads:
 
             return once(conn, run)[0]
 
-        answer = await self._db.write(run_once)
-        for job in made:
-            if secret is not SecretKind.NONE:
-                self._scheduler.credentials[job.id] = credentials
-            self._scheduler.poke(job)
-        return answer
+        async def write() -> bytes:
+            answer = await self._db.write(run_once)
+            for job in made:
+                if secret is not SecretKind.NONE:
+                    self._scheduler.credentials[job.id] = credentials
+                self._scheduler.poke(job)
+            return answer
+
+        return await self._scheduler.carried_through(write())
 
     async def get(self, job_id: int) -> Job:
         """One job, with its live bytes."""
@@ -148,13 +157,17 @@ class Downloads:
             order = self._store.next_order(conn)
             return self._store.change(conn, job_id, lambda job: replace(to_start(job, order), secret=secret))
 
-        if secret is not SecretKind.NONE:
-            self._scheduler.credentials[job_id] = credentials
-        return self._poked(await self._db.write(write))
+        async def carry() -> Job:
+            job = await self._db.write(write)
+            if secret is not SecretKind.NONE and not job.state.terminal:
+                self._scheduler.credentials[job_id] = credentials
+            return self._poked(job)
+
+        return await self._scheduler.carried_through(carry())
 
     async def pause(self, job_id: int) -> Job:
         """Pause a job; returns when its connection is closed and its bytes are durable."""
-        job = self._poked(await self._change(job_id, to_pause))
+        job = await self._change(job_id, to_pause)
         while job.stage is Stage.PAUSING:
             changed = self._changed
             job = await self.get(job_id)
@@ -164,7 +177,7 @@ class Downloads:
 
     async def cancel(self, job_id: int) -> Job:
         """Cancel a job; it may still be on its way to CANCELLED."""
-        return self._poked(await self._change(job_id, to_cancel))
+        return await self._change(job_id, to_cancel)
 
     async def update(
         self, job_id: int, *, etag: str, priority: int | None, preserve_partial: bool | None
@@ -175,7 +188,7 @@ class Downloads:
             check_etag(job, etag)
             return to_update(job, priority=priority, preserve_partial=preserve_partial)
 
-        return self._poked(await self._change(job_id, transition))
+        return await self._change(job_id, transition)
 
     async def prune(self, queue: str) -> int:
         """Forget the ended jobs of a queue, and remove what they left in their staging folders."""
@@ -194,10 +207,10 @@ class Downloads:
             timeout_s: Longest wait in seconds.
 
         Returns:
-            The jobs waited for, at most 1,000 of them, and whether all have ended.
+            The jobs waited for, at most 1,000 of them, and whether all have ended (or were pruned since).
 
         Raises:
-            UnknownJobIDException: One of the ids is no job's, or was pruned meanwhile.
+            UnknownJobIDException: One of the ids is no job's.
         """
         open_states = [state for state in JobState if not state.terminal]
         if ids:
@@ -217,7 +230,7 @@ class Downloads:
                         break
                     await changed.wait()
         except TimeoutError:
-            pass
+            pending = [job.id for job in await self._read(pending, open_states)]
         jobs = await self._read(wanted[:MAX_WAITED], None)
         return [self._scheduler.live(job) for job in jobs], not pending
 
@@ -234,17 +247,23 @@ class Downloads:
         return await self._db.read(read)
 
     async def _change(self, job_id: int, transition: Callable[[Job], Job]) -> Job:
-        return await self._db.write(lambda conn: self._store.change(conn, job_id, transition))
+        async def carry() -> Job:
+            return self._poked(
+                await self._db.write(lambda conn: self._store.change(conn, job_id, transition))
+            )
+
+        return await self._scheduler.carried_through(carry())
 
     def _poked(self, job: Job) -> Job:
         self._scheduler.poke(job)
         return self._scheduler.live(job)
 
-    def _wake(self) -> None:
+    def _wake(self, _: Changed) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
     def _renewed(self, job: Job, access_token: str, source_url: str) -> tuple[Credentials, SecretKind]:
+        check_token(access_token)
         held = self._scheduler.credentials.get(job.id)
         url, userinfo, token = job.spec.source, "", access_token or (held.token if held else None)
         url_secret = False
@@ -268,6 +287,7 @@ class Downloads:
         if not new.url and not new.path:
             raise bad_source("must name a url or a local_path")
         destination, is_folder = self._destination(new)
+        check_token(new.access_token)
         if new.url:
             parsed = parse_url(new.url, "source.url")
             credentials = Credentials(parsed.url, parsed.userinfo, new.access_token or None)
@@ -298,6 +318,8 @@ class Downloads:
 
     def _destination(self, new: NewDownload) -> tuple[Path, bool]:
         destination = self._roots.resolve(new.destination)
+        if files.is_staging(destination):
+            raise files.forbidden(destination)
         is_folder = bool(new.filename) or new.destination.endswith("/") or destination.is_dir()
         if new.filename and not is_safe_component(new.filename):
             raise _bad_field("filename", "must be one plain name: no '/', not hidden, no control characters")
@@ -309,6 +331,8 @@ class Downloads:
 
     def _local_source(self, text: str) -> Path:
         path = self._sources.resolve(text)
+        if files.is_staging(path) or path.name == ".staging" or path.name.startswith(MARKER):
+            raise files.forbidden(path, setting=self._sources.setting)
         if not path.exists():
             raise source_missing(path)
         if not path.is_dir() and not path.is_file():

@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from modelkeep.exceptions import DestinationExistsException, DiskFullException, ForbiddenPathException
@@ -23,9 +24,20 @@ _RENAME_NOREPLACE = 1
 _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
-def forbidden(path: Path) -> ForbiddenPathException:
-    """The error for a path that leads out of every allowed root."""
-    return ForbiddenPathException(f"{path} lies outside the allowed folders", metadata={"path": str(path)})
+def forbidden(path: Path, *, setting: str = "download_roots") -> ForbiddenPathException:
+    """The error for a path that leads out of every allowed root, or into what belongs to the service."""
+    return ForbiddenPathException(
+        f"{path} lies outside the allowed folders, or belongs to the service itself",
+        metadata={"path": str(path), "setting": setting},
+    )
+
+
+def is_staging(path: Path) -> bool:
+    """Whether a path is the staging folder of a job, or lies in one."""
+    return any(
+        folder.parent.name == ".staging" and folder.name.startswith("download-")
+        for folder in (path, *path.parents)
+    )
 
 
 def destination_exists(path: Path) -> DestinationExistsException:
@@ -92,6 +104,14 @@ def remove_staging(staging: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_orphans(roots: Iterable[Path], known: Collection[str]) -> None:
+    """Remove the staging folders beneath the roots that no job knows of: a kill left them."""
+    for root in roots:
+        for folder in root.glob(".staging/download-*"):
+            if str(folder) not in known:
+                remove_staging(str(folder))
+
+
 def check_room(folder: Path, needed: int, reserve: int) -> None:
     """Raise DiskFullException unless the folder's file system has room for so many bytes and the reserve."""
     room = os.statvfs(folder)
@@ -110,7 +130,7 @@ def disk_full(folder: Path, *, needed: int = 0, free: int = 0, reserve: int = 0)
             "path": str(folder),
             "needed_bytes": str(needed),
             "free_bytes": str(free),
-            "missing_bytes": str(missing),
+            "bytes_short": str(missing),
         },
     )
 

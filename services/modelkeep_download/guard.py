@@ -43,7 +43,7 @@ class AddressGuard:
             raise ForbiddenAddressException(
                 f"{host} leads to {address}, which is no public address; "
                 "only a service with allow_private_addresses asks such hosts",
-                metadata={"host": host, "address": address},
+                metadata={"host": host, "address": address, "setting": "allow_private_addresses"},
             )
 
     def allows(self, address: str) -> bool:

@@ -20,8 +20,8 @@ T = TypeVar("T")
 class JobRecords(Protocol):
     """Where the journal's notes go; its methods belong to the event loop."""
 
-    async def change(self, job_id: int, transition: Callable[[Job], Job]) -> Job:
-        """Apply a transition in a transaction of its own."""
+    async def change(self, job_id: int, transition: Callable[[Job], Job], *, synced: bool = True) -> Job:
+        """Apply a transition in a transaction of its own; `synced` as for `Database.write`."""
 
     async def checkpoint(self, job_id: int, bytes_done: int) -> None:
         """Record the durable bytes."""
@@ -54,7 +54,7 @@ class JobJournal:
 
     def staged_in(self, staging: Path) -> None:
         """See `Journal`."""
-        self._change(lambda job: replace(job, staging=str(staging)))
+        self._change(lambda job: replace(job, staging=str(staging)), synced=False)
 
     def responded(self, head: Head, *, offset: int) -> None:
         """Record what the source says, after making sure that the file will have a place."""
@@ -76,18 +76,23 @@ class JobJournal:
                     bytes_total=head.total,
                     validator=head.validator,
                     final_url=head.final_url,
-                    content_type=head.content_type,
+                    content_type=head.content_type or (job.content_type if offset else ""),
                     name=name,
                     failure=None,
                 ),
                 Stage.TRANSFERRING,
-            )
+            ),
+            # A power cut before the first checkpoint leaves nothing worth knowing of.
+            synced=False,
         )
 
     def sized(self, total: int) -> None:
         """See `Journal`."""
         self.meter = ProgressMeter(0, total)
-        self._change(lambda job: at_stage(replace(job, bytes_done=0, bytes_total=total), Stage.TRANSFERRING))
+        self._change(
+            lambda job: at_stage(replace(job, bytes_done=0, bytes_total=total), Stage.TRANSFERRING),
+            synced=False,
+        )
 
     def advanced(self, bytes_done: int) -> None:
         """Count, and tell a step that is worth it."""
@@ -121,8 +126,8 @@ class JobJournal:
             )
         )
 
-    def _change(self, transition: Callable[[Job], Job]) -> None:
-        self._job = self._wait(self._records.change(self._job.id, transition))
+    def _change(self, transition: Callable[[Job], Job], *, synced: bool = True) -> None:
+        self._job = self._wait(self._records.change(self._job.id, transition, synced=synced))
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

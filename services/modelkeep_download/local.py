@@ -16,7 +16,9 @@ from modelkeep_download.transport import StopSignal
 
 def source_missing(path: Path) -> SourceNotFoundException:
     """The error for a local source that is not there."""
-    return SourceNotFoundException(f"there is no file or folder {path}", metadata={"path": str(path)})
+    return SourceNotFoundException(
+        f"there is no file or folder {path}", metadata={"source": str(path), "path": str(path)}
+    )
 
 
 def validator_of(path: Path) -> str:
@@ -60,7 +62,7 @@ class LocalTransfer:
                 raise
             if sink.at != size or validator_of(path) != validator:
                 raise SourceChangedException(
-                    f"{path} changed while it was copied", metadata={"path": str(path)}
+                    f"{path} changed while it was copied", metadata={"source": str(path)}
                 )
             return digest.hexdigest()
         finally:
@@ -137,5 +139,7 @@ def _files(folder: Path) -> Iterator[Path]:
         for name in sorted([*names, *(f for f in folders if (Path(parent) / f).is_symlink())]):
             path = Path(parent) / name
             if not stat.S_ISREG(path.stat().st_mode):
-                raise ForbiddenPathException(f"{path} is no regular file", metadata={"path": str(path)})
+                raise ForbiddenPathException(
+                    f"{path} is no regular file", metadata={"path": str(path), "setting": "import_roots"}
+                )
             yield path

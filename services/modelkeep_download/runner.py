@@ -87,7 +87,12 @@ class Runner:
         kept = files.quarantine(staging)
         raise ChecksumMismatchException(
             f"the file has SHA-256 {sha256}, not the expected {expected}; it lies in {kept}, not delivered",
-            metadata={"expected_sha256": expected, "sha256": sha256, "quarantined_path": str(kept)},
+            metadata={
+                "path": str(job.target),
+                "expected": expected,
+                "actual": sha256,
+                "quarantined_path": str(kept),
+            },
         )
 
     def _take_local(self, source: Credentials, journal: Journal, stop: StopSignal) -> None:
@@ -109,7 +114,7 @@ class Runner:
             if spec.expected_sha256 not in ("", sha256):
                 raise ChecksumMismatchException(
                     f"{path} has SHA-256 {sha256}, not {spec.expected_sha256}; it stays where it is",
-                    metadata={"expected_sha256": spec.expected_sha256, "sha256": sha256},
+                    metadata={"path": str(path), "expected": spec.expected_sha256, "actual": sha256},
                 )
             if validator_of(path) != validator:
                 raise StartOver("the local file changed", changed=True)

@@ -7,13 +7,15 @@ world agree with it. A poke that comes late or twice is harmless.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from modelkeep.exceptions import (
     DiskFullException,
@@ -44,6 +46,8 @@ from modelkeep_download.runner import Runner, delivered, finish_delivery
 from modelkeep_download.store import JobFilter, JobStore
 from modelkeep_download.transfer import Credentials
 from modelkeep_download.transport import Stopped, StopSignal
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _RECOVER_S = 5.0
@@ -80,7 +84,7 @@ class Scheduler:
         self._runs: dict[int, _Run] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._failures: dict[int, int] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._draining = False
         self._threads = ThreadPoolExecutor(settings.max_parallel_downloads, "modelkeep-transfer")
         #: Secrets by job id: in this process's memory only.
@@ -94,6 +98,8 @@ class Scheduler:
             )
         )
         done = set(await asyncio.to_thread(_finish_deliveries, jobs))
+        kept = await self._db.read(self._store.staging_folders)
+        await asyncio.to_thread(lambda: files.remove_orphans(self._settings.roots, kept))
 
         def restore(job: Job) -> Job:
             if job.id in done:
@@ -117,6 +123,10 @@ class Scheduler:
         while self._tasks:
             await asyncio.wait(self._tasks)
         self._threads.shutdown(wait=False)
+
+    async def carried_through(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do the work to its end also if the caller is cancelled: a row that changed must be poked."""
+        return await asyncio.shield(self._spawn(work))
 
     def poke(self, job: Job) -> None:
         """Make the world agree with the job's row, as it was just written."""
@@ -151,9 +161,9 @@ class Scheduler:
 
     # The journal's records.
 
-    async def change(self, job_id: int, transition: Callable[[Job], Job]) -> Job:
-        """Apply a transition to a job's row."""
-        return await self._db.write(lambda conn: self._store.change(conn, job_id, transition))
+    async def change(self, job_id: int, transition: Callable[[Job], Job], *, synced: bool = True) -> Job:
+        """Apply a transition to a job's row; see `Database.write` for `synced`."""
+        return await self._db.write(lambda conn: self._store.change(conn, job_id, transition), synced=synced)
 
     async def checkpoint(self, job_id: int, bytes_done: int) -> None:
         """Record a job's durable bytes."""
@@ -188,7 +198,7 @@ class Scheduler:
                 run = self._runs[job_id] = _Run()
                 run.task = self._spawn(self._try(job_id, run))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -196,7 +206,8 @@ class Scheduler:
 
     async def _try(self, job_id: int, run: _Run) -> None:
         try:
-            job = await self._db.write(lambda conn: self._begin(job_id, conn))
+            # Not synced: after a power cut the job is in the queue again, which is as good.
+            job = await self._db.write(lambda conn: self._begin(job_id, conn), synced=False)
             if job.state is JobState.RUNNING and job.stage is Stage.CONNECTING:
                 run.journal = JobJournal(
                     job, self, self._loop, disk_reserve=self._settings.disk_reserve_bytes
@@ -206,22 +217,32 @@ class Scheduler:
             return
         except Exception:
             _log.exception("download %s: its end could not be recorded", job_id)
-            self._loop.call_later(_RECOVER_S, lambda: self._spawn(self._recover(job_id)))
+            self._recover_later(job_id)
+            self._loop.call_soon(self._pump)
             return
         finally:
             del self._runs[job_id]
         self.poke(job)
 
+    def _recover_later(self, job_id: int) -> None:
+        self._loop.call_later(_RECOVER_S, lambda: self._spawn(self._recover(job_id)))
+
     async def _recover(self, job_id: int) -> None:
         """Take up a job again whose row could not be written (a full disk), as a new process would."""
         if self._draining:
             return
+        has_secrets = job_id in self.credentials
         try:
-            self.poke(await self.change(job_id, restored))
-        except UnknownJobIDException:
+            job = await self._db.read(lambda conn: self._store.get(conn, job_id))
+            if await asyncio.to_thread(_finish_deliveries, [job]):
+                self.poke(await self.change(job_id, completed))
+            else:
+                self.poke(await self.change(job_id, lambda job: restored(job, has_secrets=has_secrets)))
+        except (UnknownJobIDException, ServerDrainingException):
             return
-        except ModelkeepError:
-            self._loop.call_later(_RECOVER_S, lambda: self._spawn(self._recover(job_id)))
+        except Exception:
+            _log.exception("download %s: its row still cannot be written", job_id)
+            self._recover_later(job_id)
 
     def _begin(self, job_id: int, conn: sqlite3.Connection) -> Job:
         known = job_id in self.credentials
@@ -268,7 +289,8 @@ class Scheduler:
         self._failures[job_id] = failures
         limits = self._settings
         problem = UpstreamUnavailableException(
-            error.message, metadata={"source": journal.job.spec.source, "attempts": str(failures)}
+            error.message,
+            metadata={"peer": _peer(journal.job), "attempts": str(failures)},
         )
         if failures >= limits.max_attempts:
             return await self._failed(job_id, problem)
@@ -298,15 +320,16 @@ class Scheduler:
 
         job = await self.change(job_id, wait)
         if job.stage is Stage.WAITING and not self._draining:
-            self._timers[job_id] = self._loop.call_later(
-                delay, self._due, job_id, job.priority, job.enqueue_order
-            )
+            self._timers[job_id] = self._loop.call_later(delay, lambda: self._spawn(self._due(job_id)))
         return job
 
-    def _due(self, job_id: int, priority: int, order: int) -> None:
+    async def _due(self, job_id: int) -> None:
         self._timers.pop(job_id, None)
-        self._queue.put(job_id, priority, order)
-        self._pump()
+        with contextlib.suppress(UnknownJobIDException, ServerDrainingException):
+            job = await self._db.read(lambda conn: self._store.get(conn, job_id))  # its priority may be new
+            if job.state is JobState.RUNNING and job.stage is Stage.WAITING:
+                self._queue.put(job_id, job.priority, job.enqueue_order)
+                self._pump()
 
     async def _stopped(self, job_id: int) -> Job:
         """The thread has ended because it was told to: record the pause, or clean up and cancel."""
@@ -325,7 +348,8 @@ class Scheduler:
 
     async def _wind_up(self, job_id: int) -> None:
         if job_id not in self._runs:
-            self.poke(await self._stopped(job_id))
+            with contextlib.suppress(UnknownJobIDException, ServerDrainingException):
+                self.poke(await self._stopped(job_id))
 
     async def _failed(self, job_id: int, error: ModelkeepError) -> Job:
         job = await self._db.read(lambda conn: self._store.get(conn, job_id))
@@ -333,6 +357,7 @@ class Scheduler:
             return await self._stopped(job_id)
         _log.info("download %s failed: %s", job_id, error.reason, extra={"download_id": job_id})
         failure = Failure.of(error)
+        failure = replace(failure, metadata={"source": job.spec.source, **failure.metadata})
         if isinstance(error, DiskFullException) and job.bytes_done:
             # Nothing is wrong with what is there: keep it until somebody has made room.
             return await self.change(
@@ -348,6 +373,10 @@ class Scheduler:
             return replace(ended(job, JobState.ERROR, failure), staging=kept, validator=validator)
 
         return await self.change(job_id, fail)
+
+
+def _peer(job: Job) -> str:
+    return urlsplit(job.spec.source).hostname or job.spec.source
 
 
 def _finish_deliveries(jobs: Sequence[Job]) -> list[int]:

@@ -8,13 +8,21 @@ from typing import Any
 
 from modelkeep.download.v1 import download_pb2, download_service_pb2_grpc
 from modelkeep.download.v1 import download_service_pb2 as pb
+from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep_common.calls import current_call
+from modelkeep_common.frames import chunked, message_size
 from modelkeep_common.idempotency import fingerprint, replay_or_run
 from modelkeep_common.masks import apply_update
-from modelkeep_common.paging import clamp_page_size, decode_page_token, encode_page_token
+from modelkeep_common.paging import (
+    MAX_PAGE_BYTES,
+    MAX_PAGE_SIZE,
+    clamp_page_size,
+    decode_page_token,
+    encode_page_token,
+)
 from modelkeep_common.watch import WatchHub, stream_frames
 from modelkeep_download import convert
-from modelkeep_download.domain import Job, check_etag, unknown_job
+from modelkeep_download.domain import Job, check_etag
 from modelkeep_download.downloads import Downloads
 from modelkeep_download.store import resource_id
 
@@ -60,11 +68,9 @@ class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
         jobs, token = await self._downloads.list_page(
             convert.list_filter(request), after=after, limit=size + 1
         )
-        page = jobs[:size]
-        more = encode_page_token([page[-1].id], mark) if len(jobs) > size else ""
-        return pb.ListDownloadsResponse(
-            downloads=map(convert.job_to_proto, page), next_page_token=more, resume_token=token
-        )
+        page = _fitting(jobs[:size])
+        more = encode_page_token([page[-1].id], mark) if len(jobs) > len(page) else ""
+        return pb.ListDownloadsResponse(downloads=page, next_page_token=more, resume_token=token)
 
     async def StartDownload(self, request: pb.StartDownloadRequest, context: Any) -> pb.StartDownloadResponse:
         """See the .proto."""
@@ -93,7 +99,16 @@ class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
         """See the .proto."""
         update = request.download
         if update.id <= 0:
-            raise unknown_job(update.id)
+            raise FieldInvalidException(
+                "The request has bad fields.",
+                violations=[FieldViolation("download.id", "must be greater than 0")],
+            )
+        named = {field.name for field, _ in update.ListFields()} - {"id", "etag"}
+        if not named and not request.update_mask.paths:
+            raise FieldInvalidException(
+                "The update names nothing to change.",
+                violations=[FieldViolation("update_mask", "names nothing, and no field but the id is set")],
+            )
         job = await self._downloads.get(update.id)
         etag, current = update.etag, convert.job_to_proto(job)
         check_etag(job, etag)
@@ -137,10 +152,16 @@ class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
         if left is not None:
             timeout = min(timeout, max(0.0, left - 0.2))  # answer before the caller gives up
         jobs, done = await self._downloads.wait(request.queue, request.ids, timeout)
-        return pb.WaitDownloadsResponse(downloads=map(convert.job_to_proto, jobs), done=done)
+        return pb.WaitDownloadsResponse(downloads=_fitting(jobs), done=done)
 
     def _snapshot(self, conn: sqlite3.Connection) -> Iterable[tuple[str, download_pb2.Download]]:
         return [(resource_id(job.id), convert.job_to_proto(job)) for job in self._downloads.snapshot(conn)]
+
+
+def _fitting(jobs: Iterable[Job]) -> list[download_pb2.Download]:
+    """The first of the jobs, at least one, as far as they fit into an answer."""
+    messages = map(convert.job_to_proto, jobs)
+    return next(iter(chunked(messages, message_size, MAX_PAGE_SIZE, MAX_PAGE_BYTES)), [])
 
 
 def _matcher(request: pb.WatchDownloadsRequest) -> Callable[[download_pb2.Download], bool]:

@@ -214,6 +214,10 @@ class JobStore:
             append_change(conn, COLLECTION, resource_id(job.id), None)
         return jobs
 
+    def staging_folders(self, conn: sqlite3.Connection) -> set[str]:
+        """The staging folders that jobs know of."""
+        return {folder for (folder,) in conn.execute("SELECT staging FROM downloads WHERE staging != ''")}
+
     def open_count(self, conn: sqlite3.Connection) -> int:
         """How many jobs have not ended."""
         states = [state.value for state in JobState if not state.terminal]

@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol
@@ -149,6 +149,8 @@ class HttpTransfer:
                 offset, digest = 0, hashlib.sha256()
             elif response.status != 200:
                 _check_range(response, head, offset, partial)
+                # An answer to If-Range need not repeat what tells the object from another.
+                head = replace(head, validator=partial.validator)
             _refuse_other_content(response, head)
             observer.responded(head, offset=offset)
             sink = Sink(fd, digest, offset, observer, self._checkpoint_bytes, self._checkpoint_s)
@@ -266,7 +268,7 @@ def _head_of(response: Response) -> Head:
         validator=_validator(headers) if total is not None else "",
         filename=name_from_disposition(headers.get("Content-Disposition")),
         final_url=without_query(response.url),
-        content_type=(headers.get("Content-Type") or "").partition(";")[0].strip().lower(),
+        content_type=(headers.get("Content-Type") or "").partition(";")[0].strip().lower()[:255],
     )
 
 
@@ -293,9 +295,9 @@ def _check_range(response: Response, head: Head, offset: int, partial: Partial) 
         raise TransientError("the source answers 206, though no range was asked for")
     served = (response.headers.get("Content-Range") or "").strip()
     etag = (response.headers.get("ETag") or "").strip()
-    if (etag and partial.validator.startswith('"') and etag != partial.validator) or (
-        head.total is not None and head.total != partial.total
-    ):
+    modified = response.headers.get("Last-Modified")
+    other = etag if partial.validator.startswith('"') else modified
+    if (other and other != partial.validator) or (head.total is not None and head.total != partial.total):
         raise StartOver("the object changed at the source", changed=True)
     if served != f"bytes {offset}-{(partial.total or 0) - 1}/{partial.total}":
         raise StartOver("the source answers with another range than was asked for", changed=False)
@@ -307,7 +309,7 @@ def _refuse_other_content(response: Response, head: Head) -> None:
     if encoding != "identity":
         raise NotAModelFileException(
             f"{host} serves the file encoded as {encoding}, though that was not asked for",
-            metadata={"host": host, "content_encoding": encoding},
+            metadata={"host": host, "content_type": head.content_type, "content_encoding": encoding},
         )
     if head.content_type in _HTML_TYPES:
         raise _web_page(host, head.content_type)

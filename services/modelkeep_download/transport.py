@@ -219,14 +219,14 @@ class HttpTransport:
             raise SourceNotFoundException(f"{host} redirects to nowhere", metadata={"host": host})
         try:
             parsed = parse_url(urljoin(url, target.encode("latin-1").decode("utf-8", "replace")))
-        except FieldInvalidException as error:
+        except (FieldInvalidException, ValueError) as error:  # urljoin has its own idea of brackets
             raise SourceNotFoundException(
                 f"{host} redirects to something that is no web address", metadata={"host": host}
             ) from error
         if url.startswith("https:") and not parsed.url.startswith("https:"):
             raise ForbiddenAddressException(
                 f"{host} redirects from https to http, which anyone on the way could read and change",
-                metadata={"host": host, "address": _origin(parsed.url)[1]},
+                metadata={"host": host, "address": _origin(parsed.url)[1], "setting": ""},
             )
         return parsed.url
 
@@ -268,7 +268,7 @@ class HttpTransport:
             sock.close()
             raise UpstreamUnavailableException(
                 f"{host} shows a certificate that is not valid: {error.verify_message}",
-                metadata={"host": host},
+                metadata={"peer": host},
             ) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             sock.close()
@@ -287,7 +287,11 @@ class HttpTransport:
         error: OSError | None = None
         for family, address in addresses:
             stop.check()
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM)
+            except OSError as failed:  # IPv6 is switched off, and the name has such addresses
+                error = failed
+                continue
             try:
                 sock.settimeout(self.limits.connect_timeout_s)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -74,7 +74,7 @@ class Query:
 
 def split_words(text: str) -> tuple[str, ...]:
     """The words of a search, folded so that case does not matter."""
-    return tuple(dict.fromkeys(text.casefold().split()))
+    return tuple(dict.fromkeys(_folded(text).split()))
 
 
 def search_text(model: Model) -> str:
@@ -87,4 +87,10 @@ def search_text(model: Model) -> str:
         model.path,
         model.description,
     )
-    return "\n".join(part for part in parts if part)[:MAX_SEARCH_CHARS].casefold().replace("\0", " ")
+    text = "\n".join(part for part in parts if part)[:MAX_SEARCH_CHARS]
+    return _folded(text)
+
+
+def _folded(text: str) -> str:
+    # SQLite's full-text index ends a text at a NUL.
+    return text.casefold().replace("\0", " ")

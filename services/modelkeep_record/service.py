@@ -24,7 +24,6 @@ from .store import Once, RecordStore
 
 #: A batch is cut here, below the 4 MiB that clients receive by default.
 _MAX_BATCH_BYTES = 3 << 20
-_MAX_BOOKMARK_S = 30.0
 
 
 class RecordServicer(pb_grpc.RecordServiceServicer):
@@ -137,7 +136,7 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
             matches=None if query == _EVERYTHING else query.matches,
             snapshot=self._store.snapshot,
             skip_snapshot=request.skip_snapshot,
-            bookmark_interval_s=min(request.bookmark_interval.ToTimedelta().total_seconds(), _MAX_BOOKMARK_S),
+            bookmark_interval_s=request.bookmark_interval.ToTimedelta().total_seconds(),
         )
         await stream_frames(context, watch, convert.to_watch_response)
 

@@ -25,6 +25,7 @@ from modelkeep.client import Client
 from modelkeep.loader.v1 import loader_service_pb2 as pb
 from modelkeep.loader.v1 import loader_service_pb2_grpc as rpc
 from modelkeep.loader.v1 import resident_pb2
+from modelkeep.record.v1 import record_service_pb2, record_service_pb2_grpc
 from modelkeep.supervisor import Suite
 
 ROUNDS = 7
@@ -212,6 +213,19 @@ def grant_times(stub: rpc.LoaderServiceStub, key: str) -> list[float]:
     return sorted(times[10:])
 
 
+def wait_for_digests(record: str, key: str) -> None:
+    """Wait until the files are hashed in the background: until then the weights have another identity."""
+    with grpc.insecure_channel(record) as channel:
+        stub = record_service_pb2_grpc.RecordServiceStub(channel)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            files = stub.ListModelFiles(record_service_pb2.ListModelFilesRequest(key=key)).files
+            if files and all(file.sha256 for file in files):
+                return
+            time.sleep(0.2)
+    raise RuntimeError("the files of the model are not hashed")
+
+
 def measure(suite: Suite, folder: Path) -> bool:
     """Install, load, measure, print."""
     at = suite.addresses
@@ -222,6 +236,7 @@ def measure(suite: Suite, folder: Path) -> bool:
         client.model_install.wait_for_installs(timeout=120)
         assert job.config_out is not None, job.error
         key = job.config_out.key
+        wait_for_digests(at["record"], key)
         client.model_loader.load(key, precision="bfloat16")
     with grpc.insecure_channel(at["loader"]) as channel:
         stub = rpc.LoaderServiceStub(channel)

@@ -344,7 +344,7 @@ async def test_too_little_room_is_noticed_before_the_first_byte(data_dir: Path, 
     async with download_service(data_dir, disk_reserve_bytes=1 << 60) as client:
         job = await client.run(web.put("/m.bin", Resource(BODY)))
         assert (job.state, job.error.reason, job.error.code) == (ERROR, "DISK_FULL", "RESOURCE_EXHAUSTED")
-        assert int(job.error.metadata["missing_bytes"]) > 1 << 50
+        assert int(job.error.metadata["bytes_short"]) > 1 << 50
         assert not list((client.models / ".staging").iterdir())
 
 

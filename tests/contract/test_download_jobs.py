@@ -60,7 +60,7 @@ async def test_a_wrong_hash_is_quarantined_and_never_delivered(
     job = await client.run(web.url("/m.safetensors"), expected_sha256="0" * 64)
     assert (job.state, job.error.reason) == (download_pb2.DOWNLOAD_STATE_ERROR, "CHECKSUM_MISMATCH")
     assert (job.error.code, job.error.exception) == ("DATA_LOSS", "ChecksumMismatchException")
-    assert job.error.metadata["sha256"] == SHA256
+    assert job.error.metadata["actual"] == SHA256
     assert not (client.models / "m.safetensors").exists()
     quarantined = Path(job.error.metadata["quarantined_path"])
     assert quarantined.read_bytes() == BODY

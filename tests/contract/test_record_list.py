@@ -204,3 +204,16 @@ async def test_a_page_ends_before_the_message_limit(stub: Any) -> None:
         pb.ListModelsRequest(filter=filter, page_size=1000, page_token=page.next_page_token)
     )
     assert [model.name for model in (*page.models, *rest.models)] == [f"big{n:02}" for n in range(60)]
+
+
+async def test_a_search_for_a_nul_character_finds_nothing_and_breaks_nothing(stub: Any) -> None:
+    assert await listed(stub, pb.ModelFilter(text="alp\0zzz")) == []
+    assert len(await listed(stub, pb.ModelFilter(text="Alpha\0"))) == 2
+
+
+async def test_the_longest_path_there_may_be_fits_into_a_page_token(data_dir: Path) -> None:
+    async with record_service(data_dir) as stub:
+        for end in "abc":
+            await stub.CreateModel(pb.CreateModelRequest(model=vae("long", path="語" * 4095 + end)))
+        found = await listed(stub, order=pb.MODEL_ORDER_PATH)
+        assert [model.path[-1] for model in found[:3]] == ["a", "b", "c"]

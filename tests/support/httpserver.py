@@ -115,6 +115,10 @@ class Resource:
     disposition: str | None = None
     #: Honour Range and If-Range.
     ranges: bool = True
+    #: Serve a range of what there is now, whatever If-Range says.
+    heeds_if_range: bool = True
+    #: Leave Last-Modified and Content-Type out of a 206, as RFC 9110 (15.3.7) allows.
+    terse_ranges: bool = False
     #: Bytes a second of each connection; None is as fast as it goes.
     rate: int | None = None
     #: Send the body in chunks without a Content-Length.
@@ -226,7 +230,11 @@ class _Handler(BaseHTTPRequestHandler):
             resource.ranges
             and request.range is not None
             and not isinstance(fault, IgnoreRange)
-            and (request.if_range is None or request.if_range in (resource.etag, resource.last_modified))
+            and (
+                request.if_range is None
+                or not resource.heeds_if_range
+                or request.if_range in (resource.etag, resource.last_modified)
+            )
         )
         if ranged:
             start = request.offset
@@ -247,7 +255,8 @@ class _Handler(BaseHTTPRequestHandler):
             ("Content-Disposition", resource.disposition),
             ("Content-Encoding", resource.content_encoding),
         ):
-            if value is not None:
+            left_out = ranged and resource.terse_ranges and name in ("Last-Modified", "Content-Type")
+            if value is not None and not left_out:
                 self.send_header(name, value)
         if resource.chunked:
             self.send_header("Transfer-Encoding", "chunked")

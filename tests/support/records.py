@@ -80,7 +80,7 @@ def failure_of(error: grpc.aio.AioRpcError) -> Failure:
         elif detail.Is(bad.DESCRIPTOR):
             detail.Unpack(bad)
     if info.reason:
-        assert info.domain == "record.modelkeep.dev"
+        assert info.domain.endswith(".modelkeep.dev")
     return Failure(error.code(), info.reason, dict(info.metadata), [v.field for v in bad.field_violations])
 
 

@@ -22,7 +22,7 @@ from .admission import Admission, Gate
 from .deadline import Limiter
 from .request_id import HEADER, request_id_of
 from .telemetry import Telemetry
-from .validation import validator_of
+from .validation import Rules, rules_of
 
 #: Not subject to admission, and logged only when something is wrong.
 EXEMPT = frozenset(
@@ -43,7 +43,7 @@ class _Method(NamedTuple):
     name: str
     gate: Gate
     quiet: bool
-    validate: Callable[[Any], None] | None
+    rules: Rules | None
 
 
 class Chain:
@@ -105,7 +105,7 @@ class Chain:
         else:
             gate = gates.write
         streams_in = descriptor is not None and descriptor.client_streaming
-        return _Method(name, gate, exempt, None if streams_in else validator_of(request))
+        return _Method(name, gate, exempt, None if streams_in else rules_of(request))
 
     def _unary(
         self, handler: grpc.RpcMethodHandler[Any, Any], method: _Method
@@ -113,7 +113,7 @@ class Chain:
         inner: Any = handler.unary_unary or handler.stream_unary
         parse = None if handler.request_streaming else handler.request_deserializer
         serialize = handler.response_serializer
-        name, gate, quiet, validate = method
+        name, gate, quiet, rules = method
         limiter = self.limiter
         get_running_loop = asyncio.get_running_loop
         telemetry = self.telemetry
@@ -131,8 +131,10 @@ class Chain:
                 gate.enter()
                 try:
                     request = raw if parse is None else _parse(parse, raw)
-                    if validate is not None:
-                        validate(request)
+                    if rules is not None:
+                        if not rules.ready:
+                            await rules.prepare()
+                        rules.check(request)
                     if remaining is None:
                         task = asyncio.current_task()
                         assert task is not None
@@ -185,7 +187,7 @@ class Chain:
     ) -> Callable[..., Awaitable[None]]:
         parse = None if handler.request_streaming else handler.request_deserializer
         serialize = handler.response_serializer
-        name, gate, quiet, validate = method
+        name, gate, quiet, rules = method
         yields = inspect.isasyncgenfunction(inner)
 
         async def stream(raw: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
@@ -203,8 +205,10 @@ class Chain:
                     if not quiet:
                         self.telemetry.stream_opened(name, context.peer(), request_id, gate.active)
                     request = raw if parse is None else _parse(parse, raw)
-                    if validate is not None:
-                        validate(request)
+                    if rules is not None:
+                        if not rules.ready:
+                            await rules.prepare()
+                        rules.check(request)
                     if yields:
                         await _write_all(inner(request, writer), writer)
                     else:

@@ -240,3 +240,19 @@ def test_a_script_is_split_at_its_statements_only() -> None:
     CREATE TRIGGER t AFTER INSERT ON a BEGIN UPDATE a SET x = ';'; SELECT 1; END;
     """
     assert len(list(split_statements(script))) == 2
+
+
+async def test_a_write_that_need_not_be_synced_is_there_at_once_and_changes_no_other(db: Database) -> None:
+    levels: list[int] = []
+
+    def level(conn: sqlite3.Connection) -> None:
+        add("a")(conn)
+        levels.append(conn.execute("PRAGMA synchronous").fetchone()[0])
+
+    await db.write(level, synced=False)
+    await db.write(level)
+    with pytest.raises(ZeroDivisionError):
+        await db.write(lambda conn: 1 // 0, synced=False)
+    await db.write(level)
+    assert levels == [1, 2, 2]  # NORMAL, FULL, FULL
+    assert await db.read(names) == ["a", "a", "a"]

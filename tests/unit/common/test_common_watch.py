@@ -274,6 +274,18 @@ async def test_8_a_change_supersedes_the_progress_before_it(db: Database, hub: W
     assert hub.latest_progress == {}
 
 
+async def test_8_a_change_ends_the_progress_before_it_also_when_nobody_watches(
+    db: Database, hub: WatchHub[Item]
+) -> None:
+    await put(db, "a")
+    hub.progress("a", {"n": 1})
+    hub.progress("b", {"n": 2})
+    await put(db, "a", state="COMPLETED")
+    assert hub.latest_progress == {"b": {"n": 2}}
+    watching = await live(watch(hub))
+    assert [e.resource_id for e in await events(watching, 1)] == ["b"]
+
+
 async def test_8_progress_goes_through_the_filter(db: Database, hub: WatchHub[Item]) -> None:
     watching = await live(watch(hub, matches=lambda item: item.get("n") == 1))
     hub.progress("a", {"n": 0})

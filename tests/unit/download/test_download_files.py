@@ -88,7 +88,7 @@ def test_room_is_checked_with_what_is_missing(tmp_path: Path) -> None:
     files.check_room(tmp_path, 0, 1 << 62)  # nothing more is needed
     with pytest.raises(DiskFullException) as error:
         files.check_room(tmp_path, 1 << 60, 0)
-    assert int(error.value.metadata["missing_bytes"]) > 1 << 59
+    assert int(error.value.metadata["bytes_short"]) > 1 << 59
 
 
 def test_only_staging_folders_are_ever_removed(tmp_path: Path, staged: Path) -> None:

@@ -200,3 +200,18 @@ def test_what_a_source_answers_does_not_reach_the_message(web: HttpServer) -> No
     with pytest.raises(TransientError) as error:
         fetch(HttpTransport(AddressGuard(allow_private=True)), web.url("/x?token=secret"), token="secret")
     assert "secret" not in str(error.value)
+
+
+def test_a_redirect_to_a_malformed_address_is_the_sources_fault(web: HttpServer) -> None:
+    web.put("/hop", Resource(b"", redirect="//[x"))
+    with pytest.raises(SourceNotFoundException, match="no web address"):
+        fetch(HttpTransport(AddressGuard(allow_private=True)), web.url("/hop"))
+
+
+def test_an_address_of_a_family_that_is_switched_off_is_passed_over(web: HttpServer) -> None:
+    off: SocketAddress = (socket.AddressFamily.AF_X25, ("127.0.0.1", web.port))
+    on: SocketAddress = (socket.AF_INET, ("127.0.0.1", web.port))
+    guard = AddressGuard(allow_private=True)
+    assert fetch(HttpTransport(guard, resolver=lambda host, port: [off, on]), web.url("/m.bin")) == b"body"
+    with pytest.raises(TransientError):
+        fetch(HttpTransport(guard, resolver=lambda host, port: [off]), web.url("/m.bin"))

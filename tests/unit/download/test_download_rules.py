@@ -261,3 +261,20 @@ def test_a_stale_etag_is_refused() -> None:
 def test_rates_need_time_to_pass() -> None:
     meter = ProgressMeter(0, None, now=time.monotonic())
     assert meter.rate(now=meter._samples[0][0]) == 0
+
+
+def test_the_rate_is_zero_when_nothing_moves() -> None:
+    meter = ProgressMeter(0, 10**6, now=0.0)
+    for tenth in range(1, 21):
+        meter.advance(tenth * 1000, now=tenth / 10)
+    assert meter.rate(now=2.0) == 10_000
+    assert meter.rate(now=60.0) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["private_token", "x-oss-signature", "X-Amz-Security-Token", "client_secret"]
+)
+def test_parameters_that_are_named_like_secrets_are_never_shown(name: str) -> None:
+    url = parse_url(f"https://host/p?{name}=abc&author=me")
+    assert url.shown == f"https://host/p?{name}=REDACTED&author=me"
+    assert url.has_secret

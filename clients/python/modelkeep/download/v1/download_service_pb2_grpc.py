@@ -30,7 +30,7 @@ class DownloadServiceStub:
     service with a way out to the internet.
 
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
-    SERVER_BUSY, SERVER_DRAINING, INTERNAL. What goes wrong while a job runs is the job's `error`, with
+    SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL. What goes wrong while a job runs is the job's `error`, with
     the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_CHANGED, NOT_A_MODEL_FILE,
     TOKEN_REQUIRED, TOKEN_REJECTED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH,
     DESTINATION_EXISTS, DISK_FULL, INTERNAL.
@@ -99,7 +99,7 @@ class DownloadServiceServicer:
     service with a way out to the internet.
 
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
-    SERVER_BUSY, SERVER_DRAINING, INTERNAL. What goes wrong while a job runs is the job's `error`, with
+    SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL. What goes wrong while a job runs is the job's `error`, with
     the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_CHANGED, NOT_A_MODEL_FILE,
     TOKEN_REQUIRED, TOKEN_REJECTED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH,
     DESTINATION_EXISTS, DISK_FULL, INTERNAL.
@@ -138,9 +138,11 @@ class DownloadServiceServicer:
         is ENQUEUED or RUNNING.
 
         A job whose secrets were lost in a restart is PAUSED with the error TOKEN_REQUIRED; the error's
-        metadata `needs` says which field of this request brings them back: "access_token" or "source_url".
+        metadata `needs` says which fields of this request bring them back: "access_token", "source_url", or
+        both with a comma between.
 
-        Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended; FIELD_INVALID for another `source_url`.
+        Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled; TOKEN_REQUIRED for a
+        job that lacks its secrets; FIELD_INVALID for another `source_url`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,9 +150,10 @@ class DownloadServiceServicer:
 
     def PauseDownload(self, request, context):
         """Pauses an ENQUEUED or RUNNING job; its bytes stay. Does nothing to a job that is PAUSED or IDLE.
-        When the call answers, the state is PAUSED and the connection is closed.
+        When the call answers, the connection is closed and the state is PAUSED, unless the job ended
+        meanwhile or was started again.
 
-        Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended.
+        Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,7 +172,8 @@ class DownloadServiceServicer:
     def UpdateDownload(self, request, context):
         """Changes priority or preserve_partial of a job that has not ended.
 
-        Errors: UNKNOWN_JOB, ETAG_MISMATCH; WRONG_STATE for a job that has ended.
+        Errors: UNKNOWN_JOB, ETAG_MISMATCH; WRONG_STATE for a job that has ended; FIELD_INVALID for an update
+        that names nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -268,7 +272,7 @@ class DownloadService:
     service with a way out to the internet.
 
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
-    SERVER_BUSY, SERVER_DRAINING, INTERNAL. What goes wrong while a job runs is the job's `error`, with
+    SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL. What goes wrong while a job runs is the job's `error`, with
     the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_CHANGED, NOT_A_MODEL_FILE,
     TOKEN_REQUIRED, TOKEN_REJECTED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH,
     DESTINATION_EXISTS, DISK_FULL, INTERNAL.

@@ -31,7 +31,7 @@ class DownloadServiceStub:
     service with a way out to the internet.
 
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
-    SERVER_BUSY, SERVER_DRAINING, INTERNAL. What goes wrong while a job runs is the job's `error`, with
+    SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL. What goes wrong while a job runs is the job's `error`, with
     the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_CHANGED, NOT_A_MODEL_FILE,
     TOKEN_REQUIRED, TOKEN_REJECTED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH,
     DESTINATION_EXISTS, DISK_FULL, INTERNAL.
@@ -62,15 +62,18 @@ class DownloadServiceStub:
     is ENQUEUED or RUNNING.
 
     A job whose secrets were lost in a restart is PAUSED with the error TOKEN_REQUIRED; the error's
-    metadata `needs` says which field of this request brings them back: "access_token" or "source_url".
+    metadata `needs` says which fields of this request bring them back: "access_token", "source_url", or
+    both with a comma between.
 
-    Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended; FIELD_INVALID for another `source_url`.
+    Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled; TOKEN_REQUIRED for a
+    job that lacks its secrets; FIELD_INVALID for another `source_url`.
     """
     PauseDownload: _grpc.UnaryUnaryMultiCallable[_download_service_pb2.PauseDownloadRequest, _download_service_pb2.PauseDownloadResponse]
     """Pauses an ENQUEUED or RUNNING job; its bytes stay. Does nothing to a job that is PAUSED or IDLE.
-    When the call answers, the state is PAUSED and the connection is closed.
+    When the call answers, the connection is closed and the state is PAUSED, unless the job ended
+    meanwhile or was started again.
 
-    Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended.
+    Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled.
     """
     CancelDownload: _grpc.UnaryUnaryMultiCallable[_download_service_pb2.CancelDownloadRequest, _download_service_pb2.CancelDownloadResponse]
     """Cancels a job that has not ended, and removes its temporary files. Asynchronous: the job ends in
@@ -81,7 +84,8 @@ class DownloadServiceStub:
     UpdateDownload: _grpc.UnaryUnaryMultiCallable[_download_service_pb2.UpdateDownloadRequest, _download_service_pb2.UpdateDownloadResponse]
     """Changes priority or preserve_partial of a job that has not ended.
 
-    Errors: UNKNOWN_JOB, ETAG_MISMATCH; WRONG_STATE for a job that has ended.
+    Errors: UNKNOWN_JOB, ETAG_MISMATCH; WRONG_STATE for a job that has ended; FIELD_INVALID for an update
+    that names nothing.
     """
     PruneDownloads: _grpc.UnaryUnaryMultiCallable[_download_service_pb2.PruneDownloadsRequest, _download_service_pb2.PruneDownloadsResponse]
     """Forgets the jobs of a queue that have ended (COMPLETED, ERROR, CANCELLED). Delivered files stay;
@@ -105,7 +109,7 @@ class DownloadServiceAsyncStub(DownloadServiceStub):
     service with a way out to the internet.
 
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
-    SERVER_BUSY, SERVER_DRAINING, INTERNAL. What goes wrong while a job runs is the job's `error`, with
+    SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL. What goes wrong while a job runs is the job's `error`, with
     the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_CHANGED, NOT_A_MODEL_FILE,
     TOKEN_REQUIRED, TOKEN_REJECTED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH,
     DESTINATION_EXISTS, DISK_FULL, INTERNAL.
@@ -133,15 +137,18 @@ class DownloadServiceAsyncStub(DownloadServiceStub):
     is ENQUEUED or RUNNING.
 
     A job whose secrets were lost in a restart is PAUSED with the error TOKEN_REQUIRED; the error's
-    metadata `needs` says which field of this request brings them back: "access_token" or "source_url".
+    metadata `needs` says which fields of this request bring them back: "access_token", "source_url", or
+    both with a comma between.
 
-    Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended; FIELD_INVALID for another `source_url`.
+    Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled; TOKEN_REQUIRED for a
+    job that lacks its secrets; FIELD_INVALID for another `source_url`.
     """
     PauseDownload: _aio.UnaryUnaryMultiCallable[_download_service_pb2.PauseDownloadRequest, _download_service_pb2.PauseDownloadResponse]  # type: ignore[assignment]
     """Pauses an ENQUEUED or RUNNING job; its bytes stay. Does nothing to a job that is PAUSED or IDLE.
-    When the call answers, the state is PAUSED and the connection is closed.
+    When the call answers, the connection is closed and the state is PAUSED, unless the job ended
+    meanwhile or was started again.
 
-    Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended.
+    Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled.
     """
     CancelDownload: _aio.UnaryUnaryMultiCallable[_download_service_pb2.CancelDownloadRequest, _download_service_pb2.CancelDownloadResponse]  # type: ignore[assignment]
     """Cancels a job that has not ended, and removes its temporary files. Asynchronous: the job ends in
@@ -152,7 +159,8 @@ class DownloadServiceAsyncStub(DownloadServiceStub):
     UpdateDownload: _aio.UnaryUnaryMultiCallable[_download_service_pb2.UpdateDownloadRequest, _download_service_pb2.UpdateDownloadResponse]  # type: ignore[assignment]
     """Changes priority or preserve_partial of a job that has not ended.
 
-    Errors: UNKNOWN_JOB, ETAG_MISMATCH; WRONG_STATE for a job that has ended.
+    Errors: UNKNOWN_JOB, ETAG_MISMATCH; WRONG_STATE for a job that has ended; FIELD_INVALID for an update
+    that names nothing.
     """
     PruneDownloads: _aio.UnaryUnaryMultiCallable[_download_service_pb2.PruneDownloadsRequest, _download_service_pb2.PruneDownloadsResponse]  # type: ignore[assignment]
     """Forgets the jobs of a queue that have ended (COMPLETED, ERROR, CANCELLED). Delivered files stay;
@@ -175,7 +183,7 @@ class DownloadServiceServicer(metaclass=_abc_1.ABCMeta):
     service with a way out to the internet.
 
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
-    SERVER_BUSY, SERVER_DRAINING, INTERNAL. What goes wrong while a job runs is the job's `error`, with
+    SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL. What goes wrong while a job runs is the job's `error`, with
     the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_CHANGED, NOT_A_MODEL_FILE,
     TOKEN_REQUIRED, TOKEN_REJECTED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH,
     DESTINATION_EXISTS, DISK_FULL, INTERNAL.
@@ -225,9 +233,11 @@ class DownloadServiceServicer(metaclass=_abc_1.ABCMeta):
         is ENQUEUED or RUNNING.
 
         A job whose secrets were lost in a restart is PAUSED with the error TOKEN_REQUIRED; the error's
-        metadata `needs` says which field of this request brings them back: "access_token" or "source_url".
+        metadata `needs` says which fields of this request bring them back: "access_token", "source_url", or
+        both with a comma between.
 
-        Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended; FIELD_INVALID for another `source_url`.
+        Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled; TOKEN_REQUIRED for a
+        job that lacks its secrets; FIELD_INVALID for another `source_url`.
         """
 
     @_abc_1.abstractmethod
@@ -237,9 +247,10 @@ class DownloadServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_download_service_pb2.PauseDownloadResponse, _abc.Awaitable[_download_service_pb2.PauseDownloadResponse]]:
         """Pauses an ENQUEUED or RUNNING job; its bytes stay. Does nothing to a job that is PAUSED or IDLE.
-        When the call answers, the state is PAUSED and the connection is closed.
+        When the call answers, the connection is closed and the state is PAUSED, unless the job ended
+        meanwhile or was started again.
 
-        Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended.
+        Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled.
         """
 
     @_abc_1.abstractmethod
@@ -262,7 +273,8 @@ class DownloadServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_download_service_pb2.UpdateDownloadResponse, _abc.Awaitable[_download_service_pb2.UpdateDownloadResponse]]:
         """Changes priority or preserve_partial of a job that has not ended.
 
-        Errors: UNKNOWN_JOB, ETAG_MISMATCH; WRONG_STATE for a job that has ended.
+        Errors: UNKNOWN_JOB, ETAG_MISMATCH; WRONG_STATE for a job that has ended; FIELD_INVALID for an update
+        that names nothing.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,386 @@
+"""What the .proto promises where things cross: calls given up, repeats, late watchers, limits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from modelkeep.download.v1 import download_pb2
+from modelkeep.download.v1 import download_service_pb2 as pb
+from modelkeep.exceptions import DiskFullException
+from modelkeep_download import downloads
+from modelkeep_download.domain import Job, JobState
+from modelkeep_download.store import JobStore
+from support.downloads import REPOSITORY, DownloadClient, download_service
+from support.httpserver import Cut, HttpServer, Resource, pattern
+from support.records import failure_of
+
+BODY = pattern(300_000)
+COMPLETED = download_pb2.DOWNLOAD_STATE_COMPLETED
+
+
+@pytest.fixture
+def web() -> Iterator[HttpServer]:
+    with HttpServer() as server:
+        server.put("/m.bin", Resource(BODY))
+        yield server
+
+
+@pytest.fixture
+async def client(data_dir: Path) -> AsyncIterator[DownloadClient]:
+    async with download_service(data_dir) as service:
+        yield service
+
+
+async def only_job(client: DownloadClient) -> download_pb2.Download:
+    """The only job there is, as soon as it is there."""
+    for _ in range(500):
+        page: pb.ListDownloadsResponse = await client.stub.ListDownloads(pb.ListDownloadsRequest())
+        if page.downloads:
+            return page.downloads[0]
+        await asyncio.sleep(0.01)
+    raise AssertionError("no job was made")
+
+
+@pytest.fixture
+def writing(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a write has begun; each takes long enough to give its call up meanwhile."""
+    begun = threading.Event()
+    for name in ("insert", "change"):
+        real = getattr(JobStore, name)
+
+        def slow(*args: Any, real: Any = real, **more: Any) -> Any:
+            begun.set()
+            time.sleep(0.1)
+            return real(*args, **more)
+
+        monkeypatch.setattr(JobStore, name, slow)
+    return begun
+
+
+async def test_a_job_whose_creation_was_given_up_runs_all_the_same(
+    client: DownloadClient, web: HttpServer, writing: threading.Event
+) -> None:
+    creating = asyncio.ensure_future(client.create(web.url("/m.bin")))
+    assert await asyncio.to_thread(writing.wait, 10)
+    creating.cancel()
+    job = await only_job(client)
+    assert (await client.ended(job)).state == COMPLETED
+
+
+async def test_a_cancel_that_was_given_up_is_carried_through(
+    client: DownloadClient, web: HttpServer, writing: threading.Event
+) -> None:
+    web.put("/slow.bin", Resource(BODY, rate=20_000))
+    job = await client.create(web.url("/slow.bin"))
+    await client.until(job, lambda now: now.progress.bytes_done > 0)
+    writing.clear()
+    cancelling = asyncio.ensure_future(client.stub.CancelDownload(pb.CancelDownloadRequest(id=job.id)))
+    assert await asyncio.to_thread(writing.wait, 10)
+    cancelling.cancel()
+    assert (await client.ended(job)).state == download_pb2.DOWNLOAD_STATE_CANCELLED
+
+
+async def test_a_repeat_after_the_source_was_moved_answers_with_the_same_job(
+    client: DownloadClient, tmp_path: Path
+) -> None:
+    source = client.models / "here.bin"
+    source.write_bytes(BODY)
+    request_id = str(uuid.uuid4())
+    job = await client.take(source, destination=str(client.models / "there.bin"), request_id=request_id)
+    assert (await client.ended(job)).state == COMPLETED
+    assert not source.exists()
+    again = await client.take(source, destination=str(client.models / "there.bin"), request_id=request_id)
+    assert again.id == job.id
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await client.take(source, destination=str(client.models / "there.bin"))
+    assert failure_of(caught.value).reason == "SOURCE_NOT_FOUND"
+
+
+async def test_a_watch_opened_after_the_end_tells_no_progress_of_the_past(
+    client: DownloadClient, web: HttpServer
+) -> None:
+    web.put("/slow.bin", Resource(BODY, rate=600_000))
+    job = await client.run(web.url("/slow.bin"))
+    call = client.stub.WatchDownloads(pb.WatchDownloadsRequest(all_queues=True), timeout=1.0)
+    events: list[pb.DownloadEvent] = []
+    with contextlib.suppress(grpc.aio.AioRpcError):  # the deadline
+        async for frame in call:
+            events += frame.events
+    assert [event.WhichOneof("change") for event in events] == ["put"]
+    assert events[0].put == job
+
+
+async def test_a_wait_that_does_not_wait_says_done_of_what_has_ended(
+    client: DownloadClient, web: HttpServer
+) -> None:
+    job = await client.run(web.url("/m.bin"))
+    answer = await client.stub.WaitDownloads(pb.WaitDownloadsRequest(ids=[job.id], timeout=Duration()))
+    assert answer.done
+    idle = await client.create(web.url("/m.bin"), destination=f"{client.models}/other.bin", start=False)
+    answer = await client.stub.WaitDownloads(
+        pb.WaitDownloadsRequest(ids=[job.id, idle.id], timeout=Duration())
+    )
+    assert not answer.done
+
+
+async def test_pages_and_waits_of_large_jobs_stay_below_the_limit_of_a_message(
+    client: DownloadClient, web: HttpServer
+) -> None:
+    padding = "x" * 7900
+    labels = {str(n): "y" * 1024 for n in range(16)}
+    count = 200
+    for first in range(0, count, 50):
+        await asyncio.gather(
+            *(
+                client.create(
+                    web.url(f"/m.bin?{padding}"),
+                    destination=f"{client.models}/{first + n}.bin",
+                    start=False,
+                    labels=labels,
+                )
+                for n in range(50)
+            )
+        )
+    found: list[int] = []
+    token = ""
+    while True:
+        request = pb.ListDownloadsRequest(page_size=1000, page_token=token)
+        page = await client.stub.ListDownloads(request)
+        assert page.ByteSize() < 4 << 20
+        found += [job.id for job in page.downloads]
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == list(range(1, count + 1))
+    waited = await client.stub.WaitDownloads(pb.WaitDownloadsRequest(ids=found, timeout=Duration()))
+    assert waited.ByteSize() < 4 << 20
+    assert not waited.done
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda stub: stub.WaitDownloads(pb.WaitDownloadsRequest(timeout=Duration(seconds=1 << 62))),
+        lambda stub: stub.WaitDownloads(pb.WaitDownloadsRequest(timeout=Duration(seconds=-1))),
+        lambda stub: stub.WatchDownloads(
+            pb.WatchDownloadsRequest(bookmark_interval=Duration(seconds=1 << 62))
+        ).read(),
+    ],
+)
+async def test_a_duration_out_of_bounds_is_a_bad_field(
+    client: DownloadClient, call: Callable[[Any], Any]
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(client.stub)
+    assert failure_of(caught.value).reason == "FIELD_INVALID"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"access_token": "ends with a newline\n"},
+        {"access_token": "ключ"},
+        {"labels": {"a": "x" * 100_000}},
+        {"destination": "{models}/.staging/download-7/data"},
+        {"destination": "{models}/.staging/download-7/", "filename": "data"},
+    ],
+    ids=str,
+)
+async def test_what_could_never_work_is_refused_at_once(
+    client: DownloadClient, web: HttpServer, fields: dict[str, Any]
+) -> None:
+    if "destination" in fields:
+        fields = {**fields, "destination": fields["destination"].format(models=client.models)}
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await client.create(web.url("/m.bin"), **fields)
+    assert failure_of(caught.value).reason in ("FIELD_INVALID", "FORBIDDEN_PATH")
+
+
+async def test_the_marker_of_a_root_and_what_jobs_fill_cannot_be_moved_away(client: DownloadClient) -> None:
+    for name in (".modelkeep-root", ".staging"):
+        path = client.models / name
+        if name == ".staging":
+            path.mkdir(exist_ok=True)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.take(path, destination=f"{client.models}/stolen")
+        assert failure_of(caught.value).reason == "FORBIDDEN_PATH"
+        assert path.exists()
+
+
+async def test_an_object_without_an_etag_is_gone_on_with_more_than_once(
+    client: DownloadClient, web: HttpServer
+) -> None:
+    # RFC 9110, 15.3.7: an answer to If-Range need not repeat Last-Modified, nor the type.
+    resource = Resource(
+        BODY,
+        etag=None,
+        last_modified="Mon, 01 Jan 2024 00:00:00 GMT",
+        content_type="application/x-model",
+        terse_ranges=True,
+        faults=[Cut(after=100_000), Cut(after=100_000)],
+    )
+    web.put("/dated.bin", resource)
+    job = await client.run(web.url("/dated.bin"))
+    assert job.state == COMPLETED
+    assert (job.restarts, job.content_type) == (0, "application/x-model")
+    assert [r.range for r in web.requests_of("/dated.bin")] == [None, "bytes=100000-", "bytes=200000-"]
+    assert Path(job.path).read_bytes() == BODY
+
+
+async def test_another_object_of_the_same_size_is_never_mixed_in_where_only_dates_tell(
+    data_dir: Path, web: HttpServer
+) -> None:
+    async with download_service(data_dir, retry_base_s=0.4) as client:
+        await check_that_nothing_is_mixed(client, web)
+
+
+async def check_that_nothing_is_mixed(client: DownloadClient, web: HttpServer) -> None:
+    web.put(
+        "/dated.bin",
+        Resource(BODY, etag=None, last_modified="Mon, 01 Jan 2024 00:00:00 GMT", faults=[Cut(after=100_000)]),
+    )
+    job = await client.create(web.url("/dated.bin"))
+    await client.until(job, lambda now: now.stage == download_pb2.DOWNLOAD_STAGE_WAITING)
+    other = pattern(len(BODY), seed=5)
+    web.put(
+        "/dated.bin",
+        Resource(other, etag=None, last_modified="Tue, 02 Jan 2024 00:00:00 GMT", heeds_if_range=False),
+    )
+    ended = await client.ended(job)
+    assert ended.state == COMPLETED
+    assert Path(ended.path).read_bytes() == other
+
+
+async def test_a_delivered_file_whose_end_could_not_be_recorded_is_completed_later(
+    client: DownloadClient, web: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelkeep_download.scheduler._RECOVER_S", 0.05)
+    real = JobStore.change
+    failed: list[int] = []
+
+    def full_once(self: JobStore, conn: sqlite3.Connection, job_id: int, transition: Any) -> Job:
+        job = real(self, conn, job_id, transition)
+        if job.state is JobState.COMPLETED and len(failed) < 2:
+            failed.append(job_id)
+            raise DiskFullException("no room for the row")
+        return job
+
+    monkeypatch.setattr(JobStore, "change", full_once)
+    job = await client.run(web.url("/m.bin"), access_token="secret-token")
+    assert len(failed) == 2
+    assert job.state == COMPLETED, job.error
+    assert Path(job.path).read_bytes() == BODY
+    assert len(web.requests_of("/m.bin")) == 1
+
+
+async def test_a_job_that_waits_for_a_retry_takes_its_turn_by_its_new_priority(
+    data_dir: Path, web: HttpServer
+) -> None:
+    async with download_service(data_dir, max_parallel_downloads=1, retry_base_s=0.4) as client:
+        web.put("/cut.bin", Resource(BODY, faults=[Cut(after=10)]))
+        web.put("/slow.bin", Resource(BODY, rate=300_000))
+        cut = await client.create(web.url("/cut.bin"))
+        await client.until(cut, lambda now: now.stage == download_pb2.DOWNLOAD_STAGE_WAITING)
+        slow = await client.create(web.url("/slow.bin"))
+        third = await client.create(web.url("/m.bin"), priority=20)
+        change = download_pb2.Download(id=cut.id, priority=30)
+        await client.stub.UpdateDownload(pb.UpdateDownloadRequest(download=change))
+        ended = [await client.ended(job) for job in (cut, slow, third)]
+        assert ended[2].sequence < 4
+        assert ended[2].end_time.ToNanoseconds() < ended[0].end_time.ToNanoseconds()
+
+
+async def test_staging_folders_that_no_job_has_are_removed_at_the_start(
+    data_dir: Path, web: HttpServer
+) -> None:
+    async with download_service(data_dir) as client:
+        web.put("/slow.bin", Resource(BODY, rate=50_000))
+        job = await client.create(web.url("/slow.bin"))
+        await client.until(job, lambda now: now.progress.bytes_done > 0)
+    staging = client.models / ".staging"
+    # As a kill leaves them: pruned, or cancelled before the folder was recorded.
+    (staging / "download-77").mkdir()
+    (staging / "download-77" / "data").write_bytes(b"orphan")
+    (staging / "12").mkdir()  # an install's
+    async with download_service(data_dir) as client:
+        assert sorted(path.name for path in staging.iterdir()) == ["12", f"download-{job.id}"]
+
+
+def promised_keys() -> dict[str, set[str]]:
+    """The metadata keys of each reason, out of error_reason.proto."""
+    text = (REPOSITORY / "proto/modelkeep/errors/v1/error_reason.proto").read_text()
+    found = re.findall(r"Metadata: ([^.]*)\.\n\s+ERROR_REASON_(\w+) =", text)
+    return {
+        reason: {re.sub(r" \(.*", "", key.strip()) for key in keys.split(",")} - {"none"}
+        for keys, reason in found
+        if " or " not in keys
+    }
+
+
+async def test_errors_carry_the_metadata_that_their_reasons_promise(
+    data_dir: Path, web: HttpServer, tmp_path: Path
+) -> None:
+    promised = promised_keys()
+    seen: set[str] = set()
+
+    def check(reason: str, metadata: Any) -> None:
+        assert promised[reason] <= set(metadata), (reason, dict(metadata))
+        seen.add(reason)
+
+    web.put("/page", Resource(b"<html>", content_type="text/html"))
+    web.put("/locked", Resource(BODY, authorization="Bearer right"))
+    web.put("/zipped", Resource(BODY, content_encoding="gzip"))
+    async with download_service(data_dir, max_attempts=1, disk_reserve_bytes=0) as client:
+        (client.models / "taken").write_bytes(b"")
+        for fields in (
+            {"url": web.url("/none")},
+            {"url": web.url("/page")},
+            {"url": web.url("/zipped")},
+            {"url": web.url("/locked")},
+            {"url": web.url("/locked"), "access_token": "wrong"},
+            {"url": web.url("/m.bin"), "expected_sha256": "0" * 64},
+            {"url": "http://127.0.0.1:9/x"},
+        ):
+            job = await client.run(**fields)
+            check(job.error.reason, job.error.metadata)
+        calls = [
+            client.create(web.url("/m.bin"), destination=f"{tmp_path}/x"),
+            client.create(web.url("/m.bin"), destination=f"{client.models}/taken"),
+            client.take(client.models / "nothing"),
+            client.take(tmp_path),
+            client.get(99),
+            client.stub.StartDownload(pb.StartDownloadRequest(id=1)),
+            client.stub.PauseDownload(pb.PauseDownloadRequest(id=1)),
+            client.stub.CancelDownload(pb.CancelDownloadRequest(id=1)),
+        ]
+        for call in calls:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            error = failure_of(caught.value)
+            check(error.reason, error.metadata)
+    async with download_service(data_dir, allow_private_addresses=False) as client:
+        job = await client.run(web.url("/m.bin"))
+        check(job.error.reason, job.error.metadata)
+    async with download_service(data_dir, disk_reserve_bytes=1 << 60) as client:
+        job = await client.create(web.url("/m.bin"))
+        job = await client.until(job, lambda now: now.HasField("error"))
+        check(job.error.reason, job.error.metadata)
+    assert seen >= {
+        *("SOURCE_NOT_FOUND", "NOT_A_MODEL_FILE", "TOKEN_REQUIRED", "TOKEN_REJECTED", "CHECKSUM_MISMATCH"),
+        *("UPSTREAM_UNAVAILABLE", "FORBIDDEN_PATH", "DESTINATION_EXISTS", "UNKNOWN_JOB", "WRONG_STATE"),
+        *("FORBIDDEN_ADDRESS", "DISK_FULL"),
+    }
+    assert downloads.MAX_WAITED == 1000
