@@ -1,12 +1,14 @@
 """An exception of the suite as ``google.rpc.Status``: one ErrorInfo, and the details that fit.
 
 The status travels in ``grpc-status-details-bin``, that is, in trailers: gRPC and proxies limit those to
-some KiB, so the details are kept below 4 KiB by leaving out what is least needed.
+some KiB, so the details are kept below 4 KiB by leaving out what is least needed. The message travels a
+second time in ``grpc-message``, percent-encoded. From 8 KiB of trailers on gRPC drops calls at random.
 """
 
 from __future__ import annotations
 
 import math
+from urllib.parse import quote
 
 import grpc
 from google.protobuf.message import Message
@@ -18,6 +20,7 @@ from modelkeep.exceptions import ConflictException, ExhaustedException, Modelkee
 MAX_STATUS_BYTES = 4096 - 256
 _MAX_TEXT = 500
 _MAX_MESSAGE = 1000
+_MAX_ENCODED_MESSAGE = 1500
 
 DETAILS_KEY = "grpc-status-details-bin"
 CODES: dict[str, grpc.StatusCode] = {code.name: code for code in grpc.StatusCode}
@@ -53,7 +56,7 @@ def to_status(error: ModelkeepError, domain: str, request_id: str = "") -> statu
         optional.append(error_details_pb2.PreconditionFailure(violations=[broken]))
     if request_id:
         optional.append(error_details_pb2.RequestInfo(request_id=request_id))
-    return _assemble(code.value[0], _clip(error.message, _MAX_MESSAGE), info, optional)
+    return _assemble(code.value[0], _clip_message(error.message), info, optional)
 
 
 def internal_status(domain: str, request_id: str) -> status_pb2.Status:
@@ -138,6 +141,16 @@ def _clip(text: str, limit: int = _MAX_TEXT) -> str:
     clean = text.encode("utf-8", "replace").decode()
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
+
+def _clip_message(text: str) -> str:
+    clipped = _clip(text, _MAX_MESSAGE)
+    while len(quote(clipped, safe=_UNQUOTED)) > _MAX_ENCODED_MESSAGE:
+        clipped = _clip(clipped, len(clipped) * 3 // 4)
+    return clipped
+
+
+#: What ``grpc-message`` does not encode: printable ASCII.
+_UNQUOTED = "".join(map(chr, range(0x20, 0x7F)))
 
 #: Status codes by their number on the wire.
 CODE_OF_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}

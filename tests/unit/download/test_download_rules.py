@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
 
@@ -205,7 +206,11 @@ def test_calls_move_jobs_between_states_as_documented() -> None:
         S.CANCELLED: (None, None, S.CANCELLED),
     }
     for state, after in table.items():
-        calls = (lambda j: domain.to_start(j, 5), domain.to_pause, domain.to_cancel)
+        calls: tuple[Callable[[domain.Job], domain.Job], ...] = (
+            lambda j: domain.to_start(j, 5),
+            domain.to_pause,
+            domain.to_cancel,
+        )
         for call, expected in zip(calls, after, strict=True):
             if expected is None:
                 with pytest.raises(WrongStateException):
