@@ -107,6 +107,10 @@ def _problem(
         chosen = _descend(update, parents).WhichOneof(oneof.name)
         if chosen is not None and ".".join([*parents, chosen]) in paths:
             present = chosen  # the same update selects this arm
+        elif present is None and chosen is not None:
+            # So does a path into it.
+            into = ".".join([*parents, chosen]) + "."
+            present = chosen if any(other.startswith(into) for other in paths) else None
         if present is not None and present != field.name:
             return f"belongs to {field.name}, but the resource has {present}"
     return None

@@ -8,6 +8,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import DESCRIPTOR as TIMESTAMP
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,7 +50,7 @@ def _thing() -> Any:
     add(thing, "lineage", 13, types.TYPE_MESSAGE, type_name=".t.Vae")
     pool = descriptor_pool.DescriptorPool()
     timestamp = descriptor_pb2.FileDescriptorProto()
-    descriptor_pool.Default().FindFileByName("google/protobuf/timestamp.proto").CopyToProto(timestamp)
+    TIMESTAMP.CopyToProto(timestamp)
     pool.Add(timestamp)
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("t.Thing"))
@@ -223,6 +224,13 @@ def things(draw: Any) -> Any:
 PATHS = sorted(MUTABLE | {"lora.weight", "lora.words", "vae.scale", "time.seconds", "key"})
 #: Paths that may change when a path is named: an arm also clears its sibling.
 REACH = {"lora": {"lora", "vae"}, "vae": {"lora", "vae"}}
+
+
+def test_paths_into_two_arms_are_refused_also_where_the_resource_has_neither() -> None:
+    current, update = Thing(key="k"), Thing(lora={})
+    with pytest.raises(FieldInvalidException):
+        apply(current, update, "lora.weight", "vae.scale")
+    assert current == Thing(key="k")
 
 
 @given(things(), things(), st.lists(st.sampled_from(PATHS), max_size=4))
