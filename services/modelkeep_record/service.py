@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc.aio
@@ -130,10 +131,9 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
     async def WatchModels(  # type: ignore[override]  # frames are written to the context
         self, request: pb.WatchModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
-        query = convert.to_query(request.filter)
         watch = self._hub.watch(
             resume_token=request.resume_token,
-            matches=None if query == _EVERYTHING else query.matches,
+            matches=_matcher(request.filter),
             snapshot=self._store.snapshot,
             skip_snapshot=request.skip_snapshot,
             bookmark_interval_s=request.bookmark_interval.ToTimedelta().total_seconds(),
@@ -163,6 +163,12 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
 
 
 _EVERYTHING = convert.to_query(pb.ModelFilter())
+
+
+def _matcher(filter: pb.ModelFilter) -> Callable[[Model], bool] | None:
+    """What a watch lets through; None, which keeps nothing in memory, for everything."""
+    query = convert.to_query(filter)
+    return None if query == _EVERYTHING else query.matches
 
 
 def _once(request: Message, request_id: str) -> Once:
