@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -130,6 +131,26 @@ def copy_tree(
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def remove_copied(source: Path, copy: Path) -> None:
+    """Remove what was copied, and nothing else: a file that came or changed since the copy stays.
+
+    Args:
+        source: The folder that was moved, on another file system than its copy.
+        copy: The copy; its files were written after those of the source were read.
+    """
+    for parent, _, names in os.walk(source, topdown=False, followlinks=False):
+        for name in names:
+            path = Path(parent) / name
+            try:
+                before, after = path.stat(), (copy / path.relative_to(source)).stat()
+            except FileNotFoundError:
+                continue
+            if before.st_size == after.st_size and before.st_mtime_ns <= after.st_mtime_ns:
+                path.unlink()
+        with contextlib.suppress(OSError):  # not empty: what stays, stays in its folder
+            os.rmdir(parent)
 
 
 def _files(folder: Path) -> Iterator[Path]:

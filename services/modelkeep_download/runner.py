@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,14 @@ from modelkeep.exceptions import ChecksumMismatchException, FieldInvalidExceptio
 from modelkeep_download import files
 from modelkeep_download.domain import Job, SourceKind
 from modelkeep_download.domain_retry import StartOver
-from modelkeep_download.local import copy_tree, hash_file, source_missing, tree_size, validator_of
+from modelkeep_download.local import (
+    copy_tree,
+    hash_file,
+    remove_copied,
+    source_missing,
+    tree_size,
+    validator_of,
+)
 from modelkeep_download.transfer import Credentials, Observer, Partial, Transfer
 from modelkeep_download.transport import StopSignal
 
@@ -181,6 +187,6 @@ def remove_moved_source(path: Path, job: Job) -> None:
     if files.inode_of(path) in (None, job.staged_inode):
         return
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        remove_copied(path, job.target)
     elif validator_of(path) == job.validator:
         path.unlink()

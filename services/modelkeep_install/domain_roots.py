@@ -32,8 +32,8 @@ class ModelRoots:
     def __init__(self, models_dir: Path, root_id: str, import_roots: Sequence[Path]) -> None:
         self.models_dir = Path(os.path.realpath(models_dir))
         self.root_id = root_id
-        self._readable = AllowedRoots([self.models_dir, *import_roots])
-        self._owned = AllowedRoots([self.models_dir])
+        self._readable = AllowedRoots([self.models_dir, *import_roots], setting="import_roots")
+        self._owned = AllowedRoots([self.models_dir], setting="models_dir")
 
     @property
     def import_roots(self) -> tuple[Path, ...]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from modelkeep.exceptions import DestinationExistsException, DiskFullException, ForbiddenPathException
-from modelkeep_download import files
+from modelkeep_download import files, local
+from modelkeep_download.transport import StopSignal
 
 
 @pytest.fixture(params=["renameat2", "link"])
@@ -108,3 +110,22 @@ def test_other_errors_of_the_rename_are_told_as_they_are(tmp_path: Path) -> None
     with pytest.raises(OSError) as error:
         files.deliver(tmp_path / "missing", tmp_path, tmp_path / "x")
     assert error.value.errno == errno.ENOENT
+
+
+def test_after_a_move_between_file_systems_only_what_was_copied_is_removed(tmp_path: Path) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    for name in ("a/one", "a/two", "b/three", "b/late", "b/longer"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(b"bytes")
+    local.copy_tree(source, copy, lambda path: None, lambda done: None, StopSignal())
+    (source / "a/new").write_bytes(b"came after the copy")
+    (source / "b/longer").write_bytes(b"changed after the copy")
+    later = (copy / "b/late").stat().st_mtime_ns + 1
+    os.utime(source / "b/late", ns=(later, later))
+    local.remove_copied(source, copy)
+    left = sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file())
+    assert left == ["a/new", "b/late", "b/longer"]
+    shutil.rmtree(source / "b")
+    (source / "a/new").unlink()
+    local.remove_copied(source, copy)
+    assert not source.exists()

@@ -8,8 +8,10 @@ the loader has died.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from safetensors import safe_open
@@ -23,6 +25,19 @@ from modelkeep.worker.shell import empty_module
 _ADDRESSES = "_modelkeep_addresses"
 
 
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Garbage collection waits: it would run several times over the thousands of objects that are made."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_no_collection()
 def attach(descriptor: int) -> torch.nn.Module:
     """Build the module whose weights are the lent memory behind a descriptor.
 
