@@ -412,7 +412,8 @@ def test_a_program_that_forgets_to_close_its_client_ends_without_noise(suite: Su
 
 @pytest.mark.timeout(120)
 def test_the_ten_lines_of_the_readme_run(suite: Suite, tmp_path: Path) -> None:
-    tinymodels = pytest.importorskip("support.tinymodels")
+    from support import tinymodels  # here, since it imports torch
+
     tinymodels.save_pipeline(tmp_path / "tiny-sd")
     code = re.search(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
     assert code is not None

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from modelkeep.client import MODEL_EVENT, Client
 from modelkeep.exceptions import (
@@ -22,8 +23,6 @@ from modelkeep.supervisor import Suite
 from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
 from support import modelshapes
 from support.suite import service_suite
-
-torch = pytest.importorskip("torch")
 
 pytestmark = pytest.mark.timeout(120)
 
