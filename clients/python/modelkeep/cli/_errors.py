@@ -47,7 +47,7 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "ETAG_MISMATCH": "Somebody changed it meanwhile: look at it again, then repeat the command.",
     "WRONG_STATE": "A job in this state cannot do that; a job that has ended is not run again.",
     "MODEL_NOT_FOUND_ON_DISK": "Put the files back, or remove the record: `modelkeep rm {key}`.",
-    "INVALID_MODEL": "The file may be incomplete: fetch it again. `modelkeep probe PATH` says what is there.",
+    "INVALID_MODEL": "`modelkeep probe PATH` says what the files hold; fetch again what is incomplete.",
     "SUBMODEL_REQUIRED": "Name the component, such as --submodel vae; there are: {available}.",
     "MODEL_IN_USE": "End the workers that hold it; `modelkeep cache leases` names them.",
     "UNSAFE_FORMAT": "Use the model's safetensors file in its place.",
