@@ -186,7 +186,8 @@ async def test_the_request_id_comes_back_and_is_known_to_the_handler(data_dir: P
     assert seen[0].request_id == "mine-1"
     remaining = seen[0].time_remaining()
     assert remaining is not None
-    assert remaining <= 5
+    # gRPC rounds the time-out up on the wire and converts between two clocks: some milliseconds either way.
+    assert 0 < remaining < 5.5
     assert seen[1].deadline is None
     assert current_call() == CallInfo()
 
