@@ -92,6 +92,13 @@ def test_a_main_model_needs_a_submodel(client: Client, key: str) -> None:
         client.model_loader.get_model(key)
 
 
+def test_components_are_brought_into_memory_by_one_name_or_by_several(client: Client, key: str) -> None:
+    by_name = client.model_loader.load(key, "unet")
+    by_names = client.model_loader.load(key, ["unet", SubModelType.VAE])
+    assert [resident.class_name for resident in by_name] == ["UNet2DConditionModel"]
+    assert [resident.class_name for resident in by_names] == ["UNet2DConditionModel", "AutoencoderKL"]
+
+
 def test_events_of_loading_carry_the_payload(
     client: Client, suite: Suite, key: str, events: list[tuple[str, dict[str, Any]]]
 ) -> None:

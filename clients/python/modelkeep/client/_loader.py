@@ -104,7 +104,7 @@ class AsyncModelLoader:
     async def load(
         self,
         key: str,
-        submodels: Iterable[SubModelType | str] = (),
+        submodels: SubModelType | str | Iterable[SubModelType | str] = (),
         *,
         precision: Any = "auto",
         on_progress: Callable[[pb.LoadProgress], None] | None = None,
@@ -114,12 +114,13 @@ class AsyncModelLoader:
 
         Args:
             key: Key of the model.
-            submodels: Which components of a main model; none for a model that is one component.
+            submodels: Which component or components of a main model; none for a model that is one component.
             precision: As for :meth:`get_model`.
             on_progress: Called while loading goes on, on the event loop's thread: keep it short.
             timeout: Longest time in seconds.
         """
-        which: list[SubModelType | str | None] = list(submodels) or [None]
+        named = [submodels] if isinstance(submodels, str) else submodels
+        which: list[SubModelType | str | None] = list(named) or [None]
         request = pb.LoadModelRequest(components=[component(key, name, precision) for name in which])
         stub = LoaderServiceStub(self._peer.stream_channel)
         residents: list[resident_pb2.Resident] = []
