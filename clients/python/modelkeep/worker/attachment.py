@@ -12,10 +12,10 @@ import contextlib
 import gc
 import os
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 
 from modelkeep.exceptions import InvalidModelException
 from modelkeep.worker.manifest import METADATA_KEY, Manifest
@@ -51,8 +51,9 @@ def attach(descriptor: int) -> torch.nn.Module:
     Raises:
         InvalidModelException: The file has no manifest, or does not fit the class that it names.
     """
-    manifest = read_manifest(descriptor)
-    tensors = load_file(f"/proc/self/fd/{descriptor}")
+    with safe_open(f"/proc/self/fd/{descriptor}", framework="pt") as file:
+        manifest = _manifest_in(file)
+        tensors: Mapping[str, torch.Tensor] = file.get_tensors()
     module: torch.nn.Module = empty_module(manifest)
     owners = dict(module.named_modules())
     buffers, transient = set(manifest.buffers), set(manifest.transient_buffers)
@@ -91,10 +92,7 @@ def read_manifest(descriptor: int) -> Manifest:
         InvalidModelException: It has none, or one of another version.
     """
     with safe_open(f"/proc/self/fd/{descriptor}", framework="pt") as file:
-        text = (file.metadata() or {}).get(METADATA_KEY)
-    if text is None:
-        raise InvalidModelException("The lent file has no modelkeep manifest.")
-    return Manifest.from_json(text)
+        return _manifest_in(file)
 
 
 def verify_attachment(module: torch.nn.Module) -> None:
@@ -138,6 +136,13 @@ def mapped_memory(module: torch.nn.Module) -> tuple[int, int]:
     if len(found) != 1 or 0 in {inode for _, inode in found}:
         raise InvalidModelException("The module's parameters do not lie in one lent mapping.")
     return found.pop()
+
+
+def _manifest_in(file: Any) -> Manifest:
+    text = (file.metadata() or {}).get(METADATA_KEY)
+    if text is None:
+        raise InvalidModelException("The lent file has no modelkeep manifest.")
+    return Manifest.from_json(text)
 
 
 def _check_complete(manifest: Manifest, owners: Mapping[str, torch.nn.Module]) -> None:
