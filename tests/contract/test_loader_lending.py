@@ -262,12 +262,15 @@ async def test_a_ticket_is_good_once_and_only_for_its_time(
     used = await asyncio.to_thread(hand_in, grant.socket_path, grant.ticket)
     assert used.startswith(b"\x01FORBIDDEN_TICKET: ")
     request = pb.RenewLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
-    late = (await loader.stub.RenewLease(request)).ticket
+    late, unused = [(await loader.stub.RenewLease(request)).ticket for _ in range(2)]
     tickets = loader.app._lending.tickets
     monkeypatch.setattr(tickets, "_clock", lambda: time.monotonic() + 11)
     old = await asyncio.to_thread(hand_in, grant.socket_path, late)
     assert old.startswith(b"\x01FORBIDDEN_TICKET: ")
+    monkeypatch.undo()
     await release(loader, grant)
+    ended = await asyncio.to_thread(hand_in, grant.socket_path, unused)
+    assert ended.startswith(b"\x01FORBIDDEN_TICKET: ")
     for path in (grant.socket_path, os.path.dirname(grant.socket_path)):
         assert os.stat(path).st_mode & 0o077 == 0
 

@@ -17,7 +17,7 @@ from modelkeep.exceptions import (
     ServerDrainingException,
     WatcherTooSlowException,
 )
-from modelkeep_common.changes import append_change, trim_history
+from modelkeep_common.changes import append_change, resume_token, trim_history
 from modelkeep_common.db import Database
 from modelkeep_common.watch import Event, WatchHub
 from support.commonwatch import (
@@ -332,6 +332,15 @@ async def test_9_a_token_of_another_store_or_collection_is_foreign(
     with pytest.raises(ResumeTokenForeignException):
         await following(watch(WatchHub(other, collection="items", parse=parse), token))
     await other.close()
+
+
+async def test_9_a_token_of_a_revision_that_is_still_to_come_is_foreign(
+    db: Database, hub: WatchHub[Item]
+) -> None:
+    await put(db, "a")
+    ahead = await db.read(lambda conn: resume_token(conn, "items", 2))
+    with pytest.raises(ResumeTokenForeignException):
+        await following(watch(hub, ahead))
 
 
 async def test_9_a_token_from_before_a_restore_is_foreign_even_after_new_changes_reached_its_number(

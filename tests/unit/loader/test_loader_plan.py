@@ -141,11 +141,18 @@ async def test_without_a_digest_a_component_is_correct_and_unshared(
     known = await plan(planner)
     assert known.content_addressed
     # The file is exchanged behind the record's back: what the record says of it counts no more.
-    weights(folder / "vae" / "diffusion_pytorch_model.safetensors", fill=1)
-    os.utime(folder / "vae" / "diffusion_pytorch_model.safetensors", (1, 1))
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    hashed_at = file.stat().st_mtime_ns
+    weights(file, fill=1)
+    os.utime(file, (1, 1))
     changed = await plan(planner)
     assert not changed.content_addressed
-    assert len({pending.id, known.id, changed.id}) == 3
+    # Nor when the time was put back and only the size tells.
+    weights(file, names=("a", "b", "c"))
+    os.utime(file, ns=(hashed_at, hashed_at))
+    grown = await plan(planner)
+    assert not grown.content_addressed
+    assert len({pending.id, known.id, changed.id, grown.id}) == 4
 
 
 async def test_precision_auto_is_that_of_the_files(planner: Planner, shelf: Shelf, tmp_path: Path) -> None:
