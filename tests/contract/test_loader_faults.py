@@ -22,6 +22,7 @@ from modelkeep_loader.app import LoaderApplication
 from modelkeep_loader.config import LoaderSettings
 from support import tinymodels
 from support.loaders import Lender, component
+from support.processes import processes_of
 from support.records import record_service
 from support.workers import ROOT, WorkerError, shared_workers
 
@@ -29,7 +30,12 @@ pytestmark = pytest.mark.timeout(180)
 
 
 class LoaderProcess:
-    """A LoaderService as a process of its own, that can be killed and started again."""
+    """A LoaderService as a process of its own, that can be killed and started again.
+
+    The data folder stands in the environment of it and of its helpers, under the name `MARK`.
+    """
+
+    MARK = "LOADER_OF_THE_TEST"
 
     def __init__(self, data_dir: Path, record_address: str, models: Path, port: int) -> None:
         self.address = f"127.0.0.1:{port}"
@@ -41,6 +47,7 @@ class LoaderProcess:
             f"--descriptor-dir={data_dir / 'fd'}",
             "--drain-grace-s=1",
         ]
+        self._environment = {self.MARK: str(data_dir)}
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
@@ -49,7 +56,9 @@ class LoaderProcess:
         command = [sys.executable, "-m", "modelkeep_loader", *self._arguments]
         self._process = await asyncio.to_thread(
             lambda: subprocess.Popen(
-                command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL
+                command,
+                env={**os.environ, **self._environment, "PYTHONPATH": path},
+                stderr=subprocess.DEVNULL,
             )
         )
         async with grpc.aio.insecure_channel(self.address) as channel:
@@ -109,22 +118,12 @@ async def test_workers_go_on_when_the_loader_is_killed_and_can_use_the_next_one(
     assert await worker.do("decode") == before
     assert await loader.stop(signal.SIGTERM) == 0
     await worker.close()
-    assert not orphans()
-
-
-def orphans() -> list[str]:
-    """Helper processes whose parent has gone."""
-    found: list[str] = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes()
-                parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
-            except OSError:
-                continue
-            if b"modelkeep_loader.convert_main" in command and parent == "1":
-                found.append(entry.name)
-    return found
+    # The helper of the killed loader noticed by itself, that of the other was ended.
+    for _ in range(200):
+        if not processes_of(LoaderProcess.MARK, data_dir):
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("a helper process outlives its loader")
 
 
 async def test_without_recordservice_a_request_says_which_peer_is_missing(data_dir: Path) -> None:

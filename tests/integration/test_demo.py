@@ -17,6 +17,7 @@ from modelkeep.demo import build_pipeline, run_demo
 from modelkeep.demo._memory import has_open, read_mapping
 from modelkeep.demo._run import Report
 from modelkeep.exceptions import DestinationExistsException
+from support.processes import processes_of
 
 #: What must be shown, each by a line that says ok.
 SHOWN = (
@@ -35,20 +36,6 @@ SHOWN = (
     r"worker 2 decoded again in [\d.]+ s, bitwise the same",
     r"out of the same memory",
 )
-
-
-def processes_of(folder: Path) -> list[int]:
-    """Other processes that were started with a folder, or one in it, for temporary files."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdecimal() and int(process.name) != os.getpid():
-            try:
-                environment = (process / "environ").read_bytes().split(b"\0")
-            except OSError:  # it has ended, or is another user's
-                continue
-            if any(entry.startswith(f"TMPDIR={folder}".encode()) for entry in environment):
-                found.append(int(process.name))
-    return found
 
 
 @pytest.mark.timeout(240)
@@ -73,7 +60,7 @@ def test_the_demo_shows_all_it_says_and_leaves_nothing_but_the_picture(
         image.load()
         assert (image.format, image.size, image.mode) == ("PNG", (128, 128), "RGB")
         assert image.convert("L").getextrema() != (0, 0)
-    assert processes_of(data_dir) == []
+    assert processes_of("TMPDIR", data_dir) == []
     assert list(data_dir.iterdir()) == []
     assert list(tmp_path.iterdir()) == [picture]
 

@@ -1,0 +1,21 @@
+"""Processes that a test left behind, told from those of other runs on the same machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def processes_of(variable: str, value: str | Path) -> list[int]:
+    """Other processes whose environment was given this variable with this value, or a path beneath it."""
+    wanted = f"{variable}={value}".encode()
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal() and int(process.name) != os.getpid():
+            try:
+                environment = (process / "environ").read_bytes().split(b"\0")
+            except OSError:  # it has ended, or is another user's
+                continue
+            if any(entry == wanted or entry.startswith(wanted + b"/") for entry in environment):
+                found.append(int(process.name))
+    return found
