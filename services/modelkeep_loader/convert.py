@@ -105,8 +105,8 @@ def error_message(error: ModelkeepError, retry_in: float | None = None) -> job_p
     message = job_pb2.JobError(
         code=error.code,
         reason=error.reason,
-        message=error.message,
-        metadata=error.metadata,
+        message=_text(error.message),
+        metadata={_text(key): _text(value) for key, value in error.metadata.items()},
         exception=type(error).__name__,
     )
     if retry_in is not None:
@@ -213,7 +213,7 @@ def _describe(manifest: resident_pb2.ComponentManifest, plan: Plan, index: int) 
         resident_pb2.ComponentManifest(
             component=ref_message(plan.ref),
             descriptor_index=index,
-            location=str(plan.model.location),
+            location=_text(str(plan.model.location)),
             hash=plan.model.hash,
             name=plan.model.name,
             base=plan.model.base,
@@ -303,6 +303,11 @@ def _progress(resident: Resident) -> job_pb2.Progress:
     return job_pb2.Progress(
         bytes_done=min(resident.bytes_done, resident.size_bytes), bytes_total=resident.size_bytes
     )
+
+
+def _text(text: str) -> str:
+    """What protobuf can carry: a model's files may hold lone surrogates, a path bytes that are no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _timestamp(value: float) -> Timestamp:

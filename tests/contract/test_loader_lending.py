@@ -464,6 +464,27 @@ async def test_a_build_that_fails_is_cooled_down_and_says_why(loader: Lender) ->
     assert listed[0].error.reason == "INVALID_MODEL"
 
 
+async def test_text_that_protobuf_cannot_carry_does_no_harm_beyond_its_own_model(loader: Lender) -> None:
+    odd = loader.models / "odd"
+    shutil.copytree(loader.models / "sd" / "vae", odd)
+    config = (odd / "config.json").read_text()
+    # The library's complaint quotes this lone surrogate.
+    (odd / "config.json").write_text(config.replace('"silu"', '"\\ud800"'))
+    with refused("INVALID_MODEL") as error:
+        await acquire(loader, component(await loader.register(odd, type=VAE)))
+    assert "activation" in error.message
+    # The failure is listed, and so is everything else.
+    states = [r.state for r in (await loader.stub.ListResidents(pb.ListResidentsRequest())).residents]
+    assert resident_pb2.RESIDENT_STATE_FAILED in states
+    strange = os.fsdecode(bytes(loader.models) + b"/\xff")
+    shutil.copytree(loader.models / "sd" / "vae", strange)
+    link = loader.models / "to-strange"
+    link.symlink_to(strange)
+    grant = await acquire(loader, component(await loader.register(link, type=VAE)))
+    assert grant.manifests[0].location == f"{loader.models}/?"
+    await release(loader, grant)
+
+
 async def test_another_host_and_bad_fields_are_refused(loader: Lender, key: str) -> None:
     with refused("WRONG_HOST"):
         await acquire(loader, component(key, "vae"), boot_id="another-host")
