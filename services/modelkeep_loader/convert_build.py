@@ -79,7 +79,7 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
             f"of no use, among them {stray[0]}.",
             metadata={"detail": f"{len(stray)} tensors do not fit"},
         )
-    if _is_plain(cls, shell, names):
+    if _is_plain(cls, shell, sources, names):
         return _from_sources(wanted, config, shell, sources, names)
     return _from_module(wanted, config, _from_pretrained(cls, wanted, config, descriptors))
 
@@ -115,11 +115,22 @@ def _open(wanted: Build, descriptors: list[int]) -> dict[str, _Source]:
     return sources
 
 
-def _is_plain(cls: Any, shell: torch.nn.Module, names: Mapping[str, Any]) -> bool:
+def _is_plain(
+    cls: Any,
+    shell: torch.nn.Module,
+    sources: Mapping[str, _Source],
+    names: Mapping[str, torch.Tensor | None],
+) -> bool:
     """Whether reading and casting the tensors one by one is all that from_pretrained would do."""
-    transient = [b for name, b in shell.named_buffers() if name not in shell.state_dict()]
+    state = shell.state_dict()
+    transient = [b for name, b in shell.named_buffers() if name not in state]
     return (
-        names.keys() == shell.state_dict().keys()
+        names.keys() == state.keys()
+        and all(
+            (sources[name].code() in FLOAT_CODES) == state[name].is_floating_point()
+            for name, ready in names.items()
+            if ready is None
+        )
         and not getattr(cls, "_keep_in_fp32_modules", None)
         and not getattr(cls, "_tied_weights_keys", None)
         and not any(b.is_floating_point() for b in transient)

@@ -134,7 +134,12 @@ def build(wanted: Build, descriptors: list[int], progress: Callable[[int], None]
     try:
         _write(memory, 0, layout.head)
         for tensor in layout.tensors:
-            _write(memory, tensor.begin, parts.read(tensor))
+            data = parts.read(tensor)
+            if data.nbytes != tensor.size_bytes:  # it would lie over its neighbour
+                raise InvalidModelException(
+                    f"{tensor.name} has {data.nbytes} bytes, not {tensor.size_bytes}."
+                )
+            _write(memory, tensor.begin, data)
             progress(tensor.end)
         sealed.seal(memory)
     except BaseException:

@@ -44,7 +44,7 @@ ITEM_BYTES: Final[Mapping[str, int]] = {
     "F64": 8,
 }
 #: The floating-point codes that a cast applies to.
-FLOAT_CODES: Final = frozenset({"F16", "BF16", "F32", "F64"})
+FLOAT_CODES: Final = frozenset({"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"})
 #: Names of the precisions that can be asked for, and their codes.
 CODE_OF_PRECISION: Final[Mapping[str, str]] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 PRECISION_OF_CODE: Final[Mapping[str, str]] = {code: name for name, code in CODE_OF_PRECISION.items()}
@@ -79,10 +79,10 @@ class Header:
         return sum(prod(t.shape) * item if t.dtype in FLOAT_CODES else t.size_bytes for t in self.tensors)
 
     def main_float_code(self) -> str | None:
-        """The floating-point code that most bytes have; None if there is none, or only unknown ones."""
+        """The code of a precision that can be asked for that most bytes have; None if no tensor has one."""
         total: dict[str, int] = {}
         for tensor in self.tensors:
-            if tensor.dtype in FLOAT_CODES:
+            if tensor.dtype in PRECISION_OF_CODE:
                 total[tensor.dtype] = total.get(tensor.dtype, 0) + tensor.size_bytes
         return max(total, key=lambda code: total[code]) if total else None
 

@@ -156,6 +156,30 @@ async def test_tied_weights_and_layers_that_stay_in_float32_come_as_from_pretrai
     await worker.do("release")
 
 
+@pytest.mark.parametrize("odd", ["float8_e4m3fn", "float64", "int64"])
+async def test_other_data_types_in_the_files_come_as_from_pretrained_has_them(
+    loader: Lender, worker: Worker, odd: str
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = loader.models / f"odd-{odd}"
+    shutil.copytree(loader.models / "sd" / "vae", folder)
+    path = str(folder / "diffusion_pytorch_model.safetensors")
+    state = load_file(path)
+    # An integer where the class has a float is what a careless quantiser leaves.
+    names = ["decoder.conv_in.bias"] if odd == "int64" else [n for n, t in state.items() if t.ndim > 1]
+    state |= {name: (state[name] * 100).to(getattr(torch, odd)) for name in names}
+    save_file(state, path, metadata={"format": "pt"})
+    key = await loader.register(folder, type=VAE)
+    await worker.do("hold", key=key, submodel=None, precision="bfloat16")
+    expected = await worker.do(
+        "reference", folder=str(folder), class_name="AutoencoderKL", precision="bfloat16"
+    )
+    assert await worker.do("tensors") == expected["tensors"]
+    await worker.do("release")
+
+
 async def test_a_single_file_vae_with_the_names_of_a_checkpoint_is_converted(
     loader: Lender, worker: Worker
 ) -> None:

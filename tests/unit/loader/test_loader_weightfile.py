@@ -101,9 +101,10 @@ def test_a_header_that_lies_is_refused_with_what_is_wrong(make: object, why: str
 
 
 def test_the_size_after_a_cast_counts_only_floats() -> None:
-    header = {"a": GOOD, "ids": {"dtype": "I64", "shape": [1], "data_offsets": [8, 16]}}
-    fd = written(header, bytes(16))
+    eighth = {"dtype": "F8_E4M3", "shape": [12], "data_offsets": [16, 28]}
+    header = {"a": GOOD, "f8": eighth, "ids": {"dtype": "I64", "shape": [1], "data_offsets": [8, 16]}}
+    fd = written(header, bytes(28))
     read = read_header(fd, "it")
     os.close(fd)
-    assert read.cast_bytes("bfloat16") == 2 * 2 + 8
-    assert read.main_float_code() == "F32"
+    assert read.cast_bytes("bfloat16") == (2 + 12) * 2 + 8
+    assert read.main_float_code() == "F32", "8 bits are no precision that can be asked for"
