@@ -40,6 +40,11 @@ class ComponentRef:
     precision: str = "auto"
 
 
+def signature_of(status: os.stat_result) -> str:
+    """What tells that a file still is the one that was looked at, without reading it."""
+    return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+
+
 @dataclass(frozen=True, slots=True)
 class SourceFile:
     """A weight file as it was when the plan was made; ``signature`` tells whether it still is."""

@@ -31,7 +31,7 @@ from modelkeep.exceptions import (
 )
 from modelkeep.worker.classes import ALLOWED
 from modelkeep_common.paths import AllowedRoots
-from modelkeep_loader.domain import ComponentRef, ModelFacts, Plan, SourceFile
+from modelkeep_loader.domain import ComponentRef, ModelFacts, Plan, SourceFile, signature_of
 from modelkeep_loader.weightfile import PRECISION_OF_CODE, Header, read_header
 
 #: Part of every identity: what the helper makes of the same files may change with it.
@@ -115,10 +115,14 @@ class _Found:
 
 
 class _Kept(NamedTuple):
-    """A plan, and store and revision of the record that it was made from."""
+    """A plan, store and revision of the record that it was made from, and its files' signatures.
+
+    The files go by the names that they have in the model: a link that leads elsewhere now is a change.
+    """
 
     state: tuple[str, int]
     plan: Plan
+    marks: Mapping[Path, str]
 
 
 class Planner:
@@ -175,9 +179,9 @@ class Planner:
                 plans.append(kept[ref].plan)
                 continue
             files = await self._records.files(ref.key)
-            plan = await asyncio.to_thread(self._make, ref, record, files)
+            plan, marks = await asyncio.to_thread(self._make, ref, record, files)
             self._kept.pop(ref, None)
-            self._kept[ref] = _Kept(state, plan)
+            self._kept[ref] = _Kept(state, plan, marks)
             while len(self._kept) > _KEPT_PLANS:
                 self._kept.popitem(last=False)
             plans.append(plan)
@@ -185,7 +189,16 @@ class Planner:
 
     # In a thread: everything below reads files.
 
-    def _make(self, ref: ComponentRef, record: Record, files: Mapping[str, FileFacts]) -> Plan:
+    def _make(
+        self, ref: ComponentRef, record: Record, files: Mapping[str, FileFacts]
+    ) -> tuple[Plan, dict[Path, str]]:
+        model = component = self._models_dir / record.path
+        if ref.submodel == "vae" and record.vae:
+            component = self._models_dir / record.vae
+        elif record.type == "main":
+            component = model / ref.submodel
+        # Before anything is read, so that the next request notices what changes meanwhile.
+        marks = {path: _mark_of(path) for path in (model / "model_index.json", component / "config.json")}
         place = self._locate(record, record.path, record.root_id)
         try:
             found = self._find(ref, record, place)
@@ -224,7 +237,9 @@ class Planner:
             precision,
         ]
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-        return Plan(
+        for name, path, _header, signature, _status in headers:
+            marks[component if path == found.location else component / Path(name).name] = signature
+        plan = Plan(
             ref=ref,
             id=hashlib.sha256(text.encode()).hexdigest()[:40],
             content_addressed=known,
@@ -238,6 +253,7 @@ class Planner:
             size_bytes=size + 4096,
             model=ModelFacts(record.name, record.base, record.type, found.location, record.hash),
         )
+        return plan, marks
 
     def _locate(self, record: Record, path: str, root_id: str) -> Path:
         if not os.path.isabs(path) and root_id and root_id != (actual := self._root_id() or ""):
@@ -304,7 +320,9 @@ class Planner:
             )
         if place.suffix.lower() in _PICKLES:
             raise _unsafe(place)
-        return _Found("diffusers", "AutoencoderKL", None, [(place.name, place)], place)
+        # By the name that the record has it under, also where a link leads elsewhere (a cache of blobs).
+        name = os.path.basename(record.path)
+        return _Found("diffusers", "AutoencoderKL", None, [(name, place)], place)
 
     def _find_folder(
         self, record: Record, place: Path, submodel: str, library: str, class_name: str
@@ -357,7 +375,7 @@ class Planner:
         fd = self._roots.open_beneath(path)
         try:
             status = os.fstat(fd)
-            return read_header(fd, str(path)), _signature_of(status), status
+            return read_header(fd, str(path)), signature_of(status), status
         finally:
             os.close(fd)
 
@@ -410,17 +428,15 @@ def _is_unchanged(facts: FileFacts, status: os.stat_result) -> bool:
     return facts.modify_time is None or abs(facts.modify_time - status.st_mtime) < 0.01
 
 
-def _signature_of(status: os.stat_result) -> str:
-    return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+def _mark_of(path: Path) -> str:
+    try:
+        return signature_of(path.stat())
+    except OSError:
+        return ""
 
 
 def _still_as_planned(kept: Mapping[ComponentRef, _Kept]) -> set[ComponentRef]:
     """Those whose files are as they were."""
-    good: set[ComponentRef] = set()
-    for ref, (_state, plan) in kept.items():
-        try:
-            if all(_signature_of(file.path.stat()) == file.signature for file in plan.files):
-                good.add(ref)
-        except OSError:
-            continue
-    return good
+    return {
+        ref for ref, one in kept.items() if all(_mark_of(path) == mark for path, mark in one.marks.items())
+    }

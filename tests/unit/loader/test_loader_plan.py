@@ -281,3 +281,47 @@ async def test_the_records_upcast_attention_changes_the_identity(
     after = await plan(planner, "unet")
     assert after.overrides == {"upcast_attention": True}
     assert after.id != before.id
+
+
+async def test_a_plan_is_kept_until_a_file_that_it_was_made_from_changes(
+    planner: Planner, shelf: Shelf, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    folder = pipeline(models / "one")
+    shelf.records[KEY] = record("one")
+    first = await plan(planner)
+    assert await plan(planner) is first
+    config = folder / "vae" / "config.json"
+    config.write_text(json.dumps({"_class_name": "AutoencoderKL", "x": 3.5}))
+    second = await plan(planner)
+    assert second.config is not None
+    assert second.config["x"] == 3.5
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"vae": [None, None]}))
+    with pytest.raises(InvalidModelException):
+        await plan(planner)
+
+
+async def test_a_link_that_leads_to_other_weights_is_a_change(
+    planner: Planner, shelf: Shelf, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    weights(models / "blobs" / "old")
+    weights(models / "blobs" / "new", fill=1)
+    single = models / "vae.safetensors"
+    single.symlink_to("blobs/old")
+    in_folder = pipeline(models / "one") / "vae" / "diffusion_pytorch_model.safetensors"
+    in_folder.unlink()
+    in_folder.symlink_to(models / "blobs" / "old")
+    other = "cd" * 16
+    shelf.records = {KEY: record("one"), other: record("vae.safetensors", key=other, type="vae")}
+    facts = FileFacts((models / "blobs" / "old").stat().st_size, None, "sha256:" + "0" * 64)
+    shelf.listed[other] = {"vae.safetensors": facts}
+    before = [await plan(planner), await plan(planner, "", key=other)]
+    assert before[1].content_addressed, "a file is listed by its own name, wherever it leads"
+    assert [await plan(planner), await plan(planner, "", key=other)] == before
+    for link in (single, in_folder):
+        link.unlink()
+        link.symlink_to(models / "blobs" / "new")
+    after = [await plan(planner), await plan(planner, "", key=other)]
+    assert [one.files[0].path.name for one in after] == ["new", "new"]
