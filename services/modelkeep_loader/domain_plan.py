@@ -10,12 +10,14 @@ Never the path, never the time of modification alone: neither says what the byte
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
 import re
+import stat
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
@@ -279,7 +281,7 @@ class Planner:
     def _find_submodel(self, ref: ComponentRef, record: Record, place: Path) -> _Found:
         index = self._read_json(place / "model_index.json") if place.is_dir() else {}
         if not ref.submodel:
-            available = sorted(k for k, v in index.items() if isinstance(v, list) and k[:1] != "_" and v[0])
+            available = sorted(k for k, v in index.items() if isinstance(v, list) and k[:1] != "_" and any(v))
             raise SubmodelRequiredException(
                 f"{record.name!r} is a main model: say which component, such as vae or unet.",
                 metadata={"key": record.key, "available": ",".join(available)},
@@ -304,7 +306,8 @@ class Planner:
             )
         found = self._find_folder(record, place, ref.submodel, entry[0], entry[1])
         found.location = place
-        if record.upcast_attention and "upcast_attention" in (found.config or {}):
+        # A configuration need not name it: then the class's own default is meant.
+        if record.upcast_attention and found.class_name == "UNet2DConditionModel":
             found.overrides["upcast_attention"] = True
         return found
 
@@ -372,19 +375,27 @@ class Planner:
         raise FileNotFoundError(2, "missing", str(folder / f"{_STEMS[0]}.safetensors"))
 
     def _read_header(self, path: Path) -> tuple[Header, str, os.stat_result]:
-        fd = self._roots.open_beneath(path)
-        try:
+        with self._open(path) as fd:
             status = os.fstat(fd)
             return read_header(fd, str(path)), signature_of(status), status
+
+    @contextlib.contextmanager
+    def _open(self, path: Path) -> Iterator[int]:
+        # O_NONBLOCK: opening a FIFO without a writer would wait for ever
+        fd = self._roots.open_beneath(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise InvalidModelException(
+                    f"{path.name} is not a regular file.",
+                    metadata={"path": str(path), "detail": "not a regular file"},
+                )
+            yield fd
         finally:
             os.close(fd)
 
     def _read_json(self, path: Path) -> dict[str, Any]:
-        fd = self._roots.open_beneath(path)
-        try:
+        with self._open(path) as fd:
             data = os.read(fd, _MAX_CONFIG_BYTES + 1)
-        finally:
-            os.close(fd)
         try:
             value = json.loads(data) if len(data) <= _MAX_CONFIG_BYTES else None
         except (ValueError, RecursionError):
@@ -422,10 +433,15 @@ def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_unchanged(facts: FileFacts, status: os.stat_result) -> bool:
-    """Whether the file still is the one that was hashed, as far as can be told without reading it."""
-    if facts.size_bytes != status.st_size:
-        return False
-    return facts.modify_time is None or abs(facts.modify_time - status.st_mtime) < 0.01
+    """Whether the file still is the one that was hashed, as far as can be told without reading it.
+
+    Its size alone tells nothing: all fine-tunes of a model have the same.
+    """
+    return (
+        facts.size_bytes == status.st_size
+        and facts.modify_time is not None
+        and abs(facts.modify_time - status.st_mtime) < 0.01
+    )
 
 
 def _mark_of(path: Path) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +95,13 @@ def record(path: str, **more: Any) -> Record:
     return Record(**(values | more))
 
 
+def facts_of(path: Path) -> FileFacts:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return FileFacts(path.stat().st_size, path.stat().st_mtime, f"sha256:{digest}")
+
+
 def hashed(folder: Path) -> dict[str, FileFacts]:
-    return {
-        p.relative_to(folder).as_posix(): FileFacts(
-            p.stat().st_size, p.stat().st_mtime, f"sha256:{hashlib.sha256(p.read_bytes()).hexdigest()}"
-        )
-        for p in folder.rglob("*.safetensors")
-    }
+    return {p.relative_to(folder).as_posix(): facts_of(p) for p in folder.rglob("*.safetensors")}
 
 
 async def plan(planner: Planner, submodel: str = "vae", precision: str = "auto", key: str = KEY) -> Plan:
@@ -153,6 +153,11 @@ async def test_without_a_digest_a_component_is_correct_and_unshared(
     grown = await plan(planner)
     assert not grown.content_addressed
     assert len({pending.id, known.id, changed.id, grown.id}) == 4
+    # A record that does not say when the file was hashed cannot say that it still is that file.
+    timeless = {n: dataclasses.replace(f, modify_time=None) for n, f in hashed(folder).items()}
+    shelf.listed[KEY] = timeless
+    shelf.records[KEY] = record("one", revision=3)
+    assert not (await plan(planner)).content_addressed
 
 
 async def test_precision_auto_is_that_of_the_files(planner: Planner, shelf: Shelf, tmp_path: Path) -> None:
@@ -221,11 +226,7 @@ async def test_what_points_out_of_the_roots_is_refused(
     file.unlink()
     file.symlink_to(models / "blob")
     weights(models / "blob")
-    shelf.listed[KEY] = {
-        "vae/diffusion_pytorch_model.safetensors": FileFacts(
-            (models / "blob").stat().st_size, None, "sha256:" + "0" * 64
-        )
-    }
+    shelf.listed[KEY] = {"vae/diffusion_pytorch_model.safetensors": facts_of(models / "blob")}
     assert (await plan(planner)).content_addressed, "a link inside the roots is as good as a file"
     shelf.records[KEY] = record("one", revision=4, vae=str(outside / "vae"))
     with pytest.raises(ForbiddenPathException):
@@ -268,6 +269,29 @@ async def test_what_is_missing_unsafe_or_of_another_kind_is_told_apart(
     (models / "one" / "unet" / "config.json").write_text("[]")
     with pytest.raises(InvalidModelException):
         await attempt("one", "unet")
+    (models / "one" / "model_index.json").write_text(json.dumps({"vae": [], "unet": ["diffusers", "X"]}))
+    with pytest.raises(SubmodelRequiredException) as raised:
+        await attempt("one")
+    assert raised.value.metadata["available"] == "unet"
+    with pytest.raises(InvalidModelException):
+        await attempt("one", "vae")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "name", ["model_index.json", "vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
+)
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+async def test_what_is_no_regular_file_is_refused_and_not_waited_for(
+    planner: Planner, shelf: Shelf, tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    odd = pipeline(tmp_path / "models" / "one") / name
+    odd.unlink()
+    make(odd)
+    shelf.records[KEY] = record("one")
+    with pytest.raises(InvalidModelException) as raised:
+        await plan(planner)
+    assert "not a regular file" in raised.value.message
 
 
 async def test_the_records_upcast_attention_changes_the_identity(
@@ -281,6 +305,11 @@ async def test_the_records_upcast_attention_changes_the_identity(
     after = await plan(planner, "unet")
     assert after.overrides == {"upcast_attention": True}
     assert after.id != before.id
+    assert (await plan(planner, "vae")).overrides == {}
+    # Configurations of older libraries leave the entry out.
+    config = {"_class_name": "UNet2DConditionModel"}
+    (tmp_path / "models" / "one" / "unet" / "config.json").write_text(json.dumps(config))
+    assert (await plan(planner, "unet")).overrides == {"upcast_attention": True}
 
 
 async def test_a_plan_is_kept_until_a_file_that_it_was_made_from_changes(
@@ -315,8 +344,7 @@ async def test_a_link_that_leads_to_other_weights_is_a_change(
     in_folder.symlink_to(models / "blobs" / "old")
     other = "cd" * 16
     shelf.records = {KEY: record("one"), other: record("vae.safetensors", key=other, type="vae")}
-    facts = FileFacts((models / "blobs" / "old").stat().st_size, None, "sha256:" + "0" * 64)
-    shelf.listed[other] = {"vae.safetensors": facts}
+    shelf.listed[other] = {"vae.safetensors": facts_of(models / "blobs" / "old")}
     before = [await plan(planner), await plan(planner, "", key=other)]
     assert before[1].content_addressed, "a file is listed by its own name, wherever it leads"
     assert [await plan(planner), await plan(planner, "", key=other)] == before
