@@ -28,7 +28,7 @@ from modelkeep.exceptions import (
 from modelkeep.worker.manifest import METADATA_KEY, Manifest
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_loader import helperwire, sealed
-from modelkeep_loader.domain import BuildProgress, Built, Memory, Plan, Stage
+from modelkeep_loader.domain import BuildProgress, Built, Memory, Plan, Stage, signature_of
 from modelkeep_loader.weightfile import read_header
 
 _log = logging.getLogger(__name__)
@@ -106,22 +106,23 @@ class Helper:
         }
         try:
             answer, memory = await self._ask(request, descriptors, progress)
+            if "error" not in answer:
+                return await asyncio.to_thread(_accept, memory, plan, descriptors)
         except _HelperDied as died:
             raise _explain(plan, died.returncode) from None
         finally:
             for fd in descriptors:
                 os.close(fd)
-        if "error" in answer:
-            error = answer["error"]
-            cls = BY_REASON.get(error["reason"], InvalidModelException)
-            raise cls(error["message"], metadata={"path": str(plan.model.location), **error["metadata"]})
-        return await asyncio.to_thread(_accept, memory)
+        error = answer["error"]
+        cls = BY_REASON.get(error["reason"], InvalidModelException)
+        raise cls(error["message"], metadata={"path": str(plan.model.location), **error["metadata"]})
 
     def _open(self, plan: Plan) -> list[int]:
         opened: list[int] = []
         try:
             for file in plan.files:
-                opened.append(self._roots.open_beneath(file.path))
+                opened.append(self._roots.open_beneath(file.path, os.O_RDONLY | os.O_NONBLOCK))
+            _check_unchanged(plan, opened)
         except FileNotFoundError:
             for fd in opened:
                 os.close(fd)
@@ -210,9 +211,20 @@ class Helper:
             self._stop()
 
 
-def _accept(descriptors: Sequence[int]) -> Built:
+def _check_unchanged(plan: Plan, sources: Sequence[int]) -> None:
+    """The plan's id stands for the files as they were: others must not be lent under it."""
+    for file, fd in zip(plan.files, sources, strict=True):
+        if signature_of(os.fstat(fd)) != file.signature:
+            raise InvalidModelException(
+                f"{file.path.name} of {plan.model.name!r} was changed while it was being loaded: ask again.",
+                metadata={"path": str(plan.model.location), "detail": "changed while it was being loaded"},
+            )
+
+
+def _accept(descriptors: Sequence[int], plan: Plan, sources: Sequence[int]) -> Built:
     """Take over what the helper made, after a look at it: it has read files from anywhere."""
     try:
+        _check_unchanged(plan, sources)
         fd = descriptors[0]
         if not sealed.is_sealed(fd):
             raise InvalidModelException("The helper's memory is not sealed.")

@@ -392,6 +392,37 @@ async def test_models_with_the_same_component_share_it(loader: Lender, key: str)
     assert not third.content_addressed
 
 
+@pytest.mark.parametrize("moment", ["before", "during"])
+async def test_a_file_that_changes_between_plan_and_memory_is_not_lent_under_the_old_identity(
+    loader: Lender, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    place = loader.models / f"changes-{moment}"
+    tinymodels.vae(seed=11 if moment == "before" else 12).save_pretrained(place)
+    weights = place / "diffusion_pytorch_model.safetensors"
+    ref = component(await loader.register(place, type=VAE), "", "bfloat16")
+    helper = loader.app._helper
+    step = "_build" if moment == "before" else "_ask"
+    do = getattr(helper, step)
+
+    async def change_and_do(*arguments: Any) -> Any:
+        if moment == "before":
+            await asyncio.to_thread(shutil.copyfile, loader.models / "as-folder" / weights.name, weights)
+        done = await do(*arguments)
+        await asyncio.to_thread(os.utime, weights)
+        return done
+
+    monkeypatch.setattr(helper, step, change_and_do)
+    with refused("INVALID_MODEL") as error:
+        await acquire(loader, ref)
+    assert "ask again" in error.message
+    monkeypatch.undo()
+    grant = await acquire(loader, ref)
+    listed = await loader.stub.ListResidents(pb.ListResidentsRequest(key=ref.key))
+    (lent,) = [resident for resident in listed.residents if resident.id == grant.manifests[0].resident_id]
+    assert not lent.content_addressed
+    await release(loader, grant)
+
+
 async def test_a_grant_on_a_resident_is_quick(loader: Lender, worker: Worker, key: str) -> None:
     await load(loader, component(key, "vae", "bfloat16"))
     await worker.do("grants", key=key, submodel="vae", precision="bfloat16", count=20)
