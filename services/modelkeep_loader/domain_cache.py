@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from modelkeep.exceptions import (
@@ -212,7 +212,7 @@ class RamCache:
             if memory.in_use():
                 still.append(memory)
             else:
-                memory.close()
+                _let_go(memory)
         self._zombies = still
         now = self._clock()
         for resident in list(self._residents.values()):
@@ -287,30 +287,39 @@ class RamCache:
         demand.bytes_short, demand.blockers = 0, []
         return True
 
-    def _make_room(self, need: int, keep: Iterable[str], demand: Demand) -> bool:
-        usage = self.usage()
-        short = need - (usage.budget - usage.used - usage.zombie)
+    def _make_room(self, need: int, keep: Collection[str], demand: Demand) -> bool:
+        short = need - self._free_bytes()
         if need == 0 or short <= 0:
             return True
-        kept = set(keep)
-        victims: list[Resident] = []
-        for resident in sorted(self._residents.values(), key=lambda r: r.last_use):
-            if short <= 0:
-                break
-            built = resident.built
-            if resident.wanted or resident.id in kept or built is None or built.memory.in_use():
-                continue
-            victims.append(resident)
-            short -= resident.size_bytes
+        victims = self._idle(short, keep)
+        short -= sum(resident.size_bytes for resident in victims)
         if short > 0:
             demand.bytes_short = short
             demand.blockers = sorted({lease for r in self._residents.values() for lease in r.leases})
-            if need > self.budget_bytes:
+            there = (r for r in self._residents.values() if r.id in keep and r.stage is not Stage.FAILED)
+            if need + sum(r.size_bytes for r in there) > self.budget_bytes:
                 raise self._exhausted(demand)
             return False
         for resident in victims:
             self._drop(resident)
         return True
+
+    def _free_bytes(self) -> int:
+        usage = self.usage()
+        return usage.budget - usage.used - usage.zombie
+
+    def _idle(self, wanted: int, keep: Collection[str] = ()) -> list[Resident]:
+        """What can be dropped, the least recently used first, until it comes to so many bytes."""
+        found: list[Resident] = []
+        for resident in sorted(self._residents.values(), key=lambda r: r.last_use):
+            if wanted <= 0:
+                break
+            built = resident.built
+            if resident.wanted or resident.id in keep or built is None or built.memory.in_use():
+                continue
+            found.append(resident)
+            wanted -= resident.size_bytes
+        return found
 
     def _exhausted(self, demand: Demand) -> RamExhaustedException:
         usage = self.usage()
@@ -377,6 +386,9 @@ class RamCache:
         finally:
             self._builds.pop(resident.id, None)
         self._on_change(resident, False)
+        # It may have become larger than was estimated.
+        for victim in self._idle(-self._free_bytes()):
+            self._drop(victim)
         self._wake()
 
     def _failure(self, resident: Resident) -> ModelkeepError:
@@ -400,9 +412,14 @@ class RamCache:
             if memory.in_use():
                 self._zombies.append(memory)
             else:
-                memory.close()
+                _let_go(memory)
         self._on_change(resident, True)
 
     def _wake(self) -> None:
         for demand in self._waiting:
             demand.wake.set()
+
+
+def _let_go(memory: Memory) -> None:
+    """Close it in a thread: the kernel takes some 45 ms a GB to free it, and no grant need wait for that."""
+    asyncio.get_running_loop().run_in_executor(None, memory.close)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -27,6 +28,8 @@ class Kiln:
         self.gate = asyncio.Event()
         self.gate.set()
         self.broken: set[str] = set()
+        self.true_bytes: dict[str, int] = {}
+        self.closed_by: list[int] = []
 
     async def build(self, plan: Plan, progress: BuildProgress) -> Built:
         progress(Stage.READING, 0)
@@ -34,11 +37,23 @@ class Kiln:
         if plan.id in self.broken:
             raise InvalidModelException(f"{plan.id} is broken", metadata={"path": "x"})
         self.built.append(plan.id)
-        fd = sealed.create("modelkeep:test", plan.size_bytes)
+        fd = sealed.create("modelkeep:test", self.true_bytes.get(plan.id, plan.size_bytes))
         sealed.seal(fd)
         readonly = sealed.open_readonly(fd)
         os.close(fd)
-        return Built(Memory(readonly), (), {}, {}, frozenset())
+        return Built(Ashes(readonly, self.closed_by), (), {}, {}, frozenset())
+
+
+class Ashes(Memory):
+    """Tells which thread closed it."""
+
+    def __init__(self, descriptor: int, closed_by: list[int]) -> None:
+        super().__init__(descriptor)
+        self._closed_by = closed_by
+
+    def close(self) -> None:
+        self._closed_by.append(threading.get_ident())
+        super().close()
 
 
 class Clock:
@@ -153,6 +168,49 @@ async def test_what_is_larger_than_the_budget_is_refused_without_waiting(cache: 
     with pytest.raises(RamExhaustedException) as raised:
         await held(cache, "lease", plan("huge", 4 * MB), wait=1000)
     assert "ram_budget_bytes" in raised.value.message
+    # Also when a part of it is there already: the rest would never fit beside it.
+    await held(cache, "first", plan("a", 2 * MB))
+    with pytest.raises(RamExhaustedException) as raised:
+        await held(cache, "second", plan("a", 2 * MB), plan("b", 2 * MB), wait=1000)
+    assert "ram_budget_bytes" in raised.value.message
+
+
+async def test_what_became_larger_than_estimated_takes_the_place_of_what_is_idle(
+    cache: RamCache, kiln: Kiln
+) -> None:
+    await held(cache, "one", plan("a"))
+    await held(cache, "two", plan("b"))
+    cache.give_back("one")
+    kiln.true_bytes["c"] = 2 * MB
+    await held(cache, "three", plan("c"))
+    assert names(cache) == ["b", "c"]
+    assert cache.usage().used == 3 * MB
+
+
+async def test_what_nobody_waits_for_any_more_goes_again_when_it_became_too_large(kiln: Kiln) -> None:
+    told: list[tuple[Stage, bool]] = []
+    cache = RamCache(kiln, budget_bytes=3 * MB, on_change=lambda r, gone: told.append((r.stage, gone)))
+    kiln.gate.clear()
+    kiln.true_bytes["a"] = 4 * MB
+    task = asyncio.create_task(held(cache, "lease", plan("a")))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    kiln.gate.set()
+    await asyncio.gather(*cache._builds.values())
+    assert names(cache) == []
+    assert told[-2:] == [(Stage.RESIDENT, False), (Stage.EVICTING, True)], "its end is the last that is told"
+    await cache.close()
+
+
+async def test_memory_is_freed_beside_the_event_loop(cache: RamCache, kiln: Kiln) -> None:
+    await held(cache, "lease", plan("a"))
+    cache.give_back("lease")
+    cache.evict("a")
+    await asyncio.get_running_loop().shutdown_default_executor()
+    (closer,) = kiln.closed_by
+    assert closer != threading.get_ident()
 
 
 async def test_a_build_that_fails_is_not_repeated_until_its_pause_is_over(
