@@ -62,9 +62,12 @@ def serve(sock: socket.socket) -> None:
     requests: queue.SimpleQueue[tuple[dict[str, Any], list[int]]] = queue.SimpleQueue()
 
     def receive() -> None:
-        while (frame := helperwire.receive_frame(sock)) is not None:
-            requests.put(frame)
-        os._exit(0)  # the service is gone: whatever is half built is of no use
+        try:
+            while (frame := helperwire.receive_frame(sock)) is not None:
+                requests.put(frame)
+        finally:
+            # The service is gone, by a reset too if it left answers unread: what is half built is of no use.
+            os._exit(0)
 
     threading.Thread(target=receive, name="receive", daemon=True).start()
     while True:

@@ -57,6 +57,7 @@ class Helper:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._idle: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int:
@@ -204,11 +205,17 @@ class Helper:
         if self._idle is not None:
             self._idle.cancel()
         loop = asyncio.get_running_loop()
-        self._idle = loop.call_later(self._idle_s, lambda: loop.run_in_executor(None, self._stop_if_idle))
+        self._idle = loop.call_later(self._idle_s, self._end_idle)
 
-    def _stop_if_idle(self) -> None:
-        if not self._turn.locked():
-            self._stop()
+    def _end_idle(self) -> None:
+        self._idle = None
+        self._ending = asyncio.get_running_loop().create_task(self._end(), name="end idle helper")
+
+    async def _end(self) -> None:
+        # In its turn: a build that begins in this very moment must not have its process ended.
+        async with self._turn:
+            if self._idle is None:
+                await asyncio.to_thread(self._stop)
 
 
 def _check_unchanged(plan: Plan, sources: Sequence[int]) -> None:

@@ -40,7 +40,7 @@ def receive_frame(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | Non
             raise OSError(f"frame of {length} bytes")
         body = _receive(sock, length, descriptors)
         if body is None:
-            return None
+            raise OSError("the peer has closed in the middle of a frame")
         return json.loads(body), descriptors
     except BaseException:
         for fd in descriptors:

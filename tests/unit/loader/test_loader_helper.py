@@ -1,0 +1,88 @@
+"""The helper process and the service's side of it, as far as no torch is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from modelkeep_common.paths import AllowedRoots
+from modelkeep_loader import helperwire
+from modelkeep_loader.helper import Helper
+
+
+@pytest.fixture
+def helper_process() -> Callable[[socket.socket], subprocess.Popen[bytes]]:
+    def start(theirs: socket.socket) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "modelkeep_loader.convert_main", "--fd", str(theirs.fileno())]
+        path = os.pathsep.join(part for part in sys.path if part)
+        return subprocess.Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, "PYTHONPATH": path},
+            stderr=subprocess.DEVNULL,
+        )
+
+    return start
+
+
+@pytest.mark.timeout(60)
+def test_the_helper_ends_with_a_service_that_died_before_it_read_the_answer(
+    helper_process: Callable[[socket.socket], subprocess.Popen[bytes]],
+) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with theirs:
+        process = helper_process(theirs)
+    try:
+        helperwire.send_frame(ours, {"build": {"class_name": "no build at all"}})
+        select.select([ours], [], [])
+        ours.close()
+        process.wait(30)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_frame_that_breaks_off_leaves_no_descriptor_open() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    end, other_end = os.pipe()
+    with ours:
+        with theirs:
+            socket.send_fds(theirs, [(100).to_bytes(4, "big") + b"{"], [other_end])
+        os.close(other_end)
+        with pytest.raises(OSError, match="middle of a frame"):
+            helperwire.receive_frame(ours)
+    assert os.read(end, 1) == b"", "the last writing end is closed"
+    os.close(end)
+
+
+async def test_an_idle_helper_is_ended_in_its_turn_and_not_under_a_build() -> None:
+    helper = Helper(AllowedRoots([]), idle_s=0.001)
+    stops: list[bool] = []
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop() -> int:
+        stops.append(helper._turn.locked())
+        loop.call_soon_threadsafe(stopped.set)
+        return 0
+
+    helper._stop = stop  # type: ignore[method-assign]  # tells when it is called
+    helper._rest()
+    await stopped.wait()
+    assert stops == [True]
+    helper._idle_s = 1000
+    async with helper._turn:  # as a build does
+        helper._end_idle()
+        helper._rest()
+        await asyncio.sleep(0)
+    assert helper._ending is not None
+    await helper._ending
+    assert stops == [True], "it has been used meanwhile"
+    await helper.close()
