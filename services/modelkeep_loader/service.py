@@ -162,9 +162,12 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         size = clamp_page_size(request.page_size)
         # The token first: what changes after it may be in the list already, but is never missed.
         token = await self._history.flush()
+        revisions = await self._history.revisions()
         messages = [convert.resident_message(r) for r in self._lending.cache.residents() if r.id > after]
         found = [m for m in messages if convert.is_about(request.key, m.components)]
         page = found[:size]
+        for message in page:
+            message.revision = revisions.get(message.id, 0)
         more = encode_page_token([page[-1].id], mark) if len(found) > size else ""
         return pb.ListResidentsResponse(residents=page, next_page_token=more, resume_token=token)
 

@@ -23,7 +23,11 @@ _log = logging.getLogger(__name__)
 
 COLLECTION = "residents"
 MIGRATIONS = (
-    Migration(1, "CREATE TABLE residents (id TEXT PRIMARY KEY, payload BLOB NOT NULL) WITHOUT ROWID;"),
+    Migration(
+        1,
+        "CREATE TABLE residents (id TEXT PRIMARY KEY, revision INTEGER NOT NULL, payload BLOB NOT NULL) "
+        "WITHOUT ROWID;",
+    ),
 )
 
 
@@ -92,9 +96,19 @@ class ResidentHistory:
         async with self._turn:
             changes, self._changes = self._changes, []
             if changes:
-                await self._db.write(lambda conn: _write(conn, changes))
+                try:
+                    await self._db.write(lambda conn: _write(conn, changes))
+                except Exception:
+                    # Kept for the next time; of each resident only the last, for that may be long.
+                    self._changes[:0] = {change.id: change for change in changes}.values()
+                    self._wake.set()
+                    raise
         revision, epochs = await self._db.read(lambda conn: (current_revision(conn), read_epochs(conn)))
         return self.hub.token(revision, epochs)
+
+    async def revisions(self) -> dict[str, int]:
+        """Residents that have been written, with the revision of their last change."""
+        return await self._db.read(lambda conn: dict(conn.execute("SELECT id, revision FROM residents")))
 
     async def close(self) -> None:
         """Stop writing and close the file."""
@@ -138,7 +152,7 @@ def _write(conn: sqlite3.Connection, changes: list[_Change]) -> None:
         message.revision = next_revision(conn)
         payload = message.SerializeToString()
         conn.execute(
-            "INSERT INTO residents VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET payload = excluded.payload",
-            (resident_id, payload),
+            "INSERT OR REPLACE INTO residents (id, revision, payload) VALUES (?, ?, ?)",
+            (resident_id, message.revision, payload),
         )
         append_change(conn, COLLECTION, resident_id, payload)

@@ -592,16 +592,22 @@ async def test_watchers_see_residents_come_change_and_go(loader: Lender, key: st
         pass
     token = frame.resume_token
     await load(loader, component(key, "text_encoder"))
+    (listed,) = (await loader.stub.ListResidents(pb.ListResidentsRequest(key=key))).residents
+    assert listed.revision > 0
     await loader.stub.EvictModel(pb.EvictModelRequest(key=key))
     seen: list[Any] = []
+    revisions: set[int] = set()
     while not seen or seen[-1] != "removed_id":
         for event in (await watch.read()).events:
             if event.WhichOneof("change") == "put":
                 seen.append(event.put.state)
+                revisions.add(event.put.revision)
+                assert event.put.revision == event.revision
             elif event.WhichOneof("change") == "removed_id":
                 seen.append("removed_id")
     watch.cancel()
     assert resident_pb2.RESIDENT_STATE_RESIDENT in seen
+    assert listed.revision in revisions
     again = loader.stub.WatchResidents(pb.WatchResidentsRequest(key=key, resume_token=token))
     first = await again.read()
     while not first.events:
