@@ -148,7 +148,7 @@ def lease_message(lease: Lease) -> resident_pb2.Lease:
         id=lease.id,
         state=_LEASE_STATES[lease.state],
         components=map(ref_message, lease.refs),
-        resident_ids=[resident.id for resident in lease.residents],
+        resident_ids=[plan.id for plan in lease.plans],
         holder=resident_pb2.Holder(pid=lease.pid, label=lease.label),
         create_time=_timestamp(lease.create_time),
         stream_bound=bool(lease.streams),

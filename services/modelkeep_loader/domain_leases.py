@@ -73,6 +73,10 @@ class Lease:
         """The holder: as the kernel told it, else as the client did; 0 if neither did."""
         return min(self.pids - self.dead, default=min(self.pids, default=self.claimed_pid))
 
+    def may_be(self, pid: int) -> bool:
+        """Whether the process whose stream it is can be this one, by what the client said."""
+        return self.claimed_pid in (0, pid)
+
     @property
     def size_bytes(self) -> int:
         """Bytes that it keeps in RAM."""
@@ -165,23 +169,34 @@ class LeaseTable:
     def bind_stream(self, lease: Lease) -> int:
         """A stream is open; returns the binding's number."""
         # If the lease is known to be one process's, the stream is that process's too.
-        number = self._number()
-        lease.streams[number] = min(lease.pids - lease.dead) if len(lease.pids - lease.dead) == 1 else 0
+        number, living = self._number(), lease.pids - lease.dead
+        owner = min(living) if len(living) == 1 else 0
+        lease.streams[number] = owner if lease.may_be(owner) else 0
         self._settle(lease)
         return number
 
     def bind_connection(self, lease: Lease, pid: int, uid: int) -> int:
-        """A process holds a connection of the descriptor socket; returns the binding's number."""
+        """A process holds a connection of the descriptor socket; returns the binding's number.
+
+        ``pid`` is 0 for one that has no number here, in a container of its own: its connection alone counts.
+        """
         number = self._number()
         lease.connections[number] = pid
-        lease.pids.add(pid)
-        lease.dead.discard(pid)  # the number of a dead process may come again
         lease.uid = uid
-        for stream, owner in lease.streams.items():
-            if owner == 0:
-                lease.streams[stream] = pid
+        if pid:
+            lease.pids.add(pid)
+            lease.dead.discard(pid)  # the number of a dead process may come again
+        if lease.may_be(pid):
+            for stream, owner in lease.streams.items():
+                lease.streams[stream] = owner or pid
         self._settle(lease)
         return number
+
+    def take_up(self, lease: Lease, claimed_pid: int) -> None:
+        """Somebody who knows the secret goes on with it; the dead who held it before count no more."""
+        lease.claimed_pid = claimed_pid
+        lease.pids -= lease.dead
+        lease.dead.clear()
 
     def bind_ttl(self, lease: Lease, ttl_s: float) -> None:
         """The lease lives for so many seconds from now on, whatever else happens."""
@@ -213,6 +228,7 @@ class LeaseTable:
         lease.state, lease.end_reason = LeaseState.ENDED, reason
         lease.streams.clear()
         lease.connections.clear()
+        lease.residents = ()  # it keeps them no more, nor anything of them
         del self._leases[lease.id]
         self._ended[lease.id] = lease
         while len(self._ended) > _REMEMBERED:

@@ -123,8 +123,10 @@ class Lending:
         self._watch_claimed(claimed_pid)
         return lease
 
-    def take_up(self, lease_id: str, secret: bytes, refs: Sequence[ComponentRef]) -> Lease:
-        """A living lease, for one who knows its secret and its components.
+    def take_up(
+        self, lease_id: str, secret: bytes, refs: Sequence[ComponentRef], *, claimed_pid: int
+    ) -> Lease:
+        """A living lease, for one who knows its secret and its components. Give it a binding at once.
 
         Raises:
             UnknownLeaseException, ForbiddenTicketException: See :meth:`LeaseTable.authorise`.
@@ -136,6 +138,8 @@ class Lending:
                 f"The lease {lease_id} is on other components.",
                 violations=[FieldViolation("components", "must be the components of the lease")],
             )
+        self.leases.take_up(lease, claimed_pid)
+        self._watch_claimed(claimed_pid)
         return lease
 
     def redeem(self, ticket: bytes, peer: Peer) -> HeldConnection:
@@ -149,13 +153,14 @@ class Lending:
                 os.close(peer.pidfd)
             raise ForbiddenTicketException(error.message) from None
         number = self.leases.bind_connection(lease, peer.pid, peer.uid)
-        self._deaths.watch(peer.pid, peer.pidfd)
+        if peer.pidfd >= 0:
+            self._deaths.watch(peer.pid, peer.pidfd)
         return HeldConnection(self.leases, lease, number)
 
     def _watch_claimed(self, pid: int) -> None:
-        pidfd = open_process(pid) if pid else -1
-        if pidfd >= 0:
-            self._deaths.watch(pid, pidfd)
+        with contextlib.suppress(ProcessLookupError):
+            if pid and (pidfd := open_process(pid)) >= 0:
+                self._deaths.watch(pid, pidfd)
 
     # What runs out.
 

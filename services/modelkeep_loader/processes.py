@@ -18,7 +18,8 @@ _UCRED = struct.Struct("3i")
 class Peer(NamedTuple):
     """The process at the other end of a UNIX socket, as the kernel knows it.
 
-    ``pidfd`` refers to that very process, whatever becomes of its number; -1 if none could be had.
+    ``pidfd`` refers to that very process, whatever becomes of its number; -1 if none could be had, or if
+    the process has no number here (``pid`` is 0): it is in a container of its own.
     """
 
     pid: int
@@ -31,9 +32,14 @@ def peer_of(connection: socket.socket) -> Peer:
 
     SO_PEERPIDFD gives a descriptor of the process that connected. Older kernels tell only its number
     (SO_PEERCRED), which could in theory be another process's by the time it is opened.
+
+    Raises:
+        ProcessLookupError: It is dead.
     """
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, _gid = _UCRED.unpack(raw)
+    if pid == 0:
+        return Peer(pid, uid, -1)
     try:
         return Peer(pid, uid, connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD))
     except OSError:
@@ -41,11 +47,17 @@ def peer_of(connection: socket.socket) -> Peer:
 
 
 def open_process(pid: int) -> int:
-    """A descriptor that becomes readable when the process dies; -1 if there is no such process."""
+    """A descriptor that becomes readable when the process dies; -1 if none can be had.
+
+    Raises:
+        ProcessLookupError: There is no such process.
+    """
     try:
         return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
     except OSError:
-        return -1
+        return -1  # out of descriptors, or a system without them: that says nothing about the process
 
 
 class DeathWatch:
@@ -61,9 +73,7 @@ class DeathWatch:
 
     def watch(self, pid: int, pidfd: int) -> None:
         """Begin to watch a process; takes ``pidfd`` over. One already watched is not watched twice."""
-        if pidfd < 0:
-            self._on_death(pid)
-        elif pid in self._descriptors:
+        if pid in self._descriptors:
             os.close(pidfd)
         else:
             self._descriptors[pid] = pidfd

@@ -56,7 +56,9 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         self._lending.check_host(request.boot_id)
         refs = convert.to_refs(request.components)
         if request.lease_id:
-            lease = self._lending.take_up(request.lease_id, request.lease_secret, refs)
+            lease = self._lending.take_up(
+                request.lease_id, request.lease_secret, refs, claimed_pid=request.pid
+            )
         else:
             demand = await self._lending.demand(refs, is_lease=True)
 

@@ -114,6 +114,43 @@ def test_a_claimed_pid_only_shortens_the_grace(world: World) -> None:
     assert world.ended == [lease.id]
 
 
+def test_a_worker_that_another_process_gave_its_ticket_to_ends_only_its_own_binding(world: World) -> None:
+    lease = world.lease(claimed_pid=11)
+    world.table.bind_stream(lease)
+    world.table.bind_connection(lease, 12, 0)
+    again = world.table.bind_stream(lease)
+    world.table.process_died(12)
+    assert state(lease) is LeaseState.ACTIVE, "the streams are those of process 11"
+    assert again in lease.streams
+    world.table.bind_connection(lease, 11, 0)
+    world.table.process_died(11)
+    assert world.ended == [lease.id]
+
+
+def test_who_takes_a_lease_up_is_not_taken_for_the_dead_one_who_had_it(world: World) -> None:
+    lease = world.lease(claimed_pid=11)
+    world.table.bind_connection(lease, 11, 0)
+    world.table.bind_ttl(lease, 10)
+    world.table.process_died(11)
+    world.table.take_up(lease, 12)
+    stream = world.table.bind_stream(lease)
+    world.pass_time(10)
+    world.table.unbind(lease, stream)
+    assert state(lease) is LeaseState.DETACHED, "process 12 lives, and may come again"
+    world.table.process_died(12)
+    assert world.ended == [lease.id]
+
+
+def test_of_a_process_without_a_number_here_the_connection_alone_counts(world: World) -> None:
+    lease = world.lease(claimed_pid=11)
+    connection = world.table.bind_connection(lease, 0, 0)
+    assert lease.pid == 11
+    world.table.process_died(11)
+    assert state(lease) is LeaseState.ACTIVE
+    world.table.unbind(lease, connection)
+    assert world.ended == [lease.id]
+
+
 def test_a_ttl_outlives_the_process_that_asked_for_it(world: World) -> None:
     lease = world.lease(claimed_pid=11)
     world.table.bind_ttl(lease, 10)
@@ -138,6 +175,7 @@ def test_released_is_released_once_and_remembered(world: World) -> None:
     assert world.ended == [lease.id]
     assert lease.ended.is_set()
     assert world.table.get(lease.id).end_reason == "RELEASED"
+    assert not lease.residents, "their memory is not kept by a lease that only is remembered"
     assert world.table.alive() == []
     with pytest.raises(UnknownLeaseException):
         world.table.authorise(lease.id, lease.secret)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from modelkeep.exceptions import InvalidModelException
 from modelkeep.worker.classes import ALLOWED
 from modelkeep.worker.manifest import Manifest
-from modelkeep_loader import config, sealed, vaeconfig
+from modelkeep_loader import config, processes, sealed, vaeconfig
 from modelkeep_loader.descriptors import MAX_PATH_BYTES, socket_folder
 from support.modelshapes import table
 
@@ -65,6 +67,21 @@ def test_sealed_memory_cannot_be_changed_and_knows_who_else_has_it() -> None:
     assert os.pread(mine, 7, 0) == b"weights"
     os.close(mine)
     assert not sealed.is_sealed(0)
+
+
+def test_a_process_counts_as_dead_only_when_there_is_none() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with pytest.raises(ProcessLookupError):
+        processes.open_process(gone.pid)
+    free = os.dup(0)
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        assert processes.open_process(os.getpid()) == -1, "out of descriptors is no death"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_the_default_budget_is_half_of_what_the_container_may_use(

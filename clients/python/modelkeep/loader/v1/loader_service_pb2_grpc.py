@@ -121,8 +121,9 @@ class LoaderServiceServicer:
         keep-alive frames, and LOST if a component had to go. A clean end is ReleaseLease.
 
         Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
-        FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST, UNKNOWN_LEASE (taking
-        up a lease that has ended), UPSTREAM_UNAVAILABLE (RecordService does not answer).
+        FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST, UPSTREAM_UNAVAILABLE
+        (RecordService does not answer). Taking up a lease: UNKNOWN_LEASE if it has ended, FORBIDDEN_TICKET
+        if the secret is wrong.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,8 +190,8 @@ class LoaderServiceServicer:
         """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
         lease holds them.
 
-        Errors: MODEL_IN_USE (a lease holds one, and nothing was dropped). A model without residents is
-        no error.
+        Errors: MODEL_IN_USE (a lease holds one, or one is being loaded; nothing was dropped). A model
+        without residents is no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,8 +50,9 @@ class LoaderServiceStub:
     keep-alive frames, and LOST if a component had to go. A clean end is ReleaseLease.
 
     Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
-    FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST, UNKNOWN_LEASE (taking
-    up a lease that has ended), UPSTREAM_UNAVAILABLE (RecordService does not answer).
+    FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST, UPSTREAM_UNAVAILABLE
+    (RecordService does not answer). Taking up a lease: UNKNOWN_LEASE if it has ended, FORBIDDEN_TICKET
+    if the secret is wrong.
     """
     AcquireLease: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.AcquireLeaseRequest, _loader_service_pb2.AcquireLeaseResponse]
     """Loads and locks one or several components, all or none, for a time. For clients that cannot keep a
@@ -90,8 +91,8 @@ class LoaderServiceStub:
     """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
     lease holds them.
 
-    Errors: MODEL_IN_USE (a lease holds one, and nothing was dropped). A model without residents is
-    no error.
+    Errors: MODEL_IN_USE (a lease holds one, or one is being loaded; nothing was dropped). A model
+    without residents is no error.
     """
     ListResidents: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.ListResidentsRequest, _loader_service_pb2.ListResidentsResponse]
     """Lists the residents page by page, ordered by id.
@@ -129,8 +130,9 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     keep-alive frames, and LOST if a component had to go. A clean end is ReleaseLease.
 
     Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
-    FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST, UNKNOWN_LEASE (taking
-    up a lease that has ended), UPSTREAM_UNAVAILABLE (RecordService does not answer).
+    FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST, UPSTREAM_UNAVAILABLE
+    (RecordService does not answer). Taking up a lease: UNKNOWN_LEASE if it has ended, FORBIDDEN_TICKET
+    if the secret is wrong.
     """
     AcquireLease: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.AcquireLeaseRequest, _loader_service_pb2.AcquireLeaseResponse]  # type: ignore[assignment]
     """Loads and locks one or several components, all or none, for a time. For clients that cannot keep a
@@ -169,8 +171,8 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
     lease holds them.
 
-    Errors: MODEL_IN_USE (a lease holds one, and nothing was dropped). A model without residents is
-    no error.
+    Errors: MODEL_IN_USE (a lease holds one, or one is being loaded; nothing was dropped). A model
+    without residents is no error.
     """
     ListResidents: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.ListResidentsRequest, _loader_service_pb2.ListResidentsResponse]  # type: ignore[assignment]
     """Lists the residents page by page, ordered by id.
@@ -211,8 +213,9 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         keep-alive frames, and LOST if a component had to go. A clean end is ReleaseLease.
 
         Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
-        FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST, UNKNOWN_LEASE (taking
-        up a lease that has ended), UPSTREAM_UNAVAILABLE (RecordService does not answer).
+        FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST, UPSTREAM_UNAVAILABLE
+        (RecordService does not answer). Taking up a lease: UNKNOWN_LEASE if it has ended, FORBIDDEN_TICKET
+        if the secret is wrong.
         """
 
     @_abc_1.abstractmethod
@@ -293,8 +296,8 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
         lease holds them.
 
-        Errors: MODEL_IN_USE (a lease holds one, and nothing was dropped). A model without residents is
-        no error.
+        Errors: MODEL_IN_USE (a lease holds one, or one is being loaded; nothing was dropped). A model
+        without residents is no error.
         """
 
     @_abc_1.abstractmethod
