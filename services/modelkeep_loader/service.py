@@ -232,8 +232,11 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
             work.result()
         except BaseException:
             work.cancel()
-            await asyncio.wait({work})
-            cache.give_back(demand.holder)
+            try:
+                await asyncio.wait({work})
+            finally:
+                # Also when this wait is cut short: nobody else knows the holder of a lease that never was.
+                cache.give_back(demand.holder)
             raise
         finally:
             draining.cancel()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import mmap
 import os
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,6 +18,7 @@ from modelkeep.exceptions import InvalidModelException, ModelInUseException, Ram
 from modelkeep_loader import sealed
 from modelkeep_loader.domain import BuildProgress, Built, ComponentRef, Memory, ModelFacts, Plan, Stage
 from modelkeep_loader.domain_cache import Demand, RamCache
+from modelkeep_loader.service import LoaderServicer
 
 MB = 1 << 20
 FACTS = ModelFacts("tiny", "sd-1", "vae", Path("/models/tiny"), "hash")
@@ -298,3 +302,27 @@ async def test_a_request_that_is_cancelled_holds_nothing_and_the_build_goes_on(
     assert kiln.built == ["a"]
     (resident,) = cache.residents()
     assert list(resident.leases) == ["other"]
+
+
+async def test_a_request_that_is_cancelled_twice_in_any_two_moments_holds_nothing(kiln: Kiln) -> None:
+    class Client:
+        async def write(self, frame: object) -> None:
+            await asyncio.sleep(0)
+
+    for first, second in itertools.product(range(8), range(1, 4)):
+        kiln.gate.clear()
+        cache = RamCache(kiln, budget_bytes=3 * MB)
+        service: Any = LoaderServicer(SimpleNamespace(cache=cache), None, "")  # type: ignore[arg-type]  # what is used
+        task = asyncio.create_task(service._fetch(Client(), want("lease", plan("a")), 0.0, lambda rate: rate))
+        await asyncio.sleep(0.001)
+        kiln.gate.set()
+        for pause in (first, second):
+            for _ in range(pause):
+                await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.wait({task})
+        await asyncio.sleep(0.001)
+        (resident,) = cache.residents()
+        # Whoever finished before the first cancel has what was asked for, and gives it back later.
+        assert task.cancelled() != bool(resident.leases), (first, second)
+        await cache.close()
