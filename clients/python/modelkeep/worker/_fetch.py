@@ -6,7 +6,7 @@ import os
 import socket
 import weakref
 
-from modelkeep.exceptions import BY_REASON, ModelkeepError, WrongHostException
+from modelkeep.exceptions import BY_REASON, ModelkeepError, UpstreamUnavailableException, WrongHostException
 
 _TIMEOUT_S = 10.0
 _MAX_DESCRIPTORS = 253
@@ -25,6 +25,8 @@ def fetch_descriptors(socket_path: str, ticket: bytes, count: int) -> tuple[sock
     Raises:
         ForbiddenTicketException: The ticket is wrong, used or too old.
         WrongHostException: There is no such socket here.
+        UpstreamUnavailableException: The loader went away meanwhile, or does not answer.
+        ModelkeepError: This process cannot take as many descriptors.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -36,20 +38,39 @@ def fetch_descriptors(socket_path: str, ticket: bytes, count: int) -> tuple[sock
                 f"The loader's descriptor socket {socket_path} cannot be reached ({error.strerror}): "
                 "the worker must run on the loader's host and see its folder."
             ) from None
-        connection.sendall(ticket)
-        data, descriptors, _flags, _address = socket.recv_fds(
-            connection, 1, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-        )
-        if data != b"\x00" or len(descriptors) != count:
+        try:
+            descriptors = _exchange(connection, ticket)
+        except OSError as error:
+            raise UpstreamUnavailableException(
+                f"The loader broke off while it handed the weights over ({error}): try again."
+            ) from None
+        if len(descriptors) != count:
             for fd in descriptors:
                 os.close(fd)
-            raise _refusal(connection)
+            raise ModelkeepError(
+                f"Only {len(descriptors)} of {count} descriptors came over: this process has too many files "
+                "open; raise its limit (ulimit -n)."
+            )
         connection.settimeout(None)
     except BaseException:
         connection.close()
         raise
     _open.add(connection)
     return connection, descriptors
+
+
+def _exchange(connection: socket.socket, ticket: bytes) -> list[int]:
+    connection.sendall(ticket)
+    data, descriptors, _flags, _address = socket.recv_fds(
+        connection, 1, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+    )
+    if data == b"\x00":
+        return descriptors
+    for fd in descriptors:
+        os.close(fd)
+    if not data:
+        raise ConnectionResetError("closed without an answer")
+    raise _refusal(connection)
 
 
 def _refusal(connection: socket.socket) -> ModelkeepError:
