@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +11,8 @@ from pydantic import Field
 
 from modelkeep_common.settings import ServiceSettings
 
-_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 class LoaderSettings(ServiceSettings):
@@ -69,7 +71,7 @@ def available_memory() -> int:
     """Bytes of memory that this process may use: the host's, or less where a cgroup says so."""
     host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limits = [host]
-    for path in _CGROUP_LIMITS:
+    for path in _limit_files():
         try:
             text = path.read_text("ascii").strip()
         except OSError:
@@ -77,3 +79,22 @@ def available_memory() -> int:
         if text.isdecimal():
             limits.append(int(text))
     return min(limits)
+
+
+def _limit_files() -> Iterator[Path]:
+    """Where the limits of this process's group stand, and of every group above it; cgroups(7)."""
+    try:
+        lines = _OWN_CGROUPS.read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _number, controllers, place = line.split(":", 2)
+        if not controllers:
+            root, name = _CGROUPS, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = _CGROUPS / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        # In a container the group may go by its name outside: then only the root is found here.
+        folder = root / place.lstrip("/")
+        yield from (above / name for above in (folder, *folder.parents) if above.is_relative_to(root))

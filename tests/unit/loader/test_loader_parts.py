@@ -87,11 +87,26 @@ def test_a_process_counts_as_dead_only_when_there_is_none() -> None:
 def test_the_default_budget_is_half_of_what_the_container_may_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(config, "_CGROUP_LIMITS", (limit,))
+    limit = tmp_path / "cgroup" / "memory.max"
+    groups = tmp_path / "groups"
+    monkeypatch.setattr(config, "_CGROUPS", limit.parent)
+    monkeypatch.setattr(config, "_OWN_CGROUPS", groups)
     host = config.available_memory()
+    groups.write_text("0::/system.slice/loader.service\n")
+    service = limit.parent / "system.slice" / "loader.service"
+    service.mkdir(parents=True)
     limit.write_text("max\n")
     assert config.available_memory() == host
+    (service / "memory.max").write_text("4000000\n")
+    assert config.available_memory() == 4_000_000
+    (service.parent / "memory.max").write_text("3000000\n")
+    assert config.available_memory() == 3_000_000, "a group above it has less"
+    groups.write_text("5:cpu,memory:/docker/abc\n1:name=systemd:/\n")
+    older = limit.parent / "memory" / "memory.limit_in_bytes"
+    older.parent.mkdir()
+    older.write_text("2000000\n")
+    assert config.available_memory() == 2_000_000
+    groups.write_text("0::/\n")
     limit.write_text("1000000\n")
     assert config.available_memory() == 1_000_000
     assert config.LoaderSettings(data_dir=tmp_path).ram_budget == 500_000
