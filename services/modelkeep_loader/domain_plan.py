@@ -34,6 +34,7 @@ from modelkeep.exceptions import (
 from modelkeep.worker.classes import ALLOWED
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_loader.domain import ComponentRef, ModelFacts, Plan, SourceFile, signature_of
+from modelkeep_loader.helperwire import MAX_DESCRIPTORS
 from modelkeep_loader.weightfile import PRECISION_OF_CODE, Header, read_header
 
 #: Part of every identity: what the helper makes of the same files may change with it.
@@ -194,6 +195,7 @@ class Planner:
     def _make(
         self, ref: ComponentRef, record: Record, files: Mapping[str, FileFacts]
     ) -> tuple[Plan, dict[Path, str]]:
+        place = self._locate(record, record.path, record.root_id)
         model = component = self._models_dir / record.path
         if ref.submodel == "vae" and record.vae:
             component = self._models_dir / record.vae
@@ -201,7 +203,6 @@ class Planner:
             component = model / ref.submodel
         # Before anything is read, so that the next request notices what changes meanwhile.
         marks = {path: _mark_of(path) for path in (model / "model_index.json", component / "config.json")}
-        place = self._locate(record, record.path, record.root_id)
         try:
             found = self._find(ref, record, place)
             headers = [(name, path, *self._read_header(path)) for name, path in found.files]
@@ -364,6 +365,11 @@ class Planner:
                     raise InvalidModelException(
                         f"The index of {folder.name} does not list files.",
                         metadata={"path": str(folder), "detail": "bad index"},
+                    )
+                if len(listed) > MAX_DESCRIPTORS:
+                    raise InvalidModelException(
+                        f"{folder.name} is in {len(listed)} files; at most {MAX_DESCRIPTORS} can be loaded.",
+                        metadata={"path": str(folder), "detail": f"{len(listed)} shards"},
                     )
                 return sorted(listed)
             variants = sorted(n for n in names if re.fullmatch(rf"{stem}\.[A-Za-z0-9_]+\.safetensors", n))

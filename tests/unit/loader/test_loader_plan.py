@@ -183,6 +183,11 @@ async def test_shards_and_variants_are_found(planner: Planner, shelf: Shelf, tmp
     (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
     shelf.records[KEY] = record("one", revision=2)
     assert [f.path.name for f in (await plan(planner)).files] == shards
+    many = {"weight_map": {str(i): f"{i}.safetensors" for i in range(254)}}
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(many))
+    shelf.records[KEY] = record("one", revision=3)
+    with pytest.raises(InvalidModelException, match="254 files"):
+        await plan(planner)
 
 
 @pytest.mark.parametrize(
