@@ -86,7 +86,7 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         self._lending.check_host(request.boot_id)
         ttl = convert.ttl_seconds(request)
         demand = await self._lending.demand(convert.to_refs(request.components), is_lease=True)
-        await self._lending.cache.acquire(demand, max_wait_s=convert.seconds(request.max_wait))
+        await self._fetch(context, demand, convert.seconds(request.max_wait))
         lease = self._lending.grant(demand, label=request.label, claimed_pid=request.pid)
         self._lending.leases.bind_ttl(lease, ttl)
         return pb.AcquireLeaseResponse(grant=self._grant(lease, request.delivery))
@@ -210,9 +210,14 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         return convert.grant_message(lease, ticket, self._socket_path)
 
     async def _fetch(
-        self, context: Any, demand: Demand, max_wait_s: float, frame: Callable[[int], Any]
+        self, context: Any, demand: Demand, max_wait_s: float, frame: Callable[[int], Any] | None = None
     ) -> None:
-        """Meet a demand, and write frames while that takes time. Holds nothing if it raises."""
+        """Meet a demand, and write frames while that takes time. Holds nothing if it raises.
+
+        Raises:
+            ServerDrainingException: The server drains first.
+            ModelkeepError: See :meth:`modelkeep_loader.domain_cache.RamCache.acquire`.
+        """
         cache = self._lending.cache
         if cache.take_now(demand) is not None:
             return
@@ -225,7 +230,8 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
                 done, now = sum(r.bytes_done for r in demand.residents), time.monotonic()
                 rate = int((done - done_before) / (now - when)) if now > when and done > done_before else 0
                 done_before, when = done, now
-                await context.write(frame(rate))
+                if frame is not None:
+                    await context.write(frame(rate))
                 await asyncio.wait({work, draining}, timeout=_FRAME_S, return_when=asyncio.FIRST_COMPLETED)
                 if draining.done():
                     raise ServerDrainingException("The loader is shutting down.", retry_after=1.0)

@@ -641,11 +641,23 @@ async def test_the_record_is_obeyed_where_it_changes_what_is_loaded(
         await acquire(loader, component(changed, "unet"))
 
 
-async def test_a_drain_ends_holds_with_server_draining(loader: Lender, key: str) -> None:
+async def test_a_drain_ends_holds_and_those_that_wait_with_server_draining(loader: Lender, key: str) -> None:
     # The last test of this module: there is no way back from a drain.
-    held = loader.stub.HoldModel(pb.HoldModelRequest(components=[component(key, "unet")]))
+    await evict_all(loader)
+    held = loader.stub.HoldModel(pb.HoldModelRequest(components=[component(key, "vae", "float32")]))
     while (await held.read()).WhichOneof("event") != "granted":
         pass
+    cache = loader.app._lending.cache
+    cache.budget_bytes = cache.usage().used + 1_000_000
+    waiting = pb.AcquireLeaseRequest(components=[component(key, "vae", "bfloat16")])
+    waiting.max_wait.seconds = 100
+    call = loader.stub.AcquireLease(waiting)
+    for _ in range(1000):
+        if cache.usage().waiting:
+            break
+        await asyncio.sleep(0.01)
     await loader.app.drain()
     with refused("SERVER_DRAINING"):
         await held.read()
+    with refused("SERVER_DRAINING"):
+        await call
