@@ -156,30 +156,6 @@ async def test_tied_weights_and_layers_that_stay_in_float32_come_as_from_pretrai
     await worker.do("release")
 
 
-@pytest.mark.parametrize("odd", ["float8_e4m3fn", "float64", "int64"])
-async def test_other_data_types_in_the_files_come_as_from_pretrained_has_them(
-    loader: Lender, worker: Worker, odd: str
-) -> None:
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    folder = loader.models / f"odd-{odd}"
-    shutil.copytree(loader.models / "sd" / "vae", folder)
-    path = str(folder / "diffusion_pytorch_model.safetensors")
-    state = load_file(path)
-    # An integer where the class has a float is what a careless quantiser leaves.
-    names = ["decoder.conv_in.bias"] if odd == "int64" else [n for n, t in state.items() if t.ndim > 1]
-    state |= {name: (state[name] * 100).to(getattr(torch, odd)) for name in names}
-    save_file(state, path, metadata={"format": "pt"})
-    key = await loader.register(folder, type=VAE)
-    await worker.do("hold", key=key, submodel=None, precision="bfloat16")
-    expected = await worker.do(
-        "reference", folder=str(folder), class_name="AutoencoderKL", precision="bfloat16"
-    )
-    assert await worker.do("tensors") == expected["tensors"]
-    await worker.do("release")
-
-
 async def test_a_single_file_vae_with_the_names_of_a_checkpoint_is_converted(
     loader: Lender, worker: Worker
 ) -> None:
@@ -392,37 +368,6 @@ async def test_models_with_the_same_component_share_it(loader: Lender, key: str)
     assert not third.content_addressed
 
 
-@pytest.mark.parametrize("moment", ["before", "during"])
-async def test_a_file_that_changes_between_plan_and_memory_is_not_lent_under_the_old_identity(
-    loader: Lender, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
-    place = loader.models / f"changes-{moment}"
-    tinymodels.vae(seed=11 if moment == "before" else 12).save_pretrained(place)
-    weights = place / "diffusion_pytorch_model.safetensors"
-    ref = component(await loader.register(place, type=VAE), "", "bfloat16")
-    helper = loader.app._helper
-    step = "_build" if moment == "before" else "_ask"
-    do = getattr(helper, step)
-
-    async def change_and_do(*arguments: Any) -> Any:
-        if moment == "before":
-            await asyncio.to_thread(shutil.copyfile, loader.models / "as-folder" / weights.name, weights)
-        done = await do(*arguments)
-        await asyncio.to_thread(os.utime, weights)
-        return done
-
-    monkeypatch.setattr(helper, step, change_and_do)
-    with refused("INVALID_MODEL") as error:
-        await acquire(loader, ref)
-    assert "ask again" in error.message
-    monkeypatch.undo()
-    grant = await acquire(loader, ref)
-    listed = await loader.stub.ListResidents(pb.ListResidentsRequest(key=ref.key))
-    (lent,) = [resident for resident in listed.residents if resident.id == grant.manifests[0].resident_id]
-    assert not lent.content_addressed
-    await release(loader, grant)
-
-
 async def test_a_grant_on_a_resident_is_quick(loader: Lender, worker: Worker, key: str) -> None:
     await load(loader, component(key, "vae", "bfloat16"))
     await worker.do("grants", key=key, submodel="vae", precision="bfloat16", count=20)
@@ -517,27 +462,6 @@ async def test_a_build_that_fails_is_cooled_down_and_says_why(loader: Lender) ->
     listed = (await loader.stub.ListResidents(pb.ListResidentsRequest(key=key))).residents
     assert [r.state for r in listed] == [resident_pb2.RESIDENT_STATE_FAILED]
     assert listed[0].error.reason == "INVALID_MODEL"
-
-
-async def test_text_that_protobuf_cannot_carry_does_no_harm_beyond_its_own_model(loader: Lender) -> None:
-    odd = loader.models / "odd"
-    shutil.copytree(loader.models / "sd" / "vae", odd)
-    config = (odd / "config.json").read_text()
-    # The library's complaint quotes this lone surrogate.
-    (odd / "config.json").write_text(config.replace('"silu"', '"\\ud800"'))
-    with refused("INVALID_MODEL") as error:
-        await acquire(loader, component(await loader.register(odd, type=VAE)))
-    assert "activation" in error.message
-    # The failure is listed, and so is everything else.
-    states = [r.state for r in (await loader.stub.ListResidents(pb.ListResidentsRequest())).residents]
-    assert resident_pb2.RESIDENT_STATE_FAILED in states
-    strange = os.fsdecode(bytes(loader.models) + b"/\xff")
-    shutil.copytree(loader.models / "sd" / "vae", strange)
-    link = loader.models / "to-strange"
-    link.symlink_to(strange)
-    grant = await acquire(loader, component(await loader.register(link, type=VAE)))
-    assert grant.manifests[0].location == f"{loader.models}/?"
-    await release(loader, grant)
 
 
 async def test_another_host_and_bad_fields_are_refused(loader: Lender, key: str) -> None:

@@ -1,0 +1,127 @@
+"""Odd model files, with real weights: what comes of them, and that they harm nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from modelkeep.loader.v1 import loader_service_pb2 as pb
+from modelkeep.loader.v1 import resident_pb2
+from modelkeep.model.v1 import taxonomy_pb2
+from support import tinymodels
+from support.lending import acquire, release
+from support.loaders import Lender, component, lender, refused
+from support.workers import Worker, shared_workers
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+
+VAE = taxonomy_pb2.MODEL_TYPE_VAE
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    place = Path(tempfile.mkdtemp(prefix="mk-"))
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def loader(folder: Path) -> AsyncIterator[Lender]:
+    shared_workers()  # begins to import while the model is made
+    models = folder / "imports"
+    tinymodels.vae().save_pretrained(models / "vae")
+    async with lender(folder, models, warm_helper=True) as both:
+        yield both
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def worker(loader: Lender) -> AsyncIterator[Worker]:
+    process = await shared_workers().new()
+    await process.do("connect", address=loader.address)
+    yield process
+    await process.close()
+
+
+@pytest.mark.parametrize("odd", ["float8_e4m3fn", "float64", "int64"])
+async def test_other_data_types_in_the_files_come_as_from_pretrained_has_them(
+    loader: Lender, worker: Worker, odd: str
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = loader.models / f"odd-{odd}"
+    shutil.copytree(loader.models / "vae", folder)
+    path = str(folder / WEIGHTS)
+    state = load_file(path)
+    # An integer where the class has a float is what a careless quantiser leaves.
+    names = ["decoder.conv_in.bias"] if odd == "int64" else [n for n, t in state.items() if t.ndim > 1]
+    state |= {name: (state[name] * 100).to(getattr(torch, odd)) for name in names}
+    save_file(state, path, metadata={"format": "pt"})
+    key = await loader.register(folder, type=VAE)
+    await worker.do("hold", key=key, submodel=None, precision="bfloat16")
+    expected = await worker.do(
+        "reference", folder=str(folder), class_name="AutoencoderKL", precision="bfloat16"
+    )
+    assert await worker.do("tensors") == expected["tensors"]
+    await worker.do("release")
+
+
+@pytest.mark.parametrize("moment", ["before", "during"])
+async def test_a_file_that_changes_between_plan_and_memory_is_not_lent_under_the_old_identity(
+    loader: Lender, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    place = loader.models / f"changes-{moment}"
+    tinymodels.vae(seed=11 if moment == "before" else 12).save_pretrained(place)
+    weights = place / WEIGHTS
+    ref = component(await loader.register(place, type=VAE), "", "bfloat16")
+    helper = loader.app._helper
+    step = "_build" if moment == "before" else "_ask"
+    do = getattr(helper, step)
+
+    async def change_and_do(*arguments: Any) -> Any:
+        if moment == "before":
+            await asyncio.to_thread(shutil.copyfile, loader.models / "vae" / WEIGHTS, weights)
+        done = await do(*arguments)
+        await asyncio.to_thread(os.utime, weights)
+        return done
+
+    monkeypatch.setattr(helper, step, change_and_do)
+    with refused("INVALID_MODEL") as error:
+        await acquire(loader, ref)
+    assert "ask again" in error.message
+    monkeypatch.undo()
+    grant = await acquire(loader, ref)
+    listed = await loader.stub.ListResidents(pb.ListResidentsRequest(key=ref.key))
+    (lent,) = [resident for resident in listed.residents if resident.id == grant.manifests[0].resident_id]
+    assert not lent.content_addressed
+    await release(loader, grant)
+
+
+async def test_text_that_protobuf_cannot_carry_does_no_harm_beyond_its_own_model(loader: Lender) -> None:
+    odd = loader.models / "odd"
+    shutil.copytree(loader.models / "vae", odd)
+    config = (odd / "config.json").read_text()
+    # The library's complaint quotes this lone surrogate.
+    (odd / "config.json").write_text(config.replace('"silu"', '"\\ud800"'))
+    with refused("INVALID_MODEL") as error:
+        await acquire(loader, component(await loader.register(odd, type=VAE)))
+    assert "activation" in error.message
+    # The failure is listed, and so is everything else.
+    states = [r.state for r in (await loader.stub.ListResidents(pb.ListResidentsRequest())).residents]
+    assert resident_pb2.RESIDENT_STATE_FAILED in states
+    strange = os.fsdecode(bytes(loader.models) + b"/\xff")
+    shutil.copytree(loader.models / "vae", strange)
+    link = loader.models / "to-strange"
+    link.symlink_to(strange)
+    grant = await acquire(loader, component(await loader.register(link, type=VAE)))
+    assert grant.manifests[0].location == f"{loader.models}/?"
+    await release(loader, grant)
