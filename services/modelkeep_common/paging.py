@@ -1,6 +1,7 @@
 """Keyset pages: a token says after which row to go on, and for which query.
 
 Tokens are opaque but not secret: whoever makes one up gets a page that a plain query could have had.
+They carry a digest of query and position, so that a damaged one, or one of another query, is refused.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def encode_page_token(position: Sequence[Key], query_fingerprint: bytes) -> str:
         position: The sort key of the last row of this page, as many values as the order has columns.
         query_fingerprint: What identifies the query; every argument but the page's own.
     """
-    text = json.dumps([_digest(query_fingerprint), *position], separators=(",", ":"), ensure_ascii=False)
+    fields = [_digest(query_fingerprint, position), *position]
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
@@ -64,13 +66,16 @@ def decode_page_token(token: str, query_fingerprint: bytes) -> list[Key]:
         fields = json.loads(raw)
     except (binascii.Error, ValueError, RecursionError):
         raise wrong from None
-    if not isinstance(fields, list) or len(fields) < 2 or fields[0] != _digest(query_fingerprint):
+    if not isinstance(fields, list) or len(fields) < 2:
         raise wrong
     position = fields[1:]
     if not all(key is None or type(key) in (str, int, float) for key in position):
         raise wrong
+    if fields[0] != _digest(query_fingerprint, position):
+        raise wrong
     return position
 
 
-def _digest(query_fingerprint: bytes) -> str:
-    return base64.b64encode(hashlib.blake2b(query_fingerprint, digest_size=9).digest()).decode()
+def _digest(query_fingerprint: bytes, position: Sequence[Key]) -> str:
+    text = json.dumps(position, separators=(",", ":")).encode()
+    return base64.b64encode(hashlib.blake2b(query_fingerprint + text, digest_size=9).digest()).decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 
 import pytest
 from hypothesis import given
@@ -46,6 +47,22 @@ def test_a_token_of_another_query_is_refused(
         decode_page_token(token, other)
 
 
+@given(POSITIONS, POSITIONS, st.binary(max_size=40))
+def test_a_token_whose_position_was_changed_is_refused(
+    position: list[str | int | float | None], other: list[str | int | float | None], query: bytes
+) -> None:
+    def fields(token: str) -> list[object]:
+        found: list[object] = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        return found
+
+    digest = fields(encode_page_token(position, query))[0]
+    changed = base64.urlsafe_b64encode(json.dumps([digest, *other]).encode()).decode()
+    if json.dumps(position) == json.dumps(other):
+        return
+    with pytest.raises(PageTokenMismatchException):
+        decode_page_token(changed, query)
+
+
 @given(st.text(min_size=1))
 def test_no_text_is_taken_for_a_token_or_breaks_the_parser(text: str) -> None:
     with pytest.raises(PageTokenMismatchException):
@@ -54,8 +71,6 @@ def test_no_text_is_taken_for_a_token_or_breaks_the_parser(text: str) -> None:
 
 @given(st.recursive(KEYS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5))
 def test_no_json_is_taken_for_a_token(value: object) -> None:
-    import json
-
     token = base64.urlsafe_b64encode(json.dumps(value).encode()).decode()
     with pytest.raises(PageTokenMismatchException):
         decode_page_token(token, b"q")
