@@ -87,6 +87,19 @@ def test_a_submodel_is_loaded_locked_while_in_scope_and_used(client: Client, sui
         assert again.dtype is torch.float32
 
 
+def test_what_cannot_be_assembled_here_leaves_no_lease_behind(
+    client: Client, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def misfit(descriptor: int) -> torch.nn.Module:
+        raise InvalidModelException("another version of diffusers")
+
+    monkeypatch.setattr("modelkeep.worker._hold.attach", misfit)
+    model_info = client.model_loader.get_model(key, SubModelType.VAE)
+    with pytest.raises(InvalidModelException, match="another version"):
+        model_info.__enter__()
+    assert client.model_loader.leases() == []
+
+
 def test_a_main_model_needs_a_submodel(client: Client, key: str) -> None:
     with pytest.raises(SubmodelRequiredException):
         client.model_loader.get_model(key)

@@ -56,13 +56,7 @@ class Hold:
         if self._released or os.getpid() != self._pid:
             return
         self._released = True
-        lease = self.grant.lease.id
-        request = pb.ReleaseLeaseRequest(lease_id=lease, lease_secret=self.grant.lease_secret)
-        try:
-            self._stub.ReleaseLease(request, timeout=_RELEASE_TIMEOUT_S)
-        except grpc.RpcError as error:
-            # It ends anyway, since its bindings go now.
-            _log.debug("the lease %s could not be released: %s", lease, error)
+        _release(self._stub, self.grant)
         self._call.cancel()
         with contextlib.suppress(OSError):
             self._connection.close()
@@ -100,6 +94,7 @@ def hold(
         ModelkeepError: Whatever the loader answers.
     """
     call: Any = stub.HoldModel(request)
+    grant: pb.Grant | None = None
     try:
         grant = _await_grant(call, decode, on_progress)
         connection, descriptors = fetch_descriptors(grant.socket_path, grant.ticket, len(grant.manifests))
@@ -112,9 +107,20 @@ def hold(
             for fd in descriptors:
                 os.close(fd)
     except BaseException:
+        if grant is not None:
+            _release(stub, grant)  # or it would be kept for a while, to be taken up again
         call.cancel()
         raise
     return Hold(stub, call, grant, connection, modules)
+
+
+def _release(stub: loader_service_pb2_grpc.LoaderServiceStub, grant: pb.Grant) -> None:
+    request = pb.ReleaseLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
+    try:
+        stub.ReleaseLease(request, timeout=_RELEASE_TIMEOUT_S)
+    except grpc.RpcError as error:
+        # It ends anyway, since its bindings go now.
+        _log.debug("the lease %s could not be released: %s", grant.lease.id, error)
 
 
 def _await_grant(
