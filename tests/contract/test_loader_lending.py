@@ -22,7 +22,7 @@ from modelkeep.loader.v1 import resident_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2
 from support import tinymodels
-from support.lending import acquire, evict_all, hand_in, leases, load, no_leases, release
+from support.lending import acquire, evict_all, hand_in, hold, leases, load, no_leases, release
 from support.loaders import Lender, component, lender, refused
 from support.workers import Worker, WorkerError, Workers, shared_workers
 
@@ -113,6 +113,16 @@ async def test_loading_streams_its_plan_progress_within_200_ms_and_the_resident(
     plan = frames[0].plan.manifests[0]
     assert plan.file_size_bytes == pytest.approx(vae.size_bytes, rel=0.01)
     assert (plan.name, plan.base, plan.location) == ("tiny", "sd-1", str(loader.models / "sd"))
+
+
+async def test_holding_streams_its_progress_and_then_the_grant(loader: Lender, key: str) -> None:
+    await evict_all(loader)
+    wanted = component(key, "vae", "float16")
+    _call, before, grant = await hold(loader, pb.HoldModelRequest(components=[wanted]))
+    assert {frame.WhichOneof("event") for frame in before} == {"progress"}
+    assert all(frame.progress.component == wanted for frame in before)
+    assert grant.lease.stream_bound
+    await release(loader, grant)
 
 
 @pytest.mark.parametrize(
@@ -305,8 +315,7 @@ async def test_a_lease_by_time_is_renewed_released_listed_and_runs_out(loader: L
 
 async def test_a_detached_lease_can_be_taken_up_with_its_secret(loader: Lender, key: str) -> None:
     wanted = [component(key, "vae", "bfloat16")]
-    first = loader.stub.HoldModel(pb.HoldModelRequest(components=wanted))
-    grant = (await first.read()).granted
+    first, _before, grant = await hold(loader, pb.HoldModelRequest(components=wanted))
     first.cancel()
     for _ in range(200):
         lease = (await loader.stub.GetLease(pb.GetLeaseRequest(lease_id=grant.lease.id))).lease
@@ -317,8 +326,11 @@ async def test_a_detached_lease_can_be_taken_up_with_its_secret(loader: Lender, 
     with refused("FORBIDDEN_TICKET"):
         await loader.stub.HoldModel(again).read()
     again.lease_secret = grant.lease_secret
-    second = loader.stub.HoldModel(again)
-    taken = (await second.read()).granted
+    other = pb.HoldModelRequest(components=[component(key, "unet")])
+    other.lease_id, other.lease_secret = grant.lease.id, grant.lease_secret
+    with refused("FIELD_INVALID"):
+        await loader.stub.HoldModel(other).read()
+    second, _before, taken = await hold(loader, again)
     assert taken.lease.id == grant.lease.id
     assert taken.lease.state == resident_pb2.LEASE_STATE_ACTIVE
     await release(loader, taken)
@@ -406,64 +418,6 @@ async def test_errors_reach_the_worker_as_exceptions(loader: Lender, worker: Wor
         assert raised.value.args[0] == name
 
 
-async def test_bad_models_are_refused_with_the_reason(loader: Lender, folder: Path) -> None:
-    truncated = loader.models / "truncated"
-    shutil.copytree(loader.models / "sd" / "vae", truncated)
-    weights = truncated / "diffusion_pytorch_model.safetensors"
-    os.truncate(weights, weights.stat().st_size - 1)
-    key = await loader.register(truncated, type=VAE)
-    with refused("INVALID_MODEL") as error:
-        await acquire(loader, component(key))
-    assert "truncated" in error.message
-
-    outside = folder / "outside"
-    shutil.copytree(loader.models / "sd" / "vae", outside)
-    with refused("FORBIDDEN_PATH"):
-        await acquire(loader, component(await loader.register(outside, type=VAE)))
-    link = loader.models / "link"
-    link.symlink_to(outside)
-    with refused("FORBIDDEN_PATH"):
-        await acquire(loader, component(await loader.register(link, type=VAE)))
-
-    gone = await loader.register(loader.models / "gone", type=VAE)
-    with refused("MODEL_NOT_FOUND_ON_DISK"):
-        await acquire(loader, component(gone))
-
-    pickled = loader.models / "pickled"
-    shutil.copytree(loader.models / "sd" / "vae", pickled)
-    (pickled / "diffusion_pytorch_model.safetensors").rename(pickled / "diffusion_pytorch_model.bin")
-    with refused("UNSAFE_FORMAT"):
-        await acquire(loader, component(await loader.register(pickled, type=VAE)))
-
-    strange = loader.models / "strange"
-    shutil.copytree(loader.models / "sd" / "vae", strange)
-    config = (strange / "config.json").read_text()
-    (strange / "config.json").write_text(config.replace("AutoencoderKL", "os"))
-    with refused("INVALID_MODEL"):
-        await acquire(loader, component(await loader.register(strange, type=VAE)))
-
-    elsewhere = await loader.register("vae", type=VAE, root_id="123e4567-e89b-12d3-a456-426614174000")
-    with refused("ROOT_MISMATCH"):
-        await acquire(loader, component(elsewhere))
-
-
-async def test_a_build_that_fails_is_cooled_down_and_says_why(loader: Lender) -> None:
-    wrong = loader.models / "wrong"
-    shutil.copytree(loader.models / "sd" / "vae", wrong)
-    config = (wrong / "config.json").read_text()
-    (wrong / "config.json").write_text(config.replace('"latent_channels": 4', '"latent_channels": 5'))
-    key = await loader.register(wrong, type=VAE)
-    with refused("INVALID_MODEL"):
-        await acquire(loader, component(key))
-    with refused("INVALID_MODEL") as again:
-        await acquire(loader, component(key))
-    assert again.retry_after is not None
-    assert again.retry_after > 0
-    listed = (await loader.stub.ListResidents(pb.ListResidentsRequest(key=key))).residents
-    assert [r.state for r in listed] == [resident_pb2.RESIDENT_STATE_FAILED]
-    assert listed[0].error.reason == "INVALID_MODEL"
-
-
 async def test_another_host_and_bad_fields_are_refused(loader: Lender, key: str) -> None:
     with refused("WRONG_HOST"):
         await acquire(loader, component(key, "vae"), boot_id="another-host")
@@ -473,6 +427,17 @@ async def test_another_host_and_bad_fields_are_refused(loader: Lender, key: str)
         await acquire(loader)
     with refused("FIELD_INVALID"):
         await load(loader, component("not-a-key"))
+    on_cuda = pb.LoadModelRequest(components=[component(key, "vae")], tier=resident_pb2.TIER_VRAM)
+    with refused("FIELD_INVALID") as error:
+        await loader.stub.LoadModel(on_cuda).read()
+    assert [violation.field for violation in error.violations] == ["tier"]
+    for nanoseconds in (10**9 - 1, 24 * 3600 * 10**9 + 1):
+        too_short_or_long = pb.AcquireLeaseRequest(components=[component(key, "vae")])
+        too_short_or_long.ttl.FromNanoseconds(nanoseconds)
+        with refused("FIELD_INVALID") as error:
+            await loader.stub.AcquireLease(too_short_or_long)
+        assert [violation.field for violation in error.violations] == ["ttl"]
+    assert not await leases(loader)
 
 
 async def test_when_leases_hold_all_memory_a_request_waits_and_then_names_the_holders(

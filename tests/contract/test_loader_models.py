@@ -1,4 +1,4 @@
-"""Odd model files, with real weights: what comes of them, and that they harm nobody else."""
+"""Odd, damaged and forbidden model files: what comes of them, and that they harm nobody else."""
 
 from __future__ import annotations
 
@@ -73,6 +73,64 @@ async def test_other_data_types_in_the_files_come_as_from_pretrained_has_them(
     )
     assert await worker.do("tensors") == expected["tensors"]
     await worker.do("release")
+
+
+async def test_bad_models_are_refused_with_the_reason(loader: Lender, folder: Path) -> None:
+    truncated = loader.models / "truncated"
+    shutil.copytree(loader.models / "vae", truncated)
+    weights = truncated / WEIGHTS
+    os.truncate(weights, weights.stat().st_size - 1)
+    key = await loader.register(truncated, type=VAE)
+    with refused("INVALID_MODEL") as error:
+        await acquire(loader, component(key))
+    assert "truncated" in error.message
+
+    outside = folder / "outside"
+    shutil.copytree(loader.models / "vae", outside)
+    with refused("FORBIDDEN_PATH"):
+        await acquire(loader, component(await loader.register(outside, type=VAE)))
+    link = loader.models / "link"
+    link.symlink_to(outside)
+    with refused("FORBIDDEN_PATH"):
+        await acquire(loader, component(await loader.register(link, type=VAE)))
+
+    gone = await loader.register(loader.models / "gone", type=VAE)
+    with refused("MODEL_NOT_FOUND_ON_DISK"):
+        await acquire(loader, component(gone))
+
+    pickled = loader.models / "pickled"
+    shutil.copytree(loader.models / "vae", pickled)
+    (pickled / WEIGHTS).rename(pickled / "diffusion_pytorch_model.bin")
+    with refused("UNSAFE_FORMAT"):
+        await acquire(loader, component(await loader.register(pickled, type=VAE)))
+
+    strange = loader.models / "strange"
+    shutil.copytree(loader.models / "vae", strange)
+    config = (strange / "config.json").read_text()
+    (strange / "config.json").write_text(config.replace("AutoencoderKL", "os"))
+    with refused("INVALID_MODEL"):
+        await acquire(loader, component(await loader.register(strange, type=VAE)))
+
+    elsewhere = await loader.register("vae", type=VAE, root_id="123e4567-e89b-12d3-a456-426614174000")
+    with refused("ROOT_MISMATCH"):
+        await acquire(loader, component(elsewhere))
+
+
+async def test_a_build_that_fails_is_cooled_down_and_says_why(loader: Lender) -> None:
+    wrong = loader.models / "wrong"
+    shutil.copytree(loader.models / "vae", wrong)
+    config = (wrong / "config.json").read_text()
+    (wrong / "config.json").write_text(config.replace('"latent_channels": 4', '"latent_channels": 5'))
+    key = await loader.register(wrong, type=VAE)
+    with refused("INVALID_MODEL"):
+        await acquire(loader, component(key))
+    with refused("INVALID_MODEL") as again:
+        await acquire(loader, component(key))
+    assert again.retry_after is not None
+    assert again.retry_after > 0
+    listed = (await loader.stub.ListResidents(pb.ListResidentsRequest(key=key))).residents
+    assert [r.state for r in listed] == [resident_pb2.RESIDENT_STATE_FAILED]
+    assert listed[0].error.reason == "INVALID_MODEL"
 
 
 @pytest.mark.parametrize("moment", ["before", "during"])

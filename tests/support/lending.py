@@ -34,6 +34,17 @@ async def acquire(loader: Lender, *components: resident_pb2.ComponentRef, **more
     return (await loader.stub.AcquireLease(request)).grant  # type: ignore[no-any-return]  # an untyped stub
 
 
+async def hold(
+    loader: Lender, request: pb.HoldModelRequest
+) -> tuple[Any, list[pb.HoldModelResponse], pb.Grant]:
+    """The open call, the frames before the grant, and the grant."""
+    call = loader.stub.HoldModel(request)
+    before: list[pb.HoldModelResponse] = []
+    while (frame := await call.read()).WhichOneof("event") != "granted":
+        before.append(frame)
+    return call, before, frame.granted
+
+
 async def release(loader: Lender, grant: pb.Grant) -> None:
     request = pb.ReleaseLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
     await loader.stub.ReleaseLease(request)

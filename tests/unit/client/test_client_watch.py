@@ -155,7 +155,8 @@ async def test_a_stream_has_a_deadline_too() -> None:
     async with client_of(service) as client:
         await take(client, 1)
     assert service.deadlines[0] is not None
-    assert service.deadlines[0] <= 3600
+    # gRPC rounds a long time-out up on the wire, by some seconds.
+    assert 3000 < service.deadlines[0] < 3700
 
 
 async def test_a_service_that_was_never_there_ends_the_watch_soon() -> None:
