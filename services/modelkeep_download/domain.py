@@ -279,19 +279,45 @@ def to_cancel(job: Job) -> Job:
     return ended(job, JobState.CANCELLED)
 
 
-def begun(job: Job, sequence: int) -> Job:
-    """The job with a slot, about to ask its source; unchanged if it is not its turn any more."""
+def begun(job: Job, sequence: int, *, has_secrets: bool = True) -> Job:
+    """The job with a slot, about to ask its source; unchanged if it is not its turn any more.
+
+    Args:
+        sequence: Its number if it comes off the queue.
+        has_secrets: Whether this process knows the job's secrets; without, it waits for them.
+    """
+    enqueued = job.state is JobState.ENQUEUED and job.stage is Stage.NONE
     waiting = job.state is JobState.RUNNING and job.stage is Stage.WAITING
-    if job.state is not JobState.ENQUEUED and not waiting:
+    if not enqueued and not waiting:
         return job
+    if job.secret is not SecretKind.NONE and not has_secrets and not job.complete:
+        return paused_for_token(job)
     return replace(
         job,
         state=JobState.RUNNING,
         stage=Stage.CONNECTING,
         attempt=job.attempt + 1,
-        job_sequence=sequence,
+        job_sequence=sequence if enqueued else job.job_sequence,
         start_time=job.start_time or time.time(),
+        failure=None,
     )
+
+
+def stopped(job: Job) -> Job:
+    """The job whose try ended because it was told to stop; a cancel has yet to clean up."""
+    if job.state is not JobState.RUNNING or job.stage is Stage.CANCELLING:
+        return job
+    if job.stage is Stage.PAUSING:
+        return replace(job, state=JobState.PAUSED, stage=Stage.NONE, failure=None)
+    # Paused and started again, and the stop of that pause has only now reached a later try.
+    return replace(job, state=JobState.ENQUEUED, stage=Stage.NONE)
+
+
+def cancelled(job: Job) -> Job:
+    """The job that was to be cancelled, now that nothing of it is left."""
+    if job.stage is not Stage.CANCELLING:
+        return job
+    return replace(ended(job, JobState.CANCELLED), staging="")
 
 
 def paused_for_token(job: Job) -> Job:
@@ -304,12 +330,12 @@ def restored(job: Job, *, has_secrets: bool = False) -> Job:
     if job.stage is Stage.CANCELLING:
         return job
     if job.stage is Stage.PAUSING:
-        return replace(job, state=JobState.PAUSED, stage=Stage.NONE)
+        return replace(job, state=JobState.PAUSED, stage=Stage.NONE, failure=None)
     if job.state not in (JobState.RUNNING, JobState.ENQUEUED):
         return job
     if job.secret is not SecretKind.NONE and not has_secrets and not job.complete:
         return paused_for_token(job)
-    return replace(job, state=JobState.ENQUEUED, stage=Stage.NONE)
+    return replace(job, state=JobState.ENQUEUED, stage=Stage.NONE, failure=None)
 
 
 def completed(job: Job) -> Job:

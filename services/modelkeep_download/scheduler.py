@@ -31,13 +31,13 @@ from modelkeep_download.domain import (
     Failure,
     Job,
     JobState,
-    SecretKind,
     Stage,
     begun,
+    cancelled,
     completed,
     ended,
-    paused_for_token,
     restored,
+    stopped,
 )
 from modelkeep_download.domain_queue import PriorityQueue
 from modelkeep_download.domain_retry import StartOver, TransientError, delay_before
@@ -245,18 +245,10 @@ class Scheduler:
             self._recover_later(job_id)
 
     def _begin(self, job_id: int, conn: sqlite3.Connection) -> Job:
-        known = job_id in self.credentials
+        has_secrets = job_id in self.credentials
         job = self._store.get(conn, job_id)
-        sequence = self._store.next_sequence(conn) if job.state is JobState.ENQUEUED else job.job_sequence
-        return self._store.change(
-            conn,
-            job_id,
-            lambda job: (
-                paused_for_token(job)
-                if job.secret is not SecretKind.NONE and not known and not job.complete
-                else begun(job, sequence)
-            ),
-        )
+        sequence = self._store.next_sequence(conn) if job.state is JobState.ENQUEUED else 0
+        return self._store.change(conn, job_id, lambda job: begun(job, sequence, has_secrets=has_secrets))
 
     async def _carry_through(self, job: Job, run: _Run, journal: JobJournal) -> Job:
         """Run one try on a thread and record what came of it; returns the job afterwards."""
@@ -333,46 +325,49 @@ class Scheduler:
 
     async def _stopped(self, job_id: int) -> Job:
         """The thread has ended because it was told to: record the pause, or clean up and cancel."""
-        job = await self._db.read(lambda conn: self._store.get(conn, job_id))
-        if job.stage is Stage.CANCELLING:
-            await asyncio.to_thread(files.remove_staging, job.staging)
+        return await self._cleaned_up(await self.change(job_id, stopped))
 
-        def settle(job: Job) -> Job:
-            if job.stage is Stage.CANCELLING:
-                return replace(ended(job, JobState.CANCELLED), staging="")
-            if job.stage is Stage.PAUSING:
-                return replace(job, state=JobState.PAUSED, stage=Stage.NONE, failure=None)
+    async def _cleaned_up(self, job: Job) -> Job:
+        """Cancel a job without a thread, if its row asks for that; returns it afterwards."""
+        if job.stage is not Stage.CANCELLING:
             return job
-
-        return await self.change(job_id, settle)
+        await asyncio.to_thread(files.remove_staging, job.staging)
+        return await self.change(job.id, cancelled)
 
     async def _wind_up(self, job_id: int) -> None:
-        if job_id not in self._runs:
-            with contextlib.suppress(UnknownJobIDException, ServerDrainingException):
-                self.poke(await self._stopped(job_id))
+        if job_id in self._runs:
+            return
+        with contextlib.suppress(UnknownJobIDException, ServerDrainingException):
+            # It may have been started again since: then there is nothing to do.
+            job = await self.change(job_id, lambda job: stopped(job) if job.stage is Stage.PAUSING else job)
+            self.poke(await self._cleaned_up(job))
 
     async def _failed(self, job_id: int, error: ModelkeepError) -> Job:
         job = await self._db.read(lambda conn: self._store.get(conn, job_id))
-        if job.stage is Stage.CANCELLING:
-            return await self._stopped(job_id)
-        _log.info("download %s failed: %s", job_id, error.reason, extra={"download_id": job_id})
         failure = Failure.of(error)
         failure = replace(failure, metadata={"source": job.spec.source, **failure.metadata})
-        if isinstance(error, DiskFullException) and job.bytes_done:
-            # Nothing is wrong with what is there: keep it until somebody has made room.
-            return await self.change(
-                job_id, lambda job: replace(job, state=JobState.PAUSED, stage=Stage.NONE, failure=failure)
-            )
-        keep = job.preserve_partial or "quarantined_path" in error.metadata
+        # Nothing is wrong with what is there: keep it until somebody has made room.
+        waits = isinstance(error, DiskFullException) and job.bytes_done > 0
+        quarantined = "quarantined_path" in error.metadata
+        keep = waits or job.preserve_partial or quarantined
         if not keep:
             await asyncio.to_thread(files.remove_staging, job.staging)
 
         def fail(job: Job) -> Job:
-            kept = job.staging if keep else ""
-            validator = "" if "quarantined_path" in error.metadata else job.validator
-            return replace(ended(job, JobState.ERROR, failure), staging=kept, validator=validator)
+            if job.stage is Stage.CANCELLING:
+                return job
+            if waits:
+                return replace(job, state=JobState.PAUSED, stage=Stage.NONE, failure=failure)
+            return replace(
+                ended(job, JobState.ERROR, failure),
+                staging=job.staging if keep else "",
+                validator="" if quarantined else job.validator,
+            )
 
-        return await self.change(job_id, fail)
+        job = await self.change(job_id, fail)
+        if job.state is JobState.ERROR:
+            _log.info("download %s failed: %s", job_id, error.reason, extra={"download_id": job_id})
+        return await self._cleaned_up(job)
 
 
 def _peer(job: Job) -> str:

@@ -233,6 +233,46 @@ def test_a_pause_that_was_asked_for_outlives_the_stages_of_the_run() -> None:
     assert domain.at_stage(job(JobState.ENQUEUED), Stage.VERIFYING).stage is Stage.NONE
 
 
+def test_a_slot_that_comes_too_late_does_not_bring_a_job_back() -> None:
+    S = JobState
+    for late in (
+        job(S.PAUSED),
+        job(S.CANCELLED, secret=SecretKind.ACCESS_TOKEN),
+        job(S.ENQUEUED, Stage.CANCELLING, staging="/x"),
+        job(S.RUNNING, Stage.CANCELLING, staging="/x"),
+    ):
+        assert domain.begun(late, 1, has_secrets=False) == late
+    assert domain.begun(job(S.ENQUEUED), 7).job_sequence == 7
+    waiting = job(S.RUNNING, Stage.WAITING, job_sequence=7)
+    assert domain.begun(waiting, 8).job_sequence == 7
+    secret = job(S.ENQUEUED, secret=SecretKind.ACCESS_TOKEN)
+    assert domain.begun(secret, 1).state is S.RUNNING
+    assert domain.begun(secret, 1, has_secrets=False).state is S.PAUSED
+
+
+def test_a_stop_that_nobody_wants_any_more_puts_the_job_back_into_the_queue() -> None:
+    S = JobState
+    assert domain.stopped(job(S.RUNNING, Stage.PAUSING)).state is S.PAUSED
+    assert domain.stopped(job(S.RUNNING, Stage.CONNECTING)).state is S.ENQUEUED
+    for settled in (job(S.ENQUEUED), job(S.PAUSED), job(S.CANCELLED), job(S.RUNNING, Stage.CANCELLING)):
+        assert domain.stopped(settled) == settled
+    gone = domain.cancelled(job(S.RUNNING, Stage.CANCELLING, staging="/x"))
+    assert (gone.state, gone.staging) == (S.CANCELLED, "")
+    assert domain.cancelled(gone) == gone
+
+
+def test_a_problem_is_shown_only_as_long_as_the_job_waits_for_it() -> None:
+    S = JobState
+    waiting = domain.Failure("UNAVAILABLE", "UPSTREAM_UNAVAILABLE", "503", "", retry_time=1.0)
+    for after in (
+        domain.begun(job(S.RUNNING, Stage.WAITING, failure=waiting), 1),
+        domain.restored(job(S.RUNNING, Stage.WAITING, failure=waiting)),
+        domain.restored(job(S.RUNNING, Stage.PAUSING, failure=waiting)),
+        domain.stopped(job(S.RUNNING, Stage.PAUSING, failure=waiting)),
+    ):
+        assert after.failure is None
+
+
 def test_a_new_process_takes_jobs_over_without_threads_and_secrets() -> None:
     S = JobState
     assert domain.restored(job(S.RUNNING, Stage.WAITING)).state is S.ENQUEUED
