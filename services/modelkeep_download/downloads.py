@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from modelkeep_download import files
 from modelkeep_download.domain import (
     Job,
     JobSpec,
-    JobState,
     SecretKind,
     SourceKind,
     Stage,
@@ -82,7 +81,10 @@ class Downloads:
     ) -> None:
         self._db, self._store, self._scheduler = db, store, scheduler
         self._roots, self._sources, self._max_jobs = roots, sources, max_jobs
+        #: Set, and replaced, by every commit.
         self._changed = asyncio.Event()
+        #: Jobs that changed since each of those who wait has looked.
+        self._news: dict[object, set[int]] = {}
         db.add_commit_listener(self._wake)
 
     async def create(self, new: NewDownload, once: Once, encode: Callable[[Job], bytes]) -> bytes:
@@ -212,39 +214,37 @@ class Downloads:
         Raises:
             UnknownJobIDException: One of the ids is no job's.
         """
-        open_states = [state for state in JobState if not state.terminal]
-        if ids:
-            wanted = sorted(set(ids))
-            await self._db.read(lambda conn: [self._store.get(conn, job_id) for job_id in wanted])
-        else:
-            wanted = await self._db.read(
-                lambda conn: [job.id for job in self._store.list(conn, JobFilter(queue, open_states))]
-            )
-        pending = wanted
+        key, news = object(), set[int]()
+        self._news[key] = news
         try:
-            async with asyncio.timeout(timeout_s):
-                while True:
-                    changed = self._changed
-                    pending = [job.id for job in await self._read(pending, open_states)]
-                    if not pending:
-                        break
-                    await changed.wait()
-        except TimeoutError:
-            pending = [job.id for job in await self._read(pending, open_states)]
-        jobs = await self._read(wanted[:MAX_WAITED], None)
+            wanted: Sequence[int] = sorted(set(ids))
+            if wanted:
+                await self._db.read(lambda conn: [self._store.get(conn, job_id) for job_id in wanted])
+                pending = await self._still_open(wanted)
+            else:
+                wanted = await self._db.read(lambda conn: self._store.open_ids(conn, queue=queue))
+                pending = set(wanted)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    while pending:
+                        changed, moved = self._changed, pending & news
+                        news.clear()
+                        if moved:  # ask for these only: of ten thousand jobs, one ends at a time
+                            pending = (pending - moved) | await self._still_open(moved)
+                        else:
+                            await changed.wait()
+            except TimeoutError:
+                pending = await self._still_open(pending)
+        finally:
+            del self._news[key]
+        jobs = await self._db.read(
+            lambda conn: list(self._store.list(conn, JobFilter(ids=wanted[:MAX_WAITED])))
+        )
         return [self._scheduler.live(job) for job in jobs], not pending
 
-    async def _read(self, ids: Sequence[int], states: Iterable[JobState] | None) -> list[Job]:
-        among = None if states is None else list(states)
-
-        def read(conn: sqlite3.Connection) -> list[Job]:
-            return [
-                job
-                for first in range(0, len(ids), 500)
-                for job in self._store.list(conn, JobFilter(states=among, ids=ids[first : first + 500]))
-            ]
-
-        return await self._db.read(read)
+    async def _still_open(self, ids: Collection[int]) -> set[int]:
+        """Those of the jobs that have not ended."""
+        return set(await self._db.read(lambda conn: self._store.open_ids(conn, ids=ids)))
 
     async def _change(self, job_id: int, transition: Callable[[Job], Job]) -> Job:
         async def carry() -> Job:
@@ -258,7 +258,10 @@ class Downloads:
         self._scheduler.poke(job)
         return self._scheduler.live(job)
 
-    def _wake(self, _: Changed) -> None:
+    def _wake(self, changed: Changed) -> None:
+        ids = {int(name) for collection, name in changed if collection == COLLECTION}
+        for news in self._news.values():
+            news |= ids
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -176,8 +176,8 @@ class JobStore:
             values.append(wanted.queue)
         for column, allowed in (("state", wanted.states), ("id", wanted.ids)):
             if allowed is not None:
-                where.append(f"{column} IN ({', '.join('?' * len(allowed))})")
-                values.extend(allowed)
+                where.append(f"{column} IN {_VALUES}")
+                values.append(json.dumps(list(allowed)))
         rows = conn.execute(f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY id LIMIT ?", (*values, limit))
         return map(_job, rows)
 
@@ -220,9 +220,19 @@ class JobStore:
 
     def open_count(self, conn: sqlite3.Connection) -> int:
         """How many jobs have not ended."""
-        states = [state.value for state in JobState if not state.terminal]
-        query = f"SELECT count(*) FROM downloads WHERE state IN ({', '.join('?' * len(states))})"
-        return int(conn.execute(query, states).fetchone()[0])
+        query = f"SELECT count(*) FROM downloads WHERE state IN {_OPEN}"
+        return int(conn.execute(query).fetchone()[0])
+
+    def open_ids(
+        self, conn: sqlite3.Connection, *, queue: str | None = None, ids: Collection[int] | None = None
+    ) -> Sequence[int]:
+        """The jobs of a queue, or of these ids, that have not ended, in ascending order."""
+        query = f"SELECT id FROM downloads WHERE state IN {_OPEN}"
+        if ids is not None:
+            rows = conn.execute(f"{query} AND id IN {_VALUES} ORDER BY id", (json.dumps(list(ids)),))
+        else:
+            rows = conn.execute(f"{query} AND queue = ? ORDER BY id", (queue,))
+        return [job_id for (job_id,) in rows]
 
     def leftover(self, conn: sqlite3.Connection, spec: JobSpec) -> Job | None:
         """The newest failed job of the same source and destination that kept its partial file."""
@@ -253,6 +263,9 @@ def resource_id(job_id: int) -> str:
     return f"{job_id:019d}"
 
 
+#: Any number of values out of one JSON array: a statement takes a limited number of parameters.
+_VALUES = "(SELECT value FROM json_each(?))"
+_OPEN = "(" + ", ".join(f"'{state.value}'" for state in JobState if not state.terminal) + ")"
 _SELECT = f"SELECT id, {', '.join((*_FIXED, *_CHANGING))} FROM downloads"
 
 

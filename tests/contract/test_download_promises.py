@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,34 @@ async def test_a_wait_that_does_not_wait_says_done_of_what_has_ended(
         pb.WaitDownloadsRequest(ids=[job.id, idle.id], timeout=Duration())
     )
     assert not answer.done
+
+
+async def test_a_wait_for_many_jobs_looks_only_at_those_that_change(
+    client: DownloadClient, web: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(100):
+        await client.create(web.url("/m.bin"), filename=f"idle-{number}", start=False)
+    looked_at: list[int] = []
+    real = JobStore.open_ids
+
+    def spy(self: JobStore, conn: sqlite3.Connection, **which: Any) -> Sequence[int]:
+        looked_at.extend(which.get("ids") or ())
+        return real(self, conn, **which)
+
+    monkeypatch.setattr(JobStore, "open_ids", spy)
+    waiting = asyncio.ensure_future(client.stub.WaitDownloads(pb.WaitDownloadsRequest()))
+    ran = [await client.run(web.url("/m.bin"), filename=f"{number}") for number in range(5)]
+    async for frame in client.stub.WatchDownloads(pb.WatchDownloadsRequest()):
+        for event in frame.events:
+            if event.put.state == download_pb2.DOWNLOAD_STATE_IDLE:
+                await client.stub.CancelDownload(pb.CancelDownloadRequest(id=event.put.id))
+        if frame.snapshot_complete:
+            break
+    answer = await waiting
+    assert answer.done
+    assert {job.id for job in ran} <= set(looked_at)
+    # Each job is looked at once a change at most, and not all of them at each change of one.
+    assert len(looked_at) < 300
 
 
 async def test_pages_and_waits_of_large_jobs_stay_below_the_limit_of_a_message(

@@ -68,8 +68,9 @@ async def test_calls_at_any_moment_leave_no_job_stuck_and_no_file_behind(
     data_dir: Path, web: HttpServer, seed: int
 ) -> None:
     luck = random.Random(seed)
-    settings = {"max_parallel_downloads": 3, "retry_base_s": 0.005, "max_attempts": 30}
-    async with download_service(data_dir, **settings) as client:
+    async with download_service(
+        data_dir, max_parallel_downloads=3, retry_base_s=0.005, max_attempts=30
+    ) as client:
         jobs = []
         for number in range(30):
             resource = Resource(BODY, rate=300_000, faults=luck.choices(_FAULTS, k=30))
