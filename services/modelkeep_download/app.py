@@ -52,8 +52,10 @@ class DownloadApplication:
         self._db = await Database.open(settings.database, MIGRATIONS, "download")
         self._hub = WatchHub[download_pb2.Download](self._db, collection=COLLECTION, parse=convert.parse_job)
         store = JobStore(convert.encode_job)
-        local = LocalTransfer(checkpoint_bytes=settings.checkpoint_bytes, checkpoint_s=settings.checkpoint_s)
-        runner = Runner(self._transfer, local, sources.resolve)
+        local = LocalTransfer(
+            sources, checkpoint_bytes=settings.checkpoint_bytes, checkpoint_s=settings.checkpoint_s
+        )
+        runner = Runner(self._transfer, local, sources)
         self._scheduler = Scheduler(self._db, store, runner, settings, self._progress)
         self._downloads = Downloads(
             self._db, store, self._scheduler, roots=roots, sources=sources, max_jobs=settings.max_jobs

@@ -290,6 +290,7 @@ class Downloads:
         if not new.url and not new.path:
             raise bad_source("must name a url or a local_path")
         destination, is_folder = self._destination(new)
+        filename = new.filename
         check_token(new.access_token)
         if new.url:
             parsed = parse_url(new.url, "source.url")
@@ -297,9 +298,14 @@ class Downloads:
             secret = SecretKind.of(url=parsed.has_secret, token=bool(new.access_token))
             kind, source = SourceKind.URL, parsed.shown
         else:
-            path = self._local_source(new.path)
+            path = self._local_source(new)
             if destination.is_relative_to(path):
                 raise bad_source("the destination lies inside the source", "destination")
+            if path.is_dir() and new.expected_sha256:
+                raise _bad_field("expected_sha256", "a folder has no single hash")
+            asked = Path(os.path.normpath(new.path))
+            if is_folder and not filename and asked.is_symlink() and is_safe_component(asked.name):
+                filename = asked.name  # the name that the caller knows it by, not that of what it leads to
             credentials, secret = Credentials(str(path)), SecretKind.NONE
             kind, source = SourceKind.PATH, str(path)
         spec = JobSpec(
@@ -308,7 +314,7 @@ class Downloads:
             source=source,
             destination=destination,
             destination_is_folder=is_folder,
-            filename=new.filename,
+            filename=filename,
             root=next(root for root in self._roots.roots if destination.is_relative_to(root)),
             priority=new.priority,
             preserve_partial=new.preserve_partial,
@@ -332,16 +338,20 @@ class Downloads:
             raise files.destination_exists(destination)
         return destination, is_folder
 
-    def _local_source(self, text: str) -> Path:
-        path = self._sources.resolve(text)
+    def _local_source(self, new: NewDownload) -> Path:
+        path = self._sources.resolve(new.path)
         if files.is_staging(path) or path.name == ".staging" or path.name.startswith(MARKER):
             raise files.forbidden(path, setting=self._sources.setting)
         if not path.exists():
             raise source_missing(path)
         if not path.is_dir() and not path.is_file():
             raise bad_source("neither a file nor a folder", "source.local_path.path")
-        if path in self._roots.roots or not os.access(path, os.R_OK):
-            raise bad_source("cannot be read, or is one of the service's own roots", "source.local_path.path")
+        if not os.access(path, os.R_OK):
+            raise bad_source("cannot be read", "source.local_path.path")
+        if any(root.is_relative_to(path) for root in self._roots.roots):
+            raise bad_source("is one of the service's own roots, or has one in it", "source.local_path.path")
+        if not new.copy and any(root.is_relative_to(path) for root in self._sources.roots):
+            raise bad_source("is an import root and can only be copied", "source.local_path.path")
         return path
 
     @staticmethod

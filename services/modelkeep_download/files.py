@@ -7,6 +7,7 @@ following symbolic links.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -20,6 +21,8 @@ from modelkeep.exceptions import DestinationExistsException, DiskFullException, 
 PARTIAL = "data"
 QUARANTINED = "quarantined"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+_AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
@@ -47,8 +50,14 @@ def destination_exists(path: Path) -> DestinationExistsException:
     )
 
 
-def open_folder(root: Path, folder: Path, *, create: bool = False) -> int:
+def open_folder(root: Path, folder: Path, *, create: bool = False, durable: bool = True) -> int:
     """Descriptor of a folder beneath (or equal to) a root; the caller closes it.
+
+    Args:
+        root: The root.
+        folder: The folder.
+        create: Make what is missing.
+        durable: What is made outlives a power cut.
 
     Raises:
         ForbiddenPathException: It is not beneath the root, or a symbolic link is on the way.
@@ -70,7 +79,8 @@ def open_folder(root: Path, folder: Path, *, create: bool = False) -> int:
                     raise
                 try:
                     os.mkdir(part, 0o755, dir_fd=fd)
-                    os.fsync(fd)
+                    if durable:
+                        os.fsync(fd)
                 except FileExistsError:
                     pass
                 below = os.open(part, _FOLDER, dir_fd=fd)
@@ -85,16 +95,39 @@ def open_folder(root: Path, folder: Path, *, create: bool = False) -> int:
 
 
 def make_staging(root: Path, destination: Path, job_id: int) -> Path:
-    """Make (or find) the staging folder of a job whose destination lies beneath the root."""
+    """Make (or find) the staging folder of a job whose destination lies beneath the root.
+
+    A power cut may take it away again: the job then begins anew.
+    """
     base = root
     existing = destination
     while not existing.is_dir():
         existing = existing.parent
-    if existing.stat().st_dev != root.stat().st_dev:
+    if mount_at(existing) != mount_at(root):
         base = existing  # another file system is mounted inside the root
     folder = base / ".staging" / f"download-{job_id}"
-    os.close(open_folder(root, folder, create=True))
+    os.close(open_folder(root, folder, create=True, durable=False))
     return folder
+
+
+def mount_of(fd: int) -> tuple[int, str]:
+    """What a rename cannot leave: the device and, where the system tells, the mount.
+
+    One device may be mounted at two places, as the folders of one volume in a container are.
+    """
+    mount = ""
+    with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{fd}") as facts:
+        mount = next((line for line in facts if line.startswith("mnt_id:")), "")
+    return os.fstat(fd).st_dev, mount
+
+
+def mount_at(folder: Path) -> tuple[int, str]:
+    """`mount_of` a folder."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return mount_of(fd)
+    finally:
+        os.close(fd)
 
 
 def remove_staging(staging: str) -> None:
@@ -135,28 +168,68 @@ def disk_full(folder: Path, *, needed: int = 0, free: int = 0, reserve: int = 0)
     )
 
 
-def inode_of(path: Path) -> tuple[int, int] | None:
+def inode_of(path: Path, *, folder: int | None = None) -> tuple[int, int] | None:
     """(device, inode) of what is at the path itself, not behind a link; None if nothing is."""
     try:
-        found = path.lstat()
+        found = os.stat(path, dir_fd=folder, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    return inode_in(found)
+
+
+def inode_in(found: os.stat_result) -> tuple[int, int]:
+    """(device, inode) as the system tells them."""
     return found.st_dev, found.st_ino
 
 
-def sync_file(path: Path) -> None:
-    """Make a file's (or folder's) bytes durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def raise_error(error: OSError) -> None:
+    """For `os.fwalk`, which would pass over a folder that cannot be read, and call the rest the whole."""
+    raise error
+
+
+def sync_folder(path: Path) -> None:
+    """Make durable what a folder has and lacks."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
 
 
-def deliver(staged: Path, root: Path, target: Path) -> None:
+def sync_tree(path: Path, *, folder: int | None = None) -> tuple[int, int]:
+    """Make a file durable, or a folder with all in it; returns its (device, inode).
+
+    Args:
+        path: The file or folder; with `folder`, its last component is looked for there.
+        folder: Descriptor of the folder that it lies in.
+    """
+    top = os.open(path if folder is None else path.name, _FILE, dir_fd=folder)
+    try:
+        if stat.S_ISDIR(os.fstat(top).st_mode):
+            for _, _, names, below in os.fwalk(".", onerror=raise_error, dir_fd=top):
+                for name in names:
+                    fd = os.open(name, _FILE, dir_fd=below)
+                    try:
+                        os.fsync(fd)
+                    finally:
+                        os.close(fd)
+                os.fsync(below)
+        os.fsync(top)
+        return inode_in(os.fstat(top))
+    finally:
+        os.close(top)
+
+
+def deliver(staged: Path, root: Path, target: Path, *, parent: int | None = None) -> None:
     """Rename the staged file or folder to the target beneath the root, and make that durable.
 
     Never replaces anything. Doing it again after a crash in the middle is harmless.
+
+    Args:
+        staged: The file or folder; with `parent`, its last component is looked for there.
+        root: The download root.
+        target: Where it goes.
+        parent: Descriptor of the folder that it lies in.
 
     Raises:
         DestinationExistsException: Something is at the target.
@@ -164,16 +237,16 @@ def deliver(staged: Path, root: Path, target: Path) -> None:
     """
     folder = open_folder(root, target.parent, create=True)
     try:
-        _rename_without_replacing(staged, folder, target)
+        _rename_without_replacing(staged if parent is None else Path(staged.name), parent, folder, target)
         os.fsync(folder)
     finally:
         os.close(folder)
-    sync_file(staged.parent)
 
 
-def _rename_without_replacing(staged: Path, folder: int, target: Path) -> None:
+def _rename_without_replacing(staged: Path, parent: int | None, folder: int, target: Path) -> None:
     if _renameat2 is not None:
-        code = _renameat2(-100, os.fsencode(staged), folder, os.fsencode(target.name), _RENAME_NOREPLACE)
+        source = (_AT_FDCWD if parent is None else parent, os.fsencode(staged))
+        code = _renameat2(*source, folder, os.fsencode(target.name), _RENAME_NOREPLACE)
         if code == 0:
             return
         number = ctypes.get_errno()
@@ -182,22 +255,22 @@ def _rename_without_replacing(staged: Path, folder: int, target: Path) -> None:
         if number not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
             raise OSError(number, os.strerror(number), str(target))
     # A file system without renameat2: a hard link never replaces either. Folders have no such way.
-    if stat.S_ISDIR(staged.lstat().st_mode):
+    if stat.S_ISDIR(os.stat(staged, dir_fd=parent, follow_symlinks=False).st_mode):
         if inode_of(target) is not None:
             raise destination_exists(target)
-        os.rename(staged, target.name, dst_dir_fd=folder)
+        os.rename(staged, target.name, src_dir_fd=parent, dst_dir_fd=folder)
         return
     try:
-        os.link(staged, target.name, dst_dir_fd=folder, follow_symlinks=False)
+        os.link(staged, target.name, src_dir_fd=parent, dst_dir_fd=folder, follow_symlinks=False)
     except FileExistsError:
-        if inode_of(target) != inode_of(staged):
+        if inode_of(target) != inode_of(staged, folder=parent):
             raise destination_exists(target) from None
-    os.unlink(staged)
+    os.unlink(staged, dir_fd=parent)
 
 
 def quarantine(staging: Path) -> Path:
     """Set a wrong file apart inside its staging folder; returns where it is."""
     kept = staging / QUARANTINED
     os.replace(staging / PARTIAL, kept)
-    sync_file(staging)
+    sync_folder(staging)
     return kept

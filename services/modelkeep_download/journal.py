@@ -13,6 +13,7 @@ from modelkeep_download.domain import Job, Stage, at_stage, started_over
 from modelkeep_download.domain_names import choose_name
 from modelkeep_download.domain_progress import ProgressMeter
 from modelkeep_download.transfer import Head
+from modelkeep_download.transport import Stopped
 
 T = TypeVar("T")
 
@@ -43,6 +44,7 @@ class JobJournal:
         self._records = records
         self._loop = loop
         self._disk_reserve = disk_reserve
+        self._staging = job.staging
         self.meter = ProgressMeter(job.bytes_done, job.bytes_total)
         #: Whether this try gained bytes, so that failures before it no longer count.
         self.gained = False
@@ -54,7 +56,7 @@ class JobJournal:
 
     def staged_in(self, staging: Path) -> None:
         """See `Journal`."""
-        self._change(lambda job: replace(job, staging=str(staging)), synced=False)
+        self._staging = str(staging)
 
     def responded(self, head: Head, *, offset: int) -> None:
         """Record what the source says, after making sure that the file will have a place."""
@@ -63,10 +65,8 @@ class JobJournal:
         target = replace(job, name=name).target
         if files.inode_of(target) is not None:
             raise files.destination_exists(target)
-        staging = Path(job.staging)
-        others = self._records.bytes_to_come(staging.stat().st_dev, besides=job.id)
         if head.total is not None:
-            files.check_room(staging, head.total - offset, self._disk_reserve + others)
+            self._check_room(head.total - offset)
         self.meter = ProgressMeter(offset, head.total)
         self._change(
             lambda job: at_stage(
@@ -86,8 +86,10 @@ class JobJournal:
             synced=False,
         )
 
-    def sized(self, total: int) -> None:
+    def sized(self, total: int, *, room: bool) -> None:
         """See `Journal`."""
+        if room:
+            self._check_room(total)
         self.meter = ProgressMeter(0, total)
         self._change(
             lambda job: at_stage(replace(job, bytes_done=0, bytes_total=total), Stage.TRANSFERRING),
@@ -126,8 +128,18 @@ class JobJournal:
             )
         )
 
+    def _check_room(self, needed: int) -> None:
+        staging = Path(self._staging)
+        others = self._records.bytes_to_come(staging.stat().st_dev, besides=self._job.id)
+        files.check_room(staging, needed, self._disk_reserve + others)
+
     def _change(self, transition: Callable[[Job], Job], *, synced: bool = True) -> None:
-        self._job = self._wait(self._records.change(self._job.id, transition, synced=synced))
+        def noted(job: Job) -> Job:
+            return job if job.state.terminal else transition(replace(job, staging=self._staging))
+
+        self._job = self._wait(self._records.change(self._job.id, noted, synced=synced))
+        if self._job.state.terminal:  # cancelled while it was started again: nobody looks after its files
+            raise Stopped
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

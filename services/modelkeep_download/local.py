@@ -1,8 +1,13 @@
-"""The data path of a local-path job: copying a file or a folder, with the same checks as a download."""
+"""The data path of a local-path job: a file or folder of this host, with the same checks as a download.
+
+Sources are opened beneath their allowed root by descriptor, what symbolic links lead to included, and
+everything after that goes through the descriptor: what is swapped after a check is not followed.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -10,9 +15,16 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from modelkeep.exceptions import ForbiddenPathException, SourceChangedException, SourceNotFoundException
+from modelkeep.exceptions import ForbiddenPathException, SourceNotFoundException
+from modelkeep_common.paths import AllowedRoots
+from modelkeep_download import files
+from modelkeep_download.domain_retry import StartOver
 from modelkeep_download.transfer import BUFFER_BYTES, Credentials, Head, Observer, Partial, Sink, digest_of
 from modelkeep_download.transport import StopSignal
+
+# Opening a pipe must not wait for its writer.
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+_PARENT = os.O_RDONLY | os.O_DIRECTORY
 
 
 def source_missing(path: Path) -> SourceNotFoundException:
@@ -22,145 +34,245 @@ def source_missing(path: Path) -> SourceNotFoundException:
     )
 
 
-def validator_of(path: Path) -> str:
+def open_source(roots: AllowedRoots, path: Path) -> int:
+    """Descriptor of a local file or folder; the caller closes it.
+
+    Raises:
+        SourceNotFoundException: There is none.
+        ForbiddenPathException: It does not lie beneath a root, or is neither file nor folder.
+    """
+    try:
+        fd = roots.open_beneath(path, _READ)
+    except (FileNotFoundError, NotADirectoryError):
+        raise source_missing(path) from None
+    if not stat.S_ISDIR(os.fstat(fd).st_mode):
+        return _regular(fd, path)
+    return fd
+
+
+@contextlib.contextmanager
+def folder_of(roots: AllowedRoots, path: Path) -> Iterator[int]:
+    """Descriptor of the folder that a source lies in, to rename it or to remove it there."""
+    try:
+        fd = roots.open_beneath(path.parent, _PARENT)
+    except (FileNotFoundError, NotADirectoryError):
+        raise source_missing(path) from None
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def validator_of(found: os.stat_result) -> str:
     """What tells a file's present content from another: size, time of change and inode."""
-    found = path.stat()
     return f'"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}"'
 
 
 class LocalTransfer:
-    """Copies one local file; a `modelkeep_download.transfer.Transfer` whose URL is a path."""
+    """Copies one local file; a `modelkeep_download.transfer.Transfer` whose URL is a path.
 
-    def __init__(self, *, checkpoint_bytes: int, checkpoint_s: float) -> None:
+    Args:
+        roots: Where sources may lie.
+    """
+
+    def __init__(self, roots: AllowedRoots, *, checkpoint_bytes: int, checkpoint_s: float) -> None:
+        self._roots = roots
         self._checkpoint_bytes, self._checkpoint_s = checkpoint_bytes, checkpoint_s
 
     def run(self, source: Credentials, partial: Partial, observer: Observer, stop: StopSignal) -> str:
         """See `Transfer.run`."""
         path = Path(source.url)
+        reader = _regular(open_source(self._roots, path), path)
         try:
-            reader = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise source_missing(path) from None
-        writer = os.open(partial.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        try:
-            validator, size = validator_of(path), os.fstat(reader).st_size
-            offset = partial.offset if partial.validator == validator else 0
-            if partial.offset and (not offset or os.fstat(writer).st_size < offset):
-                observer.restarted("the local file changed", changed=True)
-                offset = 0
-            os.ftruncate(writer, offset)
-            digest = digest_of(writer, offset, stop)
-            observer.responded(Head(size, validator, path.name, "", ""), offset=offset)
-            sink = Sink(writer, digest, offset, observer, self._checkpoint_bytes, self._checkpoint_s)
-            buffer = memoryview(bytearray(BUFFER_BYTES))
+            writer = os.open(partial.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             try:
-                while count := os.preadv(reader, [buffer], sink.at):
-                    stop.check()
-                    sink.write(buffer[:count])
-                stop.check()
-            except BaseException:
-                sink.checkpoint()
-                raise
-            if sink.at != size or validator_of(path) != validator:
-                raise SourceChangedException(
-                    f"{path} changed while it was copied", metadata={"source": str(path)}
-                )
-            return digest.hexdigest()
+                return self._copy(path, reader, writer, partial, observer, stop)
+            finally:
+                os.close(writer)
         finally:
-            os.close(writer)
             os.close(reader)
 
-
-def hash_file(path: Path, advanced: Callable[[int], None], stop: StopSignal) -> str:
-    """SHA-256 of a file that stays where it is until it is moved."""
-    digest, done = hashlib.sha256(), 0
-    buffer = memoryview(bytearray(BUFFER_BYTES))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
+    def _copy(
+        self,
+        path: Path,
+        reader: int,
+        writer: int,
+        partial: Partial,
+        observer: Observer,
+        stop: StopSignal,
+    ) -> str:
+        found = os.fstat(reader)
+        validator, size = validator_of(found), found.st_size
+        offset = partial.offset if partial.validator == validator else 0
+        if partial.offset and (not offset or os.fstat(writer).st_size < offset):
+            observer.restarted("the local file changed", changed=True)
+            offset = 0
+        os.ftruncate(writer, offset)
+        digest = digest_of(writer, offset, stop)
+        observer.responded(Head(size, validator, path.name, "", ""), offset=offset)
+        sink = Sink(writer, digest, offset, observer, self._checkpoint_bytes, self._checkpoint_s)
+        buffer = memoryview(bytearray(BUFFER_BYTES))
+        try:
+            while count := os.preadv(reader, [buffer], sink.at):
+                stop.check()
+                sink.write(buffer[:count])
             stop.check()
-            digest.update(buffer[:count])
-            done += count
-            advanced(done)
+        except BaseException:
+            sink.checkpoint()
+            raise
+        _check_unchanged(path, reader, found, sink.at)
+        return digest.hexdigest()
+
+
+def hash_file(path: Path, fd: int, advanced: Callable[[int], None], stop: StopSignal) -> str:
+    """SHA-256 of a file that stays where it is until it is moved.
+
+    Raises:
+        StartOver: It changed meanwhile.
+    """
+    digest, done, found = hashlib.sha256(), 0, os.fstat(fd)
+    buffer = memoryview(bytearray(BUFFER_BYTES))
+    while count := os.preadv(fd, [buffer], done):
+        stop.check()
+        digest.update(buffer[:count])
+        done += count
+        advanced(done)
+    _check_unchanged(path, fd, found, done)
     return digest.hexdigest()
 
 
-def tree_size(folder: Path) -> int:
-    """Sum of the sizes of a folder's files in bytes."""
-    return sum(path.stat().st_size for path in _files(folder))
+def measure_tree(roots: AllowedRoots, folder: Path, fd: int) -> tuple[int, bool]:
+    """Sum of the sizes of a folder's files in bytes, and whether some of them are symbolic links.
+
+    Raises:
+        ForbiddenPathException: As `copy_tree`.
+    """
+    total, has_links = 0, False
+    for here, _, names, below in _walk(fd):
+        for name in names:
+            has_links = has_links or _is_link(name, below)
+            with _opened(roots, folder / here / name, below) as reader:
+                total += os.fstat(reader).st_size
+    return total, has_links
 
 
 def copy_tree(
-    source: Path,
+    roots: AllowedRoots,
+    folder: Path,
+    fd: int,
     copy: Path,
-    allowed: Callable[[Path], object],
     advanced: Callable[[int], None],
     stop: StopSignal,
 ) -> None:
-    """Copy a folder to a new one, every file durable. What was half copied before is removed first.
+    """Copy a folder to a new one, which gets the contents of what links lead to.
+
+    What was half copied before is removed first. Files keep their time of change: `remove_copied` goes
+    by it.
 
     Args:
-        source: The folder.
+        roots: Where sources may lie.
+        folder: The folder.
+        fd: Its descriptor.
         copy: The folder to make.
-        allowed: Raises for a path that may not be read; asked for what symbolic links lead to.
         advanced: Told the bytes copied so far.
         stop: Ends the copy.
+
+    Raises:
+        ForbiddenPathException: A link leads out of the roots or to a folder, or there is something that
+            is neither file nor folder.
+        StartOver: A file changed while it was copied.
     """
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
     done = 0
     buffer = memoryview(bytearray(BUFFER_BYTES))
-    folders = {copy}
-    for path in _files(source):
-        if path.is_symlink():
-            allowed(path)
-        target = copy / path.relative_to(source)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folders.update(p for p in target.parents if p.is_relative_to(copy))
-        with path.open("rb", buffering=0) as reader, target.open("xb", buffering=0) as writer:
-            while count := reader.readinto(buffer):
-                stop.check()
-                view = buffer[:count]
-                while view:
-                    view = view[writer.write(view) :]
-                done += count
-                advanced(done)
-            os.fsync(writer.fileno())
-    for folder in folders:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+    for here, folders, names, below in _walk(fd):
+        for name in folders:
+            (copy / here / name).mkdir()
+        for name in names:
+            path = folder / here / name
+            with _opened(roots, path, below) as reader, (copy / here / name).open("xb", 0) as writer:
+                found, size = os.fstat(reader), 0
+                while count := os.preadv(reader, [buffer], size):
+                    stop.check()
+                    view = buffer[:count]
+                    while view:
+                        view = view[writer.write(view) :]
+                    size += count
+                    advanced(done + size)
+                _check_unchanged(path, reader, found, size)
+                os.utime(writer.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
+                done += size
 
 
-def remove_copied(source: Path, copy: Path) -> None:
+def remove_copied(roots: AllowedRoots, folder: Path, copy: Path) -> None:
     """Remove what was copied, and nothing else: a file that came or changed since the copy stays.
 
     Args:
-        source: The folder that was moved, on another file system than its copy.
-        copy: The copy; its files were written after those of the source were read.
+        roots: Where sources may lie.
+        folder: The folder that was moved, on another file system than its copy.
+        copy: The copy.
     """
-    for parent, _, names in os.walk(source, topdown=False, followlinks=False):
-        for name in names:
-            path = Path(parent) / name
-            try:
-                before, after = path.stat(), (copy / path.relative_to(source)).stat()
-            except FileNotFoundError:
-                continue
-            if before.st_size == after.st_size and before.st_mtime_ns <= after.st_mtime_ns:
-                path.unlink()
-        with contextlib.suppress(OSError):  # not empty: what stays, stays in its folder
-            os.rmdir(parent)
+    with folder_of(roots, folder) as parent:
+        for here, folders, names, fd in os.fwalk(folder.name, topdown=False, dir_fd=parent):
+            kept = copy / Path(here).relative_to(folder.name)
+            for name in names:
+                try:
+                    before, after = os.stat(name, dir_fd=fd), (kept / name).stat()
+                except FileNotFoundError:
+                    continue
+                if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+                    os.unlink(name, dir_fd=fd)
+            for name in folders:
+                with contextlib.suppress(OSError):  # not empty: what stays, stays in its folder
+                    os.rmdir(name, dir_fd=fd)
+        with contextlib.suppress(OSError):
+            os.rmdir(folder.name, dir_fd=parent)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Every file beneath a folder, in a stable order; refuses links to folders, devices and sockets."""
-    for parent, folders, names in os.walk(folder, followlinks=False):
-        folders.sort()
-        for name in sorted([*names, *(f for f in folders if (Path(parent) / f).is_symlink())]):
-            path = Path(parent) / name
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise ForbiddenPathException(
-                    f"{path} is no regular file", metadata={"path": str(path), "setting": "import_roots"}
-                )
-            yield path
+def _walk(fd: int) -> Iterator[tuple[str, list[str], list[str], int]]:
+    """Each folder of a tree from its top: relative path, folders, other names, and its descriptor."""
+    for here, folders, names, below in os.fwalk(".", onerror=files.raise_error, dir_fd=fd):
+        links = [name for name in folders if _is_link(name, below)]
+        folders[:] = sorted(set(folders) - set(links))
+        yield here, folders, sorted([*names, *links]), below
+
+
+def _is_link(name: str, folder: int) -> bool:
+    return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+
+
+@contextlib.contextmanager
+def _opened(roots: AllowedRoots, path: Path, folder: int) -> Iterator[int]:
+    """Descriptor of a file in an open folder, or of the one in the roots that a link there leads to."""
+    if _is_link(path.name, folder):
+        fd = _regular(open_source(roots, path), path)
+    else:
+        try:
+            fd = _regular(os.open(path.name, _READ, dir_fd=folder), path)
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a link since the line above
+                raise _not_regular(path) from None
+            raise
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _regular(fd: int, path: Path) -> int:
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise _not_regular(path)
+
+
+def _not_regular(path: Path) -> ForbiddenPathException:
+    return ForbiddenPathException(
+        f"{path} is no regular file", metadata={"path": str(path), "setting": "import_roots"}
+    )
+
+
+def _check_unchanged(path: Path, fd: int, before: os.stat_result, size: int) -> None:
+    if size != before.st_size or validator_of(os.fstat(fd)) != validator_of(before):
+        raise StartOver(f"{path} changed while it was read", changed=True)

@@ -7,28 +7,31 @@ file that was renamed but not recorded is recognised by its inode.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from modelkeep.exceptions import ChecksumMismatchException, FieldInvalidException, FieldViolation
-from modelkeep_download import files
+from modelkeep.exceptions import (
+    ChecksumMismatchException,
+    FieldInvalidException,
+    FieldViolation,
+    ForbiddenPathException,
+    SourceNotFoundException,
+)
+from modelkeep_common.paths import AllowedRoots
+from modelkeep_download import files, local
 from modelkeep_download.domain import Job, SourceKind
 from modelkeep_download.domain_retry import StartOver
-from modelkeep_download.local import (
-    copy_tree,
-    hash_file,
-    remove_copied,
-    source_missing,
-    tree_size,
-    validator_of,
-)
 from modelkeep_download.transfer import Credentials, Observer, Partial, Transfer
 from modelkeep_download.transport import StopSignal
+
+_log = logging.getLogger(__name__)
 
 
 class Journal(Observer, Protocol):
@@ -39,10 +42,10 @@ class Journal(Observer, Protocol):
         """The job as it is recorded now."""
 
     def staged_in(self, staging: Path) -> None:
-        """The folder of the partial file exists."""
+        """The folder of the partial file exists; recorded with what comes next."""
 
-    def sized(self, total: int) -> None:
-        """The total is known without an answer of a source."""
+    def sized(self, total: int, *, room: bool) -> None:
+        """The total is known without an answer of a source; `room`: so many bytes will be written."""
 
     def delivering(self, inode: tuple[int, int], target: Path, sha256: str, *, verified: bool) -> None:
         """The file is checked and durable, and is about to be renamed."""
@@ -54,8 +57,8 @@ class Runner:
 
     http: Transfer
     local: Transfer
-    #: Raises ForbiddenPathException for a local path that may not be read.
-    check_source: Callable[[Path], object]
+    #: Where local sources may lie.
+    sources: AllowedRoots
 
     def run(self, source: Credentials, journal: Journal, stop: StopSignal) -> None:
         """Carry the job through to its delivered file; the caller records the end.
@@ -65,7 +68,8 @@ class Runner:
         """
         try:
             if journal.job.spec.kind is SourceKind.URL:
-                self._fetch(self.http, source, journal, stop)
+                with self._staging(journal) as staging:
+                    self._fetch(self.http, source, staging, journal, stop)
             else:
                 self._take_local(source, journal, stop)
         except OSError as error:
@@ -73,8 +77,9 @@ class Runner:
                 raise files.disk_full(journal.job.spec.destination) from error
             raise
 
-    def _fetch(self, transfer: Transfer, source: Credentials, journal: Journal, stop: StopSignal) -> None:
-        staging = self._staging(journal)
+    def _fetch(
+        self, transfer: Transfer, source: Credentials, staging: Path, journal: Journal, stop: StopSignal
+    ) -> None:
         job = journal.job
         partial = Partial(staging / files.PARTIAL, job.bytes_done, job.bytes_total, job.validator)
         resumed = partial.offset > 0
@@ -103,90 +108,109 @@ class Runner:
 
     def _take_local(self, source: Credentials, journal: Journal, stop: StopSignal) -> None:
         spec, path = journal.job.spec, Path(source.url)
-        self.check_source(path)
-        if not path.exists():
-            raise source_missing(path)
-        if stat.S_ISDIR(path.stat().st_mode) and spec.expected_sha256:
-            violation = FieldViolation("expected_sha256", "a folder has no single hash")
-            raise FieldInvalidException("the source is a folder", violations=[violation])
-        staging = self._staging(journal)
-        movable = not spec.copy and path.stat().st_dev == staging.stat().st_dev
-        if path.is_dir():
-            self._take_folder(path, staging, journal, stop, movable=movable)
-        elif movable:
-            journal.sized(path.stat().st_size)
-            validator = validator_of(path)
-            sha256 = hash_file(path, journal.advanced, stop)
-            if spec.expected_sha256 not in ("", sha256):
-                raise ChecksumMismatchException(
-                    f"{path} has SHA-256 {sha256}, not {spec.expected_sha256}; it stays where it is",
-                    metadata={"path": str(path), "expected": spec.expected_sha256, "actual": sha256},
-                )
-            if validator_of(path) != validator:
-                raise StartOver("the local file changed", changed=True)
-            self._deliver(path, sha256, journal, stop)
-        else:
-            self._fetch(self.local, source, journal, stop)
-            if not spec.copy:
-                remove_moved_source(path, journal.job)
+        found = local.open_source(self.sources, path)
+        try:
+            is_folder = stat.S_ISDIR(os.fstat(found).st_mode)
+            if is_folder and spec.expected_sha256:
+                violation = FieldViolation("expected_sha256", "a folder has no single hash")
+                raise FieldInvalidException("the source is a folder", violations=[violation])
+            with self._staging(journal) as staging:
+                movable = not spec.copy and files.mount_of(found) == files.mount_at(staging)
+                if is_folder:
+                    self._take_folder(path, found, staging, journal, stop, movable=movable)
+                elif movable:
+                    self._move_file(path, found, journal, stop)
+                else:
+                    self._fetch(self.local, source, staging, journal, stop)
+                    self._remove_moved_source(journal.job)
+        finally:
+            os.close(found)
+
+    def _move_file(self, path: Path, found: int, journal: Journal, stop: StopSignal) -> None:
+        journal.sized(os.fstat(found).st_size, room=False)
+        sha256 = local.hash_file(path, found, journal.advanced, stop)
+        expected = journal.job.spec.expected_sha256
+        if expected not in ("", sha256):
+            raise ChecksumMismatchException(
+                f"{path} has SHA-256 {sha256}, not {expected}; it stays where it is",
+                metadata={"path": str(path), "expected": expected, "actual": sha256},
+            )
+        self._move(path, found, sha256, journal, stop)
 
     def _take_folder(
-        self, path: Path, staging: Path, journal: Journal, stop: StopSignal, *, movable: bool
+        self, path: Path, found: int, staging: Path, journal: Journal, stop: StopSignal, *, movable: bool
     ) -> None:
-        total = tree_size(path)
-        journal.sized(total)
+        total, has_links = local.measure_tree(self.sources, path, found)
+        # A link that is moved may lead nowhere, or out of the roots: what it leads to is copied.
+        movable = movable and not has_links
+        journal.sized(total, room=not movable)
         if movable:
             journal.advanced(total)
-            self._deliver(path, "", journal, stop)
+            self._move(path, found, "", journal, stop)
             return
-        files.check_room(staging, total, 0)
         staged = staging / files.PARTIAL
-        copy_tree(path, staged, self.check_source, journal.advanced, stop)
+        local.copy_tree(self.sources, path, found, staged, journal.advanced, stop)
         self._deliver(staged, "", journal, stop)
-        if not journal.job.spec.copy:
-            remove_moved_source(path, journal.job)
+        self._remove_moved_source(journal.job)
 
-    def _staging(self, journal: Journal) -> Path:
-        job = journal.job
-        if job.staging and Path(job.staging).is_dir():
-            return Path(job.staging)
-        staging = files.make_staging(job.spec.root, job.spec.destination, job.id)
-        journal.staged_in(staging)
-        return staging
+    def _move(self, path: Path, found: int, sha256: str, journal: Journal, stop: StopSignal) -> None:
+        """Deliver the source itself, which lies on the destination's file system."""
+        with local.folder_of(self.sources, path) as parent:
+            if files.inode_of(Path(path.name), folder=parent) != files.inode_in(os.fstat(found)):
+                raise StartOver(f"{path} is another one now", changed=True)
+            self._deliver(path, sha256, journal, stop, parent=parent)
 
-    def _deliver(self, staged: Path, sha256: str, journal: Journal, stop: StopSignal) -> None:
+    @contextlib.contextmanager
+    def _staging(self, journal: Journal) -> Iterator[Path]:
+        """The folder of the partial file; it goes again if the try ends before it is recorded."""
         job = journal.job
-        files.sync_file(staged)
-        inode = files.inode_of(staged)
-        if inode is None:
-            raise source_missing(staged)
+        staging = Path(job.staging)
+        if not job.staging or not staging.is_dir():
+            staging = files.make_staging(job.spec.root, job.spec.destination, job.id)
+            journal.staged_in(staging)
+        try:
+            yield staging
+        except BaseException:
+            if not journal.job.staging:
+                files.remove_staging(str(staging))
+            raise
+
+    def _deliver(
+        self, staged: Path, sha256: str, journal: Journal, stop: StopSignal, *, parent: int | None = None
+    ) -> None:
+        job = journal.job
+        inode = files.sync_tree(staged, folder=parent)
         stop.check()
         verified = bool(job.spec.expected_sha256)
         journal.delivering(inode, job.target, sha256, verified=verified)
-        files.deliver(staged, job.spec.root, job.target)
+        files.deliver(staged, job.spec.root, job.target, parent=parent)
+
+    def finish_delivery(self, job: Job) -> None:
+        """Do again what follows the rename of a job that was `delivered`; safe to repeat."""
+        files.sync_folder(job.target.parent)
+        self._remove_moved_source(job)
+
+    def _remove_moved_source(self, job: Job) -> None:
+        """Remove the source of a move across file systems, after the copy is at its destination.
+
+        The job is done all the same where that fails, as on a file system that is read-only.
+        """
+        if job.spec.kind is not SourceKind.PATH or job.spec.copy:
+            return
+        path = Path(job.spec.source)
+        try:
+            with local.folder_of(self.sources, path) as parent:
+                found = os.stat(path.name, dir_fd=parent, follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode):
+                    local.remove_copied(self.sources, path, job.target)
+                elif job.validator == local.validator_of(found) or job.staged_inode == files.inode_in(found):
+                    os.unlink(path.name, dir_fd=parent)  # copied, or linked and not yet unlinked
+        except FileNotFoundError:
+            return
+        except (OSError, ForbiddenPathException, SourceNotFoundException):
+            _log.warning("download %s: its source %s could not be removed", job.id, path, exc_info=True)
 
 
 def delivered(job: Job) -> bool:
     """Whether the job's file is at its destination already: renamed, but not recorded before a crash."""
     return job.staged_inode is not None and files.inode_of(job.target) == job.staged_inode
-
-
-def finish_delivery(job: Job) -> None:
-    """Do again what follows the rename; safe to repeat."""
-    folder = os.open(job.target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    if job.spec.kind is SourceKind.PATH and not job.spec.copy:
-        remove_moved_source(Path(job.spec.source), job)
-
-
-def remove_moved_source(path: Path, job: Job) -> None:
-    """Remove the source of a move across file systems, after the copy is at its destination."""
-    if files.inode_of(path) in (None, job.staged_inode):
-        return
-    if path.is_dir() and not path.is_symlink():
-        remove_copied(path, job.target)
-    elif validator_of(path) == job.validator:
-        path.unlink()

@@ -42,7 +42,7 @@ from modelkeep_download.domain import (
 from modelkeep_download.domain_queue import PriorityQueue
 from modelkeep_download.domain_retry import StartOver, TransientError, delay_before
 from modelkeep_download.journal import JobJournal
-from modelkeep_download.runner import Runner, delivered, finish_delivery
+from modelkeep_download.runner import Runner, delivered
 from modelkeep_download.store import JobFilter, JobStore
 from modelkeep_download.transfer import Credentials
 from modelkeep_download.transport import Stopped, StopSignal
@@ -97,7 +97,7 @@ class Scheduler:
                 self._store.list(conn, JobFilter(states=[s for s in JobState if not s.terminal]))
             )
         )
-        done = set(await asyncio.to_thread(_finish_deliveries, jobs))
+        done = set(await asyncio.to_thread(self._finish_deliveries, jobs))
         kept = await self._db.read(self._store.staging_folders)
         await asyncio.to_thread(lambda: files.remove_orphans(self._settings.roots, kept))
 
@@ -234,7 +234,7 @@ class Scheduler:
         has_secrets = job_id in self.credentials
         try:
             job = await self._db.read(lambda conn: self._store.get(conn, job_id))
-            if await asyncio.to_thread(_finish_deliveries, [job]):
+            if await asyncio.to_thread(self._finish_deliveries, [job]):
                 self.poke(await self.change(job_id, completed))
             else:
                 self.poke(await self.change(job_id, lambda job: restored(job, has_secrets=has_secrets)))
@@ -369,17 +369,16 @@ class Scheduler:
             _log.info("download %s failed: %s", job_id, error.reason, extra={"download_id": job_id})
         return await self._cleaned_up(job)
 
+    def _finish_deliveries(self, jobs: Sequence[Job]) -> list[int]:
+        """Complete what was renamed but not recorded; the ids of those jobs."""
+        done = []
+        for job in jobs:
+            if delivered(job):
+                self._runner.finish_delivery(job)
+                files.remove_staging(job.staging)
+                done.append(job.id)
+        return done
+
 
 def _peer(job: Job) -> str:
     return urlsplit(job.spec.source).hostname or job.spec.source
-
-
-def _finish_deliveries(jobs: Sequence[Job]) -> list[int]:
-    """Complete what was renamed but not recorded; the ids of those jobs."""
-    done = []
-    for job in jobs:
-        if delivered(job):
-            finish_delivery(job)
-            files.remove_staging(job.staging)
-            done.append(job.id)
-    return done

@@ -5,12 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from modelkeep.exceptions import DestinationExistsException, DiskFullException, ForbiddenPathException
+from modelkeep.exceptions import (
+    DestinationExistsException,
+    DiskFullException,
+    ForbiddenPathException,
+)
+from modelkeep_common.paths import AllowedRoots
 from modelkeep_download import files, local
+from modelkeep_download.domain_retry import StartOver
 from modelkeep_download.transport import StopSignal
 
 
@@ -112,20 +119,109 @@ def test_other_errors_of_the_rename_are_told_as_they_are(tmp_path: Path) -> None
     assert error.value.errno == errno.ENOENT
 
 
+def copy_tree(source: Path, copy: Path, advanced: Callable[[int], None] = lambda done: None) -> None:
+    roots = AllowedRoots([source.parent])
+    fd = local.open_source(roots, source)
+    try:
+        local.copy_tree(roots, source, fd, copy, advanced, StopSignal())
+    finally:
+        os.close(fd)
+
+
 def test_after_a_move_between_file_systems_only_what_was_copied_is_removed(tmp_path: Path) -> None:
     source, copy = tmp_path / "source", tmp_path / "copy"
+    roots = AllowedRoots([tmp_path])
     for name in ("a/one", "a/two", "b/three", "b/late", "b/longer"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes(b"bytes")
-    local.copy_tree(source, copy, lambda path: None, lambda done: None, StopSignal())
+    copy_tree(source, copy)
     (source / "a/new").write_bytes(b"came after the copy")
     (source / "b/longer").write_bytes(b"changed after the copy")
-    later = (copy / "b/late").stat().st_mtime_ns + 1
-    os.utime(source / "b/late", ns=(later, later))
-    local.remove_copied(source, copy)
+    (source / "b/late").write_bytes(b"other")  # as long as before
+    just_now = (source / "b/late").stat().st_mtime_ns + 1
+    os.utime(source / "b/late", ns=(just_now, just_now))
+    local.remove_copied(roots, source, copy)
     left = sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file())
     assert left == ["a/new", "b/late", "b/longer"]
     shutil.rmtree(source / "b")
     (source / "a/new").unlink()
-    local.remove_copied(source, copy)
+    local.remove_copied(roots, source, copy)
     assert not source.exists()
+
+
+def test_a_copied_folder_has_its_empty_folders_and_what_its_links_lead_to(tmp_path: Path) -> None:
+    source, blob = tmp_path / "source", tmp_path / "blobs" / "abc"
+    (source / "empty" / "deeper").mkdir(parents=True)
+    blob.parent.mkdir()
+    blob.write_bytes(b"weights")
+    (source / "w.bin").symlink_to("../blobs/abc")
+    copy_tree(source, tmp_path / "copy")
+    assert (tmp_path / "copy" / "empty" / "deeper").is_dir()
+    assert not (tmp_path / "copy" / "w.bin").is_symlink()
+    assert (tmp_path / "copy" / "w.bin").read_bytes() == b"weights"
+    local.remove_copied(AllowedRoots([tmp_path]), source, tmp_path / "copy")
+    assert not source.exists()
+    assert blob.read_bytes() == b"weights"
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    pipe, loop = tmp_path / "pipe", tmp_path / "loop"
+    for source in (pipe, loop):
+        source.mkdir()
+    os.mkfifo(pipe / "odd")
+    (loop / "odd").symlink_to(tmp_path)
+    for source in (pipe, loop):
+        with pytest.raises(ForbiddenPathException):
+            copy_tree(source, tmp_path / "copy")
+    with pytest.raises(ForbiddenPathException):
+        local.open_source(AllowedRoots([tmp_path]), pipe / "odd")
+
+
+def test_a_file_of_a_folder_that_changes_while_it_is_copied_is_noticed(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    file = source / "w.bin"
+    file.write_bytes(b"x" * 3_000_000)
+
+    def change(done: int) -> None:
+        with file.open("r+b") as opened:
+            opened.write(b"other")  # as long as before
+        os.utime(file, ns=(1, 1))
+
+    with pytest.raises(StartOver, match="changed while it was read"):
+        copy_tree(source, tmp_path / "copy", change)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_all_of_it_is_durable_before_it_is_renamed_and_the_rename_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    staged, target = tmp_path / "staged", tmp_path / "models" / "m"
+    if kind == "file":
+        staged.write_bytes(b"body")
+        parts = {staged}
+    else:
+        (staged / "vae").mkdir(parents=True)
+        (staged / "vae" / "w.bin").write_bytes(b"body")
+        (staged / "index.json").write_bytes(b"{}")
+        parts = {staged, *staged.rglob("*")}
+    inodes = {part.stat().st_ino for part in parts}
+    target.parent.mkdir()
+    synced: list[int] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        synced.append(os.fstat(fd).st_ino)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert files.sync_tree(staged) == files.inode_of(staged)
+    assert set(synced) == inodes
+    synced.clear()
+    files.deliver(staged, tmp_path, target)
+    assert synced == [target.parent.stat().st_ino]
+
+
+def test_two_file_systems_are_two_mounts(tmp_path: Path) -> None:
+    assert files.mount_at(tmp_path) == files.mount_at(tmp_path.parent)
+    assert files.mount_at(tmp_path) != files.mount_at(Path("/dev/shm"))

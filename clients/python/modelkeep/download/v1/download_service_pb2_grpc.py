@@ -161,7 +161,8 @@ class DownloadServiceServicer:
 
     def CancelDownload(self, request, context):
         """Cancels a job that has not ended, and removes its temporary files. Asynchronous: the job ends in
-        state CANCELLED soon. Does nothing to a job that is CANCELLED.
+        state CANCELLED soon, unless its file was just being delivered: then it is COMPLETED. Does nothing to
+        a job that is CANCELLED.
 
         Errors: UNKNOWN_JOB; WRONG_STATE for a job that is COMPLETED or ERROR.
         """

@@ -77,7 +77,8 @@ class DownloadServiceStub:
     """
     CancelDownload: _grpc.UnaryUnaryMultiCallable[_download_service_pb2.CancelDownloadRequest, _download_service_pb2.CancelDownloadResponse]
     """Cancels a job that has not ended, and removes its temporary files. Asynchronous: the job ends in
-    state CANCELLED soon. Does nothing to a job that is CANCELLED.
+    state CANCELLED soon, unless its file was just being delivered: then it is COMPLETED. Does nothing to
+    a job that is CANCELLED.
 
     Errors: UNKNOWN_JOB; WRONG_STATE for a job that is COMPLETED or ERROR.
     """
@@ -152,7 +153,8 @@ class DownloadServiceAsyncStub(DownloadServiceStub):
     """
     CancelDownload: _aio.UnaryUnaryMultiCallable[_download_service_pb2.CancelDownloadRequest, _download_service_pb2.CancelDownloadResponse]  # type: ignore[assignment]
     """Cancels a job that has not ended, and removes its temporary files. Asynchronous: the job ends in
-    state CANCELLED soon. Does nothing to a job that is CANCELLED.
+    state CANCELLED soon, unless its file was just being delivered: then it is COMPLETED. Does nothing to
+    a job that is CANCELLED.
 
     Errors: UNKNOWN_JOB; WRONG_STATE for a job that is COMPLETED or ERROR.
     """
@@ -260,7 +262,8 @@ class DownloadServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_download_service_pb2.CancelDownloadResponse, _abc.Awaitable[_download_service_pb2.CancelDownloadResponse]]:
         """Cancels a job that has not ended, and removes its temporary files. Asynchronous: the job ends in
-        state CANCELLED soon. Does nothing to a job that is CANCELLED.
+        state CANCELLED soon, unless its file was just being delivered: then it is COMPLETED. Does nothing to
+        a job that is CANCELLED.
 
         Errors: UNKNOWN_JOB; WRONG_STATE for a job that is COMPLETED or ERROR.
         """
