@@ -83,7 +83,8 @@ class Scheduler:
         self._queue = PriorityQueue()
         self._runs: dict[int, _Run] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
-        self._failures: dict[int, int] = {}
+        #: By job id: tries in a row that gained nothing, and the most bytes that it ever had.
+        self._tries: dict[int, tuple[int, int]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._draining = False
         self._threads = ThreadPoolExecutor(settings.max_parallel_downloads, "modelkeep-transfer")
@@ -138,6 +139,7 @@ class Scheduler:
                 self._queue.put(job.id, job.priority, job.enqueue_order)
         else:
             self._queue.discard(job.id)
+            self._tries.pop(job.id, None)
             if (timer := self._timers.pop(job.id, None)) is not None:
                 timer.cancel()
         if stopping:
@@ -147,7 +149,6 @@ class Scheduler:
                 self._spawn(self._wind_up(job.id))
         if job.state.terminal:
             self.credentials.pop(job.id, None)
-            self._failures.pop(job.id, None)
         self._pump()
 
     def live(self, job: Job) -> Job:
@@ -277,8 +278,11 @@ class Scheduler:
 
     async def _retry(self, job_id: int, error: TransientError, journal: JobJournal) -> Job:
         """Wait and try again, unless too many tries in a row gained nothing."""
-        failures = 1 if journal.gained else self._failures.get(job_id, 0) + 1
-        self._failures[job_id] = failures
+        failures, most = self._tries.get(job_id, (0, 0))
+        # Bytes that it had before, lost by starting over, are no gain: a source may do that for ever.
+        gained = journal.gained and journal.meter.bytes_done > most
+        failures = 1 if gained else failures + 1
+        self._tries[job_id] = (failures, max(most, journal.meter.bytes_done))
         limits = self._settings
         problem = UpstreamUnavailableException(
             error.message,

@@ -76,6 +76,31 @@ async def test_a_body_that_breaks_often_but_gains_each_time_arrives(
     assert web.bytes_served("/m.bin") == len(BODY)
 
 
+@pytest.mark.parametrize(
+    ("etag", "faults"),
+    [(None, [Cut(100_000)] * 20), ('"v1"', [Cut(100_000), LieAboutRange("bytes 1-2/3")] * 10)],
+    ids=["cannot resume", "lies about ranges"],
+)
+async def test_a_source_that_never_gets_further_than_before_fails_after_the_attempts(
+    client: DownloadClient, web: HttpServer, etag: str | None, faults: list[Fault]
+) -> None:
+    job = await client.run(web.put("/m.bin", Resource(BODY, etag=etag, faults=faults)))
+    assert (job.state, job.error.reason) == (ERROR, "UPSTREAM_UNAVAILABLE"), job
+    assert len(web.requests) == 3  # as many as attempts; each had gained bytes, and lost them again
+
+
+async def test_a_job_that_is_paused_and_started_has_all_its_attempts_again(
+    client: DownloadClient, web: HttpServer
+) -> None:
+    url = web.put("/m.bin", Resource(BODY, faults=[Status(503), Status(503, "60"), *[Status(503)] * 2]))
+    job = await client.create(url)
+    await client.until(job, lambda now: now.error.retry_time.ToSeconds() > now.start_time.ToSeconds() + 30)
+    await client.stub.PauseDownload(pb.PauseDownloadRequest(id=job.id))
+    await client.stub.StartDownload(pb.StartDownloadRequest(id=job.id))
+    assert (await client.ended(job)).state == COMPLETED
+    assert len(web.requests) == 5
+
+
 async def test_a_passing_status_is_tried_again(client: DownloadClient, web: HttpServer) -> None:
     for code in (408, 425, 429, 500, 502, 503, 504, 522, 524):
         job = await client.run(web.put(f"/{code}.bin", Resource(BODY, faults=[Status(code)])))
