@@ -6,6 +6,7 @@ import contextlib
 import re
 import unicodedata
 from email.message import Message
+from email.utils import collapse_rfc2231_value
 from urllib.parse import unquote, urlsplit
 
 _MAX_BYTES = 240  # 255 less room for suffixes
@@ -27,22 +28,29 @@ def is_safe_component(name: str) -> bool:
 
 
 def name_from_disposition(value: str | None) -> str:
-    """The file name in a Content-Disposition header (RFC 6266), as one safe component, or "".
+    """The file name in a Content-Disposition header, as one safe component, or "".
 
-    A path is cut to its last component; what then is not safe is ignored.
+    Of `filename*` and `filename` the first counts (RFC 6266, 4.3), unless it is not safe. A path is cut
+    to its last component.
     """
     if not value:
         return ""
     message = Message()
     message["content-disposition"] = value
     try:
-        name = message.get_filename("") or ""
+        found = message.get_params([], "content-disposition")
+        names = [text for name, text in found if name.lower() == "filename"]
+        # The extended form comes as a tuple.
+        texts = [collapse_rfc2231_value(text) for text in sorted(names, key=lambda it: isinstance(it, str))]
     except (LookupError, ValueError):
         return ""
+    return next((name for name in map(_last_component, texts) if is_safe_component(name)), "")
+
+
+def _last_component(text: str) -> str:
     with contextlib.suppress(UnicodeError):  # http.client reads headers as Latin-1; many servers send UTF-8
-        name = name.encode("latin-1").decode("utf-8")
-    name = re.split(r"[/\\]", name)[-1].strip()
-    return name if is_safe_component(name) else ""
+        text = text.encode("latin-1").decode("utf-8")
+    return re.split(r"[/\\]", text)[-1].strip()
 
 
 def name_from_url(url: str) -> str:

@@ -92,10 +92,10 @@ def redact(url: str) -> str:
     parts = urlsplit(url)
     netloc = parts.netloc.rpartition("@")[2]
     kept = []
-    for pair in parts.query.split("&") if parts.query else []:
+    for pair in re.split("([&;])", parts.query):  # some servers take a semicolon for an ampersand
         name, equals, _ = pair.partition("=")
         kept.append(f"{name}=REDACTED" if equals and _is_secret(unquote(name).lower()) else pair)
-    return urlunsplit((parts.scheme, netloc, parts.path, "&".join(kept), ""))
+    return urlunsplit((parts.scheme, netloc, parts.path, "".join(kept), ""))
 
 
 def _is_secret(name: str) -> bool:

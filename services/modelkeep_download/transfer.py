@@ -6,6 +6,7 @@ the queue, the store, or the delivery. A transfer runs on a thread of its own an
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import http.client
 import os
@@ -25,6 +26,7 @@ from modelkeep_download.transport import HttpTransport, Response, StopSignal, de
 
 BUFFER_BYTES = 1024 * 1024
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
+_SNIFFED_BYTES = 512
 _HTML_STARTS = (b"<!doctype html", b"<html")
 
 
@@ -167,10 +169,12 @@ class HttpTransfer:
     def _pour(self, response: Response, head: Head, sink: Sink, stop: StopSignal) -> None:
         limits, host = self._transport.limits, response.connection.host
         window_start, window_bytes = time.monotonic(), 0
+        beginning = b""
         for piece in _pieces(response, None if head.total is None else head.total - sink.at, stop):
             stop.check()
-            if sink.at == 0:
-                _refuse_html(bytes(piece[:512]), host)
+            if sink.at == len(beginning) < _SNIFFED_BYTES:  # the first piece may be a single byte
+                beginning += bytes(piece[:_SNIFFED_BYTES])
+                _refuse_html(beginning, host)
             sink.write(piece)
             window_bytes += len(piece)
             passed = time.monotonic() - window_start
@@ -289,10 +293,10 @@ def _validator(headers: http.client.HTTPMessage) -> str:
 
 def _check_range(response: Response, head: Head, offset: int, partial: Partial) -> None:
     """Make sure that a 206 goes on with the very object that the partial file is of."""
+    if not offset:
+        raise TransientError(f"the source answers {response.status}, though no range was asked for")
     if response.status == 416:
         raise StartOver("the source says that the object ends before", changed=True)
-    if not offset:
-        raise TransientError("the source answers 206, though no range was asked for")
     served = (response.headers.get("Content-Range") or "").strip()
     etag = (response.headers.get("ETag") or "").strip()
     modified = response.headers.get("Last-Modified")
@@ -316,7 +320,7 @@ def _refuse_other_content(response: Response, head: Head) -> None:
 
 
 def _refuse_html(first: bytes, host: str) -> None:
-    if first.lstrip().lower().startswith(_HTML_STARTS):
+    if first.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(_HTML_STARTS):
         raise _web_page(host, "text/html")
 
 

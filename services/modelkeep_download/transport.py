@@ -218,7 +218,8 @@ class HttpTransport:
         if not target:
             raise SourceNotFoundException(f"{host} redirects to nowhere", metadata={"host": host})
         try:
-            parsed = parse_url(urljoin(url, target.encode("latin-1").decode("utf-8", "replace")))
+            target = target.encode("latin-1").decode("utf-8", "replace").strip().replace(" ", "%20")
+            parsed = parse_url(urljoin(url, target))
         except (FieldInvalidException, ValueError) as error:  # urljoin has its own idea of brackets
             raise SourceNotFoundException(
                 f"{host} redirects to something that is no web address", metadata={"host": host}

@@ -151,6 +151,8 @@ async def test_an_absurd_retry_after_is_capped_and_a_waiting_job_pauses_and_canc
 NO_FILES = (
     (Resource(BODY, content_type="text/html; charset=utf-8"), "NOT_A_MODEL_FILE"),
     (Resource(b"\n<!DOCTYPE html><html>log in</html>"), "NOT_A_MODEL_FILE"),
+    (Resource(b"\xef\xbb\xbf<HTML>with a byte order mark"), "NOT_A_MODEL_FILE"),
+    (Resource(b"<!doctype html>in pieces of five bytes", rate=100), "NOT_A_MODEL_FILE"),
     (Resource(BODY, content_encoding="gzip"), "NOT_A_MODEL_FILE"),
     (Resource(BODY, authorization="Bearer x"), "TOKEN_REQUIRED"),
     (Resource(BODY, faults=[Status(403)]), "TOKEN_REQUIRED"),
@@ -158,7 +160,7 @@ NO_FILES = (
     (Resource(BODY, faults=[Status(410)]), "SOURCE_NOT_FOUND"),
     (Resource(BODY, faults=[Status(451)]), "SOURCE_NOT_FOUND"),
     (Resource(BODY, redirect="ftp://127.0.0.1/x"), "SOURCE_NOT_FOUND"),
-    (Resource(BODY, redirect="/9.bin"), "SOURCE_NOT_FOUND"),  # to itself, for ever
+    (Resource(BODY, redirect="/11.bin"), "SOURCE_NOT_FOUND"),  # to itself, for ever
 )
 
 
@@ -168,7 +170,7 @@ async def test_what_is_no_file_fails_at_once_and_leaves_nothing(
     for number, (resource, reason) in enumerate(NO_FILES):
         job = await client.run(web.put(f"/{number}.bin", resource))
         assert (job.state, job.error.reason, job.attempt) == (ERROR, reason, 1), resource
-        assert len(web.requests_of(f"/{number}.bin")) == (11 if number == 9 else 1)
+        assert len(web.requests_of(f"/{number}.bin")) == (11 if number == 11 else 1)
     assert [p.name for p in client.models.iterdir() if not p.name.startswith(".")] == []
     assert not list((client.models / ".staging").iterdir())
 
@@ -326,6 +328,27 @@ async def test_a_body_without_a_length_arrives(
 ) -> None:
     job = await client.run(web.put("/m.bin", resource), expected_sha256=SHA256)
     assert (job.state, job.progress.bytes_total) == (COMPLETED, len(BODY))
+
+
+async def test_a_416_to_a_request_without_a_range_is_no_change_of_the_object(
+    client: DownloadClient, web: HttpServer
+) -> None:
+    job = await client.run(web.put("/m.bin", Resource(BODY, faults=[Status(416), Status(416)])))
+    assert (job.state, job.sha256, job.restarts) == (COMPLETED, SHA256, 0), job
+
+
+async def test_a_file_that_begins_with_what_may_become_html_arrives(
+    client: DownloadClient, web: HttpServer
+) -> None:
+    body = b"<" + bytes(range(200)) + b"<html>"
+    job = await client.run(web.put("/m.bin", Resource(body, rate=4_000, faults=[Cut(201)])))
+    assert (job.state, Path(job.path).read_bytes()) == (COMPLETED, body)
+
+
+async def test_blanks_in_a_redirect_are_taken_as_browsers_do(client: DownloadClient, web: HttpServer) -> None:
+    web.put("/my%20model.bin", Resource(BODY))
+    job = await client.run(web.put("/a", Resource(b"", redirect="/my model.bin")))
+    assert (job.state, Path(job.path).name) == (COMPLETED, "my model.bin")
 
 
 async def test_a_chunked_body_that_breaks_starts_over(client: DownloadClient, web: HttpServer) -> None:

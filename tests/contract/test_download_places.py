@@ -44,13 +44,15 @@ NAMES = (
     ("/a/with%20blank.bin", None, "with blank.bin"),
     ("/api/1", 'attachment; filename="model.safetensors"', "model.safetensors"),
     ("/api/2", "attachment; filename*=UTF-8''na%C3%AFve.bin", "naïve.bin"),
+    ("/api/2a", "attachment; filename=\"ascii.bin\"; filename*=UTF-8''caf%C3%A9.bin", "café.bin"),
+    ("/api/2b", "attachment; filename*=UTF-8''%2e%2e; filename=\"plain.model\"", "plain.model"),
     ("/api/3", 'attachment; filename="../../etc/evil.bin"', "evil.bin"),
     ("/api/4", r'attachment; filename="C:\\temp\\evil2.bin"', "evil2.bin"),
     ("/api/x.bin", 'attachment; filename=".."', "x.bin"),
     ("/api/y.bin", 'attachment; filename=".hidden"', "y.bin"),
     ("/api/z.bin", 'attachment; filename="con.txt"', "z.bin"),
-    ("/%2e%2e%2fescape", None, "download-10"),
-    ("/folder/", None, "download-11"),
+    ("/%2e%2e%2fescape", None, "download-12"),
+    ("/folder/", None, "download-13"),
 )
 
 

@@ -43,6 +43,7 @@ def test_a_urls_secrets_are_kept_apart_from_what_is_shown() -> None:
     assert not parse_url("http://example.com/m.bin?version=3").has_secret
     assert without_query("http://u:p@h/p?token=1#f") == "http://h/p"
     assert redact("http://h/p?a&b=&api_key=1") == "http://h/p?a&b=&api_key=REDACTED"
+    assert redact("http://h/p?a=1;token=2;b=3&c") == "http://h/p?a=1;token=REDACTED;b=3&c"
 
 
 def test_urls_are_brought_to_one_form() -> None:
