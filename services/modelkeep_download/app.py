@@ -51,7 +51,8 @@ class DownloadApplication:
         roots, sources = await asyncio.to_thread(self._take_roots)
         self._db = await Database.open(settings.database, MIGRATIONS, "download")
         self._hub = WatchHub[download_pb2.Download](self._db, collection=COLLECTION, parse=convert.parse_job)
-        store = JobStore(convert.encode_job)
+        # A change tells the bytes of its moment as progress does, or they would seem to go back.
+        store = JobStore(lambda job: convert.encode_job(self._scheduler.live(job)))
         local = LocalTransfer(
             sources, checkpoint_bytes=settings.checkpoint_bytes, checkpoint_s=settings.checkpoint_s
         )

@@ -46,8 +46,8 @@ class JobJournal:
         self._disk_reserve = disk_reserve
         self._staging = job.staging
         self.meter = ProgressMeter(job.bytes_done, job.bytes_total)
-        #: Whether this try gained bytes, so that failures before it no longer count.
-        self.gained = False
+        #: The most bytes that this try has brought the file to; 0 if none came.
+        self.reached = 0
 
     @property
     def job(self) -> Job:
@@ -98,7 +98,7 @@ class JobJournal:
 
     def advanced(self, bytes_done: int) -> None:
         """Count, and tell a step that is worth it."""
-        self.gained = True
+        self.reached = max(self.reached, bytes_done)
         if self.meter.advance(bytes_done):
             self._loop.call_soon_threadsafe(self._records.tell_progress, self._job.id)
 
@@ -109,6 +109,7 @@ class JobJournal:
 
     def restarted(self, why: str, *, changed: bool) -> None:
         """See `Observer`; raises SourceChangedException when the object changed twice."""
+        self.meter = ProgressMeter(0, None)
         self._change(lambda job: started_over(job, changed=changed))
 
     def delivering(self, inode: tuple[int, int], target: Path, sha256: str, *, verified: bool) -> None:

@@ -152,13 +152,15 @@ class Scheduler:
         self._pump()
 
     def live(self, job: Job) -> Job:
-        """The job with the bytes that its transfer has written beyond the durable ones, and its rate."""
+        """The job with the bytes that its transfer has written beyond the durable ones, and its rate.
+
+        Any thread may call this.
+        """
         run = self._runs.get(job.id)
         if run is None or run.journal is None or job.state is not JobState.RUNNING:
             return job
         meter = run.journal.meter
-        done = max(job.bytes_done, meter.bytes_done) if job.stage is Stage.TRANSFERRING else job.bytes_done
-        return replace(job, bytes_done=done, bytes_per_second=meter.rate())
+        return replace(job, bytes_done=max(job.bytes_done, meter.bytes_done), bytes_per_second=meter.rate())
 
     # The journal's records.
 
@@ -280,9 +282,8 @@ class Scheduler:
         """Wait and try again, unless too many tries in a row gained nothing."""
         failures, most = self._tries.get(job_id, (0, 0))
         # Bytes that it had before, lost by starting over, are no gain: a source may do that for ever.
-        gained = journal.gained and journal.meter.bytes_done > most
-        failures = 1 if gained else failures + 1
-        self._tries[job_id] = (failures, max(most, journal.meter.bytes_done))
+        failures = 1 if journal.reached > most else failures + 1
+        self._tries[job_id] = (failures, max(most, journal.reached))
         limits = self._settings
         problem = UpstreamUnavailableException(
             error.message,

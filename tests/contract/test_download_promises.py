@@ -123,6 +123,35 @@ async def test_a_watch_opened_after_the_end_tells_no_progress_of_the_past(
     assert events[0].put == job
 
 
+async def test_the_bytes_that_a_watch_tells_never_go_back(client: DownloadClient, web: HttpServer) -> None:
+    web.put("/slow.bin", Resource(BODY, rate=200_000))  # no checkpoint in less than a second
+    told: list[int] = []
+    states: list[int] = []
+
+    async def watch() -> None:
+        async for frame in client.stub.WatchDownloads(pb.WatchDownloadsRequest()):
+            for event in frame.events:
+                job = event.put if event.WhichOneof("change") == "put" else event.progress
+                told.append(job.progress.bytes_done)
+                states.append(job.state)
+                if job.state == COMPLETED:
+                    return
+
+    watching = asyncio.ensure_future(watch())
+    job = await client.create(web.url("/slow.bin"))
+    for priority in (1, 2):
+        await client.until(job, lambda now: now.progress.bytes_done > 50_000 * priority)  # noqa: B023
+        change = download_pb2.Download(id=job.id, priority=priority)
+        await client.stub.UpdateDownload(pb.UpdateDownloadRequest(download=change))
+    await client.stub.PauseDownload(pb.PauseDownloadRequest(id=job.id))
+    web.resources["/slow.bin"].rate = None
+    await client.stub.StartDownload(pb.StartDownloadRequest(id=job.id))
+    await asyncio.wait_for(watching, 20)
+    assert download_pb2.DOWNLOAD_STATE_PAUSED in states
+    assert told == sorted(told)
+    assert told[-1] == len(BODY)
+
+
 async def test_a_wait_that_does_not_wait_says_done_of_what_has_ended(
     client: DownloadClient, web: HttpServer
 ) -> None:
