@@ -373,11 +373,16 @@ def started_over(job: Job, *, changed: bool) -> Job:
 
 
 def adopted(job: Job, leftover: Job) -> Job:
-    """A new job that goes on from the partial file that a failed one left."""
+    """A new job that goes on from the partial file that a failed one left.
+
+    At least the last byte is fetched again: the source must give this job the same object, too, which
+    it may refuse to one without the token of the other.
+    """
+    most = (leftover.bytes_total or 0) - 1
     return replace(
         job,
         staging=leftover.staging,
-        bytes_done=leftover.bytes_done,
+        bytes_done=max(0, min(leftover.bytes_done, most)),
         bytes_total=leftover.bytes_total,
         validator=leftover.validator,
     )

@@ -152,6 +152,25 @@ async def test_the_bytes_that_a_watch_tells_never_go_back(client: DownloadClient
     assert told[-1] == len(BODY)
 
 
+async def test_what_another_jobs_token_fetched_is_gone_on_with_only_after_the_source_was_asked(
+    client: DownloadClient, web: HttpServer
+) -> None:
+    web.put("/locked.bin", Resource(BODY, authorization="Bearer right", rate=600_000))
+    target = client.models / "locked.bin"
+    first = await client.create(web.url("/locked.bin"), access_token="right", preserve_partial=True)
+    await client.until(first, lambda now: now.progress.bytes_done > 0)
+    target.write_bytes(b"in the way")
+    failed = await client.ended(first)
+    assert (failed.error.reason, failed.progress.bytes_done) == ("DESTINATION_EXISTS", len(BODY))
+    target.unlink()
+    without = await client.run(web.url("/locked.bin"), preserve_partial=True)
+    assert (without.error.reason, target.exists()) == ("TOKEN_REQUIRED", False)
+    done = await client.run(web.url("/locked.bin"), access_token="right")
+    assert (done.state, target.read_bytes()) == (COMPLETED, BODY)
+    # All that it took was the proof that the object is still the same.
+    assert [r.bytes_sent for r in web.requests_of("/locked.bin")] == [len(BODY), 0, 1]
+
+
 async def test_a_wait_that_does_not_wait_says_done_of_what_has_ended(
     client: DownloadClient, web: HttpServer
 ) -> None:
