@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -267,6 +268,8 @@ class Downloads:
 
     def _renewed(self, job: Job, access_token: str, source_url: str) -> tuple[Credentials, SecretKind]:
         check_token(access_token)
+        if job.spec.kind is SourceKind.PATH and not source_url:
+            return Credentials(job.spec.source), SecretKind.NONE
         held = self._scheduler.credentials.get(job.id)
         url, userinfo, token = job.spec.source, "", access_token or (held.token if held else None)
         url_secret = False
@@ -329,12 +332,16 @@ class Downloads:
         destination = self._roots.resolve(new.destination)
         if files.is_staging(destination):
             raise files.forbidden(destination)
-        is_folder = bool(new.filename) or new.destination.endswith("/") or destination.is_dir()
+        with _told_as("destination"):
+            existing = next(p for p in (destination, *destination.parents) if files.inode_of(p) is not None)
+            is_folder = bool(new.filename) or new.destination.endswith("/") or destination.is_dir()
+            if not existing.is_dir() and existing != destination:
+                raise _bad_field("destination", f"{existing} is no folder")
         if new.filename and not is_safe_component(new.filename):
             raise _bad_field("filename", "must be one plain name: no '/', not hidden, no control characters")
         if not is_folder and not is_safe_component(destination.name):
             raise _bad_field("destination", "must end with a plain file name, or with '/' for a folder")
-        if is_folder and destination.exists() and not destination.is_dir():
+        if is_folder and existing == destination and not destination.is_dir():
             raise files.destination_exists(destination)
         return destination, is_folder
 
@@ -342,8 +349,9 @@ class Downloads:
         path = self._sources.resolve(new.path)
         if files.is_staging(path) or path.name == ".staging" or path.name.startswith(MARKER):
             raise files.forbidden(path, setting=self._sources.setting)
-        if not path.exists():
-            raise source_missing(path)
+        with _told_as("source.local_path.path"):
+            if not path.exists():
+                raise source_missing(path)
         if not path.is_dir() and not path.is_file():
             raise bad_source("neither a file nor a folder", "source.local_path.path")
         if not os.access(path, os.R_OK):
@@ -361,6 +369,15 @@ class Downloads:
         target = spec.destination / name if spec.destination_is_folder and name else spec.destination
         if (name or not spec.destination_is_folder) and files.inode_of(target) is not None:
             raise files.destination_exists(target)
+
+
+@contextlib.contextmanager
+def _told_as(field: str) -> Iterator[None]:
+    """A path that the file system cannot have (a name too long, a loop of links) is a bad field."""
+    try:
+        yield
+    except OSError as error:
+        raise _bad_field(field, (error.strerror or "cannot be used").lower()) from None
 
 
 def _bad_field(name: str, description: str) -> FieldInvalidException:

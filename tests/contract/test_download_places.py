@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from modelkeep.download.v1 import download_pb2
+from modelkeep.download.v1 import download_service_pb2 as pb
 from support.downloads import DownloadClient, download_service
 from support.httpserver import HttpServer, Resource, pattern
 
@@ -152,6 +153,33 @@ async def test_malformed_requests_fail_at_creation(client: DownloadClient) -> No
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await client.create(**fields)
         assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT, fields
+
+
+async def test_a_path_that_the_file_system_cannot_have_is_a_bad_field(
+    client: DownloadClient, web: HttpServer, inbox: Path
+) -> None:
+    url, models = web.put("/x.bin", Resource(BODY)), client.models
+    (models / "loop").symlink_to("loop")
+    (models / "file").write_bytes(b"")
+    for destination in (f"{'x' * 300}/", "x" * 300, "loop/x", "file/x", "file/x/"):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await client.create(url, destination=f"{models}/{destination}")
+        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT, destination
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await client.take(inbox / ("x" * 300))
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_token_given_to_a_local_source_is_none_that_a_restart_asks_for(
+    data_dir: Path, inbox: Path, web: HttpServer
+) -> None:
+    (inbox / "x.bin").write_bytes(BODY)
+    async with download_service(data_dir, import_roots=(inbox,), max_parallel_downloads=1) as client:
+        await client.create(web.put("/blocker", Resource(BODY, rate=1_000)))
+        job = await client.take(inbox / "x.bin", start=False)
+        await client.stub.StartDownload(pb.StartDownloadRequest(id=job.id, access_token="token"))
+    async with download_service(data_dir, import_roots=(inbox,)) as client:
+        assert (await client.ended(job)).state == COMPLETED
 
 
 async def test_a_local_file_is_moved_or_copied_with_its_hash(client: DownloadClient, inbox: Path) -> None:
