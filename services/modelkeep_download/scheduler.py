@@ -58,6 +58,8 @@ class _Run:
     """A job that has a slot."""
 
     stop: StopSignal = field(default_factory=StopSignal)
+    #: The job's row, as it was last written by anybody.
+    job: Job | None = None
     journal: JobJournal | None = None
     task: asyncio.Task[None] | None = None
 
@@ -131,6 +133,9 @@ class Scheduler:
 
     def poke(self, job: Job) -> None:
         """Make the world agree with the job's row, as it was just written."""
+        run = self._runs.get(job.id)
+        if run is not None:
+            run.job = job
         stopping = job.stage in (Stage.PAUSING, Stage.CANCELLING)
         if job.state is JobState.ENQUEUED and not stopping:
             self._queue.put(job.id, job.priority, job.enqueue_order)
@@ -143,7 +148,7 @@ class Scheduler:
             if (timer := self._timers.pop(job.id, None)) is not None:
                 timer.cancel()
         if stopping:
-            if (run := self._runs.get(job.id)) is not None:
+            if run is not None:
                 run.stop.stop()
             else:
                 self._spawn(self._wind_up(job.id))
@@ -166,7 +171,10 @@ class Scheduler:
 
     async def change(self, job_id: int, transition: Callable[[Job], Job], *, synced: bool = True) -> Job:
         """Apply a transition to a job's row; see `Database.write` for `synced`."""
-        return await self._db.write(lambda conn: self._store.change(conn, job_id, transition), synced=synced)
+        job = await self._db.write(lambda conn: self._store.change(conn, job_id, transition), synced=synced)
+        if (run := self._runs.get(job_id)) is not None:
+            run.job = job
+        return job
 
     async def checkpoint(self, job_id: int, bytes_done: int) -> None:
         """Record a job's durable bytes."""
@@ -175,8 +183,8 @@ class Scheduler:
     def tell_progress(self, job_id: int) -> None:
         """Pass a running job's progress on."""
         run = self._runs.get(job_id)
-        if run is not None and run.journal is not None:
-            self._on_progress(self.live(run.journal.job))
+        if run is not None and run.job is not None and run.job.state is JobState.RUNNING:
+            self._on_progress(self.live(run.job))
 
     def bytes_to_come(self, device: int, *, besides: int) -> int:
         """Bytes that other running jobs will still write to a file system."""
@@ -212,6 +220,7 @@ class Scheduler:
             # Not synced: after a power cut the job is in the queue again, which is as good.
             job = await self._db.write(lambda conn: self._begin(job_id, conn), synced=False)
             if job.state is JobState.RUNNING and job.stage is Stage.CONNECTING:
+                run.job = job
                 run.journal = JobJournal(
                     job, self, self._loop, disk_reserve=self._settings.disk_reserve_bytes
                 )
@@ -232,7 +241,7 @@ class Scheduler:
 
     async def _recover(self, job_id: int) -> None:
         """Take up a job again whose row could not be written (a full disk), as a new process would."""
-        if self._draining:
+        if self._draining or job_id in self._runs:
             return
         has_secrets = job_id in self.credentials
         try:

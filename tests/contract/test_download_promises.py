@@ -152,6 +152,25 @@ async def test_the_bytes_that_a_watch_tells_never_go_back(client: DownloadClient
     assert told[-1] == len(BODY)
 
 
+async def test_progress_tells_the_job_as_it_is_now(client: DownloadClient, web: HttpServer) -> None:
+    web.put("/slow.bin", Resource(BODY, rate=150_000))
+    job = await client.create(web.url("/slow.bin"))
+    changed = download_pb2.Download()
+    async for frame in client.stub.WatchDownloads(pb.WatchDownloadsRequest()):
+        for event in frame.events:
+            assert event.put.state != COMPLETED, "no progress told the new priority"
+            if event.WhichOneof("change") == "put":
+                continue
+            if not changed.id:
+                update = download_pb2.Download(id=job.id, priority=3)
+                answer = await client.stub.UpdateDownload(pb.UpdateDownloadRequest(download=update))
+                changed = answer.download
+            elif event.progress.priority == 3:
+                assert event.progress.etag == changed.etag
+                await client.stub.CancelDownload(pb.CancelDownloadRequest(id=job.id))
+                return
+
+
 async def test_what_another_jobs_token_fetched_is_gone_on_with_only_after_the_source_was_asked(
     client: DownloadClient, web: HttpServer
 ) -> None:
