@@ -91,20 +91,18 @@ def status_error(
     facts = {"host": host, "status": str(status)}
     if status in TRANSIENT_STATUSES or (status >= 500 and status not in (501, 505)):
         return TransientError(f"{host} answers {status}", parse_retry_after(retry_after))
+    if not at_source and status in (400, 401, 403):
+        # A storage host behind a redirect: its signed address has run out. Ask the source anew.
+        return TransientError(f"{host} answers {status} to the address that the source gave")
     if status in (401, 403):
-        return _access_error(status, facts, at_source=at_source, had_token=had_token)
+        return _access_error(status, facts, had_token=had_token)
     if status in (404, 410):
         return SourceNotFoundException(f"{host} answers {status}: there is no such file", metadata=facts)
     return SourceNotFoundException(f"{host} answers {status} and serves no file", metadata=facts)
 
 
-def _access_error(
-    status: int, facts: dict[str, str], *, at_source: bool, had_token: bool
-) -> ModelkeepError | TransientError:
+def _access_error(status: int, facts: dict[str, str], *, had_token: bool) -> ModelkeepError:
     host = facts["host"]
-    if not at_source:
-        # A storage host behind a redirect: its signed address has run out. Ask the source anew.
-        return TransientError(f"{host} answers {status} to the address that the source gave")
     if had_token:
         facts["remedy"] = "check that the token is valid and may read the file; start with another one"
         return TokenRejectedException(

@@ -204,8 +204,11 @@ async def test_a_token_stays_with_its_host_on_a_redirect(client: DownloadClient,
     assert job.state == COMPLETED
 
 
-async def test_an_expired_storage_address_is_asked_for_anew(client: DownloadClient, web: HttpServer) -> None:
-    web.put("/storage.bin", Resource(BODY, faults=[Cut(100_000), Status(403)]))
+@pytest.mark.parametrize("code", [400, 401, 403])
+async def test_an_expired_storage_address_is_asked_for_anew(
+    client: DownloadClient, web: HttpServer, code: int
+) -> None:
+    web.put("/storage.bin", Resource(BODY, faults=[Cut(100_000), Status(code)]))
     other = web.url("/storage.bin?sig=abc", host="localhost")
     job = await client.run(web.put("/m.bin", Resource(b"", redirect=other)))
     assert (job.state, job.sha256, job.attempt) == (COMPLETED, SHA256, 3)
