@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class Journal(Observer, Protocol):
-    """What a try has recorded about its job; each call but `advanced` returns when that is durable."""
+    """What a try has recorded about its job; each call but `advanced` and `staged_in` returns when it is."""
 
     @property
     def job(self) -> Job:
