@@ -6,7 +6,8 @@ itself is never imported.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,7 +18,7 @@ from modelkeep.exceptions import InvalidModelException, UnsafeFormatException
 
 from .families.unet import BASE_BY_CONTEXT, VARIANT_BY_CHANNELS
 from .families.vae import vae_folder_match
-from .headers import Opener, SafetensorsHeader, read_header
+from .headers import MAX_HEADER_BYTES, Opener, SafetensorsHeader, read_header
 from .result import UNKNOWN, Evidence, FoundSubmodel, Match, NoMatch, RuledOut, certain, likely
 
 #: Files of these kinds may run code when they are read.
@@ -25,6 +26,11 @@ PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".bin", ".pth"})
 
 #: A config is a few KiB; what is larger is none.
 _MAX_CONFIG_BYTES = 1 << 20
+#: Names listed in one error.
+_MAX_LISTED = 10
+
+#: ``model.safetensors.index.json``, and of a variant ``model.safetensors.index.fp16.json``.
+_SHARD_INDEX = re.compile(r"\.safetensors\.index(\.\w+)?\.json$")
 
 _SD = ("sd-1", "sd-2")
 _XL = ("sdxl", "sdxl-refiner")
@@ -72,49 +78,79 @@ class Folder:
         self.files = files
         self._opener = opener
 
-    def config(self, relative: str) -> Mapping[str, Any] | None:
+    def config(self, relative: str, limit: int = _MAX_CONFIG_BYTES) -> Mapping[str, Any] | None:
         """A JSON object of the folder; None if there is no such file.
 
         Raises:
-            InvalidModelException: It is there, and is no JSON object.
+            InvalidModelException: It is there, and is no JSON object, or longer than ``limit`` bytes.
         """
         if relative not in self.files:
             return None
-        if self.files[relative] > _MAX_CONFIG_BYTES:
+        if self.files[relative] > limit:
             raise self.invalid(relative, f"a config of {self.files[relative]:,} bytes")
         try:
             with self._opener(self.path / relative) as file:
                 # unlike json's, no lone surrogates, which no message could carry, and no infinite numbers
-                content = from_json(file.read(_MAX_CONFIG_BYTES), allow_inf_nan=False)
+                content = from_json(file.read(limit), allow_inf_nan=False)
         except ValueError as error:
             raise self.invalid(relative, f"no JSON: {error}") from error
         if not isinstance(content, dict):
             raise self.invalid(relative, "no JSON object")
         return content
 
+    def check_shards(self) -> None:
+        """Every shard that an index names must lie beside it.
+
+        Raises:
+            InvalidModelException: Shards are missing (the text names them), or the index is broken.
+        """
+        for name in filter(_SHARD_INDEX.search, self.files):
+            # it names every tensor, as the headers do
+            weight_map = (self.config(name, MAX_HEADER_BYTES) or {}).get("weight_map")
+            shards = list(weight_map.values()) if isinstance(weight_map, dict) else []
+            if not shards or not all(isinstance(shard, str) for shard in shards):
+                raise self.invalid(name, "no weight_map from tensors to files")
+            wanted = sorted(set(shards))
+            outside = [shard for shard in wanted if shard in ("", ".", "..") or "/" in shard or "\\" in shard]
+            if outside:
+                raise self.invalid(
+                    name, f"no plain file names: {_listed([repr(shard) for shard in outside])}"
+                )
+            missing = [shard for shard in wanted if str(PurePosixPath(name).parent / shard) not in self.files]
+            if missing:
+                raise self.invalid(
+                    name,
+                    f"{len(missing)} of its {len(wanted)} shards are not there: {_listed(missing)}; "
+                    "fetch the missing files, then install again",
+                )
+
     def weights(self, component: str) -> list[SafetensorsHeader]:
         """Headers of a component's safetensors files (its shards, and its variants such as fp16).
 
         Raises:
             UnsafeFormatException: The only weights there are pickles.
-            InvalidModelException: A file is damaged.
+            InvalidModelException: A file is damaged, or there is none.
         """
         inside = [name for name in self.files if _folder_of(name) == component]
         tensors = sorted(name for name in inside if name.endswith(".safetensors"))
-        pickles = [name for name in inside if PurePosixPath(name).suffix in PICKLE_SUFFIXES]
+        pickles = [name for name in inside if PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES]
         if not tensors and pickles:
             raise unsafe(self.path / pickles[0])
+        if not tensors:
+            raise self.invalid(component, "no safetensors weights in this folder")
         return [read_header(self.path / name, self._opener) for name in tensors]
 
     def invalid(self, relative: str, detail: str) -> InvalidModelException:
+        where = f"{relative} in {self.path.name}" if relative else self.path.name
         return InvalidModelException(
-            f"{relative} in {self.path.name}: {detail}.",
+            f"{where}: {detail}.",
             metadata={"path": str(self.path / relative), "detail": detail},
         )
 
 
 def probe_folder(folder: Folder) -> Match | NoMatch:
     """The match of a pipeline folder or of an ``AutoencoderKL`` folder."""
+    folder.check_shards()
     index = folder.config("model_index.json")
     if index is not None:
         return _probe_pipeline(folder, index)
@@ -130,8 +166,6 @@ def probe_folder(folder: Folder) -> Match | NoMatch:
         shape = header.get("decoder.conv_in.weight", ())
         if len(shape) == 4 and shape[1] != latents:
             raise folder.invalid("config.json", f"latent_channels {latents}, but the weights have {shape[1]}")
-    if not folder.weights(""):
-        return NoMatch("an AutoencoderKL config without weights")
     return vae_folder_match(config, latents)
 
 
@@ -267,6 +301,12 @@ def _short(value: object) -> str:
     """What a config says, short enough to be quoted."""
     said = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return said if len(said) <= 200 else f"{said[:200]}…"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are."""
+    first = [_short(name) for name in names[:_MAX_LISTED]]
+    return ", ".join(first) + (f" and {len(names) - len(first):,} more" if len(names) > len(first) else "")
 
 
 def _integer(config: Mapping[str, Any], name: str, default: int) -> int:
