@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -82,7 +83,7 @@ def open_regular(path: Path) -> BinaryIO:
 class SafetensorsHeader(Mapping[str, tuple[int, ...]]):
     """Names and shapes of a safetensors file, as a mapping; in the order of the header."""
 
-    __slots__ = ("_tensors", "header_bytes", "metadata", "path", "size_bytes")
+    __slots__ = ("_sorted", "_tensors", "header_bytes", "metadata", "path", "size_bytes")
 
     def __init__(
         self,
@@ -94,6 +95,7 @@ class SafetensorsHeader(Mapping[str, tuple[int, ...]]):
     ) -> None:
         self.path = path
         self._tensors = tensors
+        self._sorted: list[str] = []
         #: The free strings under ``__metadata__``.
         self.metadata = metadata
         #: Size of the whole file.
@@ -112,6 +114,15 @@ class SafetensorsHeader(Mapping[str, tuple[int, ...]]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
+
+    def first_under(self, prefix: str) -> str:
+        """A tensor whose name begins with the prefix; empty if there is none."""
+        # families ask for many prefixes: sorting once takes less than looking through all names once
+        if not self._sorted:
+            self._sorted = sorted(self._tensors)
+        at = bisect_left(self._sorted, prefix)
+        found = self._sorted[at] if at < len(self._sorted) else ""
+        return found if found.startswith(prefix) else ""
 
     def dtype(self, name: str) -> str:
         """The dtype as the format names it: ``F16``."""

@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -148,12 +149,13 @@ def huge_tensors() -> dict[str, list[int]]:
     return tensors
 
 
-def best_of(runs: int, path: Path) -> float:
+def best_of(runs: int, work: Callable[[], object]) -> float:
+    """Seconds of this thread's processor time."""
     times = []
     for _ in range(runs):
-        start = time.perf_counter()
-        probe(path)
-        times.append(time.perf_counter() - start)
+        start = time.thread_time()
+        work()
+        times.append(time.thread_time() - start)
     return min(times)
 
 
@@ -163,7 +165,20 @@ def test_a_probe_reads_less_than_a_mebibyte_of_24_gigabytes_within_5_millisecond
     counting = Counting()
     probe(path, opener=counting)
     assert counting.bytes_read < 1 << 20
-    assert best_of(15, path) < 0.005
+    assert best_of(15, lambda: probe(path)) < 0.005
+
+
+@pytest.mark.parametrize("kind", ["main model", "LoRA"])
+def test_a_probe_of_the_longest_headers_takes_little_longer_than_parsing_their_json(
+    tmp_path: Path, kind: str
+) -> None:
+    tensors = checkpoint_tensors("sdxl") if kind == "main model" else table("lora.sdxl.kohya")
+    path = write_safetensors(tmp_path / "xl.safetensors", tensors)
+    with path.open("rb") as file:
+        text = file.read(*struct.unpack("<Q", file.read(8)))
+    assert len(json.loads(text)) == len(tensors) > 2400
+    # in units of the machine at hand: 1.3 and 1.6 when this was written, where parsing took 1.8 and 2.2 ms
+    assert best_of(15, lambda: probe(path)) < 2.5 * best_of(15, lambda: json.loads(text))
 
 
 def test_a_lying_header_of_a_huge_file_answers_in_the_same_time(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ..headers import SafetensorsHeader
 from ..result import UNKNOWN, Evidence, Match, NoMatch, RuledOut, certain
 from .unet import BASE_BY_CONTEXT
+
+Shape = tuple[int, ...]
 
 #: Ends of the tensors of one adapted layer; "down" is [rank, in, …], "up" is [out, rank, …].
 _DOWN = (
@@ -30,6 +32,7 @@ _TEXT = re.compile(
     r"^(lora_te[12]?_text_model_|(base_model\.model\.)?(text_encoder|text_encoder_2|text_model)\.)"
 )
 _CROSS = re.compile(r"attn2[._](processor\.)?to_[kv](?=[._]lora|_lora)")
+_QUERY = re.compile(r"[._](q_proj(?=[._])|to_q_lora)")
 _DEEP = re.compile(r"transformer_blocks[._]([2-9]|1\d)[._]")
 
 #: Width of a text encoder -> bases that have one so wide.
@@ -44,10 +47,18 @@ class LoraFile:
     def match(self, header: SafetensorsHeader) -> Match | NoMatch:
         if not header:
             return NoMatch("no tensors")
-        down: dict[str, tuple[int, ...]] = {}
+        unet: dict[str, Shape] = {}
+        text: dict[str, Shape] = {}
+        down = other = ""
         for name in header:
             if name.endswith(_DOWN):
-                down[name] = header[name]
+                down = down or name
+                if _UNET.match(name):
+                    unet[name] = header[name]
+                elif _TEXT.match(name):
+                    text[name] = header[name]
+                else:
+                    other = other or name
             elif not name.endswith(_REST):
                 what = (
                     "holds more than low-rank pairs"
@@ -57,15 +68,13 @@ class LoraFile:
                 return NoMatch(f"{what}: {name}")
         if not down:
             return NoMatch("no low-rank pairs")
-        other = next((n for n in down if not _UNET.match(n) and not _TEXT.match(n)), "")
-        layout = self._layout(next(iter(down)))
-        evidence = [
-            certain("type=lora", f"nothing but {len(down)} low-rank pairs, in the {layout} key layout")
-        ]
+        layout = self._layout(down)
         if other:
             return NoMatch(f"low-rank pairs ({layout} layout), but for no Stable Diffusion model: {other}")
-        bases = self._bases(down, evidence)
-        ranks = {shape[0] for shape in down.values() if shape}
+        pairs = len(unet) + len(text)
+        evidence = [certain("type=lora", f"nothing but {pairs} low-rank pairs, in the {layout} key layout")]
+        bases = self._bases(unet, text, evidence)
+        ranks = {shape[0] for part in (unet, text) for shape in part.values() if shape}
         if not bases:
             return NoMatch("its layers' widths belong to no Stable Diffusion model, or to several at once")
         return Match(
@@ -90,27 +99,26 @@ class LoraFile:
             return "kohya"
         return "peft" if ".lora_A." in name else "diffusers"
 
-    def _bases(self, down: dict[str, tuple[int, ...]], evidence: list[Evidence]) -> tuple[str, ...]:
+    def _bases(
+        self, unet: Mapping[str, Shape], text: Mapping[str, Shape], evidence: list[Evidence]
+    ) -> tuple[str, ...]:
         """Every base that all observations allow; the observations join ``evidence``."""
         bases: tuple[str, ...] = tuple(BASE_BY_CONTEXT.values())
-        cross = {shape[1] for name, shape in down.items() if _CROSS.search(name) and len(shape) >= 2}
+        cross = {shape[1] for name, shape in unet.items() if len(shape) >= 2 and _CROSS.search(name)}
         if cross:
             evidence.append(certain("base", f"cross-attention takes {_list(sorted(cross))} features of text"))
             if len(cross) > 1:
                 return ()
             bases = _keep(bases, [BASE_BY_CONTEXT.get(cross.pop(), "")])
-        text = {
-            shape[1]
-            for name, shape in down.items()
-            if _TEXT.match(name) and re.search(r"[._](q_proj(?=[._])|to_q_lora)", name) and len(shape) >= 2
-        }
-        for width in sorted(text):
+        for width in sorted(
+            {shape[1] for name, shape in text.items() if len(shape) >= 2 and _QUERY.search(name)}
+        ):
             evidence.append(certain("base", f"adapts a text encoder {width} features wide"))
             bases = _keep(bases, _BASES_BY_TEXT.get(width, ()))
-        if any(name.startswith(("lora_te1_", "lora_te2_", "text_encoder_2.")) for name in down):
+        if any(name.startswith(("lora_te1_", "lora_te2_", "text_encoder_2.")) for name in text):
             evidence.append(certain("base=sdxl|sdxl-refiner", "tells two text encoders apart"))
             bases = _keep(bases, ("sdxl", "sdxl-refiner"))
-        if len(bases) > 1 and any(_DEEP.search(name) for name in down):
+        if len(bases) > 1 and any(_DEEP.search(name) for name in unet):
             evidence.append(certain("base=sdxl|sdxl-refiner", "more than two transformer blocks in a row"))
             bases = _keep(bases, ("sdxl", "sdxl-refiner"))
         if len(bases) > 1:

@@ -43,7 +43,7 @@ class MainCheckpoint:
     def match(self, header: SafetensorsHeader) -> Match | NoMatch:
         if _CONV_IN not in header:
             return NoMatch(f"no tensor {_CONV_IN}")
-        control = next((name for name in header if name.startswith("control_model.")), "")
+        control = header.first_under("control_model.")
         if control:
             return NoMatch(f"a ControlNet with the model that it was trained on: {control}")
         conv_in = header[_CONV_IN]
@@ -93,7 +93,7 @@ class MainCheckpoint:
     @staticmethod
     def _components(header: SafetensorsHeader, base: str) -> tuple[list[FoundSubmodel], list[FoundSubmodel]]:
         expected = (*_COMPONENTS[base], _VAE)
-        found = [part for part in expected if any(name.startswith(part.path_or_prefix) for name in header)]
+        found = [part for part in expected if header.first_under(part.path_or_prefix)]
         return found, [part for part in expected if part not in found]
 
     @staticmethod
