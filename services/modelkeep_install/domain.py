@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from modelkeep.exceptions import ModelkeepError, SourceNotFoundException
+from modelkeep.exceptions import ModelkeepError
 
 from . import files
 from .domain_digests import DigestWorker
@@ -26,6 +26,7 @@ from .domain_sources import split_secrets
 from .domain_steps import Control
 from .domain_uninstall import FilePolicy, Uninstalled, Uninstalling
 from .probe import ProbeResult, probe
+from .system_errors import reading
 
 _log = logging.getLogger(__name__)
 
@@ -195,8 +196,8 @@ class Installer:
 
     def _local(self, text: str) -> tuple[Path, bool]:
         path = self._roots.requested(text, "source.local_path")
-        if not path.exists():
-            raise SourceNotFoundException(f"There is nothing at {path}.", metadata={"path": str(path)})
+        with reading(path):
+            path.stat()
         return path, self._roots.is_staged(path)
 
     def _launch(self, job: Job, control: Control) -> None:

@@ -117,7 +117,7 @@ class Downloading(Steps):
             await or_cancel(control.token.wait(), control)
             control.token.clear()
             job = await self._save(moved(job, State.RUNNING, Stage.DOWNLOADING))
-        await asyncio.to_thread(staging.mkdir, parents=True, exist_ok=True)
+        await asyncio.to_thread(files.make_folder, staging)
         job = await self._save(replace(job, ordering=True))
         order = self._order_of(job, url=control.url, access_token=control.access_token)
         status, job = await self._with_peer(job, control, lambda: self._downloads.create(order))

@@ -109,10 +109,16 @@ class JobError:
             )
         frames = traceback.extract_tb(error.__traceback__)
         where = "\n".join(f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in frames)
+        message = "The install failed by a defect of the service; its log has the details."
+        if isinstance(error, OSError) and error.strerror:
+            message = (
+                f"The file system failed: {error.strerror}. When that is mended, install again; "
+                "the service's log has the details."
+            )
         return cls(
             code="INTERNAL",
             reason="INTERNAL",
-            message="The install failed by a defect of the service; its log has the details.",
+            message=message,
             exception="ModelkeepError",
             detail=f"{type(error).__name__}\n{where}",
         )

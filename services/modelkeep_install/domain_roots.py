@@ -12,12 +12,12 @@ from modelkeep.exceptions import (
     FieldInvalidException,
     FieldViolation,
     ForbiddenPathException,
-    InvalidModelException,
     RootMismatchException,
 )
 from modelkeep_common.paths import AllowedRoots
 
 from .files import STAGING
+from .system_errors import no_regular_file, reading
 
 
 class ModelRoots:
@@ -81,21 +81,15 @@ class ModelRoots:
 
         Raises:
             ForbiddenPathException: As :meth:`readable`.
-            InvalidModelException: It cannot be read, or is no regular file.
+            InvalidModelException: It is no regular file.
+            ModelkeepError: It cannot be opened; see ``system_errors``.
         """
-        try:
+        with reading(path):
             # O_NONBLOCK: opening a FIFO without a writer would wait for ever
             descriptor = self._readable.open_beneath(path, os.O_RDONLY | os.O_NONBLOCK)
-        except OSError as error:
-            detail = error.strerror or str(error)
-            raise InvalidModelException(
-                f"{path} cannot be read: {detail}.", metadata={"path": str(path), "detail": detail}
-            ) from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise InvalidModelException(
-                f"{path} is not a regular file.", metadata={"path": str(path), "detail": "no regular file"}
-            )
+            raise no_regular_file(path)
         return os.fdopen(descriptor, "rb", buffering=0)
 
     def locate(self, path: str, root_id: str) -> Path:

@@ -41,6 +41,7 @@ from .domain_steps import (
 )
 from .hashing import Interrupted, sampled_hash, sampled_hash_of_folder
 from .probe import ProbeResult, probe
+from .system_errors import writing
 
 _log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class Runner(Steps):
     async def _take_local(self, job: Job, control: Control) -> Job:
         """Probes a local model and, unless it stays, copies it to its place."""
         source = Path(job.source.text)
-        if job.probe is None:
+        if job.probe is None or job.inplace:  # what stays where it is may have changed before a restart
             job = await self._stage(job, Stage.PROBING)
             found = await self._probe(source, job)
             job = await self._save(replace(job, probe=found))
@@ -147,7 +148,7 @@ class Runner(Steps):
 
         def copy() -> None:
             files.remove_tree(staging)  # what a kill left of an earlier try
-            staging.mkdir(parents=True)
+            files.make_folder(staging)
             target = staging / name
             if source.is_dir():
                 files.check_relative(found.files)
@@ -163,7 +164,8 @@ class Runner(Steps):
                 files.copy_file(
                     source, target, opener=self._roots.open, advance=advance, stop=control.stop.is_set
                 )
-            files.sync_folder(staging)
+            with writing(staging):
+                files.sync_folder(staging)
 
         await in_thread(self._copies, copy)
         # the source may have changed since: the record tells of what was copied
@@ -211,6 +213,8 @@ class Runner(Steps):
             return sampled_hash(path, self._roots.open), (FileFacts(path.name, *files.file_facts(path)),)
 
         hash_, facts = await self.quick(work)
+        if {file.path: file.size_bytes for file in facts} != dict(job.probe.files):
+            raise files.source_changed(path)
         return await self._save(replace(job, hash=hash_, files=facts))
 
     async def _register(self, job: Job, control: Control) -> Job:

@@ -6,7 +6,6 @@ whatever has the final name is whole. Installed files are 0444: they are replace
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -14,12 +13,12 @@ import shutil
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
 
-from modelkeep.exceptions import DestinationExistsException, DiskFullException, InvalidModelException
+from modelkeep.exceptions import DestinationExistsException, InvalidModelException, SourceChangedException
 
 from .hashing import Interrupted
 from .probe.headers import Opener, open_regular
+from .system_errors import no_regular_file, reading, writing
 
 #: Folder in models_dir with one folder per job while it runs; scans and sync leave it out.
 STAGING = ".staging"
@@ -83,27 +82,35 @@ def copy_file(
 
     Raises:
         DestinationExistsException: There is something at ``target`` already.
-        DiskFullException: No room.
+        SourceChangedException: It was written to meanwhile.
+        ModelkeepError: It cannot be read or written; see ``system_errors``.
         Interrupted: ``stop`` said so; the caller removes what is there.
     """
-    with opener(source) as file, _no_room(target):
+    with opener(source) as file, writing(target):
+        out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
-            out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        except FileExistsError as error:
-            raise DestinationExistsException(
-                f"There is a file at {target} already.", metadata={"path": str(target)}
-            ) from error
-        try:
-            size = os.fstat(file.fileno()).st_size
+            before = os.fstat(file.fileno())
+            size = before.st_size
             if _reflink(file.fileno(), out):
                 advance(size)
             else:
                 size = _copy_bytes(file.fileno(), out, advance, stop)
+            after = os.fstat(file.fileno())
+            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                raise source_changed(source)
             os.fchmod(out, 0o444)
             os.fsync(out)
         finally:
             os.close(out)
     return size
+
+
+def source_changed(source: Path) -> SourceChangedException:
+    """The error of a model that somebody writes to while it is installed."""
+    return SourceChangedException(
+        f"{source} changed while it was installed: install it again when it is complete.",
+        metadata={"source": str(source)},
+    )
 
 
 def _reflink(source: int, target: int) -> bool:
@@ -154,8 +161,11 @@ def copy_tree(
     """Copies the given files of a folder, durably; links become what they lead to.
 
     ``target`` must not exist.
+
+    Raises:
+        As :func:`copy_file`.
     """
-    with _no_room(target):
+    with writing(target):
         target.mkdir()
         folders = {target}
         for name in files:
@@ -176,6 +186,7 @@ def place(staged: Path, target: Path) -> None:
     Raises:
         DestinationExistsException: Something else is at ``target``.
         InvalidModelException: Neither the staged nor the final name exists.
+        ModelkeepError: The system does not let it; see ``system_errors``.
     """
     if not os.path.lexists(staged):
         if os.path.lexists(target):
@@ -187,7 +198,7 @@ def place(staged: Path, target: Path) -> None:
         raise DestinationExistsException(
             f"There is a file at {target} already.", metadata={"path": str(target)}
         )
-    with _no_room(target):
+    with writing(target):
         _make_read_only(staged)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(staged, target)
@@ -203,6 +214,16 @@ def _make_read_only(path: Path) -> None:
                 os.chmod(os.path.join(current, name), 0o444)
     else:
         os.chmod(path, 0o444)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder of ours, or finds it.
+
+    Raises:
+        ModelkeepError: The system does not let it; see ``system_errors``.
+    """
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def remove_tree(path: Path) -> None:
@@ -234,35 +255,11 @@ def file_facts(path: Path) -> tuple[int, float]:
     """(size in bytes, time of the last modification in seconds) of a regular file.
 
     Raises:
-        InvalidModelException: There is no regular file.
+        InvalidModelException: It is no regular file.
+        ModelkeepError: It cannot be looked at; see ``system_errors``.
     """
-    try:
+    with reading(path):
         status = path.stat()
-    except OSError as error:
-        detail = error.strerror or str(error)
-        raise InvalidModelException(
-            f"{path} cannot be read: {detail}.", metadata={"path": str(path), "detail": detail}
-        ) from error
     if not stat.S_ISREG(status.st_mode):
-        raise InvalidModelException(
-            f"{path} is not a regular file.", metadata={"path": str(path), "detail": "no regular file"}
-        )
+        raise no_regular_file(path)
     return status.st_size, status.st_mtime
-
-
-class _no_room(contextlib.AbstractContextManager[None]):
-    """Turns "no space left" into the suite's own error."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _raise_full(self._path, error)
-
-
-def _raise_full(path: Path, error: OSError) -> NoReturn:
-    raise DiskFullException(
-        f"The file system of {path} has no room for the model: free some, then install again.",
-        metadata={"path": str(path)},
-    ) from error

@@ -27,6 +27,7 @@ import blake3
 import imohash
 
 from .probe.headers import Opener, open_regular
+from .system_errors import reading
 
 #: imohash's own defaults. Given by position: the keyword is misspelt in the released version.
 _SAMPLE_THRESHOLD, _SAMPLE_SIZE = 128 * 1024, 16 * 1024
@@ -50,7 +51,7 @@ class Digests:
 
 def sampled_hash(path: Path, opener: Opener = open_regular) -> str:
     """The sampled hash of one file, reading at most 128 KiB."""
-    with opener(path) as file:
+    with reading(path), opener(path) as file:
         return str(imohash.hashfileobject(file, _SAMPLE_THRESHOLD, _SAMPLE_SIZE, True))
 
 

@@ -275,7 +275,7 @@ class AccessException(ModelkeepError):
 
 
 class ForbiddenPathException(AccessException):
-    """The path, or what its symbolic links lead to, lies outside every allowed root."""
+    """The path, or what its links lead to, lies outside every root, or the system denies it."""
 
     reason = "FORBIDDEN_PATH"
     code = "PERMISSION_DENIED"
@@ -381,7 +381,7 @@ class SourceNotFoundException(SourceException):
 
 
 class SourceChangedException(SourceException):
-    """The object changed at the source while it was being fetched, more than once."""
+    """The object changed at the source while it was being fetched or installed."""
 
     reason = "SOURCE_CHANGED"
     code = "FAILED_PRECONDITION"

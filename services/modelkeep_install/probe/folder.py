@@ -16,6 +16,7 @@ from pydantic_core import from_json
 
 from modelkeep.exceptions import InvalidModelException, UnsafeFormatException
 
+from ..system_errors import reading
 from .families.unet import BASE_BY_CONTEXT, VARIANT_BY_CHANNELS
 from .families.vae import vae_folder_match
 from .headers import MAX_HEADER_BYTES, Opener, SafetensorsHeader, read_header
@@ -89,7 +90,8 @@ class Folder:
         if self.files[relative] > limit:
             raise self.invalid(relative, f"a config of {self.files[relative]:,} bytes")
         try:
-            with self._opener(self.path / relative) as file:
+            path = self.path / relative
+            with reading(path), self._opener(path) as file:
                 # unlike json's, no lone surrogates, which no message could carry, and no infinite numbers
                 content = from_json(file.read(limit), allow_inf_nan=False)
         except ValueError as error:

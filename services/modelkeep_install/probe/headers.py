@@ -20,6 +20,8 @@ from pydantic_core import from_json
 
 from modelkeep.exceptions import InvalidModelException
 
+from ..system_errors import no_regular_file, reading
+
 #: A longer header is refused unread. The reference implementation takes 100 MB; parsing that would keep
 #: every other thread of the process waiting for seconds, and real headers have some hundred KiB.
 MAX_HEADER_BYTES = 8 << 20
@@ -62,21 +64,15 @@ def open_regular(path: Path) -> BinaryIO:
     """Opens a regular file for reading; a FIFO or device is refused in place of waited for.
 
     Raises:
-        InvalidModelException: The path is no regular file, or cannot be opened.
+        InvalidModelException: The path is no regular file.
+        ModelkeepError: It cannot be opened; see ``system_errors``.
     """
-    try:
+    with reading(path):
         # O_NONBLOCK: opening a FIFO without a writer would wait for ever
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise InvalidModelException(
-            f"{path} cannot be read: {error.strerror}.",
-            metadata={"path": str(path), "detail": error.strerror or ""},
-        ) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise InvalidModelException(
-            f"{path} is not a regular file.", metadata={"path": str(path), "detail": "no regular file"}
-        )
+        raise no_regular_file(path)
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
@@ -136,7 +132,7 @@ def read_header(path: Path, opener: Opener = open_regular) -> SafetensorsHeader:
         InvalidModelException: The file is no safetensors file, or its header is cut off or lies. Found in
             the time that a good header takes, whatever the header claims.
     """
-    with opener(path) as file:
+    with reading(path), opener(path) as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(8)
         if len(start) < 8:

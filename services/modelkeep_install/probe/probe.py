@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from modelkeep.exceptions import InvalidModelException, SourceNotFoundException
+from modelkeep.exceptions import InvalidModelException
 
+from ..system_errors import cannot_read, reading
 from .families import FILE_FAMILIES
 from .families.vae import narrow
 from .folder import PICKLE_SUFFIXES, Folder, as_folder, lora_in, probe_folder, unsafe
@@ -47,19 +48,13 @@ def probe(
 
     Raises:
         SourceNotFoundException: There is nothing at the path.
+        ForbiddenPathException: The service's user may not read it.
         InvalidModelException: The file is no safetensors file or damaged, or the folder contradicts itself.
         UnsafeFormatException: The weights are pickles.
     """
     path_for_names = named or path
-    try:
+    with reading(path):
         status = path.stat()
-    except FileNotFoundError as error:
-        raise SourceNotFoundException(f"There is nothing at {path}.", metadata={"path": str(path)}) from error
-    except OSError as error:
-        detail = error.strerror or str(error)
-        raise InvalidModelException(
-            f"{path} cannot be read: {detail}.", metadata={"path": str(path), "detail": detail}
-        ) from error
     if stat.S_ISDIR(status.st_mode):
         files = list_files(path, check)
         match = _match_folder(Folder(path, files, opener))
@@ -90,7 +85,11 @@ def list_files(folder: Path, check: Callable[[Path], object] = lambda path: None
         InvalidModelException: Too many files, or a file that cannot be looked at.
     """
     files: dict[str, int] = {}
-    for current, folders, names in os.walk(folder):
+
+    def unreadable(error: OSError) -> None:
+        raise cannot_read(Path(os.fsdecode(error.filename or folder)), error) from error
+
+    for current, folders, names in os.walk(folder, onerror=unreadable):
         here = Path(current)
         depth = len(here.relative_to(folder).parts)
         folders[:] = (
@@ -108,13 +107,8 @@ def list_files(folder: Path, check: Callable[[Path], object] = lambda path: None
                     metadata={"path": str(folder), "detail": "file name is no UTF-8"},
                 ) from error
             check(file)
-            try:
+            with reading(file):
                 status = file.stat()
-            except OSError as error:
-                detail = error.strerror or str(error)
-                raise InvalidModelException(
-                    f"{file} cannot be read: {detail}.", metadata={"path": str(file), "detail": detail}
-                ) from error
             if stat.S_ISREG(status.st_mode):
                 files[file.relative_to(folder).as_posix()] = status.st_size
         if len(files) > MAX_FILES:

@@ -31,7 +31,8 @@ class InstallServiceStub:
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
     SERVER_BUSY, SERVER_DRAINING, INTERNAL. What goes wrong while a job runs is the job's `error`, with
     the same reasons: those of a download, INVALID_MODEL, UNSAFE_FORMAT, DUPLICATE_PATH, FORBIDDEN_PATH,
-    SOURCE_NOT_FOUND, DISK_FULL, INTERNAL.
+    SOURCE_NOT_FOUND, SOURCE_CHANGED, DESTINATION_EXISTS, DISK_FULL, INTERNAL, and what RecordService says of the
+    record, such as INVALID_MODEL_CONFIG.
     """
 
     def __init__(self, channel):
@@ -93,7 +94,8 @@ class InstallServiceServicer:
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
     SERVER_BUSY, SERVER_DRAINING, INTERNAL. What goes wrong while a job runs is the job's `error`, with
     the same reasons: those of a download, INVALID_MODEL, UNSAFE_FORMAT, DUPLICATE_PATH, FORBIDDEN_PATH,
-    SOURCE_NOT_FOUND, DISK_FULL, INTERNAL.
+    SOURCE_NOT_FOUND, SOURCE_CHANGED, DESTINATION_EXISTS, DISK_FULL, INTERNAL, and what RecordService says of the
+    record, such as INVALID_MODEL_CONFIG.
     """
 
     def ImportModel(self, request, context):
@@ -249,7 +251,8 @@ class InstallService:
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
     SERVER_BUSY, SERVER_DRAINING, INTERNAL. What goes wrong while a job runs is the job's `error`, with
     the same reasons: those of a download, INVALID_MODEL, UNSAFE_FORMAT, DUPLICATE_PATH, FORBIDDEN_PATH,
-    SOURCE_NOT_FOUND, DISK_FULL, INTERNAL.
+    SOURCE_NOT_FOUND, SOURCE_CHANGED, DESTINATION_EXISTS, DISK_FULL, INTERNAL, and what RecordService says of the
+    record, such as INVALID_MODEL_CONFIG.
     """
 
     @staticmethod

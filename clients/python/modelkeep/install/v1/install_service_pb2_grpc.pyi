@@ -32,7 +32,8 @@ class InstallServiceStub:
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
     SERVER_BUSY, SERVER_DRAINING, INTERNAL. What goes wrong while a job runs is the job's `error`, with
     the same reasons: those of a download, INVALID_MODEL, UNSAFE_FORMAT, DUPLICATE_PATH, FORBIDDEN_PATH,
-    SOURCE_NOT_FOUND, DISK_FULL, INTERNAL.
+    SOURCE_NOT_FOUND, SOURCE_CHANGED, DESTINATION_EXISTS, DISK_FULL, INTERNAL, and what RecordService says of the
+    record, such as INVALID_MODEL_CONFIG.
     """
 
     @_typing.overload
@@ -102,7 +103,8 @@ class InstallServiceAsyncStub(InstallServiceStub):
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
     SERVER_BUSY, SERVER_DRAINING, INTERNAL. What goes wrong while a job runs is the job's `error`, with
     the same reasons: those of a download, INVALID_MODEL, UNSAFE_FORMAT, DUPLICATE_PATH, FORBIDDEN_PATH,
-    SOURCE_NOT_FOUND, DISK_FULL, INTERNAL.
+    SOURCE_NOT_FOUND, SOURCE_CHANGED, DESTINATION_EXISTS, DISK_FULL, INTERNAL, and what RecordService says of the
+    record, such as INVALID_MODEL_CONFIG.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -168,7 +170,8 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
     SERVER_BUSY, SERVER_DRAINING, INTERNAL. What goes wrong while a job runs is the job's `error`, with
     the same reasons: those of a download, INVALID_MODEL, UNSAFE_FORMAT, DUPLICATE_PATH, FORBIDDEN_PATH,
-    SOURCE_NOT_FOUND, DISK_FULL, INTERNAL.
+    SOURCE_NOT_FOUND, SOURCE_CHANGED, DESTINATION_EXISTS, DISK_FULL, INTERNAL, and what RecordService says of the
+    record, such as INVALID_MODEL_CONFIG.
     """
 
     @_abc_1.abstractmethod
