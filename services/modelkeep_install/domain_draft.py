@@ -13,17 +13,20 @@ from .probe import ProbeResult
 from .probe.result import UNKNOWN
 
 
-def check_known(probe: ProbeResult, overrides: Overrides, path: Path) -> None:
-    """A model of unknown type is not registered, unless the caller says what it is.
+def check_known(probe: ProbeResult, path: Path) -> None:
+    """A model of unknown kind is not registered, unless the caller said what it is, which the probe heeds.
 
     Raises:
         InvalidModelException: It is unknown; the text says what was looked for and how to override.
     """
-    if probe.known and (probe.base != UNKNOWN or probe.match.possible_bases):
+    told = {
+        "type": probe.known,
+        "base": probe.base != UNKNOWN or bool(probe.match.possible_bases),
+        "format": probe.format != UNKNOWN,
+    }
+    missing = [name for name, known in told.items() if not known]
+    if not missing:
         return
-    if overrides.type and overrides.base:
-        return
-    missing = [name for name, value in (("type", overrides.type), ("base", overrides.base)) if not value]
     why = "; ".join(f"{item.candidate}: {item.why}" for item in probe.match.ruled_out)
     raise InvalidModelException(
         f"What {path.name} is cannot be told ({why or 'nothing fits'}). "

@@ -72,7 +72,8 @@ class ModelRoots:
                 f"{field} must be an absolute path on the service's host.",
                 violations=[FieldViolation(field, "is not absolute")],
             )
-        path = Path(os.path.normpath(text))
+        # POSIX keeps two leading slashes apart from one: a second name for the same file
+        path = Path(os.path.normpath(f"/{text.lstrip('/')}"))
         self._readable.resolve(path)
         return path
 

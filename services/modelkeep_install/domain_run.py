@@ -196,7 +196,7 @@ class Runner(Steps):
             return probe(path, job.overrides.hints, opener=opener, check=check, named=named)
 
         found = await self.quick(work)
-        check_known(found, job.overrides, named or path)
+        check_known(found, named or path)
         return found
 
     async def _hash(self, job: Job, path: Path, control: Control) -> Job:

@@ -16,6 +16,7 @@ from modelkeep.download.v1 import download_service_pb2_grpc
 from modelkeep.exceptions import (
     BY_REASON,
     DeadlineExceededException,
+    FieldViolation,
     ModelkeepError,
     ServerBusyException,
     UnknownJobIDException,
@@ -158,10 +159,14 @@ def _raise(peer: str, error: grpc.aio.AioRpcError) -> NoReturn:
     details = error.details() or error.code().name
     status = _status(error)
     if status is not None:
+        info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
         for detail in status.details:
-            info = error_details_pb2.ErrorInfo()
-            if detail.Unpack(info) and info.reason in BY_REASON and info.reason != "INTERNAL":
-                raise BY_REASON[info.reason](status.message, metadata=dict(info.metadata)) from error
+            detail.Unpack(info)
+            detail.Unpack(bad)
+        if info.reason in BY_REASON and info.reason != "INTERNAL":
+            violations = [FieldViolation(found.field, found.description) for found in bad.field_violations]
+            kind = BY_REASON[info.reason]
+            raise kind(status.message, metadata=dict(info.metadata), violations=violations) from error
     metadata = {"peer": peer, "code": error.code().name}
     match error.code():
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,9 +69,8 @@ def cannot_read(path: Path, error: OSError) -> ModelkeepError:
     """The error of a file or folder of a model that cannot be read."""
     detail = _said(error)
     if error.errno in _ABSENT:
-        return SourceNotFoundException(
-            f"There is nothing at {path}.", metadata={"source": str(path), "path": str(path)}
-        )
+        what = f"{path} is a link to nothing." if os.path.islink(path) else f"There is nothing at {path}."
+        return SourceNotFoundException(what, metadata={"source": str(path), "path": str(path)})
     if error.errno in _NO_RIGHT:
         remedy = "Let the user that runs InstallService read it, then try again."
         return ForbiddenPathException(

@@ -150,6 +150,37 @@ async def test_an_unknown_model_is_refused_with_what_would_help_and_taken_with_o
     assert job.model.WhichOneof("config") == "text_llm"
 
 
+async def test_an_unknown_folder_needs_its_format_as_well(service: InstallClient, source: Path) -> None:
+    folder = source / "clip"
+    write_safetensors(folder / "model.safetensors", {"a": [8]})
+    overrides = install_pb2.ModelOverrides(type=taxonomy_pb2.MODEL_TYPE_CONTROLNET, base="sd-1")
+    job = await service.install(folder, overrides=overrides)
+    assert (job.state, job.error.reason) == (ERROR, "INVALID_MODEL")
+    assert "install it again with format given" in job.error.message
+    overrides.format = taxonomy_pb2.MODEL_FORMAT_DIFFUSERS
+    job = await service.install(folder, overrides=overrides)
+    assert job.state == COMPLETED, job.error
+
+
+async def test_overrides_that_do_not_fit_together_fail_with_the_field_that_is_wrong(
+    service: InstallClient, source: Path
+) -> None:
+    overrides = install_pb2.ModelOverrides(format=taxonomy_pb2.MODEL_FORMAT_OLIVE)
+    job = await service.install(small_lora(source / "a.safetensors"), overrides=overrides)
+    assert (job.state, job.error.reason) == (ERROR, "INVALID_MODEL_CONFIG")
+    assert "model.format: " in job.error.message
+
+
+async def test_a_second_spelling_of_a_path_is_the_same_path(service: InstallClient, source: Path) -> None:
+    path = small_lora(source / "a.safetensors")
+    await service.install(path)
+    for spelling in (f"/{path}", f"{source}/./x/..//{path.name}"):
+        again = install_pb2.InstallSource(local_path=spelling)
+        answer = await service.stub.ImportModel(pb.ImportModelRequest(source=again))
+        assert answer.install.source.local_path == str(path)
+        assert (await service.ended(answer.install)).error.reason == "DUPLICATE_PATH"
+
+
 async def test_a_vae_whose_base_nothing_tells_is_found_under_each_possible_base(
     service: InstallClient, source: Path
 ) -> None:

@@ -99,18 +99,19 @@ def list_files(folder: Path, check: Callable[[Path], object] = lambda path: None
             if name.startswith("."):
                 continue
             file = here / name
+            relative = file.relative_to(folder).as_posix()
             try:
-                name.encode()
+                relative.encode()
             except UnicodeEncodeError as error:
                 raise InvalidModelException(
-                    f"{folder} holds a file whose name is no UTF-8: {name!a}. Rename or remove it.",
+                    f"{folder} holds a file whose name is no UTF-8: {relative!a}. Rename or remove it.",
                     metadata={"path": str(folder), "detail": "file name is no UTF-8"},
                 ) from error
             check(file)
             with reading(file):
                 status = file.stat()
             if stat.S_ISREG(status.st_mode):
-                files[file.relative_to(folder).as_posix()] = status.st_size
+                files[relative] = status.st_size
         if len(files) > MAX_FILES:
             raise InvalidModelException(
                 f"{folder} has more than {MAX_FILES:,} files, which is no model.",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from modelkeep.exceptions import InvalidModelException
+from modelkeep.exceptions import InvalidModelException, SourceNotFoundException
 from modelkeep_install.probe import Hints, probe
 from modelkeep_install.probe.headers import MAX_HEADER_BYTES, read_header
 from support.modelshapes import checkpoint_tensors, prefixed, table, write_pipeline, write_safetensors
@@ -183,8 +183,18 @@ def test_a_scaling_factor_out_of_all_bounds_is_left_out(tmp_path: Path, factor: 
     assert probe(folder).match.scaling_factor is None
 
 
-def test_a_file_name_that_is_no_utf_8_is_refused_with_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [b"/vae/\xff.txt", b"/\xff/a.txt"], ids=["file", "folder"])
+def test_a_name_that_is_no_utf_8_is_refused_with_what_to_do(tmp_path: Path, name: bytes) -> None:
     folder = write_pipeline(tmp_path / "m", "sd-1")
-    Path(os.fsdecode(os.fsencode(folder) + b"/vae/\xff.txt")).touch()
+    path = Path(os.fsdecode(os.fsencode(folder) + name))
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
     with pytest.raises(InvalidModelException, match="Rename or remove it"):
+        probe(folder)
+
+
+def test_a_link_to_nothing_inside_a_folder_is_named(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path / "m", "sd-1")
+    (folder / "vae" / "lost.safetensors").symlink_to("nowhere")
+    with pytest.raises(SourceNotFoundException, match=r"lost\.safetensors is a link to nothing"):
         probe(folder)
