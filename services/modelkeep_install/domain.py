@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from modelkeep.exceptions import ModelkeepError
+from modelkeep.exceptions import ModelkeepError, UnknownJobIDException
 
 from . import files
 from .domain_digests import DigestWorker
@@ -262,22 +262,29 @@ class Installer:
         return count
 
     async def wait(self, ids: Iterable[int], timeout_s: float) -> list[int]:
-        """Waits until the jobs have ended, or the time is over; gives the ids waited for.
+        """Waits until the jobs have ended or were pruned, or the time is over; gives the ids waited for.
 
         Raises:
             UnknownJobIDException: One of them is not there.
         """
-        wanted = list(ids) or [job.id for job in await self._store.unfinished()]
+        wanted = list(dict.fromkeys(ids))
+        for job_id in wanted:
+            await self._store.get(job_id)
+        wanted = wanted or [job.id for job in await self._store.unfinished()]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 for job_id in wanted:
-                    while True:
-                        changed = self._changed
-                        job = await self._store.get(job_id)
-                        if job.state in FINAL or self._stopping:
-                            break
-                        await changed.wait()
+                    with contextlib.suppress(UnknownJobIDException):
+                        await self._ended(job_id)
         return wanted
+
+    async def _ended(self, job_id: int) -> None:
+        while True:
+            changed = self._changed
+            job = await self._store.get(job_id)
+            if job.state in FINAL or self._stopping:
+                return
+            await changed.wait()
 
     def with_progress(self, job: Job) -> Job:
         """The job with its bytes as of now; the store has those of its last step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from typing import Any
 
 import grpc.aio
@@ -11,8 +12,15 @@ from google.protobuf.duration_pb2 import Duration
 from modelkeep.install.v1 import install_pb2, install_service_pb2_grpc
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep_common.calls import current_call
+from modelkeep_common.frames import chunked, message_size
 from modelkeep_common.idempotency import fingerprint
-from modelkeep_common.paging import clamp_page_size, decode_page_token, encode_page_token
+from modelkeep_common.paging import (
+    MAX_PAGE_BYTES,
+    MAX_PAGE_SIZE,
+    clamp_page_size,
+    decode_page_token,
+    encode_page_token,
+)
 from modelkeep_common.streams import stream_frames
 from modelkeep_common.watch import WatchHub
 
@@ -39,23 +47,22 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
         return pb.ImportModelResponse(install=await self._message(job), existing=existing)
 
     async def GetInstall(self, request: pb.GetInstallRequest, context: object) -> pb.GetInstallResponse:
-        [(job, record)] = await self._store.many([request.id])
+        job, record = await self._store.get_with_record(request.id)
         return pb.GetInstallResponse(install=self._with_record(job, record))
 
     async def ListInstalls(self, request: pb.ListInstallsRequest, context: object) -> pb.ListInstallsResponse:
         mark = fingerprint(request, without=("page_token", "page_size"))
         position = decode_page_token(request.page_token, mark)
-        jobs, more, token = await self._store.page(
+        size = clamp_page_size(request.page_size)
+        jobs, token = await self._store.page(
             source_contains=request.source_contains,
             states=[state for state in map(convert.state_of, request.states) if state is not None],
             before=int(position[0] or 0) if position else None,
-            limit=clamp_page_size(request.page_size),
+            limit=size + 1,
         )
-        return pb.ListInstallsResponse(
-            installs=[self._with_record(job, record) for job, record in jobs],
-            next_page_token=encode_page_token([jobs[-1][0].id], mark) if more else "",
-            resume_token=token,
-        )
+        page = self._fitting(jobs[:size])
+        more = encode_page_token([page[-1].id], mark) if len(jobs) > len(page) else ""
+        return pb.ListInstallsResponse(installs=page, next_page_token=more, resume_token=token)
 
     async def CancelInstall(
         self, request: pb.CancelInstallRequest, context: object
@@ -88,10 +95,9 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
             # the answer must leave before the caller stops waiting
             timeout = min(timeout, max(0.0, left - min(0.5, left / 4)))
         waited = await self._installer.wait(request.ids, timeout)
-        jobs = await self._store.many(waited) if waited else []
+        jobs = await self._store.present(waited)
         return pb.WaitInstallsResponse(
-            installs=[self._with_record(job, record) for job, record in jobs],
-            done=all(job.state.final for job, _ in jobs),
+            installs=self._fitting(jobs), done=all(job.state.final for job, _ in jobs)
         )
 
     async def ProbeModel(self, request: pb.ProbeModelRequest, context: object) -> pb.ProbeModelResponse:
@@ -108,11 +114,16 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
         )
 
     async def _message(self, job: Job) -> install_pb2.Install:
-        [(job, record)] = await self._store.many([job.id])
+        job, record = await self._store.get_with_record(job.id)
         return self._with_record(job, record)
 
     def _with_record(self, job: Job, record: bytes) -> install_pb2.Install:
         return convert.install_message(self._installer.with_progress(job), record)
+
+    def _fitting(self, jobs: Iterable[tuple[Job, bytes]]) -> list[install_pb2.Install]:
+        """The first of the jobs, at least one, as far as they fit into an answer."""
+        messages = (self._with_record(job, record) for job, record in jobs)
+        return next(iter(chunked(messages, message_size, MAX_PAGE_SIZE, MAX_PAGE_BYTES)), [])
 
     def _snapshot(self, conn: sqlite3.Connection) -> list[tuple[str, install_pb2.Install]]:
         return [(id_, install_pb2.Install.FromString(data)) for id_, data in self._store.snapshot(conn)]

@@ -162,10 +162,10 @@ class InstallStore:
 
     async def page(
         self, *, source_contains: str, states: Sequence[State], before: int | None, limit: int
-    ) -> tuple[list[tuple[Job, bytes]], bool, str]:
-        """One page, newest first: (jobs with their records, whether there are more, a token for a watch)."""
+    ) -> tuple[list[tuple[Job, bytes]], str]:
+        """At most ``limit`` jobs with their records, newest first, and a token for a watch."""
 
-        def unit(conn: sqlite3.Connection) -> tuple[list[tuple[Job, bytes]], bool, str]:
+        def unit(conn: sqlite3.Connection) -> tuple[list[tuple[Job, bytes]], str]:
             where, values = ["instr(source, ?) > 0"], [source_contains] if source_contains else []
             if not source_contains:
                 where = []
@@ -176,25 +176,22 @@ class InstallStore:
                 values.append(str(before))
             clause = f"WHERE {' AND '.join(where)}" if where else ""
             rows = conn.execute(
-                f"SELECT job, record FROM installs {clause} ORDER BY id DESC LIMIT ?", (*values, limit + 1)
+                f"SELECT job, record FROM installs {clause} ORDER BY id DESC LIMIT ?", (*values, limit)
             ).fetchall()
-            jobs = [(_JOBS.validate_json(row[0]), bytes(row[1])) for row in rows[:limit]]
-            return jobs, len(rows) > limit, resume_token(conn, COLLECTION)
+            jobs = [(_JOBS.validate_json(row[0]), bytes(row[1])) for row in rows]
+            return jobs, resume_token(conn, COLLECTION)
 
         return await self.db.read(unit)
 
-    async def many(self, ids: Iterable[int]) -> list[tuple[Job, bytes]]:
-        """Jobs with their records; none given: those that have not ended.
+    async def get_with_record(self, job_id: int) -> tuple[Job, bytes]:
+        """A job with its record; UnknownJobIDException if there is none."""
+        return await self.db.read(partial(_get, job_id=job_id))
 
-        Raises:
-            UnknownJobIDException: One of them is not there.
-        """
-        wanted = list(ids)
+    async def present(self, ids: Sequence[int]) -> list[tuple[Job, bytes]]:
+        """Those of the jobs that are there, with their records, in the order of the ids."""
 
         def unit(conn: sqlite3.Connection) -> list[tuple[Job, bytes]]:
-            if wanted:
-                return [_get(conn, job_id) for job_id in wanted]
-            return [_get(conn, job.id) for job in _jobs(conn, "WHERE state NOT IN (" + _quoted(FINAL) + ")")]
+            return [found for job_id in ids if (found := _find(conn, job_id)) is not None]
 
         return await self.db.read(unit)
 
@@ -255,11 +252,16 @@ class InstallStore:
         await self.db.write(lambda conn: conn.execute("DELETE FROM removals WHERE key = ?", (key,)) and None)
 
 
-def _get(conn: sqlite3.Connection, job_id: int) -> tuple[Job, bytes]:
+def _find(conn: sqlite3.Connection, job_id: int) -> tuple[Job, bytes] | None:
     row = conn.execute("SELECT job, record FROM installs WHERE id = ?", (job_id,)).fetchone()
-    if row is None:
+    return None if row is None else (_JOBS.validate_json(row[0]), bytes(row[1]))
+
+
+def _get(conn: sqlite3.Connection, job_id: int) -> tuple[Job, bytes]:
+    found = _find(conn, job_id)
+    if found is None:
         raise UnknownJobIDException(f"There is no install {job_id}.", metadata={"id": str(job_id)})
-    return _JOBS.validate_json(row[0]), bytes(row[1])
+    return found
 
 
 def _jobs(conn: sqlite3.Connection, clause: str) -> list[Job]:

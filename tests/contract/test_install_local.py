@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import blake3
@@ -16,7 +16,15 @@ import pytest
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
-from support.installs import InstallClient, fails, install_beside, install_service, records_beside, small_lora
+from modelkeep_install.domain import Installer
+from support.installs import (
+    InstallClient,
+    fails,
+    install_beside,
+    install_service,
+    records_beside,
+    small_lora,
+)
 from support.modelshapes import table, write_checkpoint, write_pipeline, write_safetensors
 
 COMPLETED = install_pb2.INSTALL_STATE_COMPLETED
@@ -319,6 +327,60 @@ async def test_jobs_are_listed_newest_first_by_pages_and_filters_and_pruned(
     with fails(code="NOT_FOUND", reason="UNKNOWN_JOB"):
         await service.get(jobs[0])
     assert (await service.install(small_lora(source / "9.safetensors"))).id == jobs[-1].id + 1
+
+
+async def test_large_jobs_come_in_answers_that_every_client_takes(
+    service: InstallClient, source: Path
+) -> None:
+    (source / "text.safetensors").write_text("text")
+    overrides = install_pb2.ModelOverrides(description="d" * 60_000, license="l" * 60_000)
+    ids = [
+        (await service.install(source / "text.safetensors", overrides=overrides)).id for _ in range(40)
+    ]  # 4.8 MB, where clients take 4 MiB by default
+    seen: list[int] = []
+    token = ""
+    while True:
+        page = await service.stub.ListInstalls(pb.ListInstallsRequest(page_size=1000, page_token=token))
+        seen += [job.id for job in page.installs]
+        if not (token := page.next_page_token):
+            break
+    assert seen == ids[::-1]
+    waited = await service.stub.WaitInstalls(pb.WaitInstallsRequest(ids=ids))
+    assert waited.done
+    assert [job.id for job in waited.installs] == ids[: len(waited.installs)]
+    assert 1 < len(waited.installs) < len(ids)
+
+
+async def test_a_wait_ends_also_when_its_jobs_are_pruned_meanwhile(
+    service: InstallClient, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = Installer.wait
+
+    async def pruned_at_once(self: Installer, ids: Iterable[int], timeout_s: float) -> list[int]:
+        waited = await wait(self, ids, timeout_s)
+        await self.prune()
+        return waited
+
+    monkeypatch.setattr(Installer, "wait", pruned_at_once)
+    for named in (True, False):
+        job = await service.submit(small_lora(source / f"{named}.safetensors"), inplace=False)
+        answer = await service.stub.WaitInstalls(pb.WaitInstallsRequest(ids=[job.id] if named else []))
+        assert (answer.done, list(answer.installs)) == (True, [])
+    with fails(code="NOT_FOUND", reason="UNKNOWN_JOB"):
+        await service.stub.WaitInstalls(pb.WaitInstallsRequest(ids=[job.id]))
+
+
+async def test_tags_that_no_record_takes_are_refused_before_anything_is_fetched(
+    service: InstallClient, source: Path
+) -> None:
+    path = small_lora(source / "a.safetensors")
+    for overrides, field in (
+        (install_pb2.ModelOverrides(tags=["ok", "x" * 257]), "overrides.tags[1]"),
+        (install_pb2.ModelOverrides(tags=[""]), "overrides.tags[0]"),
+        (install_pb2.ModelOverrides(trigger_phrases=["x" * 4097]), "overrides.trigger_phrases[0]"),
+    ):
+        with fails(code="INVALID_ARGUMENT", reason="FIELD_INVALID", fields=[field]):
+            await service.submit(path, overrides=overrides)
 
 
 async def test_a_watch_shows_every_state_of_a_job_in_order(service: InstallClient, source: Path) -> None:

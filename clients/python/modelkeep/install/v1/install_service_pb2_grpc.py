@@ -160,7 +160,7 @@ class InstallServiceServicer:
     def WaitInstalls(self, request, context):
         """Answers when all jobs asked for have ended, or at the time-out with the present states.
 
-        Errors: UNKNOWN_JOB.
+        Errors: UNKNOWN_JOB (one of the ids was no job's when the call came).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

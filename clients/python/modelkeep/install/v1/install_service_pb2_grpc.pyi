@@ -78,7 +78,7 @@ class InstallServiceStub:
     WaitInstalls: _grpc.UnaryUnaryMultiCallable[_install_service_pb2.WaitInstallsRequest, _install_service_pb2.WaitInstallsResponse]
     """Answers when all jobs asked for have ended, or at the time-out with the present states.
 
-    Errors: UNKNOWN_JOB.
+    Errors: UNKNOWN_JOB (one of the ids was no job's when the call came).
     """
     ProbeModel: _grpc.UnaryUnaryMultiCallable[_install_service_pb2.ProbeModelRequest, _install_service_pb2.ProbeModelResponse]
     """Tells what a local path holds from its headers and configs. Changes nothing, runs nothing.
@@ -146,7 +146,7 @@ class InstallServiceAsyncStub(InstallServiceStub):
     WaitInstalls: _aio.UnaryUnaryMultiCallable[_install_service_pb2.WaitInstallsRequest, _install_service_pb2.WaitInstallsResponse]  # type: ignore[assignment]
     """Answers when all jobs asked for have ended, or at the time-out with the present states.
 
-    Errors: UNKNOWN_JOB.
+    Errors: UNKNOWN_JOB (one of the ids was no job's when the call came).
     """
     ProbeModel: _aio.UnaryUnaryMultiCallable[_install_service_pb2.ProbeModelRequest, _install_service_pb2.ProbeModelResponse]  # type: ignore[assignment]
     """Tells what a local path holds from its headers and configs. Changes nothing, runs nothing.
@@ -253,7 +253,7 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_install_service_pb2.WaitInstallsResponse, _abc.Awaitable[_install_service_pb2.WaitInstallsResponse]]:
         """Answers when all jobs asked for have ended, or at the time-out with the present states.
 
-        Errors: UNKNOWN_JOB.
+        Errors: UNKNOWN_JOB (one of the ids was no job's when the call came).
         """
 
     @_abc_1.abstractmethod
