@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,13 +13,14 @@ from pathlib import Path
 from modelkeep.exceptions import (
     InvalidModelException,
     ModelkeepError,
+    SourceNotFoundException,
     TokenRequiredException,
     UnknownJobIDException,
     WrongStateException,
 )
 
 from . import files
-from .domain_follow import DownloadFollower
+from .domain_follow import ENDED, DownloadFollower
 from .domain_jobs import Job, JobError, Stage, State, moved
 from .domain_ports import DownloadOrder, DownloadPort, DownloadState, DownloadStatus, JobStore
 from .domain_roots import ModelRoots
@@ -58,9 +60,9 @@ class Downloading(Steps):
         await self._follower.close()
 
     async def cancel(self, job: Job) -> Job:
-        """Cancels the job's download; returns when DownloadService knows.
+        """Cancels the job's download; returns when it has ended.
 
-        It would go on writing into a folder that is gone otherwise.
+        Until then it may still deliver, into a folder that is gone.
         """
         delay = FIRST_RETRY_S
         while job.download_id or job.ordering:
@@ -69,8 +71,10 @@ class Downloading(Steps):
                 if not download_id:
                     # asked for, and the answer was lost: asking again tells its number
                     download_id = (await self._downloads.create(self._order_of(job))).id
-                await self._downloads.cancel(download_id)
+                await self._end(download_id, job)
                 return replace(job, download_id=download_id)
+            except UnknownJobIDException:
+                return job  # DownloadService has forgotten it
             except ModelkeepError as error:
                 if not job.download_id and not isinstance(error, TRY_AGAIN) and error.code != "INTERNAL":
                     return job  # refused: there is none
@@ -78,6 +82,22 @@ class Downloading(Steps):
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LAST_RETRY_S)
         return job
+
+    async def _end(self, download_id: int, job: Job) -> None:
+        """Cancels a download and follows it to its end."""
+        asked = False
+        async with contextlib.aclosing(self._follower.follow(download_id)) as statuses:
+            async for status in statuses:
+                self._check_ours(status, job)
+                if status.state not in ENDED and not asked:
+                    await self._downloads.cancel(download_id)
+                    asked = True
+
+    @staticmethod
+    def _check_ours(status: DownloadStatus, job: Job) -> None:
+        """UnknownJobIDException if the number was given anew by a store that does not know our download."""
+        if status.labels.get(_LABEL) != job.uid:
+            raise UnknownJobIDException("This download is another job's.", metadata={"id": str(status.id)})
 
     async def download(self, job: Job, control: Control) -> Job:
         """Ends with ``staged_path`` set: the file is whole and durable in the staging folder."""
@@ -118,9 +138,18 @@ class Downloading(Steps):
             control.token.clear()
             job = await self._save(moved(job, State.RUNNING, Stage.DOWNLOADING))
         await asyncio.to_thread(files.make_folder, staging)
-        job = await self._save(replace(job, ordering=True))
+        asking = job = await self._save(replace(job, ordering=True))
         order = self._order_of(job, url=control.url, access_token=control.access_token)
-        status, job = await self._with_peer(job, control, lambda: self._downloads.create(order))
+
+        async def create() -> DownloadStatus:
+            try:
+                return await self._downloads.create(order)
+            except ModelkeepError as error:
+                if not isinstance(error, TRY_AGAIN):
+                    await self._save(replace(asking, ordering=False))  # refused: there is none to cancel
+                raise
+
+        status, job = await self._with_peer(job, control, create)
         control.url = control.access_token = ""
         return await self._save(replace(job, download_id=status.id, ordering=False))
 
@@ -170,9 +199,7 @@ class Downloading(Steps):
         control.url = control.access_token = ""
 
     async def _mirror(self, job: Job, status: DownloadStatus, staging: Path) -> Job:
-        if status.labels.get(_LABEL) != job.uid:
-            # the number was given anew by a store that does not know our download
-            raise UnknownJobIDException("This download is another job's.", metadata={"id": str(status.id)})
+        self._check_ours(status, job)
         if status.state is DownloadState.COMPLETED:
             delivered = Path(status.path)
             if delivered.parent != staging:
@@ -181,6 +208,12 @@ class Downloading(Steps):
                     metadata={"path": str(delivered), "detail": "outside the staging folder"},
                 )
             files.check_name(delivered.name)
+            if not await asyncio.to_thread(os.path.lexists, delivered):
+                raise SourceNotFoundException(
+                    f"DownloadService delivered {delivered}, and nothing is there: install it again, and see "
+                    "that both services have the same models_dir.",
+                    metadata={"source": job.source.text, "path": str(delivered)},
+                )
             return await self._save(
                 replace(
                     moved(job, State.RUNNING, Stage.PROBING),

@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 #: Asked again after so long without news: a watch that hangs must not hang an install.
 _DOUBT_S = 20.0
-_ENDED = frozenset({DownloadState.COMPLETED, DownloadState.ERROR, DownloadState.CANCELLED})
+ENDED = frozenset({DownloadState.COMPLETED, DownloadState.ERROR, DownloadState.CANCELLED})
 
 
 class DownloadFollower:
@@ -41,7 +41,7 @@ class DownloadFollower:
             status: DownloadStatus | None = await self._downloads.get(download_id)
             while status is not None:
                 yield status
-                if status.state in _ENDED:
+                if status.state in ENDED:
                     return
                 try:
                     async with asyncio.timeout(_DOUBT_S):

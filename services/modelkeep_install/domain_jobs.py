@@ -178,6 +178,8 @@ class Job:
     registering: bool = False
     files: tuple[FileFacts, ...] = ()
     progress: Progress = field(default_factory=Progress)
+    #: Why the job fails: noted before anything is cancelled or removed, so that a restart goes on with that.
+    failure: JobError | None = None
     error: JobError | None = None
     start_time: float | None = None
     end_time: float | None = None

@@ -90,6 +90,8 @@ class Runner(Steps):
                     start_time=job.start_time or time.time(),
                 )
             )
+            if job.failure is not None:
+                return await self._end_failed(job, job.failure)
             self._check(control)
             if job.source.kind is SourceKind.URL:
                 job = await self._downloading.download(job, control)
@@ -281,6 +283,8 @@ class Runner(Steps):
 
     async def _end_failed(self, job: Job, error: JobError) -> Job:
         """Keeps a finished download, says where, and removes everything else."""
+        if job.failure is None:
+            job = await self._save(replace(job, failure=error))
         stored = await self._registered(job)
         if stored is not None:
             return await self._complete(job, stored)
@@ -288,7 +292,7 @@ class Runner(Steps):
         if job.source.kind is SourceKind.URL and job.staged_path:
             kept = await self.quick(lambda: self._keep_download(job))
         else:
-            if job.download_id:  # it may still run, and would deliver into a folder that is gone
+            if job.download_id or job.ordering:
                 job = await self._downloading.cancel(job)
             await self.quick(lambda: self._remove_files(job))
         if kept:

@@ -16,6 +16,7 @@ import pytest
 
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
+from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep_common.serving import start_server
 from modelkeep_download.app import DownloadApplication
 from modelkeep_install import app as install_app
@@ -144,6 +145,33 @@ async def test_a_downloaded_model_survives_the_end_of_the_service_at_every_step(
         assert points >= 8
         # every job downloaded once, whenever the service died
         assert http.bytes_served("/style.safetensors") == (points + 1) * len(content)
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("after", [False, True], ids=["before the write", "after the write"])
+async def test_a_job_that_fails_keeps_its_reason_when_the_service_dies_at_any_step(
+    data_dir: Path, after: bool
+) -> None:
+    (data_dir / "import").mkdir()
+    source = small_lora(data_dir / "import" / "style.safetensors")
+    refused = install_pb2.ModelOverrides(format=taxonomy_pb2.MODEL_FORMAT_OLIVE)  # by RecordService, at last
+    async with records_beside(data_dir) as (records, address):
+        peers = (records, address, "127.0.0.1:9")
+        points = 0
+        while True:
+            job_id, dead = await die_at(
+                points, after, data_dir, peers, source, inplace=False, overrides=refused
+            )
+            async with install_beside(data_dir, *peers) as service:
+                job = await service.ended(job_id)
+                assert job.state == install_pb2.INSTALL_STATE_ERROR
+                assert job.error.reason == "INVALID_MODEL_CONFIG", (points, job.error)
+                assert service.litter() == []
+                assert list(service.models.rglob("*.safetensors")) == []
+            if not dead:
+                break
+            points += 1
+    assert points >= 8
 
 
 async def test_a_cancelled_job_stays_cancelled_when_the_service_dies_meanwhile(data_dir: Path) -> None:

@@ -15,12 +15,15 @@ from typing import Any
 
 import pytest
 
+from modelkeep.exceptions import DiskFullException
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_common.serving import start_server
 from modelkeep_download.app import DownloadApplication
 from modelkeep_install import domain_run, files
+from modelkeep_install.domain_jobs import Job
+from modelkeep_install.store import InstallStore
 from support.downloads import settings_for
 from support.httpserver import HttpServer, Resource
 from support.installs import InstallClient, fails, install_service, small_lora
@@ -167,6 +170,49 @@ async def test_an_order_whose_staging_folder_cannot_be_made_says_why(
         job = await with_downloads.install(http.put("/a.safetensors", Resource(b"x")))
         assert (job.state, job.error.reason) == (ERROR, "DISK_FULL")
         assert http.requests_of("/a.safetensors") == []
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "twice in a row"])
+@pytest.mark.parametrize("kind", ["copy", "url"])
+async def test_a_store_that_is_full_at_any_write_of_a_job_leaves_no_file_behind(
+    with_downloads: InstallClient,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    times: int,
+) -> None:
+    service = with_downloads
+    path = small_lora(source / "a.safetensors")
+    save = InstallStore.save
+    writes: list[int] = []  # those that fail, counted from the job's first
+    seen = 0
+
+    async def full(self: InstallStore, job: Job, **fields: Any) -> Job:
+        nonlocal seen
+        seen += 1
+        if seen in writes:
+            raise DiskFullException("The file system has no room for the database: free some space.")
+        return await save(self, job, **fields)
+
+    monkeypatch.setattr(InstallStore, "save", full)
+    with HttpServer() as http:
+        what = path if kind == "copy" else http.put("/a.safetensors", Resource(path.read_bytes()))
+        while True:
+            first = writes[0] + 1 if writes else 1
+            writes, seen = list(range(first, first + times)), 0
+            job = await service.install(what, inplace=False)
+            if job.state == COMPLETED:
+                await service.stub.UninstallModel(pb.UninstallModelRequest(key=job.model_key))
+            else:
+                assert (job.state, job.error.reason) == (ERROR, "DISK_FULL"), job.error
+            await service.stub.PruneInstalls(pb.PruneInstallsRequest())
+            assert await service.models_count() == 0
+            left = [p for p in service.models.rglob("*") if p.is_file() and p.name[:4] != ".mod"]
+            assert (service.litter(), left) == ([], []), writes
+            if seen < writes[-1]:
+                break
+    assert writes[0] > 8
 
 
 # ---- the source vanishes, changes, or may not be read -----------------------------------------------------
