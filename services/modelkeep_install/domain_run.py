@@ -169,7 +169,7 @@ class Runner(Steps):
             with writing(staging):
                 files.sync_folder(staging)
 
-        await in_thread(self._copies, copy)
+        await in_thread(self._copies, copy, control)
         # the source may have changed since: the record tells of what was copied
         copied = await self._probe(staging / name, job, named=source)
         total = copied.size_bytes
@@ -242,12 +242,12 @@ class Runner(Steps):
         listed = tuple(RecordFile(file.path, file.size_bytes, file.modify_time) for file in job.files)
         expected = job.expected_sha256 if len(job.files) == 1 else ""
         work = DigestWork(job.key, job.uid, job.local_path, not self._is_file(job), expected, listed)
+        await self.quick(lambda: files.remove_tree(self._roots.staging(job.id)))  # empty by now
         job = await self._save(
             replace(moved(job, State.COMPLETED), end_time=time.time(), staged_path=""),
             record=stored.message,
             digests=work,
         )
-        await self.quick(lambda: files.remove_tree(self._roots.staging(job.id)))
         self._hashes_wanted()
         return job
 

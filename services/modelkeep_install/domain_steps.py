@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from modelkeep.exceptions import (
     DeadlineExceededException,
@@ -127,14 +127,20 @@ async def or_cancel(
         await asyncio.gather(work, *events, return_exceptions=True)
 
 
-async def in_thread(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-    """Work that heeds ``Control.stop``; a cancelled task still waits for its thread to end."""
-    future = asyncio.get_running_loop().run_in_executor(pool, work)
+async def in_thread(pool: ThreadPoolExecutor, work: Callable[[], T], control: Control) -> T:
+    """Work that heeds ``Control.stop``; what has begun has ended when this does, also if it is cancelled.
+
+    Raises:
+        Cancelled: The job was asked to end, also while the work still waited for a thread.
+    """
+    submitted = pool.submit(work)
+    ended = asyncio.wrap_future(submitted)
     try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        with contextlib.suppress(Exception):
-            await future
+        return cast(T, await or_cancel(asyncio.shield(ended), control))
+    except (Cancelled, asyncio.CancelledError):
+        if not submitted.cancel():  # it has begun
+            with contextlib.suppress(Exception):
+                await ended
         raise
 
 
