@@ -20,6 +20,8 @@ from .hashing import Interrupted, digest_file
 
 _log = logging.getLogger(__name__)
 
+#: File systems keep times more coarsely than they first tell them.
+_SAME_TIME_S = 0.01
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 10.0
 
 
@@ -89,12 +91,15 @@ class DigestWorker:
         except (ModelkeepError, OSError) as error:
             _log.warning("cannot hash %s: %s", path, error)
             return replace(file, state=DigestState.FAILED)
+        if found.size_bytes != file.size_bytes or abs(found.modify_time - file.modify_time) > _SAME_TIME_S:
+            # also while it was read: the digests would be of no content that the file ever had
+            _log.warning("%s changed since it was installed: it has no digests", path)
+            return replace(file, state=DigestState.FAILED)
         verified = work.expected_sha256 and found.sha256 == work.expected_sha256.lower()
         return replace(
             file,
             sha256=found.sha256,
             blake3=found.blake3,
-            size_bytes=found.size_bytes,
             state=DigestState.VERIFIED if verified else DigestState.COMPUTED,
         )
 

@@ -42,11 +42,13 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """The digests of one file, in lowercase hexadecimal, and its size in bytes."""
+    """The digests of one file, in lowercase hexadecimal, and how many bytes they are of."""
 
     sha256: str
     blake3: str
     size_bytes: int
+    #: Of the last modification, in seconds, as it was after the last byte was read.
+    modify_time: float
 
 
 def sampled_hash(path: Path, opener: Opener = open_regular) -> str:
@@ -122,4 +124,5 @@ def digest_file(
         finally:
             free.put(None)
             reader.join()
-    return Digests(sha.hexdigest(), fast.hexdigest(), size)
+        modify_time = os.fstat(descriptor).st_mtime
+    return Digests(sha.hexdigest(), fast.hexdigest(), size, modify_time)

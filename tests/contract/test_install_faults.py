@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import sqlite3
 import time
@@ -24,6 +25,7 @@ from modelkeep_common.serving import start_server
 from modelkeep_download.app import DownloadApplication
 from modelkeep_install import files, peers
 from modelkeep_install.domain_jobs import Job, State
+from modelkeep_install.hashing import digest_file
 from modelkeep_install.peers import Downloads, Records
 from modelkeep_install.store import InstallStore
 from support.downloads import settings_for
@@ -269,6 +271,32 @@ async def test_a_source_that_changes_before_it_is_copied_is_registered_as_what_w
     job = await service.install(path, inplace=False)
     assert job.state == COMPLETED, job.error
     assert (job.model.base, job.model.name, job.model.size_bytes) == ("sdxl", "a", other.stat().st_size)
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+async def test_a_file_that_changes_before_its_digests_are_known_gets_none(
+    service: InstallClient, source: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    path = small_lora(source / "a.safetensors")
+
+    def change() -> bool:
+        with path.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"\1")
+        os.utime(path, (0, 0))  # whatever the clock's resolution
+        return False
+
+    def change_then_digest(path: Path, *args: Any, **fields: Any) -> Any:
+        if when == "before":
+            change()
+        else:
+            fields["stop"] = change
+        return digest_file(path, *args, **fields)
+
+    monkeypatch.setattr("modelkeep_install.domain_digests.digest_file", change_then_digest)
+    job = await service.install(path)
+    [file] = await service.digested(job.model_key)
+    assert (file.digest_state, file.sha256, file.blake3) == (model_pb2.DIGEST_STATE_FAILED, "", "")
 
 
 async def test_pruning_installs_takes_a_download_of_the_wrong_hash_along(
