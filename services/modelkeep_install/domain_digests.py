@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from modelkeep.exceptions import ModelkeepError, UnknownModelException
+from modelkeep.exceptions import DiskFullException, ModelkeepError, UnknownModelException
 
 from .domain_ports import DigestState, DigestWork, JobStore, RecordFile, RecordPort
 from .domain_roots import ModelRoots
@@ -66,6 +66,7 @@ class DigestWorker:
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _hash_all(self) -> None:
+        delay = _FIRST_RETRY_S
         while True:
             self._wanted.clear()
             try:
@@ -74,8 +75,13 @@ class DigestWorker:
                         if file.state is DigestState.PENDING:
                             await self._store.save_digest(work.key, await self._hash(work, file))
                     self._to_write.set()
+                delay = _FIRST_RETRY_S
             except Interrupted:
                 return
+            except DiskFullException:
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, _LAST_RETRY_S)
+                continue
             except Exception:
                 _log.exception("hashing stopped by a defect; it goes on with the next install")
             await self._wanted.wait()
@@ -111,7 +117,7 @@ class DigestWorker:
                 for work in await self._store.digested():
                     await self._write(work)
                 delay = _FIRST_RETRY_S
-            except TRY_AGAIN:
+            except (*TRY_AGAIN, DiskFullException):
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _LAST_RETRY_S)
                 continue

@@ -98,7 +98,7 @@ class JobError:
     @classmethod
     def of(cls, error: BaseException, *, retry_time: float | None = None) -> JobError:
         """The job error of an exception; an unexpected one keeps its text to itself."""
-        if isinstance(error, ModelkeepError) and type(error) is not ModelkeepError:
+        if isinstance(error, ModelkeepError):
             return cls(
                 code=error.code,
                 reason=error.reason,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,11 @@ class ModelRoots:
     def home(self, key: str) -> Path:
         """The folder of one installed model."""
         return self.models_dir / key
+
+    def home_of(self, path: Path) -> str:
+        """The key of the model whose folder in models_dir a path lies in; empty if it is none's."""
+        parts = path.relative_to(self.models_dir).parts if path.is_relative_to(self.models_dir) else ()
+        return parts[0] if parts and re.fullmatch("[0-9a-f]{32}", parts[0]) else ""
 
     def staging(self, job_id: int) -> Path:
         """The folder of one job's files before they have their final name."""

@@ -156,6 +156,9 @@ async def _to_delete(
     if policy is FilePolicy.KEEP:
         return roots.models_dir, []
     location = roots.locate(model.path, model.root_id)
+    home = roots.home_of(location)
+    if policy is FilePolicy.OWNED and home not in ("", model.key) and await _is_there(records, home):
+        return roots.models_dir, []  # it was registered in place inside another model, whose files they are
     listed = await records.files(model.key)
 
     def check() -> tuple[Path, list[Path]]:
@@ -182,6 +185,14 @@ async def _to_delete(
         return (folder if single or roots.is_root(folder) else folder.parent), paths
 
     return await asyncio.to_thread(check)
+
+
+async def _is_there(records: RecordPort, key: str) -> bool:
+    try:
+        await records.get(key)
+    except UnknownModelException:
+        return False
+    return True
 
 
 def _delete(removal: Removal, roots: ModelRoots) -> tuple[list[str], int]:

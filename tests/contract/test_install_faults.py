@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import sqlite3
 import time
@@ -17,7 +18,7 @@ import pytest
 
 from modelkeep.download.v1 import download_pb2, download_service_pb2_grpc
 from modelkeep.download.v1 import download_service_pb2 as download_pb
-from modelkeep.exceptions import DeadlineExceededException, UnknownModelException
+from modelkeep.exceptions import DeadlineExceededException, DiskFullException, UnknownModelException
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import model_pb2
@@ -112,6 +113,19 @@ def answer_lost(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, times: i
     return lost
 
 
+def full_once(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Lets a method of the store fail once, as on a full disk."""
+    method, failed = getattr(InstallStore, name), list[None]()
+
+    async def failing(*args: Any, **kwargs: Any) -> Any:
+        if not failed:
+            failed.append(None)
+            raise DiskFullException("The file system has no room for the database: free some space.")
+        return await method(*args, **kwargs)
+
+    monkeypatch.setattr(InstallStore, name, failing)
+
+
 # ---- callers that leave -----------------------------------------------------------------------------------
 async def test_an_import_whose_caller_leaves_after_it_was_stored_runs(
     service: InstallClient, source: Path, monkeypatch: pytest.MonkeyPatch
@@ -172,6 +186,30 @@ async def test_digests_are_brought_again_when_the_record_service_takes_too_long(
         assert file.digest_state == model_pb2.DIGEST_STATE_PENDING
     [file] = await service.digested(job.model_key)
     assert file.digest_state == model_pb2.DIGEST_STATE_COMPUTED
+
+
+async def test_a_defect_of_a_peer_is_told_with_the_id_to_find_it_by(
+    service: InstallClient, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect(*args: object, **fields: object) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr("modelkeep_record.domain.create", defect)
+    job = await service.install(small_lora(source / "a.safetensors"))
+    assert (job.state, job.error.reason) == (ERROR, "INTERNAL")
+    assert re.search("RecordService failed: .* request id [0-9a-f-]+", job.error.message)
+    assert "a secret" not in str(job)
+
+
+async def test_digests_are_computed_again_when_the_disk_of_the_store_has_room_again(
+    service: InstallClient, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        for name in ("save_digest", "drop_digests"):
+            full_once(patch, name)
+        job = await service.install(small_lora(source / "a.safetensors"))
+        [file] = await service.digested(job.model_key)
+        assert file.digest_state == model_pb2.DIGEST_STATE_COMPUTED
 
 
 async def test_a_download_whose_order_was_never_answered_is_cancelled_with_its_job(

@@ -181,6 +181,25 @@ async def test_a_record_does_not_reach_another_models_files_through_a_link(
     assert await service.models_count() == 2
 
 
+async def test_a_model_registered_inside_another_leaves_the_others_files(
+    service: InstallClient, source: Path
+) -> None:
+    folder = source / "pipeline"
+    small = {name: shape for name, shape in table("vae.diffusers").items() if "conv_in" in name}
+    write_safetensors(folder / "diffusion_pytorch_model.safetensors", small)
+    (folder / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
+    (folder / "style").mkdir()
+    small_lora(folder / "style" / "style.safetensors")
+    outer = await installed(service, folder, inplace=False)
+    part = service.models / outer / "pipeline" / "style" / "style.safetensors"
+    inner = await installed(service, part, inplace=True)
+    assert not (await uninstall(service, inner)).deleted_paths
+    assert part.exists()
+    inner = await installed(service, part, inplace=True)
+    await uninstall(service, outer, KEEP)
+    assert list((await uninstall(service, inner)).deleted_paths) == [str(part)]  # nobody else's any more
+
+
 async def test_a_file_that_cannot_be_removed_stays_and_the_rest_goes(
     service: InstallClient, source: Path
 ) -> None:
