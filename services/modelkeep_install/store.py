@@ -271,12 +271,14 @@ def _jobs(conn: sqlite3.Connection, clause: str) -> list[Job]:
 
 
 def _active(conn: sqlite3.Connection, source: str) -> Job | None:
-    row = conn.execute(
+    """The job of a source that is under way; one that was cancelled is not, though it has not ended yet."""
+    rows = conn.execute(
         "SELECT job FROM installs WHERE source = ? AND state IN ('waiting', 'running', 'paused') "
         "ORDER BY id DESC",
         (source,),
-    ).fetchone()
-    return _JOBS.validate_json(row[0]) if row else None
+    ).fetchall()
+    jobs = (_JOBS.validate_json(row[0]) for row in rows)
+    return next((job for job in jobs if not job.cancel_requested), None)
 
 
 def _work(conn: sqlite3.Connection, clause: str) -> list[DigestWork]:

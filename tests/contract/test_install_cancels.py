@@ -70,6 +70,29 @@ async def test_a_job_is_cancelled_at_any_write_but_its_last(
     assert await service.models_count() == 1
 
 
+async def test_a_source_can_be_imported_anew_as_soon_as_its_job_was_cancelled(
+    service: InstallClient, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = small_lora(data_dir / "import" / "a.safetensors")
+    copy_file, go_on = files.copy_file, threading.Event()
+
+    def slow(*args: Any, **fields: Any) -> int:
+        go_on.wait(15)
+        return copy_file(*args, **fields)
+
+    monkeypatch.setattr(files, "copy_file", slow)
+    try:
+        first = await service.submit(path, inplace=False)
+        await service.until(first, lambda i: i.stage == install_pb2.INSTALL_STAGE_MOVING)
+        await service.stub.CancelInstall(pb.CancelInstallRequest(id=first.id))
+        second = await service.submit(path, inplace=True)  # with other arguments, too
+    finally:
+        go_on.set()
+    assert second.id != first.id
+    assert (await service.ended(first)).state == CANCELLED
+    assert (await service.ended(second)).state == COMPLETED
+
+
 async def test_a_copy_that_waits_behind_others_is_cancelled_at_once(
     service: InstallClient, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,8 +100,8 @@ class InstallServiceServicer:
 
     def ImportModel(self, request, context):
         """Makes a job that installs a model, and answers at once. The same source with the same arguments,
-        while its job has not ended, answers with that job; a token in the call lets a job go on that is
-        PAUSED with TOKEN_REQUIRED. Neither token nor priority counts as an argument here.
+        while its job has neither ended nor been cancelled, answers with that job; a token in the call lets a
+        job go on that is PAUSED with TOKEN_REQUIRED. Neither token nor priority counts as an argument here.
 
         Errors: INSTALL_IN_PROGRESS (the same source is under way with other arguments), FORBIDDEN_PATH,
         SOURCE_NOT_FOUND (there is no such local path), REQUEST_ID_REUSED.

@@ -42,8 +42,8 @@ class InstallServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InstallServiceAsyncStub: ...
     ImportModel: _grpc.UnaryUnaryMultiCallable[_install_service_pb2.ImportModelRequest, _install_service_pb2.ImportModelResponse]
     """Makes a job that installs a model, and answers at once. The same source with the same arguments,
-    while its job has not ended, answers with that job; a token in the call lets a job go on that is
-    PAUSED with TOKEN_REQUIRED. Neither token nor priority counts as an argument here.
+    while its job has neither ended nor been cancelled, answers with that job; a token in the call lets a
+    job go on that is PAUSED with TOKEN_REQUIRED. Neither token nor priority counts as an argument here.
 
     Errors: INSTALL_IN_PROGRESS (the same source is under way with other arguments), FORBIDDEN_PATH,
     SOURCE_NOT_FOUND (there is no such local path), REQUEST_ID_REUSED.
@@ -110,8 +110,8 @@ class InstallServiceAsyncStub(InstallServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ImportModel: _aio.UnaryUnaryMultiCallable[_install_service_pb2.ImportModelRequest, _install_service_pb2.ImportModelResponse]  # type: ignore[assignment]
     """Makes a job that installs a model, and answers at once. The same source with the same arguments,
-    while its job has not ended, answers with that job; a token in the call lets a job go on that is
-    PAUSED with TOKEN_REQUIRED. Neither token nor priority counts as an argument here.
+    while its job has neither ended nor been cancelled, answers with that job; a token in the call lets a
+    job go on that is PAUSED with TOKEN_REQUIRED. Neither token nor priority counts as an argument here.
 
     Errors: INSTALL_IN_PROGRESS (the same source is under way with other arguments), FORBIDDEN_PATH,
     SOURCE_NOT_FOUND (there is no such local path), REQUEST_ID_REUSED.
@@ -181,8 +181,8 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_install_service_pb2.ImportModelResponse, _abc.Awaitable[_install_service_pb2.ImportModelResponse]]:
         """Makes a job that installs a model, and answers at once. The same source with the same arguments,
-        while its job has not ended, answers with that job; a token in the call lets a job go on that is
-        PAUSED with TOKEN_REQUIRED. Neither token nor priority counts as an argument here.
+        while its job has neither ended nor been cancelled, answers with that job; a token in the call lets a
+        job go on that is PAUSED with TOKEN_REQUIRED. Neither token nor priority counts as an argument here.
 
         Errors: INSTALL_IN_PROGRESS (the same source is under way with other arguments), FORBIDDEN_PATH,
         SOURCE_NOT_FOUND (there is no such local path), REQUEST_ID_REUSED.
