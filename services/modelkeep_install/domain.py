@@ -14,7 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from modelkeep.exceptions import ModelkeepError, UnknownJobIDException
+from modelkeep.exceptions import (
+    FieldInvalidException,
+    FieldViolation,
+    ModelkeepError,
+    UnknownJobIDException,
+)
 
 from . import files
 from .domain_digests import DigestWorker
@@ -154,6 +159,12 @@ class Installer:
             source, inplace = Source(SourceKind.URL, parsed.shown), False
             secret_url = request.url if parsed.has_secret else ""
         else:
+            if request.expected_sha256:
+                violation = FieldViolation("expected_sha256", "is for a file that is downloaded")
+                raise FieldInvalidException(
+                    "The hash of a local model is not checked: leave expected_sha256 out.",
+                    violations=[violation],
+                )
             path, staged = await self._runner.quick(lambda: self._local(request.local_path))
             # what lies in a staging folder goes with its job: it can only be copied
             source, inplace = Source(SourceKind.PATH, str(path)), request.inplace and not staged

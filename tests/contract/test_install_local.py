@@ -283,6 +283,9 @@ async def test_bad_sources_are_refused_at_once(service: InstallClient, source: P
         await service.submit(source / "missing.safetensors")
     with fails(code="INVALID_ARGUMENT", reason="FIELD_INVALID", fields=["source.local_path"]):
         await service.submit(Path("relative.safetensors"))
+    path = small_lora(source / "a.safetensors")
+    with fails(code="INVALID_ARGUMENT", reason="FIELD_INVALID", fields=["expected_sha256"]):
+        await service.submit(path, expected_sha256="0" * 64)  # never checked: not taken in silence
     for url in ("ftp://example.com/a", "https://", "nonsense"):
         with fails(code="INVALID_ARGUMENT", reason="FIELD_INVALID", fields=["source.url"]):
             await service.submit(url)

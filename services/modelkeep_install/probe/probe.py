@@ -112,11 +112,11 @@ def list_files(folder: Path, check: Callable[[Path], object] = lambda path: None
                 status = file.stat()
             if stat.S_ISREG(status.st_mode):
                 files[relative] = status.st_size
-        if len(files) > MAX_FILES:
-            raise InvalidModelException(
-                f"{folder} has more than {MAX_FILES:,} files, which is no model.",
-                metadata={"path": str(folder), "detail": "too many files"},
-            )
+            if len(files) > MAX_FILES:
+                raise InvalidModelException(
+                    f"{folder} has more than {MAX_FILES:,} files, which is no model.",
+                    metadata={"path": str(folder), "detail": "too many files"},
+                )
     return dict(sorted(files.items()))
 
 
