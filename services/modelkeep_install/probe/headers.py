@@ -191,10 +191,12 @@ def _check_tensors(path: Path, tensors: dict[str, Any], buffer_bytes: int) -> No
         if type(begin) is not int or type(end) is not int or type(shape) is not list:
             _bad(path, f"tensor {name!r} has no valid dtype, shape and data_offsets")
         if (end - begin) * 8 != bits:
+            if not 0 <= begin <= end < 1 << 63:
+                _bad(path, f"tensor {name!r} has data_offsets that are no place in a file")
             _bad(
                 path,
-                f"tensor {name!r} of {entry['dtype']} {shape} takes {bits // 8:,} bytes, "
-                f"its data_offsets say {end - begin:,}",
+                f"tensor {name!r} of {entry['dtype']} {str(shape)[:200]} takes {min(bits // 8, 1 << 63):,} "
+                f"bytes, its data_offsets say {end - begin:,}",
             )
         spans.append((begin, end))
     spans.sort()
