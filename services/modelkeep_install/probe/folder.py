@@ -27,6 +27,8 @@ PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".bin", ".pth"})
 
 #: A config is a few KiB; what is larger is none.
 _MAX_CONFIG_BYTES = 1 << 20
+#: Entries of a model_index.json; published ones have a dozen.
+_MAX_COMPONENTS = 100
 #: Names listed in one error.
 _MAX_LISTED = 10
 
@@ -167,7 +169,8 @@ def probe_folder(folder: Folder) -> Match | NoMatch:
     for header in folder.weights(""):
         shape = header.get("decoder.conv_in.weight", ())
         if len(shape) == 4 and shape[1] != latents:
-            raise folder.invalid("config.json", f"latent_channels {latents}, but the weights have {shape[1]}")
+            detail = f"latent_channels {_short(latents)}, but the weights have {shape[1]}"
+            raise folder.invalid("config.json", detail)
     return vae_folder_match(config, latents)
 
 
@@ -185,7 +188,7 @@ def _probe_pipeline(folder: Folder, index: Mapping[str, Any]) -> Match | NoMatch
     base, variant, possible = _unet_facts(folder, unet, headers, allowed, evidence)
     if not variant:
         return NoMatch(
-            f"the UNet takes {unet.get('in_channels')} channels, which is no variant of the family"
+            f"the UNet takes {_short(unet.get('in_channels'))} channels, which is no variant of the family"
         )
     prediction = ""
     scheduler = folder.config("scheduler/scheduler_config.json")
@@ -217,12 +220,15 @@ def _submodels(
     folder: Folder, index: Mapping[str, Any], evidence: list[Evidence]
 ) -> tuple[FoundSubmodel, ...]:
     """The components that model_index.json names and the folder holds."""
+    if len(index) > _MAX_COMPONENTS:
+        raise folder.invalid("model_index.json", f"{len(index):,} entries, more than any pipeline has")
     found = []
     for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, list) or len(entry) != 2 or entry[1] is None:
             continue
         if name not in _SUBMODELS:
-            evidence.append(certain(f"no submodel={name}", f"{entry[1]} is no component that can be lent"))
+            what = f"{_short(entry[1])} is no component that can be lent"
+            evidence.append(certain(f"no submodel={_short(name)}", what))
             continue
         if not any(_folder_of(file) == name for file in folder.files):
             if name in _REQUIRED:
@@ -233,7 +239,7 @@ def _submodels(
             continue
         if name in _WITH_WEIGHTS and name != "unet":
             folder.weights(name)  # a damaged or unsafe component is found now, not when it is loaded
-        found.append(FoundSubmodel(name, name, str(entry[1]), str(entry[0])))
+        found.append(FoundSubmodel(name, name, _short(entry[1]), _short(entry[0])))
     return tuple(found)
 
 
@@ -259,7 +265,7 @@ def _unet_facts(
     evidence.append(
         certain(
             f"base={'|'.join(allowed)}",
-            f"the pipeline's class; {width} features of text are no published model's",
+            f"the pipeline's class; {_short(width)} features of text are no published model's",
         )
     )
     if len(allowed) == 1:
@@ -293,7 +299,8 @@ def _confirm(
             continue
         if header[name][1] != expected:
             raise folder.invalid(
-                "unet/config.json", f"{setting} {expected}, but {name} in the weights has {header[name][1]}"
+                "unet/config.json",
+                f"{setting} {_short(expected)}, but {name} in the weights has {header[name][1]}",
             )
         evidence.append(certain(setting, f"tensor {name} of {header.path.name} is {list(header[name])}"))
         return

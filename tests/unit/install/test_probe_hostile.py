@@ -193,6 +193,21 @@ def test_a_name_that_is_no_utf_8_is_refused_with_what_to_do(tmp_path: Path, name
         probe(folder)
 
 
+def test_a_model_index_made_to_swell_the_answer_is_cut(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path / "m", "sd-1")
+    path = folder / "model_index.json"
+    index = json.loads(path.read_text())
+    path.write_text(
+        json.dumps(index | {"y" * 100_000: ["x", "x" * 100_000], "vae": ["diffusers", "z" * 100_000]})
+    )
+    match = probe(folder).match
+    assert all(len(e.finding) + len(e.observation) < 600 for e in match.evidence)
+    assert all(len(part.class_name) <= 256 for part in match.submodels)
+    path.write_text(json.dumps(index | {f"part{n}": ["x", "y"] for n in range(30_000)}))
+    with pytest.raises(InvalidModelException, match="more than any pipeline has"):
+        probe(folder)
+
+
 def test_a_link_to_nothing_inside_a_folder_is_named(tmp_path: Path) -> None:
     folder = write_pipeline(tmp_path / "m", "sd-1")
     (folder / "vae" / "lost.safetensors").symlink_to("nowhere")

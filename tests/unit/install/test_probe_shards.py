@@ -26,7 +26,7 @@ def write_sharded_pipeline(folder: Path) -> Path:
     unet = folder / "unet"
     (unet / "diffusion_pytorch_model.safetensors").unlink()
     tensors = list(table("unet.sd-1.diffusers").items())
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(SHARDS):
         part = dict(tensors[number::3])
         write_safetensors(unet / shard, part)
