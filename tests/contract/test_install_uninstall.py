@@ -181,6 +181,19 @@ async def test_a_record_does_not_reach_another_models_files_through_a_link(
     assert await service.models_count() == 2
 
 
+async def test_of_a_model_behind_a_linked_folder_only_the_link_goes(
+    service: InstallClient, source: Path
+) -> None:
+    folder = source / "real"
+    small_lora(folder / "pytorch_lora_weights.safetensors")
+    (source / "link").symlink_to("real")
+    key = await installed(service, source / "link", inplace=True)
+    answer = await uninstall(service, key, ANY)
+    assert list(answer.deleted_paths) == [str(source / "link")]
+    assert not (source / "link").is_symlink()
+    assert (folder / "pytorch_lora_weights.safetensors").exists()
+
+
 async def test_a_model_registered_inside_another_leaves_the_others_files(
     service: InstallClient, source: Path
 ) -> None:
