@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+import re
 import secrets
 import sqlite3
 import time
@@ -102,10 +104,8 @@ class Installer:
     # ---- life ----------------------------------------------------------------------------------------
     async def start(self) -> None:
         """Sweeps what no job owns, and goes on with every job that has not ended."""
-        unfinished = await self._store.unfinished()
-        keep = {str(job.id) for job in unfinished} | {str(job_id) for job_id in await self._store.kept()}
-        await self._runner.quick(lambda: self._sweep(keep))
-        for job in unfinished:
+        await self._sweep()
+        for job in await self._store.unfinished():
             self._launch(job, Control())
         self._digests.start()
         self._uninstalling.start()
@@ -128,15 +128,22 @@ class Installer:
         """Ends the threads, after :meth:`stop`."""
         await self._runner.close()
 
-    def _sweep(self, keep: set[str]) -> None:
+    async def _sweep(self) -> None:
+        """Removes staging folders that no job owns, as those of pruned jobs."""
+        # looked at before the jobs are: one that is made meanwhile keeps its own
+        found = await self._runner.quick(self._staged)
+        owned = {job.id for job in await self._store.unfinished()} | set(await self._store.kept())
+        for job_id in found - owned:
+            folder = self._roots.staging(job_id)
+            _log.info("removing a staging folder that no job owns: %s", folder.name)
+            await self._runner.quick(functools.partial(files.remove_tree, folder))
+
+    def _staged(self) -> set[int]:
         staging = self._roots.models_dir / files.STAGING
         if not staging.is_dir():
-            return
-        for folder in staging.iterdir():
-            # others there are DownloadService's own
-            if folder.name.isdecimal() and folder.name not in keep:
-                _log.info("removing a staging folder that no job owns: %s", folder.name)
-                files.remove_tree(folder)
+            return set()
+        # others there are DownloadService's own
+        return {int(folder.name) for folder in staging.iterdir() if re.fullmatch("[1-9][0-9]*", folder.name)}
 
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
         """Does work to its end, also when the caller goes away in its middle."""
@@ -261,9 +268,8 @@ class Installer:
         return await self._whole(self._prune())
 
     async def _prune(self) -> int:
-        count, staged = await self._store.prune()
-        for job_id in staged:
-            await self._runner.quick(lambda job_id=job_id: files.remove_tree(self._roots.staging(job_id)))  # type: ignore[misc]  # bound now
+        count = await self._store.prune()
+        await self._sweep()
         self._wake()
         if not await self._store.unfinished():
             # with them, files of a wrong hash that DownloadService set apart; a job under way may still

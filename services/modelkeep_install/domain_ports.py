@@ -205,11 +205,11 @@ class JobStore(Protocol):
     async def unfinished(self) -> list[Job]:
         """The jobs that have not ended, oldest first."""
 
-    async def kept(self) -> dict[int, str]:
-        """Jobs that ended in ERROR with a staged path, by id."""
+    async def kept(self) -> list[int]:
+        """The ids of jobs that ended in ERROR and keep what they downloaded."""
 
-    async def prune(self) -> tuple[int, list[int]]:
-        """Forgets ended jobs: how many, and the ids of those whose staged files are to be removed."""
+    async def prune(self) -> int:
+        """Forgets the jobs that have ended, with their claim to staged files; gives how many."""
 
     async def digest_work(self) -> DigestWork | None:
         """The oldest model with files to hash."""

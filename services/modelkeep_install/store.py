@@ -146,17 +146,17 @@ class InstallStore:
             lambda conn: _jobs(conn, "WHERE state IN ('waiting', 'running', 'paused') ORDER BY id")
         )
 
-    async def kept(self) -> dict[int, str]:
+    async def kept(self) -> list[int]:
         jobs = await self.db.read(lambda conn: _jobs(conn, "WHERE state = 'error'"))
-        return {job.id: job.staged_path for job in jobs if job.staged_path}
+        return [job.id for job in jobs if job.staged_path]
 
-    async def prune(self) -> tuple[int, list[int]]:
-        def unit(conn: sqlite3.Connection) -> tuple[int, list[int]]:
+    async def prune(self) -> int:
+        def unit(conn: sqlite3.Connection) -> int:
             ended = _jobs(conn, f"WHERE state IN ({_quoted(FINAL)})")
             for job in ended:
                 conn.execute("DELETE FROM installs WHERE id = ?", (job.id,))
                 append_change(conn, COLLECTION, str(job.id), None)
-            return len(ended), [job.id for job in ended if job.staged_path]
+            return len(ended)
 
         return await self.db.write(unit)
 

@@ -162,6 +162,20 @@ async def test_a_download_that_cannot_be_placed_is_kept_and_installed_when_it_ca
     assert Path(again.local_path).read_bytes() == content
 
 
+async def test_what_could_not_be_removed_goes_with_the_next_prune(
+    service: InstallClient, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = small_lora(source / "a.safetensors")
+    with monkeypatch.context() as patch:
+        refuse(patch, "rename", errno.EROFS, lambda p: p.is_relative_to(service.models))
+        patch.setattr(shutil, "rmtree", lambda *args, **fields: None)
+        job = await service.install(path, inplace=False)
+    assert (job.state, job.error.reason) == (ERROR, "FORBIDDEN_PATH")
+    assert f".staging/{job.id}" in service.litter()
+    await service.stub.PruneInstalls(pb.PruneInstallsRequest())
+    assert f".staging/{job.id}" not in service.litter()
+
+
 async def test_an_order_whose_staging_folder_cannot_be_made_says_why(
     with_downloads: InstallClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
