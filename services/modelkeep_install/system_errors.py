@@ -75,7 +75,7 @@ def cannot_read(path: Path, error: OSError) -> ModelkeepError:
         remedy = "Let the user that runs InstallService read it, then try again."
         return ForbiddenPathException(
             f"{path} cannot be read: {detail}. {remedy}",
-            metadata={"path": str(path), "detail": detail, "remedy": remedy},
+            metadata={"path": str(path), "setting": "", "detail": detail, "remedy": remedy},
         )
     return InvalidModelException(
         f"{path} cannot be read: {detail}.", metadata={"path": str(path), "detail": detail}
@@ -94,7 +94,7 @@ def _cannot_write(path: Path, error: OSError) -> ModelkeepError | None:
     if error.errno in _NO_ROOM:
         return DiskFullException(
             f"The file system of {path} has no room for the model ({detail}): free some, then install again.",
-            metadata={"path": str(path)},
+            metadata={"path": str(path), "bytes_short": "0"},
         )
     if error.errno in _NO_RIGHT:
         remedy = "Let the user that runs InstallService write there, then install again."

@@ -130,6 +130,8 @@ async def test_a_copy_that_the_disk_refuses_says_why_leaves_nothing_and_works_la
         assert os.strerror(number) in job.error.message
     if reason != "INTERNAL":
         assert job.error.metadata["path"].startswith(str(service.models))
+        also = {"FORBIDDEN_PATH": "setting", "DISK_FULL": "bytes_short", "INVALID_MODEL": "detail"}
+        assert also.get(reason, "path") in job.error.metadata
     assert path.read_bytes() == content
     assert (service.litter(), await service.models_count()) == ([], 0)
     again = await service.install(what, inplace=False)
@@ -294,7 +296,8 @@ async def test_a_file_that_the_service_may_not_read_is_forbidden_with_what_to_do
     monkeypatch.setattr(AllowedRoots, "open_beneath", refusing)
     with fails(code="PERMISSION_DENIED", reason="FORBIDDEN_PATH") as metadata:
         await service.stub.ProbeModel(pb.ProbeModelRequest(path=str(path)))
-    assert (metadata[0]["path"], metadata[0]["detail"]) == (str(path), "Permission denied")
+    assert metadata[0]["path"] == str(path)
+    assert (metadata[0]["setting"], metadata[0]["detail"]) == ("", "Permission denied")
     job = await service.install(path)
     assert (job.error.code, job.error.reason) == ("PERMISSION_DENIED", "FORBIDDEN_PATH")
     assert "Let the user that runs InstallService read it" in job.error.message
