@@ -165,9 +165,8 @@ async def _to_delete(
         if policy is FilePolicy.OWNED and Path(model.path).is_absolute() and not roots.owns(location):
             return roots.models_dir, []  # it was registered where it lies, and stays there
         single = len(listed) == 1 and listed[0].path == location.name and not location.is_dir()
-        single = (
-            single or location.is_symlink()
-        )  # a linked folder, too: the link goes, what it leads to stays
+        # of a linked folder, too, the link goes, and what it leads to stays
+        single = single or (bool(listed) and location.is_symlink())
         folder = location.parent if single else location
         inside = AllowedRoots([folder])
         paths = [location] if single else [location / file.path for file in listed]
