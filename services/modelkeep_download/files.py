@@ -168,6 +168,16 @@ def disk_full(folder: Path, *, needed: int = 0, free: int = 0, reserve: int = 0)
     )
 
 
+def no_right(error: OSError, destination: Path) -> ForbiddenPathException:
+    """The error for a file or folder that this process's user may not read, write or remove."""
+    path = error.filename if isinstance(error.filename, str) else str(destination)
+    remedy = "Give the user that runs DownloadService the right to it, then try again."
+    return ForbiddenPathException(
+        f"The file system refuses {path}: {error.strerror}. {remedy}",
+        metadata={"path": path, "setting": "", "remedy": remedy},
+    )
+
+
 def inode_of(path: Path, *, folder: int | None = None) -> tuple[int, int] | None:
     """(device, inode) of what is at the path itself, not behind a link; None if nothing is."""
     try:

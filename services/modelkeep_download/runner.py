@@ -75,6 +75,8 @@ class Runner:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise files.disk_full(journal.job.spec.destination) from error
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise files.no_right(error, journal.job.spec.destination) from error
             raise
 
     def _fetch(

@@ -419,3 +419,18 @@ async def test_a_disk_that_fills_up_pauses_the_job_with_its_bytes(
     ended = await client.ended(job)
     assert (ended.state, ended.sha256) == (COMPLETED, SHA256)
     assert web.requests[-1].offset == paused.progress.bytes_done
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+async def test_a_folder_that_may_not_be_written_is_told_with_the_remedy(
+    client: DownloadClient, web: HttpServer, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def pwrite(fd: int, data: memoryview, offset: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    job = await client.run(web.put("/m.bin", Resource(BODY)))
+    assert (job.state, job.error.reason, job.error.code) == (ERROR, "FORBIDDEN_PATH", "PERMISSION_DENIED")
+    assert os.strerror(number) in job.error.message
+    assert "the user that runs DownloadService" in job.error.message
+    assert job.error.metadata["path"].startswith(str(client.models))
