@@ -19,6 +19,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from modelkeep.supervisor import Suite, SuiteError, ports_from, read_suite_file
 from support.suite import toy_environment, toy_suite
 
+#: Processes start and drain in nearly every test, on machines that may be busy.
+pytestmark = pytest.mark.timeout(120)
+
 _UP = """
 import sys
 from pathlib import Path
