@@ -6,6 +6,10 @@ Because the whole unit runs on its thread without an await in between, a cancell
 a transaction open: a write that was asked for is carried through, whoever still waits for it, and its
 outcome is forgotten if nobody does.
 
+Most of a write's time is the wait for the disk. So the writes that wait while one is under way then
+share a transaction and its COMMIT, each inside a savepoint of its own: one that raises undoes itself and
+not its neighbours, and none is answered before the COMMIT.
+
 WAL mode, ``synchronous=FULL`` (a committed write survives a power cut), foreign keys on, and a busy
 time-out, so that two processes on one file are both correct. The threads are daemons: they never keep
 a process from exiting.
@@ -21,10 +25,11 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from modelkeep.exceptions import DiskFullException, ServerBusyException, ServerDrainingException
 
@@ -35,6 +40,8 @@ T = TypeVar("T")
 
 _BUSY_TIMEOUT_S = 10.0
 _FULL_BELOW_BYTES = 1 << 20
+#: A transaction takes no further write in after this long, so that the first is not kept waiting.
+_GROUP_S = 0.01
 
 __all__ = ["Connection", "Database", "Migration"]
 
@@ -51,7 +58,21 @@ class Connection(sqlite3.Connection):
 #: What a commit changed: (collection, resource id) of each row that it appended to the change log.
 Changed = list[tuple[str, str]]
 _Work = Callable[[sqlite3.Connection], Any]
-_Job = tuple[_Work, "asyncio.Future[Any]"]
+
+
+class _Job(NamedTuple):
+    """A unit of work, who waits for it, and whether its commit waits for the disk."""
+
+    work: _Work
+    future: asyncio.Future[Any]
+    synced: bool = True
+
+
+class _Outcome(NamedTuple):
+    """What became of a unit of work."""
+
+    result: Any = None
+    error: BaseException | None = None
 
 
 class Database:
@@ -68,7 +89,7 @@ class Database:
         self._loop = asyncio.get_running_loop()
         self._writes: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._reads: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._done: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._done: deque[tuple[asyncio.Future[Any], _Outcome]] = deque()
         self._waking = False
         self._closed = False
         self._commit_listeners: list[Callable[[Changed], None]] = []
@@ -109,12 +130,13 @@ class Database:
 
     async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``fn`` in one read transaction and return what it returns."""
-        return cast(T, await self._submit(self._reads, fn))
+        return cast(T, await self._submit(self._reads, fn, True))
 
     async def write(self, fn: Callable[[sqlite3.Connection], T], *, synced: bool = True) -> T:
-        """Run ``fn`` in one write transaction: committed when it returns, rolled back when it raises.
+        """Run ``fn`` in a write transaction: committed when it returns, rolled back when it raises.
 
-        Cancelling the caller does not stop the unit of work.
+        Others' units of work may share the transaction, before and after this one. Cancelling the caller
+        does not stop the unit of work.
 
         Args:
             fn: The unit of work.
@@ -127,7 +149,7 @@ class Database:
         def work(connection: sqlite3.Connection) -> Any:
             return context.run(fn, connection)
 
-        return cast(T, await self._submit(self._writes, work if synced else _Unsynced(work)))
+        return cast(T, await self._submit(self._writes, work, synced))
 
     def add_commit_listener(self, listener: Callable[[Changed], None]) -> None:
         """Call ``listener`` on the event loop after each commit that appended to the change log.
@@ -150,82 +172,110 @@ class Database:
         for thread in self._threads:
             thread.join()
 
-    def _submit(
-        self, lane: queue.SimpleQueue[_Job | None], fn: Callable[[sqlite3.Connection], Any]
-    ) -> asyncio.Future[Any]:
+    def _submit(self, lane: queue.SimpleQueue[_Job | None], work: _Work, synced: bool) -> asyncio.Future[Any]:
         if self._closed:
             raise ServerDrainingException("The store is closed: the server is shutting down.")
         future: asyncio.Future[Any] = self._loop.create_future()
-        lane.put((fn, future))
+        lane.put(_Job(work, future, synced))
         return future
 
     # On the worker threads.
 
     def _read_loop(self, connection: Connection) -> None:
-        while self._run_next(self._reads, connection, self._read_on):
+        while self._read_next(connection):
             pass
         connection.close()
 
     def _write_loop(self, connection: Connection) -> None:
-        while self._run_next(self._writes, connection, self._write_on):
+        while self._write_next(connection):
             pass
         with contextlib.suppress(sqlite3.Error):
             connection.execute("PRAGMA optimize")
         connection.close()
 
-    def _run_next(
-        self,
-        lane: queue.SimpleQueue[_Job | None],
-        connection: Connection,
-        run: Callable[[Connection, _Work], Any],
-    ) -> bool:
-        # A function of its own, so that nothing of a job is kept alive while waiting for the next.
-        job = lane.get()
+    # Functions of their own, so that nothing of a job is kept alive while waiting for the next.
+
+    def _read_next(self, connection: Connection) -> bool:
+        job = self._reads.get()
         if job is None:
             return False
-        fn, future = job
-        try:
-            result = run(connection, fn) if lane is self._writes or not future.cancelled() else None
-        except BaseException as error:
-            self._finish(future, None, self._translate(error))
-        else:
-            self._finish(future, result, None)
+        if not job.future.cancelled():
+            try:
+                outcome = _Outcome(self._read_on(connection, job.work))
+            except BaseException as error:
+                outcome = _Outcome(error=error)
+            self._finish(job, outcome)
         return True
 
     @staticmethod
-    def _read_on(connection: Connection, fn: _Work) -> Any:
+    def _read_on(connection: Connection, work: _Work) -> Any:
         connection.execute("BEGIN")
         try:
-            return fn(connection)
+            return work(connection)
         finally:
             connection.rollback()
 
-    def _write_on(self, connection: Connection, fn: _Work) -> Any:
-        if not isinstance(fn, _Unsynced):
-            return self._transact(connection, fn)
-        connection.execute("PRAGMA synchronous = NORMAL")
-        try:
-            return self._transact(connection, fn)
-        finally:
-            connection.execute("PRAGMA synchronous = FULL")
+    def _write_next(self, connection: Connection) -> bool:
+        waiting: deque[_Job] = deque()
+        job = self._writes.get()
+        while job is not None:
+            waiting.append(job)
+            if self._writes.empty():
+                break
+            job = self._writes.get()
+        while waiting:
+            self._write_together(connection, waiting)
+        return job is not None
 
-    def _transact(self, connection: Connection, fn: _Work) -> Any:
+    def _write_together(self, connection: Connection, waiting: deque[_Job]) -> None:
+        """Take units of work off ``waiting``, as many as the time allows, and commit them together."""
+        level = "FULL" if any(job.synced for job in waiting) else "NORMAL"
+        connection.execute(f"PRAGMA synchronous = {level}")
         connection.appended = []
-        connection.execute("BEGIN IMMEDIATE")
+        jobs = [waiting.popleft()]
+        outcomes: list[_Outcome] = []
         try:
-            result = fn(connection)
-            connection.execute("COMMIT")
-        except BaseException:
-            # A full disk makes SQLite roll back by itself; there is nothing left to do then.
+            connection.execute("BEGIN IMMEDIATE")
+            until = time.monotonic() + _GROUP_S
+            outcomes.append(self._run_unit(connection, jobs[0].work))
+            while waiting and time.monotonic() < until:
+                jobs.append(waiting.popleft())
+                outcomes.append(self._run_unit(connection, jobs[-1].work))
+            connection.execute("COMMIT" if any(o.error is None for o in outcomes) else "ROLLBACK")
+        except BaseException as error:
+            # The transaction is lost, and with it whatever had gone well inside.
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            raise
+            connection.appended = []
+            lost = _Outcome(error=error)
+            outcomes = [lost if outcome.error is None else outcome for outcome in outcomes]
+            outcomes += [lost] * (len(jobs) - len(outcomes))
         if connection.appended:
             self._call_soon(self._committed, connection.appended)
-        return result
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            self._finish(job, outcome)
 
-    def _finish(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-        self._done.append((future, result, error))
+    @staticmethod
+    def _run_unit(connection: Connection, work: _Work) -> _Outcome:
+        """Run a unit of work inside a savepoint; raises only if the whole transaction is lost."""
+        before = len(connection.appended)
+        connection.execute("SAVEPOINT unit")
+        try:
+            outcome = _Outcome(work(connection))
+        except BaseException as error:
+            # A full disk makes SQLite roll back all by itself; then there is no savepoint left.
+            if not connection.in_transaction:
+                raise
+            connection.execute("ROLLBACK TO unit")
+            del connection.appended[before:]
+            outcome = _Outcome(error=error)
+        connection.execute("RELEASE unit")
+        return outcome
+
+    def _finish(self, job: _Job, outcome: _Outcome) -> None:
+        if outcome.error is not None:
+            outcome = _Outcome(error=self._translate(outcome.error))
+        self._done.append((job.future, outcome))
         # One wake-up of the loop delivers everything that finished meanwhile.
         if not self._waking:
             self._waking = True
@@ -266,29 +316,17 @@ class Database:
     def _deliver(self) -> None:
         self._waking = False
         while self._done:
-            future, result, error = self._done.popleft()
+            future, outcome = self._done.popleft()
             if future.cancelled():
                 continue
-            if error is None:
-                future.set_result(result)
+            if outcome.error is None:
+                future.set_result(outcome.result)
             else:
-                future.set_exception(error)
+                future.set_exception(outcome.error)
 
     def _committed(self, changed: Changed) -> None:
         for listener in self._commit_listeners:
             listener(changed)
-
-
-class _Unsynced:
-    """A unit of work whose commit need not wait for the disk."""
-
-    __slots__ = ("_work",)
-
-    def __init__(self, work: _Work) -> None:
-        self._work = work
-
-    def __call__(self, connection: sqlite3.Connection) -> Any:
-        return self._work(connection)
 
 
 def _open_connections(
