@@ -10,16 +10,17 @@ from grpc import aio
 
 
 @contextlib.asynccontextmanager
-async def serving(*registrations: Callable[[aio.Server], Any]) -> AsyncIterator[str]:
-    """A server on a free port; yields its address.
+async def serving(*registrations: Callable[[aio.Server], Any], port: int = 0) -> AsyncIterator[str]:
+    """A server; yields its address.
 
     Args:
         registrations: Each adds one servicer to the server.
+        port: Where it listens; 0: on a free port.
     """
     server = aio.server()
     for register in registrations:
         register(server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     try:
         yield f"127.0.0.1:{port}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -12,7 +14,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import MethodOptions
 from grpc import aio
 
-from modelkeep.client import AsyncClient, Client
+from modelkeep.client import AsyncClient, Client, _transport
 from modelkeep.client._methods import _methods, ensure_request_id, may_repeat
 from modelkeep.exceptions import (
     DeadlineExceededException,
@@ -131,6 +133,26 @@ async def test_a_cancelled_task_cancels_its_call() -> None:
             await task
 
 
+async def test_the_first_call_after_a_long_outage_finds_a_service_that_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_transport, "jitter", lambda delay: delay)  # the spread of it is not the matter here
+    flaky = flaky_service(0)
+
+    def register(server: aio.Server) -> None:
+        add_RecordServiceServicer_to_server(flaky, server)
+
+    async with serving(register) as address:
+        pass
+    async with AsyncClient(record=address) as client:
+        with pytest.raises(UnavailableException):
+            await client.model_record_store.version()
+        # gRPC waits longer and longer between its attempts to connect: here for two seconds by now, if let.
+        await asyncio.sleep(4.5)
+        async with serving(register, port=int(address.rpartition(":")[2])):
+            assert await client.model_record_store.version() == "3.2"
+
+
 def test_nothing_at_the_address_fails_within_seconds_in_the_blocking_client() -> None:
     began = time.monotonic()
     with Client(record="127.0.0.1:1") as client, pytest.raises(UnavailableException):
@@ -143,6 +165,81 @@ def test_a_closed_client_says_so() -> None:
     client.close()
     with pytest.raises(RuntimeError, match="closed"):
         client.model_record_store.version()
+
+
+async def test_a_closed_asyncio_client_says_so_and_opens_nothing_anew() -> None:
+    async for client in client_of(flaky_service(0)):
+        await client.model_record_store.version()
+        await client.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            await client.model_record_store.version()
+        with pytest.raises(RuntimeError, match="closed"):
+            await anext(client.model_record_store.watch())
+
+
+def test_an_asyncio_client_in_a_second_event_loop_says_so() -> None:
+    client = AsyncClient(record="127.0.0.1:1")
+
+    async def use() -> None:
+        await client.model_record_store.version()
+
+    with pytest.raises(UnavailableException):
+        asyncio.run(use())
+    with pytest.raises(RuntimeError, match="another event loop"):
+        asyncio.run(use())
+
+
+FORKS = """
+import asyncio, os, sys
+from modelkeep.client import AsyncClient, Client
+from modelkeep.exceptions import UnavailableException
+
+def call(client):
+    try:
+        client.model_record_store.version()
+    except UnavailableException:
+        return "unavailable"
+    except RuntimeError as error:
+        return str(error)
+
+async def call_async():
+    try:
+        await AsyncClient(record="127.0.0.1:1").model_record_store.version()
+    except RuntimeError as error:
+        return str(error)
+
+client = Client(record="127.0.0.1:1")
+if sys.argv[1] == "used":
+    assert call(client) == "unavailable"
+if os.fork() == 0:
+    print(call(client))
+    print(call(Client(record="127.0.0.1:1")))
+    if sys.argv[1] == "used":
+        print(asyncio.run(call_async()))
+    client.close()
+    sys.exit(0)  # what the interpreter winds up must not wait for the parent's thread either
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+assert call(client) == "unavailable"
+"""
+
+
+def forked(how: str) -> list[str]:
+    """What a forked child says of its calls; the parent goes on as before."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, how], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_client_in_a_forked_child_says_what_to_do_and_never_hangs() -> None:
+    answers = forked("used")
+    assert len(answers) == 3
+    assert all("fork" in answer and '"spawn"' in answer for answer in answers), answers
+
+
+def test_a_client_that_was_not_used_before_a_fork_works_in_the_child() -> None:
+    assert forked("unused") == ["unavailable", "unavailable"]
 
 
 def test_only_what_the_descriptors_declare_safe_may_be_repeated_without_a_request_id() -> None:

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
+from modelkeep.client import _fork
 from modelkeep.client._addresses import Address, ServiceName
 from modelkeep.client._async_client import AsyncClient
 from modelkeep.client._download_jobs import DownloadEventHandler
@@ -173,6 +174,8 @@ class Client(Facade[AsyncClient]):
 
 
 def _close(inner: AsyncClient, portal: Portal) -> None:
+    if _fork.is_forked():  # what is open is the parent's, and its thread is not here
+        return
     try:
         portal.run(inner.close())
     finally:

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import CancelledError
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
+from modelkeep.client import _fork
 from modelkeep.exceptions import CancelledException
 
 A = TypeVar("A")
@@ -57,7 +58,7 @@ class Portal:
                 except StopAsyncIteration:
                     return
         finally:
-            if not self._closed:
+            if not self._closed and not _fork.is_forked():
                 self.run(close())
 
     def close(self) -> None:
@@ -71,6 +72,11 @@ class Portal:
             thread.join()
 
     def _start(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.AbstractEventLoop:
+        try:
+            _fork.claim()  # before the lock, which a thread of the parent may have held
+        except RuntimeError:
+            coroutine.close()
+            raise
         with self._lock:
             if self._closed or threading.current_thread() is self._thread:
                 coroutine.close()

@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
-from modelkeep.client import _errors
+from modelkeep.client import _errors, _fork
 from modelkeep.client._addresses import Address, ServiceName
 from modelkeep.client._methods import ensure_request_id, may_repeat
 
@@ -30,9 +30,10 @@ FIRST_DELAY_S: Final = 0.1
 _OPTIONS: Final = (
     # Answers are capped well below 4 MiB; a record with a long description and a page of them may pass it.
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-    # A service that comes back is found again at once: after a failure gRPC would wait a second and more.
+    # A service that comes back is found again at once: after a failure gRPC would wait a second and more, and
+    # until it tries to connect every call fails. So at least one attempt falls between a call's tries.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.max_reconnect_backoff_ms", 200),
     # A dead peer that never said goodbye is noticed; services allow a ping every 30 s.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -46,17 +47,23 @@ class Peer:
     """One service as this client sees it: its address, and a channel each for calls and for streams.
 
     Channels belong to the event loop in which they are first used.
+
+    Raises (from both channels):
+        RuntimeError: The client is closed, belongs to another event loop, or is used after a fork.
     """
 
     def __init__(self, address: Address, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         self.address = address
         self._timeout_s = timeout_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
         self._channel: aio.Channel | None = None
         self._stream_channel: aio.Channel | None = None
 
     @property
     def channel(self) -> aio.Channel:
         """The channel for unary calls."""
+        self._check_use()
         if self._channel is None:
             self._channel = aio.insecure_channel(self.address.target, options=_OPTIONS)
         return self._channel
@@ -64,9 +71,22 @@ class Peer:
     @property
     def stream_channel(self) -> aio.Channel:
         """The channel for streams."""
+        self._check_use()
         if self._stream_channel is None:
             self._stream_channel = aio.insecure_channel(self.address.target, options=_STREAM_OPTIONS)
         return self._stream_channel
+
+    def _check_use(self) -> None:
+        _fork.claim()
+        if self._closed:
+            raise RuntimeError("This client is closed.")
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if self._loop is not loop:
+            raise RuntimeError(
+                "This client belongs to another event loop, the one of its first call: make one client in "
+                "each asyncio.run, or use the blocking Client."
+            )
 
     async def call(
         self, method: aio.UnaryUnaryMultiCallable[Q, A], request: Q, *, timeout: float | None = None
@@ -119,7 +139,8 @@ class Peer:
             call.cancel()
 
     async def close(self) -> None:
-        """Close both channels; calls under way are cancelled."""
+        """Close both channels; calls under way are cancelled. The client cannot be used again."""
+        self._closed = True
         channels = [channel for channel in (self._channel, self._stream_channel) if channel is not None]
         self._channel = self._stream_channel = None
         for channel in channels:
