@@ -28,8 +28,8 @@ def check(settings: ServiceSettings) -> None:
         raise StartupError(
             EXIT_CONFIG,
             f"host {settings.host} is not a loopback address and there is no TLS: everybody on the network "
-            "could read and change everything. Listen on 127.0.0.1, or say --insecure if something else "
-            "protects it",
+            "could read and change everything. Listen on 127.0.0.1, or, if something else protects it, say "
+            f"--insecure or MODELKEEP_{settings.service.upper()}_INSECURE=true",
         )
     if settings.port:
         # gRPC would find out too, but says it on standard error in its own way.

@@ -28,6 +28,7 @@ from modelkeep.exceptions import (
     UpstreamUnavailableException,
 )
 from modelkeep.install.v1 import install_pb2
+from modelkeep.supervisor import SERVICES
 
 VERBS = (
     *("up", "demo", "install", "installs", "downloads", "list", "show"),
@@ -162,3 +163,15 @@ def test_up_passes_a_failed_start_on(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["up", "--data-dir", str(blocked), "--port", "0"])
     assert result.exit_code == 73
     assert "--data-dir" in result.stdout
+
+
+def test_an_address_that_cannot_be_had_is_not_called_taken(tmp_path: Path) -> None:
+    arguments = ["up", "--data-dir", str(tmp_path), "--host", "192.0.2.1", "--port", "50951"]
+    plain = CliRunner().invoke(app, arguments)
+    assert plain.exit_code == 78
+    # `up` has no flag --insecure, so the variable is named.
+    assert re.search(r"MODELKEEP_[A-Z]+_INSECURE=true", plain.stdout)
+    insecure = {f"MODELKEEP_{service.upper()}_INSECURE": "true" for service in SERVICES}
+    forced = CliRunner().invoke(app, arguments, env=insecure)
+    assert forced.exit_code == 78
+    assert "cannot listen on 192.0.2.1:" in forced.stdout

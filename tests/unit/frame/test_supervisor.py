@@ -152,6 +152,16 @@ def test_a_data_folder_that_cannot_be_made_is_73(data_dir: Path) -> None:
     assert refused.value.exit_code == 73
 
 
+@pytest.mark.parametrize("file", ["run/suite.lock", "logs/beta.log"])
+def test_a_file_of_the_suite_that_cannot_be_written_is_73_too(data_dir: Path, file: str) -> None:
+    (data_dir / file).mkdir(parents=True)  # whoever runs the tests: nobody can write to a folder
+    suite = toy_suite(data_dir)
+    with pytest.raises(SuiteError, match=rf"cannot be written .*{file}.*--data-dir") as refused:
+        suite.start()
+    assert refused.value.exit_code == 73
+    wait_until_gone(suite.pids)
+
+
 def test_what_does_not_drain_is_killed_after_the_time_out() -> None:
     suite = toy_suite(env={"TOY_BETA": "deaf"})
     suite.start()
@@ -196,6 +206,7 @@ def test_when_one_dies_its_last_lines_are_shown_and_the_rest_is_drained(data_dir
     said = supervisor.communicate(timeout=20)[0]
     assert supervisor.returncode == 1
     assert "beta was killed by SIGKILL; its last lines:\n  beta: beta starts" in said
+    assert f"(all of it: {data_dir / 'logs' / 'beta.log'})" in said
     assert "Draining the rest." in said
     assert "alpha drained" in (data_dir / "logs" / "alpha.log").read_text()
     wait_until_gone(pids)

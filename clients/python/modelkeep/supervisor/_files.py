@@ -71,11 +71,16 @@ def make_data_dir(data_dir: Path) -> None:
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     except OSError as error:
-        raise SuiteError(
-            f"The data folder {data_dir} cannot be written ({error.strerror}: {error.filename}). "
-            "Change its owner or mode, or name another one: modelkeep up --data-dir FOLDER",
-            exit_code=NOT_WRITABLE,
-        ) from error
+        raise not_writable(data_dir, error) from error
+
+
+def not_writable(data_dir: Path, error: OSError) -> SuiteError:
+    """What to say when something in the data folder cannot be written."""
+    return SuiteError(
+        f"The data folder {data_dir} cannot be written ({error.strerror}: {error.filename}). "
+        "Change its owner or mode, or name another one: modelkeep up --data-dir FOLDER",
+        exit_code=NOT_WRITABLE,
+    )
 
 
 def lock_data_dir(data_dir: Path) -> int:
@@ -85,9 +90,12 @@ def lock_data_dir(data_dir: Path) -> int:
     even when the supervisor itself was killed.
 
     Raises:
-        SuiteError: when another suite has it.
+        SuiteError: when another suite has it, or its file cannot be written (exit code 73).
     """
-    descriptor = os.open(data_dir / "run" / "suite.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        descriptor = os.open(data_dir / "run" / "suite.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise not_writable(data_dir, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

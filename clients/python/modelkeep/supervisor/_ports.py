@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 
@@ -11,15 +12,18 @@ _LOWEST, _HIGHEST = 20_000, 32_000
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether a service could listen there now."""
+    """Whether nobody listens there now.
+
+    What else may be wrong with the address (not this machine's, a port below 1024) the service says itself.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # As gRPC does: a port whose last connections linger in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno != errno.EADDRINUSE
     return True
 
 

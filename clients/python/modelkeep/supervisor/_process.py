@@ -122,9 +122,13 @@ class ServiceProcess:
 
     def last_lines(self, count: int = 20) -> list[str]:
         """The last lines that this process wrote to stdout and stderr; without any, those of its log."""
-        return _tail(self.log_path, self._log_start, count) or _tail(
-            self._journal, self._journal_start, count
-        )
+        return self.last_words(count)[1]
+
+    def last_words(self, count: int = 20) -> tuple[Path, list[str]]:
+        """A file, and the last lines that this process wrote to it; as :meth:`last_lines` chooses it."""
+        if said := _tail(self.log_path, self._log_start, count):
+            return self.log_path, said
+        return self._journal, _tail(self._journal, self._journal_start, count)
 
     def how_it_ended(self) -> str:
         """``exited with code 65`` or ``was killed by SIGKILL``."""

@@ -21,6 +21,7 @@ from modelkeep.supervisor._files import (
     SuiteFile,
     lock_data_dir,
     make_data_dir,
+    not_writable,
     suite_file_path,
     write_suite_file,
 )
@@ -254,7 +255,7 @@ class Suite:
         assert self._spawner is not None, "the suite is not started"
         if (old := self._processes.get(name)) is not None:
             old.close()
-        self._processes[name] = self._spawner.submit(
+        start = self._spawner.submit(
             ServiceProcess,
             name,
             self.addresses[name],
@@ -266,7 +267,11 @@ class Suite:
             environment=self._environment(),
             log_path=self.data_dir / "logs" / f"{name}.log",
             keep_open=[] if self._lock is None else [self._lock],
-        ).result()
+        )
+        try:
+            self._processes[name] = start.result()
+        except OSError as error:
+            raise not_writable(self.data_dir, error) from error
 
     def _wait_healthy(self, name: str, deadline: float) -> None:
         tries = 1

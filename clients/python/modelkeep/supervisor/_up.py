@@ -128,8 +128,8 @@ def _supervise(suite: Suite, happened: _Happened, say: Callable[[str], None]) ->
 
 
 def _quoted(process: ServiceProcess) -> list[str]:
-    lines = [f"  {process.name}: {line}" for line in process.last_lines()]
-    return [*lines, f"  (all of it: {process.log_path})"]
+    path, said = process.last_words()
+    return [*(f"  {process.name}: {line}" for line in said), f"  (all of it: {path})"]
 
 
 def _kill(suite: Suite) -> bool:
