@@ -135,6 +135,10 @@ def test_probe_says_what_a_file_holds_and_changes_nothing(suite: Suite, lora: Pa
         (["rm", "nobody", "--files", "any"], 2, "--yes"),
         (["edit", "nobody", "nonsense"], 2, "FIELD=VALUE"),
         (["downloads", "pause", "x"], 2, "integer"),
+        (["install", ""], 2, "empty"),
+        (["probe", ""], 2, "empty"),
+        (["installs", "list", "nonsense"], 0, "'nonsense'"),
+        (["list", "--base", "nonsense"], 0, "filters"),
     ],
 )
 def test_errors_have_a_code_and_say_what_to_do(
@@ -143,6 +147,30 @@ def test_errors_have_a_code_and_say_what_to_do(
     result = run(suite, *arguments, code=code)
     assert said in result.stderr
     assert result.stdout == ""
+
+
+def test_a_model_without_a_name_is_no_model_even_if_there_is_only_one(suite: Suite, lora: Path) -> None:
+    run(suite, "install", str(lora), "--name", "only")
+    for command in (["rm", ""], ["show", ""], ["edit", "", "name=x"], ["load", ""], ["cache", "evict", ""]):
+        assert "empty" in run(suite, *command, code=2).stderr
+    assert run_json(suite, "show", "only")["model"]["name"] == "only"
+    run(suite, "rm", "only")
+
+
+def test_what_cannot_be_changed_is_not_passed_over_in_silence(suite: Suite, lora: Path) -> None:
+    run(suite, "install", str(lora), "--name", "fixed")
+    for change, said in (
+        ("key=1", "key: cannot be changed"),
+        ("name=", "name: cannot be cleared"),
+        ("revision=7", "revision"),
+        ("nonsense=1", "nonsense"),
+    ):
+        assert said in run(suite, "edit", "fixed", change, code=2).stderr
+    key = run_json(suite, "show", "fixed")["model"]["key"]
+    assert run_json(suite, "edit", "fixed", f"key={key}", "tags=ink")["tags"] == ["ink"]
+    refused = run(suite, "install", str(lora), "--set", "upcast_attention=no", code=2)
+    assert "upcast_attention: 'no' is neither true nor false" in refused.stderr
+    run(suite, "rm", "fixed")
 
 
 def test_a_name_that_two_models_have_is_refused_with_their_keys(suite: Suite, tmp_path: Path) -> None:
@@ -243,6 +271,7 @@ def test_an_install_is_cancelled_by_command_and_jobs_are_pruned(suite: Suite, lo
 
 def test_a_terminal_gets_a_progress_bar_and_tables(suite: Suite, lora: Path) -> None:
     body = lora.read_bytes()
+    columns = {"list": "40"}  # narrower than a key and the rest: nothing is left out
     terminal, side = os.openpty()
     with HttpServer() as server:
         url = server.put("/shown.safetensors", Resource(body, rate=len(body)))
@@ -253,7 +282,7 @@ def test_a_terminal_gets_a_progress_bar_and_tables(suite: Suite, lora: Path) -> 
                     **os.environ,
                     "MODELKEEP_DATA_DIR": str(suite.data_dir),
                     "TERM": "xterm",
-                    "COLUMNS": "120",
+                    "COLUMNS": columns.get(arguments[0], "120"),
                 },
                 stdout=side,
                 stderr=side,

@@ -49,6 +49,19 @@ def test_each_service_is_ready_without_its_peers(service: str) -> None:
 
 
 @pytest.mark.timeout(60)
+def test_a_killed_services_last_words_come_from_its_log_when_it_printed_nothing(data_dir: Path) -> None:
+    journal = data_dir / "logs" / "record.jsonl"
+    with service_suite(data_dir, services=("record",)) as suite:
+        # Lines are written by a thread of the service, after what they tell.
+        while '"serving"' not in journal.read_text():
+            time.sleep(0.02)
+        suite.kill("record")
+        path, words = suite.processes["record"].last_words()
+    assert path == journal
+    assert json.loads(words[-1])["message"] == "serving"
+
+
+@pytest.mark.timeout(60)
 def test_a_database_of_a_newer_schema_ends_the_start_with_65(data_dir: Path) -> None:
     with service_suite(data_dir, services=("record",)):
         pass

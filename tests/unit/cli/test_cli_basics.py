@@ -139,6 +139,19 @@ def test_a_table_without_a_terminal_is_tabs(capsys: pytest.CaptureFixture[str]) 
     assert (captured.out, captured.err) == ("", "nothing\n")
 
 
+def test_what_a_record_holds_neither_breaks_a_table_nor_steers_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hostile = "a\tb\nc\x1b[31m\x9bd ☃"
+    shown = r"a\tb\nc\x1b[31m\x9bd ☃"
+    _output.print_table(("NAME",), [(hostile,)], empty="")
+    assert capsys.readouterr().out == f"NAME\n{shown}\n"
+    _output.print_facts([("n", "x"), ("name", "one\ntwo\x1b]0;title\x07")])
+    assert capsys.readouterr().out == "n:    x\nname: one\n      two" + r"\x1b]0;title\x07" + "\n"
+    _errors.complain(ModelkeepError(hostile))
+    assert shown in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (4_265_146_304, "4.3 GB")]
 )
@@ -155,6 +168,27 @@ def test_assignments_read_lists_and_truth_values_and_keep_text() -> None:
         "description": None,
         "source": "a=b",
     }
+
+
+def test_one_text_for_a_field_that_is_a_list_is_a_list_of_one() -> None:
+    assert assignments(["tags=ink", "trigger_phrases=1", "tags2=ink"]) == {
+        "tags": ["ink"],
+        "trigger_phrases": ["1"],
+        "tags2": "ink",
+    }
+    assert assignments(["tags="]) == {"tags": None}
+
+
+def test_an_argument_that_is_no_utf_8_is_wrong_usage() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "modelkeep.cli", "show", b"\xff"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "UTF-8" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_up_passes_a_failed_start_on(tmp_path: Path) -> None:

@@ -8,7 +8,17 @@ import typer
 
 from modelkeep.cli._errors import guarded
 from modelkeep.cli._models import Model, find_key
-from modelkeep.cli._output import Json, as_json, print_facts, print_json, print_table, short, size
+from modelkeep.cli._output import (
+    Json,
+    as_json,
+    counted,
+    print_facts,
+    print_json,
+    print_table,
+    short,
+    size,
+    visible,
+)
 
 if TYPE_CHECKING:
     from modelkeep.loader.v1 import resident_pb2
@@ -55,7 +65,7 @@ def load(
     for resident in residents:
         held = short(resident_pb2.Precision.Name(resident.precision), "PRECISION_")
         typer.echo(
-            f"{_names(resident)}: {resident.class_name}, {held}, {size(resident.size_bytes)} "
+            f"{_names(resident)}: {visible(resident.class_name)}, {held}, {size(resident.size_bytes)} "
             f"in memory ({resident.load_seconds:.2f} s)"
         )
 
@@ -175,7 +185,8 @@ def evict(
     else:
         mapped = f"; {size(answer.zombie_bytes)} still mapped by workers" if answer.zombie_bytes else ""
         typer.echo(
-            f"Dropped {len(answer.evicted)} components, {size(answer.freed_bytes)} free again{mapped}."
+            f"Dropped {counted(len(answer.evicted), 'component')}, "
+            f"{size(answer.freed_bytes)} free again{mapped}."
         )
 
 

@@ -9,7 +9,7 @@ import typer
 
 from modelkeep.cli._errors import Code, complain, guarded
 from modelkeep.cli._installs import progress
-from modelkeep.cli._output import Json, as_json, print_json, print_table, short, when
+from modelkeep.cli._output import Json, as_json, counted, print_json, print_table, short, visible, when
 from modelkeep.exceptions import ModelkeepError, UnknownJobIDException
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def list_downloads(queue: Queue = None, json: Json = False) -> None:
     print_table(
         ("ID", "STATE", "PROGRESS", "PRIORITY", "STARTED", "SOURCE"),
         [(j.id, _state(j), _bytes(j), j.priority, when(j.job_started), j.source) for j in jobs],
-        empty="There are no downloads.",
+        empty=f"There are no downloads in queue {queue!r}." if queue else "There are no downloads.",
     )
 
 
@@ -77,7 +77,7 @@ def watch_downloads(
     if job.error is not None and not json and isinstance(job.error, ModelkeepError):
         complain(job.error, prefix=f"Download {id} is {job.status.value}")
     elif not json:
-        typer.echo(f"Download {id} is {job.status.value}: {job.path or ''}")
+        typer.echo(f"Download {id} is {job.status.value}: {visible(job.path or '')}")
     raise typer.Exit(Code.OK if job.status == "completed" else Code.FAILED)
 
 
@@ -121,7 +121,7 @@ def prune_downloads(queue: Queue = None, json: Json = False) -> None:
     if json:
         print_json({"pruned_count": str(count)})
     else:
-        typer.echo(f"Forgot {count} downloads.")
+        typer.echo(f"Forgot {counted(count, 'download')}.")
 
 
 def _state(job: DownloadJobBase) -> str:
@@ -180,5 +180,6 @@ def _watch_all(jobs: DownloadQueue, json: bool) -> None:
                     continue
                 text = _state(event.put) if event.put is not None else "pruned"
                 if said.get(event.id) != text:
-                    print(f"{event.id}\t{text}\t{event.put.source if event.put else ''}", flush=True)
+                    source = visible(event.put.source) if event.put is not None else ""
+                    print(f"{event.id}\t{text}\t{source}", flush=True)
                 said[event.id] = text

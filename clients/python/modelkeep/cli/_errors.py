@@ -9,6 +9,7 @@ from typing import Final, ParamSpec, TypeVar
 
 import typer
 
+from modelkeep.cli._output import visible
 from modelkeep.exceptions import (
     DeadlineExceededException,
     InvalidRequestException,
@@ -47,7 +48,8 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "ETAG_MISMATCH": "Somebody changed it meanwhile: look at it again, then repeat the command.",
     "WRONG_STATE": "A job in this state cannot do that; a job that has ended is not run again.",
     "MODEL_NOT_FOUND_ON_DISK": "Put the files back, or remove the record: `modelkeep rm {key}`.",
-    "INVALID_MODEL": "`modelkeep probe PATH` says what the files hold; fetch again what is incomplete.",
+    "INVALID_MODEL": "Fetch again what is incomplete. What the files do not tell, say: "
+    "`modelkeep install PATH --set type=vae --set base=sd-1`, or later `modelkeep edit MODEL base=sd-1`.",
     "SUBMODEL_REQUIRED": "Name the component, such as --submodel vae; there are: {available}.",
     "MODEL_IN_USE": "End the workers that hold it; `modelkeep cache leases` names them.",
     "UNSAFE_FORMAT": "Use the model's safetensors file in its place.",
@@ -96,11 +98,11 @@ def code_of(error: ModelkeepError) -> Code:
 
 def complain(error: ModelkeepError, *, prefix: str = "Error") -> None:
     """Say on stderr what is wrong and what to do."""
-    typer.secho(f"{prefix}: {error.message} [{error.reason}]", err=True, fg=typer.colors.RED)
+    typer.secho(f"{prefix}: {visible(error.message)} [{error.reason}]", err=True, fg=typer.colors.RED)
     for violation in error.violations:
-        typer.echo(f"  {violation.field}: {violation.description}", err=True)
+        typer.echo(f"  {visible(violation.field)}: {visible(violation.description)}", err=True)
     if advice := remedy(error):
-        typer.echo(f"  {advice}", err=True)
+        typer.echo(f"  {visible(advice)}", err=True)
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:

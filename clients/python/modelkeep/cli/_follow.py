@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from modelkeep.cli._errors import Code, complain
-from modelkeep.cli._output import as_json, console, print_json, short, size
+from modelkeep.cli._output import as_json, console, print_json, short, size, visible
 from modelkeep.exceptions import ModelkeepError, UnknownJobIDException
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def report(job: ModelInstallJob) -> Code:
     if job.status == "completed" and job.config_out is not None:
         config = job.config_out
         typer.echo(
-            f"Installed {config.name} as {config.key} ({config.model_type}, {config.base_model}, "
+            f"Installed {visible(config.name)} as {config.key} ({config.model_type}, {config.base_model}, "
             f"{config.model_format}, {size(config.size_bytes)})"
         )
         return Code.OK

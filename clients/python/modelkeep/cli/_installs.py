@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelkeep.cli._errors import Code, guarded
-from modelkeep.cli._output import Json, as_json, print_json, print_table, size, when
+from modelkeep.cli._output import Json, as_json, counted, print_json, print_table, size, visible, when
 
 if TYPE_CHECKING:
     from modelkeep.client import Client, ModelInstallJob
+
+#: Fields that hold several texts: one text alone is a list of one.
+_LISTS = frozenset({"tags", "trigger_phrases", "compatible_bases"})
 
 _group = typer.Typer(help="Look at installs and control them.", invoke_without_command=True)
 
@@ -38,7 +41,8 @@ def assignments(given: list[str] | None) -> dict[str, Any]:
         except ValueError:
             parsed = value
         # Numbers and words stay text: a name may be 42.
-        values[name] = None if value == "" else parsed if isinstance(parsed, list | bool) else value
+        meant = parsed if isinstance(parsed, list | bool) else value
+        values[name] = None if value == "" else [value] if name in _LISTS and meant == value else meant
     return values
 
 
@@ -118,12 +122,12 @@ def list_installs(
         print_json({"installs": [as_json(job.message) for job in jobs]})
         return
     print_table(
-        ("ID", "STATE", "PROGRESS", "MODEL", "STARTED", "SOURCE"),
+        ("ID", "STATE", "PROGRESS", "RESULT", "STARTED", "SOURCE"),
         [
-            (job.id, stage_of(job), progress(job), _model(job), when(job.job_started), job.source)
+            (job.id, stage_of(job), progress(job), _result(job), when(job.job_started), job.source)
             for job in jobs
         ],
-        empty="There are no installs.",
+        empty=f"No install has {source!r} in its source." if source else "There are no installs.",
     )
 
 
@@ -170,7 +174,7 @@ def prune_installs(json: Json = False) -> None:
     if json:
         print_json({"pruned_count": str(count)})
     else:
-        typer.echo(f"Forgot {count} installs.")
+        typer.echo(f"Forgot {counted(count, 'install')}.")
 
 
 def progress(job: Any) -> str:
@@ -180,7 +184,7 @@ def progress(job: Any) -> str:
     return f"{size(job.bytes)} of {size(job.total_bytes)}"
 
 
-def _model(job: ModelInstallJob) -> str:
+def _result(job: ModelInstallJob) -> str:
     return job.config_out.name if job.config_out is not None else job.error_type or ""
 
 
@@ -202,5 +206,5 @@ def _watch_all(client: Client, json: bool) -> None:
                 text = stage_of(event.put) if event.put is not None else "pruned"
                 if said.get(event.id) != text:
                     source = event.put.source if event.put is not None else ""
-                    print(f"{event.id}\t{text}\t{source}", flush=True)
+                    print(f"{event.id}\t{text}\t{visible(source)}", flush=True)
                 said[event.id] = text

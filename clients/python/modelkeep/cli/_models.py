@@ -11,7 +11,18 @@ import typer
 
 from modelkeep.cli._errors import guarded
 from modelkeep.cli._installs import assignments
-from modelkeep.cli._output import Json, as_json, print_facts, print_json, print_table, short, size, when
+from modelkeep.cli._output import (
+    Json,
+    as_json,
+    counted,
+    print_facts,
+    print_json,
+    print_table,
+    short,
+    size,
+    visible,
+    when,
+)
 from modelkeep.exceptions import AmbiguousModelException, UnknownModelException
 
 if TYPE_CHECKING:
@@ -59,6 +70,9 @@ def find_key(client: Client, model: str) -> str:
         UnknownModelException: No model has it.
         AmbiguousModelException: More than one model has this name.
     """
+    if not model:
+        # For a search, no name is every name: `rm "$KEY"` with KEY not set must not find the only model.
+        raise typer.BadParameter("the model is an empty text; give its key or its name")
     if _KEY.fullmatch(model):
         return model
     found = client.model_record_store.search_by_name(model)
@@ -90,7 +104,9 @@ def list_models(
         configs = client.model_record_store.list_models(
             type=type, base=base, format=format, tags=tag, order=sort.value, descending=reverse
         )
-    _print_models(configs, json, empty="There are no models; `modelkeep install SOURCE` brings one.")
+    filtered = type or base or format or tag
+    nothing = "There are no models; `modelkeep install SOURCE` brings one."
+    _print_models(configs, json, empty="No model passes these filters." if filtered else nothing)
 
 
 @guarded
@@ -130,7 +146,8 @@ def show(model: Model, json: Json = False) -> None:
         return
     print_facts(_facts(config))
     for file in files:
-        print(f"  {file.path}\t{size(file.size_bytes)}\tsha256 {file.sha256 or file.digest_state.value}")
+        digest = file.sha256 or file.digest_state.value
+        print(f"  {visible(file.path)}\t{size(file.size_bytes)}\tsha256 {digest}")
 
 
 @guarded
@@ -187,13 +204,13 @@ def rm(
     if json:
         print_json({"key": key, "deleted_paths": [str(path) for path in deleted]})
     else:
-        what = f"deleted {len(deleted)} files" if deleted else "its files stay where they are"
+        what = f"deleted {counted(len(deleted), 'file')}" if deleted else "its files stay where they are"
         typer.echo(f"Removed {key}; {what}.")
 
 
 @guarded
 def probe(
-    path: Annotated[Path, typer.Argument(help="A safetensors file or a diffusers folder.")],
+    path: Annotated[str, typer.Argument(help="A safetensors file or a diffusers folder.")],
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="What you know already: a hint."),
@@ -223,14 +240,14 @@ def probe(
             ("variant", short(taxonomy_pb2.ModelVariant.Name(result.variant), "MODEL_VARIANT_")),
             ("prediction type", short(prediction, "PREDICTION_TYPE_")),
             ("components", ", ".join(short(part, "SUB_MODEL_TYPE_") for part in parts)),
-            ("size", f"{size(result.size_bytes)} in {result.file_count} files"),
+            ("size", f"{size(result.size_bytes)} in {counted(result.file_count, 'file')}"),
         ]
     )
     for evidence in result.evidence:
         strength = short(install_pb2.EvidenceStrength.Name(evidence.strength), "EVIDENCE_STRENGTH_")
-        print(f"  {evidence.finding} ({strength}): {evidence.observation}")
+        print(f"  {visible(evidence.finding)} ({strength}): {visible(evidence.observation)}")
     for other in result.ruled_out:
-        print(f"  not {other.kind}: {other.reason}")
+        print(f"  not {other.kind}: {visible(other.reason)}")
 
 
 def _print_models(configs: list[AnyModelConfig], json: bool, *, empty: str) -> None:

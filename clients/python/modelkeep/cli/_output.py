@@ -14,8 +14,24 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from rich.console import Console
 
+#: Control characters, written out.
+_CONTROL = {n: f"\\x{n:02x}" for n in (*range(0x20), *range(0x7F, 0xA0))}
+_CONTROL |= {ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"}
+#: Narrower than this a table leaves columns out; a terminal that is breaks the lines instead.
+_LEAST_WIDTH = 80
+
 #: The option that every reading command has.
 Json = Annotated[bool, typer.Option("--json", help="Print JSON with the field names of the API.")]
+
+
+def visible(text: object) -> str:
+    """A text from a record or a file on one line: it can neither break a table nor steer the terminal."""
+    return str(text).translate(_CONTROL)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: "1 file", "2 files"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def as_json(message: Message) -> dict[str, Any]:
@@ -35,7 +51,7 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empt
 
     Without a terminal the columns are separated by tabs and nothing is cut off.
     """
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else visible(cell) for cell in row] for row in rows]
     if not cells:
         typer.echo(empty, err=True)
     elif not sys.stdout.isatty():
@@ -51,7 +67,9 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empt
             table.add_column(title, no_wrap=whole, overflow="fold")
         for row in cells:
             table.add_row(*row)
-        console().print(table)
+        terminal = console()
+        terminal.width = max(terminal.width, _LEAST_WIDTH)
+        terminal.print(table)
 
 
 def print_facts(facts: Iterable[tuple[str, object]]) -> None:
@@ -59,7 +77,8 @@ def print_facts(facts: Iterable[tuple[str, object]]) -> None:
     shown = [(name, str(value)) for name, value in facts if value not in (None, "", [], ())]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
-        print(f"{name + ':':<{width + 1}} {value}")
+        lines = [visible(line) for line in value.splitlines()]
+        print(f"{name + ':':<{width + 1}} " + ("\n" + " " * (width + 2)).join(lines))
 
 
 def console(*, stderr: bool = False) -> Console:

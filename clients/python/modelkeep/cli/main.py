@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -59,4 +61,16 @@ _cache.add_to(app)
 
 def main() -> None:
     """Run the command line; the process exits with its code."""
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            typer.echo(
+                f"Error: The argument {argument!a} is no UTF-8; rename the file, or check the terminal.",
+                err=True,
+            )
+            sys.exit(2)
+    # A terminal of few characters shows the others written out; an output never ends in the middle.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     app(prog_name="modelkeep")

@@ -218,7 +218,9 @@ def _put(message: install_pb2.ModelOverrides, name: str, value: Any) -> None:
         wire(BaseModelType, value, name)
         message.base = str(value)
     elif name == "upcast_attention":
-        message.upcast_attention = bool(value)
+        if not isinstance(value, bool):  # "no" is a true value in Python
+            raise ValueError(f"{value!r} is neither true nor false")
+        message.upcast_attention = value
     else:
         setattr(message, name, str(value))
 

@@ -22,7 +22,12 @@ from modelkeep.configs import (
     config_class,
 )
 from modelkeep.configs.wire import from_file, from_model, to_file, to_model, wire_path
-from modelkeep.exceptions import UnknownModelException
+from modelkeep.exceptions import (
+    FieldInvalidException,
+    FieldViolation,
+    InvalidModelConfigException,
+    UnknownModelException,
+)
 from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep.record.v1.record_service_pb2_grpc import RecordServiceStub
 from modelkeep.taxonomy import BaseModelType, ModelFormat, ModelType
@@ -349,6 +354,10 @@ class AsyncModelRecordStore:
 
 def _merge(present: AnyModelConfig, key: str, changes: Mapping[str, Any]) -> tuple[AnyModelConfig, list[str]]:
     """A config with some fields changed, and the mask that says which."""
+    if changes.get("key", key) != key:
+        raise FieldInvalidException(
+            "The key of a model cannot be changed.", violations=[FieldViolation("key", "cannot be changed")]
+        )
     new = ModelConfigFactory.make_config(_merged(present, changes), key=key)
     if type(new) is not type(present):
         return new, ["*"]  # another kind: its settings are another arm altogether
@@ -361,7 +370,11 @@ def _merged(present: AnyModelConfig, changes: Mapping[str, Any]) -> dict[str, An
     for name, value in changes.items():
         name = _canonical(name)
         field = type(present).model_fields.get(name)
-        if value is None and field is not None and not field.is_required():
+        if value is None and field is not None:
+            if field.is_required():
+                raise InvalidModelConfigException(
+                    f"{name} cannot be cleared.", violations=[FieldViolation(name, "cannot be cleared")]
+                )
             value = field.get_default(call_default_factory=True)
         values[name] = value
     kind = {name: values[name] for name in ("model_type", "model_format", "base_model")}

@@ -53,8 +53,23 @@ def is_url(source: object) -> bool:
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
-    """A path as the services want it: absolute, ``~`` expanded, symbolic links left as they are."""
-    return Path(os.path.abspath(Path(path).expanduser()))  # also folds ".."
+    """A path as the services want it: absolute, ``~`` expanded, symbolic links left as they are.
+
+    Raises:
+        FieldInvalidException: It is empty, which would mean the current folder, or is no UTF-8.
+    """
+    text = os.fspath(path)
+    if not text:
+        raise _bad_path("The path is empty.", "is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _bad_path(f"The path {text!a} is no UTF-8: rename it.", "is no UTF-8") from None
+    return Path(os.path.abspath(Path(text).expanduser()))  # also folds ".."
+
+
+def _bad_path(message: str, description: str) -> FieldInvalidException:
+    return FieldInvalidException(message, violations=[FieldViolation("path", description)])
 
 
 def seconds(timestamp: Timestamp) -> float | None:
