@@ -180,6 +180,9 @@ def test_a_local_model_has_no_progress_events(client: Client, bus: Bus, sushi: P
     client.model_install.import_model(sushi)
     client.model_install.wait_for_installs(timeout=20)
     assert [name for name, _ in bus.of(sushi)] == ["model_install_started", "model_install_completed"]
+    client.model_install.import_model(sushi, inplace=False)
+    client.model_install.wait_for_installs(timeout=20)
+    assert [name for name, _ in bus.of(sushi)] == ["model_install_started", "model_install_completed"] * 2
 
 
 def test_inplace_registers_and_otherwise_a_copy_goes_into_models_dir(

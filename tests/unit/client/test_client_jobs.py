@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from modelkeep.exceptions import FieldInvalidException, InvalidModelConfigExcept
 from modelkeep.install.v1 import install_pb2
 from modelkeep.server.v1 import job_pb2
 from modelkeep.taxonomy import ModelType, SchedulerPredictionType
+from modelkeep_install.domain_jobs import JobError
 
 
 def test_overrides_use_the_originals_names_and_come_back() -> None:
@@ -51,6 +53,22 @@ def test_an_install_job_that_waits_says_for_what() -> None:
     assert (job.status, job.source, job.settled, job.ended) == ("paused", "https://host/x", True, False)
     assert (job.error_type, job.error) == ("TokenRequiredException", "Bring a token.")
     assert isinstance(job.exception, TokenRequiredException)
+
+
+def test_the_error_of_an_unforeseen_failure_says_where_it_happened_and_not_what_it_said() -> None:
+    def fail() -> None:
+        raise RuntimeError("token=hush")
+
+    try:
+        fail()
+    except RuntimeError as error:
+        failure = JobError.of(error)
+    told = job_pb2.JobError(exception=failure.exception, message=failure.message, detail=failure.detail)
+    job = ModelInstallJob(install_pb2.Install(id=1, state=install_pb2.INSTALL_STATE_ERROR, error=told))
+    assert job.error is not None
+    assert job.error_type == "ModelkeepError"
+    assert re.search(r"RuntimeError\n(.*\n)*test_client_jobs\.py:\d+ in fail$", job.error)
+    assert "hush" not in job.error
 
 
 def test_a_state_of_a_newer_service_counts_as_running() -> None:
