@@ -1,11 +1,12 @@
 #!/bin/sh
 # Keep a component in the loader's memory: lease.sh KEY [SUBMODEL [SECONDS]].
-# Without SECONDS the lease lives until Ctrl-C; SUBMODEL is like VAE, or "" for a model that is one component.
+# Without SECONDS the lease lives until Ctrl-C; SUBMODEL is like vae, or "" for a model that is one component.
 set -eu
 . "$(dirname "$0")/common.sh"
 [ $# -ge 1 ] && [ $# -le 3 ] || die "usage: lease.sh KEY [SUBMODEL [SECONDS]]"
 component="{\"key\": $(quoted "$1")"
-[ -z "${2-}" ] || component="$component, \"submodel\": $(quoted "SUB_MODEL_TYPE_$2")"
+submodel=$(printf '%s' "${2-}" | tr '[:lower:]' '[:upper:]')
+[ -z "$submodel" ] || component="$component, \"submodel\": $(quoted "SUB_MODEL_TYPE_$submodel")"
 components="\"components\": [$component}]"
 if [ $# -eq 3 ]; then
     call "$LOADER" modelkeep.loader.v1.LoaderService/AcquireLease \

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from modelkeep.client import Client
-from modelkeep.supervisor import Suite
+from modelkeep.supervisor import DEFAULT_PORTS, Suite
 from support.suite import service_suite
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(90)]
@@ -143,6 +145,25 @@ def until_leases(client: Client, key: str, *, labels: set[str]) -> None:
 @pytest.mark.parametrize("script", ["install.sh", "lease.sh"])
 def test_a_script_without_arguments_says_how_it_is_used(environment: dict[str, str], script: str) -> None:
     run(environment, script, code=2)
+
+
+def test_a_submodel_may_be_written_as_everywhere_else(environment: dict[str, str]) -> None:
+    # It gets as far as the service, which does not know the key.
+    for submodel in ("vae", "VAE"):
+        run(environment, "lease.sh", "0" * 32, submodel, "5", code=69)
+
+
+def test_the_lines_of_the_readme_work_as_they_stand_there(suite: Suite, grpcurl: str) -> None:
+    lines = re.findall(r"^grpcurl .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(lines) >= 3
+    for line in lines:
+        for service, port in DEFAULT_PORTS.items():
+            line = line.replace(f"127.0.0.1:{port}", suite.addresses[service])
+        command = [grpcurl, "-max-time", "3", *shlex.split(line)[1:]]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        # A watch goes on until its time is over: 64 + DEADLINE_EXCEEDED.
+        assert done.returncode == (68 if "/Watch" in line else 0), f"{line}\n{done.stderr}"
+        assert done.stdout
 
 
 def test_an_unknown_key_fails_with_the_services_code(environment: dict[str, str]) -> None:
