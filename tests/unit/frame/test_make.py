@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,51 @@ def test_a_check_that_does_not_exist_fails() -> None:
 
 def test_setup_refuses_an_unknown_level() -> None:
     assert run("scripts/setup.sh", "everything").returncode == 2
+
+
+#: Builds the project of the test below with nothing but the standard library.
+BACKEND = """
+import zipfile
+def build_editable(folder, settings=None, metadata=None):
+    name, info = "thing-1-py3-none-any.whl", "thing-1.dist-info/"
+    with zipfile.ZipFile(f"{folder}/{name}", "w") as wheel:
+        wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\\nName: thing\\nVersion: 1\\n")
+        wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr(info + "RECORD", "")
+    return name
+"""
+
+
+@pytest.mark.timeout(120)
+def test_where_uv_cannot_be_had_setup_goes_on_with_pip_and_is_done_once(tmp_path: Path) -> None:
+    for folder in ("scripts", "requirements"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(ROOT / "scripts" / "setup.sh", tmp_path / "scripts")
+    (tmp_path / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (tmp_path / "backend.py").write_text(BACKEND)
+    (tmp_path / "requirements" / "build.txt").write_text("# what builds it\nuv==0.0.0\n")
+    for level in ("all", "dev"):
+        (tmp_path / "requirements" / f"{level}.txt").write_text("")
+
+    def setup() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "scripts/setup.sh", "run"],
+            cwd=tmp_path,
+            env={**os.environ, "PIP_NO_INDEX": "1", "PYTHON": sys.executable, "VENV": ".venv"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    first = setup()
+    assert first.returncode == 0, first.stderr
+    assert "uv cannot be had here; going on with pip" in first.stderr
+    installed = run(str(tmp_path / ".venv" / "bin" / "python"), "-m", "pip", "show", "thing", cwd=tmp_path)
+    assert installed.returncode == 0, installed.stderr
+    again = setup()
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
 
 
 @pytest.fixture
