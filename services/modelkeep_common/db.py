@@ -230,11 +230,11 @@ class Database:
     def _write_together(self, connection: Connection, waiting: deque[_Job]) -> None:
         """Take units of work off ``waiting``, as many as the time allows, and commit them together."""
         level = "FULL" if any(job.synced for job in waiting) else "NORMAL"
-        connection.execute(f"PRAGMA synchronous = {level}")
         connection.appended = []
         jobs = [waiting.popleft()]
         outcomes: list[_Outcome] = []
         try:
+            connection.execute(f"PRAGMA synchronous = {level}")
             connection.execute("BEGIN IMMEDIATE")
             until = time.monotonic() + _GROUP_S
             outcomes.append(self._run_unit(connection, jobs[0].work))
@@ -243,9 +243,10 @@ class Database:
                 outcomes.append(self._run_unit(connection, jobs[-1].work))
             connection.execute("COMMIT" if any(o.error is None for o in outcomes) else "ROLLBACK")
         except BaseException as error:
-            # The transaction is lost, and with it whatever had gone well inside.
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            # The transaction is lost, and with it whatever had gone well inside. This thread must go on.
+            with contextlib.suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
             connection.appended = []
             lost = _Outcome(error=error)
             outcomes = [lost if outcome.error is None else outcome for outcome in outcomes]

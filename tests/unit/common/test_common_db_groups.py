@@ -205,6 +205,27 @@ async def test_a_commit_that_fails_acknowledges_nothing_and_leaves_nothing(db: D
     assert await db.write(add("b")) == 1
 
 
+@pytest.mark.parametrize("statement", ["PRAGMA synchronous", "BEGIN", "COMMIT"])
+async def test_a_broken_disk_is_told_to_who_waits_and_the_store_goes_on_afterwards(
+    db: Database, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    def broken(connection: database.Connection, sql: str, *values: Any) -> sqlite3.Cursor:
+        if sql.startswith((statement, "ROLLBACK")):
+            raise sqlite3.OperationalError("disk I/O error")
+        return sqlite3.Connection.execute(connection, sql, *values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database.Connection, "execute", broken)
+        for write in await asked(db.write(add("a")), db.write(add("b"))):
+            with pytest.raises(sqlite3.OperationalError, match="disk"):
+                await write
+    if statement == "COMMIT":  # a transaction that cannot even be rolled back refuses what comes after it
+        with pytest.raises(sqlite3.OperationalError, match="inside a transaction"):
+            await db.write(add("c"))
+    assert await db.write(add("d")) == 1
+    assert await db.read(names) == ["d"]
+
+
 async def test_what_waits_when_the_store_is_closed_is_still_carried_out(db: Database) -> None:
     async with Blocked(db):
         writes = await asked(db.write(add("a")), db.write(add("b")))

@@ -255,6 +255,7 @@ class Suite:
         assert self._spawner is not None, "the suite is not started"
         if (old := self._processes.get(name)) is not None:
             old.close()
+        log_path = self.data_dir / "logs" / f"{name}.log"
         start = self._spawner.submit(
             ServiceProcess,
             name,
@@ -265,12 +266,14 @@ class Suite:
                 *("--data-dir", str(self.data_dir), *self._arguments.get(name, ())),
             ],
             environment=self._environment(),
-            log_path=self.data_dir / "logs" / f"{name}.log",
+            log_path=log_path,
             keep_open=[] if self._lock is None else [self._lock],
         )
         try:
             self._processes[name] = start.result()
         except OSError as error:
+            if error.filename != str(log_path):
+                raise
             raise not_writable(self.data_dir, error) from error
 
     def _wait_healthy(self, name: str, deadline: float) -> None:
