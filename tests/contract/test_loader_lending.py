@@ -50,6 +50,7 @@ def models(folder: Path, workers: Workers) -> Path:
     place = folder / "imports"
     tinymodels.save_pipeline(place / "sd")
     tinymodels.save_vae_file(place / "ldm.safetensors", seed=7, ldm=True, prefix="first_stage_model.")
+    tinymodels.vae(seed=7).save_pretrained(place / "as-folder")  # the same weights
     tinymodels.t5_encoder().save_pretrained(place / "t5")
     return place
 
@@ -172,11 +173,8 @@ async def test_a_single_file_vae_with_the_names_of_a_checkpoint_is_converted(
     path = loader.models / "ldm.safetensors"
     key = await loader.register(path, type=VAE, format=CHECKPOINT)
     await worker.do("hold", key=key, submodel=None, precision="float32")
-    folder = loader.models / "as-folder"
-    tinymodels.vae(seed=7).save_pretrained(folder)
-    expected = await worker.do(
-        "reference", folder=str(folder), class_name="AutoencoderKL", precision="float32"
-    )
+    folder = str(loader.models / "as-folder")
+    expected = await worker.do("reference", folder=folder, class_name="AutoencoderKL", precision="float32")
     assert await worker.do("tensors") == expected["tensors"]
     await worker.do("release")
 
