@@ -188,7 +188,8 @@ async def test_an_order_whose_staging_folder_cannot_be_made_says_why(
         assert http.requests_of("/a.safetensors") == []
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.long
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("times", [1, 2], ids=["once", "twice in a row"])
 @pytest.mark.parametrize("kind", ["copy", "url"])
 async def test_a_store_that_is_full_at_any_write_of_a_job_leaves_no_file_behind(
