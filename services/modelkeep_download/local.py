@@ -214,14 +214,32 @@ def remove_copied(roots: AllowedRoots, folder: Path, copy: Path) -> None:
         copy: The copy.
     """
     with folder_of(roots, folder) as parent:
-        for here, folders, names, fd in os.fwalk(folder.name, topdown=False, dir_fd=parent):
-            kept = copy / Path(here).relative_to(folder.name)
+
+        def walk() -> Iterator[tuple[str, list[str], list[str], int]]:
+            return os.fwalk(folder.name, topdown=False, dir_fd=parent)
+
+        def copied(here: str, name: str, fd: int) -> bool:
+            try:
+                before = os.stat(name, dir_fd=fd)
+                after = (copy / Path(here).relative_to(folder.name) / name).stat()
+            except FileNotFoundError:
+                return False
+            return (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+
+        # What a link leads to tells whether it was copied, and may lie in the folder, too: links go first.
+        links = {
+            (here, name)
+            for here, _, names, fd in walk()
+            for name in names
+            if copied(here, name, fd) and _is_link(name, fd)
+        }
+        for here, _, names, fd in walk() if links else ():
             for name in names:
-                try:
-                    before, after = os.stat(name, dir_fd=fd), (kept / name).stat()
-                except FileNotFoundError:
-                    continue
-                if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+                if (here, name) in links and _is_link(name, fd):
+                    os.unlink(name, dir_fd=fd)
+        for here, folders, names, fd in walk():
+            for name in names:
+                if copied(here, name, fd):
                     os.unlink(name, dir_fd=fd)
             for name in folders:
                 with contextlib.suppress(OSError):  # not empty: what stays, stays in its folder

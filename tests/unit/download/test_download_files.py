@@ -164,6 +164,18 @@ def test_a_copied_folder_has_its_empty_folders_and_what_its_links_lead_to(tmp_pa
     assert blob.read_bytes() == b"weights"
 
 
+def test_of_a_moved_folder_no_link_to_one_of_its_own_files_stays(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "sub").mkdir(parents=True)
+    (source / "sub" / "w.bin").write_bytes(b"weights")
+    for link, target in (("a", "sub/w.bin"), ("z", "a"), ("sub/a", "w.bin"), ("sub/z", "../z")):
+        (source / link).symlink_to(target)
+    copy_tree(source, tmp_path / "copy")
+    local.remove_copied(AllowedRoots([tmp_path]), source, tmp_path / "copy")
+    assert not source.exists()
+    assert (tmp_path / "copy" / "sub" / "z").read_bytes() == b"weights"
+
+
 def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
     pipe, loop = tmp_path / "pipe", tmp_path / "loop"
     for source in (pipe, loop):
