@@ -13,7 +13,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from modelkeep.exceptions import DestinationExistsException, DiskFullException, ForbiddenPathException
@@ -70,20 +70,23 @@ def open_folder(root: Path, folder: Path, *, create: bool = False, durable: bool
     if ".." in parts:
         raise forbidden(folder)
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    here = root
     try:
         for part in parts:
-            try:
-                below = os.open(part, _FOLDER, dir_fd=fd)
-            except FileNotFoundError:
-                if not create:
-                    raise
+            here = here / part
+            with named(here):
                 try:
-                    os.mkdir(part, 0o755, dir_fd=fd)
-                    if durable:
-                        os.fsync(fd)
-                except FileExistsError:
-                    pass
-                below = os.open(part, _FOLDER, dir_fd=fd)
+                    below = os.open(part, _FOLDER, dir_fd=fd)
+                except FileNotFoundError:
+                    if not create:
+                        raise
+                    try:
+                        os.mkdir(part, 0o755, dir_fd=fd)
+                        if durable:
+                            os.fsync(fd)
+                    except FileExistsError:
+                        pass
+                    below = os.open(part, _FOLDER, dir_fd=fd)
             os.close(fd)
             fd = below
     except OSError as error:
@@ -168,12 +171,32 @@ def disk_full(folder: Path, *, needed: int = 0, free: int = 0, reserve: int = 0)
     )
 
 
-def no_right(error: OSError, destination: Path) -> ForbiddenPathException:
-    """The error for a file or folder that this process's user may not read, write or remove."""
-    path = error.filename if isinstance(error.filename, str) else str(destination)
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Around what goes by a descriptor: an error tells the path, of which the system knows only the end."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+def no_right(error: OSError, beneath: Path) -> ForbiddenPathException:
+    """The error for a file or folder that this process's user may not read, write or remove.
+
+    Args:
+        error: What the system says.
+        beneath: Where that is, if the error tells no path or only the end of one.
+    """
+    name, target = error.filename, error.filename2
+    path = what = str(beneath)
+    if isinstance(target, str):
+        path, what = target, f"to move {name} to {target}"
+    elif isinstance(name, str):
+        path, what = (name, name) if os.path.isabs(name) else (path, f"{name} in {beneath}")
     remedy = "Give the user that runs DownloadService the right to it, then try again."
     return ForbiddenPathException(
-        f"The file system refuses {path}: {error.strerror}. {remedy}",
+        f"The file system refuses {what}: {error.strerror}. {remedy}",
         metadata={"path": path, "setting": "", "remedy": remedy},
     )
 
@@ -213,7 +236,8 @@ def sync_tree(path: Path, *, folder: int | None = None) -> tuple[int, int]:
         path: The file or folder; with `folder`, its last component is looked for there.
         folder: Descriptor of the folder that it lies in.
     """
-    top = os.open(path if folder is None else path.name, _FILE, dir_fd=folder)
+    with named(path):
+        top = os.open(path if folder is None else path.name, _FILE, dir_fd=folder)
     try:
         if stat.S_ISDIR(os.fstat(top).st_mode):
             for _, _, names, below in os.fwalk(".", onerror=raise_error, dir_fd=top):
@@ -247,15 +271,16 @@ def deliver(staged: Path, root: Path, target: Path, *, parent: int | None = None
     """
     folder = open_folder(root, target.parent, create=True)
     try:
-        _rename_without_replacing(staged if parent is None else Path(staged.name), parent, folder, target)
+        _rename_without_replacing(staged, parent, folder, target)
         os.fsync(folder)
     finally:
         os.close(folder)
 
 
 def _rename_without_replacing(staged: Path, parent: int | None, folder: int, target: Path) -> None:
+    name = staged if parent is None else Path(staged.name)
     if _renameat2 is not None:
-        source = (_AT_FDCWD if parent is None else parent, os.fsencode(staged))
+        source = (_AT_FDCWD if parent is None else parent, os.fsencode(name))
         code = _renameat2(*source, folder, os.fsencode(target.name), _RENAME_NOREPLACE)
         if code == 0:
             return
@@ -263,19 +288,20 @@ def _rename_without_replacing(staged: Path, parent: int | None, folder: int, tar
         if number == errno.EEXIST:
             raise destination_exists(target)
         if number not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
-            raise OSError(number, os.strerror(number), str(target))
+            raise OSError(number, os.strerror(number), str(staged), None, str(target))
     # A file system without renameat2: a hard link never replaces either. Folders have no such way.
-    if stat.S_ISDIR(os.stat(staged, dir_fd=parent, follow_symlinks=False).st_mode):
-        if inode_of(target) is not None:
-            raise destination_exists(target)
-        os.rename(staged, target.name, src_dir_fd=parent, dst_dir_fd=folder)
-        return
-    try:
-        os.link(staged, target.name, src_dir_fd=parent, dst_dir_fd=folder, follow_symlinks=False)
-    except FileExistsError:
-        if inode_of(target) != inode_of(staged, folder=parent):
-            raise destination_exists(target) from None
-    os.unlink(staged, dir_fd=parent)
+    with named(target):
+        if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            if inode_of(target) is not None:
+                raise destination_exists(target)
+            os.rename(name, target.name, src_dir_fd=parent, dst_dir_fd=folder)
+            return
+        try:
+            os.link(name, target.name, src_dir_fd=parent, dst_dir_fd=folder, follow_symlinks=False)
+        except FileExistsError:
+            if inode_of(target) != inode_of(name, folder=parent):
+                raise destination_exists(target) from None
+        os.unlink(name, dir_fd=parent)
 
 
 def quarantine(staging: Path) -> Path:

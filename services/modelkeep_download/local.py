@@ -42,7 +42,8 @@ def open_source(roots: AllowedRoots, path: Path) -> int:
         ForbiddenPathException: It does not lie beneath a root, or is neither file nor folder.
     """
     try:
-        fd = roots.open_beneath(path, _READ)
+        with files.named(path):
+            fd = roots.open_beneath(path, _READ)
     except (FileNotFoundError, NotADirectoryError):
         raise source_missing(path) from None
     if not stat.S_ISDIR(os.fstat(fd).st_mode):
@@ -54,7 +55,8 @@ def open_source(roots: AllowedRoots, path: Path) -> int:
 def folder_of(roots: AllowedRoots, path: Path) -> Iterator[int]:
     """Descriptor of the folder that a source lies in, to rename it or to remove it there."""
     try:
-        fd = roots.open_beneath(path.parent, _PARENT)
+        with files.named(path.parent):
+            fd = roots.open_beneath(path.parent, _PARENT)
     except (FileNotFoundError, NotADirectoryError):
         raise source_missing(path) from None
     try:
@@ -267,7 +269,8 @@ def _opened(roots: AllowedRoots, path: Path, folder: int) -> Iterator[int]:
         fd = _regular(open_source(roots, path), path)
     else:
         try:
-            fd = _regular(os.open(path.name, _READ, dir_fd=folder), path)
+            with files.named(path):
+                fd = _regular(os.open(path.name, _READ, dir_fd=folder), path)
         except OSError as error:
             if error.errno == errno.ELOOP:  # a link since the line above
                 raise _not_regular(path) from None

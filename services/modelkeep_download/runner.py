@@ -76,7 +76,11 @@ class Runner:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise files.disk_full(journal.job.spec.destination) from error
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise files.no_right(error, journal.job.spec.destination) from error
+                spec = journal.job.spec
+                # Of what is written the path is known: what has only the end of one was read.
+                is_source = spec.kind is SourceKind.PATH and error.filename is not None
+                beneath = Path(spec.source) if is_source else spec.destination
+                raise files.no_right(error, beneath) from error
             raise
 
     def _fetch(

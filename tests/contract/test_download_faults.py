@@ -434,3 +434,19 @@ async def test_a_folder_that_may_not_be_written_is_told_with_the_remedy(
     assert os.strerror(number) in job.error.message
     assert "the user that runs DownloadService" in job.error.message
     assert job.error.metadata["path"].startswith(str(client.models))
+
+
+async def test_a_folder_that_may_not_be_made_is_told_by_its_whole_path(
+    client: DownloadClient, web: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.mkdir
+
+    def mkdir(path: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        if path == "new":  # all that the system knows of it
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        real(path, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    job = await client.run(web.put("/m.bin", Resource(BODY)), destination=f"{client.models}/sub/new/")
+    assert (job.error.reason, job.error.metadata["path"]) == ("FORBIDDEN_PATH", f"{client.models}/sub/new")
+    assert f"{client.models}/sub/new" in job.error.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -17,6 +18,7 @@ import pytest
 from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep_common.paths import AllowedRoots
+from modelkeep_download import files
 from support.downloads import DownloadClient, download_service
 from support.records import failure_of
 
@@ -181,6 +183,46 @@ async def test_a_source_that_cannot_be_removed_stays_and_the_job_is_done(
     assert (file.state, folder.state) == (COMPLETED, COMPLETED), (file.error, folder.error)
     assert Path(file.path).read_bytes() == (other_device / "m.bin").read_bytes() == BODY
     assert (other_device / "sd" / "w.bin").exists()
+
+
+@pytest.mark.parametrize(
+    ("refused", "told", "path"),
+    [
+        ("w.bin", "sd/sub/w.bin", "sd/sub/w.bin"),
+        ("sub", "sub in {}/sd", "sd"),  # the system knows the name, and not where it is
+    ],
+)
+async def test_what_may_not_be_read_in_a_folder_is_told_with_the_folder(
+    client: DownloadClient, inbox: Path, monkeypatch: pytest.MonkeyPatch, refused: str, told: str, path: str
+) -> None:
+    (inbox / "sd" / "sub").mkdir(parents=True)
+    (inbox / "sd" / "sub" / "w.bin").write_bytes(BODY)
+    real = os.open
+
+    def open_(name: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if name == refused and dir_fd is not None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+        return real(name, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", open_)
+    job = await client.ended(await client.take(inbox / "sd", copy=True))
+    assert (job.error.reason, job.error.metadata["path"]) == ("FORBIDDEN_PATH", str(inbox / path))
+    assert told.format(inbox) in job.error.message
+
+
+async def test_a_move_that_is_refused_is_told_from_where_to_where(
+    client: DownloadClient, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*args: object) -> int:
+        ctypes.set_errno(errno.EACCES)
+        return -1
+
+    (inbox / "m.bin").write_bytes(BODY)
+    monkeypatch.setattr(files, "_renameat2", refused)
+    job = await client.ended(await client.take(inbox / "m.bin"))
+    assert job.error.reason == "FORBIDDEN_PATH"
+    assert f"to move {inbox}/m.bin to {client.models}/m.bin: Permission denied" in job.error.message
+    assert (inbox / "m.bin").read_bytes() == BODY
 
 
 async def test_a_folder_for_which_there_is_no_room_is_not_begun(data_dir: Path, other_device: Path) -> None:
