@@ -285,6 +285,8 @@ class Runner(Steps):
         """Keeps a finished download, says where, and removes everything else."""
         if job.failure is None:
             job = await self._save(replace(job, failure=error))
+        else:
+            error = job.failure  # what went wrong since, as noting the end, is not why it fails
         stored = await self._registered(job)
         if stored is not None:
             return await self._complete(job, stored)

@@ -293,6 +293,26 @@ async def test_a_job_that_could_not_even_note_its_end_is_tried_again(
 
 
 # ---- files that change, and records that lie --------------------------------------------------------------
+@pytest.mark.parametrize("full", [{2, 3}, {2, 4}], ids=["at its next start", "at its end, twice"])
+async def test_a_job_whose_end_cannot_be_noted_at_once_keeps_the_reason_that_it_failed_for(
+    service: InstallClient, source: Path, monkeypatch: pytest.MonkeyPatch, full: set[int]
+) -> None:
+    save, seen = InstallStore.save, 0
+
+    async def full_now_and_then(self: InstallStore, job: Job, **fields: Any) -> Job:
+        nonlocal seen
+        seen += job.failure is not None
+        if job.failure is not None and seen in full:
+            raise DiskFullException("The file system has no room for the database: free some space.")
+        return await save(self, job, **fields)
+
+    monkeypatch.setattr(InstallStore, "save", full_now_and_then)
+    (source / "text.safetensors").write_text("text")
+    job = await service.install(source / "text.safetensors")
+    assert (job.state, job.error.reason) == (ERROR, "INVALID_MODEL"), job.error
+    assert seen > max(full)
+
+
 async def test_a_source_that_changes_before_it_is_copied_is_registered_as_what_was_copied(
     service: InstallClient, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
