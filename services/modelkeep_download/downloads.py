@@ -231,7 +231,7 @@ class Downloads:
                         changed, moved = self._changed, pending & news
                         news.clear()
                         if moved:  # ask for these only: of ten thousand jobs, one ends at a time
-                            pending = (pending - moved) | await self._still_open(moved)
+                            pending -= moved - await self._still_open(moved)
                         else:
                             await changed.wait()
             except TimeoutError:
