@@ -124,7 +124,7 @@ async def test_a_watch_opened_after_the_end_tells_no_progress_of_the_past(
 
 
 async def test_the_bytes_that_a_watch_tells_never_go_back(client: DownloadClient, web: HttpServer) -> None:
-    web.put("/slow.bin", Resource(BODY, rate=200_000))  # no checkpoint in less than a second
+    web.put("/slow.bin", Resource(BODY, rate=60_000))  # no checkpoint in less than a second
     told: list[int] = []
     states: list[int] = []
 
@@ -140,7 +140,7 @@ async def test_the_bytes_that_a_watch_tells_never_go_back(client: DownloadClient
     watching = asyncio.ensure_future(watch())
     job = await client.create(web.url("/slow.bin"))
     for priority in (1, 2):
-        await client.until(job, lambda now: now.progress.bytes_done > 50_000 * priority)  # noqa: B023
+        await client.until(job, lambda now: now.progress.bytes_done > 30_000 * priority)  # noqa: B023
         change = download_pb2.Download(id=job.id, priority=priority)
         await client.stub.UpdateDownload(pb.UpdateDownloadRequest(download=change))
     await client.stub.PauseDownload(pb.PauseDownloadRequest(id=job.id))
@@ -153,7 +153,7 @@ async def test_the_bytes_that_a_watch_tells_never_go_back(client: DownloadClient
 
 
 async def test_progress_tells_the_job_as_it_is_now(client: DownloadClient, web: HttpServer) -> None:
-    web.put("/slow.bin", Resource(BODY, rate=150_000))
+    web.put("/slow.bin", Resource(BODY, rate=50_000))
     job = await client.create(web.url("/slow.bin"))
     changed = download_pb2.Download()
     async for frame in client.stub.WatchDownloads(pb.WatchDownloadsRequest()):
@@ -174,11 +174,12 @@ async def test_progress_tells_the_job_as_it_is_now(client: DownloadClient, web: 
 async def test_what_another_jobs_token_fetched_is_gone_on_with_only_after_the_source_was_asked(
     client: DownloadClient, web: HttpServer
 ) -> None:
-    web.put("/locked.bin", Resource(BODY, authorization="Bearer right", rate=600_000))
+    web.put("/locked.bin", Resource(BODY, authorization="Bearer right", rate=50_000))
     target = client.models / "locked.bin"
     first = await client.create(web.url("/locked.bin"), access_token="right", preserve_partial=True)
     await client.until(first, lambda now: now.progress.bytes_done > 0)
     target.write_bytes(b"in the way")
+    web.resources["/locked.bin"].rate = 1 << 30
     failed = await client.ended(first)
     assert (failed.error.reason, failed.progress.bytes_done) == ("DESTINATION_EXISTS", len(BODY))
     target.unlink()
