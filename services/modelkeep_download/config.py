@@ -39,7 +39,7 @@ class DownloadSettings(ServiceSettings):
     min_bytes_per_second: int = Field(
         1024, ge=0, description="Rate below which a connection counts as stalled, over stall_timeout_s."
     )
-    max_attempts: int = Field(8, ge=1, description="Tries in a row without a byte gained before a job fails.")
+    max_attempts: int = Field(8, ge=1, description="Tries in a row that get no further, before a job fails.")
     retry_base_s: float = Field(1.0, ge=0, description="Delay before the first retry; doubles with each one.")
     retry_cap_s: float = Field(60.0, ge=0, description="Longest delay by back-off alone.")
     max_retry_after_s: float = Field(600.0, ge=0, description="Longest delay that a source may ask for.")
