@@ -18,12 +18,11 @@ from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep_common.serving import start_server
-from modelkeep_download.app import DownloadApplication
 from modelkeep_install import app as install_app
 from modelkeep_install.domain_jobs import Job
 from modelkeep_install.domain_ports import DigestWork
 from modelkeep_install.store import InstallStore
-from support.downloads import settings_for
+from support.downloads import downloads_beside
 from support.httpserver import HttpServer, Resource
 from support.installs import InstallClient, install_beside, records_beside, small_lora
 
@@ -125,23 +124,21 @@ async def test_a_downloaded_model_survives_the_end_of_the_service_at_every_step(
 ) -> None:
     (data_dir / "import").mkdir()
     content = small_lora(data_dir / "import" / "style.safetensors").read_bytes()
-    settings = settings_for(data_dir)
     with HttpServer() as http:
         url = http.put("/style.safetensors", Resource(content))
-        downloads = await start_server(DownloadApplication(settings), settings)
-        try:
-            async with records_beside(data_dir) as (records, address):
-                peers = (records, address, downloads.address)
-                points = 0
-                while True:
-                    job_id, dead = await die_at(points, after, data_dir, peers, url)
-                    async with install_beside(data_dir, *peers) as service:
-                        await check_recovered(service, job_id, content)
-                    if not dead:
-                        break
-                    points += 1
-        finally:
-            await downloads.stop(grace_s=0.5)
+        async with (
+            downloads_beside(data_dir) as downloads,
+            records_beside(data_dir) as (records, address),
+        ):
+            peers = (records, address, downloads)
+            points = 0
+            while True:
+                job_id, dead = await die_at(points, after, data_dir, peers, url)
+                async with install_beside(data_dir, *peers) as service:
+                    await check_recovered(service, job_id, content)
+                if not dead:
+                    break
+                points += 1
         assert points >= 8
         # every job downloaded once, whenever the service died
         assert http.bytes_served("/style.safetensors") == (points + 1) * len(content)

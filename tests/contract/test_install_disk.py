@@ -19,12 +19,10 @@ from modelkeep.exceptions import DiskFullException
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep_common.paths import AllowedRoots
-from modelkeep_common.serving import start_server
-from modelkeep_download.app import DownloadApplication
 from modelkeep_install import domain_run, files
 from modelkeep_install.domain_jobs import Job
 from modelkeep_install.store import InstallStore
-from support.downloads import settings_for
+from support.downloads import downloads_beside
 from support.httpserver import HttpServer, Resource
 from support.installs import InstallClient, fails, install_service, small_lora
 
@@ -41,13 +39,11 @@ async def service(data_dir: Path) -> AsyncIterator[InstallClient]:
 @pytest.fixture
 async def with_downloads(data_dir: Path) -> AsyncIterator[InstallClient]:
     """An InstallService with a DownloadService beside it."""
-    settings = settings_for(data_dir)
-    downloads = await start_server(DownloadApplication(settings), settings)
-    try:
-        async with install_service(data_dir, download_address=downloads.address) as client:
-            yield client
-    finally:
-        await downloads.stop(grace_s=0.5)
+    async with (
+        downloads_beside(data_dir) as address,
+        install_service(data_dir, download_address=address) as client,
+    ):
+        yield client
 
 
 @pytest.fixture

@@ -22,14 +22,12 @@ from modelkeep.exceptions import DeadlineExceededException, DiskFullException, U
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import model_pb2
-from modelkeep_common.serving import start_server
-from modelkeep_download.app import DownloadApplication
 from modelkeep_install import files, peers
 from modelkeep_install.domain_jobs import Job, State
 from modelkeep_install.hashing import digest_file
 from modelkeep_install.peers import Downloads, Records
 from modelkeep_install.store import InstallStore
-from support.downloads import settings_for
+from support.downloads import downloads_beside
 from support.httpserver import HttpServer, Resource
 from support.installs import (
     InstallClient,
@@ -53,13 +51,11 @@ async def service(data_dir: Path) -> AsyncIterator[InstallClient]:
 @pytest.fixture
 async def with_downloads(data_dir: Path) -> AsyncIterator[InstallClient]:
     """An InstallService with a DownloadService beside it."""
-    settings = settings_for(data_dir)
-    downloads = await start_server(DownloadApplication(settings), settings)
-    try:
-        async with install_service(data_dir, download_address=downloads.address) as client:
-            yield client
-    finally:
-        await downloads.stop(grace_s=0.5)
+    async with (
+        downloads_beside(data_dir) as address,
+        install_service(data_dir, download_address=address) as client,
+    ):
+        yield client
 
 
 @pytest.fixture

@@ -16,12 +16,10 @@ import pytest
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
-from modelkeep_common.serving import start_server
-from modelkeep_download.app import DownloadApplication
 from modelkeep_install.hashing import digest_file
-from support.downloads import settings_for
+from support.downloads import downloads_beside
 from support.httpserver import HttpServer, Resource
-from support.installs import InstallClient, install_beside, records_beside, small_lora
+from support.installs import InstallClient, install_beside, install_service, records_beside, small_lora
 
 COMPLETED = install_pb2.INSTALL_STATE_COMPLETED
 ERROR = install_pb2.INSTALL_STATE_ERROR
@@ -42,16 +40,11 @@ def lora(tmp_path: Path) -> bytes:
 
 @pytest.fixture
 async def service(data_dir: Path) -> AsyncIterator[InstallClient]:
-    settings = settings_for(data_dir, max_attempts=2)
-    downloads = await start_server(DownloadApplication(settings), settings)
-    try:
-        async with (
-            records_beside(data_dir) as (records, address),
-            install_beside(data_dir, records, address, downloads.address) as client,
-        ):
-            yield client
-    finally:
-        await downloads.stop(grace_s=0.5)
+    async with (
+        downloads_beside(data_dir, max_attempts=2) as address,
+        install_service(data_dir, download_address=address) as client,
+    ):
+        yield client
 
 
 async def test_a_url_becomes_a_registered_model_with_progress_on_the_way(
@@ -199,19 +192,17 @@ async def test_a_job_whose_secret_went_with_a_restart_pauses_and_goes_on_with_a_
         async with install_beside(data_dir, records, address) as service:
             job = await service.submit(url, access_token="right")
             await service.until(job, lambda i: i.stage == install_pb2.INSTALL_STAGE_WAITING_FOR_PEER)
-        settings = settings_for(data_dir)
-        downloads = await start_server(DownloadApplication(settings), settings)
-        try:
-            async with install_beside(data_dir, records, address, downloads.address) as service:
-                paused = await service.until(job, lambda i: i.state == PAUSED)
-                assert paused.error.reason == "TOKEN_REQUIRED"
-                assert paused.error.exception == "TokenRequiredException"
-                assert (await service.submit(url, access_token="right")).id == job.id
-                done = await service.ended(job)
-                assert done.state == COMPLETED, done.error
-                assert await service.models_count() == 1
-        finally:
-            await downloads.stop(grace_s=0.5)
+        async with (
+            downloads_beside(data_dir) as downloads,
+            install_beside(data_dir, records, address, downloads) as service,
+        ):
+            paused = await service.until(job, lambda i: i.state == PAUSED)
+            assert paused.error.reason == "TOKEN_REQUIRED"
+            assert paused.error.exception == "TokenRequiredException"
+            assert (await service.submit(url, access_token="right")).id == job.id
+            done = await service.ended(job)
+            assert done.state == COMPLETED, done.error
+            assert await service.models_count() == 1
 
 
 async def test_a_download_that_lost_its_token_goes_on_when_the_install_gets_it_again(
@@ -219,31 +210,30 @@ async def test_a_download_that_lost_its_token_goes_on_when_the_install_gets_it_a
 ) -> None:
     url = http.put("/gated.safetensors", Resource(lora, rate=len(lora) // 2, authorization="Bearer right"))
     signed = http.put("/signed.safetensors", Resource(lora, rate=len(lora) // 2))
-    settings = settings_for(data_dir)
-    downloads = await start_server(DownloadApplication(settings), settings)
     async with records_beside(data_dir) as (records, address):
-        async with install_beside(data_dir, records, address, downloads.address) as service:
+        async with (
+            downloads_beside(data_dir) as downloads,
+            install_beside(data_dir, records, address, downloads) as service,
+        ):
             jobs = [
                 await service.submit(url, access_token="right"),
                 await service.submit(f"{signed}?token=secret"),
             ]
             for job in jobs:
                 await service.until(job, lambda i: i.progress.bytes_done > 0)
-        await downloads.stop(grace_s=0.1)
-        downloads = await start_server(DownloadApplication(settings), settings)
-        try:
-            async with install_beside(data_dir, records, address, downloads.address) as service:
-                for job in jobs:
-                    paused = await service.until(job, lambda i: i.state == PAUSED)
-                    assert paused.error.reason == "TOKEN_REQUIRED"
-                await service.submit(url, access_token="right")
-                await service.submit(f"{signed}?token=secret")
-                for job in jobs:
-                    done = await service.ended(job)
-                    assert done.state == COMPLETED, done.error
-                assert await service.models_count() == 2
-        finally:
-            await downloads.stop(grace_s=0.5)
+        async with (
+            downloads_beside(data_dir) as downloads,
+            install_beside(data_dir, records, address, downloads) as service,
+        ):
+            for job in jobs:
+                paused = await service.until(job, lambda i: i.state == PAUSED)
+                assert paused.error.reason == "TOKEN_REQUIRED"
+            await service.submit(url, access_token="right")
+            await service.submit(f"{signed}?token=secret")
+            for job in jobs:
+                done = await service.ended(job)
+                assert done.state == COMPLETED, done.error
+            assert await service.models_count() == 2
 
 
 async def test_a_paused_download_pauses_its_install(
@@ -282,27 +272,26 @@ async def test_a_download_that_downloadservice_has_forgotten_is_made_again(
     data_dir: Path, http: HttpServer, lora: bytes
 ) -> None:
     urls = [http.put(f"/{n}.safetensors", Resource(lora, rate=len(lora) // 3)) for n in range(2)]
-    settings = settings_for(data_dir)
-    downloads = await start_server(DownloadApplication(settings), settings)
     async with records_beside(data_dir) as (records, address):
-        async with install_beside(data_dir, records, address, downloads.address) as service:
+        async with (
+            downloads_beside(data_dir) as downloads,
+            install_beside(data_dir, records, address, downloads) as service,
+        ):
             jobs = [await service.submit(url) for url in urls]
             for job in jobs:
                 await service.until(job, lambda i: i.progress.bytes_done > 0)
-        await downloads.stop(grace_s=0.1)
         await asyncio.to_thread(shutil.rmtree, data_dir / "download")
         for url in urls:
             http.put(urlsplit(url).path, Resource(lora))
-        downloads = await start_server(DownloadApplication(settings), settings)
-        try:
-            async with install_beside(data_dir, records, address, downloads.address) as service:
-                for job in jobs:
-                    done = await service.ended(job)
-                    assert done.state == COMPLETED, done.error
-                    assert Path(done.local_path).read_bytes() == lora
-                assert await service.models_count() == 2
-        finally:
-            await downloads.stop(grace_s=0.5)
+        async with (
+            downloads_beside(data_dir) as downloads,
+            install_beside(data_dir, records, address, downloads) as service,
+        ):
+            for job in jobs:
+                done = await service.ended(job)
+                assert done.state == COMPLETED, done.error
+                assert Path(done.local_path).read_bytes() == lora
+            assert await service.models_count() == 2
 
 
 async def test_a_file_that_vanishes_before_it_is_hashed_is_marked_so(

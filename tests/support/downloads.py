@@ -98,18 +98,28 @@ def settings_for(data_dir: Path, **values: Any) -> DownloadSettings:
 
 
 @contextlib.asynccontextmanager
+async def downloads_beside(
+    data_dir: Path, *, transfer: Transfer | None = None, **values: Any
+) -> AsyncIterator[str]:
+    """Address of a service in this process."""
+    settings = settings_for(data_dir, **values)
+    server = await start_server(DownloadApplication(settings, transfer=transfer), settings)
+    try:
+        yield server.address
+    finally:
+        await server.stop(grace_s=0.5)
+
+
+@contextlib.asynccontextmanager
 async def download_service(
     data_dir: Path, *, transfer: Transfer | None = None, **values: Any
 ) -> AsyncIterator[DownloadClient]:
     """A service in this process, and a client of it over a real channel."""
-    settings = settings_for(data_dir, **values)
-    app = DownloadApplication(settings, transfer=transfer)
-    server = await start_server(app, settings)
-    try:
-        async with grpc.aio.insecure_channel(server.address) as channel:
-            yield DownloadClient(channel, Path(os.path.realpath(data_dir)) / "models")
-    finally:
-        await server.stop(grace_s=0.5)
+    async with (
+        downloads_beside(data_dir, transfer=transfer, **values) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        yield DownloadClient(channel, Path(os.path.realpath(data_dir)) / "models")
 
 
 class DownloadProcess:
