@@ -19,6 +19,7 @@ from modelkeep_loader.config import LoaderSettings
 from modelkeep_loader.descriptors import DescriptorServer, socket_folder
 from modelkeep_loader.domain import Resident, Stage
 from modelkeep_loader.domain_cache import RamCache
+from modelkeep_loader.domain_find import Finder
 from modelkeep_loader.domain_lending import Lending, host_boot_id
 from modelkeep_loader.domain_plan import Planner
 from modelkeep_loader.helper import Helper
@@ -52,7 +53,7 @@ class LoaderApplication:
             on_change=self._changed,
             on_progress=lambda resident: self._history.progress(convert.resident_message(resident)),
         )
-        planner = Planner(self._records, models_dir=self._models_root, root_id=self._root_id, roots=roots)
+        planner = Planner(self._records, Finder(self._models_root, self._root_id, roots))
         self._lending = Lending(
             planner,
             cache,

@@ -10,14 +10,14 @@ from modelkeep.client._addresses import Address
 from modelkeep.client._errors import decode
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2, record_service_pb2_grpc
-from modelkeep_loader.domain_plan import FileFacts, Record
+from modelkeep_loader.domain_records import FileFacts, Record
 
 _TIMEOUT_S = 10.0
 _PAGE = 1000
 
 
 class RecordClient:
-    """A :class:`modelkeep_loader.domain_plan.Records` over gRPC.
+    """A :class:`modelkeep_loader.domain_records.Records` over gRPC.
 
     Args:
         address: ``host:port`` or ``unix:…`` of RecordService.
@@ -36,7 +36,7 @@ class RecordClient:
         await self._channel.close()
 
     async def get(self, key: str) -> Record:
-        """See :class:`modelkeep_loader.domain_plan.Records`."""
+        """See :class:`modelkeep_loader.domain_records.Records`."""
         try:
             response = await self._stub.GetModel(
                 record_service_pb2.GetModelRequest(key=key), timeout=_TIMEOUT_S
@@ -52,7 +52,7 @@ class RecordClient:
         return to_record(response.model, self._store_id)
 
     async def files(self, key: str) -> Mapping[str, FileFacts]:
-        """See :class:`modelkeep_loader.domain_plan.Records`."""
+        """See :class:`modelkeep_loader.domain_records.Records`."""
         found: dict[str, FileFacts] = {}
         token = ""
         try:

@@ -22,7 +22,9 @@ from modelkeep.exceptions import (
 )
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_loader.domain import ComponentRef, Plan
-from modelkeep_loader.domain_plan import FileFacts, Planner, Record
+from modelkeep_loader.domain_find import Finder
+from modelkeep_loader.domain_plan import Planner
+from modelkeep_loader.domain_records import FileFacts, Record
 from modelkeep_loader.weightfile import Tensor, lay_out
 
 KEY = "ab" * 16
@@ -76,7 +78,7 @@ def planner(shelf: Shelf, tmp_path: Path) -> Planner:
     models = tmp_path / "models"
     models.mkdir()
     roots = AllowedRoots([models])
-    return Planner(shelf, models_dir=models, root_id=lambda: "root", roots=roots)
+    return Planner(shelf, Finder(models, lambda: "root", roots))
 
 
 def record(path: str, **more: Any) -> Record:

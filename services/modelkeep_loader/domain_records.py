@@ -1,0 +1,62 @@
+"""What the loader needs of a model's record, and where records come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """A file as its record has it. ``digest`` is "sha256:…" or "blake3:…", empty while not known."""
+
+    size_bytes: int
+    modify_time: float | None
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the loader needs of a model's record.
+
+    Attributes:
+        store_id: Store that the record is in.
+        revision: Revision of the record.
+        type, format: As in the taxonomy: "main", "vae"; "diffusers", "checkpoint".
+        path, root_id: As stored.
+        vae: Path of a VAE to use instead of a main model's own; "" for none.
+        upcast_attention: Whether attention must run in float32; None if not said.
+        scaling_factor: Of a VAE; None if not said.
+    """
+
+    store_id: str
+    key: str
+    revision: int
+    name: str
+    type: str
+    format: str
+    base: str
+    path: str
+    root_id: str
+    hash: str
+    vae: str = ""
+    upcast_attention: bool | None = None
+    scaling_factor: float | None = None
+
+
+class Records(Protocol):
+    """Where records come from."""
+
+    async def get(self, key: str) -> Record:
+        """One record.
+
+        Raises:
+            UnknownModelException: There is none.
+            UpstreamUnavailableException: The service that has it does not answer.
+        """
+        ...
+
+    async def files(self, key: str) -> Mapping[str, FileFacts]:
+        """The model's files, by path relative to the model's folder (or name of the single file)."""
+        ...
