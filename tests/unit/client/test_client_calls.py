@@ -62,6 +62,10 @@ class Flaky(RecordServiceServicer):
         await asyncio.sleep(30)
         return pb.GetModelResponse()
 
+    async def WatchModels(self, request: Any, context: Any) -> AsyncIterator[pb.WatchModelsResponse]:
+        yield pb.WatchModelsResponse(resume_token="here")
+        await asyncio.sleep(30)
+
 
 def flaky_service(failures: int, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> Flaky:
     return Flaky(failures, code)  # type: ignore[abstract]  # what is not defined is not called
@@ -158,6 +162,22 @@ def test_nothing_at_the_address_fails_within_seconds_in_the_blocking_client() ->
     with Client(record="127.0.0.1:1") as client, pytest.raises(UnavailableException):
         client.model_record_store.version()
     assert time.monotonic() - began < 10
+
+
+async def test_a_part_of_a_client_may_be_all_of_it_that_is_kept() -> None:
+    def register(server: aio.Server) -> None:
+        add_RecordServiceServicer_to_server(flaky_service(0), server)
+
+    def ask() -> list[str]:
+        store = Client(record=address).model_record_store
+        frames = Client(record=address).model_record_store.watch()
+        try:
+            return [store.version(), next(frames).resume_token]
+        finally:
+            frames.close()
+
+    async with serving(register) as address:
+        assert await asyncio.to_thread(ask) == ["3.2", "here"]
 
 
 def test_a_closed_client_says_so() -> None:

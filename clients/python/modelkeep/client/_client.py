@@ -14,7 +14,7 @@ from modelkeep.client._download_jobs import DownloadEventHandler
 from modelkeep.client._downloads import AsyncDownloadQueue
 from modelkeep.client._installs import AsyncModelInstall, EventBus
 from modelkeep.client._loader import AsyncModelLoader
-from modelkeep.client._portal import Facade, Portal, blocking, iterating
+from modelkeep.client._portal import Facade, Lifeline, Portal, blocking, iterating
 from modelkeep.client._records import AsyncModelRecordStore
 from modelkeep.client._transport import DEFAULT_TIMEOUT_S
 
@@ -133,14 +133,15 @@ class Client(Facade[AsyncClient]):
             download_event_handlers=download_event_handlers,
             timeout_s=timeout_s,
         )
-        portal = Portal()
-        super().__init__(inner, portal)
-        self.model_record_store = ModelRecordStore(inner.model_record_store, portal)
-        self.model_install = ModelInstall(inner.model_install, portal)
-        self.download_queue = DownloadQueue(inner.download_queue, portal)
-        self.model_loader = ModelLoad(inner.model_loader, portal)
-        # A program that forgets to close the client still ends without noise.
-        self._finalize = weakref.finalize(self, _close, inner, portal)
+        portal, lifeline = Portal(), Lifeline()
+        super().__init__(inner, portal, lifeline)
+        self.model_record_store = ModelRecordStore(inner.model_record_store, portal, lifeline)
+        self.model_install = ModelInstall(inner.model_install, portal, lifeline)
+        self.download_queue = DownloadQueue(inner.download_queue, portal, lifeline)
+        self.model_loader = ModelLoad(inner.model_loader, portal, lifeline)
+        # A program that forgets to close the client still ends without noise; one that keeps only a part
+        # of the client can go on using that.
+        self._finalize = weakref.finalize(lifeline, _close, inner, portal)
 
     server_info = blocking(AsyncClient.server_info)
 
@@ -156,7 +157,8 @@ class Client(Facade[AsyncClient]):
         quiet: bool = False,
     ) -> DownloadQueue:
         """A further queue; see :meth:`modelkeep.client.AsyncClient.create_download_queue`."""
-        return DownloadQueue(self._inner.create_download_queue(queue, event_handlers, quiet), self._portal)
+        inner = self._inner.create_download_queue(queue, event_handlers, quiet)
+        return DownloadQueue(inner, self._portal, self._lifeline)
 
     def close(self) -> None:
         """End what is open. Jobs go on in the services."""

@@ -38,8 +38,8 @@ class Portal:
             future.cancel()
             raise
 
-    def iterate(self, items: AsyncGenerator[R]) -> Generator[R]:
-        """The items of an asynchronous generator, which is closed with this one."""
+    def iterate(self, items: AsyncGenerator[R], owner: object) -> Generator[R]:
+        """The items of an asynchronous generator, which is closed with this one; keeps `owner` alive."""
         # A step that was interrupted still winds up in the loop when the generator is to be closed.
         one_at_a_time = asyncio.Lock()
 
@@ -109,12 +109,17 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
+class Lifeline:
+    """What a client and its parts hold together: when none of them is left, the client is closed."""
+
+
 class Facade(Generic[A]):
     """A blocking face of an asynchronous object."""
 
-    def __init__(self, inner: A, portal: Portal) -> None:
+    def __init__(self, inner: A, portal: Portal, lifeline: Lifeline) -> None:
         self._inner = inner
         self._portal = portal
+        self._lifeline = lifeline
 
 
 def blocking(
@@ -136,6 +141,6 @@ def iterating(
 
     @functools.wraps(method)
     def call(self: Facade[A], /, *arguments: P.args, **named: P.kwargs) -> Generator[R]:
-        return self._portal.iterate(method(self._inner, *arguments, **named))
+        return self._portal.iterate(method(self._inner, *arguments, **named), self)
 
     return call
