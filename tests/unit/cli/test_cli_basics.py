@@ -71,7 +71,12 @@ def test_the_version_is_the_distributions() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nonsense"], ["list", "--nonsense"], ["show"], ["installs", "cancel"]]
+    "arguments",
+    [
+        *(["nonsense"], ["list", "--nonsense"], ["show"], ["installs", "cancel"]),
+        *([group, verb, str(1 << 63)] for group in ("installs", "downloads") for verb in ("watch", "cancel")),
+        ["install", "x", "--priority", str(1 << 31)],
+    ],
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(app, arguments).exit_code == 2
@@ -167,6 +172,15 @@ def test_assignments_read_lists_and_truth_values_and_keep_text() -> None:
         "upcast_attention": True,
         "description": None,
         "source": "a=b",
+    }
+
+
+def test_only_the_value_of_a_field_that_is_a_truth_value_or_a_list_is_read_as_one() -> None:
+    given = ["name=true", 'description=["a"]', "trigger_phrases=false"]
+    assert assignments(given) == {
+        "name": "true",
+        "description": '["a"]',
+        "trigger_phrases": ["false"],
     }
 
 

@@ -9,7 +9,17 @@ import typer
 
 from modelkeep.cli._errors import Code, complain, guarded
 from modelkeep.cli._installs import progress
-from modelkeep.cli._output import Json, as_json, counted, print_json, print_table, short, visible, when
+from modelkeep.cli._output import (
+    LAST_ID,
+    Json,
+    as_json,
+    counted,
+    print_json,
+    print_table,
+    short,
+    visible,
+    when,
+)
 from modelkeep.exceptions import ModelkeepError, UnknownJobIDException
 
 if TYPE_CHECKING:
@@ -19,7 +29,7 @@ if TYPE_CHECKING:
 
 _group = typer.Typer(help="Look at downloads and control them.", invoke_without_command=True)
 
-JobId = Annotated[int, typer.Argument(help="Number of the download.", min=1)]
+JobId = Annotated[int, typer.Argument(help="Number of the download.", min=1, max=LAST_ID)]
 Queue = Annotated[str | None, typer.Option(help='Only this queue; "" is the default one.')]
 
 
@@ -64,7 +74,9 @@ def list_downloads(queue: Queue = None, json: Json = False) -> None:
 @_group.command("watch")
 @guarded
 def watch_downloads(
-    id: Annotated[int | None, typer.Argument(help="Number of a download; none: all.", min=1)] = None,
+    id: Annotated[
+        int | None, typer.Argument(help="Number of a download; none: all.", min=1, max=LAST_ID)
+    ] = None,
     queue: Queue = None,
     json: Json = False,
 ) -> None:

@@ -8,17 +8,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelkeep.cli._errors import Code, guarded
-from modelkeep.cli._output import Json, as_json, counted, print_json, print_table, size, visible, when
+from modelkeep.cli._output import (
+    LAST_ID,
+    Json,
+    as_json,
+    counted,
+    print_json,
+    print_table,
+    size,
+    visible,
+    when,
+)
 
 if TYPE_CHECKING:
     from modelkeep.client import Client, ModelInstallJob
 
 #: Fields that hold several texts: one text alone is a list of one.
 _LISTS = frozenset({"tags", "trigger_phrases", "compatible_bases"})
+#: Fields whose value is read as JSON, and the type that it then may have; all others are text.
+_AS_JSON = {**dict.fromkeys((*_LISTS, "submodels"), list), "upcast_attention": bool}
 
 _group = typer.Typer(help="Look at installs and control them.", invoke_without_command=True)
 
-JobId = Annotated[int, typer.Argument(help="Number of the install.", min=1)]
+JobId = Annotated[int, typer.Argument(help="Number of the install.", min=1, max=LAST_ID)]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,7 +40,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def assignments(given: list[str] | None) -> dict[str, Any]:
-    """``name=value`` texts as a dict; a value that is JSON is read as such, an empty one clears."""
+    """``name=value`` texts as a dict; lists and truth values are read as JSON, an empty value clears."""
     import json
 
     values: dict[str, Any] = {}
@@ -40,8 +52,8 @@ def assignments(given: list[str] | None) -> dict[str, Any]:
             parsed = json.loads(value)
         except ValueError:
             parsed = value
-        # Numbers and words stay text: a name may be 42.
-        meant = parsed if isinstance(parsed, list | bool) else value
+        # A name may be 42, or true.
+        meant = parsed if name in _AS_JSON and isinstance(parsed, _AS_JSON[name]) else value
         values[name] = None if value == "" else [value] if name in _LISTS and meant == value else meant
     return values
 
@@ -65,7 +77,9 @@ def install(
         str | None,
         typer.Option(help="Token for the source's host.", envvar="MODELKEEP_ACCESS_TOKEN", show_envvar=True),
     ] = None,
-    priority: Annotated[int | None, typer.Option(help="Of the download; lower runs first.")] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="Of the download; lower runs first.", min=-(1 << 31), max=(1 << 31) - 1)
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for the end.")] = False,
     json: Json = False,
 ) -> None:
@@ -134,7 +148,9 @@ def list_installs(
 @_group.command("watch")
 @guarded
 def watch_installs(
-    id: Annotated[int | None, typer.Argument(help="Number of an install; none: all.", min=1)] = None,
+    id: Annotated[
+        int | None, typer.Argument(help="Number of an install; none: all.", min=1, max=LAST_ID)
+    ] = None,
     json: Json = False,
 ) -> None:
     """Follow an install until it ends, or all of them until Ctrl-C."""

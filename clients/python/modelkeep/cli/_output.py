@@ -19,6 +19,8 @@ _CONTROL = {n: f"\\x{n:02x}" for n in (*range(0x20), *range(0x7F, 0xA0))}
 _CONTROL |= {ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"}
 #: Narrower than this a table leaves columns out; a terminal that is breaks the lines instead.
 _LEAST_WIDTH = 80
+#: The highest number that a job can have.
+LAST_ID = (1 << 63) - 1
 
 #: The option that every reading command has.
 Json = Annotated[bool, typer.Option("--json", help="Print JSON with the field names of the API.")]
