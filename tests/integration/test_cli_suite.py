@@ -308,6 +308,24 @@ def test_nothing_at_the_address_is_exit_code_4_with_advice() -> None:
     assert "modelkeep up" in result.stderr
 
 
+def test_an_output_that_nobody_reads_is_no_error_and_a_full_disk_is_told(suite: Suite) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "modelkeep.cli", "list", "--json"]
+    environment = {**os.environ, "MODELKEEP_DATA_DIR": str(suite.data_dir)}
+    # Without it, what is printed waits in a buffer until the program ends.
+    environment.pop("PYTHONUNBUFFERED", None)
+    with open(writer, "wb") as unread, open("/dev/full", "wb") as full:
+        for output, code, said in (
+            (unread, 0, ""),
+            (full, 1, "Error: The output cannot be written: No space left on device.\n"),
+        ):
+            done = subprocess.run(
+                command, stdout=output, stderr=subprocess.PIPE, text=True, env=environment, check=False
+            )
+            assert (done.returncode, done.stderr) == (code, said)
+
+
 def test_the_data_folder_is_named_by_flag_too(suite: Suite) -> None:
     process = start(suite, "--data-dir", str(suite.data_dir), "list", "--json")
     out, said = process.communicate(timeout=30)

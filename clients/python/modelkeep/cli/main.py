@@ -73,4 +73,20 @@ def main() -> None:
     # A terminal of few characters shows the others written out; an output never ends in the middle.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    app(prog_name="modelkeep")
+    try:
+        app(prog_name="modelkeep")
+    finally:
+        _finish_output()
+
+
+def _finish_output() -> None:
+    """Write what waits in the buffer: Python would try it at its end, and exit with 120 if it fails."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # What is still in the buffer must not fail a second time.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not isinstance(error, BrokenPipeError):  # `modelkeep list | head` is no error
+            typer.echo(f"Error: The output cannot be written: {error.strerror}.", err=True)
+            sys.exit(1)
