@@ -128,6 +128,12 @@ def test_advice_takes_its_facts_from_the_error() -> None:
 # -- output ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("reason", ["TOKEN_REQUIRED", "TOKEN_REJECTED"])
+def test_advice_on_tokens_names_what_a_person_types_and_not_what_a_program_calls(reason: str) -> None:
+    error = BY_REASON[reason]("No.", metadata={"remedy": "create the download with an access token"})
+    assert "MODELKEEP_ACCESS_TOKEN" in _errors.remedy(error)
+
+
 def test_json_has_the_names_of_the_proto_files_and_leaves_nothing_out() -> None:
     value = _output.as_json(install_pb2.Install(id=3, state=install_pb2.INSTALL_STATE_RUNNING))
     assert value["id"] == "3"

@@ -59,7 +59,7 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "ROOT_MISMATCH": "Mount the right folder, or start the service with the right --data-dir.",
     "WRONG_HOST": "Ask the loader on this very host.",
     "TOKEN_REQUIRED": "Give a token: set MODELKEEP_ACCESS_TOKEN and repeat the command.",
-    "TOKEN_REJECTED": "Check that the token is valid and may read this model.",
+    "TOKEN_REJECTED": "Check that the token in MODELKEEP_ACCESS_TOKEN is valid and may read this model.",
     "RAM_EXHAUSTED": "End workers that hold models (`modelkeep cache leases`), or raise the loader's "
     "ram_budget_bytes.",
     "DISK_FULL": "Make room on that disk, then repeat the command.",
@@ -76,9 +76,10 @@ _REMEDIES: Final[Mapping[str, str]] = {
 
 def remedy(error: ModelkeepError) -> str:
     """What to do about an error; "" if there is no advice, or the message gives it."""
-    if told := error.metadata.get("remedy"):
-        return told
     text = _REMEDIES.get(error.reason, "")
+    # Of a token the service says which call takes one, and not what to type.
+    if (told := error.metadata.get("remedy")) and not error.reason.startswith("TOKEN_"):
+        return told
     try:
         return text.format(**error.metadata)
     except (KeyError, IndexError):
