@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import subprocess
@@ -359,6 +360,27 @@ async def test_the_asyncio_client_has_the_same_methods(suite: Suite, lora: Path)
         assert (await client.model_loader.evict(job.model_key)).freed_bytes == 0
         assert (await client.server_info("loader")).service == "loader"
         await client.model_install.unregister(job.model_key)
+
+
+async def test_who_waits_for_a_job_is_told_that_the_client_was_closed(
+    suite: Suite, server: HttpServer, lora: Path
+) -> None:
+    url = server.put("/slow.safetensors", Resource(lora.read_bytes(), rate=10_000))
+    client = AsyncClient(data_dir=suite.data_dir)
+    job = await client.model_install.import_model(url)
+    download = await client.download_queue.create_download_job(url, suite.data_dir / "models" / "slow.bin")
+    waits = [
+        asyncio.create_task(client.model_install.wait_for_job(job)),
+        asyncio.create_task(client.download_queue.join()),
+    ]
+    await asyncio.sleep(0.3)  # both wait
+    await client.close()
+    for wait in waits:
+        with pytest.raises(RuntimeError, match="client is closed"):
+            await asyncio.wait_for(wait, 5)
+    async with AsyncClient(data_dir=suite.data_dir) as another:
+        await another.model_install.cancel_job(job.id)
+        await another.download_queue.cancel_job(download.id)
 
 
 def test_a_watch_and_the_jobs_outlive_a_restart_of_the_service(

@@ -145,6 +145,7 @@ class JobTracker(Generic[J, M]):
         Raises:
             DeadlineExceededException: They are not, after `timeout` seconds.
             ModelkeepError: The service was away for too long.
+            RuntimeError: The client was closed.
         """
         await self.start()
         try:
@@ -156,8 +157,9 @@ class JobTracker(Generic[J, M]):
             raise self._failure
 
     async def close(self) -> None:
-        """Stop following."""
+        """Stop following; whoever waits for jobs is told."""
         if self._task is not None:
+            self._failure = RuntimeError("This client is closed.")
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await self._task
@@ -172,6 +174,10 @@ class JobTracker(Generic[J, M]):
                     await self._take_in(frame)
                     async with self._changed:
                         self._changed.notify_all()
+        except BaseException as error:
+            # Nothing else would ever wake those that wait.
+            self._failure = self._failure or error
+            raise
         finally:
             self._began.set()
             async with self._changed:
