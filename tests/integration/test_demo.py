@@ -97,6 +97,25 @@ def test_a_folder_that_exists_is_never_built_into(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--out", "No file can be written into {}/no: No such"),
+        ("--build", "{}/file/no cannot be made: Not a"),
+    ],
+)
+def test_where_nothing_can_be_written_that_is_told_at_once(tmp_path: Path, option: str, told: str) -> None:
+    (tmp_path / "file").touch()
+    place = {"--out": tmp_path / "no" / "p.png", "--build": tmp_path / "file" / "no"}[option]
+    command = [sys.executable, "-m", "modelkeep.cli", "demo", option, str(place)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    said = (ended.stdout + ended.stderr).strip()
+    assert told.format(tmp_path) in said
+    assert "\n" not in said
+    assert "INTERNAL" not in said
+
+
 def test_importing_the_demo_imports_no_torch() -> None:
     code = "import sys, modelkeep.demo; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from modelkeep.cli._errors import guarded
+from modelkeep.cli._errors import Code, guarded
+from modelkeep.cli._output import visible
 
 
 def add_to(app: typer.Typer) -> None:
@@ -52,13 +53,17 @@ def demo(
     Starts a suite of its own, builds a small Stable Diffusion pipeline with random weights, installs it,
     and decodes with its VAE in two processes at once. Checks what it shows; exits 1 if a check fails.
     """
-    from modelkeep.demo import build_pipeline, run_demo
+    from modelkeep.demo import DemoFailed, build_pipeline, run_demo
 
     if build is None:
         raise typer.Exit(run_demo(out, keep, _say))
     if build.exists():
         raise typer.BadParameter(f"{build} exists already; name a new folder")
-    build_pipeline(build, _say)
+    try:
+        build_pipeline(build, _say)
+    except DemoFailed as error:  # of this command, so no service's log says more
+        typer.secho(f"Error: {visible(error.message)}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(Code.FAILED) from None
 
 
 def _say(text: str) -> None:

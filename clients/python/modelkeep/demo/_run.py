@@ -94,7 +94,9 @@ def run_demo(out: Path | None = None, keep: bool = False, say: Say = print) -> i
     picture = (out or PICTURE).absolute()
     try:
         check_requirements()
-        _run(picture / PICTURE if picture.is_dir() else picture, keep, report)
+        picture = picture / PICTURE if picture.is_dir() else picture
+        _check_writable(picture.parent)
+        _run(picture, keep, report)
     except (ModelkeepError, SuiteError) as error:
         kind = "" if isinstance(error, DemoFailed | SuiteError) else f"{type(error).__name__}: "
         report.step(f"Failed: {kind}{error.message}")
@@ -119,6 +121,10 @@ def build_pipeline(folder: Path, say: Say = print) -> Path:
             f"{folder} exists already; name a new folder.", metadata={"path": str(folder)}
         )
     check_requirements()
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise DemoFailed(f"{folder} cannot be made: {error.strerror}.") from None
     with tempfile.TemporaryDirectory(prefix="modelkeep-demo-") as scratch:
         child = Child("_build", str(folder.absolute()), folder=Path(scratch))
         try:
@@ -297,6 +303,15 @@ def _folder(keep: bool, report: Report) -> Iterator[Path]:
             report.step(f"Kept: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_writable(folder: Path) -> None:
+    """See whether a file can be made in a folder, before anything else takes its time."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DemoFailed(f"No file can be written into {folder}: {error.strerror}.") from None
 
 
 def _size_of(folder: Path) -> str:
