@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import shutil
 import subprocess
@@ -23,7 +24,9 @@ from modelkeep.client import (
     DownloadJobStatus,
     DownloadJobURL,
     InstallStatus,
+    _downloads,
 )
+from modelkeep.client._watch import follow
 from modelkeep.configs import LoRAConfig, VaeCheckpointConfig, VaeDiffusersConfig
 from modelkeep.exceptions import (
     DeadlineExceededException,
@@ -31,6 +34,7 @@ from modelkeep.exceptions import (
     FieldInvalidException,
     InstallInProgressException,
     InvalidModelConfigException,
+    UnavailableException,
     UnknownJobIDException,
     UnknownModelException,
 )
@@ -400,6 +404,25 @@ def test_a_watch_and_the_jobs_outlive_a_restart_of_the_service(
         assert not frame.restarted
         seen += [event.put.status for event in frame.events if event.put is not None and event.id == job.id]
     watch.close()
+
+
+def test_handlers_hear_of_what_ended_while_the_service_was_away_for_too_long(
+    client: Client, suite: Suite, server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_downloads, "follow", functools.partial(follow, patience_s=0.2))
+    url = server.put("/away.bin", Resource(pattern(1_000_000), rate=50_000))
+    heard: list[str] = []
+    job = client.download_queue.create_download_job(
+        url, suite.data_dir / "models" / "away", event_handlers=[lambda job: heard.append(job.status)]
+    )
+    suite.kill("download")
+    with pytest.raises(UnavailableException):
+        client.download_queue.join(timeout=20)
+    server.put("/away.bin", Resource(pattern(1_000_000)))
+    suite.restart("download")
+    client.download_queue.join(timeout=20)
+    assert job.status == "completed"
+    assert heard[-1] == "completed"
 
 
 def test_closing_in_the_middle_of_news_never_hangs(suite: Suite, lora: Path) -> None:

@@ -80,7 +80,7 @@ class JobTracker(Generic[J, M]):
         watch: Opens the watch.
         make: Makes a job object of a message.
         on_change: Called for each change, in order, with the job, its message before (None if the job is
-            new), the message now, and whether the news is part of the first snapshot.
+            new), the message now, and whether it is of the past: part of the first snapshot, and unknown.
     """
 
     def __init__(
@@ -214,6 +214,8 @@ class JobTracker(Generic[J, M]):
 
     async def _take_in_job(self, message: M, first: bool) -> None:
         async with self._creating:
+            # What there was before this client is no news; what became of jobs that it knows is.
+            past = first and message.id not in self._jobs
             if message.id not in self._jobs:
                 self._jobs[message.id] = self._make(message)
         job = self._jobs[message.id]
@@ -221,7 +223,7 @@ class JobTracker(Generic[J, M]):
         if before is not None and message.revision < before.revision:
             return
         refresh(job, message)
-        await self._on_change(job, before, message, first)
+        await self._on_change(job, before, message, past)
         self._told[message.id] = message
 
     def _forget(self, id: int) -> None:
