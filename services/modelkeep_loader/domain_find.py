@@ -33,6 +33,8 @@ from modelkeep_loader.weightfile import Header, read_header
 
 _MAX_CONFIG_BYTES: Final = 1 << 20
 _STEMS = ("diffusion_pytorch_model", "model")
+#: What says which files a component's shards are.
+INDEX_NAMES: Final = tuple(f"{stem}.safetensors.index.json" for stem in _STEMS)
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 

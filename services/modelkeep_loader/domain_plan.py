@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from modelkeep.exceptions import InvalidModelException, ModelNotFoundException
 from modelkeep_loader.domain import ComponentRef, ModelFacts, Plan, SourceFile, signature_of
-from modelkeep_loader.domain_find import Finder
+from modelkeep_loader.domain_find import INDEX_NAMES, Finder
 from modelkeep_loader.domain_records import FileFacts, Record, Records
 from modelkeep_loader.weightfile import PRECISION_OF_CODE, Header
 
@@ -33,9 +33,9 @@ _NOISE = ("transformers_version", "torch_dtype", "dtype")
 
 
 class _Kept(NamedTuple):
-    """A plan, store and revision of the record that it was made from, and its files' signatures.
+    """A plan, store and revision of the record that it was made from, and the signatures of what was read.
 
-    The files go by the names that they have in the model: a link that leads elsewhere now is a change.
+    They go by the names that they have in the model: a link that leads elsewhere now is a change.
     """
 
     state: tuple[str, int]
@@ -104,8 +104,10 @@ class Planner:
             component = self._finder.models_dir / record.vae
         elif record.type == "main":
             component = model / ref.submodel
-        # Before anything is read, so that the next request notices what changes meanwhile.
-        marks = {path: _mark_of(path) for path in (model / "model_index.json", component / "config.json")}
+        # Before anything is read, so that the next request notices what changes meanwhile. The folder's own
+        # mark changes with its entries: another file may be the one to take now.
+        looked_at = (component / name for name in ("", "config.json", *INDEX_NAMES))
+        marks = {path: _mark_of(path) for path in (model / "model_index.json", *looked_at)}
         try:
             found = self._finder.find(ref, record, place)
             headers = [(name, path, *self._finder.read_header(path)) for name, path in found.files]

@@ -360,3 +360,20 @@ async def test_a_link_that_leads_to_other_weights_is_a_change(
         link.symlink_to(models / "blobs" / "new")
     after = [await plan(planner), await plan(planner, "", key=other)]
     assert [one.files[0].path.name for one in after] == ["new", "new"]
+
+
+async def test_another_choice_of_files_is_a_change_though_the_old_ones_are_still_there(
+    planner: Planner, shelf: Shelf, tmp_path: Path
+) -> None:
+    folder = pipeline(tmp_path / "models" / "one") / "vae"
+    shelf.records[KEY] = record("one")
+    (folder / "diffusion_pytorch_model.safetensors").rename(folder / "old.safetensors")
+    weights(folder / "newer.safetensors", fill=1)
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    for name in ("old", "newer"):
+        index.write_text(json.dumps({"weight_map": {"a": f"{name}.safetensors"}}))
+        assert [f.path.name for f in (await plan(planner)).files] == [f"{name}.safetensors"]
+    # One file goes before shards.
+    whole = weights(folder / "diffusion_pytorch_model.safetensors", fill=2)
+    os.utime(folder, (1, 1))  # a coarse clock may not have gone on since the folder's last change
+    assert [f.path for f in (await plan(planner)).files] == [whole]
