@@ -190,13 +190,13 @@ class Finder:
                 return [f"{stem}.safetensors"]
             if f"{stem}.safetensors.index.json" in names:
                 shards = self._read_json(folder / f"{stem}.safetensors.index.json").get("weight_map")
-                listed = set(shards.values()) if isinstance(shards, dict) else set()
-                if not listed or not all(isinstance(n, str) and "/" not in n for n in listed):
+                named = list(shards.values()) if isinstance(shards, dict) else []
+                if not named or not all(isinstance(n, str) and "/" not in n for n in named):
                     raise InvalidModelException(
                         f"The index of {folder.name} does not list files.",
                         metadata={"path": str(folder), "detail": "bad index"},
                     )
-                if len(listed) > MAX_DESCRIPTORS:
+                if len(listed := set(named)) > MAX_DESCRIPTORS:
                     raise InvalidModelException(
                         f"{folder.name} is in {len(listed)} files; at most {MAX_DESCRIPTORS} can be loaded.",
                         metadata={"path": str(folder), "detail": f"{len(listed)} shards"},

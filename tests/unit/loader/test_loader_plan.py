@@ -190,6 +190,13 @@ async def test_shards_and_variants_are_found(planner: Planner, shelf: Shelf, tmp
     shelf.records[KEY] = record("one", revision=3)
     with pytest.raises(InvalidModelException, match="254 files"):
         await plan(planner)
+    odd_names: list[Any] = [["a"], {}, None, 1, "../a"]
+    for revision, shard in enumerate(odd_names, 4):
+        odd = json.dumps({"weight_map": {"a": shard}})
+        (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(odd)
+        shelf.records[KEY] = record("one", revision=revision)
+        with pytest.raises(InvalidModelException, match="does not list files"):
+            await plan(planner)
 
 
 @pytest.mark.parametrize(
