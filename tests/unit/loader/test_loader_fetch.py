@@ -55,3 +55,34 @@ def test_fewer_descriptors_than_granted_are_told_at_once_and_why(loader_that: Lo
     with pytest.raises(ModelkeepError, match="ulimit"):
         fetch_descriptors(path, bytes(32), 1)
     done.set()
+
+
+def test_a_loader_that_has_just_died_is_unavailable(data_dir: Path) -> None:
+    path = str(data_dir / "fd.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+    with pytest.raises(UpstreamUnavailableException):
+        fetch_descriptors(path, bytes(32), 1)
+
+
+def test_a_loader_that_is_slow_to_accept_is_waited_for(data_dir: Path) -> None:
+    path = str(data_dir / "fd.sock")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as before:
+        listener.bind(path)
+        listener.listen(0)
+        before.connect(path)  # and no more fit
+
+        def serve() -> None:
+            listener.accept()[0].close()
+            with listener.accept()[0] as connection:
+                connection.recv(32)
+                connection.sendall(b"\x00")
+                connection.recv(1)
+
+        late = threading.Timer(0.2, serve)
+        late.start()
+        connection, descriptors = fetch_descriptors(path, bytes(32), 0)
+        connection.close()
+        late.join()
+    assert descriptors == []

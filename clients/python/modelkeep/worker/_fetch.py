@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import weakref
 
 from modelkeep.exceptions import BY_REASON, ModelkeepError, UpstreamUnavailableException, WrongHostException
@@ -32,7 +33,11 @@ def fetch_descriptors(socket_path: str, ticket: bytes, count: int) -> tuple[sock
     try:
         connection.settimeout(_TIMEOUT_S)
         try:
-            connection.connect(socket_path)
+            _connect(connection, socket_path)
+        except (ConnectionRefusedError, BlockingIOError) as error:
+            raise UpstreamUnavailableException(
+                f"The loader does not answer at its descriptor socket ({error.strerror}): try again."
+            ) from None
         except OSError as error:
             raise WrongHostException(
                 f"The loader's descriptor socket {socket_path} cannot be reached ({error.strerror}): "
@@ -57,6 +62,18 @@ def fetch_descriptors(socket_path: str, ticket: bytes, count: int) -> tuple[sock
         raise
     _open.add(connection)
     return connection, descriptors
+
+
+def _connect(connection: socket.socket, path: str) -> None:
+    """Connect. The kernel does not wait for room among those not yet accepted when there is a timeout."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    while True:
+        try:
+            return connection.connect(path)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _exchange(connection: socket.socket, ticket: bytes) -> list[int]:
