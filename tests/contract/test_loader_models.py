@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ import pytest_asyncio
 from modelkeep.loader.v1 import loader_service_pb2 as pb
 from modelkeep.loader.v1 import resident_pb2
 from modelkeep.model.v1 import taxonomy_pb2
+from modelkeep.worker.manifest import Manifest
 from support import tinymodels
 from support.lending import acquire, release
 from support.loaders import Lender, component, lender, refused
@@ -183,3 +185,20 @@ async def test_text_that_protobuf_cannot_carry_does_no_harm_beyond_its_own_model
     grant = await acquire(loader, component(await loader.register(link, type=VAE)))
     assert grant.manifests[0].location == f"{loader.models}/?"
     await release(loader, grant)
+
+
+async def test_threads_that_build_side_by_side_leave_the_libraries_verbosity_as_it_was(
+    loader: Lender,
+) -> None:
+    from diffusers.utils import logging
+
+    from modelkeep.worker.shell import empty_module
+
+    config = json.loads((loader.models / "vae" / "config.json").read_text())
+    before = logging.get_verbosity()
+    manifests = [
+        Manifest("diffusers", "AutoencoderKL", {**config, "sample_size": size}, "float32", {}, (), ())
+        for size in range(8, 32)
+    ]
+    await asyncio.gather(*(asyncio.to_thread(empty_module, manifest) for manifest in manifests))
+    assert logging.get_verbosity() == before

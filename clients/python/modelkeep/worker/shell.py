@@ -29,6 +29,10 @@ _KEPT_SHELLS: Final = 8
 _shells: OrderedDict[str, bytes] = OrderedDict()
 _lock = threading.Lock()
 
+#: Threads that build a shell right now, and the libraries' verbosity before the first of them began.
+_building = 0
+_verbosity = (0, 0)
+
 #: What draws initial values; a shell has nowhere to put them.
 _DRAWING: Final = frozenset(
     [
@@ -102,15 +106,26 @@ def empty_module(manifest: Manifest) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Libraries warn about configuration keys of other versions; from_pretrained keeps that quiet too."""
+    """Libraries warn about configuration keys of other versions; from_pretrained keeps that quiet too.
+
+    Their verbosity is the whole process's. Of threads that build side by side the first notes it and the
+    last puts it back, or one would put back what another has set.
+    """
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    before = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
-    diffusers_logging.set_verbosity_error()
-    transformers_logging.set_verbosity_error()
+    global _building, _verbosity
+    with _lock:
+        if _building == 0:
+            _verbosity = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
+            diffusers_logging.set_verbosity_error()
+            transformers_logging.set_verbosity_error()
+        _building += 1
     try:
         yield
     finally:
-        diffusers_logging.set_verbosity(before[0])
-        transformers_logging.set_verbosity(before[1])
+        with _lock:
+            _building -= 1
+            if _building == 0:
+                diffusers_logging.set_verbosity(_verbosity[0])
+                transformers_logging.set_verbosity(_verbosity[1])
