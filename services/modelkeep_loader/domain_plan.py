@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from modelkeep.exceptions import InvalidModelException, ModelNotFoundException
+from modelkeep.worker.classes import KEPT_IN_FLOAT32
 from modelkeep_loader.domain import ComponentRef, ModelFacts, Plan, SourceFile, signature_of
 from modelkeep_loader.domain_find import INDEX_NAMES, Finder
 from modelkeep_loader.domain_records import FileFacts, Record, Records
@@ -124,7 +125,10 @@ class Planner:
         precision = (
             ref.precision if ref.precision != "auto" else _own_precision([entry[2] for entry in headers])
         )
-        size = sum(header.cast_bytes(precision) + 160 * len(header.tensors) for _, _, header, _, _ in headers)
+        kept = KEPT_IN_FLOAT32.get(found.class_name, ())
+        size = sum(
+            header.cast_bytes(precision, kept) + 160 * len(header.tensors) for _, _, header, _, _ in headers
+        )
         contents: list[object] = []
         known = True
         for relative, _path, _header, signature, status in headers:

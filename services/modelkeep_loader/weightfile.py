@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Final
@@ -73,10 +73,23 @@ class Header:
     tensors: tuple[Tensor, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
-    def cast_bytes(self, precision: str) -> int:
-        """Bytes of the tensors once every floating-point one has this precision."""
-        item = ITEM_BYTES[CODE_OF_PRECISION[precision]]
-        return sum(prod(t.shape) * item if t.dtype in FLOAT_CODES else t.size_bytes for t in self.tensors)
+    def cast_bytes(self, precision: str, kept: Collection[str] = ()) -> int:
+        """Bytes of the tensors once every floating-point one has this precision.
+
+        Args:
+            precision: Name of the precision.
+            kept: Modules whose tensors are in float32 where that is float16.
+        """
+        item, wide = ITEM_BYTES[CODE_OF_PRECISION[precision]], ITEM_BYTES["F32"]
+        total = 0
+        for tensor in self.tensors:
+            if tensor.dtype not in FLOAT_CODES:
+                total += tensor.size_bytes
+            elif precision == "float16" and not set(kept).isdisjoint(tensor.name.split(".")):
+                total += prod(tensor.shape) * wide
+            else:
+                total += prod(tensor.shape) * item
+        return total
 
     def main_float_code(self) -> str | None:
         """The code of a precision that can be asked for that most bytes have; None if no tensor has one."""

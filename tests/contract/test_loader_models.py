@@ -19,7 +19,7 @@ from modelkeep.loader.v1 import resident_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.worker.manifest import Manifest
 from support import tinymodels
-from support.lending import acquire, release
+from support.lending import acquire, load, release
 from support.loaders import Lender, component, lender, refused
 from support.workers import Worker, shared_workers
 
@@ -202,3 +202,12 @@ async def test_threads_that_build_side_by_side_leave_the_libraries_verbosity_as_
     ]
     await asyncio.gather(*(asyncio.to_thread(empty_module, manifest) for manifest in manifests))
     assert logging.get_verbosity() == before
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+async def test_no_component_takes_more_room_than_was_made_for_it(loader: Lender, precision: str) -> None:
+    place = loader.models / f"t5-{precision}"  # of which some layers stay in float32
+    tinymodels.t5_encoder(d_ff=4096).save_pretrained(place)
+    key = await loader.register(place, type=taxonomy_pb2.MODEL_TYPE_T5_ENCODER)
+    first, *_, last = await load(loader, component(key, "", precision))
+    assert last.resident.size_bytes <= first.plan.manifests[0].file_size_bytes

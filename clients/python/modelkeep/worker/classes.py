@@ -22,6 +22,9 @@ ALLOWED: Final[Mapping[tuple[str, str], str]] = {
     ("transformers", "T5EncoderModel"): "transformers.models.t5.modeling_t5",
 }
 
+#: Class → its modules that the library keeps in float32 where float16 is asked for.
+KEPT_IN_FLOAT32: Final[Mapping[str, frozenset[str]]] = {"T5EncoderModel": frozenset({"wo"})}
+
 
 def resolve_class(library: str, class_name: str) -> Any:
     """The class object.
