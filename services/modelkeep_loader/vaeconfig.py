@@ -47,13 +47,15 @@ def infer(
     plain = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
     pattern = _DIFFUSERS_BLOCK if is_diffusers_layout(plain) else _LDM_BLOCK
     blocks: dict[int, int] = {}
-    layers = 0
+    layers: set[int] = set()
     for name, shape in plain.items():
         if (match := pattern.match(name)) and shape:
             blocks[int(match[1])] = shape[0]
-            layers = max(layers, int(match[2]) + 1)
+            layers.add(int(match[2]))
     try:
-        widths = [blocks[i] for i in range(len(blocks))]
+        # One number that stands alone would ask for as many modules as it likes.
+        complete = layers == set(range(len(layers)))
+        widths = [blocks[i] for i in range(len(blocks))] if complete else []
         inner = {
             "in_channels": plain["encoder.conv_in.weight"][1],
             "out_channels": plain["decoder.conv_out.weight"][0],
@@ -81,7 +83,7 @@ def infer(
         "block_out_channels": widths,
         "down_block_types": ["DownEncoderBlock2D"] * len(widths),
         "up_block_types": ["UpDecoderBlock2D"] * len(widths),
-        "layers_per_block": layers,
+        "layers_per_block": len(layers),
         "use_quant_conv": "quant_conv.weight" in plain,
         "use_post_quant_conv": "post_quant_conv.weight" in plain,
         "mid_block_add_attention": any(
