@@ -28,7 +28,7 @@ from modelkeep.exceptions import InvalidModelException
 from modelkeep.worker.classes import resolve_class
 from modelkeep.worker.manifest import Manifest
 from modelkeep.worker.shell import DTYPES, build_module
-from modelkeep_loader import vaeconfig
+from modelkeep_loader import sealed, vaeconfig
 from modelkeep_loader.weightfile import FLOAT_CODES, Tensor
 
 if TYPE_CHECKING:
@@ -247,6 +247,8 @@ def _strict(wanted: Build) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, KeyError) as error:
+        if sealed.is_out_of_memory(error):
+            raise
         detail = re.sub(r"\s+", " ", str(error))[:400]
         raise InvalidModelException(
             f"{wanted.class_name} cannot be built from the model's files: {detail}",

@@ -100,12 +100,11 @@ def _answer(sock: socket.socket, message: dict[str, Any], descriptors: list[int]
     except ModelkeepError as error:
         reply = {"reason": error.reason, "message": error.message, "metadata": error.metadata}
         helperwire.send_frame(sock, {"error": reply})
-    except MemoryError:
-        helperwire.send_frame(
-            sock,
-            {"error": {"reason": "RAM_EXHAUSTED", "message": "The host has no memory left.", "metadata": {}}},
-        )
     except Exception as error:  # the libraries raise all sorts for files that do not fit
+        if sealed.is_out_of_memory(error):
+            reply = {"reason": "RAM_EXHAUSTED", "message": "The host has no memory left.", "metadata": {}}
+            helperwire.send_frame(sock, {"error": reply})
+            return
         traceback.print_exc(file=sys.stderr)
         detail = f"{type(error).__name__}: {error}"[:500]
         message_text = f"{message['build']['class_name']} cannot be built from the model's files: {detail}"

@@ -7,6 +7,7 @@ whether anybody else still has it open or mapped (fcntl(2), F_SETLEASE).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -68,3 +69,11 @@ def in_use_elsewhere(fd: int) -> bool:
         return False
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return False
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it says that memory could not be had, which is no fault of the model's files."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOMEM, errno.ENOSPC)  # the latter where memory is never overcommitted
+    # torch has no exception of its own for it on the CPU.
+    return isinstance(error, MemoryError) or "allocate memory" in str(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -202,6 +203,25 @@ async def test_threads_that_build_side_by_side_leave_the_libraries_verbosity_as_
     ]
     await asyncio.gather(*(asyncio.to_thread(empty_module, manifest) for manifest in manifests))
     assert logging.get_verbosity() == before
+
+
+async def test_memory_that_the_helper_cannot_get_is_not_the_models_fault(loader: Lender) -> None:
+    for name, width in (("t5-small", 64), ("t5-large", 400_000)):
+        tinymodels.t5_encoder(d_ff=width).save_pretrained(loader.models / name)
+    t5 = taxonomy_pb2.MODEL_TYPE_T5_ENCODER
+    small = await loader.register(loader.models / "t5-small", type=t5)
+    large = await loader.register(loader.models / "t5-large", type=t5)
+    await load(loader, component(small))  # now all that is imported is imported
+    helper = loader.app._helper.pid
+    pages = int((await asyncio.to_thread(Path(f"/proc/{helper}/statm").read_text)).split()[0])
+    size = (loader.models / "t5-large" / "model.safetensors").stat().st_size
+    # The file is mapped by several hands, one after the other, and each says it in its own way.
+    for precision, room in (("float32", 0.5), ("float16", 1.5), ("bfloat16", 2.5)):
+        limit = pages * os.sysconf("SC_PAGE_SIZE") + int(room * size)
+        resource.prlimit(helper, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        with refused("RAM_EXHAUSTED"):
+            await acquire(loader, component(large, "", precision))
+    resource.prlimit(helper, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
