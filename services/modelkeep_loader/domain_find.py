@@ -33,8 +33,8 @@ from modelkeep_loader.weightfile import Header, read_header
 
 _MAX_CONFIG_BYTES: Final = 1 << 20
 _STEMS = ("diffusion_pytorch_model", "model")
-#: What says which files a component's shards are.
-INDEX_NAMES: Final = tuple(f"{stem}.safetensors.index.json" for stem in _STEMS)
+#: What says which files a component's shards are; also of a variant.
+INDEX_NAMES: Final = "*.safetensors.index*.json"
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
@@ -186,29 +186,32 @@ class Finder:
     def _weights(self, folder: Path) -> list[str]:
         names = {entry.name for entry in os.scandir(folder)}
         for stem in _STEMS:
-            if f"{stem}.safetensors" in names:
-                return [f"{stem}.safetensors"]
-            if f"{stem}.safetensors.index.json" in names:
-                shards = self._read_json(folder / f"{stem}.safetensors.index.json").get("weight_map")
-                named = list(shards.values()) if isinstance(shards, dict) else []
-                if not named or not all(isinstance(n, str) and "/" not in n for n in named):
-                    raise InvalidModelException(
-                        f"The index of {folder.name} does not list files.",
-                        metadata={"path": str(folder), "detail": "bad index"},
-                    )
-                if len(listed := set(named)) > MAX_DESCRIPTORS:
-                    raise InvalidModelException(
-                        f"{folder.name} is in {len(listed)} files; at most {MAX_DESCRIPTORS} can be loaded.",
-                        metadata={"path": str(folder), "detail": f"{len(listed)} shards"},
-                    )
-                return sorted(listed)
-            variants = sorted(n for n in names if re.fullmatch(rf"{stem}\.[A-Za-z0-9_]+\.safetensors", n))
-            if variants:
-                chosen = f"{stem}.fp16.safetensors"
-                return [chosen if chosen in variants else variants[0]]
+            whole, index = f"{stem}.safetensors", f"{stem}.safetensors.index.json"
+            variant = re.compile(
+                rf"{stem}\.([A-Za-z0-9_]+\.safetensors|safetensors\.index\.[A-Za-z0-9_]+\.json)"
+            )
+            variants = sorted(filter(variant.fullmatch, names), key=lambda n: (".fp16." not in n, n))
+            for name in (whole, index, *variants):
+                if name in names:
+                    return [name] if name.endswith(".safetensors") else self._shards(folder, name)
         if pickles := sorted(n for n in names if Path(n).suffix.lower() in _PICKLES):
             raise _unsafe(folder / pickles[0])
         raise FileNotFoundError(2, "missing", str(folder / f"{_STEMS[0]}.safetensors"))
+
+    def _shards(self, folder: Path, index: str) -> list[str]:
+        shards = self._read_json(folder / index).get("weight_map")
+        named = list(shards.values()) if isinstance(shards, dict) else []
+        if not named or not all(isinstance(n, str) and "/" not in n for n in named):
+            raise InvalidModelException(
+                f"The index of {folder.name} does not list files.",
+                metadata={"path": str(folder), "detail": "bad index"},
+            )
+        if len(listed := set(named)) > MAX_DESCRIPTORS:
+            raise InvalidModelException(
+                f"{folder.name} is in {len(listed)} files; at most {MAX_DESCRIPTORS} can be loaded.",
+                metadata={"path": str(folder), "detail": f"{len(listed)} shards"},
+            )
+        return sorted(listed)
 
     def read_header(self, path: Path) -> tuple[Header, str, os.stat_result]:
         """A weight file's header, signature and status, all of one descriptor."""

@@ -107,8 +107,8 @@ class Planner:
             component = model / ref.submodel
         # Before anything is read, so that the next request notices what changes meanwhile. The folder's own
         # mark changes with its entries: another file may be the one to take now.
-        looked_at = (component / name for name in ("", "config.json", *INDEX_NAMES))
-        marks = {path: _mark_of(path) for path in (model / "model_index.json", *looked_at)}
+        looked_at = [model / "model_index.json", component, component / "config.json"]
+        marks = {path: _mark_of(path) for path in (*looked_at, *component.glob(INDEX_NAMES))}
         try:
             found = self._finder.find(ref, record, place)
             headers = [(name, path, *self._finder.read_header(path)) for name, path in found.files]

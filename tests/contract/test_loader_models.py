@@ -78,6 +78,21 @@ async def test_other_data_types_in_the_files_come_as_from_pretrained_has_them(
     await worker.do("release")
 
 
+async def test_a_variant_in_shards_is_found(loader: Lender, worker: Worker) -> None:
+    folder = loader.models / "shards"
+    tinymodels.vae(seed=5, widths=(32, 64)).save_pretrained(folder, variant="fp16", max_shard_size="1MB")
+    assert not (folder / WEIGHTS).exists()
+    key = await loader.register(folder, type=VAE)
+    await worker.do("hold", key=key, submodel=None, precision="float32")
+    plain = loader.models / "no-shards"
+    tinymodels.vae(seed=5, widths=(32, 64)).save_pretrained(plain)
+    expected = await worker.do(
+        "reference", folder=str(plain), class_name="AutoencoderKL", precision="float32"
+    )
+    assert await worker.do("tensors") == expected["tensors"]
+    await worker.do("release")
+
+
 async def test_bad_models_are_refused_with_the_reason(loader: Lender, folder: Path) -> None:
     truncated = loader.models / "truncated"
     shutil.copytree(loader.models / "vae", truncated)
