@@ -47,6 +47,11 @@ _CODES = {
     torch.bool: "BOOL",
 }
 
+#: What the parts of an attention were called in early diffusers, and are now. Files with the old names
+#: are still about, and from_pretrained reads them.
+_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD_ATTENTION = re.compile(r"(?<=\.attentions\.\d\.)(query|key|value|proj_attn)(?=\.(weight|bias)$)")
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -263,7 +268,8 @@ def _single_file_vae(
     shapes = {name: tuple(source.shape()) for name, source in sources.items()}
     config = vaeconfig.infer(shapes, base=wanted.base, scaling_factor=wanted.scaling_factor)
     if vaeconfig.is_diffusers_layout(shapes):
-        return config, dict.fromkeys(sources)
+        today = {name: _OLD_ATTENTION.sub(lambda old: _ATTENTION[old[0]], name) for name in sources}
+        return config, {new: None if new == name else sources[name].read() for name, new in today.items()}
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     prefix = vaeconfig.ldm_prefix(shapes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import resource
 import shutil
 import tempfile
@@ -88,6 +89,27 @@ async def test_a_variant_in_shards_is_found(loader: Lender, worker: Worker) -> N
     tinymodels.vae(seed=5, widths=(32, 64)).save_pretrained(plain)
     expected = await worker.do(
         "reference", folder=str(plain), class_name="AutoencoderKL", precision="float32"
+    )
+    assert await worker.do("tensors") == expected["tensors"]
+    await worker.do("release")
+
+
+async def test_a_single_file_vae_may_have_the_old_names_of_its_attention(
+    loader: Lender, worker: Worker
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    new_names = load_file(loader.models / "vae" / WEIGHTS)
+    old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    pattern = re.compile("|".join(map(re.escape, old)))
+    old_names = {pattern.sub(lambda found: old[found[0]], name): t for name, t in new_names.items()}
+    assert old_names.keys() != new_names.keys()
+    file = loader.models / "old-names.safetensors"
+    save_file(old_names, file)
+    key = await loader.register(file, type=VAE, format=taxonomy_pb2.MODEL_FORMAT_CHECKPOINT)
+    await worker.do("hold", key=key, submodel=None, precision="bfloat16")
+    expected = await worker.do(
+        "reference", folder=str(loader.models / "vae"), class_name="AutoencoderKL", precision="bfloat16"
     )
     assert await worker.do("tensors") == expected["tensors"]
     await worker.do("release")
