@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import init_empty_weights
 from safetensors import safe_open
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from modelkeep.exceptions import InvalidModelException
 from modelkeep.worker.classes import resolve_class
@@ -75,7 +76,7 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
     else:
         config, names = wanted.config, dict.fromkeys(sources)
     config = {**config, **wanted.overrides}
-    with init_empty_weights(include_buffers=False):
+    with init_empty_weights(include_buffers=False), _within_reason(len(sources)):
         shell = build_module(wanted.library, wanted.class_name, config, DTYPES[wanted.precision])
     if wanted.config is None and names.keys() != shell.state_dict().keys():
         stray = sorted(names.keys() ^ shell.state_dict().keys())
@@ -87,6 +88,31 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
     if _is_plain(cls, shell, sources, names):
         return _from_sources(wanted, config, shell, sources, names)
     return _from_module(wanted, config, _from_pretrained(cls, wanted, config, descriptors))
+
+
+@contextlib.contextmanager
+def _within_reason(tensor_count: int) -> Iterator[None]:
+    """Refuse to build a module of far more parameters than there are tensors.
+
+    One wrong number in a configuration would keep this process busy until memory is used up, and every
+    other load waiting.
+    """
+    left = 10_000 + 10 * tensor_count
+
+    def count(_module: torch.nn.Module, _name: str, _parameter: torch.nn.Parameter) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise InvalidModelException(
+                f"The config.json asks for far more than the {tensor_count} tensors that the files hold.",
+                metadata={"detail": "configuration too large"},
+            )
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class _Source:

@@ -156,6 +156,20 @@ async def test_bad_models_are_refused_with_the_reason(loader: Lender, folder: Pa
         await acquire(loader, component(elsewhere))
 
 
+async def test_a_configuration_that_asks_for_far_more_than_the_files_hold_is_refused_at_once(
+    loader: Lender,
+) -> None:
+    endless = loader.models / "endless"
+    shutil.copytree(loader.models / "vae", endless)
+    config = json.loads((endless / "config.json").read_text())
+    (endless / "config.json").write_text(json.dumps({**config, "layers_per_block": 10**9}))
+    key = await loader.register(endless, type=VAE)
+    async with asyncio.timeout(60):
+        with refused("INVALID_MODEL") as error:
+            await acquire(loader, component(key))
+    assert "config.json" in error.message
+
+
 async def test_a_build_that_fails_is_cooled_down_and_says_why(loader: Lender) -> None:
     wrong = loader.models / "wrong"
     shutil.copytree(loader.models / "vae", wrong)
