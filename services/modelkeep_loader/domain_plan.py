@@ -30,7 +30,15 @@ LAYOUT_VERSION: Final = "safetensors-aligned-1"
 
 _KEPT_PLANS: Final = 4096
 #: Entries of a configuration that do not say what the module is.
-_NOISE = ("transformers_version", "torch_dtype", "dtype")
+_NOISE = (
+    "_class_name",  # stands in the identity by itself
+    "_commit_hash",
+    "_diffusers_version",
+    "_name_or_path",
+    "transformers_version",
+    "torch_dtype",
+    "dtype",
+)
 
 
 class _Kept(NamedTuple):
@@ -174,7 +182,7 @@ def _own_precision(headers: list[Header]) -> str:
 
 
 def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in config.items() if k[:1] != "_" and k not in _NOISE}
+    return {k: v for k, v in config.items() if k not in _NOISE}
 
 
 def _is_unchanged(facts: FileFacts, status: os.stat_result) -> bool:

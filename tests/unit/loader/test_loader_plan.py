@@ -126,9 +126,12 @@ async def test_the_same_bytes_have_the_same_id_whatever_the_model_is_called(
     assert first.content_addressed
     assert (await plan(planner, precision="bfloat16")).id != first.id
     assert (await plan(planner, precision="float32")).id == first.id
-    config.write_text(json.dumps({"x": 2, "_class_name": "AutoencoderKL"}))
-    shelf.records[other] = dataclasses.replace(shelf.records[other], revision=2)
-    assert (await plan(planner, key=other)).id != first.id
+    # What the libraries act on counts, whatever its name begins with.
+    entries: list[dict[str, Any]] = [{"x": 2}, {"_attn_implementation": "eager"}]
+    for revision, entry in enumerate(entries, 2):
+        config.write_text(json.dumps({"x": 1, "_class_name": "AutoencoderKL", **entry}))
+        shelf.records[other] = dataclasses.replace(shelf.records[other], revision=revision)
+        assert (await plan(planner, key=other)).id != first.id
 
 
 async def test_without_a_digest_a_component_is_correct_and_unshared(
