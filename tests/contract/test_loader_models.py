@@ -170,6 +170,19 @@ async def test_a_configuration_that_asks_for_far_more_than_the_files_hold_is_ref
     assert "config.json" in error.message
 
 
+async def test_a_configuration_does_not_choose_code(loader: Lender) -> None:
+    place = loader.models / "kernel"
+    tinymodels.t5_encoder().save_pretrained(place)
+    config = json.loads((place / "config.json").read_text())
+    # The library would fetch this from its hub, or take it from its cache, and run it.
+    chosen = {"attn_implementation": "somebody/some-kernel"}
+    (place / "config.json").write_text(json.dumps(config | chosen))
+    key = await loader.register(place, type=taxonomy_pb2.MODEL_TYPE_T5_ENCODER)
+    with refused("INVALID_MODEL") as error:
+        await acquire(loader, component(key))
+    assert error.metadata["detail"] == "attention somebody/some-kernel"
+
+
 async def test_a_build_that_fails_is_cooled_down_and_says_why(loader: Lender) -> None:
     wrong = loader.models / "wrong"
     shutil.copytree(loader.models / "vae", wrong)

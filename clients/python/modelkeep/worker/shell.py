@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 from torch.utils._device import DeviceContext
 
+from modelkeep.exceptions import InvalidModelException
 from modelkeep.worker.classes import resolve_class
 from modelkeep.worker.manifest import Manifest
 
@@ -22,6 +23,9 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+#: What a configuration may set for `attn_implementation`. Others are code of other packages; a name with a
+#: slash is code from the library's hub.
+_ATTENTIONS: Final = (None, "eager", "sdpa")
 
 #: Shells are kept pickled: loading one takes a fifth of building it anew. Pickling takes half of that
 #: time again, so a shell is kept when it is asked for a second time; until then its place is empty.
@@ -64,12 +68,20 @@ def build_module(library: str, class_name: str, config: Mapping[str, Any], dtype
     """Construct a module as its library's from_pretrained does, under whatever device is in force.
 
     Raises:
-        InvalidModelException: The class is not on the list of those that may be built.
+        InvalidModelException: The class, or the attention that the configuration asks for, is not on the
+            list of those that may be built.
     """
     cls = resolve_class(library, class_name)
     if library == "diffusers":
         return cls.from_config(dict(config))
     settings = cls.config_class.from_dict(dict(config))
+    attention = settings._attn_implementation
+    if attention not in _ATTENTIONS:
+        raise InvalidModelException(
+            f"The configuration of this {class_name} asks for the attention {attention!r}, which is not "
+            f"among those that may be used ({', '.join(filter(None, _ATTENTIONS))}).",
+            metadata={"detail": f"attention {attention}"},
+        )
     settings.dtype = dtype
     return cls(settings)
 
