@@ -120,6 +120,11 @@ class Finder:
         if ref.submodel == "vae" and record.vae:
             other = self.locate(record, record.vae)
             found = self._find_single(record, other)
+            if found.class_name != "AutoencoderKL":
+                raise InvalidModelException(
+                    f"What the record of {record.name!r} names as its vae is a {found.class_name}.",
+                    metadata={"path": str(other), "detail": f"class {found.class_name}"},
+                )
             found.in_record = False
             return found
         if not place.is_dir():

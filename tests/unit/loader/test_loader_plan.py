@@ -329,6 +329,17 @@ async def test_the_records_upcast_attention_changes_the_identity(
     assert (await plan(planner, "unet")).overrides == {"upcast_attention": True}
 
 
+async def test_what_the_record_names_as_vae_must_be_one(
+    planner: Planner, shelf: Shelf, tmp_path: Path
+) -> None:
+    pipeline(tmp_path / "models" / "one")
+    shelf.records[KEY] = record("one", vae="one/vae")
+    assert (await plan(planner, "vae")).class_name == "AutoencoderKL"
+    shelf.records[KEY] = record("one", vae="one/unet", revision=2)
+    with pytest.raises(InvalidModelException, match="UNet2DConditionModel"):
+        await plan(planner, "vae")
+
+
 async def test_a_plan_is_kept_until_a_file_that_it_was_made_from_changes(
     planner: Planner, shelf: Shelf, tmp_path: Path
 ) -> None:
