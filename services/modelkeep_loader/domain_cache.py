@@ -18,18 +18,20 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from modelkeep.exceptions import (
     CancelledException,
-    InvalidModelException,
     ModelInUseException,
     ModelkeepError,
     RamExhaustedException,
 )
 from modelkeep_loader.domain import Builder, Memory, Plan, Resident, Stage
+
+_log = logging.getLogger(__name__)
 
 _FIRST_COOLDOWN_S = 2.0
 _LONGEST_COOLDOWN_S = 60.0
@@ -370,11 +372,11 @@ class RamCache:
             resident.failures += 1
             pause = min(_FIRST_COOLDOWN_S * 2 ** (resident.failures - 1), _LONGEST_COOLDOWN_S)
             resident.retry_at = self._clock() + pause
-            resident.error = (
-                error
-                if isinstance(error, ModelkeepError)
-                else InvalidModelException(f"The component cannot be built ({type(error).__name__}).")
-            )
+            if not isinstance(error, ModelkeepError):  # of this host or this code, not of the files
+                _log.exception("building %s failed", resident.id)
+                said = error.strerror if isinstance(error, OSError) else type(error).__name__
+                error = ModelkeepError(f"The component cannot be built here: {said}.")
+            resident.error = error
             resident.stage = Stage.FAILED
         else:
             resident.built = built

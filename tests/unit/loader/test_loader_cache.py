@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import mmap
 import os
@@ -14,7 +15,12 @@ from typing import Any
 
 import pytest
 
-from modelkeep.exceptions import InvalidModelException, ModelInUseException, RamExhaustedException
+from modelkeep.exceptions import (
+    InvalidModelException,
+    ModelInUseException,
+    ModelkeepError,
+    RamExhaustedException,
+)
 from modelkeep_loader import sealed
 from modelkeep_loader.domain import BuildProgress, Built, ComponentRef, Memory, ModelFacts, Plan, Stage
 from modelkeep_loader.domain_cache import Demand, RamCache
@@ -234,6 +240,19 @@ async def test_a_build_that_fails_is_not_repeated_until_its_pause_is_over(
     clock.now += 2.1
     await held(cache, "three", plan("a"))
     assert cache.usage().used == 2 * MB
+
+
+async def test_what_this_host_refuses_is_no_fault_of_the_model_and_is_logged(
+    cache: RamCache, kiln: Kiln, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def build(plan: Plan, progress: BuildProgress) -> Built:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(kiln, "build", build)
+    with pytest.raises(ModelkeepError, match="cannot be built here: Too many open files") as failed:
+        await held(cache, "one", plan("a"))
+    assert failed.value.reason == "INTERNAL"
+    assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
 async def test_each_failure_doubles_the_pause(cache: RamCache, kiln: Kiln, clock: Clock) -> None:
