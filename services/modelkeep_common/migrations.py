@@ -20,6 +20,8 @@ from .startup import EXIT_DATA, StartupError
 
 #: "MKEP" as SQLite's application id.
 APPLICATION_ID = 0x4D4B4550
+#: How long another process may take to make the same file.
+_SWITCH_S = 10.0
 
 
 class Migration(NamedTuple):
@@ -76,11 +78,13 @@ def migrate(
     """
     if [m.version for m in migrations] != list(range(1, len(migrations) + 1)):
         raise ValueError("migrations must be numbered 1, 2, 3, …")
-    marker = connection.execute("PRAGMA application_id").fetchone()[0]
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    # In one statement: another process may be making the file right now.
+    marker, tables = connection.execute(
+        "SELECT application_id, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id"
+    ).fetchone()
     if marker != APPLICATION_ID and (marker or tables):
         raise StartupError(EXIT_DATA, f"{path} is the database of another program: set another folder")
-    connection.execute("PRAGMA journal_mode = WAL")
+    _use_wal(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
         store_id = _claim(connection, path, application)
@@ -92,6 +96,19 @@ def migrate(
             connection.execute("ROLLBACK")
         raise
     return store_id, epoch
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to write-ahead logging; SQLite's own busy time-out does not count for this statement."""
+    deadline = time.monotonic() + _SWITCH_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
 
 
 def _claim(connection: sqlite3.Connection, path: Path, application: str) -> str:

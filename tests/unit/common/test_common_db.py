@@ -212,6 +212,15 @@ async def test_two_processes_on_one_file_are_both_correct(db: Database) -> None:
     assert sorted(await db.read(names)) == ["mine"] * 100 + ["other"] * 100
 
 
+async def test_a_new_file_may_be_opened_by_several_at_once(tmp_path: Path) -> None:
+    for n in range(40):
+        path = tmp_path / str(n) / "t.db"
+        opened = await asyncio.gather(*(Database.open(path, [ITEMS], "test") for _ in range(4)))
+        assert len({one.store_id for one in opened}) == 1
+        assert len({one.epoch for one in opened}) == 4
+        await asyncio.gather(*(one.close() for one in opened))
+
+
 async def test_a_closed_store_refuses_further_work(db: Database) -> None:
     await db.close()
     await db.close()
