@@ -116,7 +116,15 @@ class RecordProcess:
         await self._spawn(f"--port={self.port}")
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.port}")
         stub = rpc.RecordServiceStub(self._channel)
-        await stub.GetStoreInfo(pb.GetStoreInfoRequest(), wait_for_ready=True, timeout=20)
+        try:
+            await stub.GetStoreInfo(pb.GetStoreInfoRequest(), wait_for_ready=True, timeout=20)
+        except grpc.aio.AioRpcError as error:
+            await self._channel.close()
+            assert self._process is not None
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            error.add_note(f"The service said: {(await self.end())[1]}")
+            raise
         return stub
 
     async def end(self) -> tuple[int, str]:
