@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmodelkeep/server/v1/watch.proto\x12\x13modelkeep.server.v1*Y\n\nWatchPhase\x12\x1b\n\x17WATCH_PHASE_UNSPECIFIED\x10\x00\x12\x18\n\x14WATCH_PHASE_SNAPSHOT\x10\x01\x12\x14\n\x10WATCH_PHASE_LIVE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmodelkeep/server/v1/watch.proto\x12\x13modelkeep.server.v1*Y\n\nWatchPhase\x12\x1b\n\x17WATCH_PHASE_UNSPECIFIED\x10\x00\x12\x18\n\x14WATCH_PHASE_SNAPSHOT\x10\x01\x12\x14\n\x10WATCH_PHASE_LIVE\x10\x02\x42l\n\x17\x64\x65v.modelkeep.server.v1B\nWatchProtoP\x01Z-modelkeep.dev/go/modelkeep/server/v1;serverv1\xaa\x02\x13Modelkeep.Server.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelkeep.server.v1.watch_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\027dev.modelkeep.server.v1B\nWatchProtoP\001Z-modelkeep.dev/go/modelkeep/server/v1;serverv1\252\002\023Modelkeep.Server.V1'
   _globals['_WATCHPHASE']._serialized_start=56
   _globals['_WATCHPHASE']._serialized_end=145
 # @@protoc_insertion_point(module_scope)
