@@ -6,14 +6,16 @@ import time
 from contextvars import ContextVar
 from typing import NamedTuple
 
+from .auth import NOBODY, Principal
+
 
 class CallInfo(NamedTuple):
     """What is known of a call before its handler runs."""
 
     #: Names the call in logs and in INTERNAL errors; from ``x-request-id`` or made here.
     request_id: str = ""
-    #: The authenticated caller; "" until there is authentication.
-    principal: str = ""
+    #: The authenticated caller.
+    principal: Principal = NOBODY
     #: Full method name, as ``modelkeep.record.v1.RecordService/GetModel``.
     method: str = ""
     #: ``time.monotonic()`` at which the caller stops waiting; None if it never does.

@@ -58,7 +58,7 @@ def replay_or_run(
         return run(), False
     call = current_call()
     key = (
-        principal if principal is not None else call.principal,
+        principal if principal is not None else call.principal.name,
         method if method is not None else call.method,
         request_id,
     )

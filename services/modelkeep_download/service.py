@@ -46,7 +46,7 @@ class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
 
         def once(conn: sqlite3.Connection, run: Callable[[], bytes]) -> tuple[bytes, bool]:
             return replay_or_run(
-                conn, request.request_id, mark, run, method=call.method, principal=call.principal
+                conn, request.request_id, mark, run, method=call.method, principal=call.principal.name
             )
 
         def encode(job: Job) -> bytes:

@@ -42,7 +42,7 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
 
     async def ImportModel(self, request: pb.ImportModelRequest, context: object) -> pb.ImportModelResponse:
         call = current_call()
-        caller = Caller(request.request_id, _mark(request), call.principal, call.method)
+        caller = Caller(request.request_id, _mark(request), call.principal.name, call.method)
         job, existing = await self._installer.import_model(convert.import_request_of(request), caller)
         return pb.ImportModelResponse(install=await self._message(job), existing=existing)
 

@@ -174,4 +174,4 @@ def _matcher(filter: pb.ModelFilter) -> Callable[[Model], bool] | None:
 def _once(request: Message, request_id: str) -> Once:
     """Taken on the event loop: the call does not follow to the database's thread."""
     call = current_call()
-    return Once(request_id, fingerprint(request) if request_id else b"", call.method, call.principal)
+    return Once(request_id, fingerprint(request) if request_id else b"", call.method, call.principal.name)

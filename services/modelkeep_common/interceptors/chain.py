@@ -15,6 +15,7 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.descriptor_pool import Default as default_pool
 from google.protobuf.message import DecodeError
 
+from ..auth import NOBODY
 from ..calls import CURRENT, CallInfo
 from ..status import CODE_OF_NUMBER
 from . import errors
@@ -124,7 +125,9 @@ class Chain:
             request_id = request_id_of(context.invocation_metadata())
             remaining = context.time_remaining()
             CURRENT.set(
-                CallInfo(request_id, "", name, None if remaining is None else time.monotonic() + remaining)
+                CallInfo(
+                    request_id, NOBODY, name, None if remaining is None else time.monotonic() + remaining
+                )
             )
             code, reason, out = "OK", "", b""
             try:
@@ -195,7 +198,9 @@ class Chain:
             request_id = request_id_of(context.invocation_metadata())
             remaining = context.time_remaining()
             CURRENT.set(
-                CallInfo(request_id, "", name, None if remaining is None else time.monotonic() + remaining)
+                CallInfo(
+                    request_id, NOBODY, name, None if remaining is None else time.monotonic() + remaining
+                )
             )
             writer = StreamContext(context, serialize)
             code, reason = "OK", ""

@@ -1,0 +1,37 @@
+"""Who may call: a Principal for each call, and one table of the roles that each method takes."""
+
+from .principal import (
+    ADMIN,
+    DOWNLOAD,
+    INSTALL,
+    LOADER,
+    NOBODY,
+    OPERATOR,
+    OWNER,
+    RECORD,
+    ROLES,
+    THE_OWNER,
+    VIEWER,
+    WORKER,
+    Authenticator,
+    Metadata,
+    Principal,
+)
+
+__all__ = [
+    "ADMIN",
+    "DOWNLOAD",
+    "INSTALL",
+    "LOADER",
+    "NOBODY",
+    "OPERATOR",
+    "OWNER",
+    "RECORD",
+    "ROLES",
+    "THE_OWNER",
+    "VIEWER",
+    "WORKER",
+    "Authenticator",
+    "Metadata",
+    "Principal",
+]
