@@ -15,9 +15,6 @@ own even after new changes have reached the same numbers.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -25,10 +22,14 @@ from typing import NamedTuple
 
 from modelkeep.exceptions import ResumeTokenExpiredException, ResumeTokenForeignException
 
+from . import tokens
+
 #: How many changes can be replayed, and for how long (seconds).
 HISTORY_CHANGES = 10_000
 HISTORY_SECONDS = 24 * 3600.0
 _TRIM_EVERY = 64
+#: Kinds of a resume token's fields: store, epoch, collection, revision.
+_FIELDS: Sequence[type[tokens.Field]] = (str, str, str, int)
 
 
 class ChangeRow(NamedTuple):
@@ -179,7 +180,7 @@ class EpochTable(NamedTuple):
 
     def token(self, collection: str, position: Position) -> str:
         """The resume token of a position."""
-        fields: list[str | int] = [
+        fields: list[tokens.Field] = [
             self.store_id[:8],
             self.of(position.revision),
             collection,
@@ -187,8 +188,7 @@ class EpochTable(NamedTuple):
         ]
         if position.snapshot_after is not None:
             fields.append(position.snapshot_after)
-        text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
-        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+        return tokens.encode(fields)
 
 
 def read_epochs(conn: sqlite3.Connection) -> EpochTable:
@@ -220,18 +220,11 @@ def parse_resume_token(conn: sqlite3.Connection, collection: str, token: str) ->
         "The resume token is not one of this store: watch without a token to get a snapshot.",
         metadata={"collection": collection},
     )
-    try:
-        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        fields = json.loads(raw)
-    except (binascii.Error, ValueError, RecursionError):
-        raise foreign from None
-    if not isinstance(fields, list) or len(fields) not in (4, 5):
+    fields = tokens.decode(token)
+    if fields is None or not (tokens.is_of(fields, _FIELDS) or tokens.is_of(fields, (*_FIELDS, str))):
         raise foreign
     store, epoch, of_collection, revision, *rest = fields
-    if type(revision) is not int or not all(
-        isinstance(text, str) for text in (store, epoch, of_collection, *rest)
-    ):
-        raise foreign
+    assert isinstance(revision, int)
     epochs = read_epochs(conn)
     if (
         store != epochs.store_id[:8]
@@ -248,4 +241,4 @@ def parse_resume_token(conn: sqlite3.Connection, collection: str, token: str) ->
         )
     if epochs.of(revision) != epoch:
         raise foreign
-    return Position(revision, rest[0] if rest else None)
+    return Position(revision, str(rest[0]) if rest else None)

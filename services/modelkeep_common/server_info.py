@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from modelkeep.server.v1 import server_service_pb2, server_service_pb2_grpc
 
+from .wire import to_timestamp
+
 FULL_NAME = "modelkeep.server.v1.ServerService"
 
 
@@ -57,12 +59,13 @@ class ServerServicer(server_service_pb2_grpc.ServerServiceServicer):
     ) -> server_service_pb2.GetServerInfoResponse:
         """See the .proto."""
         info = self._info()
-        response = server_service_pb2.GetServerInfoResponse(
+        return server_service_pb2.GetServerInfoResponse(
             service=self._service,
             version=self._facts.version,
             instance_id=self._instance_id,
             boot_id=self._facts.boot_id,
             pid=os.getpid(),
+            start_time=to_timestamp(self._start_time),
             store_id=info.get("store_id", ""),
             features=info.get("features", ()),
             limits=info.get("limits", {}),
@@ -76,5 +79,3 @@ class ServerServicer(server_service_pb2_grpc.ServerServiceServicer):
                 for root in info.get("roots", ())
             ],
         )
-        response.start_time.FromMilliseconds(int(self._start_time * 1000))
-        return response

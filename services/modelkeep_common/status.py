@@ -7,7 +7,6 @@ second time in ``grpc-message``, percent-encoded. From 8 KiB of trailers on gRPC
 
 from __future__ import annotations
 
-import math
 from urllib.parse import quote
 
 import grpc
@@ -15,6 +14,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from modelkeep.exceptions import ConflictException, ExhaustedException, ModelkeepError, NotFoundException
+
+from .wire import to_duration
 
 #: The limit of a serialised status, in bytes.
 MAX_STATUS_BYTES = 4096 - 256
@@ -88,11 +89,7 @@ def _assemble(
 
 
 def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:
-    detail = error_details_pb2.RetryInfo()
-    fraction, whole = math.modf(max(0.0, seconds))
-    detail.retry_delay.seconds = int(whole)
-    detail.retry_delay.nanos = int(fraction * 1e9)
-    return detail
+    return error_details_pb2.RetryInfo(retry_delay=to_duration(max(0.0, seconds)))
 
 
 def _bad_request(error: ModelkeepError) -> error_details_pb2.BadRequest:

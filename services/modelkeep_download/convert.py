@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from modelkeep.download.v1 import download_pb2, download_service_pb2
 from modelkeep.server.v1 import job_pb2, watch_pb2
 from modelkeep_common.watch import Event, Frame
+from modelkeep_common.wire import to_timestamp
 from modelkeep_download.domain import Failure, Job, JobState, SourceKind, Stage
 from modelkeep_download.domain_sources import looks_like_url, parse_url
 from modelkeep_download.downloads import NewDownload
@@ -76,7 +75,7 @@ def job_to_proto(job: Job) -> download_pb2.Download:
         (message.end_time, job.end_time),
     ):
         if moment is not None:
-            field.CopyFrom(_timestamp(moment))
+            field.CopyFrom(to_timestamp(moment))
     return message
 
 
@@ -155,11 +154,5 @@ def _failure_to_proto(failure: Failure) -> job_pb2.JobError:
         exception=failure.exception,
     )
     if failure.retry_time is not None:
-        message.retry_time.CopyFrom(_timestamp(failure.retry_time))
+        message.retry_time.CopyFrom(to_timestamp(failure.retry_time))
     return message
-
-
-def _timestamp(seconds: float) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromMicroseconds(int(seconds * 1e6))
-    return timestamp

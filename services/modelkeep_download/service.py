@@ -21,6 +21,7 @@ from modelkeep_common.paging import (
     encode_page_token,
 )
 from modelkeep_common.watch import WatchHub, stream_frames
+from modelkeep_common.wire import to_seconds
 from modelkeep_download import convert
 from modelkeep_download.domain import Job, check_etag
 from modelkeep_download.downloads import Downloads
@@ -62,9 +63,9 @@ class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
     async def ListDownloads(self, request: pb.ListDownloadsRequest, context: Any) -> pb.ListDownloadsResponse:
         """See the .proto."""
         mark = fingerprint(request, without=("page_token", "page_size"))
-        position = decode_page_token(request.page_token, mark)
+        position = decode_page_token(request.page_token, mark, (int,))
         size = clamp_page_size(request.page_size)
-        after = int(position[0] or 0) if position else 0
+        after = int(position[0]) if position else 0
         jobs, token = await self._downloads.list_page(
             convert.list_filter(request), after=after, limit=size + 1
         )
@@ -140,13 +141,13 @@ class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
             matches=None if everything else _matcher(request),
             snapshot=self._snapshot,
             skip_snapshot=request.skip_snapshot,
-            bookmark_interval_s=request.bookmark_interval.ToTimedelta().total_seconds(),
+            bookmark_interval_s=to_seconds(request.bookmark_interval),
         )
         await stream_frames(context, watch, convert.frame_to_proto)
 
     async def WaitDownloads(self, request: pb.WaitDownloadsRequest, context: Any) -> pb.WaitDownloadsResponse:
         """See the .proto."""
-        asked = request.timeout.ToTimedelta().total_seconds() if request.HasField("timeout") else None
+        asked = to_seconds(request.timeout) if request.HasField("timeout") else None
         timeout = min(_DEFAULT_WAIT_S if asked is None else max(0.0, asked), _MAX_WAIT_S)
         left = current_call().time_remaining()
         if left is not None:

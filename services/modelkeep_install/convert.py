@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelkeep.download.v1 import download_pb2
 from modelkeep.exceptions import FieldInvalidException
@@ -16,6 +15,7 @@ from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.server.v1 import job_pb2
 from modelkeep.taxonomy import ModelType
 from modelkeep_common.frames import Frame
+from modelkeep_common.wire import to_seconds, to_timestamp
 
 from .domain import FilePolicy, ImportRequest
 from .domain_draft import draft_of
@@ -154,7 +154,7 @@ def install_message(job: Job, record: bytes = b"") -> install_pb2.Install:
         download_id=job.download_id,
         attempt=job.attempt,
         revision=job.revision,
-        create_time=_time(job.create_time),
+        create_time=to_timestamp(job.create_time),
         progress=job_pb2.Progress(
             bytes_done=job.progress.bytes_done,
             bytes_total=job.progress.bytes_total,
@@ -168,9 +168,9 @@ def install_message(job: Job, record: bytes = b"") -> install_pb2.Install:
     if job.probe is not None:
         message.probe.CopyFrom(probe_message(job.probe, job.overrides))
     if job.start_time is not None:
-        message.start_time.CopyFrom(_time(job.start_time))
+        message.start_time.CopyFrom(to_timestamp(job.start_time))
     if job.end_time is not None:
-        message.end_time.CopyFrom(_time(job.end_time))
+        message.end_time.CopyFrom(to_timestamp(job.end_time))
     return message
 
 
@@ -334,7 +334,7 @@ def file_message(file: RecordFile) -> model_pb2.ModelFile:
     return model_pb2.ModelFile(
         path=file.path,
         size_bytes=file.size_bytes,
-        modify_time=_time(file.modify_time),
+        modify_time=to_timestamp(file.modify_time),
         sha256=file.sha256,
         blake3=file.blake3,
         digest_state=_wire("DIGEST_STATE", file.state),
@@ -346,7 +346,7 @@ def file_of(message: model_pb2.ModelFile) -> RecordFile:
     return RecordFile(
         path=message.path,
         size_bytes=message.size_bytes,
-        modify_time=message.modify_time.ToNanoseconds() / 1e9,
+        modify_time=to_seconds(message.modify_time),
         sha256=message.sha256,
         blake3=message.blake3,
         state=_DIGESTS_BACK.get(message.digest_state, DigestState.PENDING),
@@ -404,7 +404,7 @@ def _error_message(error: JobError) -> job_pb2.JobError:
         detail=error.detail,
     )
     if error.retry_time is not None:
-        message.retry_time.CopyFrom(_time(error.retry_time))
+        message.retry_time.CopyFrom(to_timestamp(error.retry_time))
     return message
 
 
@@ -414,13 +414,7 @@ def _error_of(message: job_pb2.JobError) -> JobError:
         reason=message.reason,
         message=message.message,
         metadata=dict(message.metadata),
-        retry_time=message.retry_time.ToNanoseconds() / 1e9 if message.HasField("retry_time") else None,
+        retry_time=to_seconds(message.retry_time) if message.HasField("retry_time") else None,
         exception=message.exception,
         detail=message.detail,
     )
-
-
-def _time(seconds: float) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromMicroseconds(round(seconds * 1e6))
-    return stamp

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from modelkeep.exceptions import DestinationExistsException, InvalidModelException, SourceChangedException
+from modelkeep_common.wire import clamped_time
 
 from .hashing import Interrupted
 from .probe.headers import Opener, open_regular
@@ -262,4 +263,4 @@ def file_facts(path: Path) -> tuple[int, float]:
         status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise no_regular_file(path)
-    return status.st_size, status.st_mtime
+    return status.st_size, clamped_time(status.st_mtime)

@@ -26,6 +26,8 @@ from pathlib import Path
 import blake3
 import imohash
 
+from modelkeep_common.wire import clamped_time
+
 from .probe.headers import Opener, open_regular
 from .system_errors import reading
 
@@ -124,5 +126,5 @@ def digest_file(
         finally:
             free.put(None)
             reader.join()
-        modify_time = os.fstat(descriptor).st_mtime
+        modify_time = clamped_time(os.fstat(descriptor).st_mtime)
     return Digests(sha.hexdigest(), fast.hexdigest(), size, modify_time)

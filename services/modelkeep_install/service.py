@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import grpc.aio
-from google.protobuf.duration_pb2 import Duration
 
 from modelkeep.install.v1 import install_pb2, install_service_pb2_grpc
 from modelkeep.install.v1 import install_service_pb2 as pb
@@ -23,6 +22,7 @@ from modelkeep_common.paging import (
 )
 from modelkeep_common.streams import stream_frames
 from modelkeep_common.watch import WatchHub
+from modelkeep_common.wire import to_seconds
 
 from . import convert
 from .domain import Caller, Installer
@@ -52,12 +52,12 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
 
     async def ListInstalls(self, request: pb.ListInstallsRequest, context: object) -> pb.ListInstallsResponse:
         mark = fingerprint(request, without=("page_token", "page_size"))
-        position = decode_page_token(request.page_token, mark)
+        position = decode_page_token(request.page_token, mark, (int,))
         size = clamp_page_size(request.page_size)
         jobs, token = await self._store.page(
             source_contains=request.source_contains,
             states=[state for state in map(convert.state_of, request.states) if state is not None],
-            before=int(position[0] or 0) if position else None,
+            before=int(position[0]) if position else None,
             limit=size + 1,
         )
         page = self._fitting(jobs[:size])
@@ -83,12 +83,12 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
             matches=(lambda install: install.id in ids) if ids else None,
             snapshot=self._snapshot,
             skip_snapshot=request.skip_snapshot,
-            bookmark_interval_s=_seconds(request.bookmark_interval),
+            bookmark_interval_s=to_seconds(request.bookmark_interval),
         )
         await stream_frames(context, watch, convert.watch_response)
 
     async def WaitInstalls(self, request: pb.WaitInstallsRequest, context: object) -> pb.WaitInstallsResponse:
-        asked = _seconds(request.timeout) if request.HasField("timeout") else _DEFAULT_WAIT_S
+        asked = to_seconds(request.timeout) if request.HasField("timeout") else _DEFAULT_WAIT_S
         timeout = min(max(0.0, asked), _MAX_WAIT_S)
         left = current_call().time_remaining()
         if left is not None:
@@ -127,11 +127,6 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
 
     def _snapshot(self, conn: sqlite3.Connection) -> list[tuple[str, install_pb2.Install]]:
         return [(id_, install_pb2.Install.FromString(data)) for id_, data in self._store.snapshot(conn)]
-
-
-def _seconds(duration: Duration) -> float:
-    """Whatever it holds: timedelta refuses what is out of its range."""
-    return float(duration.seconds + duration.nanos / 1e9)
 
 
 def _mark(request: pb.ImportModelRequest) -> bytes:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Sequence
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation, ModelkeepError
 from modelkeep.loader.v1 import loader_service_pb2 as pb
@@ -15,6 +14,7 @@ from modelkeep.loader.v1 import resident_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.server.v1 import job_pb2, watch_pb2
 from modelkeep_common.watch import Frame
+from modelkeep_common.wire import to_seconds, to_timestamp
 from modelkeep_loader.domain import ComponentRef, Plan, Resident, Stage
 from modelkeep_loader.domain_cache import Demand, Usage
 from modelkeep_loader.domain_leases import Lease, LeaseState
@@ -69,7 +69,7 @@ def submodel_name(value: taxonomy_pb2.SubModelType) -> str:
 
 def seconds(duration: Duration) -> float:
     """A duration in seconds, not below 0."""
-    return max(0.0, duration.ToNanoseconds() / 1e9)
+    return max(0.0, to_seconds(duration))
 
 
 def ttl_seconds(request: pb.AcquireLeaseRequest | pb.RenewLeaseRequest) -> float:
@@ -110,7 +110,7 @@ def error_message(error: ModelkeepError, retry_in: float | None = None) -> job_p
         exception=type(error).__name__,
     )
     if retry_in is not None:
-        message.retry_time.CopyFrom(_timestamp(time.time() + retry_in))
+        message.retry_time.CopyFrom(to_timestamp(time.time() + retry_in))
     return message
 
 
@@ -134,9 +134,9 @@ def resident_message(resident: Resident, *, retry_in: float | None = None) -> re
         progress=_progress(resident),
     )
     if resident.load_time:
-        message.load_time.CopyFrom(_timestamp(resident.load_time))
+        message.load_time.CopyFrom(to_timestamp(resident.load_time))
     if resident.use_time:
-        message.last_use_time.CopyFrom(_timestamp(resident.use_time))
+        message.last_use_time.CopyFrom(to_timestamp(resident.use_time))
     if resident.stage is Stage.FAILED and resident.error is not None:
         message.error.CopyFrom(error_message(resident.error, retry_in))
     return message
@@ -150,7 +150,7 @@ def lease_message(lease: Lease) -> resident_pb2.Lease:
         components=map(ref_message, lease.refs),
         resident_ids=[plan.id for plan in lease.plans],
         holder=resident_pb2.Holder(pid=lease.pid, label=lease.label),
-        create_time=_timestamp(lease.create_time),
+        create_time=to_timestamp(lease.create_time),
         stream_bound=bool(lease.streams),
         descriptor_connections=len(lease.connections),
         size_bytes=lease.size_bytes,
@@ -158,7 +158,7 @@ def lease_message(lease: Lease) -> resident_pb2.Lease:
     if lease.uid is not None:
         message.holder.uid = lease.uid
     if lease.expires_at is not None and lease.expire_time is not None:
-        message.expire_time.CopyFrom(_timestamp(lease.expire_time))
+        message.expire_time.CopyFrom(to_timestamp(lease.expire_time))
     return message
 
 
@@ -308,9 +308,3 @@ def _progress(resident: Resident) -> job_pb2.Progress:
 def _text(text: str) -> str:
     """What protobuf can carry: a model's files may hold lone surrogates, a path bytes that are no UTF-8."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _timestamp(value: float) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromNanoseconds(int(value * 1e9))
-    return stamp

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from modelkeep.exceptions import InvalidModelException, ModelNotFoundException
 from modelkeep.worker.classes import KEPT_IN_FLOAT32
+from modelkeep_common.wire import clamped_time
 from modelkeep_loader.domain import ComponentRef, ModelFacts, Plan, SourceFile, signature_of
 from modelkeep_loader.domain_find import INDEX_NAMES, Finder
 from modelkeep_loader.domain_records import FileFacts, Record, Records
@@ -193,7 +194,7 @@ def _is_unchanged(facts: FileFacts, status: os.stat_result) -> bool:
     return (
         facts.size_bytes == status.st_size
         and facts.modify_time is not None
-        and abs(facts.modify_time - status.st_mtime) < 0.01
+        and abs(facts.modify_time - clamped_time(status.st_mtime)) < 0.01
     )
 
 

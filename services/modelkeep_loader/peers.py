@@ -10,6 +10,7 @@ from modelkeep.client._addresses import Address
 from modelkeep.client._errors import decode
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2, record_service_pb2_grpc
+from modelkeep_common.wire import to_seconds
 from modelkeep_loader.domain_records import FileFacts, Record
 
 _TIMEOUT_S = 10.0
@@ -90,5 +91,5 @@ def to_record(model: model_pb2.Model, store_id: str) -> Record:
 def to_file(file: model_pb2.ModelFile) -> FileFacts:
     """What the loader needs of a file."""
     digest = f"sha256:{file.sha256}" if file.sha256 else f"blake3:{file.blake3}" if file.blake3 else ""
-    seconds = file.modify_time.ToNanoseconds() / 1e9 if file.HasField("modify_time") else None
+    seconds = to_seconds(file.modify_time) if file.HasField("modify_time") else None
     return FileFacts(file.size_bytes, seconds, digest)

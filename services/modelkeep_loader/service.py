@@ -111,7 +111,7 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
     async def ListLeases(self, request: pb.ListLeasesRequest, context: Any) -> pb.ListLeasesResponse:
         """See the .proto."""
         mark = fingerprint(request, without=("page_token", "page_size"))
-        after = tuple(decode_page_token(request.page_token, mark))
+        after = tuple(decode_page_token(request.page_token, mark, (float, str)))
         leases = [
             lease
             for lease in sorted(self._lending.leases.alive(), key=lambda held: (held.create_time, held.id))
@@ -159,7 +159,7 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
     async def ListResidents(self, request: pb.ListResidentsRequest, context: Any) -> pb.ListResidentsResponse:
         """See the .proto."""
         mark = fingerprint(request, without=("page_token", "page_size"))
-        position = decode_page_token(request.page_token, mark)
+        position = decode_page_token(request.page_token, mark, (str,))
         after = str(position[0]) if position else ""
         size = clamp_page_size(request.page_size)
         # The token first: what changes after it may be in the list already, but is never missed.

@@ -9,6 +9,7 @@ from modelkeep.model.v1.model_pb2 import Model
 from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep.server.v1 import watch_pb2
 from modelkeep_common.frames import Frame
+from modelkeep_common.wire import to_micros
 
 from .domain_query import Order, Query, search_text, split_words
 
@@ -72,8 +73,8 @@ def to_columns(model: Model) -> dict[str, Any]:
         "original_hash": model.original_hash,
         "current_hash": model.current_hash,
         "source": model.source,
-        "create_time_us": model.create_time.ToMicroseconds(),
-        "update_time_us": model.update_time.ToMicroseconds(),
+        "create_time_us": to_micros(model.create_time),
+        "update_time_us": to_micros(model.update_time),
         "search": search_text(model),
     }
 

@@ -14,7 +14,6 @@ from pathlib import PurePosixPath
 from typing import Protocol
 
 from google.protobuf.field_mask_pb2 import FieldMask
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelkeep.configs.wire import arm_of_type, kind_violations
 from modelkeep.exceptions import (
@@ -30,6 +29,7 @@ from modelkeep.exceptions import (
 )
 from modelkeep.model.v1.model_pb2 import Model, ModelFile
 from modelkeep_common.masks import apply_update
+from modelkeep_common.wire import to_timestamp
 
 #: Version of the data model that the original's `version()` tells.
 SCHEMA_VERSION = "3.2"
@@ -96,7 +96,7 @@ def create(records: Records, model: Model, files: Sequence[ModelFile], now: floa
             f"There is a model with the key {model.key} already.", metadata={"key": model.key}
         )
     _check_path_free(records, model)
-    model.create_time.CopyFrom(_timestamp(now))
+    model.create_time.CopyFrom(to_timestamp(now))
     _stamp(model, records.next_revision(), now)
     records.put(model, files)
     return model
@@ -298,14 +298,8 @@ def _same_files(new: Sequence[ModelFile], old: Sequence[ModelFile]) -> bool:
 
 
 def _stamp(model: Model, revision: int, now: float) -> None:
-    model.update_time.CopyFrom(_timestamp(now))
+    model.update_time.CopyFrom(to_timestamp(now))
     model.revision = revision
     model.etag = ""
     digest = hashlib.blake2b(model.SerializeToString(deterministic=True), digest_size=12)
     model.etag = f'"{digest.hexdigest()}"'
-
-
-def _timestamp(seconds: float) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromMicroseconds(round(seconds * 1e6))
-    return stamp

@@ -21,6 +21,14 @@ class Order(Enum):
     UPDATE_TIME = ("update_time_us", "key")
     PATH = ("path", "key")
 
+    @property
+    def kinds(self) -> tuple[type[str | int | float], ...]:
+        """The types of the columns' values."""
+        return tuple(int if name in _NUMBERS else str for name in self.value)
+
+
+_NUMBERS = frozenset({"type", "format", "size_bytes", "create_time_us", "update_time_us"})
+
 
 @dataclass(frozen=True)
 class Query:

@@ -19,6 +19,7 @@ from modelkeep_common.idempotency import fingerprint
 from modelkeep_common.paging import MAX_PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
 from modelkeep_common.streams import stream_frames
 from modelkeep_common.watch import WatchHub
+from modelkeep_common.wire import to_seconds, to_timestamp, total
 
 from . import convert, domain
 from .store import Once, RecordStore
@@ -76,11 +77,12 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: object) -> pb.ListModelsResponse:
         asked = fingerprint(request, without=("page_size", "page_token"))
+        order = convert.to_order(request.order)
         page = await self._store.page(
             convert.to_query(request.filter),
-            convert.to_order(request.order),
+            order,
             request.descending,
-            decode_page_token(request.page_token, asked),
+            decode_page_token(request.page_token, asked, order.kinds),
             clamp_page_size(request.page_size),
             MAX_PAGE_BYTES,
         )
@@ -97,7 +99,7 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
         self, request: pb.ListModelFilesRequest, context: object
     ) -> pb.ListModelFilesResponse:
         asked = fingerprint(request, without=("page_size", "page_token"))
-        after = decode_page_token(request.page_token, asked)
+        after = decode_page_token(request.page_token, asked, (str,))
         page = await self._store.files(
             request.key, str(after[0]) if after else "", clamp_page_size(request.page_size), MAX_PAGE_BYTES
         )
@@ -136,7 +138,7 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
             matches=_matcher(request.filter),
             snapshot=self._store.snapshot,
             skip_snapshot=request.skip_snapshot,
-            bookmark_interval_s=request.bookmark_interval.ToTimedelta().total_seconds(),
+            bookmark_interval_s=to_seconds(request.bookmark_interval),
         )
         await stream_frames(context, watch, convert.to_watch_response)
 
@@ -148,13 +150,13 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
             store_id=info.store_id,
             revision=info.revision,
             oldest_revision=info.oldest_revision,
+            create_time=to_timestamp(info.create_time),
+            size_bytes=total(size for _, size in info.kinds.values()),
         )
-        response.create_time.FromMicroseconds(round(info.create_time * 1e6))
         counts: dict[int, int] = {}
-        for (type_, format_, base), (count, size) in info.kinds.items():
+        for (type_, format_, base), (count, _) in info.kinds.items():
             counts[type_] = counts.get(type_, 0) + count
             response.model_count += count
-            response.size_bytes += size
             if not is_known_kind(type_, format_, base):
                 response.unreadable_count += count
         for type_, count in sorted(counts.items()):

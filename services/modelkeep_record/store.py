@@ -35,6 +35,13 @@ from .sql import select_models
 COLLECTION = "models"
 
 
+#: In two parts, since SQLite's sum() fails beyond 64 bits.
+_KINDS = """
+    SELECT type, format, base, count(*), sum(size_bytes >> 20), sum(size_bytes & 0xFFFFF)
+    FROM models GROUP BY 2, 1, 3
+"""
+
+
 @dataclass(frozen=True)
 class Once:
     """Who asks for a write, so that the same request is carried out once."""
@@ -205,10 +212,8 @@ class SqliteRecordStore:
         def read(conn: sqlite3.Connection) -> StoreInfo:
             made = conn.execute("SELECT min(apply_time) FROM schema_migrations").fetchone()
             kinds = {
-                (type_, format_, base): (count, size)
-                for type_, format_, base, count, size in conn.execute(
-                    "SELECT type, format, base, count(*), sum(size_bytes) FROM models GROUP BY 2, 1, 3"
-                )
+                (type_, format_, base): (count, (high << 20) + low)
+                for type_, format_, base, count, high, low in conn.execute(_KINDS)
             }
             return StoreInfo(
                 self.db.store_id, current_revision(conn), history_floor(conn), float(made[0] or 0), kinds

@@ -118,6 +118,19 @@ def test_a_file_may_not_hold_what_the_repository_bans(
     assert (complaint or "") in said
 
 
+@pytest.mark.parametrize("call", ["stamp.ToDatetime()", "base64.b64decode(token)"])
+def test_a_conversion_that_can_fail_has_one_home(
+    tmp_path: Path, call: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "services" / "modelkeep_common").mkdir(parents=True)
+    for name in ("convert.py", "wire.py", "tokens.py"):
+        (tmp_path / "services" / "modelkeep_common" / name).write_text(f"value = {call}\n")
+    assert check_text.main(tmp_path) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert any("convert.py:1" in line for line in said)
+
+
 def test_ignored_folders_are_not_read(tmp_path: Path) -> None:
     for folder in (".venv", ".git", "modelkeep-data", ".mypy_cache"):
         (tmp_path / folder).mkdir()

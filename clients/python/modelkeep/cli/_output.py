@@ -102,7 +102,12 @@ def size(count: int) -> str:
 
 def when(seconds: float | None) -> str:
     """A time for people, in the local zone."""
-    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S") if seconds else ""
+    if not seconds:
+        return ""
+    try:
+        return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:.0f} s after 1970"
 
 
 def short(enum_name: str, prefix: str) -> str:

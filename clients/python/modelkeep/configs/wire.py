@@ -282,10 +282,18 @@ def _get(cls: type[BaseModel], name: str, field: Any, value: Any) -> Any:
         enum = next(part for part in _types(cls.model_fields[name].annotation) if issubclass(part, StrEnum))
         return _enum(enum, field.enum_type, value)
     if isinstance(value, Timestamp):
-        return value.ToDatetime(tzinfo=UTC)
+        return _moment(value)
     if isinstance(value, model_pb2.Submodel):
         return _get_all(value, SubmodelDefinition, {})
     return value
+
+
+def _moment(value: Timestamp) -> datetime:
+    """The time, or the nearest that a datetime can hold."""
+    try:
+        return value.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return (datetime.max if value.seconds > 0 else datetime.min).replace(tzinfo=UTC)
 
 
 def _types(annotation: Any) -> Iterator[type]:
