@@ -46,6 +46,9 @@ class ServiceSettings(BaseSettings):
     port: int = Field(0, ge=0, le=65535, description="TCP port; 0 takes a free one.")
     unix_socket: Path | None = Field(None, description="Also listen on this UNIX socket (at most 107 bytes).")
     data_dir: Path = Field(Path("modelkeep-data"), description="The suite's data folder.")
+    base_dir: Path | None = Field(
+        None, description="Folder that relative paths in the settings start from; the current one when unset."
+    )
     insecure: bool = Field(False, description="Allow plaintext on an address that is not loopback.")
     reflection: bool = Field(True, description="Serve gRPC reflection (v1 and v1alpha).")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level logged.")
@@ -127,6 +130,9 @@ def load_settings(cls: type[S], argv: list[str] | None = None) -> S:
 def _build(cls: type[S], flags: Mapping[str, Any], config: str | None) -> S:
     environment, env_config = _read_environment(cls, os.environ)
     path = config or env_config
+    base = flags.get("base_dir") or environment.get("base_dir")
+    if path and base:
+        path = os.path.join(base, os.path.expanduser(path))
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
     file_values = _read_yaml(cls, Path(path)) if path else {}
@@ -140,13 +146,28 @@ def _build(cls: type[S], flags: Mapping[str, Any], config: str | None) -> S:
             values[name] = value
             origin[name] = name_of(name)
     try:
-        return cls(**values)
+        return _anchored(cls(**values))
     except ValidationError as error:
         lines = []
         for problem in error.errors(include_url=False, include_context=False, include_input=False):
             name = str(problem["loc"][0]) if problem["loc"] else ""
             lines.append(f"{origin.get(name, name) or 'settings'}: {problem['msg']}")
         raise _BadSettings("; ".join(lines)) from None
+
+
+def _anchored(settings: S) -> S:
+    """The settings with their relative paths joined to ``base_dir``, if that is set."""
+    if (base := settings.base_dir) is None:
+        return settings
+
+    def anchor(value: Any) -> Any:
+        if isinstance(value, Path):
+            return base / value.expanduser()
+        return tuple(map(anchor, value)) if isinstance(value, tuple) else value
+
+    return settings.model_copy(
+        update={name: anchor(getattr(settings, name)) for name in type(settings).model_fields}
+    )
 
 
 def _read_environment(cls: type[S], environ: Mapping[str, str]) -> tuple[dict[str, Any], str | None]:

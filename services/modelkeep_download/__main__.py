@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import modelkeep.safe_path  # noqa: F401  before all others
 from modelkeep_common.serving import run
 from modelkeep_common.settings import load_settings
 from modelkeep_download.app import DownloadApplication

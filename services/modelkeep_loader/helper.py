@@ -13,11 +13,10 @@ import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Any
 
+from modelkeep import processes
 from modelkeep.exceptions import (
     BY_REASON,
     InvalidModelException,
@@ -54,7 +53,7 @@ class Helper:
         self._roots = roots
         self._idle_s = idle_s
         self._turn = asyncio.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: processes.Process | None = None
         self._socket: socket.socket | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -62,7 +61,7 @@ class Helper:
     @property
     def pid(self) -> int:
         """Process id of the helper; 0 if none is running."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else 0
+        return self._process.pid if self._process is not None and self._process.returncode is None else 0
 
     async def warm(self) -> None:
         """Start the process and let it import its libraries, so that the first build need not wait."""
@@ -173,18 +172,17 @@ class Helper:
     # The process. These block: called from threads.
 
     def _start(self) -> socket.socket:
-        if self._process is not None and self._socket is not None and self._process.poll() is None:
+        if self._process is not None and self._socket is not None and self._process.returncode is None:
             return self._socket
         self._stop()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "modelkeep_loader.convert_main", "--fd", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                # A Ctrl-C of the terminal is the service's to handle.
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            self._process = processes.start(
+                "modelkeep_loader.convert_main",
+                *("--fd", str(theirs.fileno())),
+                keep_open=[theirs.fileno()],
+                # A build under way is of no use to anybody any more.
+                death_signal=signal.SIGKILL,
             )
         self._socket = ours
         return ours
@@ -197,9 +195,7 @@ class Helper:
         if process is None:
             return 0
         # It ends by itself when its socket closes; a build under way is not worth waiting for.
-        if process.poll() is None:
-            process.kill()
-        return process.wait()
+        return process.end()
 
     def _rest(self) -> None:
         if self._idle is not None:

@@ -63,6 +63,18 @@ def test_lists_may_be_repeated_flags_or_separated_by_commas(monkeypatch: pytest.
     assert load().hosts == {"a": "b"}
 
 
+def test_relative_paths_start_from_the_base_folder_wherever_the_service_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "settings.yaml").write_text("log_file: logs/install.log\n")
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("MODELKEEP_INSTALL_BASE_DIR", str(tmp_path))
+    settings = load("--config", "settings.yaml", "--import-roots", "models", "--import-roots", "/b")
+    assert settings.log_file == tmp_path / "logs" / "install.log"
+    assert settings.import_roots == (tmp_path / "models", Path("/b"))
+    assert settings.data_dir == tmp_path / "modelkeep-data"
+
+
 def test_switches_have_a_no_form(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load("--insecure").insecure is True
     assert load("--no-reflection").reflection is False

@@ -23,11 +23,12 @@ from support.suite import toy_environment, toy_suite
 pytestmark = pytest.mark.timeout(120)
 
 _UP = """
-import sys
+import os, sys
 from pathlib import Path
 from modelkeep.supervisor import up
 ports = dict(zip(("alpha", "beta"), map(int, sys.argv[2:] or ("0", "0"))))
 sys.exit(up(Path(sys.argv[1]), ports=ports, services=("alpha", "beta"), startup_timeout_s=20,
+            env={"PYTHONPATH": os.environ["PYTHONPATH"]},
             say=lambda text: print(text, flush=True)))
 """
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import select
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from modelkeep import processes
 from modelkeep.exceptions import ModelkeepError
 
 #: Seconds that one answer may take; the first includes importing torch and diffusers.
@@ -57,17 +55,16 @@ class Child:
             number += 1
             log = folder / f"{module.strip('_')}-{number}.log"
         self._log = log
-        environment = {**os.environ, **temporary_files_in(folder)}
         # Byte code that is not kept costs each child seconds.
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        environment = {**temporary_files_in(folder), "PYTHONDONTWRITEBYTECODE": None}
         with log.open("wb") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", f"modelkeep.demo.{module}", *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+            self._process = processes.start(
+                f"modelkeep.demo.{module}",
+                *arguments,
+                environment=environment,
+                stdin=processes.PIPE,
+                stdout=processes.PIPE,
                 stderr=errors,
-                env=environment,
-                bufsize=0,  # nothing may hide from select()
             )
 
     @property
@@ -118,11 +115,8 @@ class Child:
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
-        try:
-            self._process.wait(_END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if self._process.wait(_END_TIMEOUT_S) is None:
+            self._process.end()
 
     def _ended(self) -> DemoFailed:
         code = self._process.wait()

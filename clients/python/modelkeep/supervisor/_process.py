@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-# The child asks the kernel to be drained when its parent dies (prctl PR_SET_PDEATHSIG = 1), then becomes
-# the service; the wish survives the exec. So a supervisor killed with -9 leaves no orphans behind.
-# Elsewhere than on Linux there is no such thing, and the service starts without it.
-_BECOME = """\
-import os, sys
-if sys.platform == "linux":
-    import ctypes, signal
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(0)
-os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
-"""
+from modelkeep import processes
 
 #: A refused connection is tried again at once: the default of one second would be most of a start.
 _QUICK = (
@@ -40,13 +27,14 @@ class ServiceProcess:
     Args:
         name: Its short name, ``record``.
         address: Where it will listen, ``host:port``.
-        arguments: Its command line after ``python``.
-        environment: The whole environment it gets.
+        module: The module that it runs.
+        arguments: Its command line.
+        environment: Variables on top of what processes inherit.
         log_path: Where its stdout and stderr are appended; its own JSON log lines go into the file
             of the same name with ``.jsonl``.
         keep_open: Descriptors that it inherits.
 
-    The kernel ties the child's life to the *thread* that starts it, so start one from a thread that lasts.
+    It is drained when this process ends, however that comes.
     """
 
     def __init__(
@@ -54,8 +42,9 @@ class ServiceProcess:
         name: str,
         address: str,
         *,
+        module: str,
         arguments: Sequence[str],
-        environment: Mapping[str, str],
+        environment: Mapping[str, str | None],
         log_path: Path,
         keep_open: Sequence[int] = (),
     ) -> None:
@@ -66,18 +55,14 @@ class ServiceProcess:
         self._journal_start = self._journal.stat().st_size if self._journal.exists() else 0
         with log_path.open("ab") as log:
             self._log_start = log.tell()
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-I", "-S", "-c", _BECOME, str(os.getpid())),
-                    *(*arguments, "--log-file", str(self._journal)),
-                ],
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
+            self._process = processes.start(
+                module,
+                *arguments,
+                *("--log-file", str(self._journal)),
+                environment=environment,
                 stdout=log,
                 stderr=log,
-                pass_fds=tuple(keep_open),
-                # Ctrl-C in a terminal reaches the whole foreground group; only the supervisor shall see it.
-                start_new_session=True,
+                keep_open=keep_open,
             )
         self._channel: grpc.Channel | None = None
 
@@ -89,18 +74,15 @@ class ServiceProcess:
     @property
     def returncode(self) -> int | None:
         """The exit code, minus a signal's number, or None while it runs."""
-        return self._process.poll()
+        return self._process.returncode
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait for the end; returns the exit code, or None when it still runs after `timeout_s` seconds."""
-        try:
-            return self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
+        return self._process.wait(timeout_s)
 
     def send(self, signum: signal.Signals) -> None:
         """Send a signal; nothing happens when the process has ended."""
-        self._process.send_signal(signum)
+        self._process.send(signum)
 
     def is_healthy(self, timeout_s: float) -> bool:
         """Whether it answers SERVING within `timeout_s` seconds."""

@@ -10,7 +10,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -99,7 +98,6 @@ class Suite:
         self._processes: dict[str, ServiceProcess] = {}
         self._temporary: Path | None = None
         self._lock: int | None = None
-        self._spawner: ThreadPoolExecutor | None = None
         self.data_dir = (data_dir or Path()).absolute()
 
     # -- what it is ---------------------------------------------------------------------------------------
@@ -146,8 +144,6 @@ class Suite:
             make_data_dir(self.data_dir)
             self._lock = lock_data_dir(self.data_dir)
             self._choose_ports()
-            # One thread for the suite's life starts the processes: the kernel drains them when it ends.
-            self._spawner = ThreadPoolExecutor(1, thread_name_prefix="modelkeep-spawner")
             deadline = time.monotonic() + self._startup_timeout_s
             for name in self._services:
                 self._spawn(name)
@@ -175,9 +171,6 @@ class Suite:
                 code = process.wait()
             process.close()
             codes[name] = -signal.SIGKILL if code is None else code
-        if self._spawner is not None:
-            self._spawner.shutdown()
-            self._spawner = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -241,36 +234,34 @@ class Suite:
             service=name,
         )
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, name: str) -> dict[str, str | None]:
         defaults = _ON_LOOPBACK if self._host in _LOOPBACK else {}
         addresses = self.addresses
         peers = {setting: addresses[peer] for setting, peer in _PEERS.items() if peer in addresses}
-        # Unbuffered, so that the last lines of a process that was killed are in its log.
-        settings = {**defaults, **os.environ, "PYTHONUNBUFFERED": "1", **peers, **self._env}
-        # Without byte code every start would compile everything again, seconds of it.
-        settings.pop("PYTHONDONTWRITEBYTECODE", None)
-        return settings
+        unset = {
+            key: value for key, value in {**defaults, **_start_folder(name)}.items() if key not in os.environ
+        }
+        # Unbuffered, so that the last lines of a process that was killed are in its log. Without byte
+        # code every start would compile everything again, seconds of it.
+        return {**unset, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": None, **peers, **self._env}
 
     def _spawn(self, name: str) -> None:
-        assert self._spawner is not None, "the suite is not started"
         if (old := self._processes.get(name)) is not None:
             old.close()
         log_path = self.data_dir / "logs" / f"{name}.log"
-        start = self._spawner.submit(
-            ServiceProcess,
-            name,
-            self.addresses[name],
-            arguments=[
-                # -P: a random.py in the folder where `modelkeep up` was typed is not the library's
-                *("-P", "-m", f"modelkeep_{name}", "--host", self._host, "--port", str(self._chosen[name])),
-                *("--data-dir", str(self.data_dir), *self._arguments.get(name, ())),
-            ],
-            environment=self._environment(),
-            log_path=log_path,
-            keep_open=[] if self._lock is None else [self._lock],
-        )
         try:
-            self._processes[name] = start.result()
+            self._processes[name] = ServiceProcess(
+                name,
+                self.addresses[name],
+                module=f"modelkeep_{name}",
+                arguments=[
+                    *("--host", self._host, "--port", str(self._chosen[name])),
+                    *("--data-dir", str(self.data_dir), *self._arguments.get(name, ())),
+                ],
+                environment=self._environment(name),
+                log_path=log_path,
+                keep_open=[] if self._lock is None else [self._lock],
+            )
         except OSError as error:
             if error.filename != str(log_path):
                 raise
@@ -323,3 +314,11 @@ class Suite:
                     start_time=time.time(),
                 ),
             )
+
+
+def _start_folder(name: str) -> dict[str, str]:
+    """Services run elsewhere; relative paths in their settings still start where this process runs."""
+    try:
+        return {f"MODELKEEP_{name.upper()}_BASE_DIR": os.getcwd()}
+    except FileNotFoundError:  # the folder was removed
+        return {}
