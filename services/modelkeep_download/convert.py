@@ -48,7 +48,7 @@ def job_to_proto(job: Job) -> download_pb2.Download:
         preserve_partial=job.preserve_partial,
         progress=job_pb2.Progress(
             bytes_done=job.bytes_done,
-            bytes_total=job.bytes_total or 0,
+            bytes_total=job.bytes_total,
             bytes_per_second=job.bytes_per_second,
         ),
         expected_sha256=spec.expected_sha256,
@@ -66,7 +66,7 @@ def job_to_proto(job: Job) -> download_pb2.Download:
         message.source.url = spec.source
     else:
         message.source.local_path.path = spec.source
-        message.source.local_path.copy = spec.copy
+        message.source.local_path.move = not spec.copy
     if job.failure is not None:
         message.error.CopyFrom(_failure_to_proto(job.failure))
     for field, moment in (
@@ -89,7 +89,7 @@ def new_download(request: download_service_pb2.CreateDownloadRequest) -> NewDown
     return NewDownload(
         url=request.source.url,
         path=request.source.local_path.path,
-        copy=request.source.local_path.copy,
+        copy=not request.source.local_path.move,
         destination=request.destination,
         filename=request.filename,
         queue=request.queue,
@@ -151,7 +151,6 @@ def _failure_to_proto(failure: Failure) -> job_pb2.JobError:
         reason=failure.reason,
         message=failure.message,
         metadata=dict(failure.metadata),
-        exception=failure.exception,
     )
     if failure.retry_time is not None:
         message.retry_time.CopyFrom(to_timestamp(failure.retry_time))

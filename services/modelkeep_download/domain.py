@@ -78,7 +78,6 @@ class Failure:
     code: str
     reason: str
     message: str
-    exception: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     #: When the service tries again by itself, as a Unix time; None if it does not.
     retry_time: float | None = None
@@ -86,9 +85,7 @@ class Failure:
     @classmethod
     def of(cls, error: ModelkeepError, *, retry_time: float | None = None) -> Failure:
         """The failure that an exception of the tree stands for."""
-        return cls(
-            error.code, error.reason, error.message, type(error).__name__, dict(error.metadata), retry_time
-        )
+        return cls(error.code, error.reason, error.message, dict(error.metadata), retry_time)
 
 
 @dataclass(frozen=True, slots=True)

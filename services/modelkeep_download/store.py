@@ -327,6 +327,12 @@ def _job(row: Sequence[Any]) -> Job:
     return Job(
         spec=spec,
         staged_inode=(device, inode) if inode is not None else None,
-        failure=Failure(**json.loads(failure)) if failure is not None else None,
+        failure=_failure(failure) if failure is not None else None,
         **own,
     )
+
+
+def _failure(text: str) -> Failure:
+    """A stored failure; what only an older version wrote into it is left out."""
+    known = Failure.__dataclass_fields__
+    return Failure(**{name: value for name, value in json.loads(text).items() if name in known})

@@ -36,7 +36,6 @@ from .probe import Match, ProbeResult
 _STATES_BACK = {install_pb2.InstallState.Value(f"INSTALL_STATE_{state.name}"): state for state in State}
 _DIGESTS_BACK = {model_pb2.DigestState.Value(f"DIGEST_STATE_{state.name}"): state for state in DigestState}
 _POLICIES = {
-    pb.UNINSTALL_FILES_UNSPECIFIED: FilePolicy.OWNED,
     pb.UNINSTALL_FILES_KEEP: FilePolicy.KEEP,
     pb.UNINSTALL_FILES_OWNED: FilePolicy.OWNED,
     pb.UNINSTALL_FILES_ANY_ALLOWED_ROOT: FilePolicy.ANY_ALLOWED_ROOT,
@@ -374,7 +373,7 @@ def download_of(message: download_pb2.Download) -> DownloadStatus:
         path=message.path,
         progress=Progress(
             bytes_done=message.progress.bytes_done,
-            bytes_total=message.progress.bytes_total,
+            bytes_total=message.progress.bytes_total if message.progress.HasField("bytes_total") else None,
             bytes_per_second=message.progress.bytes_per_second,
         ),
         error=_error_of(message.error) if message.HasField("error") else None,
@@ -400,7 +399,6 @@ def _error_message(error: JobError) -> job_pb2.JobError:
         reason=error.reason,
         message=error.message,
         metadata=error.metadata,
-        exception=error.exception,
         detail=error.detail,
     )
     if error.retry_time is not None:
@@ -415,6 +413,5 @@ def _error_of(message: job_pb2.JobError) -> JobError:
         message=message.message,
         metadata=dict(message.metadata),
         retry_time=to_seconds(message.retry_time) if message.HasField("retry_time") else None,
-        exception=message.exception,
         detail=message.detail,
     )

@@ -92,7 +92,6 @@ class JobError:
     message: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     retry_time: float | None = None
-    exception: str = ""
     detail: str = ""
 
     @classmethod
@@ -105,7 +104,6 @@ class JobError:
                 message=str(error),
                 metadata=dict(error.metadata),
                 retry_time=retry_time,
-                exception=type(error).__name__,
             )
         frames = traceback.extract_tb(error.__traceback__)
         where = "\n".join(f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in frames)
@@ -119,7 +117,6 @@ class JobError:
             code="INTERNAL",
             reason="INTERNAL",
             message=message,
-            exception="ModelkeepError",
             detail=f"{type(error).__name__}\n{where}",
         )
 
@@ -135,10 +132,10 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Bytes of the download or copy."""
+    """Bytes of the download or copy; a total of None is not known."""
 
     bytes_done: int = 0
-    bytes_total: int = 0
+    bytes_total: int | None = None
     bytes_per_second: int = 0
 
 

@@ -62,7 +62,10 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
         )
         page = self._fitting(jobs[:size])
         more = encode_page_token([page[-1].id], mark) if len(jobs) > len(page) else ""
-        return pb.ListInstallsResponse(installs=page, next_page_token=more, resume_token=token)
+        first = (
+            token if not request.page_token else ""
+        )  # it covers what changes while the other pages are read
+        return pb.ListInstallsResponse(installs=page, next_page_token=more, resume_token=first)
 
     async def CancelInstall(
         self, request: pb.CancelInstallRequest, context: object

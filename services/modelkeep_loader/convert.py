@@ -107,7 +107,6 @@ def error_message(error: ModelkeepError, retry_in: float | None = None) -> job_p
         reason=error.reason,
         message=_text(error.message),
         metadata={_text(key): _text(value) for key, value in error.metadata.items()},
-        exception=type(error).__name__,
     )
     if retry_in is not None:
         message.retry_time.CopyFrom(to_timestamp(time.time() + retry_in))

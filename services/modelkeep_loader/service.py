@@ -171,7 +171,10 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         for message in page:
             message.revision = revisions.get(message.id, 0)
         more = encode_page_token([page[-1].id], mark) if len(found) > size else ""
-        return pb.ListResidentsResponse(residents=page, next_page_token=more, resume_token=token)
+        first = (
+            token if not request.page_token else ""
+        )  # it covers what changes while the other pages are read
+        return pb.ListResidentsResponse(residents=page, next_page_token=more, resume_token=first)
 
     async def WatchResidents(  # type: ignore[override]  # writes its frames instead of yielding them
         self, request: pb.WatchResidentsRequest, context: Any

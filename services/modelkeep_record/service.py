@@ -87,10 +87,11 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
             MAX_PAGE_BYTES,
         )
         response = pb.ListModelsResponse.FromString(convert.repeated_message(1, page.messages))
-        if request.view == pb.MODEL_VIEW_BASIC:
+        if request.view != pb.MODEL_VIEW_FULL:
             for model in response.models:
                 convert.to_basic(model)
-        response.resume_token = page.resume_token
+        if not request.page_token:  # that of the first page covers what changes while the others are read
+            response.resume_token = page.resume_token
         if page.position:
             response.next_page_token = encode_page_token(page.position, asked)
         return response

@@ -425,7 +425,7 @@ def test_a_path_outside_the_roots_is_forbidden_also_by_a_link(services: Services
             services.install.ImportModel(install.ImportModelRequest(source=source))
         with refused("FORBIDDEN_PATH"):
             services.install.ProbeModel(install.ProbeModelRequest(path=str(path)))
-        local = download_pb2.DownloadSource(local_path=download_pb2.LocalPath(path=str(path), copy=True))
+        local = download_pb2.DownloadSource(local_path=download_pb2.LocalPath(path=str(path)))
         with refused("FORBIDDEN_PATH"):
             services.download.CreateDownload(services.to_download(source=local))
     for destination in (f"{tmp_path}/", f"{away}/", f"{services.models}/../", f"{services.allowed}/"):

@@ -333,6 +333,14 @@ async def test_a_body_without_a_length_arrives(
     assert (job.state, job.progress.bytes_total) == (COMPLETED, len(BODY))
 
 
+async def test_a_total_is_not_told_before_it_is_known(client: DownloadClient, web: HttpServer) -> None:
+    job = await client.create(web.put("/m.bin", Resource(BODY, chunked=True, faults=[Hang(200_000)])))
+    running = await client.until(job, lambda now: now.progress.bytes_done > 0)
+    assert not running.progress.HasField("bytes_total")
+    paused = (await client.stub.PauseDownload(pb.PauseDownloadRequest(id=job.id))).download
+    assert not paused.progress.HasField("bytes_total")
+
+
 async def test_a_416_to_a_request_without_a_range_is_no_change_of_the_object(
     client: DownloadClient, web: HttpServer
 ) -> None:

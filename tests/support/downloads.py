@@ -50,7 +50,7 @@ class DownloadClient:
 
     async def take(self, path: Path, *, copy: bool = False, **fields: Any) -> download_pb2.Download:
         """Create a download of a local path."""
-        local = download_pb2.LocalPath(path=str(path), copy=copy)
+        local = download_pb2.LocalPath(path=str(path), move=not copy)
         return await self.create(source=download_pb2.DownloadSource(local_path=local), **fields)
 
     async def get(self, job: int | download_pb2.Download) -> download_pb2.Download:

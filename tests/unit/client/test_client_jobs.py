@@ -63,7 +63,7 @@ def test_the_error_of_an_unforeseen_failure_says_where_it_happened_and_not_what_
         fail()
     except RuntimeError as error:
         failure = JobError.of(error)
-    told = job_pb2.JobError(exception=failure.exception, message=failure.message, detail=failure.detail)
+    told = job_pb2.JobError(reason=failure.reason, message=failure.message, detail=failure.detail)
     job = ModelInstallJob(install_pb2.Install(id=1, state=install_pb2.INSTALL_STATE_ERROR, error=told))
     assert job.error is not None
     assert job.error_type == "ModelkeepError"

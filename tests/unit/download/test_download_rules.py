@@ -264,7 +264,7 @@ def test_a_stop_that_nobody_wants_any_more_puts_the_job_back_into_the_queue() ->
 
 def test_a_problem_is_shown_only_as_long_as_the_job_waits_for_it() -> None:
     S = JobState
-    waiting = domain.Failure("UNAVAILABLE", "UPSTREAM_UNAVAILABLE", "503", "", retry_time=1.0)
+    waiting = domain.Failure("UNAVAILABLE", "UPSTREAM_UNAVAILABLE", "503", retry_time=1.0)
     for after in (
         domain.begun(job(S.RUNNING, Stage.WAITING, failure=waiting), 1),
         domain.restored(job(S.RUNNING, Stage.WAITING, failure=waiting)),

@@ -129,7 +129,7 @@ class DownloadJobPath(DownloadJobBase):
 
     def source_message(self) -> download_pb2.DownloadSource:
         """The source on the wire."""
-        local = download_pb2.LocalPath(path=str(absolute(self.source)), copy=self.keep_source)
+        local = download_pb2.LocalPath(path=str(absolute(self.source)), move=not self.keep_source)
         return download_pb2.DownloadSource(local_path=local)
 
 

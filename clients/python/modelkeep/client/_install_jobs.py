@@ -81,7 +81,7 @@ class ModelInstallJob:
         if message.HasField("model"):
             self.config_out = from_model(message.model)
         failed = message.HasField("error")
-        self.error_type = message.error.exception or exception_name(message) if failed else None
+        self.error_type = exception_name(message) if failed else None
         self.error = (
             "\n".join(filter(None, (message.error.message, message.error.detail))) if failed else None
         )
@@ -140,7 +140,7 @@ def status_of(message: install_pb2.Install) -> InstallStatus:
 
 
 def exception_name(message: install_pb2.Install) -> str:
-    """Name of the exception class of a job's error, where the service does not tell it."""
+    """Name of the exception class that a job's error stands for."""
     return type(exception_of(message.error)).__name__
 
 

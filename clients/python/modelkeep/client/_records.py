@@ -342,7 +342,7 @@ class AsyncModelRecordStore:
         await self._peer.call(self._stub.DeleteModel, pb.DeleteModelRequest(key=key, etag=etag or ""))
 
     async def _list(self, request: pb.ListModelsRequest) -> list[AnyModelConfig]:
-        request.page_size = _PAGE
+        request.page_size, request.view = _PAGE, pb.MODEL_VIEW_FULL
         found: list[AnyModelConfig] = []
         while True:
             answer = await self._peer.call(self._stub.ListModels, request)

@@ -115,9 +115,9 @@ class DownloadSource(_message.Message):
     def __init__(self, url: _Optional[str] = ..., local_path: _Optional[_Union[LocalPath, _Mapping]] = ...) -> None: ...
 
 class LocalPath(_message.Message):
-    __slots__ = ("path", "copy")
+    __slots__ = ("path", "move")
     PATH_FIELD_NUMBER: _ClassVar[int]
-    COPY_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
     path: str
-    copy: bool
-    def __init__(self, path: _Optional[str] = ..., copy: _Optional[bool] = ...) -> None: ...
+    move: bool
+    def __init__(self, path: _Optional[str] = ..., move: _Optional[bool] = ...) -> None: ...
