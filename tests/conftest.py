@@ -41,10 +41,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    """An empty folder with a short path, since UNIX socket names below it may have 107 bytes."""
-    folder = Path(tempfile.mkdtemp(prefix="mk-"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    """An empty folder with a short path, since UNIX socket names below it may have 107 bytes.
+
+    What a test puts beside it goes with it: models to import, which cannot lie inside.
+    """
+    parent = Path(tempfile.mkdtemp(prefix="mk-"))
+    (parent / "data").mkdir()
+    yield parent / "data"
+    shutil.rmtree(parent, ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

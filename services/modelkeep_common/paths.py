@@ -4,6 +4,9 @@ A path from a client or a record is first resolved, symbolic links included, and
 an allowed root. Opening goes down from the root's directory descriptor without following any link
 (``openat2`` with RESOLVE_BENEATH, or the same by hand), so a link put there after the check is refused
 and not followed.
+
+Whatever the roots are, the suite's own data folder is not for callers: databases, tokens, sockets and logs
+in it are no models. Only the models that lie in it are, see :class:`DataFolder`.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
@@ -20,7 +24,8 @@ from pathlib import Path
 
 from modelkeep.exceptions import ForbiddenPathException
 
-from .startup import EXIT_DATA, EXIT_NOT_WRITABLE, StartupError
+from .data_folder import DataFolder, real_path
+from .startup import EXIT_CONFIG, EXIT_DATA, EXIT_NOT_WRITABLE, StartupError
 
 #: The file in ``models_dir`` that holds its ``root_id``. Scans skip every name that begins like this.
 MARKER = ".modelkeep-root"
@@ -35,25 +40,45 @@ class AllowedRoots:
     """The folders whose contents may be read, or written where the service does that.
 
     Args:
-        roots: Folders; none allows nothing. ``/`` allows whatever the user can read.
-        setting: Name of the setting that lists them, for the errors' metadata.
+        roots: Folders; none allows nothing. ``/`` allows whatever the user can read, the data folder apart.
+        data_dir: The suite's data folder, which none of the roots opens.
+        models: Folders of models, which may be touched inside the data folder too.
+        setting: Name of the setting that lists the roots, for the errors' metadata.
+
+    Raises:
+        StartupError: 78 if a root lies in the data folder and not in its models, or as :class:`DataFolder`.
     """
 
-    def __init__(self, roots: Sequence[Path], *, setting: str = "") -> None:
-        self.roots = tuple(Path(os.path.realpath(root)) for root in roots)
+    def __init__(
+        self, roots: Sequence[Path], *, data_dir: Path, models: Sequence[Path] = (), setting: str = ""
+    ) -> None:
+        self.roots = tuple(map(real_path, roots))
         self.setting = setting
+        self._data = DataFolder(data_dir, models)
+        for root in self.roots:
+            if self._data.holds(root):
+                raise StartupError(
+                    EXIT_CONFIG,
+                    f"{setting or 'roots'}: {root} lies in the data folder {self._data.path}, which "
+                    "holds the suite's own files: choose a folder outside it",
+                )
 
-    def resolve(self, path: str | Path, *, base: Path | None = None) -> Path:
+    def resolve(self, path: str | Path, *, base: Path | None = None, whole: bool = False) -> Path:
         """The real path, without links, of what must lie beneath a root (or be one).
 
         Args:
             path: What was asked for; it need not exist.
             base: What a relative path is relative to; without it, relative paths are refused.
+            whole: All that is in a folder is meant as well: one that the data folder lies in is refused.
 
         Raises:
-            ForbiddenPathException: It, or what its links lead to, lies outside every root.
+            ForbiddenPathException: It, or what its links lead to, lies outside every root, or belongs to the
+                suite itself.
         """
-        return self._locate(path, base)[1]
+        real = self._locate(path, base)[1]
+        if whole and self._data.is_within(real):
+            raise self._own(path)
+        return real
 
     def allows(self, path: str | Path, *, base: Path | None = None) -> bool:
         """Whether :meth:`resolve` would accept it."""
@@ -76,13 +101,30 @@ class AllowedRoots:
         parts = real.relative_to(root).parts
         root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return open_beneath(root_fd, "/".join(parts) or ".", flags, mode)
+            fd = open_beneath(root_fd, "/".join(parts) or ".", flags, mode)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EXDEV):
                 raise self._forbidden(path) from None
             raise
         finally:
             os.close(root_fd)
+        try:
+            self.check_open(fd, path)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def check_open(self, fd: int, path: str | Path) -> None:
+        """Refuses an open file or folder that is one of the suite's own, whatever it was opened as.
+
+        For who goes down a tree by descriptors; :meth:`open_beneath` has done it.
+
+        Raises:
+            ForbiddenPathException: It is the suite's own.
+        """
+        if self._data.has_file(os.fstat(fd)):
+            raise self._own(path)
 
     def _locate(self, path: str | Path, base: Path | None) -> tuple[Path, Path]:
         text = os.fspath(path)
@@ -94,8 +136,16 @@ class AllowedRoots:
             raise self._forbidden(path) from None
         for root in self.roots:
             if real.is_relative_to(root):
+                if self._data.holds(real) or self._is_own_file(real):
+                    raise self._own(path)
                 return root, real
         raise self._forbidden(path)
+
+    def _is_own_file(self, real: Path) -> bool:
+        try:
+            return self._data.has_file(os.lstat(real))
+        except (OSError, ValueError):
+            return False  # not there, or a name that nothing can have
 
     def _forbidden(self, path: str | Path) -> ForbiddenPathException:
         # Says what was asked for, never where a link leads.
@@ -104,6 +154,14 @@ class AllowedRoots:
             f"{text!r} does not lie in a folder that this service may touch: use one of its roots, "
             "or have the operator allow the folder.",
             metadata={"path": text[:500], "setting": self.setting},
+        )
+
+    def _own(self, path: str | Path) -> ForbiddenPathException:
+        text = os.fspath(path)
+        return ForbiddenPathException(
+            f"{text!r} belongs to the suite itself: of its data folder only the models may be touched. "
+            "Use a folder outside it.",
+            metadata={"path": text[:500], "setting": "data_dir"},
         )
 
 
@@ -162,8 +220,6 @@ def open_by_hand(root_fd: int, relative: str, flags: int, mode: int = 0o666) -> 
 
 
 def _is_link(fd: int) -> bool:
-    import stat
-
     return stat.S_ISLNK(os.fstat(fd).st_mode)
 
 
@@ -242,8 +298,10 @@ def lock_file(path: Path, what: str) -> Iterator[None]:
                 f"{what} is in use by another process{f' ({holder})' if holder else ''}: "
                 "stop that one, or set another folder",
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, str(os.getpid()).encode(), 0)
+        # Who holds it is for people; a full disk must not keep a service from starting.
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(fd)

@@ -104,13 +104,15 @@ class DownloadApplication:
     def _take_roots(self) -> tuple[AllowedRoots, AllowedRoots]:
         """Lock the roots; where downloads may go, and where local sources may lie."""
         settings = self._settings
-        for root in settings.roots:
-            self._root_ids[str(root)] = self._held.enter_context(lock_root(root, role="download"))
         imports = (Path("/"),) if settings.allow_any_import_root else settings.import_roots
-        return (
-            AllowedRoots(settings.roots, setting="download_roots"),
-            AllowedRoots([*imports, *settings.roots], setting="import_roots"),
+        roots, data_dir = settings.roots, settings.data_dir
+        allowed = (
+            AllowedRoots(roots, data_dir=data_dir, models=roots, setting="download_roots"),
+            AllowedRoots([*imports, *roots], data_dir=data_dir, models=roots, setting="import_roots"),
         )
+        for root in roots:
+            self._root_ids[str(root)] = self._held.enter_context(lock_root(root, role="download"))
+        return allowed
 
     def _progress(self, job: Job) -> None:
         self._hub.progress(resource_id(job.id), convert.job_to_proto(job))

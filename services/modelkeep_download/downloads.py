@@ -346,7 +346,7 @@ class Downloads:
         return destination, is_folder
 
     def _local_source(self, new: NewDownload) -> Path:
-        path = self._sources.resolve(new.path)
+        path = self._sources.resolve(new.path, whole=True)
         if files.is_staging(path) or path.name == ".staging" or path.name.startswith(MARKER):
             raise files.forbidden(path, setting=self._sources.setting)
         with _told_as("source.local_path.path"):

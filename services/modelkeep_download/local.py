@@ -151,6 +151,7 @@ def measure_tree(roots: AllowedRoots, folder: Path, fd: int) -> tuple[int, bool]
     """
     total, has_links = 0, False
     for here, _, names, below in _walk(fd):
+        roots.check_open(below, folder / here)
         for name in names:
             has_links = has_links or _is_link(name, below)
             with _opened(roots, folder / here / name, below) as reader:
@@ -189,6 +190,7 @@ def copy_tree(
     done = 0
     buffer = memoryview(bytearray(BUFFER_BYTES))
     for here, folders, names, below in _walk(fd):
+        roots.check_open(below, folder / here)
         for name in folders:
             (copy / here / name).mkdir()
         for name in names:
@@ -276,6 +278,7 @@ def _opened(roots: AllowedRoots, path: Path, folder: int) -> Iterator[int]:
                 raise _not_regular(path) from None
             raise
     try:
+        roots.check_open(fd, path)
         yield fd
     finally:
         os.close(fd)

@@ -61,7 +61,7 @@ class InstallApplication:
         """Locks the folder for this process; two suites on one would move each other's files."""
         settings = self._settings
         root_id = self._held.enter_context(lock_root(settings.models))
-        return ModelRoots(settings.models, root_id, settings.roots)
+        return ModelRoots(settings.models, root_id, settings.roots, data_dir=settings.data_dir)
 
     def _progressed(self, job: Job) -> None:
         assert self._hub is not None

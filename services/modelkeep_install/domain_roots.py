@@ -28,13 +28,19 @@ class ModelRoots:
         models_dir: The folder that holds installed models; made absolute and free of links.
         root_id: The id in its marker.
         import_roots: Folders that local models may be taken from.
+        data_dir: The suite's data folder, of which only models_dir may be touched.
     """
 
-    def __init__(self, models_dir: Path, root_id: str, import_roots: Sequence[Path]) -> None:
+    def __init__(
+        self, models_dir: Path, root_id: str, import_roots: Sequence[Path], *, data_dir: Path
+    ) -> None:
         self.models_dir = Path(os.path.realpath(models_dir))
         self.root_id = root_id
-        self._readable = AllowedRoots([self.models_dir, *import_roots], setting="import_roots")
-        self._owned = AllowedRoots([self.models_dir], setting="models_dir")
+        own = [self.models_dir]
+        self._readable = AllowedRoots(
+            [*own, *import_roots], data_dir=data_dir, models=own, setting="import_roots"
+        )
+        self._owned = AllowedRoots(own, data_dir=data_dir, models=own, setting="models_dir")
 
     @property
     def import_roots(self) -> tuple[Path, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import uuid
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,7 +20,6 @@ from modelkeep.exceptions import (
     NotFoundException,
     UnknownModelException,
 )
-from modelkeep_common.paths import AllowedRoots
 
 from . import files
 from .domain_ports import JobStore, RecordPort, Removal, StoredModel
@@ -168,11 +168,11 @@ async def _to_delete(
         # of a linked folder, too, the link goes, and what it leads to stays
         single = single or (bool(listed) and location.is_symlink())
         folder = location.parent if single else location
-        inside = AllowedRoots([folder])
+        inside = os.path.realpath(folder)
         paths = [location] if single else [location / file.path for file in listed]
         for path in paths:
             # neither by its name nor by a link may a file of the list be another model's
-            if ".." in path.parts or not path.is_relative_to(folder) or not inside.allows(path.parent):
+            if ".." in path.parts or not path.is_relative_to(folder) or not _leads_into(path.parent, inside):
                 raise ForbiddenPathException(
                     f"{str(path)!r} leads out of its model.", metadata={"path": str(path)}
                 )
@@ -187,6 +187,10 @@ async def _to_delete(
         return (folder if single or roots.is_root(folder) else folder.parent), paths
 
     return await asyncio.to_thread(check)
+
+
+def _leads_into(folder: Path, real: str) -> bool:
+    return Path(os.path.realpath(folder)).is_relative_to(real)
 
 
 async def _is_there(records: RecordPort, key: str) -> bool:

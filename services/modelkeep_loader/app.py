@@ -120,7 +120,13 @@ class LoaderApplication:
         self._budget = settings.ram_budget
         self._root_id()
         folder = socket_folder(settings.service_dir, settings.descriptor_dir)
-        return folder, AllowedRoots(settings.roots, setting="import_roots"), host_boot_id()
+        roots = AllowedRoots(
+            settings.roots,
+            data_dir=settings.data_dir,
+            models=[self._models_root],
+            setting="import_roots",
+        )
+        return folder, roots, host_boot_id()
 
     def _root_id(self) -> str | None:
         """In a thread: the id of the models folder, which may be made or mounted after the loader's start."""

@@ -29,7 +29,7 @@ ERROR = download_pb2.DOWNLOAD_STATE_ERROR
 
 @pytest.fixture
 def inbox(data_dir: Path) -> Path:
-    folder = data_dir / "inbox"
+    folder = data_dir.parent / "inbox"
     folder.mkdir()
     return folder
 
@@ -37,7 +37,7 @@ def inbox(data_dir: Path) -> Path:
 @pytest.fixture
 def elsewhere(data_dir: Path) -> Path:
     """A folder outside the import roots, with names as those inside."""
-    folder = data_dir / "elsewhere"
+    folder = data_dir.parent / "elsewhere"
     folder.mkdir()
     for name in ("m.bin", "w.bin"):
         (folder / name).write_bytes(SECRET)

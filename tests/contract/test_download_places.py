@@ -29,13 +29,13 @@ def web() -> Iterator[HttpServer]:
 
 @pytest.fixture
 async def client(data_dir: Path) -> AsyncIterator[DownloadClient]:
-    async with download_service(data_dir, import_roots=(data_dir / "inbox",)) as service:
+    async with download_service(data_dir, import_roots=(data_dir.parent / "inbox",)) as service:
         yield service
 
 
 @pytest.fixture
 def inbox(data_dir: Path) -> Path:
-    folder = data_dir / "inbox"
+    folder = data_dir.parent / "inbox"
     folder.mkdir()
     return folder
 
@@ -105,8 +105,8 @@ async def test_a_file_that_appears_meanwhile_is_not_replaced_either(
 async def test_a_destination_outside_the_roots_is_forbidden(
     client: DownloadClient, web: HttpServer, data_dir: Path
 ) -> None:
-    (data_dir / "elsewhere").mkdir()
-    (client.models / "link").symlink_to(data_dir / "elsewhere")
+    (data_dir.parent / "elsewhere").mkdir()
+    (client.models / "link").symlink_to(data_dir.parent / "elsewhere")
     url = web.put("/x.bin", Resource(BODY))
     models = client.models
     for destination in ("/etc/", f"{models}/../outside.bin", f"{models}/link/x.bin", "relative"):
@@ -119,17 +119,17 @@ async def test_a_destination_outside_the_roots_is_forbidden(
 async def test_a_folder_swapped_for_a_link_while_running_is_not_followed(
     client: DownloadClient, web: HttpServer, data_dir: Path
 ) -> None:
-    (data_dir / "elsewhere").mkdir()
+    (data_dir.parent / "elsewhere").mkdir()
     folder = client.models / "sub"
     folder.mkdir()
     url = web.put("/x.bin", Resource(BODY, rate=40_000))
     job = await client.create(url, destination=f"{folder}/")
     await client.until(job, lambda now: now.progress.bytes_done > 0)
     folder.rmdir()
-    folder.symlink_to(data_dir / "elsewhere")
+    folder.symlink_to(data_dir.parent / "elsewhere")
     ended = await client.ended(job)
     assert (ended.state, ended.error.reason) == (ERROR, "FORBIDDEN_PATH")
-    assert not list((data_dir / "elsewhere").iterdir())
+    assert not list((data_dir.parent / "elsewhere").iterdir())
 
 
 MALFORMED: tuple[dict[str, str], ...] = (
@@ -242,7 +242,7 @@ async def test_a_move_between_file_systems_copies_then_removes(data_dir: Path) -
 async def test_local_sources_outside_the_import_roots_are_forbidden(
     client: DownloadClient, inbox: Path, data_dir: Path
 ) -> None:
-    secret = data_dir / "secret.txt"
+    secret = data_dir.parent / "secret.txt"
     secret.write_bytes(b"s")
     (inbox / "link").symlink_to(secret)
     (inbox / "tree").mkdir()

@@ -37,7 +37,7 @@ async def service(data_dir: Path) -> AsyncIterator[InstallClient]:
 async def test_a_job_is_cancelled_at_any_write_but_its_last(
     service: InstallClient, data_dir: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    path = small_lora(data_dir / "import" / "a.safetensors")
+    path = small_lora(data_dir.parent / "import" / "a.safetensors")
     content = path.read_bytes()
     save = InstallStore.save
     step = seen = 0
@@ -69,7 +69,7 @@ async def test_a_job_is_cancelled_at_any_write_but_its_last(
 async def test_a_source_can_be_imported_anew_as_soon_as_its_job_was_cancelled(
     service: InstallClient, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = small_lora(data_dir / "import" / "a.safetensors")
+    path = small_lora(data_dir.parent / "import" / "a.safetensors")
     copy_file, go_on = files.copy_file, threading.Event()
 
     def slow(*args: Any, **fields: Any) -> int:
@@ -101,7 +101,7 @@ async def test_a_copy_that_waits_behind_others_is_cancelled_at_once(
     monkeypatch.setattr(files, "copy_file", slow)
     try:
         jobs = [
-            await service.submit(small_lora(data_dir / "import" / f"{n}.safetensors"), inplace=False)
+            await service.submit(small_lora(data_dir.parent / "import" / f"{n}.safetensors"), inplace=False)
             for n in range(4)
         ]
         for job in jobs:

@@ -101,8 +101,8 @@ async def check_recovered(service: InstallClient, job_id: int, content: bytes) -
 async def test_a_copied_model_survives_the_end_of_the_service_at_every_step(
     data_dir: Path, after: bool
 ) -> None:
-    (data_dir / "import").mkdir()
-    source = small_lora(data_dir / "import" / "style.safetensors")
+    (data_dir.parent / "import").mkdir()
+    source = small_lora(data_dir.parent / "import" / "style.safetensors")
     content = source.read_bytes()
     async with records_beside(data_dir) as (records, address):
         peers = (records, address, "127.0.0.1:9")
@@ -122,8 +122,8 @@ async def test_a_copied_model_survives_the_end_of_the_service_at_every_step(
 async def test_a_downloaded_model_survives_the_end_of_the_service_at_every_step(
     data_dir: Path, after: bool
 ) -> None:
-    (data_dir / "import").mkdir()
-    content = small_lora(data_dir / "import" / "style.safetensors").read_bytes()
+    (data_dir.parent / "import").mkdir()
+    content = small_lora(data_dir.parent / "import" / "style.safetensors").read_bytes()
     with HttpServer() as http:
         url = http.put("/style.safetensors", Resource(content))
         async with (
@@ -149,8 +149,8 @@ async def test_a_downloaded_model_survives_the_end_of_the_service_at_every_step(
 async def test_a_job_that_fails_keeps_its_reason_when_the_service_dies_at_any_step(
     data_dir: Path, after: bool
 ) -> None:
-    (data_dir / "import").mkdir()
-    source = small_lora(data_dir / "import" / "style.safetensors")
+    (data_dir.parent / "import").mkdir()
+    source = small_lora(data_dir.parent / "import" / "style.safetensors")
     refused = install_pb2.ModelOverrides(format=taxonomy_pb2.MODEL_FORMAT_OLIVE)  # by RecordService, at last
     async with records_beside(data_dir) as (records, address):
         peers = (records, address, "127.0.0.1:9")
@@ -172,8 +172,8 @@ async def test_a_job_that_fails_keeps_its_reason_when_the_service_dies_at_any_st
 
 
 async def test_a_cancelled_job_stays_cancelled_when_the_service_dies_meanwhile(data_dir: Path) -> None:
-    (data_dir / "import").mkdir()
-    source = small_lora(data_dir / "import" / "style.safetensors")
+    (data_dir.parent / "import").mkdir()
+    source = small_lora(data_dir.parent / "import" / "style.safetensors")
     async with records_beside(data_dir) as (records, address):
         async with install_beside(data_dir, records, "127.0.0.1:9") as service:
             job = await service.submit(source, inplace=False)
@@ -193,8 +193,8 @@ async def test_an_uninstall_that_died_between_record_and_files_is_finished_at_th
 ) -> None:
     from modelkeep_install import domain_uninstall
 
-    (data_dir / "import").mkdir()
-    source = small_lora(data_dir / "import" / "style.safetensors")
+    (data_dir.parent / "import").mkdir()
+    source = small_lora(data_dir.parent / "import" / "style.safetensors")
     async with records_beside(data_dir) as (records, address):
         async with install_beside(data_dir, records, address) as service:
             job = await service.ended(await service.submit(source, inplace=False))

@@ -48,8 +48,8 @@ async def with_downloads(data_dir: Path) -> AsyncIterator[InstallClient]:
 
 @pytest.fixture
 def source(data_dir: Path) -> Path:
-    (data_dir / "import").mkdir(exist_ok=True)
-    return data_dir / "import"
+    (data_dir.parent / "import").mkdir(exist_ok=True)
+    return data_dir.parent / "import"
 
 
 def refuse(patch: pytest.MonkeyPatch, call: str, number: int, concerns: Callable[[Path], bool]) -> None:

@@ -60,8 +60,8 @@ async def with_downloads(data_dir: Path) -> AsyncIterator[InstallClient]:
 
 @pytest.fixture
 def source(data_dir: Path) -> Path:
-    (data_dir / "import").mkdir(exist_ok=True)
-    return data_dir / "import"
+    (data_dir.parent / "import").mkdir(exist_ok=True)
+    return data_dir.parent / "import"
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 15) -> None:

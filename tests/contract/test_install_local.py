@@ -40,8 +40,8 @@ async def service(data_dir: Path) -> AsyncIterator[InstallClient]:
 
 @pytest.fixture
 def source(data_dir: Path) -> Path:
-    (data_dir / "import").mkdir(exist_ok=True)
-    return data_dir / "import"
+    (data_dir.parent / "import").mkdir(exist_ok=True)
+    return data_dir.parent / "import"
 
 
 async def test_a_file_is_registered_in_place_with_everything_that_the_probe_found(
@@ -438,7 +438,7 @@ async def test_a_waiting_job_is_cancelled_with_everything_that_it_staged(
     data_dir: Path, source: Path
 ) -> None:
     path = small_lora(source / "style.safetensors")
-    (data_dir / "import").mkdir(exist_ok=True)
+    (data_dir.parent / "import").mkdir(exist_ok=True)
     async with records_beside(data_dir) as (records, address):
         async with install_beside(data_dir, records, "127.0.0.1:9") as service:
             job = await service.submit(path, inplace=False)

@@ -27,8 +27,8 @@ async def service(data_dir: Path) -> AsyncIterator[InstallClient]:
 
 @pytest.fixture
 def source(data_dir: Path) -> Path:
-    (data_dir / "import").mkdir(exist_ok=True)
-    return data_dir / "import"
+    (data_dir.parent / "import").mkdir(exist_ok=True)
+    return data_dir.parent / "import"
 
 
 async def uninstall(

@@ -91,7 +91,7 @@ async def records(data_dir: Path) -> AsyncIterator[tuple[Any, str]]:
 async def test_workers_go_on_when_the_loader_is_killed_and_can_use_the_next_one(
     data_dir: Path, records: tuple[Any, str]
 ) -> None:
-    models = data_dir / "imports"
+    models = data_dir.parent / "imports"
     shared_workers()  # begins to import while the models are made
     await asyncio.to_thread(tinymodels.save_pipeline, models / "sd")
     stub, record_address = records

@@ -66,7 +66,7 @@ class Bus:
 def suite() -> Iterator[Suite]:
     folder = Path(tempfile.mkdtemp(prefix="mk-"))
     try:
-        with service_suite(folder) as started:
+        with service_suite(folder / "data") as started:
             yield started
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -338,7 +338,7 @@ def test_queues_are_apart_and_know_their_own_jobs(client: Client, suite: Suite, 
 
 
 def test_a_local_file_is_moved_and_a_malformed_address_fails_at_once(client: Client, suite: Suite) -> None:
-    source = suite.data_dir / "here.bin"
+    source = suite.data_dir.parent / "here.bin"
     source.write_bytes(b"moved")
     folder = suite.data_dir / "models" / "moved"
     job = client.download_queue.submit_download_job(DownloadJobPath(source=source, destination=f"{folder}/"))

@@ -81,7 +81,7 @@ def suite() -> Iterator[Suite]:
             "MODELKEEP_DOWNLOAD_ALLOW_PRIVATE_ADDRESSES": "true",
             "MODELKEEP_DOWNLOAD_MAX_PARALLEL_DOWNLOADS": "1",
         }
-        with service_suite(folder, services=("download",), env=env) as started:
+        with service_suite(folder / "data", services=("download",), env=env) as started:
             yield started
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -167,7 +167,7 @@ def test_a_destination_that_is_a_new_file_names_the_file(
 
 
 def test_a_path_is_moved_in_the_background(client: Client, suite: Suite, models: Path) -> None:
-    file, folder = suite.data_dir / "here.bin", suite.data_dir / "here"
+    file, folder = suite.data_dir.parent / "here.bin", suite.data_dir.parent / "here"
     file.write_bytes(b"file")
     folder.mkdir()
     (folder / "inside.bin").write_bytes(b"folder")

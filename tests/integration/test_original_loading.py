@@ -33,7 +33,7 @@ def suite() -> Iterator[Suite]:
     try:
         # The loader's helper imports its libraries while the pipeline is made.
         env = {"MODELKEEP_LOADER_WARM_HELPER": "true"}
-        with service_suite(folder, services=("record", "install", "loader"), env=env) as started:
+        with service_suite(folder / "data", services=("record", "install", "loader"), env=env) as started:
             yield started
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -61,7 +61,7 @@ def key(client: Client, suite: Suite) -> str:
     """A main model: a whole pipeline, in small."""
     from support import tinymodels
 
-    path = tinymodels.save_pipeline(suite.data_dir / "tiny")
+    path = tinymodels.save_pipeline(suite.data_dir.parent / "tiny")
     job = client.model_install.import_model(path, config={"base_model": "sd-1", "model_type": "main"})
     client.model_install.wait_for_installs(timeout=30)
     assert job.status == "completed", job.error
@@ -81,7 +81,7 @@ def test_a_submodel_is_loaded_locked_while_in_scope_and_used(client: Client, sui
     assert (model_info.key, model_info.name) == (key, "tiny")
     assert model_info.base_model is BaseModelType.StableDiffusion1
     assert model_info.type is SubModelType.VAE
-    assert model_info.location == suite.data_dir / "tiny"
+    assert model_info.location == suite.data_dir.parent / "tiny"
     assert model_info.precision is torch.float32
     with model_info.context as again:  # what locks it, on its own
         assert again.dtype is torch.float32
@@ -162,7 +162,9 @@ def test_what_get_model_raises(client: Client, tmp_path: Path) -> None:
 def test_the_type_of_a_model_that_is_one_component_is_its_model_type(
     client: Client, suite: Suite, key: str
 ) -> None:
-    job = client.model_install.import_model(suite.data_dir / "tiny" / "vae", config={"base_model": "sd-1"})
+    job = client.model_install.import_model(
+        suite.data_dir.parent / "tiny" / "vae", config={"base_model": "sd-1"}
+    )
     client.model_install.wait_for_installs(timeout=30)
     assert job.status == "completed", job.error
     model_info = client.model_loader.get_model(job.model_key)

@@ -181,7 +181,7 @@ async def install_beside(
         **{
             "record_address": record_address,
             "download_address": download_address,
-            "import_roots": (data_dir / "import",),
+            "import_roots": (data_dir.parent / "import",),
             **values,
         },
     )
@@ -197,7 +197,7 @@ async def install_beside(
 @contextlib.asynccontextmanager
 async def install_service(data_dir: Path, **values: Any) -> AsyncIterator[InstallClient]:
     """An InstallService in this process, with a RecordService; may import from ``data_dir/import``."""
-    (data_dir / "import").mkdir(exist_ok=True)
+    (data_dir.parent / "import").mkdir(exist_ok=True)
     async with (
         records_beside(data_dir) as (records, address),
         install_beside(data_dir, records, address, **values) as client,

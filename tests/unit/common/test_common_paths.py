@@ -42,7 +42,7 @@ def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_lies_beneath_a_root_resolves_links_included(root: Path) -> None:
-    allowed = AllowedRoots([root])
+    allowed = AllowedRoots([root], data_dir=Path("/nowhere"))
     assert allowed.resolve(root / "sub" / "file") == root / "sub" / "file"
     assert allowed.resolve(root / "within") == root / "sub" / "file"
     assert allowed.resolve(root / "absolute" / "file") == root / "sub" / "file"
@@ -65,7 +65,7 @@ def test_what_lies_beneath_a_root_resolves_links_included(root: Path) -> None:
     ],
 )
 def test_what_leads_outside_is_forbidden_and_its_target_not_told(root: Path, path: str) -> None:
-    allowed = AllowedRoots([root])
+    allowed = AllowedRoots([root], data_dir=Path("/nowhere"))
     with pytest.raises(ForbiddenPathException) as caught:
         allowed.resolve(path, base=root)
     assert "outside/secret" not in str(caught.value).replace(path, "")
@@ -76,27 +76,29 @@ def test_what_leads_outside_is_forbidden_and_its_target_not_told(root: Path, pat
 
 def test_relative_paths_need_a_base_and_no_roots_allow_nothing(root: Path) -> None:
     with pytest.raises(ForbiddenPathException):
-        AllowedRoots([root]).resolve("sub/file")
+        AllowedRoots([root], data_dir=Path("/nowhere")).resolve("sub/file")
     with pytest.raises(ForbiddenPathException):
-        AllowedRoots([]).resolve(root / "sub" / "file")
+        AllowedRoots([], data_dir=Path("/nowhere")).resolve(root / "sub" / "file")
 
 
 def test_a_root_that_is_a_link_is_its_target(root: Path, tmp_path: Path) -> None:
     (tmp_path / "alias").symlink_to(root)
     assert (
-        AllowedRoots([tmp_path / "alias"]).resolve(tmp_path / "alias" / "sub" / "file")
+        AllowedRoots([tmp_path / "alias"], data_dir=Path("/nowhere")).resolve(
+            tmp_path / "alias" / "sub" / "file"
+        )
         == root / "sub" / "file"
     )
 
 
 def test_a_name_that_only_begins_like_a_root_is_outside(root: Path, tmp_path: Path) -> None:
     (tmp_path / "rootless").mkdir()
-    assert not AllowedRoots([root]).allows(tmp_path / "rootless")
+    assert not AllowedRoots([root], data_dir=Path("/nowhere")).allows(tmp_path / "rootless")
 
 
 @pytest.mark.usefixtures("both_ways")
 def test_opening_goes_through_allowed_links_and_creates_with_the_mode(root: Path) -> None:
-    allowed = AllowedRoots([root])
+    allowed = AllowedRoots([root], data_dir=Path("/nowhere"))
     for name in ("sub/file", "within", "absolute/file"):
         fd = allowed.open_beneath(name, base=root)
         assert os.read(fd, 10) == b"data"
@@ -113,7 +115,7 @@ def test_opening_goes_through_allowed_links_and_creates_with_the_mode(root: Path
 def test_a_link_that_appears_after_the_check_is_not_followed(
     root: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    allowed = AllowedRoots([root])
+    allowed = AllowedRoots([root], data_dir=Path("/nowhere"))
     locate = allowed._locate
 
     def swap_afterwards(path: str | Path, base: Path | None) -> tuple[Path, Path]:
@@ -141,7 +143,7 @@ def test_opening_by_hand_refuses_every_way_out(root: Path, relative: str) -> Non
 
 def test_no_descriptor_is_left_open(root: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
-    allowed = AllowedRoots([root])
+    allowed = AllowedRoots([root], data_dir=Path("/nowhere"))
     for name in ("sub/file", "missing", "out"):
         try:
             os.close(allowed.open_beneath(name, base=root))

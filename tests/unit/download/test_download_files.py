@@ -120,7 +120,7 @@ def test_other_errors_of_the_rename_are_told_as_they_are(tmp_path: Path) -> None
 
 
 def copy_tree(source: Path, copy: Path, advanced: Callable[[int], None] = lambda done: None) -> None:
-    roots = AllowedRoots([source.parent])
+    roots = AllowedRoots([source.parent], data_dir=Path("/nowhere"))
     fd = local.open_source(roots, source)
     try:
         local.copy_tree(roots, source, fd, copy, advanced, StopSignal())
@@ -130,7 +130,7 @@ def copy_tree(source: Path, copy: Path, advanced: Callable[[int], None] = lambda
 
 def test_after_a_move_between_file_systems_only_what_was_copied_is_removed(tmp_path: Path) -> None:
     source, copy = tmp_path / "source", tmp_path / "copy"
-    roots = AllowedRoots([tmp_path])
+    roots = AllowedRoots([tmp_path], data_dir=Path("/nowhere"))
     for name in ("a/one", "a/two", "b/three", "b/late", "b/longer"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes(b"bytes")
@@ -159,7 +159,7 @@ def test_a_copied_folder_has_its_empty_folders_and_what_its_links_lead_to(tmp_pa
     assert (tmp_path / "copy" / "empty" / "deeper").is_dir()
     assert not (tmp_path / "copy" / "w.bin").is_symlink()
     assert (tmp_path / "copy" / "w.bin").read_bytes() == b"weights"
-    local.remove_copied(AllowedRoots([tmp_path]), source, tmp_path / "copy")
+    local.remove_copied(AllowedRoots([tmp_path], data_dir=Path("/nowhere")), source, tmp_path / "copy")
     assert not source.exists()
     assert blob.read_bytes() == b"weights"
 
@@ -171,7 +171,7 @@ def test_of_a_moved_folder_no_link_to_one_of_its_own_files_stays(tmp_path: Path)
     for link, target in (("a", "sub/w.bin"), ("z", "a"), ("sub/a", "w.bin"), ("sub/z", "../z")):
         (source / link).symlink_to(target)
     copy_tree(source, tmp_path / "copy")
-    local.remove_copied(AllowedRoots([tmp_path]), source, tmp_path / "copy")
+    local.remove_copied(AllowedRoots([tmp_path], data_dir=Path("/nowhere")), source, tmp_path / "copy")
     assert not source.exists()
     assert (tmp_path / "copy" / "sub" / "z").read_bytes() == b"weights"
 
@@ -186,7 +186,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
         with pytest.raises(ForbiddenPathException):
             copy_tree(source, tmp_path / "copy")
     with pytest.raises(ForbiddenPathException):
-        local.open_source(AllowedRoots([tmp_path]), pipe / "odd")
+        local.open_source(AllowedRoots([tmp_path], data_dir=Path("/nowhere")), pipe / "odd")
 
 
 def test_a_file_of_a_folder_that_changes_while_it_is_copied_is_noticed(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -63,7 +64,8 @@ def test_a_frame_that_breaks_off_leaves_no_descriptor_open() -> None:
 
 
 async def test_an_idle_helper_is_ended_in_its_turn_and_not_under_a_build() -> None:
-    helper = Helper(AllowedRoots([]), idle_s=0.001)
+    roots = await asyncio.to_thread(lambda: AllowedRoots([], data_dir=Path("/nowhere")))
+    helper = Helper(roots, idle_s=0.001)
     stops: list[bool] = []
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()

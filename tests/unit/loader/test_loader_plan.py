@@ -77,7 +77,7 @@ def shelf(tmp_path: Path) -> Shelf:
 def planner(shelf: Shelf, tmp_path: Path) -> Planner:
     models = tmp_path / "models"
     models.mkdir()
-    roots = AllowedRoots([models])
+    roots = AllowedRoots([models], data_dir=Path("/nowhere"))
     return Planner(shelf, Finder(models, lambda: "root", roots))
 
 
