@@ -61,6 +61,16 @@ _HOMES = (
         ),
         "services/modelkeep_common/wire.py",
     ),
+    (
+        "another reading of addresses",
+        re.compile(r"\burllib(?:\.|\s+import\s+)parse\b(?! import quote$)", re.MULTILINE),
+        "services/modelkeep_common/urls.py",
+    ),
+    (
+        "another list of what is secret",
+        re.compile(r"""(?i)["'|(](?:x-amz-signature|api_?key|passwd|password|client_secret)["'|)]"""),
+        "services/modelkeep_common/urls.py",
+    ),
     ("a token's decoding", re.compile(r"\bb64decode\("), "services/modelkeep_common/tokens.py"),
 )
 _LOCKFILE_ADDRESS = re.compile(r'"resolved"\s*:')

@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import queue
-import re
 import sys
 import threading
 import time
@@ -22,26 +21,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from .urls import redact
+
 _GATHER_S = 0.05
 _MAX_TEXT = 2000
-
-_SECRETS = re.compile(
-    r"(?i)(\bbearer\s+)[^\s\"',;]+"
-    r"|\bhf_[A-Za-z0-9]{8,}"
-    r"|([?&;](?:token|access_token|api_key|apikey|key|signature|x-amz-signature|x-amz-credential|sig|password)=)[^&\s\"']+"
-    r"|(\b(?:access_token|token|password|secret|authorization|api_key)\b[\"']?\s*[:=]\s*[\"']?)(?!bearer)[^\s\"',;&}]+"
-    r"|(://)[^/\s:@]+:[^/\s@]+@"
-)
-
-
-def redact(text: str) -> str:
-    """``text`` with everything that looks like a credential replaced by ``***``."""
-
-    def hide(match: re.Match[str]) -> str:
-        kept = next((group for group in match.groups() if group), "")
-        return f"{kept}***@" if kept == "://" else f"{kept}***"
-
-    return _SECRETS.sub(hide, text)
 
 
 class LineWriter:

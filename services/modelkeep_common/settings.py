@@ -27,10 +27,10 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .startup import EXIT_CONFIG
+from .urls import is_secret_name
 
 S = TypeVar("S", bound="ServiceSettings")
 
-_SECRET_WORDS = ("token", "secret", "password", "api_key")
 _SERVICES = frozenset({"record", "download", "install", "loader"})
 
 
@@ -260,8 +260,8 @@ def _from_text(name: str, field: FieldInfo, text: Any) -> Any:
 
 
 def _redact(name: str, field: FieldInfo, value: Any) -> Any:
-    secret = field.annotation is SecretStr or any(word in name for word in _SECRET_WORDS)
-    return "***" if secret and value not in (None, "", [], {}) else value
+    secret = field.annotation is SecretStr or is_secret_name(name)
+    return "***" if secret and value and not isinstance(value, int | float) else value
 
 
 __all__ = ["ServiceSettings", "load_settings"]

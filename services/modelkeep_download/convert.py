@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from modelkeep.download.v1 import download_pb2, download_service_pb2
 from modelkeep.server.v1 import job_pb2, watch_pb2
+from modelkeep_common.urls import is_address, parse_url
 from modelkeep_common.watch import Event, Frame
 from modelkeep_common.wire import to_timestamp
 from modelkeep_download.domain import Failure, Job, JobState, SourceKind, Stage
-from modelkeep_download.domain_sources import looks_like_url, parse_url
 from modelkeep_download.downloads import NewDownload
 from modelkeep_download.store import JobFilter
 
@@ -109,7 +109,7 @@ def without_secrets(
     shown = download_service_pb2.CreateDownloadRequest()
     shown.CopyFrom(request)
     shown.ClearField("access_token")
-    if looks_like_url(request.source.url):
+    if is_address(request.source.url):
         shown.source.url = parse_url(request.source.url, "source.url").shown
     return shown
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from modelkeep.exceptions import (
     EtagMismatchException,
@@ -17,6 +16,7 @@ from modelkeep.exceptions import (
     UnknownJobIDException,
     WrongStateException,
 )
+from modelkeep_common.urls import origin_of
 
 
 class JobState(StrEnum):
@@ -197,7 +197,7 @@ def token_required(job: Job) -> TokenRequiredException:
         f"download {job.id} lost its secrets when the service restarted; start it with {job.secret.value}",
         metadata={
             "id": str(job.id),
-            "host": urlsplit(job.spec.source).hostname or "",
+            "host": origin_of(job.spec.source).host,
             "needs": job.secret.value,
             "remedy": f"start the download with {job.secret.value}",
         },

@@ -7,7 +7,8 @@ import re
 import unicodedata
 from email.message import Message
 from email.utils import collapse_rfc2231_value
-from urllib.parse import unquote, urlsplit
+
+from modelkeep_common.urls import last_component
 
 _MAX_BYTES = 240  # 255 less room for suffixes
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|\Z)", re.IGNORECASE)
@@ -55,7 +56,7 @@ def _last_component(text: str) -> str:
 
 def name_from_url(url: str) -> str:
     """The last component of a URL's path, percent-decoded, if it is safe, or ""."""
-    name = unquote(urlsplit(url).path.rsplit("/", 1)[-1]).strip()
+    name = last_component(url)
     return name if is_safe_component(name) else ""
 
 

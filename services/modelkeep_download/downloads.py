@@ -14,6 +14,7 @@ from modelkeep.exceptions import FieldInvalidException, FieldViolation, Modelkee
 from modelkeep_common.changes import resume_token
 from modelkeep_common.db import Changed, Database
 from modelkeep_common.paths import MARKER, AllowedRoots
+from modelkeep_common.urls import parse_url
 from modelkeep_download import files
 from modelkeep_download.domain import (
     Job,
@@ -29,7 +30,7 @@ from modelkeep_download.domain import (
     token_required,
 )
 from modelkeep_download.domain_names import is_safe_component
-from modelkeep_download.domain_sources import bad_source, check_sha256, check_token, parse_url
+from modelkeep_download.domain_sources import bad_source, check_sha256, check_token
 from modelkeep_download.local import source_missing
 from modelkeep_download.scheduler import Scheduler
 from modelkeep_download.store import COLLECTION, JobFilter, JobStore

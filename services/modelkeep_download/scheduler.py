@@ -15,7 +15,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from modelkeep.exceptions import (
     DiskFullException,
@@ -25,6 +24,7 @@ from modelkeep.exceptions import (
     UpstreamUnavailableException,
 )
 from modelkeep_common.db import Database
+from modelkeep_common.urls import origin_of
 from modelkeep_download import files
 from modelkeep_download.config import DownloadSettings
 from modelkeep_download.domain import (
@@ -395,4 +395,4 @@ class Scheduler:
 
 
 def _peer(job: Job) -> str:
-    return urlsplit(job.spec.source).hostname or job.spec.source
+    return origin_of(job.spec.source).host or job.spec.source

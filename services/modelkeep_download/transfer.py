@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Protocol
 
 from modelkeep.exceptions import NotAModelFileException
+from modelkeep_common.urls import without_query
 from modelkeep_download.domain_names import name_from_disposition
 from modelkeep_download.domain_retry import StartOver, TransientError
-from modelkeep_download.domain_sources import without_query
 from modelkeep_download.transport import HttpTransport, Response, StopSignal, describe
 
 BUFFER_BYTES = 1024 * 1024

@@ -19,7 +19,6 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
-from urllib.parse import urljoin, urlsplit
 
 from modelkeep.exceptions import (
     FieldInvalidException,
@@ -27,8 +26,8 @@ from modelkeep.exceptions import (
     SourceNotFoundException,
     UpstreamUnavailableException,
 )
+from modelkeep_common.urls import Origin, authority_of, origin_of, redirected, request_target
 from modelkeep_download.domain_retry import REDIRECT_STATUSES, TransientError, status_error
-from modelkeep_download.domain_sources import parse_url
 from modelkeep_download.guard import AddressGuard
 
 #: (family, sockaddr) pairs of a host and port, as from getaddrinfo.
@@ -187,9 +186,9 @@ class HttpTransport:
             ModelkeepError: It will not.
             Stopped: stop() was called.
         """
-        origin, trusted = _origin(url), True
+        origin, trusted = origin_of(url), True
         for _ in range(self.limits.max_redirects + 1):
-            trusted = trusted and _same_party(origin, _origin(url))
+            trusted = trusted and _same_party(origin, origin_of(url))
             credentials = _credentials(token, userinfo) if trusted else {}
             response = self._request(url, {**headers, **credentials}, stop)
             if response.status in REDIRECT_STATUSES:
@@ -203,38 +202,36 @@ class HttpTransport:
             response.close()
             raise status_error(
                 response.status,
-                host=origin[1] if trusted else _origin(url)[1],
+                host=origin.host if trusted else origin_of(url).host,
                 at_source=trusted,
                 had_token=bool(credentials),
                 retry_after=retry_after,
             )
         raise SourceNotFoundException(
-            f"{origin[1]} redirects more than {self.limits.max_redirects} times",
-            metadata={"host": origin[1], "max_redirects": str(self.limits.max_redirects)},
+            f"{origin.host} redirects more than {self.limits.max_redirects} times",
+            metadata={"host": origin.host, "max_redirects": str(self.limits.max_redirects)},
         )
 
     def _redirect_target(self, url: str, target: str | None) -> str:
-        host = _origin(url)[1]
+        host = origin_of(url).host
         if not target:
             raise SourceNotFoundException(f"{host} redirects to nowhere", metadata={"host": host})
         try:
             target = target.encode("latin-1").decode("utf-8", "replace").strip().replace(" ", "%20")
-            parsed = parse_url(urljoin(url, target))
-        except (FieldInvalidException, ValueError) as error:  # urljoin has its own idea of brackets
+            parsed = redirected(url, target)
+        except FieldInvalidException as error:
             raise SourceNotFoundException(
                 f"{host} redirects to something that is no web address", metadata={"host": host}
             ) from error
         if url.startswith("https:") and not parsed.url.startswith("https:"):
             raise ForbiddenAddressException(
                 f"{host} redirects from https to http, which anyone on the way could read and change",
-                metadata={"host": host, "address": _origin(parsed.url)[1], "setting": ""},
+                metadata={"host": host, "address": origin_of(parsed.url).host, "setting": ""},
             )
         return parsed.url
 
     def _request(self, url: str, headers: Mapping[str, str], stop: StopSignal) -> Response:
-        scheme, host, port = _origin(url)
-        parts = urlsplit(url)
-        path = parts.path + (f"?{parts.query}" if parts.query else "")
+        scheme, host, port = origin_of(url)
         deadline: threading.Timer | None = None
         sock = self._connect(host, port, stop)
         try:
@@ -253,9 +250,9 @@ class HttpTransport:
             connection = http.client.HTTPConnection(host, port, timeout=self.limits.stall_timeout_s)
             connection.response_class = _WholeHeaders
             connection.sock = sock
-            connection.putrequest("GET", path, skip_host=True, skip_accept_encoding=True)
+            connection.putrequest("GET", request_target(url), skip_host=True, skip_accept_encoding=True)
             for name, value in {
-                "Host": parts.netloc,
+                "Host": authority_of(url),
                 "User-Agent": self.user_agent,
                 "Accept": "*/*",
                 "Accept-Encoding": "identity",
@@ -346,14 +343,9 @@ def describe(error: BaseException | None) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).lower()
 
 
-def _origin(url: str) -> tuple[str, str, int]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-
-
-def _same_party(first: tuple[str, str, int], other: tuple[str, str, int]) -> bool:
+def _same_party(first: Origin, other: Origin) -> bool:
     """Whether credentials for `first` may go to `other`: the same, or its upgrade from http to https."""
-    upgraded = first[0] == "http" and first[2] == 80 and other == ("https", first[1], 443)
+    upgraded = first[::2] == ("http", 80) and other == ("https", first.host, 443)
     return first == other or upgraded
 
 

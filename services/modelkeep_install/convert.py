@@ -8,13 +8,13 @@ from typing import Any
 from google.protobuf.message import Message
 
 from modelkeep.download.v1 import download_pb2
-from modelkeep.exceptions import FieldInvalidException
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.server.v1 import job_pb2
 from modelkeep.taxonomy import ModelType
 from modelkeep_common.frames import Frame
+from modelkeep_common.urls import shown
 from modelkeep_common.wire import to_seconds, to_timestamp
 
 from .domain import FilePolicy, ImportRequest
@@ -30,7 +30,6 @@ from .domain_ports import (
     RecordFile,
     StoredModel,
 )
-from .domain_sources import split_secrets
 from .probe import Match, ProbeResult
 
 _STATES_BACK = {install_pb2.InstallState.Value(f"INSTALL_STATE_{state.name}"): state for state in State}
@@ -77,7 +76,7 @@ def overrides_of(message: install_pb2.ModelOverrides) -> Overrides:
         trigger_phrases=tuple(message.trigger_phrases),
         license=message.license,
         checkpoint_config=message.checkpoint_config,
-        source=message.source,
+        source=shown(message.source),
     )
 
 
@@ -112,14 +111,6 @@ def import_request_of(message: pb.ImportModelRequest) -> ImportRequest:
         expected_sha256=message.expected_sha256,
         priority=message.priority if message.HasField("priority") else None,
     )
-
-
-def shown_url(url: str) -> str:
-    """A URL without its secrets; one that is malformed as it is, to be refused later."""
-    try:
-        return split_secrets(url).shown
-    except FieldInvalidException:
-        return url
 
 
 def state_of(number: int) -> State | None:

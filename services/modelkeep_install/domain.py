@@ -22,6 +22,7 @@ from modelkeep.exceptions import (
     ModelkeepError,
     UnknownJobIDException,
 )
+from modelkeep_common.urls import parse_url
 
 from . import files
 from .domain_digests import DigestWorker
@@ -29,7 +30,6 @@ from .domain_jobs import FINAL, Job, Overrides, Source, SourceKind, State
 from .domain_ports import DownloadPort, JobStore, RecordPort
 from .domain_roots import ModelRoots
 from .domain_run import Runner
-from .domain_sources import split_secrets
 from .domain_steps import Control
 from .domain_uninstall import FilePolicy, Uninstalled, Uninstalling
 from .probe import ProbeResult, probe
@@ -162,7 +162,7 @@ class Installer:
             RequestIdReusedException: The request id was used for another request.
         """
         if request.url:
-            parsed = split_secrets(request.url)
+            parsed = parse_url(request.url, "source.url")
             source, inplace = Source(SourceKind.URL, parsed.shown), False
             secret_url = request.url if parsed.has_secret else ""
         else:

@@ -21,6 +21,7 @@ from modelkeep_common.paging import (
     encode_page_token,
 )
 from modelkeep_common.streams import stream_frames
+from modelkeep_common.urls import shown
 from modelkeep_common.watch import WatchHub
 from modelkeep_common.wire import to_seconds
 
@@ -137,5 +138,5 @@ def _mark(request: pb.ImportModelRequest) -> bytes:
     public = pb.ImportModelRequest()
     public.CopyFrom(request)
     if public.source.url:
-        public.source.url = convert.shown_url(public.source.url)
+        public.source.url = shown(public.source.url)
     return fingerprint(public)

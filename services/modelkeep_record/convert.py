@@ -9,6 +9,7 @@ from modelkeep.model.v1.model_pb2 import Model
 from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep.server.v1 import watch_pb2
 from modelkeep_common.frames import Frame
+from modelkeep_common.urls import shown
 from modelkeep_common.wire import to_micros
 
 from .domain_query import Order, Query, search_text, split_words
@@ -48,7 +49,7 @@ def to_query(filter: pb.ModelFilter) -> Query:
         paths=frozenset(filter.paths),
         root_id=filter.root_id,
         hash=filter.hash,
-        source=filter.source,
+        source=shown(filter.source),
         words=split_words(filter.text),
     )
 

@@ -29,6 +29,7 @@ from modelkeep.exceptions import (
 )
 from modelkeep.model.v1.model_pb2 import Model, ModelFile
 from modelkeep_common.masks import apply_update
+from modelkeep_common.urls import shown
 from modelkeep_common.wire import to_timestamp
 
 #: Version of the data model that the original's `version()` tells.
@@ -85,6 +86,7 @@ def create(records: Records, model: Model, files: Sequence[ModelFile], now: floa
     """
     for name in _OUTPUT_ONLY:
         model.ClearField(name)
+    model.source = shown(model.source)
     if model.WhichOneof("config") is None:
         _select_arm(model)
     check_record(model)
@@ -141,6 +143,7 @@ def update(
     apply_update(
         model, update, mask, mutable=_MUTABLE | set_once, immutable=_IMMUTABLE - set_once, prefix="model."
     )
+    model.source = shown(model.source)
     check_record(model, known=before)
     if files is not None:
         check_files(files)

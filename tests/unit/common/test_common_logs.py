@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelkeep_common import logs
+from modelkeep_common.urls import redact
 
 
 @pytest.fixture
@@ -43,16 +44,16 @@ def lines(path: Path) -> list[dict[str, Any]]:
     ],
 )
 def test_credentials_are_taken_out_of_texts(text: str) -> None:
-    redacted = logs.redact(text)
+    redacted = redact(text)
     assert "SECRET99" not in redacted
-    assert "***" in redacted
+    assert redacted != text
 
 
 @pytest.mark.parametrize(
     "text", ["installed 3 models", "https://host/path?x=1", "resume token accepted", "max_tokens"]
 )
 def test_other_texts_stay_as_they_are(text: str) -> None:
-    assert logs.redact(text) == text
+    assert redact(text) == text
 
 
 def test_a_record_is_one_json_line_with_its_fields(log_file: Path) -> None:
@@ -67,7 +68,7 @@ def test_a_record_is_one_json_line_with_its_fields(log_file: Path) -> None:
         "message": "installed a\nb",
         "logger": "modelkeep.test",
         "key": "k",
-        "url": "https://***@h/",
+        "url": "https://h/",
         "n": 3,
     }
 
@@ -123,7 +124,7 @@ def test_the_file_is_appended_to_and_not_for_everybody(tmp_path: Path) -> None:
 
 @given(st.text())
 def test_redaction_never_fails(text: str) -> None:
-    assert isinstance(logs.redact(text), str)
+    assert isinstance(redact(text), str)
 
 
 @given(st.floats(0, 4e9))

@@ -131,6 +131,25 @@ def test_a_conversion_that_can_fail_has_one_home(
     assert any("convert.py:1" in line for line in said)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("from urllib.parse import urlsplit, quote", "import urllib.parse", "from urllib import parse"),
+        *('SECRET = {"token", "api_key"}', 're.compile("(?:token|password)=")'),
+    ],
+)
+def test_what_is_secret_in_an_address_has_one_home(
+    tmp_path: Path, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "services" / "modelkeep_common").mkdir(parents=True)
+    for name in ("logs.py", "urls.py"):
+        (tmp_path / "services" / "modelkeep_common" / name).write_text(f"{line}\n")
+    assert check_text.main(tmp_path) == 1
+    said = capsys.readouterr().err
+    assert "logs.py:1" in said
+    assert "urls.py:1" not in said
+
+
 def test_ignored_folders_are_not_read(tmp_path: Path) -> None:
     for folder in (".venv", ".git", "modelkeep-data", ".mypy_cache"):
         (tmp_path / folder).mkdir()

@@ -14,11 +14,9 @@ from hypothesis import strategies as st
 from modelkeep.exceptions import (
     DestinationExistsException,
     DiskFullException,
-    FieldInvalidException,
     InvalidModelException,
 )
 from modelkeep_install import files
-from modelkeep_install.domain_sources import split_secrets
 from modelkeep_install.hashing import Interrupted
 
 
@@ -139,26 +137,3 @@ def test_empty_folders_are_removed_up_to_the_root_only(tmp_path: Path) -> None:
     files.remove_empty(tmp_path / "a", above=tmp_path)
     assert tmp_path.exists()
     assert not (tmp_path / "a").exists()
-
-
-@pytest.mark.parametrize(
-    ("url", "shown", "secret"),
-    [
-        ("https://host/a.safetensors", "https://host/a.safetensors", False),
-        ("https://HOST:8443/A?b=1&c", "https://host:8443/A?b=1&c", False),
-        ("https://host", "https://host/", False),
-        ("https://u:p@host/a", "https://host/a", True),
-        ("https://host/a?Token=x&v=2", "https://host/a?v=2", True),
-        ("https://host/a?x%2Damz-signature=x", "https://host/a", True),
-        ("https://host/a#part", "https://host/a", False),
-    ],
-)
-def test_secrets_are_taken_out_of_urls(url: str, shown: str, secret: bool) -> None:
-    split = split_secrets(url)
-    assert (split.shown, split.has_secret) == (shown, secret)
-
-
-@pytest.mark.parametrize("url", ["", "x", "ftp://host/a", "https:///a", "http://[::1", "http://host:port/"])
-def test_what_is_no_web_address_is_refused(url: str) -> None:
-    with pytest.raises(FieldInvalidException):
-        split_secrets(url)
