@@ -160,7 +160,7 @@ async def test_tokens_reach_the_source_and_nothing_else(
     signed = await service.install(f"{other}?token=alsosecret&v=1")
     assert signed.state == COMPLETED, signed.error
     assert "alsosecret" in http.requests_of("/signed.safetensors")[0].path
-        assert signed.source.url == f"{other}?token=REDACTED&v=1"
+    assert signed.source.url == f"{other}?token=REDACTED&v=1"
     assert secret not in str(job)
     assert "alsosecret" not in str(signed)
     for name in ("install", "record"):
