@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc.aio
 
+from modelkeep.private import MAX_SOCKET_BYTES, UnsafeFolderError, make_private
+
+from .paths import lock_file
 from .settings import ServiceSettings
 from .startup import EXIT_ADDRESS_TAKEN, EXIT_CONFIG, StartupError
-
-_MAX_SOCKET_PATH = 107
 
 
 def check(settings: ServiceSettings) -> None:
     """Refuse what is unsafe or impossible before anything is opened.
 
     Raises:
-        StartupError: 78 for an address that is not loopback without ``insecure``, an unknown host, or
-            a socket path that cannot be; 98 for a socket that a server listens on.
+        StartupError: 78 for TCP without ``token_file`` or ``insecure``, an address that is not loopback
+            without ``insecure``, an unknown host, or a socket path that cannot be; 98 for a socket that a
+            server listens on.
     """
     if not settings.insecure and not _is_loopback(settings.host):
         raise StartupError(
             EXIT_CONFIG,
             f"host {settings.host} is not a loopback address and there is no TLS: everybody on the network "
-            "could read and change everything. Listen on 127.0.0.1, or, if something else protects it, say "
+            "could read what passes, tokens too. Listen on 127.0.0.1, or, if something else protects it, say "
             f"--insecure or MODELKEEP_{settings.service.upper()}_INSECURE=true",
+        )
+    if not settings.insecure and settings.token_file is None:
+        raise StartupError(
+            EXIT_CONFIG,
+            "there is no token_file, so whoever reaches the port could read and change everything, other "
+            "users of this machine too. `modelkeep up` starts services with tokens; for one alone, name a "
+            "--token-file, or, if everybody may, say --insecure or "
+            f"MODELKEEP_{settings.service.upper()}_INSECURE=true",
         )
     if settings.port:
         # gRPC would find out too, but says it on standard error in its own way.
@@ -39,16 +51,39 @@ def check(settings: ServiceSettings) -> None:
     path = settings.unix_socket
     if path is None:
         return
-    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+    if len(os.fsencode(path)) > MAX_SOCKET_BYTES:
         raise StartupError(
-            EXIT_CONFIG, f"unix_socket {path} is longer than {_MAX_SOCKET_PATH} bytes: shorten it"
+            EXIT_CONFIG, f"unix_socket {path} is longer than {MAX_SOCKET_BYTES} bytes: shorten it"
         )
     if _answers(os.fspath(path)):
         raise StartupError(EXIT_ADDRESS_TAKEN, f"a server already listens on the socket {path}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        raise _bad_socket(path) from None
+        # Who can enter the folder can call as its owner.
+        make_private(path.parent)
+    except UnsafeFolderError as error:
+        raise StartupError(EXIT_CONFIG, f"cannot listen on the socket {path}: {error}") from None
+
+
+@contextlib.contextmanager
+def hold_socket(settings: ServiceSettings) -> Iterator[None]:
+    """Keep the UNIX socket for this process by a lock beside it; removes the socket at the end.
+
+    gRPC takes a socket over from whoever listens there, without a word. Blocks for a moment.
+
+    Raises:
+        StartupError: 98 if another process has it, 73 if the lock cannot be written.
+    """
+    path = settings.unix_socket
+    if path is None:
+        yield
+        return
+    beside = path.with_name(f"{path.name}.lock")
+    with lock_file(beside, f"the socket {path}", taken=EXIT_ADDRESS_TAKEN):
+        path.unlink(missing_ok=True)  # of a process that was killed
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _bad_socket(path: Path) -> StartupError:

@@ -277,15 +277,15 @@ def lock_root(models_dir: Path, *, role: str = "install") -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def lock_file(path: Path, what: str) -> Iterator[None]:
+def lock_file(path: Path, what: str, *, taken: int = EXIT_NOT_WRITABLE) -> Iterator[None]:
     """Hold a lock that ends with this process, also when it is killed.
 
     Raises:
-        StartupError: 73 if another process holds it, or it cannot be written.
+        StartupError: `taken` if another process holds it, 73 if it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StartupError(EXIT_NOT_WRITABLE, f"cannot write {path}: {error.strerror}") from None
     try:
@@ -294,7 +294,7 @@ def lock_file(path: Path, what: str) -> Iterator[None]:
         except OSError:
             holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
             raise StartupError(
-                EXIT_NOT_WRITABLE,
+                taken,
                 f"{what} is in use by another process{f' ({holder})' if holder else ''}: "
                 "stop that one, or set another folder",
             ) from None

@@ -28,6 +28,8 @@ import grpc.aio
 from modelkeep.server.v1 import server_service_pb2_grpc
 
 from . import address, logs
+from .auth.callers import callers_of
+from .auth.table import ALLOWED
 from .calls import CallInfo, current_call
 from .health import NAME as HEALTH
 from .health import HealthServicer
@@ -95,6 +97,7 @@ class RunningServer:
         end_reflection: Callable[[], None],
         port: int,
         admission: Admission,
+        held: contextlib.ExitStack,
     ) -> None:
         self.app = app
         self.settings = settings
@@ -104,6 +107,7 @@ class RunningServer:
         self.health = health
         self.admission = admission
         self._server = server
+        self._held = held
         self._end_reflection = end_reflection
         self._hurry = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
@@ -139,25 +143,36 @@ class RunningServer:
         await stopping
         hurrying.cancel()
         await self.app.close()
-        if self.settings.unix_socket is not None:
-            await asyncio.to_thread(self.settings.unix_socket.unlink, missing_ok=True)
+        await asyncio.to_thread(self._held.close)
 
 
-async def start_server(app: Application, settings: ServiceSettings) -> RunningServer:
+async def start_server(
+    app: Application, settings: ServiceSettings, *, allowed: Mapping[str, frozenset[str]] = ALLOWED
+) -> RunningServer:
     """Bind, open and serve; what :func:`run` does, for a process that has other plans too.
+
+    Args:
+        app: What is served.
+        settings: Its settings.
+        allowed: Full method name to the roles that may call it; for methods that are not the suite's.
 
     Raises:
         StartupError: With the exit code that tells why it cannot.
     """
     await asyncio.to_thread(address.check, settings)
+    callers = await asyncio.to_thread(callers_of, settings)
     admission = Admission(settings.max_concurrent_rpcs, settings.max_streams)
     writer = logs.writer()
     telemetry = Telemetry(writer.put if writer is not None and _log.isEnabledFor(logging.INFO) else None)
-    chain = Chain(domain_of(app.service_name), admission, telemetry, settings.max_unary_s)
+    chain = Chain(
+        domain_of(app.service_name), admission, telemetry, callers.identify, settings.max_unary_s, allowed
+    )
     registrar = Registrar(chain)
     server = grpc.aio.server(options=_OPTIONS)
     opened = False
+    held = contextlib.ExitStack()
     try:
+        await asyncio.to_thread(held.enter_context, address.hold_socket(settings))
         port = await address.bind(server, settings)
         opened = True
         await app.open()
@@ -175,6 +190,7 @@ async def start_server(app: Application, settings: ServiceSettings) -> RunningSe
         if opened:
             with contextlib.suppress(Exception):
                 await app.close()
+        await asyncio.to_thread(held.close)
         raise
     await asyncio.to_thread(address.protect_socket, settings)
     health.serve()
@@ -182,7 +198,7 @@ async def start_server(app: Application, settings: ServiceSettings) -> RunningSe
     # it is done waits for it by itself.
     loop = asyncio.get_running_loop()
     loop.call_later(_IMPORT_RULES_AFTER_S, loop.run_in_executor, None, collector)
-    return RunningServer(app, settings, server, health, end_reflection, port, admission)
+    return RunningServer(app, settings, server, health, end_reflection, port, admission, held)
 
 
 def _register_common(
@@ -221,8 +237,10 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
 )
 
 
-def run(app_factory: Callable[[S], Application], settings: S) -> int:
-    """Serve until a signal asks to stop.
+def run(
+    app_factory: Callable[[S], Application], settings: S, *, allowed: Mapping[str, frozenset[str]] = ALLOWED
+) -> int:
+    """Serve until a signal asks to stop; the arguments are those of :func:`start_server`.
 
     Returns:
         The exit code: 0 after a drain, else that of the StartupError.
@@ -238,7 +256,7 @@ def run(app_factory: Callable[[S], Application], settings: S) -> int:
         return 73
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(app_factory, settings))
+            return runner.run(_serve(app_factory, settings, allowed))
     except StartupError as error:
         _log.error("cannot start: %s", error.message)
         print(f"modelkeep {settings.service}: {error.message}", file=sys.stderr)
@@ -255,7 +273,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return cast(Callable[[], asyncio.AbstractEventLoop], uvloop.new_event_loop)
 
 
-async def _serve(app_factory: Callable[[S], Application], settings: S) -> int:
+async def _serve(
+    app_factory: Callable[[S], Application], settings: S, allowed: Mapping[str, frozenset[str]]
+) -> int:
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
     running: list[RunningServer] = []
@@ -269,7 +289,7 @@ async def _serve(app_factory: Callable[[S], Application], settings: S) -> int:
     # From the very first moment: a signal during the start must not skip the clean-up either.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    server = await start_server(app_factory(settings), settings)
+    server = await start_server(app_factory(settings), settings, allowed=allowed)
     running.append(server)
     _log.info(
         "serving",

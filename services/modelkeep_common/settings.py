@@ -20,7 +20,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar, get_origin
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_origin
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
@@ -49,7 +49,19 @@ class ServiceSettings(BaseSettings):
     base_dir: Path | None = Field(
         None, description="Folder that relative paths in the settings start from; the current one when unset."
     )
-    insecure: bool = Field(False, description="Allow plaintext on an address that is not loopback.")
+    token_file: Path | None = Field(
+        None, description="JSON file of the tokens that callers show, and of their roles; mode 0600."
+    )
+    peer_token_file: Path | None = Field(
+        None, description="File with the token that this service shows to the services it calls."
+    )
+    anonymous: Literal["none", "viewer"] = Field(
+        "none", description="What callers without a token may do, where there is a token_file."
+    )
+    insecure: bool = Field(
+        False,
+        description="Allow plaintext beyond loopback; without token_file, let every caller do everything.",
+    )
     reflection: bool = Field(True, description="Serve gRPC reflection (v1 and v1alpha).")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level logged.")
     log_file: Path | None = Field(None, description="Write JSON log lines here; standard error when unset.")
@@ -96,8 +108,14 @@ class ServiceSettings(BaseSettings):
 
     @classmethod
     def for_test(cls, data_dir: Path, **values: Any) -> Self:
-        """Settings for a server inside a test process: a free port, no environment, quick drain."""
-        merged: dict[str, Any] = {"data_dir": data_dir, "port": 0, "drain_grace_s": 1.0, **values}
+        """Settings for a server inside a test process: a free port, no environment or tokens, quick drain."""
+        merged: dict[str, Any] = {
+            "data_dir": data_dir,
+            "port": 0,
+            "drain_grace_s": 1.0,
+            "insecure": True,
+            **values,
+        }
         return cls(**merged)
 
 

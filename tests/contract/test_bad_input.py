@@ -485,7 +485,7 @@ def ended(service: str, *arguments: str) -> tuple[int, str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     paths = [str(ROOT / "services"), str(ROOT / "clients" / "python")]
     done = subprocess.run(
-        [sys.executable, "-m", f"modelkeep_{service}", *arguments],
+        [sys.executable, "-m", f"modelkeep_{service}", "--insecure", *arguments],
         env={**environment, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,

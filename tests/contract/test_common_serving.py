@@ -29,7 +29,7 @@ from modelkeep_common import logs
 from modelkeep_common.calls import CallInfo, current_call
 from modelkeep_common.descriptors import message_class
 from modelkeep_common.serving import StartupError, start_server
-from support.commonapp import SERVICE, App, AppSettings, Client, serving
+from support.commonapp import SERVICE, App, AppSettings, Client, roles_of, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -304,8 +304,9 @@ async def test_each_call_is_one_log_line_without_its_payload(data_dir: Path) -> 
 @pytest.mark.parametrize(
     ("settings", "code", "text"),
     [
-        ({"host": "0.0.0.0"}, 78, "--insecure"),
-        ({"host": "no.such.host.invalid"}, 78, "unknown"),
+        ({"host": "0.0.0.0", "insecure": False}, 78, "--insecure"),
+        ({"insecure": False}, 78, "--token-file"),
+        ({"host": "no.such.host.invalid", "insecure": False}, 78, "unknown"),
         ({"host": "192.0.2.1", "insecure": True}, 78, "cannot listen"),
         ({"unix_socket": Path("/tmp/" + "x" * 120)}, 78, "107"),
     ],
@@ -340,7 +341,9 @@ async def test_a_drain_goes_in_order_and_lets_calls_finish(data_dir: Path) -> No
         go_on.set()
 
     app = App({"Slow": slow}, on_drain=on_drain)
-    server = await start_server(app, AppSettings.for_test(data_dir, drain_grace_s=5))
+    server = await start_server(
+        app, AppSettings.for_test(data_dir, drain_grace_s=5), allowed=roles_of("Slow")
+    )
     async with grpc.aio.insecure_channel(server.address) as channel:
         call = Client(channel).unary("Slow", "x")
         await begun.wait()
@@ -368,7 +371,7 @@ async def test_a_failed_open_frees_the_port_and_closes_what_was_opened(data_dir:
 
 MAIN = """
 import asyncio, sys
-from support.commonapp import App, AppSettings
+from support.commonapp import App, AppSettings, roles_of
 from modelkeep_common.serving import StartupError, run
 from modelkeep_common.settings import load_settings
 
@@ -384,13 +387,14 @@ async def refuse():
 
 mode = sys.argv[1]
 options = {"hang": {"on_drain": hang}, "refuse": {"on_open": refuse}}.get(mode, {})
-sys.exit(run(lambda settings: App({"Slow": slow}, **options), load_settings(AppSettings, sys.argv[2:])))
+app = App({"Slow": slow}, **options)
+sys.exit(run(lambda _: app, load_settings(AppSettings, sys.argv[2:]), allowed=roles_of("Slow")))
 """
 
 
 def start(mode: str, *flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", MAIN, mode, "--port", "0", *flags],
+        [sys.executable, "-c", MAIN, mode, "--port", "0", "--insecure", *flags],
         env={"PYTHONPATH": ":".join(sys.path), "PATH": os.environ["PATH"]},
         stderr=subprocess.PIPE,
         text=True,

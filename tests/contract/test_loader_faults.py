@@ -46,6 +46,7 @@ class LoaderProcess:
             f"--import-roots={models}",
             f"--descriptor-dir={data_dir / 'fd'}",
             "--drain-grace-s=1",
+            "--insecure",
         ]
         self._environment = {self.MARK: str(data_dir)}
         self._process: subprocess.Popen[bytes] | None = None

@@ -11,6 +11,8 @@ import grpc
 import grpc.aio
 from google.protobuf.wrappers_pb2 import StringValue
 
+from modelkeep_common.auth import ADMIN
+from modelkeep_common.auth.table import ALLOWED
 from modelkeep_common.serving import RunningServer, start_server
 from modelkeep_common.settings import ServiceSettings
 
@@ -100,10 +102,18 @@ class Client:
         return call(StringValue(value=text), **options)
 
 
+def roles_of(*methods: str) -> dict[str, frozenset[str]]:
+    """The table of roles, with these methods of the application for admins."""
+    return {**ALLOWED, **{f"{SERVICE}/{name}": frozenset({ADMIN}) for name in methods}}
+
+
 @contextlib.asynccontextmanager
-async def serving(app: App, data_dir: Path, **settings: Any) -> AsyncIterator[tuple[RunningServer, Client]]:
-    """A running server and a client of it."""
-    server = await start_server(app, AppSettings.for_test(data_dir, **settings))
+async def serving(
+    app: App, data_dir: Path, *, allowed: Mapping[str, frozenset[str]] | None = None, **settings: Any
+) -> AsyncIterator[tuple[RunningServer, Client]]:
+    """A running server and a client of it; ``allowed`` adds to the table of roles."""
+    rows = {**roles_of(*app.handlers), **(allowed or {})}
+    server = await start_server(app, AppSettings.for_test(data_dir, **settings), allowed=rows)
     try:
         async with grpc.aio.insecure_channel(server.address) as channel:
             yield server, Client(channel)

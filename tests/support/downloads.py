@@ -146,7 +146,7 @@ class DownloadProcess:
         for name, value in self._settings.items():
             env[f"MODELKEEP_DOWNLOAD_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
         with self.log.open("ab") as log:
-            flags = ["--port", str(self.port), "--data-dir", str(self.data_dir)]
+            flags = ["--port", str(self.port), "--data-dir", str(self.data_dir), "--insecure"]
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "modelkeep_download", *flags],
                 env=env,

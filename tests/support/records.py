@@ -100,7 +100,7 @@ class RecordProcess:
     """A RecordService as a process of its own."""
 
     def __init__(self, data_dir: Path, *arguments: str) -> None:
-        self._arguments = (f"--data-dir={data_dir}", "--drain-grace-s=1", *arguments)
+        self._arguments = (f"--data-dir={data_dir}", "--insecure", "--drain-grace-s=1", *arguments)
         self._process: asyncio.subprocess.Process | None = None
         self._channel: grpc.aio.Channel | None = None
         self.port = 0

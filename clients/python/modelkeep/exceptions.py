@@ -30,6 +30,9 @@
         │   ├── ModelInUseException           MODEL_IN_USE           FAILED_PRECONDITION
         │   └── UnsafeFormatException         UNSAFE_FORMAT          FAILED_PRECONDITION
         ├── AccessException                   (not allowed, or not with these credentials)
+        │   ├── CredentialsMissingException   CREDENTIALS_MISSING    UNAUTHENTICATED
+        │   ├── CredentialsInvalidException   CREDENTIALS_INVALID    UNAUTHENTICATED
+        │   ├── RoleRequiredException         ROLE_REQUIRED          PERMISSION_DENIED
         │   ├── ForbiddenPathException        FORBIDDEN_PATH         PERMISSION_DENIED
         │   ├── ForbiddenAddressException     FORBIDDEN_ADDRESS      PERMISSION_DENIED
         │   ├── ForbiddenTicketException      FORBIDDEN_TICKET       PERMISSION_DENIED
@@ -272,6 +275,27 @@ class UnsafeFormatException(ModelUnusableException):
 
 class AccessException(ModelkeepError):
     """Not allowed, or not with these credentials."""
+
+
+class CredentialsMissingException(AccessException):
+    """The service wants to know who calls, and the call does not say."""
+
+    reason = "CREDENTIALS_MISSING"
+    code = "UNAUTHENTICATED"
+
+
+class CredentialsInvalidException(AccessException):
+    """The call shows a token that the service does not know."""
+
+    reason = "CREDENTIALS_INVALID"
+    code = "UNAUTHENTICATED"
+
+
+class RoleRequiredException(AccessException):
+    """The caller is known, and may not call this method, or not with this request."""
+
+    reason = "ROLE_REQUIRED"
+    code = "PERMISSION_DENIED"
 
 
 class ForbiddenPathException(AccessException):

@@ -2,12 +2,14 @@
 
 1. **request id** (request_id.py): taken from ``x-request-id`` or made; sent back; names the call.
 2. **deadline** (deadline.py): the caller's, or the server's for a unary call without one.
-3. **admission** (admission.py): so many reads, writes and streams at once, the rest SERVER_BUSY.
+3. **who calls** (../auth): by the listener and the token, and whether he has a role that the method takes.
+   Health takes none.
+4. **admission** (admission.py): so many reads, writes and streams at once, the rest SERVER_BUSY.
    Health and reflection are exempt: a busy server is not a dead one.
-4. **validation** (validation.py): the request against the rules in its .proto.
-5. **errors** (errors.py): whatever goes wrong, here or in the handler, becomes a ``google.rpc.Status``;
+5. **validation** (validation.py): the request against the rules in its .proto.
+6. **errors** (errors.py): whatever goes wrong, here or in the handler, becomes a ``google.rpc.Status``;
    the text of an unexpected exception never leaves the process.
-6. **telemetry** (telemetry.py): one log line per call, with its outcome.
+7. **telemetry** (telemetry.py): one log line per call, with its outcome.
 
 They are composed once per method into a single function around its handler, instead of a chain of
 gRPC interceptors, because each of those costs several percent of a unary call. Requests are parsed and

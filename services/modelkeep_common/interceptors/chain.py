@@ -15,7 +15,9 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.descriptor_pool import Default as default_pool
 from google.protobuf.message import DecodeError
 
-from ..auth import NOBODY
+from ..auth.callers import Identify, role_required
+from ..auth.principal import NOBODY, Principal
+from ..auth.table import ALLOWED, EVERYBODY, NO_ROLE
 from ..calls import CURRENT, CallInfo
 from ..status import CODE_OF_NUMBER
 from . import errors
@@ -45,6 +47,7 @@ class _Method(NamedTuple):
     gate: Gate
     quiet: bool
     rules: Rules | None
+    allowed: frozenset[str]
 
 
 class Chain:
@@ -54,16 +57,26 @@ class Chain:
         domain: The ErrorInfo domain.
         admission: The server's gates.
         telemetry: Where call lines go.
+        identify: Makes the Principal of a call.
         max_unary_s: Deadline in seconds of a unary call that states none.
+        allowed: Full method name to the roles that may call it; see auth/table.py.
     """
 
     def __init__(
-        self, domain: str, admission: Admission, telemetry: Telemetry, max_unary_s: float = 300
+        self,
+        domain: str,
+        admission: Admission,
+        telemetry: Telemetry,
+        identify: Identify,
+        max_unary_s: float = 300,
+        allowed: Mapping[str, frozenset[str]] = ALLOWED,
     ) -> None:
         self.domain = domain
         self.admission = admission
         self.telemetry = telemetry
         self.limiter = Limiter(max_unary_s)
+        self._allowed = allowed
+        self._identify = identify
 
     def wrap(self, handler: grpc.RpcMethodHandler[Any, Any], name: str) -> grpc.RpcMethodHandler[Any, Any]:
         """The handler of method ``name`` (``package.Service/Method``) with everything around it.
@@ -106,7 +119,18 @@ class Chain:
         else:
             gate = gates.write
         streams_in = descriptor is not None and descriptor.client_streaming
-        return _Method(name, gate, exempt, None if streams_in else rules_of(request))
+        rules = None if streams_in else rules_of(request)
+        return _Method(name, gate, exempt, rules, self._allowed.get(name, NO_ROLE))
+
+    def _principal(self, method: _Method, peer: str, metadata: Any) -> Principal:
+        """Who calls, if he may."""
+        allowed = method.allowed
+        if allowed is EVERYBODY:
+            return NOBODY
+        principal = self._identify(peer, metadata)
+        if principal.roles.isdisjoint(allowed):
+            raise role_required(principal, method.name, allowed)
+        return principal
 
     def _unary(
         self, handler: grpc.RpcMethodHandler[Any, Any], method: _Method
@@ -114,7 +138,8 @@ class Chain:
         inner: Any = handler.unary_unary or handler.stream_unary
         parse = None if handler.request_streaming else handler.request_deserializer
         serialize = handler.response_serializer
-        name, gate, quiet, rules = method
+        name, gate, quiet, rules, _ = method
+        principal_of = self._principal
         limiter = self.limiter
         get_running_loop = asyncio.get_running_loop
         telemetry = self.telemetry
@@ -122,15 +147,14 @@ class Chain:
 
         async def unary(raw: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
             started = perf_counter()
-            request_id = request_id_of(context.invocation_metadata())
+            peer, metadata = context.peer(), context.invocation_metadata()
+            request_id = request_id_of(metadata)
             remaining = context.time_remaining()
-            CURRENT.set(
-                CallInfo(
-                    request_id, NOBODY, name, None if remaining is None else time.monotonic() + remaining
-                )
-            )
             code, reason, out = "OK", "", b""
             try:
+                principal = principal_of(method, peer, metadata)
+                until = None if remaining is None else time.monotonic() + remaining
+                CURRENT.set(CallInfo(request_id, principal, name, until))
                 gate.enter()
                 try:
                     request = raw if parse is None else _parse(parse, raw)
@@ -177,7 +201,7 @@ class Chain:
                         code,
                         reason,
                         perf_counter() - started,
-                        context.peer(),
+                        peer,
                         request_id,
                         size,
                         len(out),
@@ -190,25 +214,25 @@ class Chain:
     ) -> Callable[..., Awaitable[None]]:
         parse = None if handler.request_streaming else handler.request_deserializer
         serialize = handler.response_serializer
-        name, gate, quiet, rules = method
+        name, gate, quiet, rules, _ = method
+        principal_of = self._principal
         yields = inspect.isasyncgenfunction(inner)
 
         async def stream(raw: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             started = time.perf_counter()
-            request_id = request_id_of(context.invocation_metadata())
+            peer, metadata = context.peer(), context.invocation_metadata()
+            request_id = request_id_of(metadata)
             remaining = context.time_remaining()
-            CURRENT.set(
-                CallInfo(
-                    request_id, NOBODY, name, None if remaining is None else time.monotonic() + remaining
-                )
-            )
             writer = StreamContext(context, serialize)
             code, reason = "OK", ""
             try:
+                principal = principal_of(method, peer, metadata)
+                until = None if remaining is None else time.monotonic() + remaining
+                CURRENT.set(CallInfo(request_id, principal, name, until))
                 gate.enter()
                 try:
                     if not quiet:
-                        self.telemetry.stream_opened(name, context.peer(), request_id, gate.active)
+                        self.telemetry.stream_opened(name, peer, request_id, gate.active)
                     request = raw if parse is None else _parse(parse, raw)
                     if rules is not None:
                         if not rules.ready:
@@ -242,7 +266,7 @@ class Chain:
                         code,
                         reason,
                         time.perf_counter() - started,
-                        context.peer(),
+                        peer,
                         request_id,
                         writer.messages,
                         writer.bytes_out,

@@ -44,6 +44,7 @@ _ON_LOOPBACK: Mapping[str, str] = {
     "MODELKEEP_INSTALL_ALLOW_ANY_IMPORT_ROOT": "true",
     "MODELKEEP_LOADER_ALLOW_ANY_IMPORT_ROOT": "true",
     "MODELKEEP_DOWNLOAD_ALLOW_ANY_IMPORT_ROOT": "true",
+    **{f"MODELKEEP_{name.upper()}_INSECURE": "true" for name in SERVICES},
 }
 #: A service's own watchdog ends a drain that hangs after 30 s; past that it is killed.
 DRAIN_LIMIT_S = 40.0

@@ -1,0 +1,91 @@
+"""Folders that are one user's alone, at places that others can write to as well.
+
+The sockets of a suite lie in one: the folder's mode says who may call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import Final
+
+#: Bytes that the path of a UNIX socket may have.
+MAX_SOCKET_BYTES: Final = 107
+
+
+class UnsafeFolderError(Exception):
+    """A folder is not, or cannot be made, the user's alone; the text says what to do."""
+
+
+def runtime_folder(of: Path, longest_name: str) -> Path:
+    """A short folder of this user for the sockets that belong to a data folder; not made yet.
+
+    ``$XDG_RUNTIME_DIR/modelkeep/<hash>``, or the like below the temporary folder if there is none. The
+    same from start to start.
+
+    Args:
+        of: The folder that the sockets belong to; its real path is hashed.
+        longest_name: The longest name that a socket in it will have.
+
+    Raises:
+        UnsafeFolderError: No place is short enough.
+    """
+    digest = hashlib.sha256(os.fsencode(os.path.realpath(of))).hexdigest()[:12]
+    candidates = [Path(base) / f"modelkeep-{os.geteuid()}" for base in (tempfile.gettempdir(), "/tmp")]
+    if (runtime := _runtime_dir()) is not None:
+        candidates.insert(0, runtime / "modelkeep")
+    for candidate in candidates:
+        if len(os.fsencode(candidate / digest / longest_name)) <= MAX_SOCKET_BYTES:
+            return candidate / digest
+    raise UnsafeFolderError(
+        f"{candidates[-1] / digest / longest_name} is longer than the {MAX_SOCKET_BYTES} bytes that the path "
+        "of a UNIX socket may have: set XDG_RUNTIME_DIR to a shorter folder of yours"
+    )
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder, with those above it, and make sure that it is this user's alone.
+
+    Raises:
+        UnsafeFolderError: Somebody else made it, may replace it, or it cannot be made.
+    """
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # In a folder such as /tmp somebody else may have been there first.
+        found, above = folder.lstat(), folder.parent.stat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise _foreign(folder)
+        if above.st_uid not in (0, os.geteuid()):
+            raise _foreign(folder.parent)
+        if above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX:
+            raise UnsafeFolderError(
+                f"other users may replace {folder}, since they can write to {folder.parent}: chmod go-w it"
+            )
+        if found.st_mode & 0o077:
+            folder.chmod(0o700)
+    except OSError as error:
+        raise UnsafeFolderError(f"cannot make {folder}: {error.strerror}") from None
+
+
+def _foreign(folder: Path) -> UnsafeFolderError:
+    return UnsafeFolderError(
+        f"{folder} is not a folder of yours (uid {os.geteuid()}), so it is not trusted: have it "
+        "removed, or set XDG_RUNTIME_DIR to a folder of yours with mode 0700"
+    )
+
+
+def _runtime_dir() -> Path | None:
+    text = os.environ.get("XDG_RUNTIME_DIR", "")
+    if not text.startswith("/"):
+        return None
+    try:
+        found = os.stat(text)
+    except OSError:
+        return None
+    # `sudo` may leave another user's in the environment.
+    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+    return Path(text) if mine else None

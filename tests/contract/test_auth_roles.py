@@ -1,0 +1,215 @@
+"""Each role and each method of each service, over real servers; and what the listeners tell of a caller."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.wrappers_pb2 import StringValue
+
+from modelkeep_common.auth import ROLES
+from modelkeep_common.auth.table import ALLOWED, EVERYBODY
+from modelkeep_common.calls import current_call
+from modelkeep_common.descriptors import additions
+from modelkeep_common.serving import Application, start_server
+from modelkeep_common.settings import ServiceSettings
+from modelkeep_download.app import DownloadApplication
+from modelkeep_download.config import DownloadSettings
+from modelkeep_install.app import InstallApplication
+from modelkeep_install.config import InstallSettings
+from modelkeep_loader.app import LoaderApplication
+from modelkeep_loader.config import LoaderSettings
+from modelkeep_record.app import RecordApplication
+from modelkeep_record.config import RecordSettings
+from support.commonapp import SERVICE, App, Client, serving
+from support.commoncalls import echo, fails, reason_of
+from support.records import failure_of
+from support.tokens import bearer, write_tokens
+
+REFUSALS = {"ROLE_REQUIRED", "CREDENTIALS_MISSING", "CREDENTIALS_INVALID"}
+
+SERVICES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "record": (RecordApplication, RecordSettings, {}),
+    "download": (DownloadApplication, DownloadSettings, {}),
+    "install": (InstallApplication, InstallSettings, {"record_address": "127.0.0.1:9"}),
+    "loader": (LoaderApplication, LoaderSettings, {"record_address": "127.0.0.1:9"}),
+}
+
+
+@contextlib.asynccontextmanager
+async def with_tokens(service: str, data_dir: Path, **more: Any) -> AsyncIterator[grpc.aio.Channel]:
+    """A real service that knows one caller for each role, called by it."""
+    make, settings_of, values = SERVICES[service]
+    tokens = write_tokens(data_dir / "tokens.json", {role: [role] for role in ROLES})
+    if service == "loader":
+        values = {**values, "descriptor_dir": data_dir / "fd"}
+    values = {**values, "token_file": tokens, "insecure": False, **more}
+    settings: ServiceSettings = settings_of.for_test(data_dir, **values)
+    app: Application = make(settings)
+    server = await start_server(app, settings)
+    try:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            yield channel
+    finally:
+        await server.stop()
+
+
+def methods_of(app: Any) -> list[MethodDescriptor]:
+    pool = descriptor_pool.Default()
+    names = (*app.full_names, "modelkeep.server.v1.ServerService")
+    return [method for name in names for method in pool.FindServiceByName(name).methods]
+
+
+async def call(channel: grpc.aio.Channel, service: str, method: Any, metadata: Any) -> str:
+    """Call with an empty request; the reason of the failure, or "OK"."""
+    request_of = message_factory.GetMessageClass(method.input_type)
+    answer_of = message_factory.GetMessageClass(method.output_type)
+    make: Any = channel.unary_stream if method.server_streaming else channel.unary_unary
+    if method.client_streaming:
+        make = channel.stream_stream
+    stub = make(f"/{service}/{method.name}", request_of.SerializeToString, answer_of.FromString)
+    request = iter([request_of()]) if method.client_streaming else request_of()
+    made = stub(request, metadata=metadata, timeout=10)
+    try:
+        if method.server_streaming:
+            await made.read()
+            made.cancel()
+        else:
+            await made
+    except grpc.aio.AioRpcError as error:
+        return failure_of(error).reason or error.code().name
+    return "OK"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_each_role_may_call_what_the_table_says_and_nothing_else(service: str, data_dir: Path) -> None:
+    async with with_tokens(service, data_dir) as channel:
+        for method in methods_of(SERVICES[service][0]):
+            name = f"{method.containing_service.full_name}/{method.name}"
+            for role in sorted(ROLES):
+                answer = await call(channel, method.containing_service.full_name, method, bearer(role))
+                assert answer != "UNIMPLEMENTED", name
+                assert (answer not in REFUSALS) == (role in ALLOWED[name]), (name, role, answer)
+                assert answer in {"OK", "ROLE_REQUIRED"} or role in ALLOWED[name]
+
+
+async def test_without_credentials_only_health_answers(data_dir: Path) -> None:
+    async with with_tokens("record", data_dir) as channel:
+        for method in methods_of(RecordApplication):
+            answer = await call(channel, method.containing_service.full_name, method, ())
+            assert answer == "CREDENTIALS_MISSING"
+        for name, roles in ALLOWED.items():
+            service, _, method_name = name.partition("/")
+            if not service.startswith("grpc."):
+                continue
+            described = additions() if "v1alpha" not in name else descriptor_pool.Default()
+            found = described.FindServiceByName(service).methods_by_name[method_name]
+            answer = await call(channel, service, found, ())
+            assert answer == ("OK" if roles is EVERYBODY else "CREDENTIALS_MISSING"), name
+
+
+async def test_a_method_that_is_not_in_the_table_is_refused_to_everybody(data_dir: Path) -> None:
+    app = App({"Echo": echo})
+    async with serving(app, data_dir, allowed={f"{SERVICE}/Echo": frozenset()}) as (_, client):
+        assert reason_of(await fails(client.unary("Echo"))) == "ROLE_REQUIRED"
+
+
+async def who(request: StringValue, context: Any) -> StringValue:
+    principal = current_call().principal
+    return StringValue(value=f"{principal.name}: {' '.join(sorted(principal.roles))}")
+
+
+async def test_who_calls_is_told_by_the_listener_and_the_token(data_dir: Path) -> None:
+    everyone = {f"{SERVICE}/Who": ROLES}
+    tokens = write_tokens(data_dir / "t.json", {"ci": ["operator"]})
+    path = data_dir / "sockets" / "s.sock"
+    settings: dict[str, Any] = {
+        "token_file": tokens,
+        "unix_socket": path,
+        "anonymous": "viewer",
+        "insecure": False,
+    }
+    async with (
+        serving(App({"Who": who}), data_dir, allowed=everyone, **settings) as (_, client),
+        grpc.aio.insecure_channel(f"unix:{path}") as channel,
+    ):
+        assert (await client.unary("Who")).value == "anonymous: viewer"
+        assert (await client.unary("Who", metadata=bearer("ci"))).value == "ci: operator"
+        assert (await Client(channel).unary("Who")).value == "owner: admin owner"
+        assert (await Client(channel).unary("Who", metadata=bearer("ci"))).value == "ci: operator"
+
+
+async def test_nothing_that_a_caller_over_tcp_sends_makes_him_the_owner(data_dir: Path) -> None:
+    tokens = write_tokens(data_dir / "t.json", {"ci": ["operator"]})
+    path = data_dir / "sockets" / "s.sock"
+    lies = [
+        ("x-forwarded-for", "unix:"),
+        ("forwarded", "for=unix:"),
+        ("x-real-ip", "unix:"),
+        ("peer", "unix:"),
+        ("x-request-id", "unix:"),
+        ("user-agent", "unix:"),
+    ]
+    options = [("grpc.default_authority", "unix:"), ("grpc.primary_user_agent", "unix:")]
+    everyone = {f"{SERVICE}/Who": ROLES}
+    settings: dict[str, Any] = {
+        "token_file": tokens,
+        "unix_socket": path,
+        "anonymous": "viewer",
+        "insecure": False,
+    }
+    async with (
+        serving(App({"Who": who}), data_dir, allowed=everyone, **settings) as (server, _),
+        grpc.aio.insecure_channel(server.address, options=options) as channel,
+    ):
+        assert (await Client(channel).unary("Who", metadata=lies)).value == "anonymous: viewer"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("authorization", "Bearer nonsense-nonsense")],
+        [("authorization", "Basic YWRtaW46YWRtaW4=")],
+        [("authorization", "")],
+        [("authorization", "Bearer ")],
+        [*bearer("ci"), ("authorization", "Bearer nonsense-nonsense")],
+        [*bearer("ci"), *bearer("ci")],
+    ],
+)
+@pytest.mark.parametrize("anonymous", ["none", "viewer"])
+async def test_wrong_credentials_are_refused_and_never_taken_for_none(
+    headers: list[tuple[str, str]], anonymous: str, data_dir: Path
+) -> None:
+    tokens = write_tokens(data_dir / "t.json", {"ci": ["operator"]})
+    everyone = {f"{SERVICE}/Who": ROLES}
+    settings: dict[str, Any] = {"token_file": tokens, "anonymous": anonymous, "insecure": False}
+    async with serving(App({"Who": who}), data_dir, allowed=everyone, **settings) as (_, client):
+        error = await fails(client.unary("Who", metadata=headers))
+    assert (error.code().name, reason_of(error)) == ("UNAUTHENTICATED", "CREDENTIALS_INVALID")
+    assert "nonsense" not in str(error.details())
+
+
+async def test_a_refusal_says_which_role_is_needed_and_how_to_show_it(data_dir: Path) -> None:
+    tokens = write_tokens(data_dir / "t.json", {"ci": ["viewer"]})
+    settings: dict[str, Any] = {"token_file": tokens, "anonymous": "viewer", "insecure": False}
+    async with serving(App({"Echo": echo}), data_dir, **settings) as (_, client):
+        error = await fails(client.unary("Echo", metadata=bearer("ci")))
+    assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert "Bearer" in str(error.details())
+    assert "modelkeep token" in str(error.details())
+    failure = failure_of(error)
+    assert failure.metadata == {"role": "admin", "method": f"{SERVICE}/Echo", "principal": "ci"}
+
+
+async def test_without_tokens_and_insecure_every_caller_may_do_everything_but_what_is_the_owners(
+    data_dir: Path,
+) -> None:
+    async with serving(App({"Who": who}), data_dir) as (_, client):
+        assert (await client.unary("Who")).value == "anybody: admin"
