@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 from google.protobuf.message import Message
 
 from modelkeep.download.v1 import download_pb2
+from modelkeep.exceptions import FieldViolation, InvalidModelConfigException
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.server.v1 import job_pb2
-from modelkeep.taxonomy import ModelType
 from modelkeep_common.frames import Frame
 from modelkeep_common.urls import shown
 from modelkeep_common.wire import to_seconds, to_timestamp
@@ -31,6 +31,7 @@ from .domain_ports import (
     StoredModel,
 )
 from .probe import Match, ProbeResult
+from .probe.result import FoundSubmodel
 
 _STATES_BACK = {install_pb2.InstallState.Value(f"INSTALL_STATE_{state.name}"): state for state in State}
 _DIGESTS_BACK = {model_pb2.DigestState.Value(f"DIGEST_STATE_{state.name}"): state for state in DigestState}
@@ -54,49 +55,73 @@ def _from_wire(enum: Any, prefix: str, number: int) -> str:
     return str(enum.Name(number)).removeprefix(f"{prefix}_").lower() if number else ""
 
 
-def _prediction(value: str) -> str:
-    name = _wire("PREDICTION_TYPE", value)
-    known = name in taxonomy_pb2.PredictionType.DESCRIPTOR.values_by_name
-    return name if known else "PREDICTION_TYPE_UNSPECIFIED"  # a scheduler's config may name any
+def _fill(message: Message, source: object, names: Iterable[str] | None = None) -> None:
+    """Set the fields of a message from the attributes of the same names; what is empty stays unset."""
+    for field in message.DESCRIPTOR.fields:
+        if names is not None and field.name not in names:
+            continue
+        value = getattr(source, field.name)
+        if value is None or value in ("", ()):
+            continue
+        if field.enum_type is not None:
+            setattr(message, field.name, _number(field.enum_type, value))
+        elif field.is_repeated:
+            parts = field.message_type is not None
+            getattr(message, field.name).extend(map(_submodel_message, value) if parts else value)
+        else:
+            setattr(message, field.name, value)
+
+
+def _number(enum: Any, value: str) -> int:
+    name = _wire(_prefix(enum), value)
+    if enum.name == "PredictionType" and name not in enum.values_by_name:
+        return 0  # a scheduler's config may name any
+    return int(enum.values_by_name[name].number)
+
+
+def _prefix(enum: Any) -> str:
+    return str(enum.values[0].name).removesuffix("_UNSPECIFIED")
+
+
+def _submodel_message(part: FoundSubmodel) -> model_pb2.Submodel:
+    message = model_pb2.Submodel()
+    _fill(message, part)
+    return message
+
+
+def _submodel_of(message: model_pb2.Submodel) -> FoundSubmodel:
+    return FoundSubmodel(
+        _from_wire(taxonomy_pb2.SubModelType, "SUB_MODEL_TYPE", message.type),
+        message.path_or_prefix,
+        message.class_name,
+        message.library,
+    )
 
 
 def overrides_of(message: install_pb2.ModelOverrides) -> Overrides:
     """What a caller wants in the record."""
-    return Overrides(
-        name=message.name,
-        description=message.description,
-        type=_from_wire(taxonomy_pb2.ModelType, "MODEL_TYPE", message.type),
-        format=_from_wire(taxonomy_pb2.ModelFormat, "MODEL_FORMAT", message.format),
-        base=message.base,
-        variant=_from_wire(taxonomy_pb2.ModelVariant, "MODEL_VARIANT", message.variant),
-        prediction_type=_from_wire(taxonomy_pb2.PredictionType, "PREDICTION_TYPE", message.prediction_type),
-        upcast_attention=message.upcast_attention if message.HasField("upcast_attention") else None,
-        vae=message.vae,
-        tags=tuple(message.tags),
-        trigger_phrases=tuple(message.trigger_phrases),
-        license=message.license,
-        checkpoint_config=message.checkpoint_config,
-        source=shown(message.source),
-    )
+    values: dict[str, Any] = {}
+    cleared: list[str] = []
+    for field, value in message.ListFields():
+        if field.enum_type is not None:
+            name = field.enum_type.values_by_number[value].name
+            values[field.name] = name.removeprefix(f"{_prefix(field.enum_type)}_").lower()
+        elif field.is_repeated:
+            parts = field.message_type is not None
+            values[field.name] = tuple(map(_submodel_of, value)) if parts else tuple(value)
+        elif value == "":
+            cleared.append(field.name)
+        else:
+            values[field.name] = shown(value) if field.name == "source" else value
+    return Overrides(**values, cleared=tuple(cleared))
 
 
 def _overrides_message(overrides: Overrides) -> install_pb2.ModelOverrides:
-    return install_pb2.ModelOverrides(
-        name=overrides.name,
-        description=overrides.description,
-        type=_wire("MODEL_TYPE", overrides.type),
-        format=_wire("MODEL_FORMAT", overrides.format),
-        base=overrides.base,
-        variant=_wire("MODEL_VARIANT", overrides.variant),
-        prediction_type=_prediction(overrides.prediction_type),
-        upcast_attention=overrides.upcast_attention,
-        vae=overrides.vae,
-        tags=overrides.tags,
-        trigger_phrases=overrides.trigger_phrases,
-        license=overrides.license,
-        checkpoint_config=overrides.checkpoint_config,
-        source=overrides.source,
-    )
+    message = install_pb2.ModelOverrides()
+    _fill(message, overrides)
+    for name in overrides.cleared:
+        setattr(message, name, "")
+    return message
 
 
 # ---- requests ---------------------------------------------------------------------------------------------
@@ -179,16 +204,8 @@ def probe_message(probe: ProbeResult, overrides: Overrides) -> install_pb2.Probe
         possible_bases=match.possible_bases,
         compatible_bases=match.compatible_bases,
         variant=_wire("MODEL_VARIANT", match.variant),
-        prediction_type=_prediction(match.prediction_type),
-        submodels=[
-            model_pb2.Submodel(
-                type=_wire("SUB_MODEL_TYPE", part.type),
-                path_or_prefix=part.path_or_prefix,
-                class_name=part.class_name,
-                library=part.library,
-            )
-            for part in match.submodels
-        ],
+        prediction_type=_number(taxonomy_pb2.PredictionType.DESCRIPTOR, match.prediction_type),  # type: ignore[arg-type]  # an open enum
+        submodels=map(_submodel_message, match.submodels),
         name=probe.name,
         description=probe.description,
         size_bytes=probe.size_bytes,
@@ -204,90 +221,48 @@ def probe_message(probe: ProbeResult, overrides: Overrides) -> install_pb2.Probe
     )
 
 
+#: Fields of a record that have other names in the draft, or none.
+_NOT_IN_DRAFT = {"original_hash", "current_hash", "etag", "create_time", "update_time", "revision"}
+_COMMON_FIELDS = {
+    field.name
+    for field in model_pb2.Model.DESCRIPTOR.fields
+    if field.containing_oneof is None and field.name not in _NOT_IN_DRAFT
+}
+#: What only records have that a newer version wrote.
+_KEPT_RAW = "raw_json"
+
+
 def model_message(draft: ModelDraft) -> model_pb2.Model:
     """A record to be, with the arm of its type."""
-    message = model_pb2.Model(
-        key=draft.key,
-        name=draft.name,
-        type=_wire("MODEL_TYPE", draft.type),
-        format=_wire("MODEL_FORMAT", draft.format),
-        base=draft.base,
-        compatible_bases=draft.compatible_bases,
-        path=draft.path,
-        root_id=draft.root_id,
-        size_bytes=draft.size_bytes,
-        original_hash=draft.hash,
-        current_hash=draft.hash,
-        description=draft.description,
-        source=draft.source,
-        source_type=_wire("MODEL_SOURCE_TYPE", draft.source_type),
-        tags=draft.tags,
-        trigger_phrases=draft.trigger_phrases,
-        license=draft.license,
-    )
-    _ARMS.get(draft.type, _empty_arm)(message, draft)
-    return message
-
-
-def _empty_arm(message: model_pb2.Model, draft: ModelDraft) -> None:
+    message = model_pb2.Model(original_hash=draft.hash, current_hash=draft.hash)
+    _fill(message, draft, _COMMON_FIELDS)
     arm = getattr(message, draft.type, None)
     if isinstance(arm, Message):
         arm.SetInParent()
+        _fill(arm, draft, {field.name for field in arm.DESCRIPTOR.fields} - {_KEPT_RAW})
+    return message
 
 
-def _main_arm(message: model_pb2.Model, draft: ModelDraft) -> None:
-    message.main.CopyFrom(
-        model_pb2.MainConfig(
-            vae=draft.vae,
-            variant=_wire("MODEL_VARIANT", draft.variant),
-            prediction_type=_prediction(draft.prediction_type),
-            upcast_attention=draft.upcast_attention,
-            checkpoint_config=draft.checkpoint_config,
-            submodels=[
-                model_pb2.Submodel(
-                    type=_wire("SUB_MODEL_TYPE", part.type),
-                    path_or_prefix=part.path_or_prefix,
-                    class_name=part.class_name,
-                    library=part.library,
-                )
-                for part in draft.submodels
+def record_message(draft: ModelDraft) -> model_pb2.Model:
+    """The same, for RecordService.
+
+    Raises:
+        InvalidModelConfigException: The caller said something that such a model does not have.
+    """
+    message = model_message(draft)
+    arm = message.WhichOneof("config")
+    known = _COMMON_FIELDS | (
+        {field.name for field in getattr(message, arm).DESCRIPTOR.fields} if arm else set()
+    )
+    wrong = [name for name in draft.told if name not in known]
+    if wrong:
+        raise InvalidModelConfigException(
+            f"A model of type {draft.type} has no {' and no '.join(wrong)}: install it again without.",
+            violations=[
+                FieldViolation(f"overrides.{name}", f"no field of type {draft.type}") for name in wrong
             ],
         )
-    )
-
-
-def _onnx_arm(message: model_pb2.Model, draft: ModelDraft) -> None:
-    message.onnx.CopyFrom(
-        model_pb2.OnnxConfig(
-            vae=draft.vae,
-            variant=_wire("MODEL_VARIANT", draft.variant),
-            prediction_type=_prediction(draft.prediction_type),
-            upcast_attention=draft.upcast_attention,
-        )
-    )
-
-
-def _vae_arm(message: model_pb2.Model, draft: ModelDraft) -> None:
-    message.vae.CopyFrom(
-        model_pb2.VaeConfig(checkpoint_config=draft.checkpoint_config, scaling_factor=draft.scaling_factor)
-    )
-
-
-def _lora_arm(message: model_pb2.Model, draft: ModelDraft) -> None:
-    message.lora.CopyFrom(model_pb2.LoraConfig(rank=draft.rank, key_layout=draft.key_layout))
-
-
-def _controlnet_arm(message: model_pb2.Model, draft: ModelDraft) -> None:
-    message.controlnet.CopyFrom(model_pb2.ControlNetConfig(checkpoint_config=draft.checkpoint_config))
-
-
-_ARMS: dict[str, Callable[[model_pb2.Model, ModelDraft], None]] = {
-    ModelType.Main: _main_arm,
-    ModelType.ONNX: _onnx_arm,
-    ModelType.Vae: _vae_arm,
-    ModelType.Lora: _lora_arm,
-    ModelType.ControlNet: _controlnet_arm,
-}
+    return message
 
 
 def watch_response(frame: Frame[install_pb2.Install]) -> pb.WatchInstallsResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from modelkeep.exceptions import InvalidModelException
@@ -55,36 +56,31 @@ def draft_of(
 ) -> ModelDraft:
     """The record that a probe and the caller's overrides make."""
     match = probe.match
-    base = overrides.base or match.base
-    return ModelDraft(
+    found = ModelDraft(
         key=key,
-        name=overrides.name or probe.name,
-        type=overrides.type or match.type,
-        format=overrides.format or match.format,
-        base=base,
-        compatible_bases=tuple(other for other in match.compatible_bases if other != base),
+        name=probe.name,
+        type=match.type,
+        format=match.format,
+        base=match.base,
+        compatible_bases=match.compatible_bases,
         path=path,
         root_id=root_id,
         size_bytes=probe.size_bytes,
         hash=hash_,
-        description=overrides.description or probe.description,
-        source=overrides.source or source,
+        description=probe.description,
+        source=source,
         source_type=source_type,
-        tags=overrides.tags,
-        trigger_phrases=overrides.trigger_phrases,
-        license=overrides.license,
-        variant=overrides.variant or match.variant,
-        prediction_type=overrides.prediction_type or match.prediction_type,
-        upcast_attention=match.upcast_attention
-        if overrides.upcast_attention is None
-        else overrides.upcast_attention,
-        vae=overrides.vae,
-        checkpoint_config=overrides.checkpoint_config,
+        variant=match.variant,
+        prediction_type=match.prediction_type,
+        upcast_attention=match.upcast_attention,
         submodels=match.submodels,
         scaling_factor=match.scaling_factor,
-        rank=match.rank,
+        rank=match.rank or None,
         key_layout=match.key_layout,
     )
+    draft = replace(found, **overrides.told, told=tuple(overrides.told))
+    others = tuple(base for base in draft.compatible_bases if base != draft.base)
+    return replace(draft, compatible_bases=others)
 
 
 def draft_of_job(job: Job, models_dir: Path, root_id: str) -> ModelDraft:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import traceback
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from modelkeep.exceptions import ModelkeepError
 
 from .probe import Hints, ProbeResult
+from .probe.result import FoundSubmodel
 
 
 class State(StrEnum):
@@ -61,7 +63,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What the caller wants in the record; empty fields change nothing."""
+    """What the caller wants in the record, by the names of ModelOverrides; what is empty changes nothing."""
 
     name: str = ""
     description: str = ""
@@ -77,6 +79,23 @@ class Overrides:
     license: str = ""
     checkpoint_config: str = ""
     source: str = ""
+    compatible_bases: tuple[str, ...] = ()
+    source_type: str = ""
+    family_variant: str = ""
+    submodels: tuple[FoundSubmodel, ...] = ()
+    scaling_factor: float | None = None
+    rank: int | None = None
+    key_layout: str = ""
+    image_encoder: str = ""
+    #: Names of texts that the caller wants empty.
+    cleared: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the caller says, by name."""
+        names = [field.name for field in fields(self) if field.name != "cleared"]
+        said = {name: value for name in names if (value := getattr(self, name)) not in (None, "", ())}
+        return said | dict.fromkeys(self.cleared, "")
 
     @property
     def hints(self) -> Hints:

@@ -38,8 +38,12 @@ class ModelDraft:
     checkpoint_config: str = ""
     submodels: tuple[FoundSubmodel, ...] = ()
     scaling_factor: float | None = None
-    rank: int = 0
+    rank: int | None = None
     key_layout: str = ""
+    family_variant: str = ""
+    image_encoder: str = ""
+    #: Names of the fields that the caller said.
+    told: tuple[str, ...] = ()
 
 
 class DigestState(StrEnum):

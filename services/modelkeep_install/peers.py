@@ -61,7 +61,7 @@ class Records:
 
     async def create(self, draft: ModelDraft, files: Sequence[RecordFile], request_id: str) -> StoredModel:
         request = record_pb.CreateModelRequest(
-            model=convert.model_message(draft), files=map(convert.file_message, files), request_id=request_id
+            model=convert.record_message(draft), files=map(convert.file_message, files), request_id=request_id
         )
         answer = await _call("RecordService", self._stub.CreateModel(request, timeout=_DEADLINE_S))
         return convert.stored_model_of(answer.model)

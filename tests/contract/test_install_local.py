@@ -179,6 +179,55 @@ async def test_overrides_that_do_not_fit_together_fail_with_the_field_that_is_wr
     assert "model.format: " in job.error.message
 
 
+async def test_every_field_of_a_config_is_taken_over_and_a_text_may_be_emptied(
+    service: InstallClient, source: Path
+) -> None:
+    part = model_pb2.Submodel(type=taxonomy_pb2.SUB_MODEL_TYPE_VAE, path_or_prefix="first_stage_model.")
+    checkpoint = write_checkpoint(source / "a.safetensors", "sd-1")
+    overrides = install_pb2.ModelOverrides(
+        description="",
+        compatible_bases=["sd-2"],
+        source_type=taxonomy_pb2.MODEL_SOURCE_TYPE_CIVITAI,
+        vae="vae",
+        checkpoint_config="v1.yaml",
+        family_variant="own",
+        variant=taxonomy_pb2.MODEL_VARIANT_INPAINT,
+        prediction_type=taxonomy_pb2.PREDICTION_TYPE_SAMPLE,
+        upcast_attention=False,
+        submodels=[part],
+    )
+    job = await service.install(checkpoint, overrides=overrides)
+    assert job.state == COMPLETED, job.error
+    assert job.overrides == overrides
+    assert (job.probe.description, job.model.description) != ("", "")
+    assert job.model.description == ""
+    assert (list(job.model.compatible_bases), job.model.source_type) == (["sd-2"], overrides.source_type)
+    assert job.model.main == model_pb2.MainConfig(
+        vae="vae",
+        variant=overrides.variant,
+        prediction_type=overrides.prediction_type,
+        upcast_attention=False,
+        checkpoint_config="v1.yaml",
+        family_variant="own",
+        submodels=[part],
+    )
+    job = await service.install(
+        small_lora(source / "b.safetensors"),
+        overrides=install_pb2.ModelOverrides(rank=4, key_layout="peft"),
+    )
+    assert job.model.lora == model_pb2.LoraConfig(rank=4, key_layout="peft")
+
+
+async def test_a_field_that_the_type_of_the_model_does_not_have_is_refused(
+    service: InstallClient, source: Path
+) -> None:
+    overrides = install_pb2.ModelOverrides(image_encoder="x", rank=4)
+    job = await service.install(small_lora(source / "a.safetensors"), overrides=overrides)
+    assert (job.state, job.error.reason) == (ERROR, "INVALID_MODEL_CONFIG")
+    assert "has no image_encoder" in job.error.message
+    assert await service.models_count() == 0
+
+
 async def test_a_second_spelling_of_a_path_is_the_same_path(service: InstallClient, source: Path) -> None:
     path = small_lora(source / "a.safetensors")
     await service.install(path)

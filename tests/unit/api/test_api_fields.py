@@ -34,6 +34,7 @@ ZERO = {
     "download.v1.WatchDownloadsRequest.skip_snapshot": "a snapshot first",
     "install.v1.ModelOverrides.format": "what the probe finds",
     "install.v1.ModelOverrides.prediction_type": "what the probe finds",
+    "install.v1.ModelOverrides.source_type": "what the source is",
     "install.v1.ModelOverrides.type": "what the probe finds",
     "install.v1.ModelOverrides.variant": "what the probe finds",
     "install.v1.WatchInstallsRequest.skip_snapshot": "a snapshot first",

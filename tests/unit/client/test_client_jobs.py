@@ -12,10 +12,11 @@ from modelkeep.client import DownloadJobPath, DownloadJobRemoteSource, DownloadJ
 from modelkeep.client._download_jobs import make_job
 from modelkeep.client._install_jobs import config_of, overrides_of
 from modelkeep.client._loader import precision_name
+from modelkeep.configs import SubmodelDefinition
 from modelkeep.exceptions import FieldInvalidException, InvalidModelConfigException, TokenRequiredException
 from modelkeep.install.v1 import install_pb2
 from modelkeep.server.v1 import job_pb2
-from modelkeep.taxonomy import ModelType, SchedulerPredictionType
+from modelkeep.taxonomy import ModelSourceType, ModelType, SchedulerPredictionType, SubModelType
 from modelkeep_install.domain_jobs import JobError
 
 
@@ -28,6 +29,12 @@ def test_overrides_use_the_originals_names_and_come_back() -> None:
         "upcast_attention": False,
         "tags": ["a"],
         "config": "v2.yaml",
+        "compatible_bases": ["sd-1"],
+        "source_type": ModelSourceType.Civitai,
+        "scaling_factor": 0.5,
+        "rank": 16,
+        "submodels": [SubmodelDefinition(type=SubModelType.VAE, path_or_prefix="vae")],
+        "description": "",
     }
     message = overrides_of(config)
     assert message is not None
@@ -38,8 +45,13 @@ def test_overrides_use_the_originals_names_and_come_back() -> None:
 
 def test_every_bad_override_is_named_at_once() -> None:
     with pytest.raises(InvalidModelConfigException) as caught:
-        overrides_of({"base_model": "sd-9", "key": "x", "variant": "huge", "name": "fine"})
-    assert {violation.field for violation in caught.value.violations} == {"base_model", "key", "variant"}
+        overrides_of({"base_model": "sd-9", "key": "x", "variant": "huge", "rank": "many", "name": "fine"})
+    assert {violation.field for violation in caught.value.violations} == {
+        "base_model",
+        "key",
+        "variant",
+        "rank",
+    }
 
 
 def test_an_install_job_that_waits_says_for_what() -> None:

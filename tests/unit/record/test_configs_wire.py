@@ -78,7 +78,7 @@ SIMPLE: dict[str, st.SearchStrategy[Any]] = {
     "family_variant": optional(TEXT),
     "submodels": st.lists(SUBMODELS, max_size=3),
     "scaling_factor": optional(st.floats(allow_nan=False, allow_infinity=False)),
-    "rank": st.integers(0, 2**31 - 1),
+    "rank": optional(st.integers(1, 2**31 - 1)),
     "key_layout": optional(TEXT),
     "image_encoder": optional(TEXT),
     "raw": st.dictionaries(TEXT, TEXT | st.integers(-(2**53), 2**53) | st.booleans(), max_size=3),

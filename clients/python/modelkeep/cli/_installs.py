@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,7 +27,12 @@ if TYPE_CHECKING:
 #: Fields that hold several texts: one text alone is a list of one.
 _LISTS = frozenset({"tags", "trigger_phrases", "compatible_bases"})
 #: Fields whose value is read as JSON, and the type that it then may have; all others are text.
-_AS_JSON = {**dict.fromkeys((*_LISTS, "submodels"), list), "upcast_attention": bool}
+_AS_JSON: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys((*_LISTS, "submodels"), list),
+    "upcast_attention": bool,
+    "rank": int,
+    "scaling_factor": (int, float),
+}
 
 _group = typer.Typer(help="Look at installs and control them.", invoke_without_command=True)
 
@@ -58,6 +64,11 @@ def assignments(given: list[str] | None) -> dict[str, Any]:
     return values
 
 
+def overrides(given: list[str] | None) -> dict[str, Any]:
+    """The same over what a probe finds: an empty value leaves the record's empty, whatever is found."""
+    return {name: "" if value is None else value for name, value in assignments(given).items()}
+
+
 @guarded
 def install(
     source: Annotated[
@@ -87,7 +98,7 @@ def install(
     from modelkeep.cli._follow import follow_install, how_to_go_on, report
     from modelkeep.client import Client
 
-    config = assignments(set_) | ({"name": name} if name else {})
+    config = overrides(set_) | ({"name": name} if name else {})
     with Client() as client:
         job = client.model_install.import_model(
             source,

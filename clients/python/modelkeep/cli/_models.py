@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelkeep.cli._errors import guarded
-from modelkeep.cli._installs import assignments
+from modelkeep.cli._installs import assignments, overrides
 from modelkeep.cli._output import (
     Json,
     as_json,
@@ -223,7 +223,7 @@ def probe(
     from modelkeep.model.v1 import taxonomy_pb2
 
     with Client() as client:
-        result = client.model_install.probe(path, assignments(set_) or None)
+        result = client.model_install.probe(path, overrides(set_) or None)
     if json:
         print_json(as_json(result))
         return

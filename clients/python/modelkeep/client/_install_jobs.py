@@ -7,12 +7,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 
 from modelkeep.client._errors import exception_of
-from modelkeep.client._values import seconds, wire
-from modelkeep.configs import AnyModelConfig
-from modelkeep.configs.wire import from_model
+from modelkeep.client._values import seconds, wire, wires
+from modelkeep.configs import AnyModelConfig, SubmodelDefinition
+from modelkeep.configs.wire import from_model, from_submodel, to_submodel
 from modelkeep.exceptions import (
     FieldInvalidException,
     FieldViolation,
@@ -23,6 +24,7 @@ from modelkeep.install.v1 import install_pb2
 from modelkeep.taxonomy import (
     BaseModelType,
     ModelFormat,
+    ModelSourceType,
     ModelType,
     ModelVariantType,
     SchedulerPredictionType,
@@ -174,6 +176,12 @@ _ENUMS: Final[Mapping[str, type[StrEnum]]] = {
     "format": ModelFormat,
     "variant": ModelVariantType,
     "prediction_type": SchedulerPredictionType,
+    "source_type": ModelSourceType,
+}
+#: What a text may be read as, by the type of the field.
+_NUMBERS: Final[Mapping[int, type[int] | type[float]]] = {
+    FieldDescriptor.TYPE_INT32: int,
+    FieldDescriptor.TYPE_DOUBLE: float,
 }
 
 
@@ -208,19 +216,29 @@ def overrides_of(config: Mapping[str, Any] | None) -> install_pb2.ModelOverrides
 
 
 def _put(message: install_pb2.ModelOverrides, name: str, value: Any) -> None:
+    field = message.DESCRIPTOR.fields_by_name[name]
     if name in _ENUMS:
-        field = message.DESCRIPTOR.fields_by_name[name]
         assert field.enum_type is not None
         setattr(message, name, field.enum_type.values_by_name[wire(_ENUMS[name], value, name)].number)
-    elif name in ("tags", "trigger_phrases"):
-        getattr(message, name).extend([value] if isinstance(value, str) else value)
+    elif field.message_type is not None:
+        parts = [SubmodelDefinition.model_validate(item, from_attributes=True) for item in value]
+        getattr(message, name).extend(map(to_submodel, parts))
+    elif field.is_repeated:
+        texts = [value] if isinstance(value, str) else list(map(str, value))
+        if name == "compatible_bases":
+            wires(BaseModelType, texts, name)
+        getattr(message, name).extend(texts)
     elif name == "base":
         wire(BaseModelType, value, name)
         message.base = str(value)
-    elif name == "upcast_attention":
+    elif field.type == FieldDescriptor.TYPE_BOOL:
         if not isinstance(value, bool):  # "no" is a true value in Python
             raise ValueError(f"{value!r} is neither true nor false")
-        message.upcast_attention = value
+        setattr(message, name, value)
+    elif field.type in _NUMBERS:
+        if isinstance(value, bool):
+            raise ValueError(f"{value!r} is no number")
+        setattr(message, name, _NUMBERS[field.type](value))
     else:
         setattr(message, name, str(value))
 
@@ -233,4 +251,6 @@ def config_of(overrides: install_pb2.ModelOverrides) -> dict[str, Any]:
         if name in values:
             by_wire = {wire(enum, member, name): member for member in enum}
             values[name] = by_wire.get(values[name], values[name])
+    if overrides.submodels:
+        values["submodels"] = [from_submodel(part) for part in overrides.submodels]
     return {back.get(name, name): value for name, value in values.items()}

@@ -131,8 +131,8 @@ class LoRAConfig(ModelConfigBase):
     model_format: Literal[ModelFormat.Lycoris, ModelFormat.Diffusers, ModelFormat.OMI] = Field(
         default=ModelFormat.Lycoris, validation_alias=_FORMAT
     )
-    rank: int = Field(
-        default=0, ge=0, lt=2**31, description="Rank of the weights; 0: it varies, or is not known."
+    rank: int | None = Field(
+        default=None, gt=0, lt=2**31, description="Rank of the weights; None: it varies, or is not known."
     )
     key_layout: OptionalText = Field(
         default=None, description="Layout of the keys: `kohya`, `diffusers`, `peft`."

@@ -98,6 +98,23 @@ def from_file(message: model_pb2.ModelFile) -> ModelFile:
         return ModelFile.model_validate(_get_all(message, ModelFile, {}, only=fields))
 
 
+def to_submodel(part: SubmodelDefinition) -> model_pb2.Submodel:
+    """The message of one component of a main model."""
+    message = model_pb2.Submodel()
+    for name in SubmodelDefinition.model_fields:
+        _put(message, name, getattr(part, name))
+    return message
+
+
+def from_submodel(message: model_pb2.Submodel) -> SubmodelDefinition:
+    """One component of a main model.
+
+    Raises:
+        UnknownValueError: Its type is of a newer version.
+    """
+    return SubmodelDefinition.model_validate(_get_all(message, SubmodelDefinition, {}))
+
+
 def is_readable(message: model_pb2.Model) -> bool:
     """Whether this version knows the message's type, format and base, and they fit together."""
     try:
@@ -284,7 +301,7 @@ def _get(cls: type[BaseModel], name: str, field: Any, value: Any) -> Any:
     if isinstance(value, Timestamp):
         return _moment(value)
     if isinstance(value, model_pb2.Submodel):
-        return _get_all(value, SubmodelDefinition, {})
+        return from_submodel(value)
     return value
 
 
@@ -312,12 +329,7 @@ def _put(message: Message, name: str, value: Any) -> None:
     if field.is_repeated:
         target = getattr(message, name)
         for item in value:
-            if isinstance(item, SubmodelDefinition):
-                added = target.add()
-                for part in SubmodelDefinition.model_fields:
-                    _put(added, part, getattr(item, part))
-            else:
-                target.append(str(item))
+            target.append(to_submodel(item) if isinstance(item, SubmodelDefinition) else str(item))
     elif field.enum_type is not None:
         setattr(message, name, field.enum_type.values_by_name[wire_name(value)].number)
     elif isinstance(value, datetime):

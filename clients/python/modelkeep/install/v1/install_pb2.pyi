@@ -110,7 +110,7 @@ class InstallSource(_message.Message):
     def __init__(self, local_path: _Optional[str] = ..., url: _Optional[str] = ...) -> None: ...
 
 class ModelOverrides(_message.Message):
-    __slots__ = ("name", "description", "type", "format", "base", "variant", "prediction_type", "upcast_attention", "vae", "tags", "trigger_phrases", "license", "checkpoint_config", "source")
+    __slots__ = ("name", "description", "type", "format", "base", "variant", "prediction_type", "upcast_attention", "vae", "tags", "trigger_phrases", "license", "checkpoint_config", "source", "compatible_bases", "source_type", "family_variant", "submodels", "scaling_factor", "rank", "key_layout", "image_encoder")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +125,14 @@ class ModelOverrides(_message.Message):
     LICENSE_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_CONFIG_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    COMPATIBLE_BASES_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_TYPE_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_VARIANT_FIELD_NUMBER: _ClassVar[int]
+    SUBMODELS_FIELD_NUMBER: _ClassVar[int]
+    SCALING_FACTOR_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    KEY_LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_ENCODER_FIELD_NUMBER: _ClassVar[int]
     name: str
     description: str
     type: _taxonomy_pb2.ModelType
@@ -139,7 +147,15 @@ class ModelOverrides(_message.Message):
     license: str
     checkpoint_config: str
     source: str
-    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., type: _Optional[_Union[_taxonomy_pb2.ModelType, str]] = ..., format: _Optional[_Union[_taxonomy_pb2.ModelFormat, str]] = ..., base: _Optional[str] = ..., variant: _Optional[_Union[_taxonomy_pb2.ModelVariant, str]] = ..., prediction_type: _Optional[_Union[_taxonomy_pb2.PredictionType, str]] = ..., upcast_attention: _Optional[bool] = ..., vae: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., trigger_phrases: _Optional[_Iterable[str]] = ..., license: _Optional[str] = ..., checkpoint_config: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
+    compatible_bases: _containers.RepeatedScalarFieldContainer[str]
+    source_type: _taxonomy_pb2.ModelSourceType
+    family_variant: str
+    submodels: _containers.RepeatedCompositeFieldContainer[_model_pb2.Submodel]
+    scaling_factor: float
+    rank: int
+    key_layout: str
+    image_encoder: str
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., type: _Optional[_Union[_taxonomy_pb2.ModelType, str]] = ..., format: _Optional[_Union[_taxonomy_pb2.ModelFormat, str]] = ..., base: _Optional[str] = ..., variant: _Optional[_Union[_taxonomy_pb2.ModelVariant, str]] = ..., prediction_type: _Optional[_Union[_taxonomy_pb2.PredictionType, str]] = ..., upcast_attention: _Optional[bool] = ..., vae: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., trigger_phrases: _Optional[_Iterable[str]] = ..., license: _Optional[str] = ..., checkpoint_config: _Optional[str] = ..., source: _Optional[str] = ..., compatible_bases: _Optional[_Iterable[str]] = ..., source_type: _Optional[_Union[_taxonomy_pb2.ModelSourceType, str]] = ..., family_variant: _Optional[str] = ..., submodels: _Optional[_Iterable[_Union[_model_pb2.Submodel, _Mapping]]] = ..., scaling_factor: _Optional[float] = ..., rank: _Optional[int] = ..., key_layout: _Optional[str] = ..., image_encoder: _Optional[str] = ...) -> None: ...
 
 class ProbeResult(_message.Message):
     __slots__ = ("type", "format", "base", "possible_bases", "compatible_bases", "variant", "prediction_type", "submodels", "name", "description", "size_bytes", "file_count", "evidence", "ruled_out", "model")
