@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 import unicodedata
-from email.message import Message
-from email.utils import collapse_rfc2231_value
 
 from modelkeep_common.urls import last_component
 
 _MAX_BYTES = 240  # 255 less room for suffixes
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|\Z)", re.IGNORECASE)
+#: A parameter: its name, and its value in quotation marks or without.
+_PARAMETER = re.compile(r""";\s*([\w!#$%&'*+.^`|~-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;"]*))""")
+_QUOTED_PAIR = re.compile(r"\\(.)")
+_EXTENDED = re.compile(r"(utf-8|iso-8859-1)'[\w-]*'([^\s'\"]*)", re.IGNORECASE)
 _FORBIDDEN = frozenset('/\\:*?"<>|')
 
 
@@ -21,9 +23,11 @@ def is_safe_component(name: str) -> bool:
     No separators, no `.` or `..`, not hidden, no control or format characters, no drive letters and
     reserved device names, no blank or dot at its end, at most 240 bytes.
     """
-    if not name or name[0] == "." or name[-1] in ". " or name[0] == " " or len(name.encode()) > _MAX_BYTES:
+    if not name or name[0] == "." or name[-1] in ". " or name[0] == " " or len(name) > _MAX_BYTES:
         return False
     if any(c in _FORBIDDEN or unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in name):
+        return False
+    if len(name.encode()) > _MAX_BYTES:
         return False
     return not _RESERVED.match(name)
 
@@ -32,25 +36,37 @@ def name_from_disposition(value: str | None) -> str:
     """The file name in a Content-Disposition header, as one safe component, or "".
 
     Of `filename*` and `filename` the first counts (RFC 6266, 4.3), unless it is not safe. A path is cut
-    to its last component.
+    to its last component. The charsets are those of RFC 8187, UTF-8 and ISO-8859-1.
     """
     if not value:
         return ""
-    message = Message()
-    message["content-disposition"] = value
-    try:
-        found = message.get_params([], "content-disposition")
-        names = [text for name, text in found if name.lower() == "filename"]
-        # The extended form comes as a tuple.
-        texts = [collapse_rfc2231_value(text) for text in sorted(names, key=lambda it: isinstance(it, str))]
-    except (LookupError, ValueError):
-        return ""
+    names: dict[str, str] = {}
+    for match in _PARAMETER.finditer(value):
+        names.setdefault(
+            match[1].lower(), _QUOTED_PAIR.sub(r"\1", match[2]) if match[3] is None else match[3]
+        )
+    texts = (_extended(names.get("filename*", "")), _utf8(names.get("filename", "")))
     return next((name for name in map(_last_component, texts) if is_safe_component(name)), "")
 
 
+def _extended(text: str) -> str:
+    """An extended value (RFC 8187, 3.2) decoded, or ""."""
+    match = _EXTENDED.fullmatch(text.strip())
+    if match is None:
+        return ""
+    raw = re.sub(r"%([0-9A-Fa-f]{2})", lambda digits: chr(int(digits[1], 16)), match[2])
+    with contextlib.suppress(UnicodeError):
+        return raw.encode("latin-1").decode("utf-8" if match[1].lower() == "utf-8" else "latin-1")
+    return ""
+
+
+def _utf8(text: str) -> str:
+    with contextlib.suppress(UnicodeError):  # headers are read as Latin-1; many servers send UTF-8
+        return text.encode("latin-1").decode("utf-8")
+    return text
+
+
 def _last_component(text: str) -> str:
-    with contextlib.suppress(UnicodeError):  # http.client reads headers as Latin-1; many servers send UTF-8
-        text = text.encode("latin-1").decode("utf-8")
     return re.split(r"[/\\]", text)[-1].strip()
 
 

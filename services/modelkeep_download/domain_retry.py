@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from email.utils import parsedate_to_datetime
 
 from modelkeep.exceptions import (
     ModelkeepError,
@@ -12,6 +11,7 @@ from modelkeep.exceptions import (
     TokenRejectedException,
     TokenRequiredException,
 )
+from modelkeep_download.http1 import http_date
 
 #: Statuses below 500 after which the same request may succeed; from 500 on all but 501 and 505 may.
 TRANSIENT_STATUSES = frozenset(
@@ -53,11 +53,8 @@ def parse_retry_after(value: str | None, now: float | None = None) -> float | No
     value = value.strip()
     if value.isascii() and value.isdigit():
         return float(value[:12])
-    try:
-        moment = parsedate_to_datetime(value).timestamp()
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return max(0.0, moment - (time.time() if now is None else now))
+    moment = http_date(value)
+    return None if moment is None else max(0.0, moment - (time.time() if now is None else now))
 
 
 def delay_before(

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-import http.client
 import os
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +20,7 @@ from modelkeep.exceptions import NotAModelFileException
 from modelkeep_common.urls import without_query
 from modelkeep_download.domain_names import name_from_disposition
 from modelkeep_download.domain_retry import StartOver, TransientError
+from modelkeep_download.http1 import BadAnswerError, Body, Headers, content_range, http_date
 from modelkeep_download.transport import HttpTransport, Response, StopSignal, describe
 
 BUFFER_BYTES = 1024 * 1024
@@ -142,7 +141,8 @@ class HttpTransfer:
             source.url, token=source.token, userinfo=source.userinfo, headers=headers, stop=stop
         )
         try:
-            head = _head_of(response)
+            body = response.body()
+            head = _head_of(response, body)
             if offset and response.status == 200:
                 changed = head.validator != partial.validator or head.total != partial.total
                 why = "the object changed at the source" if changed else "the source cannot resume"
@@ -150,14 +150,14 @@ class HttpTransfer:
                 os.ftruncate(fd, 0)
                 offset, digest = 0, hashlib.sha256()
             elif response.status != 200:
-                _check_range(response, head, offset, partial)
+                _check_range(response, body, head, offset, partial)
                 # An answer to If-Range need not repeat what tells the object from another.
                 head = replace(head, validator=partial.validator)
             _refuse_other_content(response, head)
             observer.responded(head, offset=offset)
             sink = Sink(fd, digest, offset, observer, self._checkpoint_bytes, self._checkpoint_s)
             try:
-                self._pour(response, head, sink, stop)
+                self._pour(response, body, head, sink, stop)
             except BaseException:
                 sink.checkpoint()  # a whole file is made durable by its delivery
                 raise
@@ -166,11 +166,11 @@ class HttpTransfer:
             stop.watch(None)
             response.close()
 
-    def _pour(self, response: Response, head: Head, sink: Sink, stop: StopSignal) -> None:
-        limits, host = self._transport.limits, response.connection.host
+    def _pour(self, response: Response, body: Body, head: Head, sink: Sink, stop: StopSignal) -> None:
+        limits, host = self._transport.limits, response.host
         window_start, window_bytes = time.monotonic(), 0
         beginning = b""
-        for piece in _pieces(response, None if head.total is None else head.total - sink.at, stop):
+        for piece in _pieces(response, body, None if head.total is None else head.total - sink.at, stop):
             stop.check()
             if sink.at == len(beginning) < _SNIFFED_BYTES:  # the first piece may be a single byte
                 beginning += bytes(piece[:_SNIFFED_BYTES])
@@ -237,36 +237,31 @@ def digest_of(fd: int, size: int, stop: StopSignal) -> hashlib._Hash:
     return digest
 
 
-def _pieces(response: Response, remaining: int | None, stop: StopSignal) -> Iterator[memoryview | bytes]:
+def _pieces(response: Response, body: Body, remaining: int | None, stop: StopSignal) -> Iterator[memoryview]:
     """What the connection gives, each as soon as it is there, until the body ends."""
     buffer = memoryview(bytearray(BUFFER_BYTES))
-    while remaining is None or remaining > 0:
+    while True:
         try:
-            if response.raw.chunked:
-                piece: memoryview | bytes = response.raw.read1(BUFFER_BYTES)
-            else:
-                size = BUFFER_BYTES if remaining is None else min(BUFFER_BYTES, remaining)
-                # HTTPResponse.readinto would wait until the buffer is full; progress must not.
-                piece = buffer[: response.raw.fp.readinto1(buffer[:size])]
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            # One byte more than is to come: a body in chunks may not know its own end.
+            size = BUFFER_BYTES if remaining is None else min(BUFFER_BYTES, remaining + body.chunked)
+            count = body.readinto(buffer[:size])
+        except (OSError, BadAnswerError, ValueError) as error:
             stop.check()
-            raise TransientError(f"{response.connection.host} broke off: {describe(error)}") from error
-        if not piece:
+            raise TransientError(f"{response.host} broke off: {describe(error)}") from error
+        if not count:
             return
         if remaining is not None:
-            remaining -= len(piece)
-        yield piece
+            remaining -= count
+            if remaining < 0:
+                raise StartOver(f"{response.host} sends more than it promised", changed=False)
+        yield buffer[:count]
 
 
-def _head_of(response: Response) -> Head:
+def _head_of(response: Response, body: Body) -> Head:
     headers = response.headers
-    total: int | None = None
-    if response.status == 206:
-        match = re.fullmatch(r"bytes \d+-\d+/(\d+)", (headers.get("Content-Range") or "").strip())
-        total = int(match[1]) if match else None
-    elif response.status == 200 and not response.raw.chunked:
-        length = (headers.get("Content-Length") or "").strip()
-        total = int(length) if length.isascii() and length.isdigit() else None
+    total = body.length if response.status == 200 else None
+    if response.status == 206 and (served := content_range(headers)) is not None:
+        total = served[2]
     return Head(
         total=total,
         validator=_validator(headers) if total is not None else "",
@@ -276,45 +271,39 @@ def _head_of(response: Response) -> Head:
     )
 
 
-def _validator(headers: http.client.HTTPMessage) -> str:
+def _validator(headers: Headers) -> str:
     """A strong ETag, or a Last-Modified at least a minute before Date (RFC 9110, 8.8.2.2); else ""."""
     etag = (headers.get("ETag") or "").strip()
-    if re.fullmatch(r'"[\x21\x23-\x7e]*"', etag):
+    if re.fullmatch(r'"[\x21\x23-\x7e]{0,1000}"', etag):
         return etag
-    modified, date = headers.get("Last-Modified"), headers.get("Date")
-    if etag or not modified or not date:
+    modified = headers.get("Last-Modified")
+    then, now = http_date(modified), http_date(headers.get("Date"))
+    if etag or modified is None or then is None or now is None:
         return ""
-    try:
-        age = (parsedate_to_datetime(date) - parsedate_to_datetime(modified)).total_seconds()
-    except (TypeError, ValueError):
-        return ""
-    return modified if age >= 60 else ""
+    return modified if now - then >= 60 else ""
 
 
-def _check_range(response: Response, head: Head, offset: int, partial: Partial) -> None:
+def _check_range(response: Response, body: Body, head: Head, offset: int, partial: Partial) -> None:
     """Make sure that a 206 goes on with the very object that the partial file is of."""
     if not offset:
         raise TransientError(f"the source answers {response.status}, though no range was asked for")
     if response.status == 416:
         raise StartOver("the source says that the object ends before", changed=True)
-    served = (response.headers.get("Content-Range") or "").strip()
     etag = (response.headers.get("ETag") or "").strip()
     modified = response.headers.get("Last-Modified")
     other = etag if partial.validator.startswith('"') else modified
     if (other and other != partial.validator) or (head.total is not None and head.total != partial.total):
         raise StartOver("the object changed at the source", changed=True)
-    if served != f"bytes {offset}-{(partial.total or 0) - 1}/{partial.total}":
+    total = partial.total or 0
+    if content_range(response.headers) != (offset, total - 1, total) or body.length not in (
+        None,
+        total - offset,
+    ):
         raise StartOver("the source answers with another range than was asked for", changed=False)
 
 
 def _refuse_other_content(response: Response, head: Head) -> None:
-    host = response.connection.host
-    encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
-    if encoding != "identity":
-        raise NotAModelFileException(
-            f"{host} serves the file encoded as {encoding}, though that was not asked for",
-            metadata={"host": host, "content_type": head.content_type, "content_encoding": encoding},
-        )
+    host = response.host
     if head.content_type in _HTML_TYPES:
         raise _web_page(host, head.content_type)
 

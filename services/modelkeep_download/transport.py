@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
-import http.client
 import re
 import socket
 import ssl
@@ -18,17 +17,19 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from io import BufferedReader
 
 from modelkeep.exceptions import (
     FieldInvalidException,
     ForbiddenAddressException,
+    NotAModelFileException,
     SourceNotFoundException,
     UpstreamUnavailableException,
 )
 from modelkeep_common.urls import Origin, authority_of, origin_of, redirected, request_target
 from modelkeep_download.domain_retry import REDIRECT_STATUSES, TransientError, status_error
 from modelkeep_download.guard import AddressGuard
+from modelkeep_download.http1 import AnswerHead, BadAnswerError, Body, EncodedAnswerError, Headers, read_head
 
 #: (family, sockaddr) pairs of a host and port, as from getaddrinfo.
 SocketAddress = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
@@ -104,16 +105,47 @@ class Limits:
 class Response:
     """An answer with status 200, 206 or 416, whose body has not been read."""
 
-    status: int
-    headers: http.client.HTTPMessage
+    head: AnswerHead
     #: Address that answered, with its secrets.
     url: str
-    raw: http.client.HTTPResponse
-    connection: http.client.HTTPConnection
+    file: BufferedReader
+    connection: socket.socket
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.head.status
+
+    @property
+    def headers(self) -> Headers:
+        """The header fields."""
+        return self.head.headers
+
+    @property
+    def host(self) -> str:
+        """The host that answered."""
+        return origin_of(self.url).host
+
+    def body(self) -> Body:
+        """The reader of the body.
+
+        Raises:
+            TransientError: The head contradicts itself about it.
+            NotAModelFileException: It is encoded, which was not asked for.
+        """
+        try:
+            return Body(self.head, self.file)
+        except BadAnswerError as error:
+            raise TransientError(f"{self.host} does not answer as it should: {error}") from error
+        except EncodedAnswerError as error:
+            raise NotAModelFileException(
+                f"{self.host} serves the file encoded as {error.encoding}, though that was not asked for",
+                metadata={"host": self.host, "content_type": "", "content_encoding": error.encoding},
+            ) from error
 
     def close(self) -> None:
         """Close the connection; what is left of the body is not read."""
-        self.raw.close()
+        self.file.close()
         self.connection.close()
 
 
@@ -126,34 +158,6 @@ def system_resolver(host: str, port: int) -> list[SocketAddress]:
 def connect_socket(sock: socket.socket, address: SocketAddress) -> None:
     """The real dialer."""
     sock.connect(address[1])
-
-
-class _LineReader:
-    """Gives header lines; raises where http.client would take the end of the connection for their end."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def readline(self, limit: int = -1) -> bytes:
-        line = self._file.readline(limit)
-        if not line:
-            raise http.client.RemoteDisconnected("the headers broke off")
-        return line
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-
-class _WholeHeaders(http.client.HTTPResponse):
-    """A response whose headers broke off is an error, not one with fewer headers and no length."""
-
-    def begin(self) -> None:
-        file = self.fp
-        self.fp = _LineReader(file)  # type: ignore[assignment]  # begin() only reads lines and closes
-        try:
-            super().begin()
-        finally:
-            self.fp = file
 
 
 @functools.cache
@@ -192,9 +196,9 @@ class HttpTransport:
             credentials = _credentials(token, userinfo) if trusted else {}
             response = self._request(url, {**headers, **credentials}, stop)
             if response.status in REDIRECT_STATUSES:
-                target = response.headers.get("Location")
+                targets = set(response.headers.all("Location"))
                 response.close()
-                url = self._redirect_target(url, target)
+                url = self._redirect_target(url, targets)
                 continue
             if response.status in (200, 206, 416):
                 return response
@@ -212,10 +216,11 @@ class HttpTransport:
             metadata={"host": origin.host, "max_redirects": str(self.limits.max_redirects)},
         )
 
-    def _redirect_target(self, url: str, target: str | None) -> str:
+    def _redirect_target(self, url: str, targets: set[str]) -> str:
         host = origin_of(url).host
-        if not target:
-            raise SourceNotFoundException(f"{host} redirects to nowhere", metadata={"host": host})
+        if len(targets) != 1 or not (target := targets.pop()):
+            text = f"{host} redirects to nowhere, or to several places at once"
+            raise SourceNotFoundException(text, metadata={"host": host})
         try:
             target = target.encode("latin-1").decode("utf-8", "replace").strip().replace(" ", "%20")
             parsed = redirected(url, target)
@@ -233,6 +238,7 @@ class HttpTransport:
     def _request(self, url: str, headers: Mapping[str, str], stop: StopSignal) -> Response:
         scheme, host, port = origin_of(url)
         deadline: threading.Timer | None = None
+        file: BufferedReader | None = None
         sock = self._connect(host, port, stop)
         try:
             # Headers that trickle in would pass every time-out of a single recv.
@@ -247,36 +253,38 @@ class HttpTransport:
                 )
                 stop.watch(tls)
                 tls.do_handshake()
-            connection = http.client.HTTPConnection(host, port, timeout=self.limits.stall_timeout_s)
-            connection.response_class = _WholeHeaders
-            connection.sock = sock
-            connection.putrequest("GET", request_target(url), skip_host=True, skip_accept_encoding=True)
-            for name, value in {
-                "Host": authority_of(url),
-                "User-Agent": self.user_agent,
-                "Accept": "*/*",
-                "Accept-Encoding": "identity",
-                "Connection": "close",
-                **headers,
-            }.items():
-                connection.putheader(name, value)
-            connection.endheaders()
-            raw = connection.getresponse()
+            sock.sendall(self._request_head(url, headers))
+            file = sock.makefile("rb")
+            head = read_head(file)
         except ssl.SSLCertVerificationError as error:
-            sock.close()
+            _close(file, sock)
             raise UpstreamUnavailableException(
                 f"{host} shows a certificate that is not valid: {error.verify_message}",
                 metadata={"peer": host},
             ) from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            sock.close()
+        except (OSError, BadAnswerError, ValueError) as error:
+            _close(file, sock)
             stop.check()
             raise TransientError(f"{host} does not answer as it should: {describe(error)}") from error
         finally:
             if deadline is not None:
                 deadline.cancel()
         sock.settimeout(self.limits.stall_timeout_s)
-        return Response(raw.status, raw.headers, url, raw, connection)
+        return Response(head, url, file, sock)
+
+    def _request_head(self, url: str, headers: Mapping[str, str]) -> bytes:
+        fields = {
+            "Host": authority_of(url),
+            "User-Agent": self.user_agent,
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            "Connection": "close",
+            **headers,
+        }
+        lines = [f"GET {request_target(url)} HTTP/1.1", *(f"{name}: {text}" for name, text in fields.items())]
+        if not all(line.isascii() and line.isprintable() for line in lines):
+            raise ValueError("a header line would hold what no header may")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 
     def _connect(self, host: str, port: int, stop: StopSignal) -> socket.socket:
         addresses = self._resolve(host, port, stop)
@@ -334,8 +342,16 @@ class HttpTransport:
                 return addresses
 
 
+def _close(file: BufferedReader | None, sock: socket.socket) -> None:
+    if file is not None:
+        file.close()
+    sock.close()
+
+
 def describe(error: BaseException | None) -> str:
     """A few words about an I/O error, without addresses of memory and without what was sent."""
+    if isinstance(error, BadAnswerError):
+        return str(error)
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, OSError) and error.strerror:

@@ -70,7 +70,10 @@ def fetch(transport: HttpTransport, url: str, **more: str) -> bytes:
         url, token=more.get("token"), userinfo=more.get("userinfo", ""), headers={}, stop=StopSignal()
     )
     try:
-        return response.raw.read()
+        body, buffer, whole = response.body(), memoryview(bytearray(1000)), b""
+        while count := body.readinto(buffer):
+            whole += bytes(buffer[:count])
+        return whole
     finally:
         response.close()
 
