@@ -13,6 +13,9 @@ not its neighbours, and none is answered before the COMMIT.
 WAL mode, ``synchronous=FULL`` (a committed write survives a power cut), foreign keys on, and a busy
 time-out, so that two processes on one file are both correct. The threads are daemons: they never keep
 a process from exiting.
+
+On a full disk the folder's reserve is given up for what is written, except for what only makes more
+(``grows``): that is refused as long as the reserve is not whole.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 from modelkeep.exceptions import DiskFullException, ServerBusyException, ServerDrainingException
+from modelkeep.reserve import DEFAULT_BYTES, Reserve
 
 from .migrations import Migration, migrate
 from .startup import EXIT_DATA, EXIT_NOT_WRITABLE, StartupError
@@ -40,6 +44,8 @@ T = TypeVar("T")
 
 _BUSY_TIMEOUT_S = 10.0
 _FULL_BELOW_BYTES = 1 << 20
+#: How often an incomplete reserve is looked after when nothing is written.
+_RENEW_S = 10.0
 #: A transaction takes no further write in after this long, so that the first is not kept waiting.
 _GROUP_S = 0.01
 
@@ -61,11 +67,12 @@ _Work = Callable[[sqlite3.Connection], Any]
 
 
 class _Job(NamedTuple):
-    """A unit of work, who waits for it, and whether its commit waits for the disk."""
+    """A unit of work, who waits for it, whether its commit waits for the disk, and whether it only adds."""
 
     work: _Work
     future: asyncio.Future[Any]
     synced: bool = True
+    grows: bool = False
 
 
 class _Outcome(NamedTuple):
@@ -79,9 +86,17 @@ class Database:
     """One SQLite file, opened by :meth:`open`. Belongs to the event loop that opened it."""
 
     def __init__(
-        self, path: Path, store_id: str, epoch: str, writer: Connection, readers: list[Connection]
+        self,
+        path: Path,
+        store_id: str,
+        epoch: str,
+        writer: Connection,
+        readers: list[Connection],
+        reserve: Reserve,
     ) -> None:
         self.path = path
+        #: Room for the way out of a full disk; its ``run`` is for files in the same folder.
+        self.reserve = reserve
         #: UUID of this store, for as long as the file lives; a copy of the file has the same one.
         self.store_id = store_id
         #: Random id of this opening of the file; see ``changes.py``.
@@ -109,7 +124,13 @@ class Database:
 
     @classmethod
     async def open(
-        cls, path: Path, migrations: Sequence[Migration], application: str, *, readers: int = 2
+        cls,
+        path: Path,
+        migrations: Sequence[Migration],
+        application: str,
+        *,
+        readers: int = 2,
+        reserve_bytes: int = DEFAULT_BYTES,
     ) -> Database:
         """Open ``path``, making and migrating it as needed.
 
@@ -119,29 +140,38 @@ class Database:
                 share (change log, request ids) come by themselves.
             application: The marker of this kind of store, as ``record``.
             readers: How many reads may run at once.
+            reserve_bytes: Room that is kept beside the file for when the disk is full.
 
         Raises:
             StartupError: 65 for a newer schema or a file of another kind, 73 if it cannot be written.
         """
+        reserve = Reserve(path.parent, reserve_bytes)
         writer, read, store_id, epoch = await asyncio.to_thread(
-            _open_connections, path, migrations, application, readers
+            _open_connections, path, migrations, application, readers, reserve
         )
-        return cls(path, store_id, epoch, writer, read)
+        return cls(path, store_id, epoch, writer, read, reserve)
 
     async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``fn`` in one read transaction and return what it returns."""
-        return cast(T, await self._submit(self._reads, fn, True))
+        return cast(T, await self._submit(self._reads, _Job(fn, self._loop.create_future())))
 
-    async def write(self, fn: Callable[[sqlite3.Connection], T], *, synced: bool = True) -> T:
+    async def write(
+        self, fn: Callable[[sqlite3.Connection], T], *, synced: bool = True, grows: bool = False
+    ) -> T:
         """Run ``fn`` in a write transaction: committed when it returns, rolled back when it raises.
 
         Others' units of work may share the transaction, before and after this one. Cancelling the caller
         does not stop the unit of work.
 
         Args:
-            fn: The unit of work.
+            fn: The unit of work. It is run again when the first try found the disk full.
             synced: False saves the wait for the disk: the commit survives the end of the process at
                 any moment, but a power cut only from the next synced one on. For what can be done anew.
+            grows: True for what only makes more, as a new record: it must not use up the room that is
+                kept for what ends jobs and frees space.
+
+        Raises:
+            DiskFullException: There is no room.
         """
         # The unit of work sees the call that it is done for, as replay_or_run does.
         context = contextvars.copy_context()
@@ -149,7 +179,9 @@ class Database:
         def work(connection: sqlite3.Connection) -> Any:
             return context.run(fn, connection)
 
-        return cast(T, await self._submit(self._writes, work, synced))
+        return cast(
+            T, await self._submit(self._writes, _Job(work, self._loop.create_future(), synced, grows))
+        )
 
     def add_commit_listener(self, listener: Callable[[Changed], None]) -> None:
         """Call ``listener`` on the event loop after each commit that appended to the change log.
@@ -172,12 +204,11 @@ class Database:
         for thread in self._threads:
             thread.join()
 
-    def _submit(self, lane: queue.SimpleQueue[_Job | None], work: _Work, synced: bool) -> asyncio.Future[Any]:
+    def _submit(self, lane: queue.SimpleQueue[_Job | None], job: _Job) -> asyncio.Future[Any]:
         if self._closed:
             raise ServerDrainingException("The store is closed: the server is shutting down.")
-        future: asyncio.Future[Any] = self._loop.create_future()
-        lane.put(_Job(work, future, synced))
-        return future
+        lane.put(job)
+        return job.future
 
     # On the worker threads.
 
@@ -217,7 +248,11 @@ class Database:
 
     def _write_next(self, connection: Connection) -> bool:
         waiting: deque[_Job] = deque()
-        job = self._writes.get()
+        try:
+            job = self._writes.get(timeout=None if self.reserve.is_whole else _RENEW_S)
+        except queue.Empty:
+            self.reserve.renew()
+            return True
         while job is not None:
             waiting.append(job)
             if self._writes.empty():
@@ -229,18 +264,29 @@ class Database:
 
     def _write_together(self, connection: Connection, waiting: deque[_Job]) -> None:
         """Take units of work off ``waiting``, as many as the time allows, and commit them together."""
+        jobs: list[_Job] = []
+        outcomes = self._commit(connection, waiting, jobs)
+        if any(self._is_full(outcome.error) for outcome in outcomes):
+            outcomes = self._commit_on_full_disk(connection, jobs, outcomes)
+        if connection.appended:
+            self._call_soon(self._committed, connection.appended)
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            self._finish(job, outcome)
+
+    def _commit(self, connection: Connection, waiting: deque[_Job], jobs: list[_Job]) -> list[_Outcome]:
+        """Move units of work from ``waiting`` to ``jobs``, run and commit them; what became of each."""
         level = "FULL" if any(job.synced for job in waiting) else "NORMAL"
         connection.appended = []
-        jobs = [waiting.popleft()]
+        jobs.append(waiting.popleft())
         outcomes: list[_Outcome] = []
         try:
             connection.execute(f"PRAGMA synchronous = {level}")
             connection.execute("BEGIN IMMEDIATE")
             until = time.monotonic() + _GROUP_S
-            outcomes.append(self._run_unit(connection, jobs[0].work))
+            outcomes.append(self._run_job(connection, jobs[0]))
             while waiting and time.monotonic() < until:
                 jobs.append(waiting.popleft())
-                outcomes.append(self._run_unit(connection, jobs[-1].work))
+                outcomes.append(self._run_job(connection, jobs[-1]))
             connection.execute("COMMIT" if any(o.error is None for o in outcomes) else "ROLLBACK")
         except BaseException as error:
             # The transaction is lost, and with it whatever had gone well inside. This thread must go on.
@@ -251,10 +297,31 @@ class Database:
             lost = _Outcome(error=error)
             outcomes = [lost if outcome.error is None else outcome for outcome in outcomes]
             outcomes += [lost] * (len(jobs) - len(outcomes))
-        if connection.appended:
-            self._call_soon(self._committed, connection.appended)
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            self._finish(job, outcome)
+        return outcomes
+
+    def _commit_on_full_disk(
+        self, connection: Connection, jobs: list[_Job], outcomes: list[_Outcome]
+    ) -> list[_Outcome]:
+        """Run what the disk had no room for again, each alone, with slices of the reserve if it may."""
+        appended = connection.appended
+        final: list[_Outcome] = []
+        for job, first in zip(jobs, outcomes, strict=True):
+            outcome, tried = first, False
+            while self._is_full(outcome.error) and (not tried or self._may_free(job)):
+                tried = True
+                (outcome,) = self._commit(connection, deque([job]), [])
+                appended = appended + connection.appended
+            final.append(outcome)
+        connection.appended = appended
+        return final
+
+    def _may_free(self, job: _Job) -> bool:
+        return not job.grows and self.reserve.give_up()
+
+    def _run_job(self, connection: Connection, job: _Job) -> _Outcome:
+        if job.grows and not self.reserve.has_room():
+            return _Outcome(error=self._no_room())
+        return self._run_unit(connection, job.work)
 
     @staticmethod
     def _run_unit(connection: Connection, work: _Work) -> _Outcome:
@@ -290,13 +357,9 @@ class Database:
     def _translate(self, error: BaseException) -> BaseException:
         if not isinstance(error, sqlite3.OperationalError):
             return error
+        if self._is_full(error):
+            return self._no_room()
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self._disk_is_full()):
-            return DiskFullException(
-                f"The file system of {self.path.parent} has no room for the database: free some space.",
-                metadata={"path": str(self.path.parent), "bytes_short": str(_FULL_BELOW_BYTES)},
-                retry_after=30,
-            )
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return ServerBusyException(
                 "Another process holds the database: try again.",
@@ -305,12 +368,15 @@ class Database:
             )
         return error
 
-    def _disk_is_full(self) -> bool:
-        try:
-            status = os.statvfs(self.path.parent)
-        except OSError as error:
-            return error.errno == errno.ENOSPC
-        return status.f_bavail * status.f_frsize < _FULL_BELOW_BYTES
+    def _is_full(self, error: BaseException | None) -> bool:
+        return isinstance(error, sqlite3.OperationalError) and _is_full(error, self.path)
+
+    def _no_room(self) -> DiskFullException:
+        return DiskFullException(
+            f"The file system of {self.path.parent} has no room for the database: free some space.",
+            metadata={"path": str(self.path.parent), "bytes_short": str(_FULL_BELOW_BYTES)},
+            retry_after=30,
+        )
 
     # On the event loop.
 
@@ -331,7 +397,7 @@ class Database:
 
 
 def _open_connections(
-    path: Path, migrations: Sequence[Migration], application: str, readers: int
+    path: Path, migrations: Sequence[Migration], application: str, readers: int, reserve: Reserve
 ) -> tuple[Connection, list[Connection], str, str]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -341,25 +407,45 @@ def _open_connections(
         ) from None
     if not os.access(path.parent, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise StartupError(EXIT_NOT_WRITABLE, f"cannot write {path}: check who owns the folder {path.parent}")
-    opened: list[Connection] = []
+    while True:
+        opened: list[Connection] = []
+        try:
+            writer = _connect(path, opened)
+            store_id, epoch = migrate(writer, path, migrations, application)
+            for _ in range(readers):
+                reader = _connect(path, opened)
+                reader.execute("PRAGMA query_only = ON")
+            reserve.renew()
+            return writer, opened[1:], store_id, epoch
+        except sqlite3.OperationalError as error:
+            _close_all(opened)
+            is_full = _is_full(error, path)
+            if is_full and reserve.give_up():
+                continue
+            reason = f"{path.parent} is on a full disk: free some space" if is_full else str(error)
+            raise StartupError(EXIT_NOT_WRITABLE, f"cannot write {path}: {reason}") from None
+        except sqlite3.DatabaseError:
+            _close_all(opened)
+            raise StartupError(
+                EXIT_DATA, f"{path} is not a SQLite database: move it away, or set another folder"
+            ) from None
+        except BaseException:
+            _close_all(opened)
+            raise
+
+
+def _is_full(error: sqlite3.OperationalError, path: Path) -> bool:
+    """Whether SQLite failed for want of room; for the files beside the database it has no clear word."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return True
+    if code not in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        return False
     try:
-        writer = _connect(path, opened)
-        store_id, epoch = migrate(writer, path, migrations, application)
-        for _ in range(readers):
-            reader = _connect(path, opened)
-            reader.execute("PRAGMA query_only = ON")
-    except sqlite3.OperationalError as error:
-        _close_all(opened)
-        raise StartupError(EXIT_NOT_WRITABLE, f"cannot write {path}: {error}") from None
-    except sqlite3.DatabaseError:
-        _close_all(opened)
-        raise StartupError(
-            EXIT_DATA, f"{path} is not a SQLite database: move it away, or set another folder"
-        ) from None
-    except BaseException:
-        _close_all(opened)
-        raise
-    return writer, opened[1:], store_id, epoch
+        status = os.statvfs(path.parent)
+    except OSError as why:
+        return why.errno == errno.ENOSPC
+    return status.f_bavail * status.f_frsize < _FULL_BELOW_BYTES
 
 
 def _connect(path: Path, opened: list[Connection]) -> Connection:

@@ -13,32 +13,51 @@ import json
 import logging
 import os
 import queue
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from .urls import redact
 
 _GATHER_S = 0.05
 _MAX_TEXT = 2000
+_MAX_HELD = 16 << 20
 
 
 class LineWriter:
-    """Takes lines from any thread and writes them in the background, in order."""
+    """Takes lines from any thread and writes them in the background, in order.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    A line that cannot be written, on a full disk or into a pipe that nobody reads, is lost, and how many
+    were is told by the next that can: nobody ever waits for the log, and it holds 16 MiB at most.
+
+    Args:
+        fd: The descriptor to write to.
+        close_fd: Whether it is closed at the end.
+    """
+
+    def __init__(self, fd: int, *, close_fd: bool = False) -> None:
+        self._fd = fd
+        self._close_fd = close_fd
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._held = 0
+        self._lost = 0
+        self._is_broken_off = False
         self._closed = False
-        #: Takes one line without its end; never blocks.
-        self.put = self._lines.put
         self._thread = threading.Thread(target=self._run, daemon=True, name="log-writer")
         self._thread.start()
         atexit.register(self.close)
+
+    def put(self, text: str) -> None:
+        """Take one line without its end; never blocks."""
+        # Not exact between threads; it is set right whenever all is written.
+        if self._held > _MAX_HELD:
+            self._lost += 1
+            return
+        self._held += len(text)
+        self._lines.put(text)
 
     def close(self) -> None:
         """Write what is left."""
@@ -47,8 +66,9 @@ class LineWriter:
             atexit.unregister(self.close)
             self._lines.put(None)
             self._thread.join(timeout=5)
-            if self._stream not in (sys.stderr, sys.stdout):
-                self._stream.close()
+            if self._close_fd and not self._thread.is_alive():
+                with contextlib.suppress(OSError):
+                    os.close(self._fd)
 
     def _run(self) -> None:
         last = False
@@ -61,11 +81,27 @@ class LineWriter:
                 while True:
                     lines.append(self._lines.get_nowait())
             last = None in lines
-            text = "".join(f"{line}\n" for line in lines if line is not None)
-            # A full disk or a closed pipe must not take the service down with it.
-            with contextlib.suppress(OSError, ValueError):
-                self._stream.write(text)
-                self._stream.flush()
+            self._write([text for text in lines if text is not None])
+            if self._lines.empty():
+                self._held = 0
+
+    def _write(self, lines: list[str]) -> None:
+        lost, self._lost = self._lost, 0
+        if lost:
+            lines = [line("WARNING", {"message": "log lines were lost", "lost": lost}), *lines]
+        data = "".join(f"{text}\n" for text in lines).encode(errors="replace")
+        if self._is_broken_off:
+            data = b"\n" + data
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError:
+            rest = bytes(view)
+            self._lost += lost + rest.count(b"\n")
+            self._is_broken_off = not data[: len(data) - len(rest)].endswith(b"\n") and len(rest) < len(data)
+            return
+        self._is_broken_off = False
 
 
 _writer: LineWriter | None = None
@@ -75,15 +111,13 @@ _service = ""
 def configure(service: str, *, level: str = "INFO", file: Path | None = None) -> LineWriter:
     """Send every log record of this process through one writer; replaces what was set up before."""
     global _writer, _service
-    stream: TextIO = sys.stderr
+    fd = 2
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        stream = os.fdopen(
-            os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640), "a", encoding="utf-8"
-        )
+        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
     if _writer is not None:
         _writer.close()
-    _writer, _service = LineWriter(stream), service
+    _writer, _service = LineWriter(fd, close_fd=file is not None), service
     handler = JsonHandler(_writer)
     root = logging.getLogger()
     for old in list(root.handlers):

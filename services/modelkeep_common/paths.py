@@ -255,13 +255,13 @@ def ensure_marker(models_dir: Path, *, create: bool = True) -> str:
 
 def _write_marker(marker: Path) -> None:
     temporary = marker.with_name(f"{MARKER}.{os.getpid()}.new")
-    temporary.write_text(str(uuid.uuid4()) + "\n", "ascii")
     try:
+        temporary.write_text(str(uuid.uuid4()) + "\n", "ascii")
         # A link, unlike a rename, never replaces the marker that somebody else was quicker to make.
         with contextlib.suppress(FileExistsError):
             os.link(temporary, marker)
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

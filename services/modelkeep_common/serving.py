@@ -17,7 +17,6 @@ import faulthandler
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar, cast
@@ -38,7 +37,7 @@ from .interceptors.telemetry import Telemetry
 from .interceptors.validation import collector
 from .server_info import FULL_NAME, ProcessFacts, ServerServicer
 from .settings import ServiceSettings
-from .startup import EXIT_HUNG, StartupError
+from .startup import EXIT_HUNG, EXIT_NOT_WRITABLE, StartupError, tell
 from .status import domain_of
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -249,17 +248,14 @@ def run(
     try:
         logs.configure(settings.service, level=settings.log_level, file=settings.log_file)
     except OSError as error:
-        print(
-            f"modelkeep {settings.service}: cannot write {settings.log_file}: {error.strerror}",
-            file=sys.stderr,
-        )
-        return 73
+        tell(settings.service, f"cannot write {settings.log_file}: {error.strerror}")
+        return EXIT_NOT_WRITABLE
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_serve(app_factory, settings, allowed))
     except StartupError as error:
         _log.error("cannot start: %s", error.message)
-        print(f"modelkeep {settings.service}: {error.message}", file=sys.stderr)
+        tell(settings.service, error.message)
         return error.exit_code
     finally:
         logs.shutdown()
@@ -307,6 +303,6 @@ async def _serve(
 
 
 def _give_up(service: str) -> None:
-    print(f"modelkeep {service}: the drain hangs; giving up", file=sys.stderr, flush=True)
+    tell(service, "the drain hangs; giving up")
     faulthandler.dump_traceback()
     os._exit(EXIT_HUNG)

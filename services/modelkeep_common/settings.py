@@ -26,6 +26,8 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from modelkeep.reserve import DEFAULT_BYTES
+
 from .startup import EXIT_CONFIG
 from .urls import is_secret_name
 
@@ -70,6 +72,9 @@ class ServiceSettings(BaseSettings):
     )
     drain_grace_s: float = Field(10, ge=0, description="Seconds that calls under way get to finish.")
     drain_watchdog_s: float = Field(30, gt=0, description="Seconds after which a hanging drain is cut off.")
+    reserve_bytes: int = Field(
+        DEFAULT_BYTES, ge=0, description="Disk space kept so that a full disk can be cleared; 0 keeps none."
+    )
     max_concurrent_rpcs: int = Field(1000, ge=1, description="Unary calls at once, reads and writes each.")
     max_streams: int = Field(4000, ge=1, description="Server streams and long polls at once.")
     max_unary_s: float = Field(300, gt=0, description="Deadline in seconds of a unary call that states none.")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 #: A database of a newer schema, or a file that is not this service's database (EX_DATAERR).
 EXIT_DATA = 65
 #: The drain hung and the watchdog ended the process (EX_SOFTWARE).
@@ -21,3 +24,9 @@ class StartupError(Exception):
         super().__init__(message)
         self.exit_code = exit_code
         self.message = message
+
+
+def tell(service: str, what: str) -> None:
+    """Say something on standard error; what that leads to may be full or gone."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"modelkeep {service}: {what}", file=sys.stderr, flush=True)

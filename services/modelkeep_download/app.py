@@ -49,7 +49,9 @@ class DownloadApplication:
         """Lock the roots, open the store, and go on with the jobs in it."""
         settings = self._settings
         roots, sources = await asyncio.to_thread(self._take_roots)
-        self._db = await Database.open(settings.database, MIGRATIONS, "download")
+        self._db = await Database.open(
+            settings.database, MIGRATIONS, "download", reserve_bytes=settings.reserve_bytes
+        )
         self._hub = WatchHub[download_pb2.Download](self._db, collection=COLLECTION, parse=convert.parse_job)
         # A change tells the bytes of its moment as progress does, or they would seem to go back.
         store = JobStore(lambda job: convert.encode_job(self._scheduler.live(job)))

@@ -114,13 +114,13 @@ class Downloads:
                         metadata={"limit": str(self._max_jobs)},
                         retry_after=60,
                     )
-                made.append(self._store.insert(conn, spec, secret))
+                made[:] = [self._store.insert(conn, spec, secret)]
                 return encode(made[0])
 
             return once(conn, run)[0]
 
         async def write() -> bytes:
-            answer = await self._db.write(run_once)
+            answer = await self._db.write(run_once, grows=True)
             for job in made:
                 if secret is not SecretKind.NONE:
                     self._scheduler.credentials[job.id] = credentials

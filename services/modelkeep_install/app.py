@@ -44,7 +44,9 @@ class InstallApplication:
         """Takes models_dir for itself, opens the store, and goes on with the jobs in it."""
         settings = self._settings
         self._roots = await asyncio.to_thread(self._take_models_dir)
-        self._db = await Database.open(settings.database, MIGRATIONS, "install")
+        self._db = await Database.open(
+            settings.database, MIGRATIONS, "install", reserve_bytes=settings.reserve_bytes
+        )
         self._store = InstallStore(self._db, convert.encode_install)
         self._hub = WatchHub(self._db, collection=COLLECTION, parse=install_pb2.Install.FromString)
         self._channels = [open_channel(settings.record_address), open_channel(settings.download_address)]

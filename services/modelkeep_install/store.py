@@ -102,7 +102,7 @@ class InstallStore:
             )
             return _get(conn, int(answer))[0], existing or replayed
 
-        return await self.db.write(unit)
+        return await self.db.write(unit, grows=True)
 
     async def get(self, job_id: int) -> Job:
         return (await self.db.read(partial(_get, job_id=job_id)))[0]

@@ -65,7 +65,7 @@ class LoaderApplication:
         self._descriptors = DescriptorServer(folder, self._lending)
         await self._descriptors.open()
         closers.push_async_callback(self._descriptors.close)
-        self._history = await ResidentHistory.open(settings.database)
+        self._history = await ResidentHistory.open(settings.database, reserve_bytes=settings.reserve_bytes)
         closers.push_async_callback(self._history.close)
         closers.push_async_callback(self._lending.close)
         await self._lending.open()

@@ -32,7 +32,9 @@ class RecordApplication:
     async def open(self) -> None:
         """Open the database. Raises StartupError."""
         settings = self._settings
-        self._store = await SqliteRecordStore.open(settings.database, readers=settings.database_readers)
+        self._store = await SqliteRecordStore.open(
+            settings.database, readers=settings.database_readers, reserve_bytes=settings.reserve_bytes
+        )
         self._hub = WatchHub(self._store.db, collection=COLLECTION, parse=Model.FromString)
 
     def register(self, server: grpc.aio.Server) -> None:

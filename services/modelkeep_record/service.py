@@ -41,7 +41,7 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
             return pb.CreateModelResponse(model=model, revision=model.revision).SerializeToString()
 
         once = _once(request, request.request_id)
-        return pb.CreateModelResponse.FromString(await self._store.write(unit, once))
+        return pb.CreateModelResponse.FromString(await self._store.write(unit, once, grows=True))
 
     async def GetModel(self, request: pb.GetModelRequest, context: object) -> pb.GetModelResponse:
         message = await self._store.get(request.key)
@@ -121,7 +121,7 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
             return pb.UpdateModelResponse(model=model, revision=model.revision).SerializeToString()
 
         once = _once(request, request.request_id)
-        return pb.UpdateModelResponse.FromString(await self._store.write(unit, once))
+        return pb.UpdateModelResponse.FromString(await self._store.write(unit, once, grows=True))
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: object) -> pb.DeleteModelResponse:
         def unit(records: domain.Records) -> bytes:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
 from modelkeep.model.v1.model_pb2 import Model, ModelFile
+from modelkeep.reserve import DEFAULT_BYTES
 from modelkeep_common.changes import (
     append_change,
     current_revision,
@@ -96,9 +97,9 @@ class RecordStore(Protocol):
         """A model's files after a path; None if there is no such model."""
         ...
 
-    async def write(self, unit: Callable[[Records], bytes], once: Once) -> bytes:
+    async def write(self, unit: Callable[[Records], bytes], once: Once, *, grows: bool = False) -> bytes:
         """Run a unit of work in a write transaction and return its answer, or that of an earlier
-        request with the same id."""
+        request with the same id. With `grows` it does not use the room that is kept for a full disk."""
         ...
 
     def snapshot(self, conn: sqlite3.Connection) -> Iterable[tuple[str, Model]]:
@@ -122,13 +123,15 @@ class SqliteRecordStore:
         self._gets = Gatherer(self.get_many)
 
     @classmethod
-    async def open(cls, path: Path, *, readers: int = 2) -> Self:
+    async def open(cls, path: Path, *, readers: int = 2, reserve_bytes: int = DEFAULT_BYTES) -> Self:
         """Open a file, making or migrating it as needed.
 
         Raises:
             StartupError: 65 for a newer schema or a file of another kind, 73 if it cannot be written.
         """
-        return cls(await Database.open(path, MIGRATIONS, "record", readers=readers))
+        return cls(
+            await Database.open(path, MIGRATIONS, "record", readers=readers, reserve_bytes=reserve_bytes)
+        )
 
     async def close(self) -> None:
         """Finish what was asked for and close."""
@@ -191,7 +194,7 @@ class SqliteRecordStore:
 
         return await self.db.read(read)
 
-    async def write(self, unit: Callable[[Records], bytes], once: Once) -> bytes:
+    async def write(self, unit: Callable[[Records], bytes], once: Once, *, grows: bool = False) -> bytes:
         """Run a unit of work in a write transaction, or answer as an earlier request with the same id."""
 
         def work(conn: sqlite3.Connection) -> bytes:
@@ -204,7 +207,7 @@ class SqliteRecordStore:
                 principal=once.principal,
             )[0]
 
-        return await self.db.write(work)
+        return await self.db.write(work, grows=grows)
 
     async def info(self) -> StoreInfo:
         """What the store is and has."""

@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from modelkeep.reserve import Reserve
 from modelkeep.supervisor._errors import NOT_WRITABLE, SuiteError
+
+#: Kept in ``run`` for the files there.
+_RESERVE_BYTES = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +56,19 @@ def read_suite_file(data_dir: Path) -> SuiteFile | None:
 
 
 def write_suite_file(data_dir: Path, content: SuiteFile) -> None:
-    """Replace the description atomically: a reader sees the old one or the new one, never a part."""
+    """Replace the description atomically: a reader sees the old one or the new one, never a part.
+
+    On a full disk the room for it comes from a reserve in the same folder.
+    """
     path = suite_file_path(data_dir)
     scratch = path.with_suffix(f".{os.getpid()}.tmp")
-    scratch.write_text(json.dumps(asdict(content), indent=2) + "\n")
-    scratch.replace(path)
+    reserve = Reserve(path.parent, _RESERVE_BYTES)
+    try:
+        reserve.run(lambda: scratch.write_text(json.dumps(asdict(content), indent=2) + "\n"))
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    reserve.renew()
 
 
 def make_data_dir(data_dir: Path) -> None:

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
+from modelkeep.reserve import has_room
 from modelkeep.supervisor import _ports
 from modelkeep.supervisor._errors import ADDRESS_TAKEN, PASSED_THROUGH, SuiteError
 from modelkeep.supervisor._files import (
@@ -297,24 +298,30 @@ class Suite:
         code = process.returncode or 0
         said = "\n".join(f"  {process.name}: {line}" for line in process.last_lines())
         return SuiteError(
-            f"{process.name} {process.how_it_ended()} while starting; it said:\n{said or '  (nothing)'}",
+            f"{process.name} {process.how_it_ended()} while starting; it said:\n{said or self._why_silent()}",
             exit_code=code if code in PASSED_THROUGH else 1,
             service=process.name,
         )
 
+    def _why_silent(self) -> str:
+        if has_room(self.data_dir):
+            return "  (nothing)"
+        return f"  (nothing: the disk of {self.data_dir} is full, its log too; free some space)"
+
     def _describe(self) -> None:
-        with contextlib.suppress(FileNotFoundError):  # the folder was removed under the running suite
-            write_suite_file(
-                self.data_dir,
-                SuiteFile(
-                    pid=os.getpid(),
-                    data_dir=str(self.data_dir),
-                    addresses=self.addresses,
-                    pids=self.pids,
-                    versions={name: version(name) for name in ("modelkeep", "grpcio", "protobuf")},
-                    start_time=time.time(),
-                ),
-            )
+        said = SuiteFile(
+            pid=os.getpid(),
+            data_dir=str(self.data_dir),
+            addresses=self.addresses,
+            pids=self.pids,
+            versions={name: version(name) for name in ("modelkeep", "grpcio", "protobuf")},
+            start_time=time.time(),
+        )
+        try:
+            with contextlib.suppress(FileNotFoundError):  # the folder was removed under the running suite
+                write_suite_file(self.data_dir, said)
+        except OSError as error:
+            raise not_writable(self.data_dir, error) from error
 
 
 def _start_folder(name: str) -> dict[str, str]:
