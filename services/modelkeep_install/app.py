@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc.aio
 
+from modelkeep.headers import MAX_HEADER_BYTES
 from modelkeep.install.v1 import install_pb2, install_service_pb2_grpc
 from modelkeep_common.db import Database
 from modelkeep_common.paging import MAX_PAGE_SIZE
@@ -21,7 +22,6 @@ from .domain import Installer
 from .domain_jobs import Job
 from .domain_roots import ModelRoots
 from .peers import Downloads, Records, open_channel
-from .probe import MAX_HEADER_BYTES
 from .service import InstallServicer
 from .store import COLLECTION, MIGRATIONS, InstallStore
 

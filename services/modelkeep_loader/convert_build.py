@@ -26,11 +26,12 @@ from safetensors import safe_open
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from modelkeep.exceptions import InvalidModelException
+from modelkeep.headers import DTYPES as FILE_DTYPES
+from modelkeep.headers import Tensor
 from modelkeep.worker.classes import resolve_class
 from modelkeep.worker.manifest import Manifest
 from modelkeep.worker.shell import DTYPES, build_module
 from modelkeep_loader import sealed, vaeconfig
-from modelkeep_loader.weightfile import FLOAT_CODES, Tensor
 
 if TYPE_CHECKING:
     from modelkeep_loader.convert_main import Build
@@ -158,7 +159,7 @@ def _is_plain(
     return (
         names.keys() == state.keys()
         and all(
-            (sources[name].code() in FLOAT_CODES) == state[name].is_floating_point()
+            FILE_DTYPES[sources[name].code()].is_float == state[name].is_floating_point()
             for name, ready in names.items()
             if ready is None
         )
@@ -189,7 +190,7 @@ def _from_sources(
                 metadata={"detail": f"shape of {name}"},
             )
         code = _CODES[ready.dtype] if ready is not None else sources[name].code()
-        tensors.append(Tensor(name, _CODES[dtype] if code in FLOAT_CODES else code, tuple(shape)))
+        tensors.append(Tensor(name, _CODES[dtype] if FILE_DTYPES[code].is_float else code, tuple(shape)))
     tensors += [Tensor(name, _CODES[b.dtype], tuple(b.shape)) for name, b in transient.items()]
 
     def read(tensor: Tensor) -> memoryview:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from modelkeep.exceptions import ModelkeepError
+from modelkeep.headers import Tensor
 from modelkeep_loader import sealed
-from modelkeep_loader.weightfile import Tensor
 
 
 class Stage(enum.StrEnum):

@@ -7,7 +7,6 @@ roots, also through links; only listed classes and safetensors files are taken.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import stat
@@ -24,14 +23,14 @@ from modelkeep.exceptions import (
     SubmodelRequiredException,
     UnsafeFormatException,
 )
+from modelkeep.headers import Header, read_header
+from modelkeep.modeljson import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
 from modelkeep.worker.classes import ALLOWED
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_loader.domain import ComponentRef, signature_of
 from modelkeep_loader.domain_records import Record
 from modelkeep_loader.helperwire import MAX_DESCRIPTORS
-from modelkeep_loader.weightfile import Header, read_header
 
-_MAX_CONFIG_BYTES: Final = 1 << 20
 _STEMS = ("diffusion_pytorch_model", "model")
 #: What says which files a component's shards are; also of a variant.
 INDEX_NAMES: Final = "*.safetensors.index*.json"
@@ -204,7 +203,7 @@ class Finder:
         raise FileNotFoundError(2, "missing", str(folder / f"{_STEMS[0]}.safetensors"))
 
     def _shards(self, folder: Path, index: str) -> list[str]:
-        shards = self._read_json(folder / index).get("weight_map")
+        shards = self._read_json(folder / index, MAX_INDEX_BYTES).get("weight_map")
         named = list(shards.values()) if isinstance(shards, dict) else []
         if not named or not all(isinstance(n, str) and "/" not in n for n in named):
             raise InvalidModelException(
@@ -222,7 +221,9 @@ class Finder:
         """A weight file's header, signature and status, all of one descriptor."""
         with self._open(path) as fd:
             status = os.fstat(fd)
-            return read_header(fd, str(path)), signature_of(status), status
+            header = read_header(fd, path)
+        header.check_lendable()
+        return header, signature_of(status), status
 
     @contextlib.contextmanager
     def _open(self, path: Path) -> Iterator[int]:
@@ -238,19 +239,9 @@ class Finder:
         finally:
             os.close(fd)
 
-    def _read_json(self, path: Path) -> dict[str, Any]:
+    def _read_json(self, path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
         with self._open(path) as fd:
-            data = os.read(fd, _MAX_CONFIG_BYTES + 1)
-        try:
-            value = json.loads(data) if len(data) <= _MAX_CONFIG_BYTES else None
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            raise InvalidModelException(
-                f"{path.name} is no JSON object of at most 1 MiB.",
-                metadata={"path": str(path), "detail": f"bad {path.name}"},
-            )
-        return value
+            return read_object(fd, path, limit)
 
 
 def _check_class(library: str, class_name: str, folder: Path) -> None:

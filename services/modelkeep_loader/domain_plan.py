@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from modelkeep.exceptions import InvalidModelException, ModelNotFoundException
+from modelkeep.headers import Header
 from modelkeep.worker.classes import KEPT_IN_FLOAT32
 from modelkeep_common.wire import clamped_time
 from modelkeep_loader.domain import ComponentRef, ModelFacts, Plan, SourceFile, signature_of
 from modelkeep_loader.domain_find import INDEX_NAMES, Finder
 from modelkeep_loader.domain_records import FileFacts, Record, Records
-from modelkeep_loader.weightfile import PRECISION_OF_CODE, Header
+from modelkeep_loader.weightfile import PRECISION_OF_CODE, cast_bytes, main_float_code
 
 #: Part of every identity: what the helper makes of the same files may change with it.
 LAYOUT_VERSION: Final = "safetensors-aligned-1"
@@ -136,7 +137,7 @@ class Planner:
         )
         kept = KEPT_IN_FLOAT32.get(found.class_name, ())
         size = sum(
-            header.cast_bytes(precision, kept) + 160 * len(header.tensors) for _, _, header, _, _ in headers
+            cast_bytes(header, precision, kept) + 160 * len(header.tensors) for _, _, header, _, _ in headers
         )
         contents: list[object] = []
         known = True
@@ -178,8 +179,8 @@ class Planner:
 
 
 def _own_precision(headers: list[Header]) -> str:
-    largest = max(headers, key=lambda h: sum(t.size_bytes for t in h.tensors))
-    return PRECISION_OF_CODE.get(largest.main_float_code() or "F32", "float32")
+    largest = max(headers, key=lambda header: header.size_bytes - header.header_bytes)
+    return PRECISION_OF_CODE.get(main_float_code(largest) or "F32", "float32")
 
 
 def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from modelkeep import processes
@@ -24,11 +25,11 @@ from modelkeep.exceptions import (
     ModelNotFoundException,
     RamExhaustedException,
 )
+from modelkeep.headers import read_header
 from modelkeep.worker.manifest import METADATA_KEY, Manifest
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_loader import helperwire, sealed
 from modelkeep_loader.domain import BuildProgress, Built, Memory, Plan, Stage, signature_of
-from modelkeep_loader.weightfile import read_header
 
 _log = logging.getLogger(__name__)
 
@@ -231,7 +232,7 @@ def _accept(descriptors: Sequence[int], plan: Plan, sources: Sequence[int]) -> B
         fd = descriptors[0]
         if not sealed.is_sealed(fd):
             raise InvalidModelException("The helper's memory is not sealed.")
-        header = read_header(fd, "the helper's memory")
+        header = read_header(fd, Path("the helper's memory"), whole=(METADATA_KEY,))
         manifest = Manifest.from_json(header.metadata[METADATA_KEY])
         return Built(
             memory=Memory(sealed.open_readonly(fd)),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from .headers import DTYPE_BITS, MAX_HEADER_BYTES, SafetensorsHeader, open_regular, read_header
+from .headers import open_regular, read_header
 from .probe import list_files, probe
 from .result import Evidence, FoundSubmodel, Hints, Match, NoMatch, ProbeResult, RuledOut, Strength
 
 __all__ = [
-    "DTYPE_BITS",
-    "MAX_HEADER_BYTES",
     "Evidence",
     "FoundSubmodel",
     "Hints",
@@ -16,7 +14,6 @@ __all__ = [
     "NoMatch",
     "ProbeResult",
     "RuledOut",
-    "SafetensorsHeader",
     "Strength",
     "list_files",
     "open_regular",

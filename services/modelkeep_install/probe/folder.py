@@ -12,21 +12,19 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic_core import from_json
-
 from modelkeep.exceptions import InvalidModelException, UnsafeFormatException
+from modelkeep.headers import Header
+from modelkeep.modeljson import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
 
 from ..system_errors import reading
 from .families.unet import BASE_BY_CONTEXT, VARIANT_BY_CHANNELS
 from .families.vae import vae_folder_match
-from .headers import MAX_HEADER_BYTES, Opener, SafetensorsHeader, read_header
+from .headers import Opener, read_header
 from .result import UNKNOWN, Evidence, FoundSubmodel, Match, NoMatch, RuledOut, certain, likely
 
 #: Files of these kinds may run code when they are read.
 PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".bin", ".pth"})
 
-#: A config is a few KiB; what is larger is none.
-_MAX_CONFIG_BYTES = 1 << 20
 #: Entries of a model_index.json; published ones have a dozen.
 _MAX_COMPONENTS = 100
 #: Names listed in one error.
@@ -81,26 +79,17 @@ class Folder:
         self.files = files
         self._opener = opener
 
-    def config(self, relative: str, limit: int = _MAX_CONFIG_BYTES) -> Mapping[str, Any] | None:
+    def config(self, relative: str, limit: int = MAX_CONFIG_BYTES) -> Mapping[str, Any] | None:
         """A JSON object of the folder; None if there is no such file.
 
         Raises:
-            InvalidModelException: It is there, and is no JSON object, or longer than ``limit`` bytes.
+            InvalidModelException: It is there, and is no JSON object, or beyond the reader's bounds.
         """
         if relative not in self.files:
             return None
-        if self.files[relative] > limit:
-            raise self.invalid(relative, f"a config of {self.files[relative]:,} bytes")
-        try:
-            path = self.path / relative
-            with reading(path), self._opener(path) as file:
-                # unlike json's, no lone surrogates, which no message could carry, and no infinite numbers
-                content = from_json(file.read(limit), allow_inf_nan=False)
-        except ValueError as error:
-            raise self.invalid(relative, f"no JSON: {error}") from error
-        if not isinstance(content, dict):
-            raise self.invalid(relative, "no JSON object")
-        return content
+        path = self.path / relative
+        with reading(path), self._opener(path) as file:
+            return read_object(file.fileno(), path, limit)
 
     def check_shards(self) -> None:
         """Every shard that an index names must lie beside it.
@@ -109,8 +98,7 @@ class Folder:
             InvalidModelException: Shards are missing (the text names them), or the index is broken.
         """
         for name in filter(_SHARD_INDEX.search, self.files):
-            # it names every tensor, as the headers do
-            weight_map = (self.config(name, MAX_HEADER_BYTES) or {}).get("weight_map")
+            weight_map = (self.config(name, MAX_INDEX_BYTES) or {}).get("weight_map")
             shards = list(weight_map.values()) if isinstance(weight_map, dict) else []
             if not shards or not all(isinstance(shard, str) for shard in shards):
                 raise self.invalid(name, "no weight_map from tensors to files")
@@ -128,12 +116,12 @@ class Folder:
                     "fetch the missing files, then install again",
                 )
 
-    def weights(self, component: str) -> list[SafetensorsHeader]:
+    def weights(self, component: str) -> list[Header]:
         """Headers of a component's safetensors files (its shards, and its variants such as fp16).
 
         Raises:
             UnsafeFormatException: The only weights there are pickles.
-            InvalidModelException: A file is damaged, or there is none.
+            InvalidModelException: A file is damaged, holds what cannot be lent, or there is none.
         """
         inside = [name for name in self.files if _folder_of(name) == component]
         tensors = sorted(name for name in inside if name.endswith(".safetensors"))
@@ -142,7 +130,10 @@ class Folder:
             raise unsafe(self.path / pickles[0])
         if not tensors:
             raise self.invalid(component, "no safetensors weights in this folder")
-        return [read_header(self.path / name, self._opener) for name in tensors]
+        headers = [read_header(self.path / name, self._opener) for name in tensors]
+        for header in headers:
+            header.check_lendable()
+        return headers
 
     def invalid(self, relative: str, detail: str) -> InvalidModelException:
         where = f"{relative} in {self.path.name}" if relative else self.path.name
@@ -246,7 +237,7 @@ def _submodels(
 def _unet_facts(
     folder: Folder,
     config: Mapping[str, Any],
-    headers: list[SafetensorsHeader],
+    headers: list[Header],
     allowed: tuple[str, ...],
     evidence: list[Evidence],
 ) -> tuple[str, str, tuple[str, ...]]:
@@ -286,7 +277,7 @@ def _unet_facts(
 
 def _confirm(
     folder: Folder,
-    headers: list[SafetensorsHeader],
+    headers: list[Header],
     ending: str,
     expected: int,
     setting: str,

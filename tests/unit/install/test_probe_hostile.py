@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import struct
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from modelkeep.exceptions import InvalidModelException, SourceNotFoundException
 from modelkeep_install.probe import Hints, probe
-from modelkeep_install.probe.headers import MAX_HEADER_BYTES, read_header
 from support.modelshapes import checkpoint_tensors, prefixed, table, write_pipeline, write_safetensors
 
 BASES = ["sd-1", "sd-2", "sdxl"]
-
-
-def raw_header(path: Path, text: bytes, buffer_bytes: int = 0) -> Path:
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + buffer_bytes)
-    return path
 
 
 # ---- kinds ------------------------------------------------------------------------------------------------
@@ -100,56 +89,6 @@ def test_a_lora_fits_only_the_base_that_its_name_chooses(tmp_path: Path) -> None
     assert (result.base, result.match.compatible_bases) == ("sd-1", ())
 
 
-# ---- headers ----------------------------------------------------------------------------------------------
-def test_a_header_of_100_mb_is_refused_unread(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", 100_000_000) + b"{")
-        file.truncate(100_000_008)
-    begin = time.process_time()
-    with pytest.raises(InvalidModelException, match=f"more than the {MAX_HEADER_BYTES:,}"):
-        read_header(path)
-    assert time.process_time() - begin < 0.1
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        {"dtype": "F16", "shape": [9_999_999_999] * 500_000, "data_offsets": [0, 2]},
-        {"dtype": "F16", "shape": [10**400], "data_offsets": [0, 2]},
-        {"dtype": "F16", "shape": [10**18] * 64, "data_offsets": [0, 2]},
-        {"dtype": "F16", "shape": {"0": 1}, "data_offsets": [0, 2]},
-        {"dtype": [], "shape": [1], "data_offsets": [0, 2]},
-        {"dtype": "F16", "shape": [1], "data_offsets": [-2, 0]},
-        {"dtype": "F16", "shape": [1], "data_offsets": "ab"},
-        7,
-    ],
-    ids=["dimensions", "huge", "huge product", "object", "dtype", "negative", "text", "number"],
-)
-def test_an_entry_made_to_hurt_is_refused_at_once(tmp_path: Path, entry: Any) -> None:
-    path = raw_header(tmp_path / "a.safetensors", json.dumps({"a": entry}).encode(), 2)
-    begin = time.process_time()
-    with pytest.raises(InvalidModelException) as caught:
-        read_header(path)
-    assert time.process_time() - begin < 2
-    assert len(str(caught.value)) < 4000
-
-
-def test_a_name_longer_than_any_models_is_refused_with_a_short_answer(tmp_path: Path) -> None:
-    text = json.dumps({"n" * 1_000_000: {"dtype": "F16", "shape": [1], "data_offsets": [0, 2]}}).encode()
-    with pytest.raises(InvalidModelException, match="longer name") as caught:
-        read_header(raw_header(tmp_path / "a.safetensors", text, 2))
-    assert len(str(caught.value)) < 500
-
-
-def test_names_may_be_unicode_and_the_last_of_two_equal_ones_counts_as_in_the_reference(
-    tmp_path: Path,
-) -> None:
-    entry = b'{"dtype":"F16","shape":[%d],"data_offsets":[0,2]}'
-    text = b'{"\xe9\x87\x8d":' + entry % 5 + b',"\xe9\x87\x8d":' + entry % 1 + b"}"
-    assert dict(read_header(raw_header(tmp_path / "a.safetensors", text, 2))) == {"重": (1,)}
-
-
 # ---- folders ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "config",
@@ -168,15 +107,19 @@ def test_a_config_of_odd_types_is_unknown(tmp_path: Path, config: str) -> None:
     assert all(len(item.why) < 500 for item in result.match.ruled_out)
 
 
-@pytest.mark.parametrize("value", ["NaN", '"\\ud800"'], ids=["no number", "no Unicode"])
+@pytest.mark.parametrize(
+    "value",
+    ["NaN", "-Infinity", "1e999", "1" + 400 * "0", '"\\ud800"', '1, "_class_name": 2', "[" * 50 + "]" * 50],
+    ids=["no number", "infinite", "too large", "huge", "no Unicode", "a key twice", "deep"],
+)
 def test_a_config_that_no_message_can_carry_is_refused(tmp_path: Path, value: str) -> None:
     (tmp_path / "config.json").write_text(f'{{"_class_name": "AutoencoderKL", "scaling_factor": {value}}}')
-    with pytest.raises(InvalidModelException, match=r"config\.json.*no JSON"):
+    with pytest.raises(InvalidModelException, match=r"config\.json"):
         probe(tmp_path)
 
 
-@pytest.mark.parametrize("factor", ["1e999", "1" + 400 * "0", "-1"], ids=["infinite", "huge", "negative"])
-def test_a_scaling_factor_out_of_all_bounds_is_left_out(tmp_path: Path, factor: str) -> None:
+@pytest.mark.parametrize("factor", ["1e30", "-1", "true"], ids=["huge", "negative", "no number"])
+def test_a_scaling_factor_that_no_model_has_is_left_out(tmp_path: Path, factor: str) -> None:
     folder = write_pipeline(tmp_path / "m", "sd-1") / "vae"
     config = '{"_class_name": "AutoencoderKL", "latent_channels": 4, "scaling_factor": FACTOR}'
     (folder / "config.json").write_text(config.replace("FACTOR", factor))

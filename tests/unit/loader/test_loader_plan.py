@@ -20,12 +20,13 @@ from modelkeep.exceptions import (
     SubmodelRequiredException,
     UnsafeFormatException,
 )
+from modelkeep.headers import Tensor
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_loader.domain import ComponentRef, Plan
 from modelkeep_loader.domain_find import Finder
 from modelkeep_loader.domain_plan import Planner
 from modelkeep_loader.domain_records import FileFacts, Record
-from modelkeep_loader.weightfile import Tensor, lay_out
+from modelkeep_loader.weightfile import lay_out
 
 KEY = "ab" * 16
 

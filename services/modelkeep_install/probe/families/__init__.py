@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..headers import SafetensorsHeader
+from modelkeep.headers import Header
+
 from ..result import Match, NoMatch
 from .lora import LoraFile
 from .main_checkpoint import MainCheckpoint
@@ -18,7 +19,7 @@ class FileFamily(Protocol):
     #: What the answer calls it in ``ruled_out``.
     name: str
 
-    def match(self, header: SafetensorsHeader) -> Match | NoMatch:
+    def match(self, header: Header) -> Match | NoMatch:
         """Whether the file is of this family, by its header alone."""
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from ..headers import SafetensorsHeader
+from modelkeep.headers import Header
+
 from ..result import UNKNOWN, Evidence, Match, NoMatch, RuledOut, certain
 from .unet import BASE_BY_CONTEXT
 
@@ -44,7 +45,7 @@ class LoraFile:
 
     name = "LoRA"
 
-    def match(self, header: SafetensorsHeader) -> Match | NoMatch:
+    def match(self, header: Header) -> Match | NoMatch:
         if not header:
             return NoMatch("no tensors")
         unet: dict[str, Shape] = {}

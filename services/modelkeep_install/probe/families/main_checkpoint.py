@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..headers import SafetensorsHeader
+from modelkeep.headers import Header
+
 from ..result import Evidence, FoundSubmodel, Match, NoMatch, RuledOut, certain, likely, weak
 from .unet import BASE_BY_CONTEXT, VARIANT_BY_CHANNELS
 
@@ -40,7 +41,7 @@ class MainCheckpoint:
 
     name = "main model, single file"
 
-    def match(self, header: SafetensorsHeader) -> Match | NoMatch:
+    def match(self, header: Header) -> Match | NoMatch:
         if _CONV_IN not in header:
             return NoMatch(f"no tensor {_CONV_IN}")
         control = header.first_under("control_model.")
@@ -91,13 +92,13 @@ class MainCheckpoint:
         )
 
     @staticmethod
-    def _components(header: SafetensorsHeader, base: str) -> tuple[list[FoundSubmodel], list[FoundSubmodel]]:
+    def _components(header: Header, base: str) -> tuple[list[FoundSubmodel], list[FoundSubmodel]]:
         expected = (*_COMPONENTS[base], _VAE)
         found = [part for part in expected if header.first_under(part.path_or_prefix)]
         return found, [part for part in expected if part not in found]
 
     @staticmethod
-    def _prediction_type(header: SafetensorsHeader, base: str, evidence: list[Evidence]) -> str:
+    def _prediction_type(header: Header, base: str, evidence: list[Evidence]) -> str:
         """What the denoiser predicts, as far as one file can show it; the reasons join ``evidence``."""
         if "v_pred" in header:
             evidence.append(certain("prediction_type=v_prediction", "the marker tensor v_pred"))

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..headers import SafetensorsHeader
+from modelkeep.headers import Header
+
 from ..result import UNKNOWN, Evidence, Match, NoMatch, RuledOut, Strength, certain, likely
 
 #: Latent channels -> bases whose autoencoders have them, with the same names and shapes otherwise.
@@ -38,7 +39,8 @@ class VaeFile:
 
     name = "VAE"
 
-    def match(self, header: SafetensorsHeader) -> Match | NoMatch:
+    def match(self, header: Header) -> Match | NoMatch:
+        """See ``FileFamily``. A VAE whose dtype cannot be lent raises InvalidModelException."""
         prefix = "first_stage_model." if "first_stage_model.encoder.conv_in.weight" in header else ""
         anchors = {"encoder.conv_in.weight": (1, 3), "decoder.conv_out.weight": (0, 3)}
         for name, (axis, size) in anchors.items():
@@ -68,7 +70,8 @@ class VaeFile:
             *match.evidence,
         ]
         match = replace(match, evidence=tuple(found), key_layout=layout)
-        noted = header.metadata.get("modelspec.architecture", "").lower()
+        header.check_lendable()
+        noted = header.metadata.get("modelspec.architecture", "")[:100].lower()
         if "xl" in noted and "sdxl" in match.possible_bases:
             match = narrow(
                 match,

@@ -1,0 +1,455 @@
+"""The header of a safetensors file, read strictly: names, dtypes, shapes and places, never a weight.
+
+The layout is eight bytes of little-endian header length, the header as JSON, then one buffer that the
+tensors' ``data_offsets`` must tile without hole, overlap or rest
+(https://huggingface.co/docs/safetensors, "Format"). Everything that the header claims is checked against
+the file's size, so that a header that lies is found without reading what it points to.
+
+Whoever reads headers reads them here, so what is installed can be loaded. What the library refuses is
+refused, and also what no model has: names given twice, entries with keys of their own, more than
+``MAX_DIMENSIONS`` dimensions, more than ``MAX_TENSORS`` tensors. A long header is parsed in a process of its
+own, since a parser holds the interpreter's lock from its first byte to its last.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import selectors
+import struct
+import sys
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Final, NoReturn
+
+from pydantic_core import from_json
+
+from modelkeep import processes
+from modelkeep.exceptions import InvalidModelException
+
+#: The library's own limit. A longer header is refused unread.
+MAX_HEADER_BYTES: Final = 100_000_000
+#: A longer header is parsed in a process of its own.
+LARGE_HEADER_BYTES: Final = 4 << 20
+#: No framework has tensors of more dimensions.
+MAX_DIMENSIONS: Final = 64
+#: Names end up in answers and stored jobs; real ones have some hundred characters.
+MAX_NAME_LENGTH: Final = 1024
+#: Mixtures of experts have 100,000 tensors in all their files together.
+MAX_TENSORS: Final = 1 << 17
+#: Notes under ``__metadata__`` that are kept, and the length up to which one is.
+MAX_NOTES: Final = 1000
+MAX_NOTE_LENGTH: Final = 1 << 16
+
+#: What the process that parses a long header may take. Every comma or bracket may be the beginning of a
+#: value, and values take up to 300 bytes; MAX_TENSORS tensors come to 1.5 million.
+_MAX_MARKS: Final = 4_000_000
+_MEMORY_BYTES: Final = 2 << 30
+_CPU_S: Final = 20
+_WALL_S: Final = 40.0
+_ANSWER_BYTES: Final = 256 << 20
+_TENSORS_A_LINE: Final = 500
+#: One at a time: each may take gigabytes of memory.
+_apart = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Dtype:
+    """An element type of the format.
+
+    Attributes:
+        bits: What an element takes.
+        is_float: Whether a cast to another precision applies to it.
+        lendable: Whether it can be read one element at a time and cast; complex and packed ones cannot.
+    """
+
+    bits: int
+    is_float: bool = False
+    lendable: bool = True
+
+
+#: By the code that headers have.
+DTYPES: Final[Mapping[str, Dtype]] = {
+    "BOOL": Dtype(8),
+    "U8": Dtype(8),
+    "I8": Dtype(8),
+    "F8_E4M3": Dtype(8, is_float=True),
+    "F8_E5M2": Dtype(8, is_float=True),
+    "F8_E4M3FNUZ": Dtype(8, is_float=True),
+    "F8_E5M2FNUZ": Dtype(8, is_float=True),
+    "F8_E8M0": Dtype(8, is_float=True),
+    "F4": Dtype(4, is_float=True, lendable=False),
+    "F6_E2M3": Dtype(6, is_float=True, lendable=False),
+    "F6_E3M2": Dtype(6, is_float=True, lendable=False),
+    "I16": Dtype(16),
+    "U16": Dtype(16),
+    "F16": Dtype(16, is_float=True),
+    "BF16": Dtype(16, is_float=True),
+    "I32": Dtype(32),
+    "U32": Dtype(32),
+    "F32": Dtype(32, is_float=True),
+    "C64": Dtype(64, lendable=False),
+    "F64": Dtype(64, is_float=True),
+    "I64": Dtype(64),
+    "U64": Dtype(64),
+}
+_BITS: Final[Mapping[str, int]] = {code: dtype.bits for code, dtype in DTYPES.items()}
+
+#: (dtype, shape, first byte, byte after the last), bytes counted from the start of the buffer.
+_Entry = tuple[str, tuple[int, ...], int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a file. ``begin`` and ``end`` are bytes from the start of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int = 0
+    end: int = 0
+
+    @property
+    def elements(self) -> int:
+        """Number of elements. Bounded only for what a header was read from."""
+        count = 1
+        for dimension in self.shape:
+            count *= dimension
+        return count
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that shape and dtype come to."""
+        return self.elements * DTYPES[self.dtype].bits // 8
+
+
+class Header(Mapping[str, tuple[int, ...]]):
+    """What a file says about itself: a mapping from names to shapes, in the order of the header.
+
+    Attributes:
+        path: Where the file is, for messages.
+        metadata: The free strings under ``__metadata__``; those longer than ``MAX_NOTE_LENGTH`` characters
+            are left out.
+        size_bytes: Size of the whole file.
+        header_bytes: Where the buffer begins.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        entries: Mapping[str, _Entry],
+        metadata: Mapping[str, str],
+        size_bytes: int,
+        header_bytes: int,
+    ) -> None:
+        self.path = path
+        self._entries = entries
+        self.metadata = metadata
+        self.size_bytes = size_bytes
+        self.header_bytes = header_bytes
+
+    def __getitem__(self, name: str) -> tuple[int, ...]:
+        return self._entries[name][1]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def dtype(self, name: str) -> str:
+        """The dtype as the format names it: ``F16``."""
+        return self._entries[name][0]
+
+    def first_under(self, prefix: str) -> str:
+        """A tensor whose name begins with the prefix; empty if there is none."""
+        at = bisect_left(self._sorted, prefix)
+        found = self._sorted[at] if at < len(self._sorted) else ""
+        return found if found.startswith(prefix) else ""
+
+    # families ask for many prefixes: sorting once takes less than looking through all names once
+    @cached_property
+    def _sorted(self) -> list[str]:
+        return sorted(self._entries)
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors, in the order in which they lie in the file."""
+        start = self.header_bytes
+        found = [Tensor(name, e[0], e[1], start + e[2], start + e[3]) for name, e in self._entries.items()]
+        return tuple(sorted(found, key=lambda tensor: (tensor.begin, tensor.end)))
+
+    def check_lendable(self) -> None:
+        """Every tensor is of a dtype that can be read and cast.
+
+        Raises:
+            InvalidModelException: One is not; it is named.
+        """
+        for name, entry in self._entries.items():
+            if not DTYPES[entry[0]].lendable:
+                raise InvalidModelException(
+                    f"{self.path.name} holds {_short(name)} as {entry[0]}, which cannot be lent: "
+                    "convert it to F16, BF16 or F32 first.",
+                    metadata={"path": str(self.path), "detail": f"dtype {entry[0]}"},
+                )
+
+
+def read_header(fd: int, path: Path, *, whole: Collection[str] = ()) -> Header:
+    """Read and check the header of the file behind a descriptor. Blocks: call it from a thread.
+
+    Args:
+        fd: Open descriptor of a regular file; its position does not matter and is left alone.
+        path: What to call the file in messages.
+        whole: Notes that are kept however long they are.
+
+    Raises:
+        InvalidModelException: It is no safetensors file, or its header is cut off or lies. Found in the time
+            that a good header takes, whatever the header claims.
+        OSError: It cannot be read, or there is no memory to parse it.
+    """
+    size = os.fstat(fd).st_size
+    start = os.pread(fd, 8, 0)
+    if len(start) < 8:
+        _bad(path, "shorter than the 8 bytes that every safetensors file begins with")
+    (length,) = struct.unpack("<Q", start)
+    if length > size - 8:
+        _bad(path, f"the header claims {length:,} bytes, the file has {size:,}")
+    if length > MAX_HEADER_BYTES:
+        _bad(path, f"the header claims {length:,} bytes, more than the {MAX_HEADER_BYTES:,} allowed")
+    if length > LARGE_HEADER_BYTES:
+        entries, metadata = _parse_apart(path, fd, length, size, whole)
+    else:
+        entries, metadata = _parse(path, _read_exactly(path, fd, length), size - 8 - length, whole)
+    return Header(path, entries, metadata, size, 8 + length)
+
+
+def _read_exactly(path: Path, fd: int, length: int) -> bytes:
+    parts = []
+    position = 8
+    while length:
+        part = os.pread(fd, length, position)
+        if not part:
+            _bad(path, "the file became shorter while it was read")
+        parts.append(part)
+        position += len(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+def _parse(
+    path: Path, text: bytes, buffer_bytes: int, whole: Collection[str]
+) -> tuple[dict[str, _Entry], dict[str, str]]:
+    """Entries and notes of a header."""
+    if text[:1] != b"{":
+        _bad(path, "the header is not a JSON object")
+    if len(text) > LARGE_HEADER_BYTES:  # a look before the parser takes memory for them
+        _check_count(path, text.count(b'"data_offsets"'))
+        if sum(map(text.count, (b",", b"[", b"{"))) > _MAX_MARKS:
+            _bad(path, f"more than {_MAX_MARKS:,} commas and brackets in its header")
+    try:
+        # a third faster than json.loads, which is most of a probe's time; bounds the nesting itself
+        content = from_json(text, allow_inf_nan=False, cache_strings="keys")
+    except ValueError as error:
+        _bad(path, f"the header is not JSON: {error}")
+    noted = "__metadata__" in content
+    metadata = content.pop("__metadata__", None)
+    if metadata is None:
+        metadata = {}
+    elif type(metadata) is not dict or not all(type(v) is str for v in metadata.values()):
+        _bad(path, "__metadata__ is not a map of strings")
+    _check_count(path, len(content))
+    # The parser keeps the last of several equal keys in silence, and takes -0. Each key has its colon; where
+    # there are more of these than keys, the slower parser, which sees every key, has to look.
+    keys = 4 * len(content) + noted + len(metadata)
+    if text.count(b":") != keys or b"-" in text:
+        _parse_slowly(path, text)
+    entries = _check_tensors(path, content, buffer_bytes)
+    notes = islice(metadata.items(), MAX_NOTES)
+    return entries, {k: v for k, v in notes if k in whole or len(k) + len(v) <= MAX_NOTE_LENGTH}
+
+
+def _check_count(path: Path, count: int) -> None:
+    if count > MAX_TENSORS:
+        _bad(path, f"{count:,} tensors, more than the {MAX_TENSORS:,} allowed")
+
+
+def _parse_slowly(path: Path, text: bytes) -> None:
+    """Look at every key and number, of a header that is JSON."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                _bad(path, f"{_short(key)} is there twice")
+            found[key] = value
+        return found
+
+    def natural(digits: str) -> int:
+        if digits[0] == "-":
+            _bad(path, f"the number {digits[:40]}, where only natural ones have a place")
+        return 0
+
+    json.loads(text, object_pairs_hook=unique, parse_int=natural)
+
+
+def _check_tensors(path: Path, tensors: dict[str, Any], buffer_bytes: int) -> dict[str, _Entry]:
+    """The entries, once every one is well-formed and together they tile the buffer."""
+    bits_of = _BITS
+    entries: dict[str, _Entry] = {}
+    for name, entry in tensors.items():
+        # written flat, and with the common case first: a header has thousands of entries
+        try:
+            begin, end = entry["data_offsets"]
+            dtype = entry["dtype"]
+            bits = bits_of[dtype]
+            shape = entry["shape"]
+            if len(shape) > MAX_DIMENSIONS or len(name) > MAX_NAME_LENGTH:
+                _bad(path, f"tensor {_short(name)} has a longer name or more dimensions than any model's")
+            for dimension in shape:
+                if type(dimension) is not int or not 0 <= dimension < 1 << 63:
+                    _bad(path, f"tensor {_short(name)} has a dimension that is no natural number")
+                bits *= dimension
+        except (KeyError, TypeError, ValueError):
+            _bad(path, f"tensor {_short(name)} has no valid dtype, shape and data_offsets")
+        if type(begin) is not int or type(end) is not int or type(shape) is not list or len(entry) != 3:
+            _bad(path, f"tensor {_short(name)} has no valid dtype, shape and data_offsets")
+        if (end - begin) * 8 != bits or not bits:
+            _check_size(path, name, entry, bits)
+        entries[name] = (dtype, tuple(shape), begin, end)
+    position = 0
+    for begin, end in sorted([entry[2:] for entry in entries.values()]):
+        if begin != position:
+            fault = "hole" if begin > position else "overlap"
+            _bad(path, f"the tensors do not tile the buffer: {fault} at {position}")
+        position = end
+    if position != buffer_bytes:
+        _bad(path, f"the header describes {position:,} bytes of tensors, the file has {buffer_bytes:,}")
+    return entries
+
+
+def _check_size(path: Path, name: str, entry: Mapping[str, Any], bits: int) -> None:
+    """The rarer cases of a tensor's size: none, or not what the offsets say."""
+    begin, end = entry["data_offsets"]
+    if not 0 <= begin <= end < 1 << 63:
+        _bad(path, f"tensor {_short(name)} has data_offsets that are no place in a file")
+    if (end - begin) * 8 != bits:
+        _bad(
+            path,
+            f"tensor {_short(name)} of {entry['dtype']} {str(entry['shape'])[:200]} takes "
+            f"{min(bits // 8, 1 << 63):,} bytes, its data_offsets say {end - begin:,}",
+        )
+    elements = 1
+    for dimension in entry["shape"]:
+        elements *= dimension
+        if elements >= 1 << 63:  # a 0 behind it does not help those who multiply in order
+            _bad(path, f"tensor {_short(name)} has more elements than can be counted")
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 80 else f"{name[:80]}…")
+
+
+def _bad(path: Path, detail: str) -> NoReturn:
+    raise InvalidModelException(
+        f"{path.name} is no valid safetensors file: {detail}.", metadata={"path": str(path), "detail": detail}
+    )
+
+
+# ---- long headers, parsed in a process of their own -------------------------------------------------------
+def _parse_apart(
+    path: Path, fd: int, length: int, size: int, whole: Collection[str]
+) -> tuple[dict[str, _Entry], dict[str, str]]:
+    """What :func:`_parse` returns. Nothing here holds the interpreter's lock for long."""
+    entries: dict[str, _Entry] = {}
+    metadata: dict[str, str] = {}
+    with _apart:
+        arguments = [str(fd), str(length), str(size), json.dumps(sorted(whole))]
+        process = processes.start(
+            "modelkeep.headers",
+            *arguments,
+            keep_open=[fd],
+            stdout=processes.PIPE,
+            stderr=processes.DEVNULL,
+        )
+        ended = False
+        try:
+            assert process.stdout is not None
+            with process.stdout as pipe:
+                for line in _lines(pipe):
+                    part = json.loads(line)
+                    if "error" in part:
+                        _bad(path, part["error"])
+                    entries.update((n, (d, tuple(s), b, e)) for n, d, s, b, e in part.get("tensors", ()))
+                    metadata |= part.get("metadata", {})
+                    ended = ended or "ended" in part
+        finally:
+            code = process.end()
+    if not ended:
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        raise OSError(
+            errno.ENOMEM, f"the process that parses its header of {length:,} bytes broke down ({how})"
+        )
+    return entries, metadata
+
+
+def _lines(pipe: IO[bytes]) -> Iterator[bytes]:
+    """The lines that come out of a process, within bounds of bytes and time."""
+    deadline = time.monotonic() + _WALL_S
+    rest = bytearray()
+    total = 0
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        while selector.select(deadline - time.monotonic()) and total < _ANSWER_BYTES:
+            data = os.read(pipe.fileno(), 1 << 16)
+            if not data:
+                return
+            total += len(data)
+            *lines, last = data.split(b"\n")
+            for line in lines:
+                yield bytes(rest) + line
+                rest.clear()
+            rest += last
+
+
+def _answer(fd: int, length: int, size: int, whole: Collection[str]) -> Iterable[dict[str, Any]]:
+    """What the process says, part by part."""
+    path = Path("header")
+    try:
+        entries, metadata = _parse(path, _read_exactly(path, fd, length), size - 8 - length, whole)
+    except InvalidModelException as error:
+        yield {"error": error.metadata["detail"]}
+        return
+    except MemoryError:
+        yield {"error": f"parsing the header takes more than {_MEMORY_BYTES:,} bytes of memory"}
+        return
+    rest = iter(entries.items())
+    while part := [(name, *entry) for name, entry in islice(rest, _TENSORS_A_LINE)]:
+        yield {"tensors": part}
+    for key, text in metadata.items():
+        yield {"metadata": {key: text}}
+    yield {"ended": True}
+
+
+def _main(arguments: list[str]) -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
+    fd, length, size = map(int, arguments[:3])
+    for part in _answer(fd, length, size, json.loads(arguments[3])):
+        sys.stdout.write(json.dumps(part) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])
