@@ -57,7 +57,7 @@ def models(folder: Path, workers: Workers) -> Path:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def loader(folder: Path, models: Path) -> AsyncIterator[Lender]:
-    async with lender(folder, models, warm_helper=True) as both:
+    async with lender(folder / "data", models, warm_helper=True) as both:
         yield both
 
 

@@ -43,7 +43,7 @@ async def loader(folder: Path) -> AsyncIterator[Lender]:
     shared_workers()  # begins to import while the model is made
     models = folder / "imports"
     tinymodels.vae().save_pretrained(models / "vae")
-    async with lender(folder, models, warm_helper=True) as both:
+    async with lender(folder / "data", models, warm_helper=True) as both:
         yield both
 
 
@@ -235,11 +235,12 @@ async def test_text_that_protobuf_cannot_carry_does_no_harm_beyond_its_own_model
     odd = loader.models / "odd"
     shutil.copytree(loader.models / "vae", odd)
     config = (odd / "config.json").read_text()
-    # The library's complaint quotes this lone surrogate.
-    (odd / "config.json").write_text(config.replace('"silu"', '"\\ud800"'))
-    with refused("INVALID_MODEL") as error:
-        await acquire(loader, component(await loader.register(odd, type=VAE)))
-    assert "activation" in error.message
+    key = await loader.register(odd, type=VAE)
+    for word, why in (("\\ud800", "half of a character"), ("\\u0000", "activation")):
+        (odd / "config.json").write_text(config.replace('"silu"', f'"{word}"'))
+        with refused("INVALID_MODEL") as error:
+            await acquire(loader, component(key))
+        assert why in error.message
     # The failure is listed, and so is everything else.
     states = [r.state for r in (await loader.stub.ListResidents(pb.ListResidentsRequest())).residents]
     assert resident_pb2.RESIDENT_STATE_FAILED in states

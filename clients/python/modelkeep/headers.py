@@ -333,7 +333,8 @@ def _check_tensors(path: Path, tensors: dict[str, Any], buffer_bytes: int) -> di
             _bad(path, f"the tensors do not tile the buffer: {fault} at {position}")
         position = end
     if position != buffer_bytes:
-        _bad(path, f"the header describes {position:,} bytes of tensors, the file has {buffer_bytes:,}")
+        fault = "truncated" if position > buffer_bytes else "longer than its tensors"
+        _bad(path, f"{fault}: the header describes {position:,} bytes of them, the file has {buffer_bytes:,}")
     return entries
 
 

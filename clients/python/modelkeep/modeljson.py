@@ -46,8 +46,10 @@ def read_object(fd: int, path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str,
             parse_float=_finite,
             parse_constant=_finite,
         )
-        if b"\\u" in text:  # an escape may be half of a character
+        if b"\\u" in text:
             json.dumps(found, ensure_ascii=False).encode("utf-8")
+    except UnicodeError:
+        _bad(path, "no UTF-8, or escapes that are half of a character")
     except RecursionError:
         _bad(path, f"nested deeper than {MAX_DEPTH} levels")
     except ValueError as error:
