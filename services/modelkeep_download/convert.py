@@ -141,7 +141,9 @@ def _event_to_proto(event: Event[download_pb2.Download]) -> download_service_pb2
     if event.put is None:
         return download_service_pb2.DownloadEvent(revision=event.revision, removed_id=int(event.resource_id))
     if event.progress:
-        return download_service_pb2.DownloadEvent(progress=event.put)
+        job = event.put
+        moved = job_pb2.JobProgress(id=job.id, revision=job.revision, progress=job.progress)
+        return download_service_pb2.DownloadEvent(progress=moved)
     return download_service_pb2.DownloadEvent(revision=event.revision, put=event.put)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.message import Message
@@ -277,7 +278,12 @@ def watch_response(frame: Frame[install_pb2.Install]) -> pb.WatchInstallsRespons
         if event.removed:
             added.removed_id = int(event.resource_id)
         elif event.put is not None:
-            (added.progress if event.progress else added.put).CopyFrom(event.put)
+            job = event.put
+            if event.progress:
+                moved = job_pb2.JobProgress(id=job.id, revision=job.revision, progress=job.progress)
+                added.progress.CopyFrom(moved)
+            else:
+                added.put.CopyFrom(job)
     return response
 
 
@@ -337,26 +343,40 @@ def download_of(message: download_pb2.Download) -> DownloadStatus:
         id=message.id,
         state=_DOWNLOADS[message.state],
         path=message.path,
-        progress=Progress(
-            bytes_done=message.progress.bytes_done,
-            bytes_total=message.progress.bytes_total if message.progress.HasField("bytes_total") else None,
-            bytes_per_second=message.progress.bytes_per_second,
-        ),
+        progress=_progress_of(message.progress),
         error=_error_of(message.error) if message.HasField("error") else None,
         labels=dict(message.labels),
     )
 
 
-def news_of(message: Any) -> DownloadNews:
-    """One frame of WatchDownloads."""
+def news_of(message: Any, told: dict[int, DownloadStatus]) -> DownloadNews:
+    """One frame of WatchDownloads.
+
+    Args:
+        message: The frame.
+        told: What was told last of each download, which is kept here: progress tells nothing else.
+    """
     statuses, removed = [], []
     for event in message.events:
         change = event.WhichOneof("change")
         if change == "removed_id":
             removed.append(event.removed_id)
-        elif change:
-            statuses.append(download_of(getattr(event, change)))
+            told.pop(event.removed_id, None)
+        elif change == "put":
+            statuses.append(download_of(event.put))
+            told[event.put.id] = statuses[-1]
+        elif change == "progress" and event.progress.id in told:
+            moved = replace(told[event.progress.id], progress=_progress_of(event.progress.progress))
+            statuses.append(moved)
     return DownloadNews(message.resume_token, tuple(statuses), tuple(removed))
+
+
+def _progress_of(message: job_pb2.Progress) -> Progress:
+    return Progress(
+        bytes_done=message.bytes_done,
+        bytes_total=message.bytes_total if message.HasField("bytes_total") else None,
+        bytes_per_second=message.bytes_per_second,
+    )
 
 
 def _error_message(error: JobError) -> job_pb2.JobError:

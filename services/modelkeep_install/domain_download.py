@@ -27,7 +27,7 @@ from .domain_roots import ModelRoots
 from .domain_steps import FIRST_RETRY_S, LAST_RETRY_S, TRY_AGAIN, Cancelled, Control, Steps, or_cancel
 
 #: Label of a download: the uid of the job that it is for.
-_LABEL = "install"
+_LABEL = "modelkeep.dev/install"
 
 
 class DownloadFailed(Exception):

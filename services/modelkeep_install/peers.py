@@ -103,6 +103,8 @@ class Downloads:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub: Any = download_service_pb2_grpc.DownloadServiceStub(channel)
+        #: What was told last of each download, over all watches: one that resumes tells no snapshot.
+        self._told: dict[int, DownloadStatus] = {}
 
     async def create(self, order: DownloadOrder) -> DownloadStatus:
         request = download_pb.CreateDownloadRequest(**convert.order_fields(order), queue=QUEUE)
@@ -136,7 +138,7 @@ class Downloads:
         try:
             with _translated("DownloadService"):
                 async for frame in call:
-                    yield convert.news_of(frame)
+                    yield convert.news_of(frame, self._told)
         finally:
             call.cancel()  # left early or not: a stream that is dropped uncancelled lives on
 

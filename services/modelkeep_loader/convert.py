@@ -129,7 +129,7 @@ def resident_message(resident: Resident, *, retry_in: float | None = None) -> re
         size_bytes=resident.size_bytes,
         tensor_count=len(built.tensors) if built is not None else 0,
         lease_ids=sorted(resident.leases),
-        load_seconds=resident.load_seconds,
+        load_seconds=resident.load_seconds or None,
         progress=_progress(resident),
     )
     if resident.load_time:
@@ -287,7 +287,8 @@ def watch_response(frame: Frame[resident_pb2.Resident]) -> pb.WatchResidentsResp
         if event.removed or event.put is None:
             message.removed_id = event.resource_id
         elif event.progress:
-            message.progress.CopyFrom(event.put)
+            message.progress.id = event.put.id
+            message.progress.progress.CopyFrom(event.put.progress)
         else:
             message.put.CopyFrom(event.put)
     return response

@@ -16,6 +16,7 @@ import pytest
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
+from modelkeep.server.v1 import job_pb2
 from modelkeep_install.hashing import digest_file
 from support.downloads import downloads_beside
 from support.httpserver import HttpServer, Resource
@@ -55,12 +56,13 @@ async def test_a_url_becomes_a_registered_model_with_progress_on_the_way(
     frames = aiter(call)
     await anext(frames)
     job = await service.submit(url)
-    progress: list[install_pb2.Install] = []
+    progress: list[job_pb2.JobProgress] = []
     stages: list[int] = []
     async for frame in frames:
         for event in frame.events:
             if event.HasField("progress"):
                 assert event.revision == 0
+                assert (event.progress.id, event.ByteSize() < 1024) == (job.id, True)
                 progress.append(event.progress)
             elif event.put.id == job.id:
                 stages.append(event.put.stage)

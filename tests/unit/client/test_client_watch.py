@@ -25,7 +25,7 @@ from modelkeep.install.v1.install_service_pb2_grpc import (
     InstallServiceServicer,
     add_InstallServiceServicer_to_server,
 )
-from modelkeep.server.v1 import watch_pb2
+from modelkeep.server.v1 import job_pb2, watch_pb2
 from modelkeep_common.status import CODES, domain_of, to_status
 from support.scripted import serving
 
@@ -113,6 +113,23 @@ async def test_a_watch_goes_on_with_the_last_token_when_the_stream_breaks() -> N
     assert [item.phase for item in frames] == ["snapshot", "live", "live"]
     assert [request.resume_token for request in service.requests] == ["", "t2"]
     assert not any(item.restarted for item in frames)
+
+
+def moved(id: int, revision: int, done: int) -> pb.WatchInstallsResponse:
+    told = job_pb2.JobProgress(id=id, revision=revision, progress=job_pb2.Progress(bytes_done=done))
+    return pb.WatchInstallsResponse(phase=watch_pb2.WATCH_PHASE_LIVE, events=[pb.InstallEvent(progress=told)])
+
+
+async def test_progress_comes_with_the_job_as_it_was_told_last_also_after_a_resume() -> None:
+    service = scripted(
+        ([frame(5, "t1", live=False, last=True), moved(5, 5, 10)], ServerDrainingException("bye")),
+        ([moved(5, 5, 20), moved(5, 4, 30), moved(6, 6, 1)], None),
+    )
+    async with client_of(service) as client:
+        frames = await take(client, 5)
+    events = [[(e.put.message.state, e.put.bytes, e.progress) for e in item.events] for item in frames]
+    # Of before the last change, and of a job that nobody named: neither can be told.
+    assert events == [[(RUNNING, 0, False)], [(RUNNING, 10, True)], [(RUNNING, 20, True)], [], []]
 
 
 async def test_a_token_that_is_too_old_begins_a_new_snapshot_and_tells() -> None:

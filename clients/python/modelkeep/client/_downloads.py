@@ -23,7 +23,7 @@ from modelkeep.client._download_jobs import (
 )
 from modelkeep.client._tracker import EventThread, JobTracker, chain, refresh
 from modelkeep.client._transport import Peer
-from modelkeep.client._watch import STREAM_DEADLINE_S, WatchEvent, WatchFrame, follow
+from modelkeep.client._watch import STREAM_DEADLINE_S, WatchEvent, WatchFrame, events_with_progress, follow
 from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep.download.v1.download_service_pb2_grpc import DownloadServiceStub
@@ -202,10 +202,12 @@ class AsyncDownloadQueue:
             skip_snapshot: Without a token: only changes from now on.
         """
 
+        events = events_with_progress()
+
         def convert(frame: pb.WatchDownloadsResponse) -> list[WatchEvent[DownloadJobBase]]:
             return [
                 WatchEvent(e.id, job_of(e.put) if e.put else None, e.progress, e.revision)
-                for e in _events(frame)
+                for e in events(frame)
             ]
 
         return follow(
@@ -261,7 +263,7 @@ class AsyncDownloadQueue:
     async def _following(self) -> _Tracker:
         if self._tracker is None:
             self._tracker = JobTracker(
-                lambda: follow(self._peer, self._opener(), _events), self._own, self._tell
+                lambda: follow(self._peer, self._opener(), events_with_progress()), self._own, self._tell
             )
         await self._tracker.start()
         return self._tracker
@@ -340,14 +342,3 @@ class AsyncDownloadQueue:
 def _unknown(id: int) -> UnknownJobIDException:
     text = f"Download {id} is no job of this queue." if id else "This job was not submitted to the queue."
     return UnknownJobIDException(text, metadata={"id": str(id)})
-
-
-def _events(frame: pb.WatchDownloadsResponse) -> list[WatchEvent[download_pb2.Download]]:
-    return [
-        WatchEvent(event.removed_id, None, revision=event.revision)
-        if event.WhichOneof("change") == "removed_id"
-        else WatchEvent(event.put.id, event.put, revision=event.revision)
-        if event.WhichOneof("change") == "put"
-        else WatchEvent(event.progress.id, event.progress, progress=True)
-        for event in frame.events
-    ]

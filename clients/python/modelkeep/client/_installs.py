@@ -23,7 +23,7 @@ from modelkeep.client._install_jobs import (
 from modelkeep.client._tracker import EventThread, JobTracker, refresh
 from modelkeep.client._transport import Peer
 from modelkeep.client._values import absolute, is_url
-from modelkeep.client._watch import STREAM_DEADLINE_S, WatchEvent, WatchFrame, follow
+from modelkeep.client._watch import STREAM_DEADLINE_S, WatchEvent, WatchFrame, events_with_progress, follow
 from modelkeep.exceptions import UnknownJobIDException
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
@@ -223,10 +223,12 @@ class AsyncModelInstall:
             skip_snapshot: Without a token: only changes from now on.
         """
 
+        events = events_with_progress()
+
         def convert(frame: pb.WatchInstallsResponse) -> list[WatchEvent[ModelInstallJob]]:
             return [
                 WatchEvent(e.id, ModelInstallJob(e.put) if e.put else None, e.progress, e.revision)
-                for e in _events(frame)
+                for e in events(frame)
             ]
 
         return follow(
@@ -297,7 +299,9 @@ class AsyncModelInstall:
     async def _following(self) -> _Tracker:
         if self._tracker is None:
             self._tracker = JobTracker(
-                lambda: follow(self._peer, self._opener(), _events), ModelInstallJob, self._tell
+                lambda: follow(self._peer, self._opener(), events_with_progress()),
+                ModelInstallJob,
+                self._tell,
             )
         await self._tracker.start()
         return self._tracker
@@ -364,14 +368,3 @@ class AsyncModelInstall:
         data = {"timestamp": int(time.time()), "source": str(job.source), **payload}
         event = {"event": f"model_install_{name}", "data": data}
         await self._events.run(self._event_bus.dispatch, MODEL_EVENT, event)
-
-
-def _events(frame: pb.WatchInstallsResponse) -> list[WatchEvent[install_pb2.Install]]:
-    return [
-        WatchEvent(event.removed_id, None, revision=event.revision)
-        if event.WhichOneof("change") == "removed_id"
-        else WatchEvent(event.put.id, event.put, revision=event.revision)
-        if event.WhichOneof("change") == "put"
-        else WatchEvent(event.progress.id, event.progress, progress=True)
-        for event in frame.events
-    ]

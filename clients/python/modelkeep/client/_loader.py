@@ -13,7 +13,7 @@ from grpc import aio
 from modelkeep.client._installs import MODEL_EVENT, EventBus
 from modelkeep.client._transport import Peer
 from modelkeep.client._values import wire
-from modelkeep.client._watch import STREAM_DEADLINE_S, WatchEvent, WatchFrame, follow
+from modelkeep.client._watch import STREAM_DEADLINE_S, WatchFrame, events_with_progress, follow
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.loader.v1 import loader_service_pb2 as pb
 from modelkeep.loader.v1 import resident_pb2
@@ -187,7 +187,11 @@ class AsyncModelLoader:
             return stub.WatchResidents(request, timeout=STREAM_DEADLINE_S)
 
         return follow(
-            self._peer, open_stream, _events, resume_token=resume_token, skip_snapshot=skip_snapshot
+            self._peer,
+            open_stream,
+            events_with_progress(),
+            resume_token=resume_token,
+            skip_snapshot=skip_snapshot,
         )
 
     async def close(self) -> None:
@@ -209,14 +213,3 @@ class AsyncModelLoader:
         if self._event_bus is not None:
             data = {"timestamp": int(time.time()), **payload}
             self._event_bus.dispatch(MODEL_EVENT, {"event": name, "data": data})
-
-
-def _events(frame: pb.WatchResidentsResponse) -> list[WatchEvent[resident_pb2.Resident]]:
-    return [
-        WatchEvent(event.removed_id, None, revision=event.revision)
-        if event.WhichOneof("change") == "removed_id"
-        else WatchEvent(event.put.id, event.put, revision=event.revision)
-        if event.WhichOneof("change") == "put"
-        else WatchEvent(event.progress.id, event.progress, progress=True)
-        for event in frame.events
-    ]

@@ -100,6 +100,43 @@ class ServerFrame(Protocol):
         ...
 
 
+def events_with_progress() -> Callable[[Any], list[WatchEvent[Any]]]:
+    """What makes events of the frames of one watch of jobs or residents.
+
+    Progress comes without its resource: here it is told with the resource as it was told last. That of a
+    resource which this watch has not named yet is left out.
+    """
+    last: dict[Any, Any] = {}
+
+    def convert(frame: Any) -> list[WatchEvent[Any]]:
+        events: list[WatchEvent[Any]] = []
+        for event in frame.events:
+            change = event.WhichOneof("change")
+            if change == "removed_id":
+                last.pop(event.removed_id, None)
+                events.append(WatchEvent(event.removed_id, None, revision=event.revision))
+            elif change == "put":
+                last[event.put.id] = event.put
+                events.append(WatchEvent(event.put.id, event.put, revision=event.revision))
+            elif change == "progress" and (moved := _moved(last, event.progress)) is not None:
+                events.append(WatchEvent(moved.id, moved, progress=True))
+        return events
+
+    return convert
+
+
+def _moved(last: dict[Any, Any], progress: Any) -> Any:
+    """The resource with new progress; None if that is out of date, or of a resource that is not known."""
+    known = last.get(progress.id)
+    if known is None or getattr(progress, "revision", known.revision) < known.revision:
+        return None
+    moved = type(known)()
+    moved.CopyFrom(known)
+    moved.progress.CopyFrom(progress.progress)
+    last[progress.id] = moved
+    return moved
+
+
 async def follow(
     peer: Peer,
     open_stream: Callable[[str, bool], aio.UnaryStreamCall[Any, F]],

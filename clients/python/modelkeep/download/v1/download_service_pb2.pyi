@@ -4,6 +4,7 @@ from buf.validate import validate_pb2 as _validate_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from modelkeep.download.v1 import download_pb2 as _download_pb2
+from modelkeep.server.v1 import job_pb2 as _job_pb2
 from modelkeep.server.v1 import watch_pb2 as _watch_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -191,8 +192,8 @@ class DownloadEvent(_message.Message):
     revision: int
     put: _download_pb2.Download
     removed_id: int
-    progress: _download_pb2.Download
-    def __init__(self, revision: _Optional[int] = ..., put: _Optional[_Union[_download_pb2.Download, _Mapping]] = ..., removed_id: _Optional[int] = ..., progress: _Optional[_Union[_download_pb2.Download, _Mapping]] = ...) -> None: ...
+    progress: _job_pb2.JobProgress
+    def __init__(self, revision: _Optional[int] = ..., put: _Optional[_Union[_download_pb2.Download, _Mapping]] = ..., removed_id: _Optional[int] = ..., progress: _Optional[_Union[_job_pb2.JobProgress, _Mapping]] = ...) -> None: ...
 
 class WaitDownloadsRequest(_message.Message):
     __slots__ = ("queue", "ids", "timeout")

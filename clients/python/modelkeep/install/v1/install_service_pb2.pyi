@@ -3,6 +3,7 @@ import datetime
 from buf.validate import validate_pb2 as _validate_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from modelkeep.install.v1 import install_pb2 as _install_pb2
+from modelkeep.server.v1 import job_pb2 as _job_pb2
 from modelkeep.server.v1 import watch_pb2 as _watch_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -139,8 +140,8 @@ class InstallEvent(_message.Message):
     revision: int
     put: _install_pb2.Install
     removed_id: int
-    progress: _install_pb2.Install
-    def __init__(self, revision: _Optional[int] = ..., put: _Optional[_Union[_install_pb2.Install, _Mapping]] = ..., removed_id: _Optional[int] = ..., progress: _Optional[_Union[_install_pb2.Install, _Mapping]] = ...) -> None: ...
+    progress: _job_pb2.JobProgress
+    def __init__(self, revision: _Optional[int] = ..., put: _Optional[_Union[_install_pb2.Install, _Mapping]] = ..., removed_id: _Optional[int] = ..., progress: _Optional[_Union[_job_pb2.JobProgress, _Mapping]] = ...) -> None: ...
 
 class WaitInstallsRequest(_message.Message):
     __slots__ = ("ids", "timeout")

@@ -305,8 +305,16 @@ class ResidentEvent(_message.Message):
     revision: int
     put: _resident_pb2.Resident
     removed_id: str
-    progress: _resident_pb2.Resident
-    def __init__(self, revision: _Optional[int] = ..., put: _Optional[_Union[_resident_pb2.Resident, _Mapping]] = ..., removed_id: _Optional[str] = ..., progress: _Optional[_Union[_resident_pb2.Resident, _Mapping]] = ...) -> None: ...
+    progress: ResidentProgress
+    def __init__(self, revision: _Optional[int] = ..., put: _Optional[_Union[_resident_pb2.Resident, _Mapping]] = ..., removed_id: _Optional[str] = ..., progress: _Optional[_Union[ResidentProgress, _Mapping]] = ...) -> None: ...
+
+class ResidentProgress(_message.Message):
+    __slots__ = ("id", "progress")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    progress: _job_pb2.Progress
+    def __init__(self, id: _Optional[str] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ...) -> None: ...
 
 class GetCapacityRequest(_message.Message):
     __slots__ = ()

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmodelkeep/server/v1/job.proto\x12\x13modelkeep.server.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfa\x01\n\x08JobError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12=\n\x08metadata\x18\x04 \x03(\x0b\x32+.modelkeep.server.v1.JobError.MetadataEntry\x12.\n\nretry_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x06\x10\x07R\texception\"\x94\x01\n\x08Progress\x12\x12\n\nbytes_done\x18\x01 \x01(\x03\x12\x18\n\x0b\x62ytes_total\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x10\x62ytes_per_second\x18\x03 \x01(\x03\x12\x30\n\x05\x66iles\x18\x04 \x03(\x0b\x32!.modelkeep.server.v1.FileProgressB\x0e\n\x0c_bytes_total\"Z\n\x0c\x46ileProgress\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nbytes_done\x18\x02 \x01(\x03\x12\x18\n\x0b\x62ytes_total\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_bytes_totalBj\n\x17\x64\x65v.modelkeep.server.v1B\x08JobProtoP\x01Z-modelkeep.dev/go/modelkeep/server/v1;serverv1\xaa\x02\x13Modelkeep.Server.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmodelkeep/server/v1/job.proto\x12\x13modelkeep.server.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfa\x01\n\x08JobError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12=\n\x08metadata\x18\x04 \x03(\x0b\x32+.modelkeep.server.v1.JobError.MetadataEntry\x12.\n\nretry_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x06\x10\x07R\texception\"`\n\x0bJobProgress\x12\x0e\n\x02id\x18\x01 \x01(\x03\x42\x02\x30\x01\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12/\n\x08progress\x18\x03 \x01(\x0b\x32\x1d.modelkeep.server.v1.Progress\"\x94\x01\n\x08Progress\x12\x12\n\nbytes_done\x18\x01 \x01(\x03\x12\x18\n\x0b\x62ytes_total\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x10\x62ytes_per_second\x18\x03 \x01(\x03\x12\x30\n\x05\x66iles\x18\x04 \x03(\x0b\x32!.modelkeep.server.v1.FileProgressB\x0e\n\x0c_bytes_total\"Z\n\x0c\x46ileProgress\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nbytes_done\x18\x02 \x01(\x03\x12\x18\n\x0b\x62ytes_total\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_bytes_totalBj\n\x17\x64\x65v.modelkeep.server.v1B\x08JobProtoP\x01Z-modelkeep.dev/go/modelkeep/server/v1;serverv1\xaa\x02\x13Modelkeep.Server.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,12 +35,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\027dev.modelkeep.server.v1B\010JobProtoP\001Z-modelkeep.dev/go/modelkeep/server/v1;serverv1\252\002\023Modelkeep.Server.V1'
   _globals['_JOBERROR_METADATAENTRY']._loaded_options = None
   _globals['_JOBERROR_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_JOBPROGRESS'].fields_by_name['id']._loaded_options = None
+  _globals['_JOBPROGRESS'].fields_by_name['id']._serialized_options = b'0\001'
   _globals['_JOBERROR']._serialized_start=88
   _globals['_JOBERROR']._serialized_end=338
   _globals['_JOBERROR_METADATAENTRY']._serialized_start=274
   _globals['_JOBERROR_METADATAENTRY']._serialized_end=321
-  _globals['_PROGRESS']._serialized_start=341
-  _globals['_PROGRESS']._serialized_end=489
-  _globals['_FILEPROGRESS']._serialized_start=491
-  _globals['_FILEPROGRESS']._serialized_end=581
+  _globals['_JOBPROGRESS']._serialized_start=340
+  _globals['_JOBPROGRESS']._serialized_end=436
+  _globals['_PROGRESS']._serialized_start=439
+  _globals['_PROGRESS']._serialized_end=587
+  _globals['_FILEPROGRESS']._serialized_start=589
+  _globals['_FILEPROGRESS']._serialized_end=679
 # @@protoc_insertion_point(module_scope)

@@ -32,6 +32,16 @@ class JobError(_message.Message):
     detail: str
     def __init__(self, code: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., retry_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., detail: _Optional[str] = ...) -> None: ...
 
+class JobProgress(_message.Message):
+    __slots__ = ("id", "revision", "progress")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    revision: int
+    progress: Progress
+    def __init__(self, id: _Optional[int] = ..., revision: _Optional[int] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ...) -> None: ...
+
 class Progress(_message.Message):
     __slots__ = ("bytes_done", "bytes_total", "bytes_per_second", "files")
     BYTES_DONE_FIELD_NUMBER: _ClassVar[int]
