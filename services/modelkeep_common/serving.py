@@ -6,7 +6,7 @@ then :meth:`Application.open`, then the services register, and only then health 
 Order of a drain (SIGTERM, SIGINT): health says NOT_SERVING → ``drain_delay_s``, in which load balancers
 notice → :meth:`Application.drain` ends watches with their tokens → calls under way get
 ``drain_grace_s`` → :meth:`Application.close` → exit 0. A second signal cuts the grace short; a drain
-that hangs is ended by a watchdog.
+that hangs, and an event loop that stands still, are ended by a watchdog.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import faulthandler
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar, cast
 
@@ -37,8 +36,9 @@ from .interceptors.telemetry import Telemetry
 from .interceptors.validation import collector
 from .server_info import FULL_NAME, ProcessFacts, ServerServicer
 from .settings import ServiceSettings
-from .startup import EXIT_HUNG, EXIT_NOT_WRITABLE, StartupError, tell
+from .startup import EXIT_NOT_WRITABLE, StartupError, tell
 from .status import domain_of
+from .watchdog import DrainWatchdog, LoopWatchdog
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -287,22 +287,19 @@ async def _serve(
         loop.add_signal_handler(number, on_signal)
     server = await start_server(app_factory(settings), settings, allowed=allowed)
     running.append(server)
+    # Not before: a start may take as long as its stores do.
+    loop_watchdog = LoopWatchdog(settings.watchdog_s)
+    loop_watchdog.start()
     _log.info(
         "serving",
         extra={"fields": {"address": server.address, "pid": os.getpid(), "settings": settings.redacted()}},
     )
     await asked.wait()
     _log.info("draining")
-    watchdog = threading.Timer(settings.drain_watchdog_s, _give_up, (settings.service,))
-    watchdog.daemon = True
-    watchdog.start()
+    drain_watchdog = DrainWatchdog(settings.service, settings.drain_watchdog_s)
+    drain_watchdog.start()
     await server.stop()
-    watchdog.cancel()
+    drain_watchdog.stop()
+    loop_watchdog.stop()
     _log.info("drained")
     return 0
-
-
-def _give_up(service: str) -> None:
-    tell(service, "the drain hangs; giving up")
-    faulthandler.dump_traceback()
-    os._exit(EXIT_HUNG)

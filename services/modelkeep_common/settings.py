@@ -72,6 +72,9 @@ class ServiceSettings(BaseSettings):
     )
     drain_grace_s: float = Field(10, ge=0, description="Seconds that calls under way get to finish.")
     drain_watchdog_s: float = Field(30, gt=0, description="Seconds after which a hanging drain is cut off.")
+    watchdog_s: float = Field(
+        30, ge=0, description="Seconds without an answer after which the process ends itself; 0 never."
+    )
     reserve_bytes: int = Field(
         DEFAULT_BYTES, ge=0, description="Disk space kept so that a full disk can be cleared; 0 keeps none."
     )
