@@ -53,7 +53,8 @@ class LoaderApplication:
             on_change=self._changed,
             on_progress=lambda resident: self._history.progress(convert.resident_message(resident)),
         )
-        planner = Planner(self._records, Finder(self._models_root, self._root_id, roots))
+        finder = Finder(self._models_root, self._root_id, roots)
+        planner = Planner(self._records, finder, budget_bytes=self._budget)
         self._lending = Lending(
             planner,
             cache,

@@ -17,6 +17,7 @@ from modelkeep_common.watch import Frame
 from modelkeep_common.wire import to_seconds, to_timestamp
 from modelkeep_loader.domain import ComponentRef, Plan, Resident, Stage
 from modelkeep_loader.domain_cache import Demand, Usage
+from modelkeep_loader.domain_digests import Reading
 from modelkeep_loader.domain_leases import Lease, LeaseState
 from modelkeep_loader.domain_lending import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S
 
@@ -260,6 +261,16 @@ def progress_message(demand: Demand, rate: int = 0) -> pb.LoadProgress:
         progress=job_pb2.Progress(bytes_done=0 if waiting else size, bytes_total=size),
         index=index,
         count=count,
+    )
+
+
+def reading_message(refs: Sequence[ComponentRef], reading: Reading) -> pb.LoadProgress:
+    """How far files are read to know what they are."""
+    return pb.LoadProgress(
+        component=ref_message(refs[0]),
+        stage=resident_pb2.RESIDENT_STATE_READING,
+        progress=job_pb2.Progress(bytes_done=reading.done, bytes_total=reading.total or None),
+        count=len(refs),
     )
 
 

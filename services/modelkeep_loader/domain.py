@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from modelkeep.exceptions import ModelkeepError
+from modelkeep.exceptions import InvalidModelException, ModelkeepError
 from modelkeep.headers import Tensor
 from modelkeep_loader import sealed
 
@@ -41,17 +41,52 @@ class ComponentRef:
 
 
 def signature_of(status: os.stat_result) -> str:
-    """What tells that a file still is the one that was looked at, without reading it."""
-    return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+    """What tells that a file still is the one that was looked at, without reading it.
+
+    Anybody can set the time of modification; that of the last change of the status only the kernel sets.
+    """
+    return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A weight file as it was when the plan was made; ``signature`` tells whether it still is."""
+    """A weight file as it was when the plan was made; ``signature`` tells whether it still is.
+
+    Attributes:
+        path: Where it is, without links.
+        model: Name of the model, for messages.
+        size_bytes: Its size.
+        signature: See :func:`signature_of`.
+        change_time_ns: When its status last changed, in nanoseconds since 1970.
+        is_ours: Whether nobody but this user and root can write it.
+    """
 
     path: Path
+    model: str
     size_bytes: int
     signature: str
+    change_time_ns: int
+    is_ours: bool
+
+    @classmethod
+    def of(cls, path: Path, model: str, status: os.stat_result) -> SourceFile:
+        """The file as it is now."""
+        is_ours = status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022
+        return cls(path, model, status.st_size, signature_of(status), status.st_ctime_ns, is_ours)
+
+
+def refuse_changed(file: SourceFile, descriptor: int) -> None:
+    """Compare an open file with the one that a plan was made from: its id stands for that one's bytes.
+
+    Raises:
+        InvalidModelException: It is another one, or was changed.
+    """
+    if signature_of(os.fstat(descriptor)) != file.signature:
+        raise InvalidModelException(
+            f"{file.path.name} of {file.model!r} was changed while it was being loaded: ask again.",
+            metadata={"path": str(file.path), "detail": "changed while it was being loaded"},
+            retry_after=0.0,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +107,7 @@ class Plan:
     Attributes:
         ref: As the caller named it.
         id: Identity: contents, class, configuration, precision and layout. Equal ids, equal bytes.
-        content_addressed: Whether `id` rests on digests of the contents.
+        content_addressed: Whether `id` rests on the contents alone, so that models share it.
         library, class_name: The module class.
         config: The class's configuration; None if it has to be inferred (single-file VAE).
         overrides: Entries of the configuration that the record changes.

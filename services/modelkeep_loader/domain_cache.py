@@ -371,6 +371,8 @@ class RamCache:
         except Exception as error:  # whatever a build raises is the answer to those who wait for it
             resident.failures += 1
             pause = min(_FIRST_COOLDOWN_S * 2 ** (resident.failures - 1), _LONGEST_COOLDOWN_S)
+            if isinstance(error, ModelkeepError) and error.retry_after == 0:
+                pause = 0.0  # the next try is another one
             resident.retry_at = self._clock() + pause
             if not isinstance(error, ModelkeepError):  # of this host or this code, not of the files
                 _log.exception("building %s failed", resident.id)

@@ -10,9 +10,9 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 from modelkeep.exceptions import (
@@ -27,10 +27,12 @@ from modelkeep.headers import Header, read_header
 from modelkeep.modeljson import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
 from modelkeep.worker.classes import ALLOWED
 from modelkeep_common.paths import AllowedRoots
-from modelkeep_loader.domain import ComponentRef, signature_of
-from modelkeep_loader.domain_records import Record
+from modelkeep_loader.domain import ComponentRef
+from modelkeep_loader.domain_listing import Listing
+from modelkeep_loader.domain_records import FileFacts, Record
 from modelkeep_loader.helperwire import MAX_DESCRIPTORS
 
+_MOST_NAMES: Final = 64
 _STEMS = ("diffusion_pytorch_model", "model")
 #: What says which files a component's shards are; also of a variant.
 INDEX_NAMES: Final = "*.safetensors.index*.json"
@@ -44,10 +46,10 @@ class Found:
     Attributes:
         library, class_name: What builds the module.
         config: Its configuration; None where the weights have to tell it.
-        files: Path relative to the model's folder, and where that leads.
+        files: Name in the listing, and where that leads.
         location: What to tell people: the model's folder, or its file.
+        listing: The files of the model that they belong to.
         overrides: Entries of the configuration that the record says otherwise.
-        in_record: Whether the record lists the files.
     """
 
     library: str
@@ -55,8 +57,23 @@ class Found:
     config: dict[str, Any] | None
     files: list[tuple[str, Path]]
     location: Path
+    listing: Listing
     overrides: dict[str, Any] = field(default_factory=dict)
-    in_record: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Where a model's files are looked for.
+
+    Attributes:
+        name: Path as a record names it; its last part is the name of a single file.
+        place: Where that leads.
+        listing: The files that belong to the model.
+    """
+
+    name: str
+    place: Path
+    listing: Listing
 
 
 class Finder:
@@ -90,15 +107,61 @@ class Finder:
             )
         return self._roots.resolve(path, base=self.models_dir)
 
-    def find(self, ref: ComponentRef, record: Record, place: Path) -> Found:
-        """A component's files, of a model that lies at a place.
+    def names_of(self, path: str) -> list[str]:
+        """What a record may have as its path if this path is its file, its folder, or inside that."""
+        names = [path]
+        if path.startswith(inside := f"{self.models_dir}/"):
+            names.append(path.removeprefix(inside))
+        for name in names[:]:
+            names += [str(parent) for parent in PurePath(name).parents if parent.name]
+        return names[:_MOST_NAMES]
+
+    def ground(
+        self, record: Record, path: str, owner: Record | None, files: Mapping[str, FileFacts]
+    ) -> Ground:
+        """Where to look for the files of a model, or of the VAE that a record names instead of its own.
+
+        A folder without a list of files is taken as it is where its owner keeps it. Below models_dir the
+        suite's services put files, so there a record has to say which are the model's.
+
+        Args:
+            record: The model that is asked for.
+            path: The path, as a record names it.
+            owner: The record that the path belongs to; None: no record has it.
+            files: That record's files.
+
+        Raises:
+            RootMismatchException, ForbiddenPathException: See :meth:`locate`.
+            InvalidModelException: A folder below models_dir without a list of files.
+        """
+        place = self.locate(record, path)
+        if owner is not None and files:
+            inner = os.path.relpath(self.models_dir / path, self.models_dir / owner.path)
+            below = "" if inner == "." else f"{inner}/" if place.is_dir() else inner[: inner.rfind("/") + 1]
+            return Ground(path, place, Listing(owner.name, files, below))
+        if place.is_dir() and place.is_relative_to(os.path.realpath(self.models_dir)):
+            raise InvalidModelException(
+                f"No record lists the files of {path!r}, and what lies in a folder of the models folder is "
+                "lent only if one does: install the model, or have an admin list its files with UpdateModel.",
+                metadata={"path": str(place), "detail": "no list of files"},
+            )
+        return Ground(path, place, Listing(record.name, None))
+
+    def find(self, ref: ComponentRef, record: Record, ground: Ground, vae: Ground | None) -> Found:
+        """A component's files.
+
+        Args:
+            ref: The component.
+            record: The model.
+            ground: The model's own files.
+            vae: Those of the VAE that the record names instead of its own, if it does and one is asked for.
 
         Raises:
             FileNotFoundError, OSError: A file is missing, or cannot be read.
             ModelkeepError: See :meth:`modelkeep_loader.domain_plan.Planner.plan`.
         """
         if record.type == "main":
-            return self._find_submodel(ref, record, place)
+            return self._find_submodel(ref, record, ground, vae)
         if ref.submodel and ref.submodel != record.type:
             raise FieldInvalidException(
                 f"{record.name!r} is no main model: it has no submodels.",
@@ -106,25 +169,24 @@ class Finder:
                     FieldViolation("components.submodel", f"must be unset for a {record.type} model")
                 ],
             )
-        return self._find_single(record, place)
+        return self._find_single(record, ground)
 
-    def _find_submodel(self, ref: ComponentRef, record: Record, place: Path) -> Found:
-        index = self._read_json(place / "model_index.json") if place.is_dir() else {}
+    def _find_submodel(self, ref: ComponentRef, record: Record, ground: Ground, vae: Ground | None) -> Found:
+        place = ground.place
+        index = self._read_json(place, "model_index.json", ground.listing) if place.is_dir() else {}
         if not ref.submodel:
             available = sorted(k for k, v in index.items() if isinstance(v, list) and k[:1] != "_" and any(v))
             raise SubmodelRequiredException(
                 f"{record.name!r} is a main model: say which component, such as vae or unet.",
                 metadata={"key": record.key, "available": ",".join(available)},
             )
-        if ref.submodel == "vae" and record.vae:
-            other = self.locate(record, record.vae)
-            found = self._find_single(record, other)
+        if vae is not None:
+            found = self._find_single(record, vae)
             if found.class_name != "AutoencoderKL":
                 raise InvalidModelException(
                     f"What the record of {record.name!r} names as its vae is a {found.class_name}.",
-                    metadata={"path": str(other), "detail": f"class {found.class_name}"},
+                    metadata={"path": str(vae.place), "detail": f"class {found.class_name}"},
                 )
-            found.in_record = False
             return found
         if not place.is_dir():
             if not place.exists():
@@ -139,16 +201,17 @@ class Finder:
                 f"{record.name!r} has no component {ref.submodel!r}; its model_index.json names none.",
                 metadata={"path": str(place), "detail": f"no component {ref.submodel}"},
             )
-        found = self._find_folder(record, place, ref.submodel, entry[0], entry[1])
+        found = self._find_folder(record, ground, ref.submodel, entry[0], entry[1])
         found.location = place
         # A configuration need not name it: then the class's own default is meant.
         if record.upcast_attention and found.class_name == "UNet2DConditionModel":
             found.overrides["upcast_attention"] = True
         return found
 
-    def _find_single(self, record: Record, place: Path) -> Found:
+    def _find_single(self, record: Record, ground: Ground) -> Found:
+        place, listing = ground.place, ground.listing
         if place.is_dir():
-            return self._find_folder(record, place, "", "", "")
+            return self._find_folder(record, ground, "", "", "")
         if not place.exists():
             raise FileNotFoundError(2, "missing", str(place))
         if record.type not in ("vae", "main"):
@@ -159,17 +222,19 @@ class Finder:
         if place.suffix.lower() in _PICKLES:
             raise _unsafe(place)
         # By the name that the record has it under, also where a link leads elsewhere (a cache of blobs).
-        name = os.path.basename(record.path)
-        return Found("diffusers", "AutoencoderKL", None, [(name, place)], place)
+        name = os.path.basename(ground.name)
+        listing.require(name, place)
+        return Found("diffusers", "AutoencoderKL", None, [(name, place)], place, listing)
 
     def _find_folder(
-        self, record: Record, place: Path, submodel: str, library: str, class_name: str
+        self, record: Record, ground: Ground, submodel: str, library: str, class_name: str
     ) -> Found:
-        folder = self._roots.resolve(place / submodel)
+        listing = ground.listing.inside(submodel) if submodel else ground.listing
+        folder = self._roots.resolve(ground.place / submodel)
         if class_name:
             # Before anything is looked for: a tokenizer or scheduler has no weights to look for.
             _check_class(library, class_name, folder)
-        config = self._read_json(folder / "config.json")
+        config = self._read_json(folder, "config.json", listing)
         if not class_name:
             if isinstance(name := config.get("_class_name"), str):
                 library, class_name = "diffusers", name
@@ -182,13 +247,11 @@ class Finder:
                 )
         _check_class(library, class_name, folder)
         # Names as the record has them, also where links lead elsewhere (a cache of blobs).
-        files = [
-            (f"{submodel}/{n}".lstrip("/"), self._roots.resolve(folder / n)) for n in self._weights(folder)
-        ]
-        return Found(library, class_name, config, files, folder)
+        files = [(name, self._roots.resolve(folder / name)) for name in self._weights(folder, listing)]
+        return Found(library, class_name, config, files, folder, listing)
 
-    def _weights(self, folder: Path) -> list[str]:
-        names = {entry.name for entry in os.scandir(folder)}
+    def _weights(self, folder: Path, listing: Listing) -> list[str]:
+        names = {entry.name for entry in os.scandir(folder) if listing.has(entry.name)}
         for stem in _STEMS:
             whole, index = f"{stem}.safetensors", f"{stem}.safetensors.index.json"
             variant = re.compile(
@@ -197,13 +260,13 @@ class Finder:
             variants = sorted(filter(variant.fullmatch, names), key=lambda n: (".fp16." not in n, n))
             for name in (whole, index, *variants):
                 if name in names:
-                    return [name] if name.endswith(".safetensors") else self._shards(folder, name)
+                    return [name] if name.endswith(".safetensors") else self._shards(folder, name, listing)
         if pickles := sorted(n for n in names if Path(n).suffix.lower() in _PICKLES):
             raise _unsafe(folder / pickles[0])
         raise FileNotFoundError(2, "missing", str(folder / f"{_STEMS[0]}.safetensors"))
 
-    def _shards(self, folder: Path, index: str) -> list[str]:
-        shards = self._read_json(folder / index, MAX_INDEX_BYTES).get("weight_map")
+    def _shards(self, folder: Path, index: str, listing: Listing) -> list[str]:
+        shards = self._read_json(folder, index, listing, MAX_INDEX_BYTES).get("weight_map")
         named = list(shards.values()) if isinstance(shards, dict) else []
         if not named or not all(isinstance(n, str) and "/" not in n for n in named):
             raise InvalidModelException(
@@ -215,18 +278,26 @@ class Finder:
                 f"{folder.name} is in {len(listed)} files; at most {MAX_DESCRIPTORS} can be loaded.",
                 metadata={"path": str(folder), "detail": f"{len(listed)} shards"},
             )
+        for name in listed:
+            listing.require(name, folder / name)
         return sorted(listed)
 
-    def read_header(self, path: Path) -> tuple[Header, str, os.stat_result]:
-        """A weight file's header, signature and status, all of one descriptor."""
-        with self._open(path) as fd:
+    def read_header(self, path: Path) -> tuple[Header, os.stat_result]:
+        """A weight file's header and status, both of one descriptor."""
+        with self.open(path) as fd:
             status = os.fstat(fd)
             header = read_header(fd, path)
         header.check_lendable()
-        return header, signature_of(status), status
+        return header, status
 
     @contextlib.contextmanager
-    def _open(self, path: Path) -> Iterator[int]:
+    def open(self, path: Path) -> Iterator[int]:
+        """Open a regular file for reading.
+
+        Raises:
+            InvalidModelException: It is none.
+            ForbiddenPathException, OSError: As :meth:`AllowedRoots.open_beneath` says.
+        """
         # O_NONBLOCK: opening a FIFO without a writer would wait for ever
         fd = self._roots.open_beneath(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
@@ -239,9 +310,15 @@ class Finder:
         finally:
             os.close(fd)
 
-    def _read_json(self, path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
-        with self._open(path) as fd:
-            return read_object(fd, path, limit)
+    def _read_json(
+        self, folder: Path, name: str, listing: Listing, limit: int = MAX_CONFIG_BYTES
+    ) -> dict[str, Any]:
+        path = folder / name
+        with self.open(path) as fd:
+            listing.require(name, path)
+            value = read_object(fd, path, limit)
+            listing.check(name, path, fd)
+        return value
 
 
 def _check_class(library: str, class_name: str, folder: Path) -> None:

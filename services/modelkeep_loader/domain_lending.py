@@ -22,6 +22,7 @@ from modelkeep.exceptions import (
 )
 from modelkeep_loader.domain import ComponentRef
 from modelkeep_loader.domain_cache import Demand, RamCache
+from modelkeep_loader.domain_digests import Reading
 from modelkeep_loader.domain_leases import Lease, LeaseTable, TicketBook
 from modelkeep_loader.domain_plan import Planner
 from modelkeep_loader.processes import DeathWatch, Peer, open_process
@@ -88,6 +89,7 @@ class Lending:
             self.leases.release(lease, "DRAINED")
         self._deaths.close()
         await self.cache.close()
+        self.planner.close()
 
     # Requests.
 
@@ -103,13 +105,20 @@ class Lending:
                 metadata={"expected_boot_id": self.boot_id, "actual_boot_id": boot_id},
             )
 
-    async def demand(self, refs: Sequence[ComponentRef], *, is_lease: bool) -> Demand:
+    async def demand(
+        self, refs: Sequence[ComponentRef], *, is_lease: bool, reading: Reading | None = None
+    ) -> Demand:
         """What a request wants, worked out but not begun.
+
+        Args:
+            refs: The components.
+            is_lease: Whether a lease is wanted.
+            reading: Told how far files are read for it.
 
         Raises:
             ModelkeepError: See :meth:`modelkeep_loader.domain_plan.Planner.plan`.
         """
-        plans = await self.planner.plan(refs)
+        plans = await self.planner.plan(refs, reading)
         if is_lease:
             return Demand(plans, LeaseTable.new_id())
         self._loads += 1

@@ -1,10 +1,9 @@
 """From what a caller names to what has to be built: records and files in, plans out.
 
-A plan's id is the component's identity. It is made of the digests of the weight files as the record has
-them, the class, the configuration, the precision and the version of the layout, so that models which
-share a component share its memory. Where a digest is not known yet, or the file on disk is not the one
-that was hashed, the file's name inside its store, record and revision takes its place: correct, unshared.
-Never the path, never the time of modification alone: neither says what the bytes are.
+A plan's id is the component's identity. It is made of the digests of the weight files as the loader itself
+has read them, the class, the configuration, the precision and the version of the layout, so that models
+which share a component share its memory. What a record says of a file's contents is a claim: it can have
+a file refused, and never makes it another's. Never the path, never a time: neither says what the bytes are.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,16 +19,19 @@ from typing import Any, Final, NamedTuple
 from modelkeep.exceptions import InvalidModelException, ModelNotFoundException
 from modelkeep.headers import Header
 from modelkeep.worker.classes import KEPT_IN_FLOAT32
-from modelkeep_common.wire import clamped_time
 from modelkeep_loader.domain import ComponentRef, ModelFacts, Plan, SourceFile, signature_of
-from modelkeep_loader.domain_find import INDEX_NAMES, Finder
+from modelkeep_loader.domain_digests import Digester, Reading
+from modelkeep_loader.domain_find import INDEX_NAMES, Finder, Found
+from modelkeep_loader.domain_listing import refuse_other
 from modelkeep_loader.domain_records import FileFacts, Record, Records
 from modelkeep_loader.weightfile import PRECISION_OF_CODE, cast_bytes, main_float_code
 
 #: Part of every identity: what the helper makes of the same files may change with it.
 LAYOUT_VERSION: Final = "safetensors-aligned-1"
 
-_KEPT_PLANS: Final = 4096
+#: Plans that are kept, in bytes as they are reckoned, and what one takes besides its configuration.
+_KEPT_BYTES: Final = 32 << 20
+_PLAN_BYTES: Final = 2048
 #: Entries of a configuration that do not say what the module is.
 _NOISE = (
     "_class_name",  # stands in the identity by itself
@@ -44,14 +45,27 @@ _NOISE = (
 
 
 class _Kept(NamedTuple):
-    """A plan, store and revision of the record that it was made from, and the signatures of what was read.
+    """A plan, the record that it was made from, and the signatures of what was read.
 
     They go by the names that they have in the model: a link that leads elsewhere now is a change.
     """
 
-    state: tuple[str, int]
+    record: Record
     plan: Plan
     marks: Mapping[Path, str]
+    weight: int
+
+
+class _Draft(NamedTuple):
+    """A plan before it has an identity."""
+
+    found: Found
+    headers: list[Header]
+    files: list[SourceFile]
+    claims: list[FileFacts | None]
+    precision: str
+    size_bytes: int
+    marks: dict[Path, str]
 
 
 class Planner:
@@ -60,15 +74,23 @@ class Planner:
     Args:
         records: Where records come from.
         finder: Finds the files of components.
+        budget_bytes: Memory that there is at most: of what is larger, no file is read.
     """
 
-    def __init__(self, records: Records, finder: Finder) -> None:
+    def __init__(self, records: Records, finder: Finder, *, budget_bytes: int) -> None:
         self._records = records
         self._finder = finder
+        self._budget = budget_bytes
+        self._digester = Digester(finder.open)
         self._kept: OrderedDict[ComponentRef, _Kept] = OrderedDict()
+        self._kept_weight = 0
 
-    async def plan(self, refs: Sequence[ComponentRef]) -> list[Plan]:
+    async def plan(self, refs: Sequence[ComponentRef], reading: Reading | None = None) -> list[Plan]:
         """What has to be built for some components.
+
+        Args:
+            refs: The components.
+            reading: Told how far the files are read, where that has to be done to know what they are.
 
         Raises:
             UnknownModelException, UpstreamUnavailableException: As :class:`Records` says.
@@ -77,8 +99,11 @@ class Planner:
             ForbiddenPathException: The record, or a link, points outside every allowed root.
             ModelNotFoundException: Nothing is there.
             UnsafeFormatException: Only pickles are there.
-            InvalidModelException: The files are broken, or of no kind that can be loaded.
+            InvalidModelException: The files are broken, of no kind that can be loaded, or not those that
+                the record lists.
+            ChecksumMismatchException: A file is not the one that the record says it is.
         """
+        reading = reading if reading is not None else Reading()
         kept = {ref: self._kept[ref] for ref in refs if ref in self._kept}
         # Side by side, for both take a moment and a grant should not.
         checking = asyncio.ensure_future(asyncio.to_thread(_still_as_planned, kept))
@@ -91,63 +116,44 @@ class Planner:
         plans: list[Plan] = []
         for ref in refs:
             record = records[ref.key]
-            state = (record.store_id, record.revision)
-            if ref in good and kept[ref].state == state:
+            if ref in good and kept[ref].record == record:
                 plans.append(kept[ref].plan)
                 continue
-            files = await self._records.files(ref.key)
-            plan, marks = await asyncio.to_thread(self._make, ref, record, files)
-            self._kept.pop(ref, None)
-            self._kept[ref] = _Kept(state, plan, marks)
-            while len(self._kept) > _KEPT_PLANS:
-                self._kept.popitem(last=False)
-            plans.append(plan)
+            one = await self._make(ref, record, reading)
+            self._keep(ref, one)
+            plans.append(one.plan)
         return plans
 
-    # In a thread: everything below reads files.
+    def close(self) -> None:
+        """Stop reading."""
+        self._digester.close()
 
-    def _make(
-        self, ref: ComponentRef, record: Record, files: Mapping[str, FileFacts]
-    ) -> tuple[Plan, dict[Path, str]]:
-        place = self._finder.locate(record, record.path)
-        model = component = self._finder.models_dir / record.path
-        if ref.submodel == "vae" and record.vae:
-            component = self._finder.models_dir / record.vae
-        elif record.type == "main":
-            component = model / ref.submodel
-        # Before anything is read, so that the next request notices what changes meanwhile. The folder's own
-        # mark changes with its entries: another file may be the one to take now.
-        looked_at = [model / "model_index.json", component, component / "config.json"]
-        marks = {path: _mark_of(path) for path in (*looked_at, *component.glob(INDEX_NAMES))}
-        try:
-            found = self._finder.find(ref, record, place)
-            headers = [(name, path, *self._finder.read_header(path)) for name, path in found.files]
-        except FileNotFoundError as error:
-            raise ModelNotFoundException(
-                f"Files of {record.name!r} are not at {place}: {Path(str(error.filename)).name} is missing.",
-                metadata={"key": record.key, "path": str(place)},
-            ) from None
-        except OSError as error:
-            raise InvalidModelException(
-                f"The files of {record.name!r} cannot be read: {error.strerror}.",
-                metadata={"path": str(place), "detail": str(error.strerror)},
-            ) from None
-        precision = (
-            ref.precision if ref.precision != "auto" else _own_precision([entry[2] for entry in headers])
-        )
-        kept = KEPT_IN_FLOAT32.get(found.class_name, ())
-        size = sum(
-            cast_bytes(header, precision, kept) + 160 * len(header.tensors) for _, _, header, _, _ in headers
-        )
+    def _keep(self, ref: ComponentRef, one: _Kept) -> None:
+        if (before := self._kept.pop(ref, None)) is not None:
+            self._kept_weight -= before.weight
+        self._kept[ref] = one
+        self._kept_weight += one.weight
+        while self._kept_weight > _KEPT_BYTES and len(self._kept) > 1:
+            _, oldest = self._kept.popitem(last=False)
+            self._kept_weight -= oldest.weight
+
+    async def _make(self, ref: ComponentRef, record: Record, reading: Reading) -> _Kept:
+        files = await self._records.files(ref.key)
+        vae: tuple[str, Record | None, Mapping[str, FileFacts]] | None = None
+        if record.type == "main" and ref.submodel == "vae" and record.vae:
+            vae = (record.vae, *await self._owner(record))
+        draft = await asyncio.to_thread(self._survey, ref, record, files, vae)
+        found = draft.found
         contents: list[object] = []
-        known = True
-        for relative, _path, _header, signature, status in headers:
-            facts = files.get(relative) if found.in_record else None
-            if facts is not None and facts.digest and _is_unchanged(facts, status):
-                contents.append(facts.digest)
-            else:
-                known = False
-                contents.append([record.store_id, record.key, record.revision, relative, signature])
+        reading.total += sum(file.size_bytes for file in draft.files)
+        for file, claim in zip(draft.files, draft.claims, strict=True):
+            if draft.size_bytes > self._budget:
+                contents.append(file.signature)  # it is refused for its size before it is read
+                continue
+            digest = await self._digest(file, claim, record, reading)
+            # A file that others may write could be one thing now and another when it is built: what they
+            # make of it is lent as their file, and as no other.
+            contents.append(digest if file.is_ours else [file.signature, digest])
         scaling = record.scaling_factor if found.config is None else None
         identity = [
             LAYOUT_VERSION,
@@ -156,26 +162,101 @@ class Planner:
             found.class_name,
             _canonical(found.config) if found.config is not None else [record.base, scaling],
             found.overrides,
-            precision,
+            draft.precision,
         ]
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-        for name, path, _header, signature, _status in headers:
-            marks[component if path == found.location else component / Path(name).name] = signature
         plan = Plan(
             ref=ref,
             id=hashlib.sha256(text.encode()).hexdigest()[:40],
-            content_addressed=known,
+            content_addressed=all(file.is_ours for file in draft.files),
             library=found.library,
             class_name=found.class_name,
             config=found.config,
             overrides=found.overrides,
-            precision=precision,
-            files=tuple(SourceFile(path, status.st_size, mark) for _, path, _, mark, status in headers),
+            precision=draft.precision,
+            files=tuple(draft.files),
             scaling_factor=scaling,
-            size_bytes=size + 4096,
+            size_bytes=draft.size_bytes,
             model=ModelFacts(record.name, record.base, record.type, found.location, record.hash),
         )
-        return plan, marks
+        weight = _PLAN_BYTES + len(text) + 200 * len(draft.marks)
+        return _Kept(record, plan, draft.marks, weight)
+
+    async def _digest(
+        self, file: SourceFile, claim: FileFacts | None, record: Record, reading: Reading
+    ) -> str:
+        sha256 = claim is not None and claim.digest.startswith("sha256:")
+        try:
+            digests = await self._digester.digest(file, with_sha256=sha256, reading=reading)
+        except FileNotFoundError:
+            raise _gone(record, file.path) from None
+        except OSError as error:
+            raise _unreadable(record, file.path, error) from None
+        if claim is not None:
+            refuse_other(claim, digests.sha256 if sha256 else digests.blake3, file.path, record.name)
+        return digests.blake3
+
+    async def _owner(self, record: Record) -> tuple[Record | None, Mapping[str, FileFacts]]:
+        """The record that the path of another model's VAE belongs to, and its files."""
+        names = self._finder.names_of(record.vae)
+        owner = await self._records.owner(names, record.root_id)
+        return owner, await self._records.files(owner.key) if owner is not None else {}
+
+    # In a thread: everything below reads files.
+
+    def _survey(
+        self,
+        ref: ComponentRef,
+        record: Record,
+        files: Mapping[str, FileFacts],
+        vae: tuple[str, Record | None, Mapping[str, FileFacts]] | None,
+    ) -> _Draft:
+        place = self._finder.locate(record, record.path)
+        model = component = self._finder.models_dir / record.path
+        if vae is not None:
+            component = self._finder.models_dir / record.vae
+        elif record.type == "main":
+            component = model / ref.submodel
+        # Before anything is read, so that the next request notices what changes meanwhile. The folder's own
+        # mark changes with its entries: another file may be the one to take now.
+        looked_at = [model / "model_index.json", component, component / "config.json"]
+        marks = {path: _mark_of(path) for path in (*looked_at, *component.glob(INDEX_NAMES))}
+        try:
+            other = self._finder.ground(record, *vae) if vae is not None else None
+            own = self._finder.ground(record, record.path, record, files)
+            found = self._finder.find(ref, record, own, other)
+            headers = [(name, path, *self._finder.read_header(path)) for name, path in found.files]
+        except FileNotFoundError as error:
+            raise _gone(record, Path(str(error.filename)), place) from None
+        except OSError as error:
+            raise _unreadable(record, place, error) from None
+        precision = ref.precision
+        if precision == "auto":
+            precision = _own_precision([header for _, _, header, _ in headers])
+        kept = KEPT_IN_FLOAT32.get(found.class_name, ())
+        size = 4096 + sum(
+            cast_bytes(header, precision, kept) + 160 * len(header.tensors) for _, _, header, _ in headers
+        )
+        sources = [SourceFile.of(path, record.name, status) for _, path, _, status in headers]
+        for (name, path), file in zip(found.files, sources, strict=True):
+            marks[component if path == found.location else component / name] = file.signature
+        claims = [found.listing.claim(name, status) for name, _, _, status in headers]
+        return _Draft(found, [entry[2] for entry in headers], sources, claims, precision, size, marks)
+
+
+def _gone(record: Record, path: Path, place: Path | None = None) -> ModelNotFoundException:
+    where = place if place is not None else path.parent
+    return ModelNotFoundException(
+        f"Files of {record.name!r} are not at {where}: {path.name} is missing.",
+        metadata={"key": record.key, "path": str(where)},
+    )
+
+
+def _unreadable(record: Record, path: Path, error: OSError) -> InvalidModelException:
+    return InvalidModelException(
+        f"The files of {record.name!r} cannot be read: {error.strerror}.",
+        metadata={"path": str(path), "detail": str(error.strerror)},
+    )
 
 
 def _own_precision(headers: list[Header]) -> str:
@@ -185,18 +266,6 @@ def _own_precision(headers: list[Header]) -> str:
 
 def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k not in _NOISE}
-
-
-def _is_unchanged(facts: FileFacts, status: os.stat_result) -> bool:
-    """Whether the file still is the one that was hashed, as far as can be told without reading it.
-
-    Its size alone tells nothing: all fine-tunes of a model have the same.
-    """
-    return (
-        facts.size_bytes == status.st_size
-        and facts.modify_time is not None
-        and abs(facts.modify_time - clamped_time(status.st_mtime)) < 0.01
-    )
 
 
 def _mark_of(path: Path) -> str:

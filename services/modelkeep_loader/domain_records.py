@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """A file as its record has it. ``digest`` is "sha256:…" or "blake3:…", empty while not known."""
+    """A file as its record has it: claims, all of them.
+
+    Attributes:
+        size_bytes: Its size.
+        modify_time: Seconds since 1970; None if the record does not say.
+        digest: "blake3:…" or "sha256:…"; empty while not known.
+    """
 
     size_bytes: int
     modify_time: float | None
@@ -21,7 +27,6 @@ class Record:
     """What the loader needs of a model's record.
 
     Attributes:
-        store_id: Store that the record is in.
         revision: Revision of the record.
         type, format: As in the taxonomy: "main", "vae"; "diffusers", "checkpoint".
         path, root_id: As stored.
@@ -30,7 +35,6 @@ class Record:
         scaling_factor: Of a VAE; None if not said.
     """
 
-    store_id: str
     key: str
     revision: int
     name: str
@@ -59,4 +63,13 @@ class Records(Protocol):
 
     async def files(self, key: str) -> Mapping[str, FileFacts]:
         """The model's files, by path relative to the model's folder (or name of the single file)."""
+        ...
+
+    async def owner(self, paths: Sequence[str], root_id: str) -> Record | None:
+        """The record whose path, as stored, is one of these; the longest if there are several.
+
+        Args:
+            paths: At most 64.
+            root_id: Root that a relative one must belong to.
+        """
         ...

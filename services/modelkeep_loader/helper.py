@@ -29,7 +29,7 @@ from modelkeep.headers import read_header
 from modelkeep.worker.manifest import METADATA_KEY, Manifest
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_loader import helperwire, sealed
-from modelkeep_loader.domain import BuildProgress, Built, Memory, Plan, Stage, signature_of
+from modelkeep_loader.domain import BuildProgress, Built, Memory, Plan, Stage, refuse_changed
 
 _log = logging.getLogger(__name__)
 
@@ -216,13 +216,8 @@ class Helper:
 
 
 def _check_unchanged(plan: Plan, sources: Sequence[int]) -> None:
-    """The plan's id stands for the files as they were: others must not be lent under it."""
     for file, fd in zip(plan.files, sources, strict=True):
-        if signature_of(os.fstat(fd)) != file.signature:
-            raise InvalidModelException(
-                f"{file.path.name} of {plan.model.name!r} was changed while it was being loaded: ask again.",
-                metadata={"path": str(plan.model.location), "detail": "changed while it was being loaded"},
-            )
+        refuse_changed(file, fd)
 
 
 def _accept(descriptors: Sequence[int], plan: Plan, sources: Sequence[int]) -> Built:

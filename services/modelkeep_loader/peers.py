@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import grpc.aio
 
@@ -30,7 +30,6 @@ class RecordClient:
         options = [("grpc.enable_retries", 0), ("grpc.enable_http_proxy", 0)]
         self._channel = grpc.aio.insecure_channel(address, options=options)
         self._stub = record_service_pb2_grpc.RecordServiceStub(self._channel)
-        self._store_id = ""
 
     async def close(self) -> None:
         """Close the channel."""
@@ -42,15 +41,9 @@ class RecordClient:
             response = await self._stub.GetModel(
                 record_service_pb2.GetModelRequest(key=key), timeout=_TIMEOUT_S
             )
-            if not self._store_id:
-                # Identifies what has no digest; a store that is exchanged comes with new revisions.
-                info = await self._stub.GetStoreInfo(
-                    record_service_pb2.GetStoreInfoRequest(), timeout=_TIMEOUT_S
-                )
-                self._store_id = info.store_id
         except grpc.aio.AioRpcError as error:
             raise decode(error, self._address) from None
-        return to_record(response.model, self._store_id)
+        return to_record(response.model)
 
     async def files(self, key: str) -> Mapping[str, FileFacts]:
         """See :class:`modelkeep_loader.domain_records.Records`."""
@@ -67,12 +60,22 @@ class RecordClient:
         except grpc.aio.AioRpcError as error:
             raise decode(error, self._address) from None
 
+    async def owner(self, paths: Sequence[str], root_id: str) -> Record | None:
+        """See :class:`modelkeep_loader.domain_records.Records`."""
+        wanted = record_service_pb2.ModelFilter(paths=paths, root_id=root_id)
+        request = record_service_pb2.ListModelsRequest(filter=wanted, page_size=len(paths))
+        try:
+            response = await self._stub.ListModels(request, timeout=_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise decode(error, self._address) from None
+        found = max(response.models, key=lambda model: len(model.path), default=None)
+        return to_record(found) if found is not None else None
 
-def to_record(model: model_pb2.Model, store_id: str) -> Record:
+
+def to_record(model: model_pb2.Model) -> Record:
     """What the loader needs of a record."""
     main, vae = model.main, model.vae
     return Record(
-        store_id=store_id,
         key=model.key,
         revision=model.revision,
         name=model.name,
@@ -90,6 +93,7 @@ def to_record(model: model_pb2.Model, store_id: str) -> Record:
 
 def to_file(file: model_pb2.ModelFile) -> FileFacts:
     """What the loader needs of a file."""
-    digest = f"sha256:{file.sha256}" if file.sha256 else f"blake3:{file.blake3}" if file.blake3 else ""
+    # The one that is quicker to compute, if there are both.
+    digest = f"blake3:{file.blake3}" if file.blake3 else f"sha256:{file.sha256}" if file.sha256 else ""
     seconds = to_seconds(file.modify_time) if file.HasField("modify_time") else None
     return FileFacts(file.size_bytes, seconds, digest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from modelkeep.exceptions import (
@@ -19,13 +19,17 @@ from modelkeep_common.idempotency import fingerprint
 from modelkeep_common.paging import clamp_page_size, decode_page_token, encode_page_token
 from modelkeep_common.watch import stream_frames
 from modelkeep_loader import convert
+from modelkeep_loader.domain import ComponentRef
 from modelkeep_loader.domain_cache import Demand
+from modelkeep_loader.domain_digests import Reading
 from modelkeep_loader.domain_leases import Lease
 from modelkeep_loader.domain_lending import Lending
 from modelkeep_loader.store import ResidentHistory, read_residents
 
 #: Seconds between two frames while something is loading: five a second.
 _FRAME_S = 0.2
+#: Seconds that working out what to load may take before the first frame.
+_PLAN_S = 0.15
 #: Seconds between two signs of life of a held lease.
 _ALIVE_S = 15.0
 
@@ -60,7 +64,9 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
                 request.lease_id, request.lease_secret, refs, claimed_pid=request.pid
             )
         else:
-            demand = await self._lending.demand(refs, is_lease=True)
+            demand = await self._demand(
+                context, refs, is_lease=True, frame=lambda progress: pb.HoldModelResponse(progress=progress)
+            )
 
             def frame(rate: int) -> pb.HoldModelResponse:
                 if demand.residents:
@@ -85,7 +91,7 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         """See the .proto."""
         self._lending.check_host(request.boot_id)
         ttl = convert.ttl_seconds(request)
-        demand = await self._lending.demand(convert.to_refs(request.components), is_lease=True)
+        demand = await self._demand(context, convert.to_refs(request.components), is_lease=True)
         await self._fetch(context, demand, convert.seconds(request.max_wait))
         lease = self._lending.grant(demand, label=request.label, claimed_pid=request.pid)
         self._lending.leases.bind_ttl(lease, ttl)
@@ -131,7 +137,12 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
             raise FieldInvalidException(
                 "This host has no such tier.", violations=[FieldViolation("tier", "must be TIER_RAM here")]
             )
-        demand = await self._lending.demand(convert.to_refs(request.components), is_lease=False)
+        demand = await self._demand(
+            context,
+            convert.to_refs(request.components),
+            is_lease=False,
+            frame=lambda progress: pb.LoadModelResponse(progress=progress),
+        )
 
         def frame(rate: int) -> pb.LoadModelResponse:
             return pb.LoadModelResponse(progress=convert.progress_message(demand, rate))
@@ -212,6 +223,26 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         ticket = b"" if delivery == pb.DELIVERY_NONE else self._lending.tickets.issue(lease.id)
         return convert.grant_message(lease, ticket, self._socket_path)
 
+    async def _demand(
+        self,
+        context: Any,
+        refs: Sequence[ComponentRef],
+        *,
+        is_lease: bool,
+        frame: Callable[[pb.LoadProgress], Any] | None = None,
+    ) -> Demand:
+        """Work out what a request wants, and write frames while files are read for that.
+
+        Raises:
+            ServerDrainingException: The server drains first.
+            ModelkeepError: See :meth:`modelkeep_loader.domain_plan.Planner.plan`.
+        """
+        reading = Reading()
+        work = asyncio.ensure_future(self._lending.demand(refs, is_lease=is_lease, reading=reading))
+        tell = None if frame is None else lambda: frame(convert.reading_message(refs, reading))
+        await self._follow(context, work, tell, patience_s=_PLAN_S)
+        return work.result()
+
     async def _fetch(
         self, context: Any, demand: Demand, max_wait_s: float, frame: Callable[[int], Any] | None = None
     ) -> None:
@@ -224,28 +255,42 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         cache = self._lending.cache
         if cache.take_now(demand) is not None:
             return
+        done_before, when = 0, time.monotonic()
+
+        def tell() -> Any:
+            nonlocal done_before, when
+            done, now = sum(r.bytes_done for r in demand.residents), time.monotonic()
+            rate = int((done - done_before) / (now - when)) if now > when and done > done_before else 0
+            done_before, when = done, now
+            assert frame is not None
+            return frame(rate)
+
         work = asyncio.ensure_future(cache.acquire(demand, max_wait_s=max_wait_s))
-        draining = asyncio.ensure_future(self._draining.wait())
         try:
-            done_before, when = 0, time.monotonic()
-            await asyncio.sleep(0)  # lets it begin, so that the first frame has something to say
-            while not work.done():
-                done, now = sum(r.bytes_done for r in demand.residents), time.monotonic()
-                rate = int((done - done_before) / (now - when)) if now > when and done > done_before else 0
-                done_before, when = done, now
-                if frame is not None:
-                    await context.write(frame(rate))
-                await asyncio.wait({work, draining}, timeout=_FRAME_S, return_when=asyncio.FIRST_COMPLETED)
-                if draining.done():
-                    raise ServerDrainingException("The loader is shutting down.", retry_after=1.0)
+            await self._follow(context, work, None if frame is None else tell)
             work.result()
         except BaseException:
+            # Nobody else knows the holder of a lease that never was.
+            cache.give_back(demand.holder)
+            raise
+
+    async def _follow(
+        self, context: Any, work: asyncio.Future[Any], frame: Callable[[], Any] | None, patience_s: float = 0
+    ) -> None:
+        """Wait until work is done, and write frames after some patience. Cancels it if it raises itself."""
+        draining = asyncio.ensure_future(self._draining.wait())
+        try:
+            # Without patience it begins all the same, so that the first frame has something to say.
+            await asyncio.wait({work, draining}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            while not work.done():
+                if draining.done():
+                    raise ServerDrainingException("The loader is shutting down.", retry_after=1.0)
+                if frame is not None:
+                    await context.write(frame())
+                await asyncio.wait({work, draining}, timeout=_FRAME_S, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
             work.cancel()
-            try:
-                await asyncio.wait({work})
-            finally:
-                # Also when this wait is cut short: nobody else knows the holder of a lease that never was.
-                cache.give_back(demand.holder)
+            await asyncio.wait({work})
             raise
         finally:
             draining.cancel()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,96 +19,21 @@ from modelkeep.exceptions import (
     SubmodelRequiredException,
     UnsafeFormatException,
 )
-from modelkeep.headers import Tensor
-from modelkeep_common.paths import AllowedRoots
-from modelkeep_loader.domain import ComponentRef, Plan
-from modelkeep_loader.domain_find import Finder
 from modelkeep_loader.domain_plan import Planner
-from modelkeep_loader.domain_records import FileFacts, Record
-from modelkeep_loader.weightfile import lay_out
-
-KEY = "ab" * 16
-
-
-class Shelf:
-    """Records in memory."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, Record] = {}
-        self.listed: dict[str, Mapping[str, FileFacts]] = {}
-
-    async def get(self, key: str) -> Record:
-        return self.records[key]
-
-    async def files(self, key: str) -> Mapping[str, FileFacts]:
-        return self.listed.get(key, {})
-
-
-def weights(path: Path, dtype: str = "F32", fill: int = 0, names: tuple[str, ...] = ("a", "b")) -> Path:
-    layout = lay_out([Tensor(name, dtype, (8, 8)) for name in names], {})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(layout.head + bytes([fill]) * (layout.size_bytes - len(layout.head)))
-    return path
-
-
-def pipeline(folder: Path) -> Path:
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "vae": ["diffusers", "AutoencoderKL"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "safety_checker": [None, None],
-    }
-    weights(folder / "vae" / "diffusion_pytorch_model.safetensors")
-    (folder / "vae" / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL", "x": 1}))
-    weights(folder / "unet" / "diffusion_pytorch_model.safetensors")
-    unet = {"_class_name": "UNet2DConditionModel", "upcast_attention": False}
-    (folder / "unet" / "config.json").write_text(json.dumps(unet))
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return folder
+from support.plans import KEY, Shelf, facts_of, hashed, pipeline, plan, planner_of, record, weights
 
 
 @pytest.fixture
 def shelf(tmp_path: Path) -> Shelf:
-    return Shelf()
+    (tmp_path / "models").mkdir()
+    return Shelf(tmp_path / "models")
 
 
 @pytest.fixture
-def planner(shelf: Shelf, tmp_path: Path) -> Planner:
-    models = tmp_path / "models"
-    models.mkdir()
-    roots = AllowedRoots([models], data_dir=Path("/nowhere"))
-    return Planner(shelf, Finder(models, lambda: "root", roots))
-
-
-def record(path: str, **more: Any) -> Record:
-    values: dict[str, Any] = {
-        "store_id": "store",
-        "key": KEY,
-        "revision": 1,
-        "name": "tiny",
-        "type": "main",
-        "format": "diffusers",
-        "base": "sd-1",
-        "path": path,
-        "root_id": "root",
-        "hash": "h",
-    }
-    return Record(**(values | more))
-
-
-def facts_of(path: Path) -> FileFacts:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return FileFacts(path.stat().st_size, path.stat().st_mtime, f"sha256:{digest}")
-
-
-def hashed(folder: Path) -> dict[str, FileFacts]:
-    return {p.relative_to(folder).as_posix(): facts_of(p) for p in folder.rglob("*.safetensors")}
-
-
-async def plan(planner: Planner, submodel: str = "vae", precision: str = "auto", key: str = KEY) -> Plan:
-    (made,) = await planner.plan([ComponentRef(key, submodel, precision)])
-    return made
+def planner(shelf: Shelf) -> Iterator[Planner]:
+    made = planner_of(shelf)
+    yield made
+    made.close()
 
 
 async def test_the_same_bytes_have_the_same_id_whatever_the_model_is_called(
@@ -133,37 +57,6 @@ async def test_the_same_bytes_have_the_same_id_whatever_the_model_is_called(
         config.write_text(json.dumps({"x": 1, "_class_name": "AutoencoderKL", **entry}))
         shelf.records[other] = dataclasses.replace(shelf.records[other], revision=revision)
         assert (await plan(planner, key=other)).id != first.id
-
-
-async def test_without_a_digest_a_component_is_correct_and_unshared(
-    planner: Planner, shelf: Shelf, tmp_path: Path
-) -> None:
-    folder = pipeline(tmp_path / "models" / "one")
-    shelf.records[KEY] = record("one")
-    pending = await plan(planner)
-    assert not pending.content_addressed
-    shelf.listed[KEY] = hashed(folder)
-    shelf.records[KEY] = record("one", revision=2)
-    known = await plan(planner)
-    assert known.content_addressed
-    # The file is exchanged behind the record's back: what the record says of it counts no more.
-    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
-    hashed_at = file.stat().st_mtime_ns
-    weights(file, fill=1)
-    os.utime(file, (1, 1))
-    changed = await plan(planner)
-    assert not changed.content_addressed
-    # Nor when the time was put back and only the size tells.
-    weights(file, names=("a", "b", "c"))
-    os.utime(file, ns=(hashed_at, hashed_at))
-    grown = await plan(planner)
-    assert not grown.content_addressed
-    assert len({pending.id, known.id, changed.id, grown.id}) == 4
-    # A record that does not say when the file was hashed cannot say that it still is that file.
-    timeless = {n: dataclasses.replace(f, modify_time=None) for n, f in hashed(folder).items()}
-    shelf.listed[KEY] = timeless
-    shelf.records[KEY] = record("one", revision=3)
-    assert not (await plan(planner)).content_addressed
 
 
 async def test_precision_auto_is_that_of_the_files(planner: Planner, shelf: Shelf, tmp_path: Path) -> None:
@@ -244,7 +137,7 @@ async def test_what_points_out_of_the_roots_is_refused(
     file.unlink()
     file.symlink_to(models / "blob")
     weights(models / "blob")
-    shelf.listed[KEY] = {"vae/diffusion_pytorch_model.safetensors": facts_of(models / "blob")}
+    shelf.listed[KEY] = hashed(inside)
     assert (await plan(planner)).content_addressed, "a link inside the roots is as good as a file"
     shelf.records[KEY] = record("one", revision=4, vae=str(outside / "vae"))
     with pytest.raises(ForbiddenPathException):
@@ -366,6 +259,7 @@ async def test_a_link_that_leads_to_other_weights_is_a_change(
     models = tmp_path / "models"
     weights(models / "blobs" / "old")
     weights(models / "blobs" / "new", fill=1)
+    os.utime(models / "blobs" / "new", (1, 1))
     single = models / "vae.safetensors"
     single.symlink_to("blobs/old")
     in_folder = pipeline(models / "one") / "vae" / "diffusion_pytorch_model.safetensors"

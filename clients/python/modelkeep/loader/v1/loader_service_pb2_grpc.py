@@ -120,9 +120,11 @@ class LoaderServiceServicer:
         while loading (the first within 200 ms, then at least four a second), GRANTED once, then
         keep-alive frames, and LOST if a component had to go. A clean end is ReleaseLease.
 
+        Only files that the model's record lists are lent, and only if their digests are those that it has.
+
         Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
-        FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST, UPSTREAM_UNAVAILABLE
-        (RecordService does not answer). Taking up a lease: UNKNOWN_LEASE if it has ended, FORBIDDEN_TICKET
+        CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST,
+        UPSTREAM_UNAVAILABLE (RecordService does not answer). Taking up a lease: UNKNOWN_LEASE if it has ended, FORBIDDEN_TICKET
         if the secret is wrong.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -49,9 +49,11 @@ class LoaderServiceStub:
     while loading (the first within 200 ms, then at least four a second), GRANTED once, then
     keep-alive frames, and LOST if a component had to go. A clean end is ReleaseLease.
 
+    Only files that the model's record lists are lent, and only if their digests are those that it has.
+
     Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
-    FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST, UPSTREAM_UNAVAILABLE
-    (RecordService does not answer). Taking up a lease: UNKNOWN_LEASE if it has ended, FORBIDDEN_TICKET
+    CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST,
+    UPSTREAM_UNAVAILABLE (RecordService does not answer). Taking up a lease: UNKNOWN_LEASE if it has ended, FORBIDDEN_TICKET
     if the secret is wrong.
     """
     AcquireLease: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.AcquireLeaseRequest, _loader_service_pb2.AcquireLeaseResponse]
@@ -129,9 +131,11 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     while loading (the first within 200 ms, then at least four a second), GRANTED once, then
     keep-alive frames, and LOST if a component had to go. A clean end is ReleaseLease.
 
+    Only files that the model's record lists are lent, and only if their digests are those that it has.
+
     Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
-    FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST, UPSTREAM_UNAVAILABLE
-    (RecordService does not answer). Taking up a lease: UNKNOWN_LEASE if it has ended, FORBIDDEN_TICKET
+    CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST,
+    UPSTREAM_UNAVAILABLE (RecordService does not answer). Taking up a lease: UNKNOWN_LEASE if it has ended, FORBIDDEN_TICKET
     if the secret is wrong.
     """
     AcquireLease: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.AcquireLeaseRequest, _loader_service_pb2.AcquireLeaseResponse]  # type: ignore[assignment]
@@ -212,9 +216,11 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         while loading (the first within 200 ms, then at least four a second), GRANTED once, then
         keep-alive frames, and LOST if a component had to go. A clean end is ReleaseLease.
 
+        Only files that the model's record lists are lent, and only if their digests are those that it has.
+
         Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
-        FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST, UPSTREAM_UNAVAILABLE
-        (RecordService does not answer). Taking up a lease: UNKNOWN_LEASE if it has ended, FORBIDDEN_TICKET
+        CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST,
+        UPSTREAM_UNAVAILABLE (RecordService does not answer). Taking up a lease: UNKNOWN_LEASE if it has ended, FORBIDDEN_TICKET
         if the secret is wrong.
         """
 

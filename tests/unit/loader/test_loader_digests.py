@@ -1,0 +1,132 @@
+"""The loader's own digests: each file is read once, and no longer than somebody waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blake3 import blake3
+
+from modelkeep.exceptions import CancelledException, InvalidModelException
+from modelkeep_common.digests import digest_descriptor
+from modelkeep_loader.domain import SourceFile
+from modelkeep_loader.domain_digests import Digester, Reading
+
+CONTENT = b"x" * 100_000
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Callable[[], SourceFile]:
+    path = tmp_path / "weights"
+    path.write_bytes(CONTENT)
+    return lambda: SourceFile.of(path, "model", path.stat())
+
+
+class Slow:
+    """Reads only when it is let."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.let, self.begun, self.stopped = threading.Event(), 0, 0
+        monkeypatch.setattr("modelkeep_loader.domain_digests.digest_descriptor", self.digest)
+
+    def digest(self, fd: int, *, stop: Callable[[], bool], **more: Any) -> Any:
+        self.begun += 1
+        while not self.let.wait(0.005):
+            if stop():
+                self.stopped += 1
+                break
+        return digest_descriptor(fd, stop=stop, **more)
+
+    async def until(self, said: Callable[[], bool]) -> None:
+        for _ in range(2000):
+            if said():
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError("it does not come")
+
+
+async def test_a_file_is_read_once_for_all_who_ask(
+    source: Callable[[], SourceFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, digester, file = Slow(monkeypatch), Digester(opened), await asyncio.to_thread(source)
+    readings = [Reading(), Reading()]
+    both = [asyncio.ensure_future(digester.digest(file, with_sha256=False, reading=r)) for r in readings]
+    await slow.until(lambda: slow.begun == 1)
+    both[0].cancel()  # the other goes on
+    slow.let.set()
+    assert (await both[1]).blake3 == blake3(CONTENT).hexdigest()
+    again = Reading()
+    assert (await digester.digest(file, with_sha256=False, reading=again)).sha256 == ""
+    assert (slow.begun, slow.stopped, again.done) == (1, 0, len(CONTENT))
+    assert (await digester.digest(file, with_sha256=True, reading=again)).sha256
+    assert slow.begun == 2
+
+
+async def test_when_nobody_waits_any_more_the_reading_stops_and_can_begin_anew(
+    source: Callable[[], SourceFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, digester, file = Slow(monkeypatch), Digester(opened), await asyncio.to_thread(source)
+    first = asyncio.ensure_future(digester.digest(file, with_sha256=False, reading=Reading()))
+    await slow.until(lambda: slow.begun == 1)
+    first.cancel()
+    await slow.until(lambda: slow.stopped == 1)
+    slow.let.set()
+    assert (await digester.digest(file, with_sha256=False, reading=Reading())).size_bytes == len(CONTENT)
+    slow.let.clear()
+    waits = asyncio.ensure_future(digester.digest(file, with_sha256=True, reading=Reading()))
+    await slow.until(lambda: slow.begun == 3)
+    digester.close()
+    with pytest.raises(CancelledException):
+        await waits
+
+
+async def test_no_more_than_two_files_are_read_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, digester = Slow(monkeypatch), Digester(opened)
+
+    def make(number: int) -> SourceFile:
+        path = tmp_path / str(number)
+        path.write_bytes(CONTENT)
+        return SourceFile.of(path, "model", path.stat())
+
+    files = [await asyncio.to_thread(make, n) for n in range(5)]
+    work = [asyncio.ensure_future(digester.digest(f, with_sha256=False, reading=Reading())) for f in files]
+    await slow.until(lambda: slow.begun == 2)
+    await asyncio.sleep(0.1)
+    assert slow.begun == 2
+    slow.let.set()
+    await asyncio.gather(*work)
+
+
+async def test_what_is_another_file_by_now_has_no_digest(source: Callable[[], SourceFile]) -> None:
+    digester, file = Digester(opened), await asyncio.to_thread(source)
+    await asyncio.to_thread(file.path.write_bytes, CONTENT)
+    await asyncio.to_thread(os.utime, file.path, (1, 1))
+    with pytest.raises(InvalidModelException, match="ask again"):
+        await digester.digest(file, with_sha256=False, reading=Reading())
+
+
+async def test_a_file_that_was_just_written_is_not_read_in_the_same_tick(
+    source: Callable[[], SourceFile],
+) -> None:
+    # A second change within the clock's tick would leave the same time, and the digest of the first.
+    file = await asyncio.to_thread(source)
+    await Digester(opened).digest(file, with_sha256=False, reading=Reading())
+    assert time.time_ns() - file.change_time_ns >= 50_000_000
