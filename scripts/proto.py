@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import grpc_tools
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,6 +28,8 @@ def generate(out: Path) -> list[Path]:
     """Write all stubs below `out`; returns their paths relative to it."""
     ours = sorted(p.relative_to(SOURCES[0]) for p in SOURCES[0].rglob("*.proto"))
     vendored = [Path("buf/validate/validate.proto")]
+    # What a client needs to read errors, though no service refers to it.
+    details = [Path("google/rpc/error_details.proto"), Path("google/rpc/status.proto")]
     include = [f"-I{source}" for source in SOURCES] + [f"-I{Path(grpc_tools.__file__).parent / '_proto'}"]
     bin_dir = Path(sys.executable).parent
     command = [
@@ -47,10 +50,20 @@ def generate(out: Path) -> list[Path]:
             "--include_imports",
             "--include_source_info",
             f"--descriptor_set_out={out / DESCRIPTORS}",
-            *map(str, ours),
+            *map(str, ours + details),
         ]
     )
+    without_foreign_comments(out / DESCRIPTORS)
     return sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
+
+
+def without_foreign_comments(path: Path) -> None:
+    """Leave in a descriptor set the comments of our files and of the errors' details: half of its size."""
+    files = FileDescriptorSet.FromString(path.read_bytes())
+    for file in files.file:
+        if not file.name.startswith(("modelkeep/", "google/rpc/")):
+            file.ClearField("source_code_info")
+    path.write_bytes(files.SerializeToString(deterministic=True))
 
 
 def run(command: list[str]) -> None:

@@ -14,20 +14,20 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from .apifiles import api_files
+
 
 class LayeredPool:
-    """What reflection asks of a pool: our additions first, then everything this process has."""
+    """What reflection asks of a pool: the API's files, then our additions, then all that there is."""
 
-    def __init__(self) -> None:
-        self._pools = (additions(), descriptor_pool.Default())
-
-    def _first(self, look_up: str, *names: Any) -> Any:
-        for pool in self._pools:
+    def _first(self, look_up: str, name: str) -> Any:
+        files: tuple[Any, ...] = (api_files(),) if look_up.startswith("FindFile") else ()
+        for pool in (*files, additions(), descriptor_pool.Default()):
             try:
-                return getattr(pool, look_up)(*names)
+                return getattr(pool, look_up)(name)
             except KeyError:
                 continue
-        raise KeyError(names)
+        raise KeyError(name)
 
     def FindFileByName(self, name: str) -> Any:
         """As ``DescriptorPool``'s."""

@@ -7,17 +7,14 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
+from .apifiles import api_files
 from .descriptors import LayeredPool
 
 V1 = "grpc.reflection.v1.ServerReflection"
 V1ALPHA = "grpc.reflection.v1alpha.ServerReflection"
-
-#: Types that no service refers to, but that a client needs to read errors: importing them is enough.
-ERROR_TYPES = (error_details_pb2.DESCRIPTOR, status_pb2.DESCRIPTOR)
 
 
 class Reflection(ReflectionServicer):  # type: ignore[misc]  # grpc_reflection has no types
@@ -33,6 +30,7 @@ class Reflection(ReflectionServicer):  # type: ignore[misc]  # grpc_reflection h
 
     async def ServerReflectionInfo(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
         """Answer requests until the client or :meth:`end` ends the stream."""
+        await asyncio.to_thread(api_files)
         answers = super().ServerReflectionInfo(_until(request_iterator, self._ended), context)
         async for answer in answers:
             yield answer

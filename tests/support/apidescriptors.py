@@ -17,10 +17,16 @@ DESCRIPTOR_SET = Path(modelkeep.__file__).parent / "api.binpb"
 
 
 @cache
+def descriptor_set() -> FileDescriptorSet:
+    """Every file of the API and what it imports, with comments."""
+    return FileDescriptorSet.FromString(DESCRIPTOR_SET.read_bytes())
+
+
+@cache
 def pool() -> descriptor_pool.DescriptorPool:
     """Every file of the API and what it imports."""
     found = descriptor_pool.DescriptorPool()
-    for file in FileDescriptorSet.FromString(DESCRIPTOR_SET.read_bytes()).file:
+    for file in descriptor_set().file:
         found.Add(file)
     return found
 
@@ -28,7 +34,7 @@ def pool() -> descriptor_pool.DescriptorPool:
 @cache
 def files() -> list[FileDescriptor]:
     """Our own files."""
-    everything = FileDescriptorSet.FromString(DESCRIPTOR_SET.read_bytes()).file
+    everything = descriptor_set().file
     return [pool().FindFileByName(file.name) for file in everything if file.package.startswith("modelkeep.")]
 
 
