@@ -2,9 +2,10 @@
 
 A mutation appends what the resource looks like afterwards, in its own transaction, and gets the
 *revision* of that change: one number line per store. Rows inside the *history window* (the last 10,000
-changes, none older than 24 h) can be replayed. Below the window's floor the log keeps one row per
-resource that still exists, its state at the floor, so that the state before any change in the window
-is always known: that is how a watch sees that a change takes a resource out of its filter.
+changes, none older than 24 h, together at most so many bytes as the store is told to keep) can be
+replayed. Below the window's floor the log keeps one row per resource that still exists, its state at
+the floor, so that the state before any change in the window is always known: that is how a watch sees
+that a change takes a resource out of its filter.
 
 **Resume tokens** name the store, the *epoch*, the collection and a revision; inside a snapshot also the
 last resource sent. An epoch is one opening of the file and begins at the first revision written in it.
@@ -17,17 +18,22 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from modelkeep.exceptions import ResumeTokenExpiredException, ResumeTokenForeignException
 
 from . import tokens
+from .connections import Connection
 
 #: How many changes can be replayed, and for how long (seconds).
 HISTORY_CHANGES = 10_000
 HISTORY_SECONDS = 24 * 3600.0
 _TRIM_EVERY = 64
+#: The part of the allowed bytes that may be added before the window is measured again.
+_MEASURE_AFTER = 1 / 16
+#: How much of the log is read at once.
+_PAGE_BYTES = 4 << 20
 #: Kinds of a resume token's fields: store, epoch, collection, revision.
 _FIELDS: Sequence[type[tokens.Field]] = (str, str, str, int)
 
@@ -67,10 +73,12 @@ def append_change(
     )
     revision = cursor.lastrowid
     assert revision is not None
-    appended = getattr(conn, "appended", None)
-    if appended is not None:
-        appended.append((collection, resource_id))
-    if revision % _TRIM_EVERY == 0:
+    due = revision % _TRIM_EVERY == 0
+    if isinstance(conn, Connection):
+        conn.appended.append((collection, resource_id))
+        conn.history_added += len(payload or b"")
+        due = due or conn.history_added > conn.limits.history_bytes * _MEASURE_AFTER
+    if due:
         trim_history(conn, now=now)
     return revision
 
@@ -106,6 +114,10 @@ def trim_history(
     """
     old_floor = history_floor(conn)
     floor = max(old_floor, current_revision(conn) - keep_changes)
+    if isinstance(conn, Connection) and conn.history_added > conn.limits.history_bytes * _MEASURE_AFTER:
+        # A part of it goes at once, so that the next change does not measure again.
+        floor = _floor_by_bytes(conn, floor, int(conn.limits.history_bytes * (1 - _MEASURE_AFTER)))
+        conn.history_added = 0
     oldest_kept = (time.time() if now is None else now) - keep_seconds
     for revision, create_time in conn.execute(
         "SELECT revision, create_time FROM changes WHERE revision > ? ORDER BY revision", (floor,)
@@ -138,10 +150,44 @@ def trim_history(
     return floor
 
 
+def _floor_by_bytes(conn: sqlite3.Connection, floor: int, keep_bytes: int) -> int:
+    """The lowest floor above which the payloads have at most so many bytes; reads sizes, no payloads."""
+    kept = 0
+    for revision, size in conn.execute(
+        "SELECT revision, coalesce(length(payload), 0) FROM changes WHERE revision > ? "
+        "ORDER BY revision DESC",
+        (floor,),
+    ):
+        kept += size
+        if kept > keep_bytes:
+            return int(revision)
+    return floor
+
+
+class ChangePage(NamedTuple):
+    """Changes in order, and the revision up to which there are no more of the collection."""
+
+    rows: list[ChangeRow]
+    revision: int
+
+
+def read_page(conn: sqlite3.Connection, collection: str, after: int, *, limit: int) -> ChangePage:
+    """Changes of one collection after a revision, at most ``limit`` and about 4 MiB, at least one."""
+    revision = current_revision(conn)
+    rows: list[ChangeRow] = []
+    size = 0
+    for row in read_changes(conn, collection, after, until=revision) if revision > after else ():
+        rows.append(row)
+        size += len(row.payload or b"") + len(row.previous or b"")
+        if len(rows) >= limit or size > _PAGE_BYTES:
+            return ChangePage(rows, row.revision)
+    return ChangePage(rows, revision)
+
+
 def read_changes(
-    conn: sqlite3.Connection, collection: str, after: int, *, limit: int, until: int | None = None
-) -> list[ChangeRow]:
-    """Changes of one collection after a revision, in order, at most ``limit``."""
+    conn: sqlite3.Connection, collection: str, after: int, *, until: int | None = None
+) -> Iterator[ChangeRow]:
+    """Changes of one collection after a revision, in order."""
     rows = conn.execute(
         """
         SELECT c.revision, c.resource_id, c.payload,
@@ -149,11 +195,11 @@ def read_changes(
                 AND p.resource_id = c.resource_id AND p.revision < c.revision
                 ORDER BY p.revision DESC LIMIT 1)
         FROM changes c WHERE c.revision > ? AND c.revision <= ? AND c.collection = ?
-        ORDER BY c.revision LIMIT ?
+        ORDER BY c.revision
         """,
-        (after, current_revision(conn) if until is None else until, collection, limit),
+        (after, current_revision(conn) if until is None else until, collection),
     )
-    return [ChangeRow(*row) for row in rows]
+    return (ChangeRow(*row) for row in rows)
 
 
 class Position(NamedTuple):

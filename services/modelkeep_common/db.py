@@ -23,8 +23,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import errno
-import os
 import queue
 import sqlite3
 import threading
@@ -37,32 +35,28 @@ from typing import Any, NamedTuple, TypeVar, cast
 from modelkeep.exceptions import DiskFullException, ServerBusyException, ServerDrainingException
 from modelkeep.reserve import DEFAULT_BYTES, Reserve
 
-from .migrations import Migration, migrate
-from .startup import EXIT_DATA, EXIT_NOT_WRITABLE, StartupError
+from .connections import (
+    FULL_BELOW_BYTES,
+    Changed,
+    Connection,
+    StoreLimits,
+    is_full,
+    keep_small,
+    open_connections,
+)
+from .migrations import Migration
+from .searches import SearchLane
 
 T = TypeVar("T")
 
-_BUSY_TIMEOUT_S = 10.0
-_FULL_BELOW_BYTES = 1 << 20
 #: How often an incomplete reserve is looked after when nothing is written.
 _RENEW_S = 10.0
 #: A transaction takes no further write in after this long, so that the first is not kept waiting.
 _GROUP_S = 0.01
 
-__all__ = ["Connection", "Database", "Migration"]
+__all__ = ["Changed", "Connection", "Database", "Migration", "StoreLimits"]
 
 
-class Connection(sqlite3.Connection):
-    """A connection that knows what its transaction appended to the change log."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        #: (collection, resource id) of each change.
-        self.appended: Changed = []
-
-
-#: What a commit changed: (collection, resource id) of each row that it appended to the change log.
-Changed = list[tuple[str, str]]
 _Work = Callable[[sqlite3.Connection], Any]
 
 
@@ -94,6 +88,7 @@ class Database:
         readers: list[Connection],
         reserve: Reserve,
     ) -> None:
+        """``readers``: the first serves :meth:`read_by_key`, the others :meth:`read`."""
         self.path = path
         #: Room for the way out of a full disk; its ``run`` is for files in the same folder.
         self.reserve = reserve
@@ -104,9 +99,11 @@ class Database:
         self._loop = asyncio.get_running_loop()
         self._writes: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._reads: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._key_reads: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._done: deque[tuple[asyncio.Future[Any], _Outcome]] = deque()
         self._waking = False
         self._closed = False
+        self._lanes: list[SearchLane] = []
         self._commit_listeners: list[Callable[[Changed], None]] = []
         self._threads = [
             threading.Thread(
@@ -114,9 +111,12 @@ class Database:
             ),
             *(
                 threading.Thread(
-                    target=self._read_loop, args=(r,), daemon=True, name=f"{path.stem}-reader-{i}"
+                    target=self._read_loop,
+                    args=(reader, self._reads if number else self._key_reads),
+                    daemon=True,
+                    name=f"{path.stem}-reader-{number}",
                 )
-                for i, r in enumerate(readers)
+                for number, reader in enumerate(readers)
             ),
         ]
         for thread in self._threads:
@@ -131,6 +131,7 @@ class Database:
         *,
         readers: int = 2,
         reserve_bytes: int = DEFAULT_BYTES,
+        limits: StoreLimits | None = None,
     ) -> Database:
         """Open ``path``, making and migrating it as needed.
 
@@ -139,21 +140,40 @@ class Database:
             migrations: The service's own, versions ascending from 1. The tables that all services
                 share (change log, request ids) come by themselves.
             application: The marker of this kind of store, as ``record``.
-            readers: How many reads may run at once.
+            readers: How many reads may run at once, those by key apart.
             reserve_bytes: Room that is kept beside the file for when the disk is full.
+            limits: How much history and how many kept answers there may be; None: the defaults.
 
         Raises:
             StartupError: 65 for a newer schema or a file of another kind, 73 if it cannot be written.
         """
         reserve = Reserve(path.parent, reserve_bytes)
         writer, read, store_id, epoch = await asyncio.to_thread(
-            _open_connections, path, migrations, application, readers, reserve
+            open_connections, path, migrations, application, readers + 1, reserve, limits or StoreLimits()
         )
         return cls(path, store_id, epoch, writer, read, reserve)
 
     async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``fn`` in one read transaction and return what it returns."""
         return cast(T, await self._submit(self._reads, _Job(fn, self._loop.create_future())))
+
+    async def read_by_key(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """As :meth:`read`, on a thread that only such reads use: for few rows, found by an index."""
+        return cast(T, await self._submit(self._key_reads, _Job(fn, self._loop.create_future())))
+
+    def lane(self, kind: str, *, at_once: int, waiting: int, limit_s: float, remedy: str) -> SearchLane:
+        """Threads of their own for reads that may be dear; closed with the database."""
+        lane = SearchLane(
+            self.path,
+            self._translate,
+            kind,
+            at_once=at_once,
+            waiting=waiting,
+            limit_s=limit_s,
+            remedy=remedy,
+        )
+        self._lanes.append(lane)
+        return lane
 
     async def write(
         self, fn: Callable[[sqlite3.Connection], T], *, synced: bool = True, grows: bool = False
@@ -196,8 +216,11 @@ class Database:
             return
         self._closed = True
         self._writes.put(None)
-        for _ in self._threads[1:]:
+        self._key_reads.put(None)
+        for _ in self._threads[2:]:
             self._reads.put(None)
+        for lane in self._lanes:
+            await lane.close()
         await asyncio.to_thread(self._join)
 
     def _join(self) -> None:
@@ -212,8 +235,8 @@ class Database:
 
     # On the worker threads.
 
-    def _read_loop(self, connection: Connection) -> None:
-        while self._read_next(connection):
+    def _read_loop(self, connection: Connection, lane: queue.SimpleQueue[_Job | None]) -> None:
+        while self._read_next(connection, lane):
             pass
         connection.close()
 
@@ -226,8 +249,8 @@ class Database:
 
     # Functions of their own, so that nothing of a job is kept alive while waiting for the next.
 
-    def _read_next(self, connection: Connection) -> bool:
-        job = self._reads.get()
+    def _read_next(self, connection: Connection, lane: queue.SimpleQueue[_Job | None]) -> bool:
+        job = lane.get()
         if job is None:
             return False
         if not job.future.cancelled():
@@ -260,6 +283,7 @@ class Database:
             job = self._writes.get()
         while waiting:
             self._write_together(connection, waiting)
+            keep_small(connection, self.path)
         return job is not None
 
     def _write_together(self, connection: Connection, waiting: deque[_Job]) -> None:
@@ -369,12 +393,12 @@ class Database:
         return error
 
     def _is_full(self, error: BaseException | None) -> bool:
-        return isinstance(error, sqlite3.OperationalError) and _is_full(error, self.path)
+        return isinstance(error, sqlite3.OperationalError) and is_full(error, self.path)
 
     def _no_room(self) -> DiskFullException:
         return DiskFullException(
             f"The file system of {self.path.parent} has no room for the database: free some space.",
-            metadata={"path": str(self.path.parent), "bytes_short": str(_FULL_BELOW_BYTES)},
+            metadata={"path": str(self.path.parent), "bytes_short": str(FULL_BELOW_BYTES)},
             retry_after=30,
         )
 
@@ -394,71 +418,3 @@ class Database:
     def _committed(self, changed: Changed) -> None:
         for listener in self._commit_listeners:
             listener(changed)
-
-
-def _open_connections(
-    path: Path, migrations: Sequence[Migration], application: str, readers: int, reserve: Reserve
-) -> tuple[Connection, list[Connection], str, str]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StartupError(
-            EXIT_NOT_WRITABLE, f"cannot make the folder {path.parent}: {error.strerror}"
-        ) from None
-    if not os.access(path.parent, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise StartupError(EXIT_NOT_WRITABLE, f"cannot write {path}: check who owns the folder {path.parent}")
-    while True:
-        opened: list[Connection] = []
-        try:
-            writer = _connect(path, opened)
-            store_id, epoch = migrate(writer, path, migrations, application)
-            for _ in range(readers):
-                reader = _connect(path, opened)
-                reader.execute("PRAGMA query_only = ON")
-            reserve.renew()
-            return writer, opened[1:], store_id, epoch
-        except sqlite3.OperationalError as error:
-            _close_all(opened)
-            is_full = _is_full(error, path)
-            if is_full and reserve.give_up():
-                continue
-            reason = f"{path.parent} is on a full disk: free some space" if is_full else str(error)
-            raise StartupError(EXIT_NOT_WRITABLE, f"cannot write {path}: {reason}") from None
-        except sqlite3.DatabaseError:
-            _close_all(opened)
-            raise StartupError(
-                EXIT_DATA, f"{path} is not a SQLite database: move it away, or set another folder"
-            ) from None
-        except BaseException:
-            _close_all(opened)
-            raise
-
-
-def _is_full(error: sqlite3.OperationalError, path: Path) -> bool:
-    """Whether SQLite failed for want of room; for the files beside the database it has no clear word."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return True
-    if code not in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
-        return False
-    try:
-        status = os.statvfs(path.parent)
-    except OSError as why:
-        return why.errno == errno.ENOSPC
-    return status.f_bavail * status.f_frsize < _FULL_BELOW_BYTES
-
-
-def _connect(path: Path, opened: list[Connection]) -> Connection:
-    connection = sqlite3.connect(
-        path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, factory=Connection
-    )
-    opened.append(connection)
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA cache_size = -8192")
-    return connection
-
-
-def _close_all(connections: list[Connection]) -> None:
-    for connection in connections:
-        connection.close()

@@ -1,6 +1,7 @@
 """A mutation that is asked for twice with one ``request_id`` happens once.
 
-The answer is stored in the transaction of the mutation, for 24 hours, per caller and method. What
+The answer is stored in the transaction of the mutation, for 24 hours, per caller and method. All kept
+answers together are bounded by bytes: beyond that the oldest of the caller who has most are forgotten. What
 counts as the same request is decided by the fields' values, never by serialised bytes, which are not
 canonical, and without the secrets, which are not stored even as a hash.
 """
@@ -21,10 +22,15 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from modelkeep.exceptions import RequestIdReusedException
 
 from .calls import current_call
+from .connections import Connection
 
 #: Seconds for which an answer is kept.
 KEEP_SECONDS = 24 * 3600.0
 _CLEAN_ROWS = 20
+#: What a row takes besides its answer.
+_ROW_BYTES = 256
+#: The part of the allowed bytes that may be added before the answers are measured again.
+_MEASURE_AFTER = 1 / 16
 
 
 def replay_or_run(
@@ -85,7 +91,53 @@ def replay_or_run(
     conn.execute(
         "INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?, ?)", (*key, fingerprint, response, clock)
     )
+    _bound(conn, len(response) + _ROW_BYTES, clock)
     return response, False
+
+
+def _bound(conn: sqlite3.Connection, added: int, now: float) -> None:
+    """Forget answers while there are more bytes than may be. Those of this very moment stay."""
+    if not isinstance(conn, Connection):
+        return
+    conn.answers_added += added
+    if conn.answers_added <= conn.limits.answers_bytes * _MEASURE_AFTER:
+        return
+    conn.answers_added = 0
+    sizes: dict[str, int] = dict(
+        conn.execute(
+            "SELECT principal, sum(length(response) + ?) FROM requests GROUP BY principal", (_ROW_BYTES,)
+        )
+    )
+    # A part more than need be, so that the next answer does not measure again.
+    excess = sum(sizes.values()) - int(conn.limits.answers_bytes * (1 - _MEASURE_AFTER))
+    while excess > 0 and sizes:
+        principal = max(sizes, key=lambda name: sizes[name])
+        others = max((size for name, size in sizes.items() if name != principal), default=0)
+        freed = _forget(conn, principal, min(excess, max(sizes[principal] - others, 1)), now)
+        excess -= freed
+        sizes[principal] -= freed
+        if not freed:
+            del sizes[principal]
+
+
+def _forget(conn: sqlite3.Connection, principal: str, wanted: int, now: float) -> int:
+    """Forget a caller's oldest answers, of about so many bytes; answers with how many they had."""
+    rows: list[tuple[str, str]] = []
+    freed = 0
+    for method, request_id, size in conn.execute(
+        "SELECT method, request_id, length(response) + ? FROM requests "
+        "WHERE principal = ? AND create_time < ? ORDER BY create_time",
+        (_ROW_BYTES, principal, now),
+    ):
+        if freed >= wanted:
+            break
+        rows.append((method, request_id))
+        freed += size
+    conn.executemany(
+        "DELETE FROM requests WHERE principal = ? AND method = ? AND request_id = ?",
+        [(principal, *row) for row in rows],
+    )
+    return freed
 
 
 def fingerprint(message: Message, *, without: Collection[str] = ("request_id", "access_token")) -> bytes:

@@ -84,6 +84,9 @@ def migrate(
     ).fetchone()
     if marker != APPLICATION_ID and (marker or tables):
         raise StartupError(EXIT_DATA, f"{path} is the database of another program: set another folder")
+    if not tables:
+        # Only a new file can be told to give pages back.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     _use_wal(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:

@@ -45,13 +45,21 @@ class ServerServicer(server_service_pb2_grpc.ServerServiceServicer):
         info: The application's ``server_info``: ``store_id``, ``features``, ``limits``, ``roots``
             (mappings with ``purpose``, ``path``, ``root_id``), ``devices``; all may be missing.
         facts: What :meth:`ProcessFacts.read` says.
+        limits: Those that every service has.
     """
 
-    def __init__(self, service: str, info: Callable[[], Mapping[str, Any]], facts: ProcessFacts) -> None:
+    def __init__(
+        self,
+        service: str,
+        info: Callable[[], Mapping[str, Any]],
+        facts: ProcessFacts,
+        limits: Mapping[str, int],
+    ) -> None:
         self._service = service
         self._info = info
         self._instance_id = str(uuid.uuid4())
         self._facts = facts
+        self._limits = limits
         self._start_time = time.time()
 
     async def GetServerInfo(
@@ -68,7 +76,7 @@ class ServerServicer(server_service_pb2_grpc.ServerServiceServicer):
             start_time=to_timestamp(self._start_time),
             store_id=info.get("store_id", ""),
             features=info.get("features", ()),
-            limits=info.get("limits", {}),
+            limits={**self._limits, **info.get("limits", {})},
             devices=info.get("devices", ()),
             roots=[
                 server_service_pb2.Root(

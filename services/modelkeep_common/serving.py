@@ -29,8 +29,10 @@ from . import address, logs
 from .auth.callers import callers_of
 from .auth.table import ALLOWED
 from .calls import CallInfo, current_call
+from .changes import HISTORY_CHANGES, HISTORY_SECONDS
 from .health import NAME as HEALTH
 from .health import HealthServicer
+from .idempotency import KEEP_SECONDS
 from .interceptors import Admission, Chain, Registrar
 from .interceptors.telemetry import Telemetry
 from .interceptors.validation import collector
@@ -205,7 +207,7 @@ def _register_common(
 ) -> tuple[HealthServicer, Callable[[], None]]:
     names = (*app.full_names, FULL_NAME)
     server_service_pb2_grpc.add_ServerServiceServicer_to_server(
-        ServerServicer(app.service_name, app.server_info, facts),
+        ServerServicer(app.service_name, app.server_info, facts, _common_limits(settings)),
         cast(grpc.aio.Server, registrar),
     )
     health = HealthServicer(names)
@@ -217,6 +219,18 @@ def _register_common(
     reflection = Reflection((*names, HEALTH))
     reflection.register(registrar)
     return health, reflection.end
+
+
+def _common_limits(settings: ServiceSettings) -> dict[str, int]:
+    """The limits that every service has, by their names in GetServerInfo."""
+    return {
+        "max_message_bytes": MAX_MESSAGE_BYTES,
+        "max_history_changes": HISTORY_CHANGES,
+        "max_history_seconds": int(HISTORY_SECONDS),
+        "max_history_bytes": settings.history_bytes,
+        "max_kept_answers_seconds": int(KEEP_SECONDS),
+        "max_kept_answers_bytes": settings.kept_answers_bytes,
+    }
 
 
 #: Channel arguments; the reasons are in the operations text of the design, the numbers gRPC's names say.

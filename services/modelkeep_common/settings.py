@@ -28,6 +28,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from modelkeep.reserve import DEFAULT_BYTES
 
+from .connections import StoreLimits
 from .startup import EXIT_CONFIG
 from .urls import is_secret_name
 
@@ -81,6 +82,20 @@ class ServiceSettings(BaseSettings):
     max_concurrent_rpcs: int = Field(1000, ge=1, description="Unary calls at once, reads and writes each.")
     max_streams: int = Field(4000, ge=1, description="Server streams and long polls at once.")
     max_unary_s: float = Field(300, gt=0, description="Deadline in seconds of a unary call that states none.")
+
+    history_bytes: int = Field(
+        64 << 20,
+        ge=4 << 20,
+        description="Bytes of changes that are kept for watches that come back; the oldest go first.",
+    )
+    kept_answers_bytes: int = Field(
+        32 << 20, ge=4 << 20, description="Bytes of answers that are kept for repeated request ids."
+    )
+
+    @property
+    def store_limits(self) -> StoreLimits:
+        """What the service's database may keep."""
+        return StoreLimits(self.history_bytes, self.kept_answers_bytes)
 
     @property
     def service_dir(self) -> Path:

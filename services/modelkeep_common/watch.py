@@ -17,8 +17,9 @@ The guarantees, each with its test in tests/unit/common/test_common_watch.py:
 8.  Progress has no revision and is not replayed: only the latest value of a resource is sent, at most
     four times a second, and after a reconnect the latest value comes. A change of the resource
     supersedes the progress that was reported before it.
-9.  A token older than the history window is refused as expired, one of another store (a restored
-    back-up is one), another collection, or no token at all, as foreign.
+9.  A token older than the history window (10,000 changes, 24 h, as many bytes as the store may keep)
+    is refused as expired, one of another store (a restored back-up is one), another collection, or no
+    token at all, as foreign.
 10. The queue of a watcher is bounded. One that reads slower than changes come catches up from the
     log; one that stalls for 20 s, or falls out of the history window, is ended with WATCHER_TOO_SLOW
     and its last token. Nobody else is slowed: each watcher is a task of its own.
@@ -40,7 +41,15 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Generic, NamedTuple, TypeVar
 
-from .changes import ChangeRow, EpochTable, Position, current_revision, read_changes, read_epochs
+from .changes import (
+    ChangePage,
+    EpochTable,
+    Position,
+    current_revision,
+    history_floor,
+    read_epochs,
+    read_page,
+)
 from .db import Database
 from .frames import Event, Frame, Phase, Serializable, chunked, message_size
 from .streams import stream_frames
@@ -64,8 +73,10 @@ _log = logging.getLogger(__name__)
 
 
 class _News(NamedTuple):
-    rows: list[ChangeRow]
+    page: ChangePage
+    #: That of the whole store, at which the page may end.
     revision: int
+    floor: int
     epochs: EpochTable
 
 
@@ -277,30 +288,30 @@ class WatchHub(Generic[M]):
             after = self.revision
             news = await self.db.read(lambda conn, after=after: self._read_news(conn, after))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
             self.epochs = news.epochs
-            if news.rows:
+            if after < news.floor:
+                # Changes went out of the history before they could be read: each watcher is told so when
+                # it reads the log itself.
+                for watch in list(self._attached):
+                    watch.fall_back()
+            elif news.page.rows:
                 self._fan_out(news)
-            self.revision = max(self.revision, news.revision)
-            if len(news.rows) < _READ_ROWS:
+            self.revision = max(self.revision, news.page.revision)
+            if news.page.revision >= news.revision:
                 return
 
     def _read_news(self, conn: sqlite3.Connection, after: int) -> _News:
-        revision = current_revision(conn)
-        rows = (
-            read_changes(conn, self.collection, after, limit=_READ_ROWS, until=revision)
-            if revision > after
-            else []
-        )
-        if len(rows) == _READ_ROWS:
-            revision = rows[-1].revision
-        return _News(rows, revision, read_epochs(conn))
+        page = read_page(conn, self.collection, after, limit=_READ_ROWS)
+        return _News(page, current_revision(conn), history_floor(conn), read_epochs(conn))
 
     def _fan_out(self, news: _News) -> None:
         started = self._loop.time()
         batches = [
             Batch.of(self, rows, news.epochs)
-            for rows in chunked(news.rows, lambda row: len(row.payload or b""), _BATCH_EVENTS, _BATCH_BYTES)
+            for rows in chunked(
+                news.page.rows, lambda row: len(row.payload or b""), _BATCH_EVENTS, _BATCH_BYTES
+            )
         ]
-        changed = {row.resource_id for row in news.rows}
+        changed = {row.resource_id for row in news.page.rows}
         for resource_id in changed:
             self.forget_progress(resource_id)
         watchers = list(self._attached)

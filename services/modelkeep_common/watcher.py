@@ -18,6 +18,7 @@ from .changes import (
     parse_resume_token,
     read_changes,
     read_epochs,
+    read_page,
 )
 from .frames import Event, Frame
 
@@ -98,6 +99,7 @@ class _Start(NamedTuple):
 class _LogPage(NamedTuple):
     rows: list[ChangeRow]
     revision: int
+    is_last: bool
     floor: int
     epochs: EpochTable
 
@@ -203,11 +205,15 @@ class Watch(AsyncIterator[Frame[M]]):
             self._queue.append(batch)
             self._queued_events += len(batch.changes)
         if self._queued_events > self._hub.max_queued_events:
-            # Not lost: the log has them, and is read at this reader's own pace.
-            self._queue.clear()
-            self._queued_events = 0
-            self._attached = False
-            self._hub.detach(self)
+            self.fall_back()
+        self.wake()
+
+    def fall_back(self) -> None:
+        """Drop what is queued. It is not lost: the log has it, and is read at this reader's own pace."""
+        self._queue.clear()
+        self._queued_events = 0
+        self._attached = False
+        self._hub.detach(self)
         self.wake()
 
     def enqueue_progress(self, latest: Mapping[str, M], frame: Frame[M], revision: int) -> None:
@@ -248,7 +254,7 @@ class Watch(AsyncIterator[Frame[M]]):
         snapshot = self._hub.read_snapshot(conn, self._snapshot_reader, share=self._matches is None)
         missed: list[ChangeRow] = []
         if position.snapshot_after:
-            for row in read_changes(conn, self._hub.collection, position.revision, limit=-1):
+            for row in read_changes(conn, self._hub.collection, position.revision):
                 if row.resource_id <= position.snapshot_after:
                     missed.append(row)
         return _Start(position, snapshot, missed, epochs)  # type: ignore[arg-type]  # a NamedTuple inside a generic class's module cannot be generic in 3.11
@@ -321,7 +327,7 @@ class Watch(AsyncIterator[Frame[M]]):
                 self._ready.append(Frame("LIVE", self._hub.token(page.revision, page.epochs), events))
                 self._said_live = True
         self.revision = page.revision
-        if len(page.rows) < _LOG_ROWS and self._hub.attach(self):
+        if page.is_last and self._hub.attach(self):
             self._attached = True
             self._progress = dict(self._hub.latest_progress)
             self._progress_frame = None
@@ -330,11 +336,9 @@ class Watch(AsyncIterator[Frame[M]]):
                 self._ready.append(Frame("LIVE", self._hub.token(self.revision, page.epochs)))
 
     def _read_log(self, conn: sqlite3.Connection, after: int) -> _LogPage:
-        revision = current_revision(conn)
-        rows = read_changes(conn, self._hub.collection, after, limit=_LOG_ROWS, until=revision)
-        if len(rows) == _LOG_ROWS:
-            revision = rows[-1].revision
-        return _LogPage(rows, revision, history_floor(conn), read_epochs(conn))
+        page = read_page(conn, self._hub.collection, after, limit=_LOG_ROWS)
+        is_last = page.revision >= current_revision(conn)
+        return _LogPage(page.rows, page.revision, is_last, history_floor(conn), read_epochs(conn))
 
     def _queued_frame(self) -> Frame[M] | None:
         while self._queue:

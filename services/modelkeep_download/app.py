@@ -50,7 +50,11 @@ class DownloadApplication:
         settings = self._settings
         roots, sources = await asyncio.to_thread(self._take_roots)
         self._db = await Database.open(
-            settings.database, MIGRATIONS, "download", reserve_bytes=settings.reserve_bytes
+            settings.database,
+            MIGRATIONS,
+            "download",
+            reserve_bytes=settings.reserve_bytes,
+            limits=settings.store_limits,
         )
         self._hub = WatchHub[download_pb2.Download](self._db, collection=COLLECTION, parse=convert.parse_job)
         # A change tells the bytes of its moment as progress does, or they would seem to go back.

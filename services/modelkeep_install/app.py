@@ -45,7 +45,11 @@ class InstallApplication:
         settings = self._settings
         self._roots = await asyncio.to_thread(self._take_models_dir)
         self._db = await Database.open(
-            settings.database, MIGRATIONS, "install", reserve_bytes=settings.reserve_bytes
+            settings.database,
+            MIGRATIONS,
+            "install",
+            reserve_bytes=settings.reserve_bytes,
+            limits=settings.store_limits,
         )
         self._store = InstallStore(self._db, convert.encode_install)
         self._hub = WatchHub(self._db, collection=COLLECTION, parse=install_pb2.Install.FromString)

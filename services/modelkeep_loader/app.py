@@ -66,7 +66,9 @@ class LoaderApplication:
         self._descriptors = DescriptorServer(folder, self._lending)
         await self._descriptors.open()
         closers.push_async_callback(self._descriptors.close)
-        self._history = await ResidentHistory.open(settings.database, reserve_bytes=settings.reserve_bytes)
+        self._history = await ResidentHistory.open(
+            settings.database, reserve_bytes=settings.reserve_bytes, limits=settings.store_limits
+        )
         closers.push_async_callback(self._history.close)
         closers.push_async_callback(self._lending.close)
         await self._lending.open()

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from modelkeep.loader.v1 import resident_pb2
 from modelkeep.reserve import DEFAULT_BYTES
 from modelkeep_common.changes import append_change, current_revision, next_revision, read_epochs
-from modelkeep_common.db import Database, Migration
+from modelkeep_common.db import Database, Migration, StoreLimits
 from modelkeep_common.watch import WatchHub
 
 _log = logging.getLogger(__name__)
@@ -59,14 +59,18 @@ class ResidentHistory:
         self._writer = asyncio.get_running_loop().create_task(self._write_behind(), name="resident history")
 
     @classmethod
-    async def open(cls, path: Path, *, reserve_bytes: int = DEFAULT_BYTES) -> ResidentHistory:
+    async def open(
+        cls, path: Path, *, reserve_bytes: int = DEFAULT_BYTES, limits: StoreLimits | None = None
+    ) -> ResidentHistory:
         """Begin a new history in a file; what an earlier process left there is removed.
 
         Raises:
             StartupError: The file cannot be written.
         """
         await asyncio.to_thread(_remove, path)
-        return cls(await Database.open(path, MIGRATIONS, "loader", reserve_bytes=reserve_bytes))
+        return cls(
+            await Database.open(path, MIGRATIONS, "loader", reserve_bytes=reserve_bytes, limits=limits)
+        )
 
     @property
     def store_id(self) -> str:

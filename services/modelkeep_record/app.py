@@ -14,6 +14,7 @@ from modelkeep_common.watch import WatchHub
 
 from .config import RecordSettings
 from .domain import MAX_RECORD_BYTES
+from .domain_query import MAX_SEARCH_WORDS
 from .service import RecordServicer
 from .store import COLLECTION, SqliteRecordStore
 
@@ -33,7 +34,12 @@ class RecordApplication:
         """Open the database. Raises StartupError."""
         settings = self._settings
         self._store = await SqliteRecordStore.open(
-            settings.database, readers=settings.database_readers, reserve_bytes=settings.reserve_bytes
+            settings.database,
+            readers=settings.database_readers,
+            reserve_bytes=settings.reserve_bytes,
+            limits=settings.store_limits,
+            max_searches=settings.max_searches,
+            search_s=settings.search_seconds,
         )
         self._hub = WatchHub(self._store.db, collection=COLLECTION, parse=Model.FromString)
 
@@ -48,7 +54,13 @@ class RecordApplication:
         """What GetServerInfo says of this service."""
         return {
             "features": ("sqlite",),
-            "limits": {"max_page_size": MAX_PAGE_SIZE, "max_record_bytes": MAX_RECORD_BYTES},
+            "limits": {
+                "max_page_size": MAX_PAGE_SIZE,
+                "max_record_bytes": MAX_RECORD_BYTES,
+                "max_searches": self._settings.max_searches,
+                "max_search_milliseconds": round(self._settings.search_seconds * 1000),
+                "max_search_words": MAX_SEARCH_WORDS,
+            },
             "store_id": self._store.db.store_id if self._store is not None else "",
         }
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.model.v1.model_pb2 import Model
 
 #: Longest text that is searched, in characters; what lies beyond in a record is not found.
 MAX_SEARCH_CHARS = 65_536
+#: Words that a search may have.
+MAX_SEARCH_WORDS = 16
 
 
 class Order(Enum):
@@ -50,6 +53,11 @@ class Query:
     words: tuple[str, ...] = ()
 
     @property
+    def restricts(self) -> bool:
+        """Whether any filter is set."""
+        return self != Query()
+
+    @property
     def effective_bases(self) -> frozenset[str]:
         """The bases whose records match: "any" fits every question for a base."""
         return self.bases | {"any"} if self.bases else self.bases
@@ -81,8 +89,18 @@ class Query:
 
 
 def split_words(text: str) -> tuple[str, ...]:
-    """The words of a search, folded so that case does not matter."""
-    return tuple(dict.fromkeys(_folded(text).split()))
+    """The words of a search, folded so that case does not matter; the longest, which say most, first.
+
+    Raises:
+        FieldInvalidException: There are too many.
+    """
+    words = sorted(dict.fromkeys(_folded(text).split()), key=len, reverse=True)
+    if len(words) > MAX_SEARCH_WORDS:
+        raise FieldInvalidException(
+            "The search has too many words.",
+            violations=[FieldViolation("filter.text", f"has more than {MAX_SEARCH_WORDS} words")],
+        )
+    return tuple(words)
 
 
 def search_text(model: Model) -> str:

@@ -22,7 +22,7 @@ from modelkeep_common.changes import (
     next_revision,
     resume_token,
 )
-from modelkeep_common.db import Database
+from modelkeep_common.db import Database, StoreLimits
 from modelkeep_common.idempotency import replay_or_run
 from modelkeep_common.paging import Key
 
@@ -41,6 +41,12 @@ _KINDS = """
     SELECT type, format, base, count(*), sum(size_bytes >> 20), sum(size_bytes & 0xFFFFF)
     FROM models GROUP BY 2, 1, 3
 """
+
+
+#: Filtered lists are mostly quick, so many may wait for a moment.
+_MAX_WAITING_LISTS = 256
+_LIST_REMEDY = "add a filter that leaves fewer records, such as a name, a tag or a path"
+_SEARCH_REMEDY = "search for words of three letters or more, or narrow it by type, base or tags"
 
 
 @dataclass(frozen=True)
@@ -118,20 +124,45 @@ class RecordStore(Protocol):
 class SqliteRecordStore:
     """Records in one SQLite file; several processes may have it open."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, *, readers: int = 2, max_searches: int = 4, search_s: float = 2) -> None:
+        """See :meth:`open`."""
         self.db = db
         self._gets = Gatherer(self.get_many)
+        self._lists = db.lane(
+            "list", at_once=readers, waiting=_MAX_WAITING_LISTS, limit_s=search_s, remedy=_LIST_REMEDY
+        )
+        self._searches = db.lane(
+            "search", at_once=max_searches, waiting=max_searches, limit_s=search_s, remedy=_SEARCH_REMEDY
+        )
 
     @classmethod
-    async def open(cls, path: Path, *, readers: int = 2, reserve_bytes: int = DEFAULT_BYTES) -> Self:
+    async def open(
+        cls,
+        path: Path,
+        *,
+        readers: int = 2,
+        reserve_bytes: int = DEFAULT_BYTES,
+        limits: StoreLimits | None = None,
+        max_searches: int = 4,
+        search_s: float = 2,
+    ) -> Self:
         """Open a file, making or migrating it as needed.
+
+        Args:
+            path: The database file.
+            readers: How many reads, and how many filtered lists, may run at once.
+            reserve_bytes: Room that is kept beside the file for when the disk is full.
+            limits: How much history and how many kept answers there may be.
+            max_searches: How many searches for free text may run at once.
+            search_s: How many seconds a search or a filtered list may take.
 
         Raises:
             StartupError: 65 for a newer schema or a file of another kind, 73 if it cannot be written.
         """
-        return cls(
-            await Database.open(path, MIGRATIONS, "record", readers=readers, reserve_bytes=reserve_bytes)
+        db = await Database.open(
+            path, MIGRATIONS, "record", readers=readers, reserve_bytes=reserve_bytes, limits=limits
         )
+        return cls(db, readers=readers, max_searches=max_searches, search_s=search_s)
 
     async def close(self) -> None:
         """Finish what was asked for and close."""
@@ -155,18 +186,20 @@ class SqliteRecordStore:
                 )
             )
 
-        return await self.db.read(read)
+        return await self.db.read_by_key(read)
 
     async def find(self, name: str, base: str, type: int) -> tuple[int, bytes]:
         """How many records have exactly this name, base and type, and one of them (b"" if none)."""
 
         def read(conn: sqlite3.Connection) -> tuple[int, bytes]:
-            rows = conn.execute(
-                "SELECT message FROM models WHERE type = ? AND base = ? AND name = ?", (type, base, name)
-            ).fetchall()
-            return len(rows), rows[0][0] if rows else b""
+            count, first = conn.execute(
+                "SELECT count(*), min(id) FROM models WHERE type = ? AND base = ? AND name = ?",
+                (type, base, name),
+            ).fetchone()
+            row = conn.execute("SELECT message FROM models WHERE id = ?", (first,)).fetchone()
+            return count, row[0] if row else b""
 
-        return await self.db.read(read)
+        return await self.db.read_by_key(read)
 
     async def page(
         self, query: Query, order: Order, descending: bool, after: Sequence[Key], limit: int, max_bytes: int
@@ -177,6 +210,10 @@ class SqliteRecordStore:
             rows = select_models(conn, query, order, descending, after, limit + 1)
             return _cut(rows, limit, max_bytes, resume_token(conn, COLLECTION))
 
+        if query.words:
+            return await self._searches.run(read)
+        if query.restricts:
+            return await self._lists.run(read)
         return await self.db.read(read)
 
     async def files(self, key: str, after: str, limit: int, max_bytes: int) -> Page | None:
@@ -192,7 +229,7 @@ class SqliteRecordStore:
             )
             return _cut(rows, limit, max_bytes, "")
 
-        return await self.db.read(read)
+        return await self.db.read_by_key(read)
 
     async def write(self, unit: Callable[[Records], bytes], once: Once, *, grows: bool = False) -> bytes:
         """Run a unit of work in a write transaction, or answer as an earlier request with the same id."""
