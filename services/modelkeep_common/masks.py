@@ -18,6 +18,9 @@ from modelkeep.exceptions import FieldInvalidException, FieldViolation
 
 M = TypeVar("M", bound=Message)
 
+#: Paths that a mask may have; no resource has so many fields.
+MAX_PATHS = 256
+
 
 def apply_update(
     current: M,
@@ -47,8 +50,14 @@ def apply_update(
         The paths whose values changed, sorted.
 
     Raises:
-        FieldInvalidException: One violation per bad path; ``current`` is untouched then.
+        FieldInvalidException: The mask is too long, or has bad paths, each with its violation; ``current``
+            is untouched then.
     """
+    if mask is not None and len(mask.paths) > MAX_PATHS:
+        raise FieldInvalidException(
+            "The update mask is too long.",
+            violations=[FieldViolation("update_mask", f"has more than {MAX_PATHS} paths")],
+        )
     asked = set(mask.paths) if mask is not None else set()
     if not asked:
         paths = set(_populated(update, current))

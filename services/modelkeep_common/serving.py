@@ -36,6 +36,7 @@ from .idempotency import KEEP_SECONDS
 from .interceptors import Admission, Chain, Registrar
 from .interceptors.telemetry import Telemetry
 from .interceptors.validation import collector
+from .paging import MAX_PAGE_SIZE
 from .server_info import FULL_NAME, ProcessFacts, ServerServicer
 from .settings import ServiceSettings
 from .startup import EXIT_NOT_WRITABLE, StartupError, tell
@@ -225,6 +226,7 @@ def _common_limits(settings: ServiceSettings) -> dict[str, int]:
     """The limits that every service has, by their names in GetServerInfo."""
     return {
         "max_message_bytes": MAX_MESSAGE_BYTES,
+        "max_page_size": MAX_PAGE_SIZE,
         "max_history_changes": HISTORY_CHANGES,
         "max_history_seconds": int(HISTORY_SECONDS),
         "max_history_bytes": settings.history_bytes,

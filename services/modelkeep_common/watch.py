@@ -68,6 +68,8 @@ _MAX_FANOUT_PAUSE_S = 0.25
 _BATCH_EVENTS = 200
 _BATCH_BYTES = 256 * 1024
 _READ_ROWS = 1000
+#: Those without a filter share one read, so thousands may wait for it.
+_MAX_WAITING_SNAPSHOTS, _SNAPSHOT_S = 4000, 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -110,6 +112,14 @@ class WatchHub(Generic[M]):
         self.chunk_events = chunk_events
         #: Every change up to here has been queued for every attached watcher.
         self.revision = 0
+        #: Snapshots are read one at a time, off the threads that the log is read on.
+        self.snapshots = db.lane(
+            "snapshot",
+            at_once=1,
+            waiting=_MAX_WAITING_SNAPSHOTS,
+            limit_s=_SNAPSHOT_S,
+            remedy="watch later, or go on from a resume token",
+        )
         self.draining = False
         self.latest_progress: dict[str, M] = {}
         self._pending_progress: dict[str, M] = {}
@@ -170,7 +180,7 @@ class WatchHub(Generic[M]):
 
         Args:
             resume_token: Go on from here; "" starts with a snapshot.
-            matches: The filter; None watches everything, and is much cheaper.
+            matches: The filter, called on any thread; None watches everything, and is much cheaper.
             snapshot: Reads every resource of the collection (or those that match) as (id, message), in
                 any order. Use a function or method that compares equal from call to call: watchers
                 that come together then share one read.
@@ -239,17 +249,26 @@ class WatchHub(Generic[M]):
         self._closed_one.set()
 
     def read_snapshot(
-        self, conn: sqlite3.Connection, reader: SnapshotReader[M], *, share: bool
+        self,
+        conn: sqlite3.Connection,
+        reader: SnapshotReader[M],
+        matches: Callable[[M], bool] | None,
+        after: str,
     ) -> Snapshot[M]:
-        """Read everything, or take what another watch has just read. On a reader thread."""
+        """Read what a watch must see, or take the whole that another has just read. On a reader thread.
+
+        With a filter only what passes it is kept, and only resources after ``after``.
+        """
         revision = current_revision(conn)
+        if matches is not None:
+            items = [(key, message) for key, message in reader(conn) if key > after and matches(message)]
+            return Snapshot(reader, revision, sorted(items, key=lambda item: item[0]))
         kept = self._snapshot
-        if share and kept is not None and kept.revision == revision and kept.reader == reader:
+        if kept is not None and kept.revision == revision and kept.reader == reader:
             return kept
         snapshot = Snapshot(reader, revision, sorted(reader(conn), key=lambda item: item[0]))
-        if share:
-            self._snapshot = snapshot
-            self._loop.call_soon_threadsafe(self._loop.call_later, 5.0, self._drop_snapshot, snapshot)
+        self._snapshot = snapshot
+        self._loop.call_soon_threadsafe(self._loop.call_later, 5.0, self._drop_snapshot, snapshot)
         return snapshot
 
     def _drop_snapshot(self, snapshot: Snapshot[M]) -> None:

@@ -235,7 +235,9 @@ class Watch(AsyncIterator[Frame[M]]):
 
     async def _start(self) -> None:
         token = self.token
-        start = await self._hub.db.read(lambda conn: self._read_start(conn, token))
+        start = await self._hub.db.read(lambda conn: self._read_position(conn, token))
+        if start.position.snapshot_after is not None:
+            start = await self._hub.snapshots.run(lambda conn: self._read_start(conn, token))
         self._started = True
         self.epochs = start.epochs
         self.revision = start.position.revision
@@ -243,15 +245,18 @@ class Watch(AsyncIterator[Frame[M]]):
             self.revision = start.snapshot.revision
             self._ready.extend(self._snapshot_frames(start))
 
-    def _read_start(self, conn: sqlite3.Connection, token: str) -> _Start:
-        epochs = read_epochs(conn)
+    def _read_position(self, conn: sqlite3.Connection, token: str) -> _Start:
         if not token:
             position = Position(current_revision(conn), None if self._skip_snapshot else "")
         else:
             position = parse_resume_token(conn, self._hub.collection, token)
-        if position.snapshot_after is None:
-            return _Start(position, None, [], epochs)
-        snapshot = self._hub.read_snapshot(conn, self._snapshot_reader, share=self._matches is None)
+        return _Start(position, None, [], read_epochs(conn))
+
+    def _read_start(self, conn: sqlite3.Connection, token: str) -> _Start:
+        position, _, _, epochs = self._read_position(conn, token)
+        snapshot = self._hub.read_snapshot(
+            conn, self._snapshot_reader, self._matches, position.snapshot_after or ""
+        )
         missed: list[ChangeRow] = []
         if position.snapshot_after:
             for row in read_changes(conn, self._hub.collection, position.revision):
@@ -280,11 +285,7 @@ class Watch(AsyncIterator[Frame[M]]):
             # Until all of it is said, a new watch must begin at the old revision again.
             revision = snapshot.revision if number == len(pieces) else start.position.revision
             frames.append(Frame("SNAPSHOT", self._hub.token(revision, start.epochs, after), piece))
-        rest = [
-            (key, message)
-            for key, message in snapshot.items
-            if key > after and (self._matches is None or self._matches(message))
-        ]
+        rest = [(key, message) for key, message in snapshot.items if key > after]
         frames += self._cut(rest, snapshot.revision, start.epochs, shared=False)
         return frames
 

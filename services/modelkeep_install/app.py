@@ -12,7 +12,6 @@ import grpc.aio
 from modelkeep.headers import MAX_HEADER_BYTES
 from modelkeep.install.v1 import install_pb2, install_service_pb2_grpc
 from modelkeep_common.db import Database
-from modelkeep_common.paging import MAX_PAGE_SIZE
 from modelkeep_common.paths import lock_root
 from modelkeep_common.watch import WatchHub
 
@@ -84,7 +83,7 @@ class InstallApplication:
         """What GetServerInfo says of this service."""
         return {
             "features": ("local-path", "url", "probe-safetensors", "probe-diffusers", "sqlite"),
-            "limits": {"max_page_size": MAX_PAGE_SIZE, "max_header_bytes": MAX_HEADER_BYTES},
+            "limits": {"max_header_bytes": MAX_HEADER_BYTES},
             "roots": [
                 {"purpose": "models", "path": self._roots.models_dir, "root_id": self._roots.root_id},
                 *({"purpose": "import", "path": root} for root in self._roots.import_roots),

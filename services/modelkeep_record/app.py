@@ -9,7 +9,6 @@ import grpc.aio
 
 from modelkeep.model.v1.model_pb2 import Model
 from modelkeep.record.v1 import record_service_pb2_grpc
-from modelkeep_common.paging import MAX_PAGE_SIZE
 from modelkeep_common.watch import WatchHub
 
 from .config import RecordSettings
@@ -55,7 +54,6 @@ class RecordApplication:
         return {
             "features": ("sqlite",),
             "limits": {
-                "max_page_size": MAX_PAGE_SIZE,
                 "max_record_bytes": MAX_RECORD_BYTES,
                 "max_searches": self._settings.max_searches,
                 "max_search_milliseconds": round(self._settings.search_seconds * 1000),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import PurePosixPath
 from typing import Protocol
 
@@ -30,13 +30,14 @@ from modelkeep.exceptions import (
 from modelkeep.model.v1.model_pb2 import Model, ModelFile
 from modelkeep_common.masks import apply_update
 from modelkeep_common.urls import shown
-from modelkeep_common.wire import to_timestamp
+from modelkeep_common.wire import MAX_TIME_S, MIN_TIME_S, to_timestamp
 
 #: Version of the data model that the original's `version()` tells.
 SCHEMA_VERSION = "3.2"
 #: A record may have this many bytes, so that a page of them stays below the limit of a message.
 MAX_RECORD_BYTES = 1 << 20
 
+_MAX_VIOLATIONS = 50
 _OUTPUT_ONLY = frozenset({"etag", "create_time", "update_time", "revision"})
 _IMMUTABLE = frozenset({"key", "original_hash"})
 _MUTABLE = frozenset(field.name for field in Model.DESCRIPTOR.fields) - _OUTPUT_ONLY - _IMMUTABLE
@@ -149,7 +150,8 @@ def update(
         check_files(files)
         if _same_files(files, records.files(model.key)):
             files = None
-    if model == before and files is None:
+    # Not by ==, for which a NaN that is there already would be a change each time.
+    if files is None and _bytes(model) == _bytes(before):
         return model
     if (model.path, model.root_id) != (before.path, before.root_id):
         _check_path_free(records, model)
@@ -207,16 +209,26 @@ def check_files(files: Sequence[ModelFile]) -> None:
     seen: set[str] = set()
     violations = []
     for index, file in enumerate(files):
-        path = PurePosixPath(file.path)
-        if path.is_absolute() or ".." in path.parts or "\0" in file.path or not path.parts:
-            violations.append(
-                FieldViolation(f"files[{index}].path", "must be relative to the model, without '..'")
-            )
-        elif file.path in seen:
-            violations.append(FieldViolation(f"files[{index}].path", "is there twice"))
+        for name, problem in _file_problems(file, seen):
+            violations.append(FieldViolation(f"files[{index}].{name}", problem))
         seen.add(file.path)
+        if len(violations) >= _MAX_VIOLATIONS:
+            break
     if violations:
-        raise FieldInvalidException("The list of files has bad paths.", violations=violations[:50])
+        raise FieldInvalidException("The list of files has bad entries.", violations=violations)
+
+
+def _file_problems(file: ModelFile, seen: Set[str]) -> Iterator[tuple[str, str]]:
+    path = PurePosixPath(file.path)
+    if path.is_absolute() or ".." in path.parts or "\0" in file.path or not path.parts:
+        yield "path", "must be relative to the model, without '..'"
+    elif path.as_posix() != file.path:
+        # Else one file could be listed under two names.
+        yield "path", "must be in its shortest form, without '.' or doubled '/'"
+    elif file.path in seen:
+        yield "path", "is there twice"
+    if not MIN_TIME_S <= file.modify_time.seconds <= MAX_TIME_S or not 0 <= file.modify_time.nanos < 10**9:
+        yield "modify_time", "must lie between the years 1 and 9999"
 
 
 def check_files_are_meant(files: Sequence[ModelFile], replace: bool) -> None:
@@ -296,6 +308,10 @@ def _select_arm(model: Model) -> None:
         getattr(model, arm).SetInParent()
 
 
+def _bytes(model: Model) -> bytes:
+    return model.SerializeToString(deterministic=True)
+
+
 def _same_files(new: Sequence[ModelFile], old: Sequence[ModelFile]) -> bool:
     return sorted(new, key=lambda file: file.path) == list(old)
 
@@ -304,5 +320,5 @@ def _stamp(model: Model, revision: int, now: float) -> None:
     model.update_time.CopyFrom(to_timestamp(now))
     model.revision = revision
     model.etag = ""
-    digest = hashlib.blake2b(model.SerializeToString(deterministic=True), digest_size=12)
+    digest = hashlib.blake2b(_bytes(model), digest_size=12)
     model.etag = f'"{digest.hexdigest()}"'

@@ -84,7 +84,7 @@ class Query:
     def _words_match(self, model: Model) -> bool:
         if not self.words:
             return True
-        text = search_text(model)
+        text = _texts.of(model)
         return all(word in text for word in self.words)
 
 
@@ -115,6 +115,28 @@ def search_text(model: Model) -> str:
     )
     text = "\n".join(part for part in parts if part)[:MAX_SEARCH_CHARS]
     return _folded(text)
+
+
+class _Texts:
+    """The search text of the latest records, since each of many watches asks for it."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._kept: dict[tuple[str, int], str] = {}
+
+    def of(self, model: Model) -> str:
+        """:func:`search_text` of a stored record, which its key and revision name."""
+        name = (model.key, model.revision)
+        text = self._kept.get(name)
+        if text is None:
+            text = search_text(model)
+            if len(self._kept) >= self._size:
+                self._kept.clear()
+            self._kept[name] = text
+        return text
+
+
+_texts = _Texts(16)
 
 
 def _folded(text: str) -> str:

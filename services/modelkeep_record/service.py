@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,8 @@ from .store import Once, RecordStore
 
 #: A batch is cut here, below the 4 MiB that clients receive by default.
 _MAX_BATCH_BYTES = 3 << 20
+#: A request with long lists, over which the event loop must not wait.
+_LARGE_BYTES = 64 << 10
 
 
 class RecordServicer(pb_grpc.RecordServiceServicer):
@@ -40,7 +43,7 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
             model = domain.create(records, request.model, request.files, time.time())
             return pb.CreateModelResponse(model=model, revision=model.revision).SerializeToString()
 
-        once = _once(request, request.request_id)
+        once = await _once(request, request.request_id)
         return pb.CreateModelResponse.FromString(await self._store.write(unit, once, grows=True))
 
     async def GetModel(self, request: pb.GetModelRequest, context: object) -> pb.GetModelResponse:
@@ -120,7 +123,7 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
             model = domain.update(records, request.model, mask, files, time.time())
             return pb.UpdateModelResponse(model=model, revision=model.revision).SerializeToString()
 
-        once = _once(request, request.request_id)
+        once = await _once(request, request.request_id)
         return pb.UpdateModelResponse.FromString(await self._store.write(unit, once, grows=True))
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: object) -> pb.DeleteModelResponse:
@@ -128,7 +131,7 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
             model, revision = domain.delete(records, request.key, request.etag)
             return pb.DeleteModelResponse(model=model, revision=revision).SerializeToString()
 
-        once = _once(request, request.request_id)
+        once = await _once(request, request.request_id)
         return pb.DeleteModelResponse.FromString(await self._store.write(unit, once))
 
     async def WatchModels(  # type: ignore[override]  # frames are written to the context
@@ -174,7 +177,13 @@ def _matcher(filter: pb.ModelFilter) -> Callable[[Model], bool] | None:
     return None if query == _EVERYTHING else query.matches
 
 
-def _once(request: Message, request_id: str) -> Once:
+async def _once(request: Message, request_id: str) -> Once:
     """Taken on the event loop: the call does not follow to the database's thread."""
     call = current_call()
-    return Once(request_id, fingerprint(request) if request_id else b"", call.method, call.principal.name)
+    if not request_id:
+        mark = b""
+    elif request.ByteSize() > _LARGE_BYTES:
+        mark = await asyncio.to_thread(fingerprint, request)
+    else:
+        mark = fingerprint(request)
+    return Once(request_id, mark, call.method, call.principal.name)

@@ -155,7 +155,9 @@ async def test_server_info_says_who_answers(data_dir: Path) -> None:
         stub: Any = server_service_pb2_grpc.ServerServiceStub(client.channel)
         info = await stub.GetServerInfo(server_service_pb2.GetServerInfoRequest())
     assert (info.service, info.pid, info.store_id) == ("test", os.getpid(), "s")
-    assert (list(info.features), dict(info.limits)) == (["x"], {"max_page_size": 1000})
+    assert (list(info.features), info.limits["max_page_size"]) == (["x"], 1000)
+    assert info.limits["max_history_bytes"] == 64 << 20
+    assert info.limits["max_kept_answers_bytes"] == 32 << 20
     assert abs(info.start_time.ToMilliseconds() / 1000 - time.time()) < 60
     assert info.instance_id
     assert info.version

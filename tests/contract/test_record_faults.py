@@ -23,7 +23,7 @@ from support.records import RecordProcess, failure_of, vae
 
 
 async def everything(stub: Any) -> dict[str, model_pb2.Model]:
-    page = await stub.ListModels(pb.ListModelsRequest(page_size=1000))
+    page = await stub.ListModels(pb.ListModelsRequest(page_size=1000, view=pb.MODEL_VIEW_FULL))
     assert not page.next_page_token
     return {model.key: model for model in page.models}
 

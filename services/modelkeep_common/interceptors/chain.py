@@ -25,7 +25,7 @@ from .admission import Admission, Gate
 from .deadline import Limiter
 from .request_id import HEADER, request_id_of
 from .telemetry import Telemetry
-from .validation import Rules, rules_of
+from .validation import LARGE_BYTES, Rules, rules_of
 
 #: Not subject to admission, and logged only when something is wrong.
 EXEMPT = frozenset(
@@ -161,7 +161,10 @@ class Chain:
                     if rules is not None:
                         if not rules.ready:
                             await rules.prepare()
-                        rules.check(request)
+                        if len(raw) > LARGE_BYTES:
+                            await rules.check_large(request)
+                        else:
+                            rules.check(request)
                     if remaining is None:
                         task = asyncio.current_task()
                         assert task is not None
@@ -237,7 +240,10 @@ class Chain:
                     if rules is not None:
                         if not rules.ready:
                             await rules.prepare()
-                        rules.check(request)
+                        if len(raw) > LARGE_BYTES:
+                            await rules.check_large(request)
+                        else:
+                            rules.check(request)
                     if yields:
                         await _write_all(inner(request, writer), writer)
                     else:

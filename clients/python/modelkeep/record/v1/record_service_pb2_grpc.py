@@ -136,9 +136,12 @@ class RecordServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists records page by page. All filters that are set must hold.
+        """Lists records page by page. All filters that are set must hold. Lists with a filter, and searches
+        for free text, run only so many at once and so long: "max_searches" and
+        "max_search_milliseconds" of GetServerInfo.
 
-        Errors: PAGE_TOKEN_MISMATCH.
+        Errors: PAGE_TOKEN_MISMATCH, SERVER_BUSY (RetryInfo says when to try again), DEADLINE_EXCEEDED
+        (the list took too long; `remedy` says what makes it cheaper).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

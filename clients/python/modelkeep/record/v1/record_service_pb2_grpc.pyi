@@ -59,9 +59,12 @@ class RecordServiceStub:
     Errors: UNKNOWN_MODEL (none has), AMBIGUOUS_MODEL (more than one has).
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.ListModelsRequest, _record_service_pb2.ListModelsResponse]
-    """Lists records page by page. All filters that are set must hold.
+    """Lists records page by page. All filters that are set must hold. Lists with a filter, and searches
+    for free text, run only so many at once and so long: "max_searches" and
+    "max_search_milliseconds" of GetServerInfo.
 
-    Errors: PAGE_TOKEN_MISMATCH.
+    Errors: PAGE_TOKEN_MISMATCH, SERVER_BUSY (RetryInfo says when to try again), DEADLINE_EXCEEDED
+    (the list took too long; `remedy` says what makes it cheaper).
     """
     ListModelFiles: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.ListModelFilesRequest, _record_service_pb2.ListModelFilesResponse]
     """Lists the files of one model page by page, ordered by path.
@@ -120,9 +123,12 @@ class RecordServiceAsyncStub(RecordServiceStub):
     Errors: UNKNOWN_MODEL (none has), AMBIGUOUS_MODEL (more than one has).
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_record_service_pb2.ListModelsRequest, _record_service_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists records page by page. All filters that are set must hold.
+    """Lists records page by page. All filters that are set must hold. Lists with a filter, and searches
+    for free text, run only so many at once and so long: "max_searches" and
+    "max_search_milliseconds" of GetServerInfo.
 
-    Errors: PAGE_TOKEN_MISMATCH.
+    Errors: PAGE_TOKEN_MISMATCH, SERVER_BUSY (RetryInfo says when to try again), DEADLINE_EXCEEDED
+    (the list took too long; `remedy` says what makes it cheaper).
     """
     ListModelFiles: _aio.UnaryUnaryMultiCallable[_record_service_pb2.ListModelFilesRequest, _record_service_pb2.ListModelFilesResponse]  # type: ignore[assignment]
     """Lists the files of one model page by page, ordered by path.
@@ -208,9 +214,12 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _record_service_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_record_service_pb2.ListModelsResponse, _abc.Awaitable[_record_service_pb2.ListModelsResponse]]:
-        """Lists records page by page. All filters that are set must hold.
+        """Lists records page by page. All filters that are set must hold. Lists with a filter, and searches
+        for free text, run only so many at once and so long: "max_searches" and
+        "max_search_milliseconds" of GetServerInfo.
 
-        Errors: PAGE_TOKEN_MISMATCH.
+        Errors: PAGE_TOKEN_MISMATCH, SERVER_BUSY (RetryInfo says when to try again), DEADLINE_EXCEEDED
+        (the list took too long; `remedy` says what makes it cheaper).
         """
 
     @_abc_1.abstractmethod
