@@ -163,14 +163,14 @@ async def start_server(
     """
     await asyncio.to_thread(address.check, settings)
     callers = await asyncio.to_thread(callers_of, settings)
-    admission = Admission(settings.max_concurrent_rpcs, settings.max_streams)
+    admission = Admission(settings)
     writer = logs.writer()
     telemetry = Telemetry(writer.put if writer is not None and _log.isEnabledFor(logging.INFO) else None)
     chain = Chain(
         domain_of(app.service_name), admission, telemetry, callers.identify, settings.max_unary_s, allowed
     )
     registrar = Registrar(chain)
-    server = grpc.aio.server(options=_OPTIONS)
+    server = grpc.aio.server(options=_options(settings))
     opened = False
     held = contextlib.ExitStack()
     try:
@@ -180,7 +180,7 @@ async def start_server(
         await app.open()
         app.register(cast(grpc.aio.Server, registrar))
         health, end_reflection = _register_common(
-            app, settings, registrar, await asyncio.to_thread(ProcessFacts.read)
+            app, settings, registrar, await asyncio.to_thread(ProcessFacts.read), _limits(settings, admission)
         )
         registrar.add_to(server)
         await server.start()
@@ -204,11 +204,15 @@ async def start_server(
 
 
 def _register_common(
-    app: Application, settings: ServiceSettings, registrar: Registrar, facts: ProcessFacts
+    app: Application,
+    settings: ServiceSettings,
+    registrar: Registrar,
+    facts: ProcessFacts,
+    limits: Mapping[str, int],
 ) -> tuple[HealthServicer, Callable[[], None]]:
     names = (*app.full_names, FULL_NAME)
     server_service_pb2_grpc.add_ServerServiceServicer_to_server(
-        ServerServicer(app.service_name, app.server_info, facts, _common_limits(settings)),
+        ServerServicer(app.service_name, app.server_info, facts, limits),
         cast(grpc.aio.Server, registrar),
     )
     health = HealthServicer(names)
@@ -222,8 +226,8 @@ def _register_common(
     return health, reflection.end
 
 
-def _common_limits(settings: ServiceSettings) -> dict[str, int]:
-    """The limits that every service has, by their names in GetServerInfo."""
+def _limits(settings: ServiceSettings, admission: Admission) -> dict[str, int]:
+    """The bounds that every service has, as GetServerInfo tells them."""
     return {
         "max_message_bytes": MAX_MESSAGE_BYTES,
         "max_page_size": MAX_PAGE_SIZE,
@@ -232,24 +236,31 @@ def _common_limits(settings: ServiceSettings) -> dict[str, int]:
         "max_history_bytes": settings.history_bytes,
         "max_kept_answers_seconds": int(KEEP_SECONDS),
         "max_kept_answers_bytes": settings.kept_answers_bytes,
+        "max_connection_streams": settings.max_connection_streams,
+        "reserve_bytes": settings.reserve_bytes,
+        **admission.limits(),
     }
 
 
-#: Channel arguments; the reasons are in the operations text of the design, the numbers gRPC's names say.
-_OPTIONS: tuple[tuple[str, Any], ...] = (
-    # On by default on Linux: a second server would share the port without a word.
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    # Calls that wait for the loop are otherwise CANCELLED from 1,000 on; admission answers better.
-    ("grpc.server.max_pending_requests", 10_000),
-    ("grpc.server.max_pending_requests_hard_limit", 30_000),
-)
+def _options(settings: ServiceSettings) -> tuple[tuple[str, Any], ...]:
+    """Channel arguments; the reasons are in docs/operations.md, the numbers gRPC's names say."""
+    return (
+        # On by default on Linux: a second server would share the port without a word.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.max_pings_without_data", 0),
+        # Calls that wait for the loop are otherwise CANCELLED from 1,000 on; admission answers better.
+        ("grpc.server.max_pending_requests", 10_000),
+        ("grpc.server.max_pending_requests_hard_limit", 30_000),
+        ("grpc.max_concurrent_streams", settings.max_connection_streams),
+        # Else an honest burst beyond that number loses calls as UNAVAILABLE, where they can simply wait.
+        ("grpc.http.overload_protection", 0),
+    )
 
 
 def run(

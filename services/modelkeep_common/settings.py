@@ -79,8 +79,15 @@ class ServiceSettings(BaseSettings):
     reserve_bytes: int = Field(
         DEFAULT_BYTES, ge=0, description="Disk space kept so that a full disk can be cleared; 0 keeps none."
     )
-    max_concurrent_rpcs: int = Field(1000, ge=1, description="Unary calls at once, reads and writes each.")
-    max_streams: int = Field(4000, ge=1, description="Server streams and long polls at once.")
+    max_reads: int = Field(2000, ge=1, description="Unary calls at once that only look.")
+    max_writes: int = Field(2000, ge=1, description="Unary calls at once that may change something.")
+    max_watches: int = Field(8000, ge=1, description="Streams and long polls at once that only look.")
+    max_holds: int = Field(4096, ge=1, description="Streams at once that keep something for the caller.")
+    max_health: int = Field(1000, ge=1, description="Questions about the health at once.")
+    max_connection_streams: int = Field(1000, ge=1, description="Calls at once on one connection.")
+    principal_share: float = Field(
+        0.5, gt=0, le=1, description="Part of each of these bounds, but health's, that one caller may take."
+    )
     max_unary_s: float = Field(300, gt=0, description="Deadline in seconds of a unary call that states none.")
 
     history_bytes: int = Field(

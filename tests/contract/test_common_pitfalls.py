@@ -184,7 +184,7 @@ async def test_pitfall_3_a_stream_left_early_with_cancel_frees_the_servers_side(
             finally:
                 call.cancel()
         await until(lambda: open_handlers == 0)
-        assert server.admission.stream.active == 0
+        assert server.admission.hold.active == 0
         assert server.admission.write.active == 0
 
 
@@ -228,7 +228,7 @@ async def test_pitfall_5_health_answers_when_the_server_is_full(data_dir: Path) 
         await go_on.wait()
         return request
 
-    async with serving(App({"Slow": slow}), data_dir, max_concurrent_rpcs=2) as (server, client):
+    async with serving(App({"Slow": slow}), data_dir, max_writes=2, principal_share=1) as (server, client):
         busy = [client.unary("Slow") for _ in range(2)]
         await until(lambda: server.admission.write.active == 2)
         error = await fails(client.unary("Slow"))
@@ -249,7 +249,7 @@ async def test_pitfall_5_health_answers_when_the_server_is_full(data_dir: Path) 
 
 async def test_pitfall_6_a_stall_of_the_loop_does_not_cancel_the_calls_that_wait(data_dir: Path) -> None:
     calls = 1500
-    async with serving(App({"Echo": echo}), data_dir, max_concurrent_rpcs=4000) as (server, _):
+    async with serving(App({"Echo": echo}), data_dir, max_writes=4000) as (server, _):
         sent = threading.Event()
 
         def client() -> list[grpc.StatusCode]:

@@ -4,8 +4,8 @@
 2. **deadline** (deadline.py): the caller's, or the server's for a unary call without one.
 3. **who calls** (../auth): by the listener and the token, and whether he has a role that the method takes.
    Health takes none.
-4. **admission** (admission.py): so many reads, writes and streams at once, the rest SERVER_BUSY.
-   Health and reflection are exempt: a busy server is not a dead one.
+4. **admission** (admission.py): so many calls of each class at once, of everybody and of one principal, the
+   rest SERVER_BUSY. Health is a class of its own: a busy server is not a dead one.
 5. **validation** (validation.py): the request against the rules in its .proto.
 6. **errors** (errors.py): whatever goes wrong, here or in the handler, becomes a ``google.rpc.Status``;
    the text of an unexpected exception never leaves the process.

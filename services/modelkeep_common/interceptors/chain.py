@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, NoReturn
 import grpc
 import grpc.aio
 from google.protobuf.descriptor import Descriptor, MethodDescriptor
-from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.descriptor_pool import Default as default_pool
 from google.protobuf.message import DecodeError
 
@@ -27,8 +26,8 @@ from .request_id import HEADER, request_id_of
 from .telemetry import Telemetry
 from .validation import LARGE_BYTES, Rules, rules_of
 
-#: Not subject to admission, and logged only when something is wrong.
-EXEMPT = frozenset(
+#: Logged only when something is wrong.
+QUIET = frozenset(
     {
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
@@ -86,7 +85,7 @@ class Chain:
                 gRPC would run it in a thread and send what it returns.
         """
         check_handler(handler, name)
-        method = self._describe(name)
+        method = self._describe(name, streams=handler.request_streaming or handler.response_streaming)
         if not handler.request_streaming and not handler.response_streaming:
             return grpc.unary_unary_rpc_method_handler(self._unary(handler, method))
         if not handler.request_streaming:
@@ -101,26 +100,14 @@ class Chain:
             self._unary(handler, method), request_deserializer=handler.request_deserializer
         )
 
-    def _describe(self, name: str) -> _Method:
+    def _describe(self, name: str, *, streams: bool) -> _Method:
         service, _, method = name.partition("/")
-        exempt = service in EXEMPT
         descriptor = _find_method(service, method)
         request: Descriptor | None = descriptor.input_type if descriptor is not None else None
-        gates = self.admission
-        if exempt:
-            gate = gates.exempt
-        elif (descriptor is not None and descriptor.server_streaming) or method.startswith("Wait"):
-            gate = gates.stream
-        elif (
-            descriptor is not None
-            and descriptor.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS
-        ):
-            gate = gates.read
-        else:
-            gate = gates.write
+        gate = self.admission.gate_of(name, descriptor, streams=streams)
         streams_in = descriptor is not None and descriptor.client_streaming
         rules = None if streams_in else rules_of(request)
-        return _Method(name, gate, exempt, rules, self._allowed.get(name, NO_ROLE))
+        return _Method(name, gate, service in QUIET, rules, self._allowed.get(name, NO_ROLE))
 
     def _principal(self, method: _Method, peer: str, metadata: Any) -> Principal:
         """Who calls, if he may."""
@@ -155,7 +142,7 @@ class Chain:
                 principal = principal_of(method, peer, metadata)
                 until = None if remaining is None else time.monotonic() + remaining
                 CURRENT.set(CallInfo(request_id, principal, name, until))
-                gate.enter()
+                gate.enter(principal.name)
                 try:
                     request = raw if parse is None else _parse(parse, raw)
                     if rules is not None:
@@ -182,7 +169,7 @@ class Chain:
                         response = await inner(request, context)
                     out = response if serialize is None else serialize(response)
                 finally:
-                    gate.leave()
+                    gate.leave(principal.name)
                 context.set_trailing_metadata(((HEADER, request_id),))
                 return out
             except asyncio.CancelledError:
@@ -232,7 +219,7 @@ class Chain:
                 principal = principal_of(method, peer, metadata)
                 until = None if remaining is None else time.monotonic() + remaining
                 CURRENT.set(CallInfo(request_id, principal, name, until))
-                gate.enter()
+                gate.enter(principal.name)
                 try:
                     if not quiet:
                         self.telemetry.stream_opened(name, peer, request_id, gate.active)
@@ -249,7 +236,7 @@ class Chain:
                     else:
                         await inner(request, writer)
                 finally:
-                    gate.leave()
+                    gate.leave(principal.name)
                 context.set_trailing_metadata(((HEADER, request_id),))
             except asyncio.CancelledError:
                 code, reason = _LATE if _is_late(context) else _GONE

@@ -36,13 +36,13 @@ def test_flags_beat_the_environment_which_beats_the_file_which_beats_defaults(
 ) -> None:
     file = tmp_path / "modelkeep.yaml"
     file.write_text(
-        "port: 1\ndrain_grace_s: 1\nrecord: {port: 9}\ninstall: {max_streams: 1, log_level: DEBUG}\n"
+        "port: 1\ndrain_grace_s: 1\nrecord: {port: 9}\ninstall: {max_watches: 1, log_level: DEBUG}\n"
     )
     monkeypatch.setenv("MODELKEEP_INSTALL_PORT", "2")
-    monkeypatch.setenv("MODELKEEP_INSTALL_MAX_STREAMS", "2")
+    monkeypatch.setenv("MODELKEEP_INSTALL_MAX_WATCHES", "2")
     monkeypatch.setenv("MODELKEEP_CLIENT_INSTALL_ADDRESS", "elsewhere:1")
-    settings = load("--config", str(file), "--max-streams", "3")
-    assert (settings.max_streams, settings.port, settings.drain_grace_s) == (3, 2, 1)
+    settings = load("--config", str(file), "--max-watches", "3")
+    assert (settings.max_watches, settings.port, settings.drain_grace_s) == (3, 2, 1)
     assert (settings.log_level, settings.host) == ("DEBUG", "127.0.0.1")
     monkeypatch.setenv("MODELKEEP_INSTALL_CONFIG", str(file))
     assert load().log_level == "DEBUG"
