@@ -31,6 +31,8 @@ from .domain_jobs import Job
 from .store import InstallStore
 
 _DEFAULT_WAIT_S, _MAX_WAIT_S = 30.0, 60.0
+#: How much of what was deleted an answer names.
+_MAX_PATHS, _MAX_PATHS_BYTES = 1000, 1 << 20
 
 
 class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
@@ -114,7 +116,10 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
     ) -> pb.UninstallModelResponse:
         done = await self._installer.uninstall(request.key, convert.policy_of(request.files), request.etag)
         return pb.UninstallModelResponse(
-            deleted_paths=done.deleted_paths, deleted_bytes=done.deleted_bytes, revision=done.revision
+            deleted_paths=next(iter(chunked(done.deleted_paths, _bytes, _MAX_PATHS, _MAX_PATHS_BYTES)), []),
+            deleted_count=len(done.deleted_paths),
+            deleted_bytes=done.deleted_bytes,
+            revision=done.revision,
         )
 
     async def _message(self, job: Job) -> install_pb2.Install:
@@ -131,6 +136,10 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
 
     def _snapshot(self, conn: sqlite3.Connection) -> list[tuple[str, install_pb2.Install]]:
         return [(id_, install_pb2.Install.FromString(data)) for id_, data in self._store.snapshot(conn)]
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogateescape"))
 
 
 def _mark(request: pb.ImportModelRequest) -> bytes:

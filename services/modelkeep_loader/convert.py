@@ -22,6 +22,8 @@ from modelkeep_loader.domain_leases import Lease, LeaseState
 from modelkeep_loader.domain_lending import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S
 
 DEVICE = "cpu"
+#: Of the leases that hold something, as many are named.
+SHOWN_LEASES = 16
 
 _PRECISIONS = {
     resident_pb2.PRECISION_UNSPECIFIED: "auto",
@@ -129,7 +131,8 @@ def resident_message(resident: Resident, *, retry_in: float | None = None) -> re
         state=_STAGES[resident.stage],
         size_bytes=resident.size_bytes,
         tensor_count=len(built.tensors) if built is not None else 0,
-        lease_ids=sorted(resident.leases),
+        lease_ids=sorted(resident.leases)[:SHOWN_LEASES],
+        lease_count=len(resident.leases),
         load_seconds=resident.load_seconds or None,
         progress=_progress(resident),
     )
@@ -236,6 +239,15 @@ def plan_message(demand: Demand) -> pb.LoadPlan:
         )
         _describe(manifest, plan, index)
     return response
+
+
+def queued_message(demand: Demand) -> pb.HoldQueued:
+    """What a demand waits for."""
+    return pb.HoldQueued(
+        bytes_short=demand.bytes_short,
+        holder_lease_ids=demand.blockers[:SHOWN_LEASES],
+        holder_count=len(demand.blockers),
+    )
 
 
 def progress_message(demand: Demand, rate: int = 0) -> pb.LoadProgress:

@@ -71,8 +71,7 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
             def frame(rate: int) -> pb.HoldModelResponse:
                 if demand.residents:
                     return pb.HoldModelResponse(progress=convert.progress_message(demand, rate))
-                short = pb.HoldQueued(bytes_short=demand.bytes_short, holder_lease_ids=demand.blockers)
-                return pb.HoldModelResponse(queued=short)
+                return pb.HoldModelResponse(queued=convert.queued_message(demand))
 
             await self._fetch(context, demand, convert.seconds(request.max_wait), frame)
             lease = self._lending.grant(demand, label=request.label, claimed_pid=request.pid)

@@ -242,3 +242,14 @@ async def test_an_uninstall_that_does_not_say_what_happens_to_the_files_is_refus
         await service.stub.UninstallModel(pb.UninstallModelRequest(key=key))
     assert (await service.model(key)).key == key
     assert not (await uninstall(service, key, KEEP)).deleted_paths
+
+
+async def test_of_many_deleted_files_the_first_are_named_and_all_are_counted(service: InstallClient) -> None:
+    folder = service.models / "many"
+    folder.mkdir()
+    names = [f"{'n' * 200}{number:04}" for number in range(1200)]
+    for name in names:
+        (folder / name).write_text("x")
+    answer = await uninstall(service, await record(service, str(folder), *names), ANY)
+    assert (len(answer.deleted_paths), answer.deleted_count, answer.deleted_bytes) == (1000, 1200, 1200)
+    assert not folder.exists()

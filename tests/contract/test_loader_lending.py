@@ -461,6 +461,7 @@ async def test_when_leases_hold_all_memory_a_request_waits_and_then_names_the_ho
         queued = await waiting.read()
         assert queued.queued.bytes_short > 0
         assert list(queued.queued.holder_lease_ids) == [first.lease.id]
+        assert queued.queued.holder_count == 1
         assert (await loader.stub.GetCapacity(pb.GetCapacityRequest())).queued_count == 1
         await release(loader, first)
         while (frame := await waiting.read()).WhichOneof("event") != "granted":

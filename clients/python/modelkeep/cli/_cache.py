@@ -100,7 +100,7 @@ def residents(model: Only = None, json: Json = False) -> None:
                 short(resident_pb2.Precision.Name(r.precision), "PRECISION_"),
                 short(resident_pb2.ResidentState.Name(r.state), "RESIDENT_STATE_"),
                 size(r.size_bytes),
-                len(r.lease_ids),
+                r.lease_count,
             )
             for r in found
         ],

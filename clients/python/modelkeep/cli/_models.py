@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Model = Annotated[str, typer.Argument(help="Key of a model, or a name that only one model has.")]
 
+#: An answer names no more deleted files than this.
+_NAMED_FILES = 1000
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 
@@ -204,7 +206,10 @@ def rm(
     if json:
         print_json({"key": key, "deleted_paths": [str(path) for path in deleted]})
     else:
-        what = f"deleted {counted(len(deleted), 'file')}" if deleted else "its files stay where they are"
+        least = "at least " if len(deleted) >= _NAMED_FILES else ""
+        what = (
+            f"deleted {least}{counted(len(deleted), 'file')}" if deleted else "its files stay where they are"
+        )
         typer.echo(f"Removed {key}; {what}.")
 
 

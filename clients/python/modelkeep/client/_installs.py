@@ -263,7 +263,8 @@ class AsyncModelInstall:
         await self._uninstall(key, pb.UNINSTALL_FILES_KEEP)
 
     async def delete(self, key: str) -> list[Path]:
-        """Delete a model's record, and its files if they are inside models_dir; answers what was deleted.
+        """Delete a model's record, and its files if they are inside models_dir; answers what was deleted,
+        at most 1,000 of them.
 
         Raises:
             UnknownModelException: No record has this key.
@@ -272,7 +273,8 @@ class AsyncModelInstall:
         return await self._uninstall(key, pb.UNINSTALL_FILES_OWNED)
 
     async def unconditionally_delete(self, key: str) -> list[Path]:
-        """Delete a model's record and its files, also outside models_dir; answers what was deleted.
+        """Delete a model's record and its files, also outside models_dir; answers what was deleted,
+        at most 1,000 of them.
 
         Raises:
             UnknownModelException: No record has this key.

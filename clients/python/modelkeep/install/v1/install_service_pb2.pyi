@@ -184,11 +184,13 @@ class UninstallModelRequest(_message.Message):
     def __init__(self, key: _Optional[str] = ..., files: _Optional[_Union[UninstallFiles, str]] = ..., etag: _Optional[str] = ...) -> None: ...
 
 class UninstallModelResponse(_message.Message):
-    __slots__ = ("deleted_paths", "deleted_bytes", "revision")
+    __slots__ = ("deleted_paths", "deleted_bytes", "revision", "deleted_count")
     DELETED_PATHS_FIELD_NUMBER: _ClassVar[int]
     DELETED_BYTES_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    DELETED_COUNT_FIELD_NUMBER: _ClassVar[int]
     deleted_paths: _containers.RepeatedScalarFieldContainer[str]
     deleted_bytes: int
     revision: int
-    def __init__(self, deleted_paths: _Optional[_Iterable[str]] = ..., deleted_bytes: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
+    deleted_count: int
+    def __init__(self, deleted_paths: _Optional[_Iterable[str]] = ..., deleted_bytes: _Optional[int] = ..., revision: _Optional[int] = ..., deleted_count: _Optional[int] = ...) -> None: ...

@@ -59,12 +59,14 @@ class HoldModelResponse(_message.Message):
     def __init__(self, queued: _Optional[_Union[HoldQueued, _Mapping]] = ..., progress: _Optional[_Union[LoadProgress, _Mapping]] = ..., granted: _Optional[_Union[Grant, _Mapping]] = ..., alive: _Optional[_Union[HoldAlive, _Mapping]] = ..., lost: _Optional[_Union[HoldLost, _Mapping]] = ...) -> None: ...
 
 class HoldQueued(_message.Message):
-    __slots__ = ("bytes_short", "holder_lease_ids")
+    __slots__ = ("bytes_short", "holder_lease_ids", "holder_count")
     BYTES_SHORT_FIELD_NUMBER: _ClassVar[int]
     HOLDER_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_COUNT_FIELD_NUMBER: _ClassVar[int]
     bytes_short: int
     holder_lease_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, bytes_short: _Optional[int] = ..., holder_lease_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    holder_count: int
+    def __init__(self, bytes_short: _Optional[int] = ..., holder_lease_ids: _Optional[_Iterable[str]] = ..., holder_count: _Optional[int] = ...) -> None: ...
 
 class LoadProgress(_message.Message):
     __slots__ = ("component", "stage", "progress", "index", "count")
