@@ -88,8 +88,11 @@ class RecordPort(Protocol):
     async def get(self, key: str) -> StoredModel:
         """One record; UnknownModelException if there is none."""
 
+    async def all(self) -> list[StoredModel]:
+        """Every record, as far as where it lies; ``message`` is empty."""
+
     async def files(self, key: str) -> list[RecordFile]:
-        """All files of a record."""
+        """All files of a record; none if it has gone."""
 
     async def replace_files(self, key: str, files: Sequence[RecordFile], request_id: str) -> None:
         """Puts a complete list of files in place of a record's."""

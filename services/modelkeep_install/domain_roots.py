@@ -129,17 +129,24 @@ class ModelRoots:
 
         Raises:
             ForbiddenPathException: As :meth:`deletable`.
+            InvalidModelException: It is a folder, a socket, a pipe or a device.
             OSError: It is not there, or cannot be removed.
         """
         self.deletable(path)
         # through the folder's descriptor: a folder that became a link since the check is not followed
         folder = self._readable.open_beneath(path.parent, os.O_PATH | os.O_DIRECTORY)
         try:
-            size = os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_size
+            found = os.stat(path.name, dir_fd=folder, follow_symlinks=False)
+            if not stat.S_ISREG(found.st_mode) and not stat.S_ISLNK(found.st_mode):
+                raise no_regular_file(path)
             os.unlink(path.name, dir_fd=folder)
         finally:
             os.close(folder)
-        return size
+        return found.st_size
+
+    def is_at_or_above(self, path: Path) -> bool:
+        """Whether models_dir is, or lies in, the folder that a path leads to."""
+        return self.models_dir.is_relative_to(os.path.realpath(path))
 
     def is_root(self, path: Path) -> bool:
         """Whether a folder is a root itself."""

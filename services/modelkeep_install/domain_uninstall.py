@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -15,13 +15,15 @@ from modelkeep.exceptions import (
     AccessException,
     ConflictException,
     EtagMismatchException,
-    ForbiddenPathException,
     InvalidRequestException,
+    ModelkeepError,
     NotFoundException,
+    RootMismatchException,
     UnknownModelException,
 )
 
 from . import files
+from .domain_ownership import Kept, owned_by, plan
 from .domain_ports import JobStore, RecordPort, Removal, StoredModel
 from .domain_roots import ModelRoots
 from .domain_steps import KeyedLocks
@@ -30,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 #: Between two looks at an uninstall that could not be finished, in seconds.
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 10.0
+#: Lists of files asked for side by side.
+_LISTS_AT_ONCE = 16
 
 
 class FilePolicy(StrEnum):
@@ -57,6 +61,8 @@ class Uninstalling:
         self._records = records
         self._roots = roots
         self._models = KeyedLocks()
+        #: Two records that share a file are not both to find that the other one lists it.
+        self._deciding = asyncio.Lock()
         self._leftover = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -80,7 +86,7 @@ class Uninstalling:
 
         Raises:
             UnknownModelException, EtagMismatchException: Of RecordService.
-            ForbiddenPathException: A path that would be deleted lies outside; nothing was deleted.
+            ForbiddenPathException: A path that would be deleted is not the record's; nothing was deleted.
             RootMismatchException: The record belongs to another models_dir.
         """
         async with self._models.hold(key):
@@ -98,20 +104,87 @@ class Uninstalling:
             raise EtagMismatchException(
                 "The model changed since its etag was read: read it again.", metadata={"etag": model.etag}
             )
-        top, paths = await _to_delete(model, policy, self._records, self._roots)
-        removal = Removal(key, str(top), tuple(map(str, paths)))
-        await self._store.add_removal(removal)
-        try:
-            # the etag that the files were read under: nobody can slip another list of files in between
-            revision = await self._records.delete(key, model.etag, str(uuid.uuid4()))
-        except (NotFoundException, ConflictException, InvalidRequestException, AccessException):
-            await self._store.drop_removal(key)
-            raise
-        except BaseException:
-            self._leftover.set()  # perhaps deleted: the note stays, and is looked at again
-            raise
+        async with self._deciding:
+            removal = await self._decide(model, policy)
+            await self._store.add_removal(removal)
+            try:
+                # the etag that the files were read under: nobody can slip another list of files in between
+                revision = await self._records.delete(key, model.etag, str(uuid.uuid4()))
+            except (NotFoundException, ConflictException, InvalidRequestException, AccessException):
+                await self._store.drop_removal(key)
+                raise
+            except BaseException:
+                self._leftover.set()  # perhaps deleted: the note stays, and is looked at again
+                raise
         deleted, size = await self._delete_files(removal)
         return Uninstalled(tuple(deleted), size, revision)
+
+    async def _decide(self, model: StoredModel, policy: FilePolicy) -> Removal:
+        """What an uninstall deletes: files of the record that no other record lists, in allowed places."""
+        if policy is FilePolicy.KEEP:
+            return Removal(model.key, str(self._roots.models_dir), ())
+        location = self._roots.locate(model.path, model.root_id)
+        listed = [file.path for file in await self._records.files(model.key)]
+        planned = await asyncio.to_thread(
+            plan,
+            location,
+            listed,
+            self._roots,
+            own=await self._own_homes(model.key, location),
+            anywhere=policy is FilePolicy.ANY_ALLOWED_ROOT,
+            in_place=Path(model.path).is_absolute(),
+        )
+        return await self._spare(Removal(model.key, str(planned.top), tuple(map(str, planned.paths))))
+
+    async def _own_homes(self, key: str, location: Path) -> set[str]:
+        """The keys whose folders are a record's to empty: its own, and one that is no model's any more."""
+        home = await asyncio.to_thread(owned_by, location, self._roots)
+        if home in ("", key) or home in {job.key for job in await self._store.unfinished()}:
+            return {key}
+        return {key} if await self._is_there(home) else {key, home}
+
+    async def _spare(self, removal: Removal) -> Removal:
+        """The removal without the files that other records list."""
+        if not removal.paths:
+            return removal
+        others = [model for model in await self._records.all() if model.key != removal.key]
+        kept = Kept()
+        folders = await asyncio.to_thread(self._look_at, others, kept)
+        limit = asyncio.Semaphore(_LISTS_AT_ONCE)
+
+        async def add(key: str, folder: Path) -> None:
+            async with limit:
+                listed = [file.path for file in await self._records.files(key)]
+            await asyncio.to_thread(kept.add, folder, listed, self._roots)
+
+        async with asyncio.TaskGroup() as group:
+            for key, folder in folders:
+                group.create_task(add(key, folder))
+        shared = await asyncio.to_thread(lambda: {path for path in removal.paths if kept.has(Path(path))})
+        for path in shared:
+            _log.info("%s stays: another record lists it", path)
+        return replace(removal, paths=tuple(path for path in removal.paths if path not in shared))
+
+    def _look_at(self, others: list[StoredModel], kept: Kept) -> list[tuple[str, Path]]:
+        """Keeps the models that are one file; gives (key, folder) of those whose list must be asked for."""
+        folders = []
+        for model in others:
+            try:
+                location = self._roots.locate(model.path, model.root_id)
+            except RootMismatchException:
+                continue  # its files are not here
+            if location.is_dir():
+                folders.append((model.key, location))
+            elif os.path.lexists(location):
+                kept.add(location, [location.name], self._roots)
+        return folders
+
+    async def _is_there(self, key: str) -> bool:
+        try:
+            await self._records.get(key)
+        except UnknownModelException:
+            return False
+        return True
 
     async def _delete_files(self, removal: Removal) -> tuple[list[str], int]:
         deleted, size = await asyncio.to_thread(_delete, removal, self._roots)
@@ -146,59 +219,8 @@ class Uninstalling:
                     await self._records.get(key)
                     await self._store.drop_removal(key)
                 except UnknownModelException:
-                    await self._delete_files(removal)
-
-
-async def _to_delete(
-    model: StoredModel, policy: FilePolicy, records: RecordPort, roots: ModelRoots
-) -> tuple[Path, list[Path]]:
-    """(the folder above which nothing goes, every file to delete), all of them allowed."""
-    if policy is FilePolicy.KEEP:
-        return roots.models_dir, []
-    location = roots.locate(model.path, model.root_id)
-    home = roots.home_of(location)
-    if policy is FilePolicy.OWNED and home not in ("", model.key) and await _is_there(records, home):
-        return roots.models_dir, []  # it was registered in place inside another model, whose files they are
-    listed = await records.files(model.key)
-
-    def check() -> tuple[Path, list[Path]]:
-        if policy is FilePolicy.OWNED and Path(model.path).is_absolute() and not roots.owns(location):
-            return roots.models_dir, []  # it was registered where it lies, and stays there
-        single = len(listed) == 1 and listed[0].path == location.name and not location.is_dir()
-        # of a linked folder, too, the link goes, and what it leads to stays
-        single = single or (bool(listed) and location.is_symlink())
-        folder = location.parent if single else location
-        inside = os.path.realpath(folder)
-        paths = [location] if single else [location / file.path for file in listed]
-        for path in paths:
-            # neither by its name nor by a link may a file of the list be another model's
-            if ".." in path.parts or not path.is_relative_to(folder) or not _leads_into(path.parent, inside):
-                raise ForbiddenPathException(
-                    f"{str(path)!r} leads out of its model.", metadata={"path": str(path)}
-                )
-            roots.deletable(path)
-            if policy is FilePolicy.OWNED and not roots.owns(path.parent):
-                raise ForbiddenPathException(
-                    f"{str(path)!r} lies outside models_dir.", metadata={"path": str(path)}
-                )
-        if folder.is_relative_to(roots.models_dir):
-            return roots.models_dir, paths
-        # elsewhere only the model's own folder goes: one that holds single files is the user's
-        return (folder if single or roots.is_root(folder) else folder.parent), paths
-
-    return await asyncio.to_thread(check)
-
-
-def _leads_into(folder: Path, real: str) -> bool:
-    return Path(os.path.realpath(folder)).is_relative_to(real)
-
-
-async def _is_there(records: RecordPort, key: str) -> bool:
-    try:
-        await records.get(key)
-    except UnknownModelException:
-        return False
-    return True
+                    # another record may have come meanwhile
+                    await self._delete_files(await self._spare(removal))
 
 
 def _delete(removal: Removal, roots: ModelRoots) -> tuple[list[str], int]:
@@ -210,7 +232,7 @@ def _delete(removal: Removal, roots: ModelRoots) -> tuple[list[str], int]:
             size += roots.unlink(Path(text))
         except FileNotFoundError:
             continue
-        except (OSError, ForbiddenPathException) as error:
+        except (OSError, ModelkeepError) as error:
             # the record has gone already: the answer leaves the file out, and the log says why
             _log.warning("%s stays: %s", text, error)
             continue

@@ -20,6 +20,7 @@ from modelkeep.exceptions import (
     ModelkeepError,
     ServerBusyException,
     UnknownJobIDException,
+    UnknownModelException,
     UpstreamUnavailableException,
     WrongStateException,
 )
@@ -72,12 +73,28 @@ class Records:
         )
         return convert.stored_model_of(answer.model)
 
+    async def all(self) -> list[StoredModel]:
+        found: list[StoredModel] = []
+        token = ""
+        while True:
+            request = record_pb.ListModelsRequest(
+                view=record_pb.MODEL_VIEW_BASIC, page_size=1000, page_token=token
+            )
+            answer = await _call("RecordService", self._stub.ListModels(request, timeout=_DEADLINE_S))
+            found += (StoredModel(m.key, m.etag, m.path, m.root_id, b"") for m in answer.models)
+            token = answer.next_page_token
+            if not token:
+                return found
+
     async def files(self, key: str) -> list[RecordFile]:
         found: list[RecordFile] = []
         token = ""
         while True:
             request = record_pb.ListModelFilesRequest(key=key, page_size=1000, page_token=token)
-            answer = await _call("RecordService", self._stub.ListModelFiles(request, timeout=_DEADLINE_S))
+            try:
+                answer = await _call("RecordService", self._stub.ListModelFiles(request, timeout=_DEADLINE_S))
+            except UnknownModelException:
+                return []
             found += map(convert.file_of, answer.files)
             token = answer.next_page_token
             if not token:

@@ -181,6 +181,38 @@ async def test_a_record_does_not_reach_another_models_files_through_a_link(
     assert await service.models_count() == 2
 
 
+@pytest.mark.parametrize("policy", [OWNED, ANY])
+async def test_a_record_at_the_folder_of_all_models_takes_none_of_them(
+    service: InstallClient, source: Path, policy: int
+) -> None:
+    keys = [
+        await installed(service, small_lora(source / f"{name}.safetensors"), inplace=False) for name in "ab"
+    ]
+    for path in (".", str(service.models), "..", str(service.models.parent)):
+        below = "models/" if path.endswith("..") or path == str(service.models.parent) else ""
+        files = [f"{below}{key}/{name}.safetensors" for key, name in zip(keys, "ab", strict=True)]
+        key = await record(service, path, *files)
+        assert not (await uninstall(service, key, policy)).deleted_paths
+    assert await service.models_count() == 2
+    for key, name in zip(keys, "ab", strict=True):
+        assert list((await uninstall(service, key)).deleted_paths) == [
+            str(service.models / key / f"{name}.safetensors")
+        ]
+
+
+async def test_a_file_that_two_records_list_goes_with_the_last_of_them(
+    service: InstallClient, source: Path
+) -> None:
+    path = small_lora(source / "sub" / "a.safetensors")
+    (source / "alias").symlink_to("sub")
+    key = await installed(service, path, inplace=True)
+    other = await record(service, str(source / "alias" / "a.safetensors"), "a.safetensors")
+    assert not (await uninstall(service, key, ANY)).deleted_paths
+    assert path.exists()
+    assert list((await uninstall(service, other, ANY)).deleted_paths) == [str(source / "alias" / path.name)]
+    assert not path.exists()
+
+
 async def test_of_a_model_behind_a_linked_folder_only_the_link_goes(
     service: InstallClient, source: Path
 ) -> None:

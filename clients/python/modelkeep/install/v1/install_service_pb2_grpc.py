@@ -177,10 +177,13 @@ class InstallServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UninstallModel(self, request, context):
-        """Deletes a model's record and, as asked, its files: exactly those that the record lists, and only
-        beneath allowed roots. If a path is forbidden, nothing is deleted, neither file nor record. Folders of
-        the model that this empties go too; a symbolic link goes, and what it leads to stays. A file that the
-        system does not let go stays, and is not among `deleted_paths`.
+        """Deletes a model's record and, as asked, its files: of those that the record lists, the ones that are
+        its own, and only beneath allowed roots. A file that another record lists stays, whatever path either
+        has for it (a link, a hard link, a folder around); so does what lies in another model's folder, and a
+        record at models_dir or above it owns no file. If a path leads out of the model or is forbidden,
+        nothing is deleted, neither file nor record. Folders of the model that this empties go too; a symbolic
+        link goes, and what it leads to stays. What stays, also because the system does not let it go, is not
+        among `deleted_paths`.
 
         Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH (the record belongs to another
         models_dir), UPSTREAM_UNAVAILABLE (RecordService does not answer).
