@@ -25,7 +25,7 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from modelkeep.exceptions import ForbiddenTicketException, ModelkeepError
+from modelkeep.exceptions import ForbiddenTicketException, ModelkeepError, ServerBusyException
 from modelkeep_common.startup import EXIT_ADDRESS_TAKEN, EXIT_CONFIG, EXIT_NOT_WRITABLE, StartupError
 from modelkeep_loader.domain_leases import SECRET_BYTES
 from modelkeep_loader.processes import Peer, peer_of
@@ -167,11 +167,19 @@ class DescriptorServer:
             except (TimeoutError, OSError):
                 return
             except ModelkeepError as error:
-                with contextlib.suppress(OSError):
-                    connection.send(b"\x01" + f"{error.reason}: {error.message}".encode())
+                _refuse(connection, error)
                 return
             try:
-                _send(connection, granted.descriptors())
+                try:
+                    descriptors = granted.descriptors()
+                except OSError as error:
+                    _log.warning("the descriptors of a lease cannot be opened: %s", error)
+                    busy = ServerBusyException(
+                        f"The loader cannot open the memory ({error.strerror}): try again with a new ticket."
+                    )
+                    _refuse(connection, busy)
+                    return
+                _send(connection, descriptors)
                 with contextlib.suppress(OSError):
                     # Whatever comes is ignored; what matters is the end.
                     while await loop.sock_recv(connection, 4096):
@@ -193,6 +201,11 @@ class DescriptorServer:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _refuse(connection: socket.socket, error: ModelkeepError) -> None:
+    with contextlib.suppress(OSError):
+        connection.send(b"\x01" + f"{error.reason}: {error.message}".encode())
 
 
 def _send(connection: socket.socket, descriptors: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from modelkeep.exceptions import InvalidModelException
 from modelkeep.worker.classes import ALLOWED
 from modelkeep.worker.manifest import Manifest
-from modelkeep_loader import config, processes, sealed, vaeconfig
+from modelkeep_loader import config, processes, vaeconfig
 from modelkeep_loader.descriptors import MAX_PATH_BYTES, socket_folder
 from support.modelshapes import table
 
@@ -46,31 +46,6 @@ def test_what_is_no_vae_or_of_an_unknown_family_is_refused() -> None:
     with pytest.raises(InvalidModelException) as raised:
         vaeconfig.infer(shapes_of("vae.ldm"), base="any", scaling_factor=None)
     assert "base" in raised.value.message
-
-
-def test_sealed_memory_cannot_be_changed_and_knows_who_else_has_it() -> None:
-    fd = sealed.create("modelkeep:test", 4096)
-    assert not sealed.is_sealed(fd)
-    os.pwrite(fd, b"weights", 0)
-    sealed.seal(fd)
-    assert sealed.is_sealed(fd)
-    mine = sealed.open_readonly(fd)
-    for attempt in (
-        lambda: os.pwrite(fd, b"x", 0),
-        lambda: os.ftruncate(fd, 1),
-        lambda: os.ftruncate(fd, 9999),
-    ):
-        with pytest.raises(PermissionError):
-            attempt()
-    os.close(fd)
-    assert not sealed.in_use_elsewhere(mine)
-    other = sealed.open_readonly(mine)
-    assert sealed.in_use_elsewhere(mine)
-    os.close(other)
-    assert not sealed.in_use_elsewhere(mine)
-    assert os.pread(mine, 7, 0) == b"weights"
-    os.close(mine)
-    assert not sealed.is_sealed(0)
 
 
 def test_a_process_counts_as_dead_only_when_there_is_none() -> None:

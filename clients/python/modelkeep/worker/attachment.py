@@ -9,6 +9,7 @@ the loader has died.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import os
 from collections.abc import Iterator, Mapping
@@ -51,7 +52,7 @@ def attach(descriptor: int) -> torch.nn.Module:
     Raises:
         InvalidModelException: The file has no manifest, or does not fit the class that it names.
     """
-    with safe_open(f"/proc/self/fd/{descriptor}", framework="pt") as file:
+    with _open(descriptor) as file:
         manifest = _manifest_in(file)
         tensors: Mapping[str, torch.Tensor] = file.get_tensors()
     module: torch.nn.Module = empty_module(manifest)
@@ -91,8 +92,16 @@ def read_manifest(descriptor: int) -> Manifest:
     Raises:
         InvalidModelException: It has none, or one of another version.
     """
-    with safe_open(f"/proc/self/fd/{descriptor}", framework="pt") as file:
+    with _open(descriptor) as file:
         return _manifest_in(file)
+
+
+def _open(descriptor: int) -> Any:
+    # The library opens it anew, and another worker may have taken the right to that away.
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)  # fails for any other file, which is left as it is
+        os.fchmod(descriptor, 0o400)
+    return safe_open(f"/proc/self/fd/{descriptor}", framework="pt")
 
 
 def verify_attachment(module: torch.nn.Module) -> None:
