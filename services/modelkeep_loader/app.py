@@ -61,6 +61,8 @@ class LoaderApplication:
             boot_id=boot_id,
             detach_grace_s=settings.detach_grace_s,
             ticket_valid_s=settings.ticket_valid_s,
+            max_leases=settings.max_leases,
+            max_per_principal=settings.max_leases_per_principal,
         )
         # The socket's lock comes first: it is what keeps a second loader off this data folder.
         self._descriptors = DescriptorServer(folder, self._lending)
@@ -86,7 +88,11 @@ class LoaderApplication:
         return {
             "store_id": self._history.store_id,
             "features": ["memfd", "descriptors", "cast"],
-            "limits": {"ram_budget_bytes": self._budget},
+            "limits": {
+                "ram_budget_bytes": self._budget,
+                "max_leases": self._settings.max_leases,
+                "max_leases_per_principal": self._settings.max_leases_per_principal,
+            },
             "roots": [
                 {
                     "purpose": "models",

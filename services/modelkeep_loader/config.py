@@ -43,6 +43,10 @@ class LoaderSettings(ServiceSettings):
     detach_grace_s: float = Field(
         5.0, ge=0, description="Seconds that a lease whose holder went away can be taken up again."
     )
+    max_leases: int = Field(4096, ge=1, le=1_000_000, description="Leases that are given in all.")
+    max_leases_per_principal: int = Field(
+        64, ge=1, le=1_000_000, description="Leases that are given to one caller, as its token names it."
+    )
     helper_idle_s: float = Field(
         300.0, gt=0, description="Seconds without work after which the helper process is ended."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import time
 from collections.abc import Iterable, Sequence
@@ -16,14 +17,16 @@ from modelkeep.server.v1 import job_pb2, watch_pb2
 from modelkeep_common.watch import Frame
 from modelkeep_common.wire import to_seconds, to_timestamp
 from modelkeep_loader.domain import ComponentRef, Plan, Resident, Stage
-from modelkeep_loader.domain_cache import Demand, Usage
+from modelkeep_loader.domain_cache import MOST_NAMED, Demand, Usage
 from modelkeep_loader.domain_digests import Reading
 from modelkeep_loader.domain_leases import Lease, LeaseState
 from modelkeep_loader.domain_lending import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S
 
 DEVICE = "cpu"
-#: Of the leases that hold something, as many are named.
-SHOWN_LEASES = 16
+#: Bytes of manifests in a grant: with the rest well under the 4 MiB that clients receive by default.
+_MAX_GRANT_BYTES = 3 << 20
+#: Names that a component is listed under.
+_MOST_COMPONENTS = 256
 
 _PRECISIONS = {
     resident_pb2.PRECISION_UNSPECIFIED: "auto",
@@ -122,7 +125,10 @@ def resident_message(resident: Resident, *, retry_in: float | None = None) -> re
     message = resident_pb2.Resident(
         id=resident.id,
         content_addressed=plan.content_addressed,
-        components=map(ref_message, sorted(resident.refs, key=lambda r: (r.key, r.submodel, r.precision))),
+        components=map(
+            ref_message,
+            heapq.nsmallest(_MOST_COMPONENTS, resident.refs, key=lambda r: (r.key, r.submodel, r.precision)),
+        ),
         class_name=plan.class_name,
         library=plan.library,
         precision=_PRECISION_OF[plan.precision],
@@ -131,7 +137,7 @@ def resident_message(resident: Resident, *, retry_in: float | None = None) -> re
         state=_STAGES[resident.stage],
         size_bytes=resident.size_bytes,
         tensor_count=len(built.tensors) if built is not None else 0,
-        lease_ids=sorted(resident.leases)[:SHOWN_LEASES],
+        lease_ids=heapq.nsmallest(MOST_NAMED, resident.leases),
         lease_count=len(resident.leases),
         load_seconds=resident.load_seconds or None,
         progress=_progress(resident),
@@ -151,12 +157,14 @@ def lease_message(lease: Lease) -> resident_pb2.Lease:
         id=lease.id,
         state=_LEASE_STATES[lease.state],
         components=map(ref_message, lease.refs),
-        resident_ids=[plan.id for plan in lease.plans],
-        holder=resident_pb2.Holder(pid=lease.pid, label=lease.label),
+        resident_ids=lease.resident_ids,
+        holder=resident_pb2.Holder(pid=lease.pid, label=lease.label, principal=lease.principal),
         create_time=to_timestamp(lease.create_time),
         stream_bound=bool(lease.streams),
         descriptor_connections=len(lease.connections),
         size_bytes=lease.size_bytes,
+        end=f"LEASE_END_{lease.end.name}" if lease.end is not None else None,
+        end_message=lease.end_message,
     )
     if lease.uid is not None:
         message.holder.uid = lease.uid
@@ -165,19 +173,54 @@ def lease_message(lease: Lease) -> resident_pb2.Lease:
     return message
 
 
-def grant_message(lease: Lease, ticket: bytes, socket_path: str) -> pb.Grant:
+def grant_message(
+    lease: Lease, manifests: Iterable[resident_pb2.ComponentManifest], ticket: bytes, socket_path: str
+) -> pb.Grant:
     """What a granted lease gives. An empty ticket: nothing is delivered."""
-    grant = pb.Grant(
+    return pb.Grant(
         lease=lease_message(lease),
         lease_secret=lease.secret,
+        manifests=manifests,
         ticket=ticket,
         socket_path=socket_path if ticket else "",
     )
-    for index, (plan, resident) in enumerate(zip(lease.plans, lease.residents, strict=True)):
-        manifest = grant.manifests.add()
-        manifest.CopyFrom(_contents(resident))
+
+
+def grant_manifests(
+    plans: Sequence[Plan], residents: Sequence[Resident], delivery: pb.Delivery
+) -> list[resident_pb2.ComponentManifest]:
+    """What a lease on these components tells of them; little, where nothing is delivered.
+
+    Raises:
+        FieldInvalidException: It would not fit into an answer.
+    """
+    made: list[resident_pb2.ComponentManifest] = []
+    for index, (plan, resident) in enumerate(zip(plans, residents, strict=True)):
+        manifest = _outline(plan, resident.size_bytes)
+        if delivery != pb.DELIVERY_NONE:
+            manifest.MergeFrom(_contents(resident))
         _describe(manifest, plan, index)
-    return grant
+        made.append(manifest)
+    size = sum(manifest.ByteSize() for manifest in made)
+    if size > _MAX_GRANT_BYTES:
+        fewer = "fewer components at once, or with " if len(made) > 1 else ""
+        raise FieldInvalidException(
+            f"What there is to tell of these components takes {size} bytes, and an answer holds "
+            f"{_MAX_GRANT_BYTES}: ask for {fewer}DELIVERY_NONE.",
+            violations=[FieldViolation("components", "have too much to tell for one answer")],
+        )
+    return made
+
+
+def _outline(plan: Plan, size_bytes: int) -> resident_pb2.ComponentManifest:
+    return resident_pb2.ComponentManifest(
+        resident_id=plan.id,
+        class_name=plan.class_name,
+        library=plan.library,
+        precision=_PRECISION_OF[plan.precision],
+        device=DEVICE,
+        file_size_bytes=size_bytes,
+    )
 
 
 def _contents(resident: Resident) -> resident_pb2.ComponentManifest:
@@ -187,13 +230,7 @@ def _contents(resident: Resident) -> resident_pb2.ComponentManifest:
     built = resident.built
     assert built is not None, "only residents are granted"
     message = resident_pb2.ComponentManifest(
-        resident_id=resident.id,
-        class_name=resident.plan.class_name,
-        library=resident.plan.library,
         config_json=json.dumps(dict(built.config), sort_keys=True),
-        precision=_PRECISION_OF[resident.plan.precision],
-        device=DEVICE,
-        file_size_bytes=built.memory.size_bytes,
         tensors=[
             resident_pb2.TensorEntry(
                 name=tensor.name,
@@ -229,25 +266,15 @@ def plan_message(demand: Demand) -> pb.LoadPlan:
     """What is about to be loaded."""
     response = pb.LoadPlan()
     for index, plan in enumerate(demand.plans):
-        manifest = response.manifests.add(
-            resident_id=plan.id,
-            class_name=plan.class_name,
-            library=plan.library,
-            precision=_PRECISION_OF[plan.precision],
-            device=DEVICE,
-            file_size_bytes=plan.size_bytes,
-        )
+        manifest = response.manifests.add()
+        manifest.CopyFrom(_outline(plan, plan.size_bytes))
         _describe(manifest, plan, index)
     return response
 
 
-def queued_message(demand: Demand) -> pb.HoldQueued:
-    """What a demand waits for."""
-    return pb.HoldQueued(
-        bytes_short=demand.bytes_short,
-        holder_lease_ids=demand.blockers[:SHOWN_LEASES],
-        holder_count=len(demand.blockers),
-    )
+def queued_message(demand: Demand, holders: Sequence[str], count: int) -> pb.HoldQueued:
+    """A demand that waits for room."""
+    return pb.HoldQueued(bytes_short=demand.bytes_short, holder_lease_ids=holders, holder_count=count)
 
 
 def progress_message(demand: Demand, rate: int = 0) -> pb.LoadProgress:

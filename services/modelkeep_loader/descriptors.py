@@ -27,7 +27,7 @@ from typing import Any, Final, Protocol
 
 from modelkeep.exceptions import ForbiddenTicketException, ModelkeepError, ServerBusyException
 from modelkeep_common.startup import EXIT_ADDRESS_TAKEN, EXIT_CONFIG, EXIT_NOT_WRITABLE, StartupError
-from modelkeep_loader.domain_leases import SECRET_BYTES
+from modelkeep_loader.domain_tickets import SECRET_BYTES
 from modelkeep_loader.processes import Peer, peer_of
 
 _log = logging.getLogger(__name__)
@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 MAX_PATH_BYTES: Final = 107
 #: Seconds that a client has to send its ticket.
 _TICKET_TIMEOUT_S = 5.0
+#: Connections that may be open without having sent one.
+_MOST_SILENT: Final = 256
 
 
 class Connection(Protocol):
@@ -43,6 +45,11 @@ class Connection(Protocol):
 
     def descriptors(self) -> Sequence[int]:
         """New descriptors of the lease's memory; the caller closes them."""
+        ...
+
+    @property
+    def ended(self) -> asyncio.Event:
+        """Set when the connection is of no more use."""
         ...
 
     def closed(self) -> None:
@@ -102,6 +109,8 @@ class DescriptorServer:
         self._listener: socket.socket | None = None
         self._lock = -1
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Those that have not sent their ticket yet, the oldest first.
+        self._silent: dict[asyncio.Task[None], None] = {}
 
     async def open(self) -> None:
         """Begin to listen.
@@ -150,7 +159,12 @@ class DescriptorServer:
                 await asyncio.sleep(0.5)
                 continue
             connection.setblocking(False)
-            self._spawn(self._serve(connection))
+            # Whoever means it sends his ticket at once.
+            while len(self._silent) >= _MOST_SILENT:
+                oldest = next(iter(self._silent))
+                del self._silent[oldest]
+                oldest.cancel()
+            self._silent[self._spawn(self._serve(connection))] = None
 
     async def _serve(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -163,12 +177,15 @@ class DescriptorServer:
                         if not data:
                             return
                         ticket += data
+                self._heard()
                 granted = self._redeem(ticket, connection)
             except (TimeoutError, OSError):
                 return
             except ModelkeepError as error:
                 _refuse(connection, error)
                 return
+            finally:
+                self._heard()
             try:
                 try:
                     descriptors = granted.descriptors()
@@ -180,14 +197,15 @@ class DescriptorServer:
                     _refuse(connection, busy)
                     return
                 _send(connection, descriptors)
-                with contextlib.suppress(OSError):
-                    # Whatever comes is ignored; what matters is the end.
-                    while await loop.sock_recv(connection, 4096):
-                        pass
+                await _until_end(connection, granted.ended)
             except OSError as error:
                 _log.info("a connection of the descriptor socket broke: %s", error)
             finally:
                 granted.closed()
+
+    def _heard(self) -> None:
+        if (task := asyncio.current_task()) is not None:
+            self._silent.pop(task, None)
 
     def _redeem(self, ticket: bytes, connection: socket.socket) -> Connection:
         peer = peer_of(connection)
@@ -197,10 +215,30 @@ class DescriptorServer:
             raise ForbiddenTicketException("One loader serves one user, and this is another one's.")
         return self._desk.redeem(ticket, peer)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+
+async def _until_end(connection: socket.socket, ended: asyncio.Event) -> None:
+    """Wait until either side ends it."""
+    loop = asyncio.get_running_loop()
+
+    async def read() -> None:
+        with contextlib.suppress(OSError):
+            # Whatever comes is ignored; what matters is the end.
+            while await loop.sock_recv(connection, 4096):
+                pass
+
+    waits = {asyncio.ensure_future(read()), asyncio.ensure_future(ended.wait())}
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
 
 
 def _refuse(connection: socket.socket, error: ModelkeepError) -> None:

@@ -18,6 +18,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -27,15 +28,20 @@ from modelkeep.exceptions import (
     CancelledException,
     ModelInUseException,
     ModelkeepError,
+    QueueFullException,
     RamExhaustedException,
 )
-from modelkeep_loader.domain import Builder, Memory, Plan, Resident, Stage
+from modelkeep_loader.domain import Builder, ComponentRef, Memory, Plan, Resident, Stage
 
 _log = logging.getLogger(__name__)
 
 _FIRST_COOLDOWN_S = 2.0
 _LONGEST_COOLDOWN_S = 60.0
 _FORGET_FAILED_S = 600.0
+#: Failures that are remembered, requests that wait, and names of one component.
+_MOST_FAILED, _MOST_WAITING, _MOST_REFS = 1000, 256, 256
+#: Of the leases that hold something, as many are named.
+MOST_NAMED = 16
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +54,6 @@ class Demand:
         is_lease: Whether `holder` is a lease.
         residents: What was found or is being built, in the order of `plans`; empty while it waits.
         bytes_short: Bytes that are missing while it waits for room.
-        blockers: Leases that hold the memory while it waits.
     """
 
     plans: Sequence[Plan]
@@ -56,7 +61,6 @@ class Demand:
     is_lease: bool = True
     residents: list[Resident] = field(default_factory=list)
     bytes_short: int = 0
-    blockers: list[str] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -139,6 +143,7 @@ class RamCache:
 
         Raises:
             RamExhaustedException: There is no room, and none came within `max_wait_s`.
+            QueueFullException: So many wait for room already that it may not.
             ModelkeepError: What the build of one of them raised, now or a short while ago.
         """
         await self._admit_or_wait(demand, max_wait_s)
@@ -186,12 +191,13 @@ class RamCache:
             for r in self._residents.values()
         }
         mine = {r: refs for r, refs in mine.items() if refs}
-        holders = sorted({lease for r in mine for lease, keys in r.leases.items() if key in keys})
+        holders = {lease for r in mine for lease, keys in r.leases.items() if key in keys}
         loading = [r for r in mine if r.pins or r.id in self._builds]
         if holders or loading:
-            what = f"Leases hold it: {', '.join(holders)}" if holders else "It is being loaded"
+            named = heapq.nsmallest(MOST_NAMED, holders)
+            what = f"It is held by {_some(named, len(holders))}" if holders else "It is being loaded"
             raise ModelInUseException(
-                f"The model {key} is in use. {what}.", metadata={"key": key, "holders": ",".join(holders)}
+                f"The model {key} is in use. {what}.", metadata={"key": key, "holders": ",".join(named)}
             )
         dropped: list[Resident] = []
         before = self.usage().zombie
@@ -217,8 +223,10 @@ class RamCache:
                 _let_go(memory)
         self._zombies = still
         now = self._clock()
-        for resident in list(self._residents.values()):
-            if resident.stage is Stage.FAILED and now > resident.retry_at + _FORGET_FAILED_S:
+        failed = [r for r in self._residents.values() if r.stage is Stage.FAILED]
+        surplus = len(failed) - _MOST_FAILED
+        for place, resident in enumerate(sorted(failed, key=lambda r: r.retry_at)):
+            if place < surplus or now > resident.retry_at + _FORGET_FAILED_S:
                 self._drop(resident)
         self._wake()
 
@@ -240,6 +248,12 @@ class RamCache:
     async def _admit_or_wait(self, demand: Demand, max_wait_s: float) -> None:
         if self._admit(demand):
             return
+        if max_wait_s > 0 and len(self._waiting) >= _MOST_WAITING:
+            raise QueueFullException(
+                f"{_MOST_WAITING} requests wait for room already: try again later.",
+                metadata={"limit": str(_MOST_WAITING)},
+                retry_after=1.0,
+            )
         deadline = self._clock() + max_wait_s
         self._waiting.append(demand)
         try:
@@ -278,7 +292,7 @@ class RamCache:
             self._start(plan, now)
         for plan in demand.plans:
             resident = self._residents[plan.id]
-            resident.refs.add(plan.ref)
+            _remember(resident, plan.ref)
             resident.last_use, resident.use_time = now, time.time()
             if demand.is_lease:
                 resident.leases[demand.holder] = keys[plan.id]
@@ -286,7 +300,7 @@ class RamCache:
                 resident.pins.add(demand.holder)
             self._on_change(resident, False)
         demand.residents = [self._residents[plan.id] for plan in demand.plans]
-        demand.bytes_short, demand.blockers = 0, []
+        demand.bytes_short = 0
         return True
 
     def _make_room(self, need: int, keep: Collection[str], demand: Demand) -> bool:
@@ -297,7 +311,6 @@ class RamCache:
         short -= sum(resident.size_bytes for resident in victims)
         if short > 0:
             demand.bytes_short = short
-            demand.blockers = sorted({lease for r in self._residents.values() for lease in r.leases})
             there = (r for r in self._residents.values() if r.id in keep and r.stage is not Stage.FAILED)
             if need + sum(r.size_bytes for r in there) > self.budget_bytes:
                 raise self._exhausted(demand)
@@ -323,12 +336,17 @@ class RamCache:
             wanted -= resident.size_bytes
         return found
 
+    def holders(self) -> tuple[list[str], int]:
+        """Leases that hold memory: some, by name, and how many there are."""
+        found = {lease for r in self._residents.values() for lease in r.leases}
+        return heapq.nsmallest(MOST_NAMED, found), len(found)
+
     def _exhausted(self, demand: Demand) -> RamExhaustedException:
-        usage = self.usage()
+        usage, (holders, count) = self.usage(), self.holders()
         if sum({plan.id: plan.size_bytes for plan in demand.plans}.values()) > self.budget_bytes:
             why = "the whole budget is smaller than what was asked for; raise ram_budget_bytes"
-        elif demand.blockers:
-            why = f"held by the leases {', '.join(demand.blockers[:10])}"
+        elif holders:
+            why = f"held by {_some(holders, count)}"
         else:
             why = "the rest is being loaded for others, or still mapped by processes without a lease"
         return RamExhaustedException(
@@ -336,7 +354,7 @@ class RamCache:
             metadata={
                 "bytes_short": str(demand.bytes_short),
                 "budget_bytes": str(usage.budget),
-                "holders": ",".join(demand.blockers),
+                "holders": ",".join(holders),
             },
             retry_after=1.0,
         )
@@ -422,6 +440,20 @@ class RamCache:
     def _wake(self) -> None:
         for demand in self._waiting:
             demand.wake.set()
+
+
+def _remember(resident: Resident, ref: ComponentRef) -> None:
+    """Note by what name a component was asked for; of very many that no lease uses, one is forgotten."""
+    if ref not in resident.refs and len(resident.refs) >= _MOST_REFS:
+        used = {key for keys in resident.leases.values() for key in keys}
+        if (stale := next((r for r in resident.refs if r.key not in used), None)) is not None:
+            resident.refs.discard(stale)
+    resident.refs.add(ref)
+
+
+def _some(names: Sequence[str], count: int) -> str:
+    shown = f"the lease{'s' if count > 1 else ''} {', '.join(names)}"
+    return shown if count == len(names) else f"{shown} and {count - len(names)} more"
 
 
 def _let_go(memory: Memory) -> None:

@@ -12,22 +12,32 @@ Nothing here looks at a clock or a process by itself: the caller passes the time
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
-import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from modelkeep.exceptions import ForbiddenTicketException, UnknownLeaseException
+from modelkeep.exceptions import (
+    ForbiddenTicketException,
+    LeaseRevokedException,
+    LeasesExhaustedException,
+    ServerBusyException,
+    UnknownLeaseException,
+)
 from modelkeep_loader.domain import ComponentRef, Plan, Resident
+from modelkeep_loader.domain_tickets import SECRET_BYTES
 
-#: Bytes of a ticket and of a lease's secret.
-SECRET_BYTES: Final = 32
 #: Ended leases that are remembered, so that GetLease can still answer why.
-_REMEMBERED = 256
+_REMEMBERED: Final = 1024
+#: Connections of the descriptor socket that one lease may have.
+_CONNECTIONS: Final = 16
+#: When to ask again, in seconds.
+_RETRY_S: Final = 1.0
 
 
 class LeaseState(enum.StrEnum):
@@ -38,15 +48,30 @@ class LeaseState(enum.StrEnum):
     ENDED = "ended"
 
 
+class LeaseEnd(enum.StrEnum):
+    """Why a lease has ended."""
+
+    RELEASED = "released"
+    EXPIRED = "expired"
+    DETACHED = "detached"
+    HOLDER_DIED = "holder_died"
+    REVOKED = "revoked"
+    DRAINED = "drained"
+
+
 @dataclass(slots=True, eq=False)
 class Lease:
     """One lease. Times are monotonic seconds but for ``create_time`` and ``expire_time`` (since 1970)."""
 
     id: str
     secret: bytes = field(repr=False)
+    #: What was asked for, and the identities that it came to.
+    refs: Sequence[ComponentRef]
+    resident_ids: Sequence[str]
     plans: Sequence[Plan]
     residents: Sequence[Resident]
     create_time: float
+    principal: str = ""
     label: str = ""
     claimed_pid: int = 0
     uid: int | None = None
@@ -60,13 +85,9 @@ class Lease:
     detached_until: float | None = None
     pids: set[int] = field(default_factory=set)
     dead: set[int] = field(default_factory=set)
-    end_reason: str = ""
+    end: LeaseEnd | None = None
+    end_message: str = ""
     ended: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
-
-    @property
-    def refs(self) -> list[ComponentRef]:
-        """What was asked for."""
-        return [plan.ref for plan in self.plans]
 
     @property
     def pid(self) -> int:
@@ -89,6 +110,8 @@ class LeaseTable:
     Args:
         on_end: Called once with each lease that ended.
         detach_grace_s: Seconds that a lease without bindings can be taken up again.
+        max_leases: Leases in all.
+        max_per_principal: Leases of one caller.
         clock: Monotonic seconds.
     """
 
@@ -98,13 +121,19 @@ class LeaseTable:
         on_end: Callable[[Lease], None],
         on_deadline: Callable[[], None] = lambda: None,
         detach_grace_s: float = 5.0,
+        max_leases: int = 4096,
+        max_per_principal: int = 64,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._on_end = on_end
         self._on_deadline = on_deadline
         self._grace = detach_grace_s
         self._clock = clock
+        self._max_leases = max_leases
+        self._max_per_principal = max_per_principal
         self._leases: dict[str, Lease] = {}
+        self._asked: Counter[str] = Counter()
+        self._held: Counter[str] = Counter()
         self._ended: dict[str, Lease] = {}
         self._next_binding = 0
 
@@ -132,17 +161,49 @@ class LeaseTable:
         """A living lease, for one who knows its secret.
 
         Raises:
-            UnknownLeaseException: There is none, or it has ended.
+            UnknownLeaseException: There is none, or it has ended; LeaseRevokedException if it was revoked.
             ForbiddenTicketException: The secret is another one.
         """
-        lease = self._leases.get(lease_id)
-        if lease is None:
-            raise _unknown(lease_id)
+        lease = self.get(lease_id)
+        if lease.state is LeaseState.ENDED:
+            raise ended(lease)
         if not hmac.compare_digest(lease.secret, secret):
             raise ForbiddenTicketException("The lease's secret is another one.")
         return lease
 
     # Its life.
+
+    @contextlib.contextmanager
+    def room_for(self, principal: str) -> Iterator[None]:
+        """A place for one more lease, kept for a caller while its components are loaded.
+
+        Raises:
+            LeasesExhaustedException: There is none.
+        """
+        mine = self._held[principal] + self._asked[principal]
+        if mine >= self._max_per_principal:
+            raise LeasesExhaustedException(
+                f"{principal or 'The caller'} holds {mine} leases, as many as one caller may: "
+                "let some end, or raise max_leases_per_principal.",
+                metadata={
+                    "limit": str(self._max_per_principal),
+                    "setting": "max_leases_per_principal",
+                    "principal": principal,
+                },
+                retry_after=_RETRY_S,
+            )
+        if len(self._leases) + self._asked.total() >= self._max_leases:
+            raise LeasesExhaustedException(
+                f"{self._max_leases} leases are held, as many as the loader gives: "
+                "let some end, or raise max_leases.",
+                metadata={"limit": str(self._max_leases), "setting": "max_leases"},
+                retry_after=_RETRY_S,
+            )
+        self._asked[principal] += 1
+        try:
+            yield
+        finally:
+            _count_down(self._asked, principal)
 
     def grant(
         self,
@@ -152,18 +213,23 @@ class LeaseTable:
         *,
         label: str = "",
         claimed_pid: int = 0,
+        principal: str = "",
     ) -> Lease:
-        """Begin a lease. It has no binding yet: give it one before the loop runs on."""
+        """Begin a lease, for which there is room. It has no binding yet: give it one at once."""
         lease = Lease(
             lease_id,
             secrets.token_bytes(SECRET_BYTES),
+            [plan.ref for plan in plans],
+            [plan.id for plan in plans],
             plans,
             residents,
             time.time(),
+            principal=principal,
             label=label,
             claimed_pid=claimed_pid,
         )
         self._leases[lease_id] = lease
+        self._held[principal] += 1
         return lease
 
     def bind_stream(self, lease: Lease) -> int:
@@ -179,7 +245,15 @@ class LeaseTable:
         """A process holds a connection of the descriptor socket; returns the binding's number.
 
         ``pid`` is 0 for one that has no number here, in a container of its own: its connection alone counts.
+
+        Raises:
+            ServerBusyException: The lease has as many connections as it may.
         """
+        if len(lease.connections) >= _CONNECTIONS:
+            raise ServerBusyException(
+                f"The lease has {_CONNECTIONS} connections already: close one.",
+                metadata={"class": "descriptor connections", "limit": str(_CONNECTIONS)},
+            )
         number = self._number()
         lease.connections[number] = pid
         lease.uid = uid
@@ -221,14 +295,15 @@ class LeaseTable:
                         del bindings[number]
                 self._settle(lease)
 
-    def release(self, lease: Lease, reason: str = "RELEASED") -> None:
+    def release(self, lease: Lease, reason: LeaseEnd = LeaseEnd.RELEASED, message: str = "") -> None:
         """End a lease now."""
         if lease.state is LeaseState.ENDED:
             return
-        lease.state, lease.end_reason = LeaseState.ENDED, reason
+        lease.state, lease.end, lease.end_message = LeaseState.ENDED, reason, message
         lease.streams.clear()
         lease.connections.clear()
-        lease.residents = ()  # it keeps them no more, nor anything of them
+        lease.plans = lease.residents = ()  # it keeps them no more, nor anything of them
+        _count_down(self._held, lease.principal)
         del self._leases[lease.id]
         self._ended[lease.id] = lease
         while len(self._ended) > _REMEMBERED:
@@ -236,15 +311,27 @@ class LeaseTable:
         lease.ended.set()
         self._on_end(lease)
 
+    def revoke(self, lease_id: str, why: str) -> Lease:
+        """End somebody's lease.
+
+        Raises:
+            UnknownLeaseException: There is none, or it has ended.
+        """
+        lease = self._leases.get(lease_id)
+        if lease is None:
+            raise _unknown(lease_id)
+        self.release(lease, LeaseEnd.REVOKED, why)
+        return lease
+
     def sweep(self) -> None:
         """End what has run out."""
         now = self._clock()
         for lease in self.alive():
             if lease.expires_at is not None and lease.expires_at <= now:
                 lease.expires_at = None
-                self._settle(lease, "EXPIRED")
+                self._settle(lease, LeaseEnd.EXPIRED)
             elif lease.detached_until is not None and lease.detached_until <= now:
-                self.release(lease, "DETACHED")
+                self.release(lease, LeaseEnd.DETACHED)
 
     def next_deadline(self) -> float | None:
         """When :meth:`sweep` next has something to do; None if never."""
@@ -253,14 +340,14 @@ class LeaseTable:
         ]
         return min(times, default=None)
 
-    def _settle(self, lease: Lease, reason: str = "HOLDER_DIED") -> None:
+    def _settle(self, lease: Lease, reason: LeaseEnd = LeaseEnd.HOLDER_DIED) -> None:
         if lease.state is LeaseState.ENDED:
             return
         if lease.streams or lease.connections or lease.expires_at is not None:
             lease.state, lease.detached_until = LeaseState.ACTIVE, None
             return
         known = lease.pids or ({lease.claimed_pid} - {0})
-        if reason == "EXPIRED" or self._grace <= 0 or (known and known <= lease.dead):
+        if reason is LeaseEnd.EXPIRED or self._grace <= 0 or (known and known <= lease.dead):
             self.release(lease, reason)
             return
         if lease.state is not LeaseState.DETACHED:
@@ -272,39 +359,22 @@ class LeaseTable:
         return self._next_binding
 
 
-class TicketBook:
-    """One-time tickets for the descriptor socket.
+def ended(lease: Lease) -> UnknownLeaseException:
+    """What its holder is told about a lease that has ended."""
+    facts = {"lease_id": lease.id}
+    if lease.end is LeaseEnd.REVOKED:
+        why = f": {lease.end_message}" if lease.end_message else ""
+        return LeaseRevokedException(
+            f"An operator has ended the lease {lease.id}{why}.", metadata={**facts, "why": lease.end_message}
+        )
+    how = lease.end.name if lease.end is not None else "it is gone"
+    return UnknownLeaseException(f"The lease {lease.id} has ended: {how}.", metadata=facts)
 
-    Args:
-        valid_s: Seconds that a ticket is good for.
-        clock: Monotonic seconds.
-    """
 
-    def __init__(self, *, valid_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._valid = valid_s
-        self._clock = clock
-        self._tickets: dict[bytes, tuple[float, str]] = {}
-
-    def issue(self, lease_id: str) -> bytes:
-        """A new ticket for a lease."""
-        now = self._clock()
-        self._tickets = {k: v for k, v in self._tickets.items() if v[0] > now}
-        ticket = secrets.token_bytes(SECRET_BYTES)
-        self._tickets[hashlib.sha256(ticket).digest()] = (now + self._valid, lease_id)
-        return ticket
-
-    def redeem(self, ticket: bytes) -> str:
-        """The lease that a ticket is for; the ticket is then used up.
-
-        Raises:
-            ForbiddenTicketException: Wrong, used, or too old.
-        """
-        until, lease_id = self._tickets.pop(hashlib.sha256(ticket).digest(), (0.0, ""))
-        if not lease_id or until <= self._clock():
-            raise ForbiddenTicketException(
-                "The ticket is wrong, was used before, or is too old: ask for another."
-            )
-        return lease_id
+def _count_down(counter: Counter[str], key: str) -> None:
+    counter[key] -= 1
+    if counter[key] <= 0:
+        del counter[key]
 
 
 def _unknown(lease_id: str) -> UnknownLeaseException:

@@ -17,14 +17,16 @@ from modelkeep.exceptions import (
     FieldInvalidException,
     FieldViolation,
     ForbiddenTicketException,
+    ModelkeepError,
     UnknownLeaseException,
     WrongHostException,
 )
 from modelkeep_loader.domain import ComponentRef
 from modelkeep_loader.domain_cache import Demand, RamCache
 from modelkeep_loader.domain_digests import Reading
-from modelkeep_loader.domain_leases import Lease, LeaseTable, TicketBook
+from modelkeep_loader.domain_leases import Lease, LeaseEnd, LeaseTable
 from modelkeep_loader.domain_plan import Planner
+from modelkeep_loader.domain_tickets import TicketBook
 from modelkeep_loader.processes import DeathWatch, Peer, open_process
 
 #: Life of a lease by time, in seconds: default, shortest, longest.
@@ -46,6 +48,8 @@ class Lending:
         boot_id: Of this host.
         detach_grace_s: Seconds that a lease without bindings can be taken up again.
         ticket_valid_s: Seconds that a ticket is good for.
+        max_leases: Leases in all.
+        max_per_principal: Leases of one caller.
         clock: Monotonic seconds.
     """
 
@@ -57,6 +61,8 @@ class Lending:
         boot_id: str,
         detach_grace_s: float = 5.0,
         ticket_valid_s: float = 10.0,
+        max_leases: int = 4096,
+        max_per_principal: int = 64,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.planner = planner
@@ -64,9 +70,11 @@ class Lending:
         self.boot_id = boot_id
         self.tickets = TicketBook(valid_s=ticket_valid_s, clock=clock)
         self.leases = LeaseTable(
-            on_end=lambda lease: cache.give_back(lease.id),
+            on_end=self._ended,
             on_deadline=self._nudge,
             detach_grace_s=detach_grace_s,
+            max_leases=max_leases,
+            max_per_principal=max_per_principal,
             clock=clock,
         )
         self._clock = clock
@@ -86,7 +94,7 @@ class Lending:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._reaper
         for lease in self.leases.alive():
-            self.leases.release(lease, "DRAINED")
+            self.leases.release(lease, LeaseEnd.DRAINED)
         self._deaths.close()
         await self.cache.close()
         self.planner.close()
@@ -124,32 +132,32 @@ class Lending:
         self._loads += 1
         return Demand(plans, f"load-{self._loads}", is_lease=False)
 
-    def grant(self, demand: Demand, *, label: str, claimed_pid: int) -> Lease:
-        """Turn a demand that was met into a lease. Give it a binding at once."""
+    def grant(self, demand: Demand, *, label: str, claimed_pid: int, principal: str) -> Lease:
+        """Turn a demand that was met into a lease, inside of `leases.room_for`. Give it a binding at once."""
         lease = self.leases.grant(
-            demand.holder, demand.plans, list(demand.residents), label=label, claimed_pid=claimed_pid
+            demand.holder,
+            demand.plans,
+            list(demand.residents),
+            label=label,
+            claimed_pid=claimed_pid,
+            principal=principal,
         )
         self._watch_claimed(claimed_pid)
         return lease
 
-    def take_up(
-        self, lease_id: str, secret: bytes, refs: Sequence[ComponentRef], *, claimed_pid: int
-    ) -> Lease:
-        """A living lease, for one who knows its secret and its components. Give it a binding at once.
+    def take_up(self, lease: Lease, refs: Sequence[ComponentRef], *, claimed_pid: int) -> None:
+        """Go on with a living lease, if its components are known. Give it a binding at once.
 
         Raises:
-            UnknownLeaseException, ForbiddenTicketException: See :meth:`LeaseTable.authorise`.
             FieldInvalidException: It is a lease on something else.
         """
-        lease = self.leases.authorise(lease_id, secret)
         if list(refs) != lease.refs:
             raise FieldInvalidException(
-                f"The lease {lease_id} is on other components.",
+                f"The lease {lease.id} is on other components.",
                 violations=[FieldViolation("components", "must be the components of the lease")],
             )
         self.leases.take_up(lease, claimed_pid)
         self._watch_claimed(claimed_pid)
-        return lease
 
     def redeem(self, ticket: bytes, peer: Peer) -> HeldConnection:
         """See :class:`modelkeep_loader.descriptors.Desk`."""
@@ -157,11 +165,13 @@ class Lending:
             lease = self.leases.get(self.tickets.redeem(ticket))
             if lease.ended.is_set():
                 raise ForbiddenTicketException("The lease has ended meanwhile.")
-        except (ForbiddenTicketException, UnknownLeaseException) as error:
+            number = self.leases.bind_connection(lease, peer.pid, peer.uid)
+        except ModelkeepError as error:
             if peer.pidfd >= 0:
                 os.close(peer.pidfd)
-            raise ForbiddenTicketException(error.message) from None
-        number = self.leases.bind_connection(lease, peer.pid, peer.uid)
+            if isinstance(error, UnknownLeaseException):
+                raise ForbiddenTicketException(error.message) from None
+            raise
         if peer.pidfd >= 0:
             self._deaths.watch(peer.pid, peer.pidfd)
         return HeldConnection(self.leases, lease, number)
@@ -172,6 +182,10 @@ class Lending:
                 self._deaths.watch(pid, pidfd)
 
     # What runs out.
+
+    def _ended(self, lease: Lease) -> None:
+        self.tickets.forget(lease.id)
+        self.cache.give_back(lease.id)
 
     def _nudge(self) -> None:
         self._woken.set()
@@ -208,6 +222,11 @@ class HeldConnection:
                 os.close(fd)
             raise
         return opened
+
+    @property
+    def ended(self) -> asyncio.Event:
+        """Set when the lease has ended."""
+        return self._lease.ended
 
     def closed(self) -> None:
         """The connection is gone."""

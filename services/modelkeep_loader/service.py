@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
 
 from modelkeep.exceptions import (
     FieldInvalidException,
     FieldViolation,
     ServerDrainingException,
-    UnknownLeaseException,
 )
 from modelkeep.loader.v1 import loader_service_pb2 as pb
 from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
+from modelkeep_common.calls import current_call
 from modelkeep_common.idempotency import fingerprint
-from modelkeep_common.paging import clamp_page_size, decode_page_token, encode_page_token
+from modelkeep_common.paging import (
+    MAX_PAGE_BYTES,
+    MAX_PAGE_SIZE,
+    clamp_page_size,
+    decode_page_token,
+    encode_page_token,
+)
 from modelkeep_common.watch import stream_frames
 from modelkeep_loader import convert
 from modelkeep_loader.domain import ComponentRef
 from modelkeep_loader.domain_cache import Demand
 from modelkeep_loader.domain_digests import Reading
-from modelkeep_loader.domain_leases import Lease
+from modelkeep_loader.domain_leases import Lease, LeaseEnd, ended
 from modelkeep_loader.domain_lending import Lending
 from modelkeep_loader.store import ResidentHistory, read_residents
+
+_log = logging.getLogger(__name__)
+_M = TypeVar("_M", bound=Message)
 
 #: Seconds between two frames while something is loading: five a second.
 _FRAME_S = 0.2
@@ -60,29 +73,17 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         self._lending.check_host(request.boot_id)
         refs = convert.to_refs(request.components)
         if request.lease_id:
-            lease = self._lending.take_up(
-                request.lease_id, request.lease_secret, refs, claimed_pid=request.pid
-            )
+            lease, grant = self._take_up(request, refs)
         else:
-            demand = await self._demand(
-                context, refs, is_lease=True, frame=lambda progress: pb.HoldModelResponse(progress=progress)
-            )
-
-            def frame(rate: int) -> pb.HoldModelResponse:
-                if demand.residents:
-                    return pb.HoldModelResponse(progress=convert.progress_message(demand, rate))
-                return pb.HoldModelResponse(queued=convert.queued_message(demand))
-
-            await self._fetch(context, demand, convert.seconds(request.max_wait), frame)
-            lease = self._lending.grant(demand, label=request.label, claimed_pid=request.pid)
+            lease, grant = await self._hold(request, refs, context)
         binding = self._lending.leases.bind_stream(lease)
         try:
-            await context.write(pb.HoldModelResponse(granted=self._grant(lease, request.delivery)))
+            await context.write(pb.HoldModelResponse(granted=grant))
             while not await self._until(lease.ended, _ALIVE_S):
                 await context.write(pb.HoldModelResponse(alive=pb.HoldAlive()))
-            if lease.end_reason != "RELEASED":
-                why = convert.error_message(UnknownLeaseException(f"The lease ended: {lease.end_reason}."))
-                await context.write(pb.HoldModelResponse(lost=pb.HoldLost(error=why)))
+            if lease.end is not LeaseEnd.RELEASED:
+                lost = pb.HoldLost(error=convert.error_message(ended(lease)))
+                await context.write(pb.HoldModelResponse(lost=lost))
         finally:
             self._lending.leases.unbind(lease, binding)
 
@@ -90,11 +91,13 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         """See the .proto."""
         self._lending.check_host(request.boot_id)
         ttl = convert.ttl_seconds(request)
-        demand = await self._demand(context, convert.to_refs(request.components), is_lease=True)
-        await self._fetch(context, demand, convert.seconds(request.max_wait))
-        lease = self._lending.grant(demand, label=request.label, claimed_pid=request.pid)
-        self._lending.leases.bind_ttl(lease, ttl)
-        return pb.AcquireLeaseResponse(grant=self._grant(lease, request.delivery))
+        principal = current_call().principal.name
+        with self._lending.leases.room_for(principal):
+            demand = await self._demand(context, convert.to_refs(request.components), is_lease=True)
+            await self._fetch(context, demand, convert.seconds(request.max_wait))
+            lease, grant = self._grant(demand, request, principal)
+            self._lending.leases.bind_ttl(lease, ttl)
+        return pb.AcquireLeaseResponse(grant=grant)
 
     async def RenewLease(self, request: pb.RenewLeaseRequest, context: Any) -> pb.RenewLeaseResponse:
         """See the .proto."""
@@ -108,6 +111,12 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         lease = self._lending.leases.authorise(request.lease_id, request.lease_secret)
         self._lending.leases.release(lease)
         return pb.ReleaseLeaseResponse(lease=convert.lease_message(lease))
+
+    async def RevokeLease(self, request: pb.RevokeLeaseRequest, context: Any) -> pb.RevokeLeaseResponse:
+        """See the .proto."""
+        lease = self._lending.leases.revoke(request.lease_id, request.why)
+        _log.warning("%s revoked the lease %s", current_call().principal.name or "a caller", lease.id)
+        return pb.RevokeLeaseResponse(lease=convert.lease_message(lease))
 
     async def GetLease(self, request: pb.GetLeaseRequest, context: Any) -> pb.GetLeaseResponse:
         """See the .proto."""
@@ -123,10 +132,10 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
             if (not request.key or any(ref.key == request.key for ref in lease.refs))
             and (lease.create_time, lease.id) > after
         ]
-        size = clamp_page_size(request.page_size)
-        page = leases[:size]
-        more = encode_page_token([page[-1].create_time, page[-1].id], mark) if len(leases) > size else ""
-        return pb.ListLeasesResponse(leases=map(convert.lease_message, page), next_page_token=more)
+        page = _page(map(convert.lease_message, leases), clamp_page_size(request.page_size))
+        last = leases[len(page) - 1] if len(leases) > len(page) else None
+        more = encode_page_token([last.create_time, last.id], mark) if last is not None else ""
+        return pb.ListLeasesResponse(leases=page, next_page_token=more)
 
     async def LoadModel(  # type: ignore[override]  # writes its frames instead of yielding them
         self, request: pb.LoadModelRequest, context: Any
@@ -161,7 +170,8 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         """See the .proto."""
         done = self._lending.cache.evict(request.key, convert.submodel_name(request.submodel))
         return pb.EvictModelResponse(
-            evicted=map(convert.resident_message, done.residents),
+            evicted=_page(map(convert.resident_message, done.residents), MAX_PAGE_SIZE),
+            evicted_count=len(done.residents),
             freed_bytes=done.freed,
             zombie_bytes=done.zombie,
         )
@@ -175,12 +185,16 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         # The token first: what changes after it may be in the list already, but is never missed.
         token = await self._history.flush()
         revisions = await self._history.revisions()
-        messages = [convert.resident_message(r) for r in self._lending.cache.residents() if r.id > after]
-        found = [m for m in messages if convert.is_about(request.key, m.components)]
-        page = found[:size]
+        found = [
+            resident
+            for resident in self._lending.cache.residents()
+            if resident.id > after
+            and (not request.key or any(ref.key == request.key for ref in resident.refs))
+        ]
+        page = _page(map(convert.resident_message, found), size)
         for message in page:
             message.revision = revisions.get(message.id, 0)
-        more = encode_page_token([page[-1].id], mark) if len(found) > size else ""
+        more = encode_page_token([page[-1].id], mark) if len(found) > len(page) else ""
         first = (
             token if not request.page_token else ""
         )  # it covers what changes while the other pages are read
@@ -218,9 +232,47 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
             queued_count=usage.waiting,
         )
 
-    def _grant(self, lease: Lease, delivery: pb.Delivery) -> pb.Grant:
+    async def _hold(
+        self, request: pb.HoldModelRequest, refs: Sequence[ComponentRef], context: Any
+    ) -> tuple[Lease, pb.Grant]:
+        principal = current_call().principal.name
+        with self._lending.leases.room_for(principal):
+            demand = await self._demand(
+                context, refs, is_lease=True, frame=lambda progress: pb.HoldModelResponse(progress=progress)
+            )
+
+            def frame(rate: int) -> pb.HoldModelResponse:
+                if demand.residents:
+                    return pb.HoldModelResponse(progress=convert.progress_message(demand, rate))
+                holders = self._lending.cache.holders()
+                return pb.HoldModelResponse(queued=convert.queued_message(demand, *holders))
+
+            await self._fetch(context, demand, convert.seconds(request.max_wait), frame)
+            return self._grant(demand, request, principal)
+
+    def _grant(
+        self, demand: Demand, request: pb.HoldModelRequest | pb.AcquireLeaseRequest, principal: str
+    ) -> tuple[Lease, pb.Grant]:
+        """Begin the lease that a met demand is for, if what it gives can be told. Bind it at once."""
+        try:
+            manifests = convert.grant_manifests(demand.plans, demand.residents, request.delivery)
+        except BaseException:
+            self._lending.cache.give_back(demand.holder)
+            raise
+        lease = self._lending.grant(demand, label=request.label, claimed_pid=request.pid, principal=principal)
+        return lease, self._granted(lease, manifests, request.delivery)
+
+    def _take_up(self, request: pb.HoldModelRequest, refs: Sequence[ComponentRef]) -> tuple[Lease, pb.Grant]:
+        lease = self._lending.leases.authorise(request.lease_id, request.lease_secret)
+        manifests = convert.grant_manifests(lease.plans, lease.residents, request.delivery)
+        self._lending.take_up(lease, refs, claimed_pid=request.pid)
+        return lease, self._granted(lease, manifests, request.delivery)
+
+    def _granted(
+        self, lease: Lease, manifests: Sequence[resident_pb2.ComponentManifest], delivery: pb.Delivery
+    ) -> pb.Grant:
         ticket = b"" if delivery == pb.DELIVERY_NONE else self._lending.tickets.issue(lease.id)
-        return convert.grant_message(lease, ticket, self._socket_path)
+        return convert.grant_message(lease, manifests, ticket, self._socket_path)
 
     async def _demand(
         self,
@@ -312,3 +364,15 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
                 retry_after=1.0,
             )
         return event.is_set()
+
+
+def _page(messages: Iterator[_M], size: int) -> list[_M]:
+    """The first few, as many as a page holds by number and by bytes; at least one if there is one."""
+    page: list[_M] = []
+    room = MAX_PAGE_BYTES
+    for message in itertools.islice(messages, size):
+        room -= message.ByteSize()
+        if room < 0 and page:
+            break
+        page.append(message)
+    return page

@@ -15,6 +15,7 @@
         │   ├── UnknownModelException         UNKNOWN_MODEL          NOT_FOUND
         │   ├── UnknownJobIDException         UNKNOWN_JOB            NOT_FOUND
         │   └── UnknownLeaseException         UNKNOWN_LEASE          NOT_FOUND
+        │       └── LeaseRevokedException     LEASE_REVOKED          NOT_FOUND
         ├── ConflictException                 (somebody was there first)
         │   ├── DuplicateModelException       DUPLICATE_MODEL        ALREADY_EXISTS
         │   │   ├── DuplicatePathException    DUPLICATE_PATH         ALREADY_EXISTS
@@ -43,6 +44,7 @@
         ├── ExhaustedException                (no room; free some, or wait)
         │   ├── RamExhaustedException         RAM_EXHAUSTED          RESOURCE_EXHAUSTED
         │   ├── DiskFullException             DISK_FULL              RESOURCE_EXHAUSTED
+        │   ├── LeasesExhaustedException      LEASES_EXHAUSTED       RESOURCE_EXHAUSTED
         │   ├── QueueFullException            QUEUE_FULL             RESOURCE_EXHAUSTED
         │   ├── WatcherTooSlowException       WATCHER_TOO_SLOW       RESOURCE_EXHAUSTED
         │   └── ServerBusyException           SERVER_BUSY            RESOURCE_EXHAUSTED
@@ -178,6 +180,13 @@ class UnknownLeaseException(NotFoundException):
     """No lease has this id, or it has ended."""
 
     reason = "UNKNOWN_LEASE"
+    code = "NOT_FOUND"
+
+
+class LeaseRevokedException(UnknownLeaseException):
+    """An operator has ended the lease; what this process has mapped goes on working."""
+
+    reason = "LEASE_REVOKED"
     code = "NOT_FOUND"
 
 
@@ -355,6 +364,13 @@ class RamExhaustedException(ExhaustedException):
     """The RAM budget cannot hold it; the metadata says how many bytes are short and who holds them."""
 
     reason = "RAM_EXHAUSTED"
+    code = "RESOURCE_EXHAUSTED"
+
+
+class LeasesExhaustedException(ExhaustedException):
+    """The caller, or all callers together, hold as many leases as the loader gives."""
+
+    reason = "LEASES_EXHAUSTED"
     code = "RESOURCE_EXHAUSTED"
 
 

@@ -73,6 +73,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     _LOADER + "AcquireLease": _WORK | _BORROWER,
     _LOADER + "RenewLease": _WORK | _BORROWER,
     _LOADER + "ReleaseLease": _WORK | _BORROWER,
+    _LOADER + "RevokeLease": _WORK,
     _LOADER + "GetLease": _LOOK | _BORROWER,
     _LOADER + "ListLeases": _LOOK | _BORROWER,
     _LOADER + "LoadModel": _WORK | _BORROWER,

@@ -9,7 +9,6 @@ import mmap
 import os
 import threading
 from collections.abc import AsyncIterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,70 +18,13 @@ from modelkeep.exceptions import (
     InvalidModelException,
     ModelInUseException,
     ModelkeepError,
+    QueueFullException,
     RamExhaustedException,
 )
-from modelkeep_loader import sealed
-from modelkeep_loader.domain import BuildProgress, Built, ComponentRef, Memory, ModelFacts, Plan, Stage
-from modelkeep_loader.domain_cache import Demand, RamCache
+from modelkeep_loader.domain import BuildProgress, Built, Plan, Stage
+from modelkeep_loader.domain_cache import RamCache
 from modelkeep_loader.service import LoaderServicer
-
-MB = 1 << 20
-FACTS = ModelFacts("tiny", "sd-1", "vae", Path("/models/tiny"), "hash")
-
-
-class Kiln:
-    """Builds memory of the planned size; can be made to wait or to fail."""
-
-    def __init__(self) -> None:
-        self.built: list[str] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.broken: set[str] = set()
-        self.true_bytes: dict[str, int] = {}
-        self.closed_by: list[int] = []
-
-    async def build(self, plan: Plan, progress: BuildProgress) -> Built:
-        progress(Stage.READING, 0)
-        await self.gate.wait()
-        if plan.id in self.broken:
-            raise InvalidModelException(f"{plan.id} is broken", metadata={"path": "x"})
-        self.built.append(plan.id)
-        fd = sealed.create("modelkeep:test", self.true_bytes.get(plan.id, plan.size_bytes))
-        sealed.seal(fd)
-        readonly = sealed.open_readonly(fd)
-        os.close(fd)
-        return Built(Ashes(readonly, self.closed_by), (), {}, {}, frozenset())
-
-
-class Ashes(Memory):
-    """Tells which thread closed it."""
-
-    def __init__(self, descriptor: int, closed_by: list[int]) -> None:
-        super().__init__(descriptor)
-        self._closed_by = closed_by
-
-    def close(self) -> None:
-        self._closed_by.append(threading.get_ident())
-        super().close()
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def plan(name: str, size: int = MB, key: str = "") -> Plan:
-    ref = ComponentRef(key or name, "", "float32")
-    return Plan(ref, name, True, "diffusers", "AutoencoderKL", {}, {}, "float32", (), None, size, FACTS)
-
-
-def want(holder: str, *plans: Plan, lease: bool = True) -> Demand:
-    return Demand(plans, holder, is_lease=lease)
+from support.kiln import MB, Clock, Kiln, plan, want
 
 
 @pytest.fixture
@@ -345,3 +287,50 @@ async def test_a_request_that_is_cancelled_twice_in_any_two_moments_holds_nothin
         # Whoever finished before the first cancel has what was asked for, and gives it back later.
         assert task.cancelled() != bool(resident.leases), (first, second)
         await cache.close()
+
+
+async def test_only_so_many_wait_for_room(cache: RamCache) -> None:
+    await held(cache, "a", plan("a", 3 * MB))
+    waits = [asyncio.ensure_future(held(cache, f"w{n}", plan("b"), wait=60)) for n in range(256)]
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFullException) as raised:
+        await held(cache, "late", plan("b"), wait=60)
+    assert raised.value.metadata["limit"] == "256"
+    with pytest.raises(RamExhaustedException):  # who does not wait is told as ever
+        await held(cache, "now", plan("b"))
+    for wait in waits:
+        wait.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)
+    assert cache.usage().waiting == 0
+
+
+async def test_of_very_many_holders_some_are_named_and_all_are_counted(cache: RamCache) -> None:
+    for number in range(500):
+        await held(cache, f"lease-{number:04}", plan("a", 3 * MB))
+    named, count = cache.holders()
+    assert (named, count) == ([f"lease-{n:04}" for n in range(16)], 500)
+    with pytest.raises(RamExhaustedException, match="and 484 more") as short:
+        await held(cache, "b", plan("b"))
+    with pytest.raises(ModelInUseException, match="and 484 more") as used:
+        cache.evict("a")
+    for raised in (short, used):
+        assert raised.value.metadata["holders"].split(",") == named
+
+
+async def test_failures_and_names_are_remembered_within_a_bound(
+    cache: RamCache, kiln: Kiln, clock: Clock
+) -> None:
+    kiln.broken = {f"x{n}" for n in range(1100)}
+    for name in sorted(kiln.broken):
+        with pytest.raises(InvalidModelException):
+            await held(cache, "h", plan(name, 1))
+        clock.now += 0.001
+    cache.sweep()
+    assert len(names(cache)) == 1000
+    for number in range(400):
+        await held(cache, f"l{number}", plan("a", key=f"k{number}"))
+        if number:
+            cache.give_back(f"l{number}")
+    (resident,) = [r for r in cache.residents() if r.stage is Stage.RESIDENT]
+    assert len(resident.refs) == 256
+    assert {"k0", "k399"} <= {ref.key for ref in resident.refs}, "a lease's, and the last"

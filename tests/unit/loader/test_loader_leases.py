@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from modelkeep.exceptions import ForbiddenTicketException, UnknownLeaseException
-from modelkeep_loader.domain_leases import Lease, LeaseState, LeaseTable, TicketBook
+from modelkeep.exceptions import (
+    ForbiddenTicketException,
+    LeaseRevokedException,
+    LeasesExhaustedException,
+    ServerBusyException,
+    UnknownLeaseException,
+)
+from modelkeep_loader.domain_leases import Lease, LeaseEnd, LeaseState, LeaseTable
+from modelkeep_loader.domain_tickets import TicketBook
 
 
 class World:
@@ -17,11 +24,14 @@ class World:
         self.table = LeaseTable(
             on_end=lambda lease: self.ended.append(lease.id),
             detach_grace_s=grace,
+            max_leases=5,
+            max_per_principal=3,
             clock=lambda: self.now,
         )
 
-    def lease(self, claimed_pid: int = 0) -> Lease:
-        return self.table.grant(LeaseTable.new_id(), [], [], claimed_pid=claimed_pid)
+    def lease(self, claimed_pid: int = 0, principal: str = "") -> Lease:
+        with self.table.room_for(principal):
+            return self.table.grant(LeaseTable.new_id(), [], [], claimed_pid=claimed_pid, principal=principal)
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
@@ -49,7 +59,7 @@ def test_a_lease_lives_while_one_binding_does(world: World) -> None:
     assert not world.ended
     world.pass_time(1)
     assert world.ended == [lease.id]
-    assert lease.end_reason == "EXPIRED"
+    assert lease.end is LeaseEnd.EXPIRED
 
 
 def test_without_bindings_it_is_detached_for_the_grace_and_can_be_taken_up(world: World) -> None:
@@ -81,7 +91,7 @@ def test_with_its_process_dead_it_ends_at_once_in_whichever_order_the_news_comes
         assert state(lease) is LeaseState.DETACHED
     world.table.process_died(11)
     assert world.ended == [lease.id]
-    assert lease.end_reason == "HOLDER_DIED"
+    assert lease.end is LeaseEnd.HOLDER_DIED
     world.table.unbind(lease, stream)
     assert world.ended == [lease.id]
 
@@ -174,7 +184,7 @@ def test_released_is_released_once_and_remembered(world: World) -> None:
     world.table.release(lease)
     assert world.ended == [lease.id]
     assert lease.ended.is_set()
-    assert world.table.get(lease.id).end_reason == "RELEASED"
+    assert world.table.get(lease.id).end is LeaseEnd.RELEASED
     assert not lease.residents, "their memory is not kept by a lease that only is remembered"
     assert world.table.alive() == []
     with pytest.raises(UnknownLeaseException):
@@ -193,7 +203,7 @@ def test_another_secret_opens_nothing(world: World) -> None:
 def test_ended_leases_are_not_kept_for_ever(world: World) -> None:
     first = world.lease()
     world.table.release(first)
-    for _ in range(300):
+    for _ in range(1100):
         world.table.release(world.lease())
     with pytest.raises(UnknownLeaseException):
         world.table.get(first.id)
@@ -212,3 +222,67 @@ def test_a_ticket_is_good_once_and_for_ten_seconds() -> None:
     now = 10.0
     with pytest.raises(ForbiddenTicketException):
         book.redeem(old)
+
+
+def test_of_one_leases_tickets_the_last_four_are_good_and_none_after_its_end() -> None:
+    book = TicketBook()
+    other = book.issue("lease-2")
+    tickets = [book.issue("lease-1") for _ in range(1000)]
+    assert len(book._tickets) == 5
+    with pytest.raises(ForbiddenTicketException):
+        book.redeem(tickets[-5])
+    assert book.redeem(tickets[-4]) == "lease-1"
+    book.forget("lease-1")
+    for ticket in tickets[-3:]:
+        with pytest.raises(ForbiddenTicketException):
+            book.redeem(ticket)
+    assert book.redeem(other) == "lease-2"
+
+
+def test_one_caller_cannot_take_all_leases_and_all_cannot_take_more_than_there_are(world: World) -> None:
+    mine = [world.lease(principal="a") for _ in range(3)]
+    with pytest.raises(LeasesExhaustedException) as raised:
+        world.lease(principal="a")
+    assert raised.value.metadata == {
+        "limit": "3",
+        "setting": "max_leases_per_principal",
+        "principal": "a",
+    }
+    assert raised.value.retry_after
+    for _ in range(2):
+        world.lease(principal="b")
+    with pytest.raises(LeasesExhaustedException) as raised:
+        world.lease(principal="c")
+    assert raised.value.metadata == {"limit": "5", "setting": "max_leases"}
+    world.table.release(mine[0])
+    world.lease(principal="a")
+
+
+def test_those_that_are_loaded_for_count_as_well(world: World) -> None:
+    with world.table.room_for("a"), world.table.room_for("a"), world.table.room_for("a"):
+        with pytest.raises(LeasesExhaustedException):
+            world.lease(principal="a")
+        world.lease(principal="b")
+    world.lease(principal="a")
+    assert not world.table._asked
+
+
+def test_a_revoked_lease_ends_at_once_and_says_so_to_whoever_held_it(world: World) -> None:
+    lease = world.lease()
+    world.table.bind_ttl(lease, 60)
+    assert world.table.revoke(lease.id, "the night shift needs the memory") is lease
+    assert (lease.end, lease.ended.is_set()) == (LeaseEnd.REVOKED, True)
+    with pytest.raises(LeaseRevokedException, match="night shift") as raised:
+        world.table.authorise(lease.id, lease.secret)
+    assert raised.value.metadata["why"] == "the night shift needs the memory"
+    with pytest.raises(UnknownLeaseException):
+        world.table.revoke(lease.id, "")
+
+
+def test_a_lease_has_so_many_connections_and_no_more(world: World) -> None:
+    lease = world.lease()
+    numbers = [world.table.bind_connection(lease, 7, 0) for _ in range(16)]
+    with pytest.raises(ServerBusyException):
+        world.table.bind_connection(lease, 7, 0)
+    world.table.unbind(lease, numbers[0])
+    world.table.bind_connection(lease, 7, 0)

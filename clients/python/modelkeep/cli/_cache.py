@@ -121,12 +121,13 @@ def leases(model: Only = None, json: Json = False) -> None:
         print_json({"leases": [as_json(lease) for lease in found]})
         return
     print_table(
-        ("ID", "STATE", "PID", "HOLDER", "SIZE", "COMPONENTS"),
+        ("ID", "STATE", "PID", "CALLER", "HOLDER", "SIZE", "COMPONENTS"),
         [
             (
                 lease.id,
                 short(resident_pb2.LeaseState.Name(lease.state), "LEASE_STATE_"),
                 lease.holder.pid or "",
+                lease.holder.principal,
                 lease.holder.label,
                 size(lease.size_bytes),
                 " ".join(map(_component, lease.components)),
@@ -135,6 +136,24 @@ def leases(model: Only = None, json: Json = False) -> None:
         ],
         empty="There are no leases.",
     )
+
+
+@_group.command()
+@guarded
+def revoke(
+    lease: Annotated[str, typer.Argument(help="The lease's id, as `modelkeep cache leases` shows it.")],
+    why: Annotated[str, typer.Option(help="What to tell its holder.")] = "",
+    json: Json = False,
+) -> None:
+    """End somebody's lease, so that its memory can be used for others."""
+    from modelkeep.client import Client
+
+    with Client() as client:
+        ended = client.model_loader.revoke(lease, why)
+    if json:
+        print_json(as_json(ended))
+    else:
+        typer.echo(f"Ended {ended.id}. What its holder has mapped stays there until it lets go.")
 
 
 @_group.command()

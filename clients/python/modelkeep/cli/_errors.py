@@ -62,6 +62,9 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "TOKEN_REJECTED": "Check that the token in MODELKEEP_ACCESS_TOKEN is valid and may read this model.",
     "RAM_EXHAUSTED": "End workers that hold models (`modelkeep cache leases`), or raise the loader's "
     "ram_budget_bytes.",
+    "LEASES_EXHAUSTED": "End workers that hold leases, end a lease (`modelkeep cache revoke`), or raise the "
+    "loader's max_leases_per_principal or max_leases.",
+    "LEASE_REVOKED": "Ask the operator; what is in use goes on working.",
     "DISK_FULL": "Make room on that disk, then repeat the command.",
     "CHECKSUM_MISMATCH": "The source serves other bytes than expected: check the address and the hash.",
     "SOURCE_NOT_FOUND": "Check the path or the address. Sources are local files and folders, and http(s) "

@@ -85,6 +85,7 @@ class ModelLoad(Facade[AsyncModelLoader]):
     get_model = blocking(AsyncModelLoader.get_model)
     load = blocking(AsyncModelLoader.load)
     evict = blocking(AsyncModelLoader.evict)
+    revoke = blocking(AsyncModelLoader.revoke)
     residents = blocking(AsyncModelLoader.residents)
     leases = blocking(AsyncModelLoader.leases)
     capacity = blocking(AsyncModelLoader.capacity)

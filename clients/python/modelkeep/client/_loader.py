@@ -164,6 +164,19 @@ class AsyncModelLoader:
                 return found
             request.page_token = answer.next_page_token
 
+    async def revoke(self, lease_id: str, why: str = "") -> resident_pb2.Lease:
+        """End somebody's lease at once; what its holder has mapped goes on working there.
+
+        Args:
+            lease_id: Name of the lease, as :meth:`leases` tells it.
+            why: For the holder to read.
+
+        Raises:
+            UnknownLeaseException: There is none, or it has ended.
+        """
+        request = pb.RevokeLeaseRequest(lease_id=lease_id, why=why)
+        return (await self._peer.call(self._stub.RevokeLease, request)).lease
+
     async def capacity(self) -> pb.GetCapacityResponse:
         """Budgets and bytes in use."""
         return await self._peer.call(self._stub.GetCapacity, pb.GetCapacityRequest())

@@ -162,6 +162,20 @@ class ReleaseLeaseResponse(_message.Message):
     lease: _resident_pb2.Lease
     def __init__(self, lease: _Optional[_Union[_resident_pb2.Lease, _Mapping]] = ...) -> None: ...
 
+class RevokeLeaseRequest(_message.Message):
+    __slots__ = ("lease_id", "why")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    why: str
+    def __init__(self, lease_id: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
+
+class RevokeLeaseResponse(_message.Message):
+    __slots__ = ("lease",)
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    lease: _resident_pb2.Lease
+    def __init__(self, lease: _Optional[_Union[_resident_pb2.Lease, _Mapping]] = ...) -> None: ...
+
 class GetLeaseRequest(_message.Message):
     __slots__ = ("lease_id",)
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -245,14 +259,16 @@ class EvictModelRequest(_message.Message):
     def __init__(self, key: _Optional[str] = ..., submodel: _Optional[_Union[_taxonomy_pb2.SubModelType, str]] = ...) -> None: ...
 
 class EvictModelResponse(_message.Message):
-    __slots__ = ("evicted", "freed_bytes", "zombie_bytes")
+    __slots__ = ("evicted", "freed_bytes", "zombie_bytes", "evicted_count")
     EVICTED_FIELD_NUMBER: _ClassVar[int]
     FREED_BYTES_FIELD_NUMBER: _ClassVar[int]
     ZOMBIE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_COUNT_FIELD_NUMBER: _ClassVar[int]
     evicted: _containers.RepeatedCompositeFieldContainer[_resident_pb2.Resident]
     freed_bytes: int
     zombie_bytes: int
-    def __init__(self, evicted: _Optional[_Iterable[_Union[_resident_pb2.Resident, _Mapping]]] = ..., freed_bytes: _Optional[int] = ..., zombie_bytes: _Optional[int] = ...) -> None: ...
+    evicted_count: int
+    def __init__(self, evicted: _Optional[_Iterable[_Union[_resident_pb2.Resident, _Mapping]]] = ..., freed_bytes: _Optional[int] = ..., zombie_bytes: _Optional[int] = ..., evicted_count: _Optional[int] = ...) -> None: ...
 
 class ListResidentsRequest(_message.Message):
     __slots__ = ("key", "page_size", "page_token")

@@ -64,6 +64,11 @@ class LoaderServiceStub:
                 request_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ReleaseLeaseRequest.SerializeToString,
                 response_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ReleaseLeaseResponse.FromString,
                 _registered_method=True)
+        self.RevokeLease = channel.unary_unary(
+                '/modelkeep.loader.v1.LoaderService/RevokeLease',
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.RevokeLeaseRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.RevokeLeaseResponse.FromString,
+                _registered_method=True)
         self.GetLease = channel.unary_unary(
                 '/modelkeep.loader.v1.LoaderService/GetLease',
                 request_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.GetLeaseRequest.SerializeToString,
@@ -123,9 +128,11 @@ class LoaderServiceServicer:
         Only files that the model's record lists are lent, and only if their digests are those that it has.
 
         Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
-        CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST,
-        UPSTREAM_UNAVAILABLE (RecordService does not answer). Taking up a lease: UNKNOWN_LEASE if it has ended, FORBIDDEN_TICKET
-        if the secret is wrong.
+        CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
+        wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer); FIELD_INVALID if
+        the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
+        lease: UNKNOWN_LEASE if it has ended, LEASE_REVOKED if an operator ended it, FORBIDDEN_TICKET if the secret
+        is wrong.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,9 +149,10 @@ class LoaderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RenewLease(self, request, context):
-        """Sets a lease's ttl anew, counted from now, and gives a new ticket.
+        """Sets a lease's ttl anew, counted from now, and gives a new ticket. Of one lease's tickets the last four
+        are good.
 
-        Errors: UNKNOWN_LEASE; FORBIDDEN_TICKET if the secret is wrong.
+        Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,7 +162,18 @@ class LoaderServiceServicer:
         """Ends a lease. Mapped memory stays valid in the process that maps it; it counts as zombie bytes once
         the resident is dropped.
 
-        Errors: UNKNOWN_LEASE; FORBIDDEN_TICKET if the secret is wrong.
+        Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeLease(self, request, context):
+        """Ends somebody else's lease at once: the operator's lever. Its holder hears LOST with LEASE_REVOKED on its
+        stream, and LEASE_REVOKED from every later call with the lease; its descriptor connections are closed.
+        What it has mapped stays valid there, and counts as zombie bytes once the resident is dropped.
+
+        Errors: UNKNOWN_LEASE (also if it has ended already).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -247,6 +266,11 @@ def add_LoaderServiceServicer_to_server(servicer, server):
                     servicer.ReleaseLease,
                     request_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ReleaseLeaseRequest.FromString,
                     response_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ReleaseLeaseResponse.SerializeToString,
+            ),
+            'RevokeLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeLease,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.RevokeLeaseRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.RevokeLeaseResponse.SerializeToString,
             ),
             'GetLease': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLease,
@@ -402,6 +426,33 @@ class LoaderService:
             '/modelkeep.loader.v1.LoaderService/ReleaseLease',
             modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ReleaseLeaseRequest.SerializeToString,
             modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ReleaseLeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.loader.v1.LoaderService/RevokeLease',
+            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.RevokeLeaseRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.RevokeLeaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

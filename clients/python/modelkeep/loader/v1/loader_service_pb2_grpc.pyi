@@ -52,9 +52,11 @@ class LoaderServiceStub:
     Only files that the model's record lists are lent, and only if their digests are those that it has.
 
     Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
-    CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST,
-    UPSTREAM_UNAVAILABLE (RecordService does not answer). Taking up a lease: UNKNOWN_LEASE if it has ended, FORBIDDEN_TICKET
-    if the secret is wrong.
+    CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
+    wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer); FIELD_INVALID if
+    the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
+    lease: UNKNOWN_LEASE if it has ended, LEASE_REVOKED if an operator ended it, FORBIDDEN_TICKET if the secret
+    is wrong.
     """
     AcquireLease: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.AcquireLeaseRequest, _loader_service_pb2.AcquireLeaseResponse]
     """Loads and locks one or several components, all or none, for a time. For clients that cannot keep a
@@ -63,15 +65,23 @@ class LoaderServiceStub:
     Errors: those of HoldModel.
     """
     RenewLease: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.RenewLeaseRequest, _loader_service_pb2.RenewLeaseResponse]
-    """Sets a lease's ttl anew, counted from now, and gives a new ticket.
+    """Sets a lease's ttl anew, counted from now, and gives a new ticket. Of one lease's tickets the last four
+    are good.
 
-    Errors: UNKNOWN_LEASE; FORBIDDEN_TICKET if the secret is wrong.
+    Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong.
     """
     ReleaseLease: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.ReleaseLeaseRequest, _loader_service_pb2.ReleaseLeaseResponse]
     """Ends a lease. Mapped memory stays valid in the process that maps it; it counts as zombie bytes once
     the resident is dropped.
 
-    Errors: UNKNOWN_LEASE; FORBIDDEN_TICKET if the secret is wrong.
+    Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong.
+    """
+    RevokeLease: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.RevokeLeaseRequest, _loader_service_pb2.RevokeLeaseResponse]
+    """Ends somebody else's lease at once: the operator's lever. Its holder hears LOST with LEASE_REVOKED on its
+    stream, and LEASE_REVOKED from every later call with the lease; its descriptor connections are closed.
+    What it has mapped stays valid there, and counts as zombie bytes once the resident is dropped.
+
+    Errors: UNKNOWN_LEASE (also if it has ended already).
     """
     GetLease: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.GetLeaseRequest, _loader_service_pb2.GetLeaseResponse]
     """Answers with one lease.
@@ -134,9 +144,11 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     Only files that the model's record lists are lent, and only if their digests are those that it has.
 
     Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
-    CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST,
-    UPSTREAM_UNAVAILABLE (RecordService does not answer). Taking up a lease: UNKNOWN_LEASE if it has ended, FORBIDDEN_TICKET
-    if the secret is wrong.
+    CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
+    wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer); FIELD_INVALID if
+    the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
+    lease: UNKNOWN_LEASE if it has ended, LEASE_REVOKED if an operator ended it, FORBIDDEN_TICKET if the secret
+    is wrong.
     """
     AcquireLease: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.AcquireLeaseRequest, _loader_service_pb2.AcquireLeaseResponse]  # type: ignore[assignment]
     """Loads and locks one or several components, all or none, for a time. For clients that cannot keep a
@@ -145,15 +157,23 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     Errors: those of HoldModel.
     """
     RenewLease: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.RenewLeaseRequest, _loader_service_pb2.RenewLeaseResponse]  # type: ignore[assignment]
-    """Sets a lease's ttl anew, counted from now, and gives a new ticket.
+    """Sets a lease's ttl anew, counted from now, and gives a new ticket. Of one lease's tickets the last four
+    are good.
 
-    Errors: UNKNOWN_LEASE; FORBIDDEN_TICKET if the secret is wrong.
+    Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong.
     """
     ReleaseLease: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.ReleaseLeaseRequest, _loader_service_pb2.ReleaseLeaseResponse]  # type: ignore[assignment]
     """Ends a lease. Mapped memory stays valid in the process that maps it; it counts as zombie bytes once
     the resident is dropped.
 
-    Errors: UNKNOWN_LEASE; FORBIDDEN_TICKET if the secret is wrong.
+    Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong.
+    """
+    RevokeLease: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.RevokeLeaseRequest, _loader_service_pb2.RevokeLeaseResponse]  # type: ignore[assignment]
+    """Ends somebody else's lease at once: the operator's lever. Its holder hears LOST with LEASE_REVOKED on its
+    stream, and LEASE_REVOKED from every later call with the lease; its descriptor connections are closed.
+    What it has mapped stays valid there, and counts as zombie bytes once the resident is dropped.
+
+    Errors: UNKNOWN_LEASE (also if it has ended already).
     """
     GetLease: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.GetLeaseRequest, _loader_service_pb2.GetLeaseResponse]  # type: ignore[assignment]
     """Answers with one lease.
@@ -219,9 +239,11 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         Only files that the model's record lists are lent, and only if their digests are those that it has.
 
         Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
-        CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), WRONG_HOST,
-        UPSTREAM_UNAVAILABLE (RecordService does not answer). Taking up a lease: UNKNOWN_LEASE if it has ended, FORBIDDEN_TICKET
-        if the secret is wrong.
+        CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
+        wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer); FIELD_INVALID if
+        the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
+        lease: UNKNOWN_LEASE if it has ended, LEASE_REVOKED if an operator ended it, FORBIDDEN_TICKET if the secret
+        is wrong.
         """
 
     @_abc_1.abstractmethod
@@ -242,9 +264,10 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _loader_service_pb2.RenewLeaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_loader_service_pb2.RenewLeaseResponse, _abc.Awaitable[_loader_service_pb2.RenewLeaseResponse]]:
-        """Sets a lease's ttl anew, counted from now, and gives a new ticket.
+        """Sets a lease's ttl anew, counted from now, and gives a new ticket. Of one lease's tickets the last four
+        are good.
 
-        Errors: UNKNOWN_LEASE; FORBIDDEN_TICKET if the secret is wrong.
+        Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong.
         """
 
     @_abc_1.abstractmethod
@@ -256,7 +279,20 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends a lease. Mapped memory stays valid in the process that maps it; it counts as zombie bytes once
         the resident is dropped.
 
-        Errors: UNKNOWN_LEASE; FORBIDDEN_TICKET if the secret is wrong.
+        Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeLease(
+        self,
+        request: _loader_service_pb2.RevokeLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_loader_service_pb2.RevokeLeaseResponse, _abc.Awaitable[_loader_service_pb2.RevokeLeaseResponse]]:
+        """Ends somebody else's lease at once: the operator's lever. Its holder hears LOST with LEASE_REVOKED on its
+        stream, and LEASE_REVOKED from every later call with the lease; its descriptor connections are closed.
+        What it has mapped stays valid there, and counts as zombie bytes once the resident is dropped.
+
+        Errors: UNKNOWN_LEASE (also if it has ended already).
         """
 
     @_abc_1.abstractmethod

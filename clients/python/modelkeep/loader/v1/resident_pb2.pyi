@@ -39,6 +39,16 @@ class ResidentState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RESIDENT_STATE_EVICTING: _ClassVar[ResidentState]
     RESIDENT_STATE_FAILED: _ClassVar[ResidentState]
 
+class LeaseEnd(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LEASE_END_UNSPECIFIED: _ClassVar[LeaseEnd]
+    LEASE_END_RELEASED: _ClassVar[LeaseEnd]
+    LEASE_END_EXPIRED: _ClassVar[LeaseEnd]
+    LEASE_END_DETACHED: _ClassVar[LeaseEnd]
+    LEASE_END_HOLDER_DIED: _ClassVar[LeaseEnd]
+    LEASE_END_REVOKED: _ClassVar[LeaseEnd]
+    LEASE_END_DRAINED: _ClassVar[LeaseEnd]
+
 class LeaseState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     LEASE_STATE_UNSPECIFIED: _ClassVar[LeaseState]
@@ -62,6 +72,13 @@ RESIDENT_STATE_CONVERTING: ResidentState
 RESIDENT_STATE_RESIDENT: ResidentState
 RESIDENT_STATE_EVICTING: ResidentState
 RESIDENT_STATE_FAILED: ResidentState
+LEASE_END_UNSPECIFIED: LeaseEnd
+LEASE_END_RELEASED: LeaseEnd
+LEASE_END_EXPIRED: LeaseEnd
+LEASE_END_DETACHED: LeaseEnd
+LEASE_END_HOLDER_DIED: LeaseEnd
+LEASE_END_REVOKED: LeaseEnd
+LEASE_END_DRAINED: LeaseEnd
 LEASE_STATE_UNSPECIFIED: LeaseState
 LEASE_STATE_ACTIVE: LeaseState
 LEASE_STATE_DETACHED: LeaseState
@@ -180,17 +197,19 @@ class ComponentManifest(_message.Message):
     def __init__(self, component: _Optional[_Union[ComponentRef, _Mapping]] = ..., resident_id: _Optional[str] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., config_json: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., file_size_bytes: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., aliases: _Optional[_Iterable[_Union[TensorAlias, _Mapping]]] = ..., descriptor_index: _Optional[int] = ..., location: _Optional[str] = ..., hash: _Optional[str] = ..., name: _Optional[str] = ..., base: _Optional[str] = ..., type: _Optional[_Union[_taxonomy_pb2.ModelType, str]] = ...) -> None: ...
 
 class Holder(_message.Message):
-    __slots__ = ("pid", "uid", "label")
+    __slots__ = ("pid", "uid", "label", "principal")
     PID_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
     pid: int
     uid: int
     label: str
-    def __init__(self, pid: _Optional[int] = ..., uid: _Optional[int] = ..., label: _Optional[str] = ...) -> None: ...
+    principal: str
+    def __init__(self, pid: _Optional[int] = ..., uid: _Optional[int] = ..., label: _Optional[str] = ..., principal: _Optional[str] = ...) -> None: ...
 
 class Lease(_message.Message):
-    __slots__ = ("id", "state", "components", "resident_ids", "holder", "create_time", "expire_time", "stream_bound", "descriptor_connections", "size_bytes")
+    __slots__ = ("id", "state", "components", "resident_ids", "holder", "create_time", "expire_time", "stream_bound", "descriptor_connections", "size_bytes", "end", "end_message")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
@@ -201,6 +220,8 @@ class Lease(_message.Message):
     STREAM_BOUND_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTOR_CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    END_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: LeaseState
     components: _containers.RepeatedCompositeFieldContainer[ComponentRef]
@@ -211,7 +232,9 @@ class Lease(_message.Message):
     stream_bound: bool
     descriptor_connections: int
     size_bytes: int
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[LeaseState, str]] = ..., components: _Optional[_Iterable[_Union[ComponentRef, _Mapping]]] = ..., resident_ids: _Optional[_Iterable[str]] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stream_bound: _Optional[bool] = ..., descriptor_connections: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    end: LeaseEnd
+    end_message: str
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[LeaseState, str]] = ..., components: _Optional[_Iterable[_Union[ComponentRef, _Mapping]]] = ..., resident_ids: _Optional[_Iterable[str]] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stream_bound: _Optional[bool] = ..., descriptor_connections: _Optional[int] = ..., size_bytes: _Optional[int] = ..., end: _Optional[_Union[LeaseEnd, str]] = ..., end_message: _Optional[str] = ...) -> None: ...
 
 class TierCapacity(_message.Message):
     __slots__ = ("tier", "device", "budget_bytes", "used_bytes", "leased_bytes", "zombie_bytes", "resident_count")
