@@ -1,4 +1,4 @@
-"""The suite's data folder: of what is in it, callers may touch the models and nothing else."""
+"""The suite's data folder: of what is in it, callers may touch models and downloads, nothing else."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from .startup import EXIT_CONFIG, StartupError
 
 #: What the services and the supervisor keep in the data folder, each in a folder of its own.
 OWN_FOLDERS: Final = ("record", "download", "install", "loader", "run", "logs")
+
+#: Where downloads go unless the settings say otherwise: what lies there is the callers'.
+DOWNLOADS: Final = "downloads"
 
 _Identity = tuple[int, int]
 
@@ -33,7 +36,7 @@ class DataFolder:
     def __init__(self, path: Path, models: Sequence[Path] = ()) -> None:
         self.path = real_path(path)
         self._own = (self.path, *(self.path / name for name in OWN_FOLDERS))
-        self._models = tuple(map(real_path, models))
+        self._models = (*map(real_path, models), self.path / DOWNLOADS)
         for folder in self._models:
             if folder == self.path or any(folder.is_relative_to(own) for own in self._own[1:]):
                 raise StartupError(

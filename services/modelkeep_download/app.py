@@ -20,6 +20,7 @@ from modelkeep_download.domain import Job
 from modelkeep_download.downloads import Downloads
 from modelkeep_download.guard import AddressGuard
 from modelkeep_download.local import LocalTransfer
+from modelkeep_download.places import Places
 from modelkeep_download.runner import Runner
 from modelkeep_download.scheduler import Scheduler
 from modelkeep_download.service import DownloadServicer
@@ -48,7 +49,7 @@ class DownloadApplication:
     async def open(self) -> None:
         """Lock the roots, open the store, and go on with the jobs in it."""
         settings = self._settings
-        roots, sources = await asyncio.to_thread(self._take_roots)
+        places = await asyncio.to_thread(self._take_roots)
         self._db = await Database.open(
             settings.database,
             MIGRATIONS,
@@ -60,12 +61,12 @@ class DownloadApplication:
         # A change tells the bytes of its moment as progress does, or they would seem to go back.
         store = JobStore(lambda job: convert.encode_job(self._scheduler.live(job)))
         local = LocalTransfer(
-            sources, checkpoint_bytes=settings.checkpoint_bytes, checkpoint_s=settings.checkpoint_s
+            places.sources, checkpoint_bytes=settings.checkpoint_bytes, checkpoint_s=settings.checkpoint_s
         )
-        runner = Runner(self._transfer, local, sources)
+        runner = Runner(self._transfer, local, places.sources)
         self._scheduler = Scheduler(self._db, store, runner, settings, self._progress)
         self._downloads = Downloads(
-            self._db, store, self._scheduler, roots=roots, sources=sources, max_jobs=settings.max_jobs
+            self._db, store, self._scheduler, places=places, max_jobs=settings.max_jobs
         )
         await self._scheduler.open()
 
@@ -84,10 +85,16 @@ class DownloadApplication:
                 "max_parallel_downloads": settings.max_parallel_downloads,
                 "max_jobs": settings.max_jobs,
                 "checkpoint_bytes": settings.checkpoint_bytes,
+                "max_unsized_bytes": settings.max_unsized_bytes,
+                "disk_reserve_bytes": settings.disk_reserve_bytes,
             },
             "roots": [
                 *(
-                    {"purpose": "download", "path": path, "root_id": root_id}
+                    {
+                        "purpose": "models" if Path(path) == settings.models else "download",
+                        "path": path,
+                        "root_id": root_id,
+                    }
                     for path, root_id in self._root_ids.items()
                 ),
                 *({"purpose": "import", "path": str(root)} for root in settings.import_roots),
@@ -107,18 +114,19 @@ class DownloadApplication:
             await self._db.close()
         self._held.close()
 
-    def _take_roots(self) -> tuple[AllowedRoots, AllowedRoots]:
+    def _take_roots(self) -> Places:
         """Lock the roots; where downloads may go, and where local sources may lie."""
         settings = self._settings
         imports = (Path("/"),) if settings.allow_any_import_root else settings.import_roots
         roots, data_dir = settings.roots, settings.data_dir
-        allowed = (
+        places = Places(
             AllowedRoots(roots, data_dir=data_dir, models=roots, setting="download_roots"),
             AllowedRoots([*imports, *roots], data_dir=data_dir, models=roots, setting="import_roots"),
+            settings.models,
         )
         for root in roots:
             self._root_ids[str(root)] = self._held.enter_context(lock_root(root, role="download"))
-        return allowed
+        return places
 
     def _progress(self, job: Job) -> None:
         self._hub.progress(resource_id(job.id), convert.job_to_proto(job))
@@ -135,5 +143,8 @@ def http_transfer(settings: DownloadSettings) -> HttpTransfer:
     )
     transport = HttpTransport(AddressGuard(allow_private=settings.allow_private_addresses), limits)
     return HttpTransfer(
-        transport, checkpoint_bytes=settings.checkpoint_bytes, checkpoint_s=settings.checkpoint_s
+        transport,
+        checkpoint_bytes=settings.checkpoint_bytes,
+        checkpoint_s=settings.checkpoint_s,
+        max_unsized_bytes=settings.max_unsized_bytes,
     )

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from modelkeep_common.data_folder import DOWNLOADS
 from modelkeep_common.settings import ServiceSettings
 
 
@@ -17,7 +18,12 @@ class DownloadSettings(ServiceSettings):
 
     port: int = Field(50052, ge=0, le=65535, description="TCP port; 0 takes a free one.")
     download_roots: tuple[Path, ...] = Field(
-        (), description="Folders that downloads may be written beneath; <data-dir>/models when unset."
+        (), description="Folders that downloads may be written beneath; <data-dir>/downloads when unset."
+    )
+    models_dir: Path | None = Field(
+        None,
+        description="InstallService's folder of models, in whose staging folders it has downloads put; "
+        "<data-dir>/models when unset. Nothing else is written in it, and nothing taken away.",
     )
     import_roots: tuple[Path, ...] = Field(
         (), description="Folders that local sources may be taken from, besides the download roots."
@@ -44,10 +50,18 @@ class DownloadSettings(ServiceSettings):
     retry_cap_s: float = Field(60.0, ge=0, description="Longest delay by back-off alone.")
     max_retry_after_s: float = Field(600.0, ge=0, description="Longest delay that a source may ask for.")
     max_redirects: int = Field(10, ge=0, le=50, description="Redirects followed for one request.")
+    max_unsized_bytes: int = Field(
+        64 << 30, ge=1, description="Most bytes taken of a source that does not say how many it sends."
+    )
     disk_reserve_bytes: int = Field(64 << 20, ge=0, description="Room that downloads leave on a file system.")
 
     @property
+    def models(self) -> Path:
+        """The folder of models in force, absolute."""
+        return Path(self.models_dir or self.data_dir / "models").expanduser().resolve()
+
+    @property
     def roots(self) -> tuple[Path, ...]:
-        """The download roots in force, absolute."""
-        roots = self.download_roots or (self.data_dir / "models",)
-        return tuple(Path(root).expanduser().resolve() for root in roots)
+        """Where files may be written, absolute: the download roots, and the models for their staging."""
+        roots = self.download_roots or (self.data_dir / DOWNLOADS,)
+        return tuple(dict.fromkeys((*(Path(root).expanduser().resolve() for root in roots), self.models)))

@@ -84,8 +84,10 @@ def encode_job(job: Job) -> bytes:
     return job_to_proto(job).SerializeToString()
 
 
-def new_download(request: download_service_pb2.CreateDownloadRequest) -> NewDownload:
-    """What a CreateDownload asks for."""
+def new_download(
+    request: download_service_pb2.CreateDownloadRequest, *, installs: bool = False
+) -> NewDownload:
+    """What a CreateDownload asks for; `installs`: the caller may fill the staging folder of an install."""
     return NewDownload(
         url=request.source.url,
         path=request.source.local_path.path,
@@ -99,6 +101,7 @@ def new_download(request: download_service_pb2.CreateDownloadRequest) -> NewDown
         expected_sha256=request.expected_sha256,
         access_token=request.access_token,
         labels=dict(request.labels),
+        installs=installs,
     )
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from modelkeep.exceptions import FieldInvalidException, FieldViolation, ModelkeepError, QueueFullException
+from modelkeep.exceptions import DiskFullException, ModelkeepError, QueueFullException
 from modelkeep_common.changes import resume_token
 from modelkeep_common.db import Changed, Database
-from modelkeep_common.paths import MARKER, AllowedRoots
 from modelkeep_common.urls import parse_url
 from modelkeep_download import files
 from modelkeep_download.domain import (
@@ -31,7 +29,7 @@ from modelkeep_download.domain import (
 )
 from modelkeep_download.domain_names import is_safe_component
 from modelkeep_download.domain_sources import bad_source, check_sha256, check_token
-from modelkeep_download.local import source_missing
+from modelkeep_download.places import Places, bad_field
 from modelkeep_download.scheduler import Scheduler
 from modelkeep_download.store import COLLECTION, JobFilter, JobStore
 from modelkeep_download.transfer import Credentials
@@ -56,6 +54,8 @@ class NewDownload:
     expected_sha256: str = ""
     access_token: str = field(default="", repr=False)
     labels: Mapping[str, str] = field(default_factory=dict)
+    #: Whether the caller may fill the staging folder of an install.
+    installs: bool = False
 
 
 #: Runs the work inside a transaction, or replays an earlier answer: (answer, whether it was replayed).
@@ -66,8 +66,7 @@ class Downloads:
     """The jobs of one service.
 
     Args:
-        roots: Where downloads may go.
-        sources: Where local sources may lie.
+        places: Where downloads may go, and local sources may lie.
         max_jobs: How many jobs may not have ended.
     """
 
@@ -77,12 +76,11 @@ class Downloads:
         store: JobStore,
         scheduler: Scheduler,
         *,
-        roots: AllowedRoots,
-        sources: AllowedRoots,
+        places: Places,
         max_jobs: int,
     ) -> None:
         self._db, self._store, self._scheduler = db, store, scheduler
-        self._roots, self._sources, self._max_jobs = roots, sources, max_jobs
+        self._places, self._max_jobs = places, max_jobs
         #: Set, and replaced, by every commit.
         self._changed = asyncio.Event()
         #: Jobs that changed since each of those who wait has looked.
@@ -181,7 +179,11 @@ class Downloads:
 
     async def cancel(self, job_id: int) -> Job:
         """Cancel a job; it may still be on its way to CANCELLED."""
-        return await self._change(job_id, to_cancel)
+        try:
+            return await self._change(job_id, to_cancel)
+        except DiskFullException:  # the cancel itself is what makes room
+            await self._scheduler.make_room(job_id)
+            return await self._change(job_id, to_cancel)
 
     async def update(
         self, job_id: int, *, etag: str, priority: int | None, preserve_partial: bool | None
@@ -196,7 +198,12 @@ class Downloads:
 
     async def prune(self, queue: str) -> int:
         """Forget the ended jobs of a queue, and remove what they left in their staging folders."""
-        jobs = await self._db.write(lambda conn: self._store.prune(conn, queue))
+        try:
+            jobs = await self._db.write(lambda conn: self._store.prune(conn, queue))
+        except DiskFullException:  # what they left is removed first, where it has to make the room
+            for job in await self._db.read(lambda conn: self._store.ended(conn, queue)):
+                await asyncio.to_thread(files.remove_staging, job.staging)
+            jobs = await self._db.write(lambda conn: self._store.prune(conn, queue))
         for job in jobs:
             if job.staging:
                 await asyncio.to_thread(files.remove_staging, job.staging)
@@ -293,7 +300,9 @@ class Downloads:
         """Check a request against the file system; blocking."""
         if not new.url and not new.path:
             raise bad_source("must name a url or a local_path")
-        destination, is_folder = self._destination(new)
+        destination, is_folder = self._places.destination(
+            new.destination, new.filename, installs=new.installs
+        )
         filename = new.filename
         check_token(new.access_token)
         if new.url:
@@ -302,14 +311,16 @@ class Downloads:
             secret = SecretKind.of(url=parsed.has_secret, token=bool(new.access_token))
             kind, source = SourceKind.URL, parsed.shown
         else:
-            path = self._local_source(new)
+            path = self._places.local_source(new.path, copy=new.copy)
             if destination.is_relative_to(path):
                 raise bad_source("the destination lies inside the source", "destination")
             if path.is_dir() and new.expected_sha256:
-                raise _bad_field("expected_sha256", "a folder has no single hash")
+                raise bad_field("expected_sha256", "a folder has no single hash")
             asked = Path(os.path.normpath(new.path))
             if is_folder and not filename and asked.is_symlink() and is_safe_component(asked.name):
                 filename = asked.name  # the name that the caller knows it by, not that of what it leads to
+            if is_folder and not filename and not is_safe_component(path.name):
+                raise bad_field("filename", "must be given, since the source's own name is no plain one")
             credentials, secret = Credentials(str(path)), SecretKind.NONE
             kind, source = SourceKind.PATH, str(path)
         spec = JobSpec(
@@ -319,7 +330,7 @@ class Downloads:
             destination=destination,
             destination_is_folder=is_folder,
             filename=filename,
-            root=next(root for root in self._roots.roots if destination.is_relative_to(root)),
+            root=self._places.root_of(destination),
             priority=new.priority,
             preserve_partial=new.preserve_partial,
             copy=new.copy,
@@ -329,40 +340,6 @@ class Downloads:
         )
         return spec, credentials, secret
 
-    def _destination(self, new: NewDownload) -> tuple[Path, bool]:
-        destination = self._roots.resolve(new.destination)
-        if files.is_staging(destination):
-            raise files.forbidden(destination)
-        with _told_as("destination"):
-            existing = next(p for p in (destination, *destination.parents) if files.inode_of(p) is not None)
-            is_folder = bool(new.filename) or new.destination.endswith("/") or destination.is_dir()
-            if not existing.is_dir() and existing != destination:
-                raise _bad_field("destination", f"{existing} is no folder")
-        if new.filename and not is_safe_component(new.filename):
-            raise _bad_field("filename", "must be one plain name: no '/', not hidden, no control characters")
-        if not is_folder and not is_safe_component(destination.name):
-            raise _bad_field("destination", "must end with a plain file name, or with '/' for a folder")
-        if is_folder and existing == destination and not destination.is_dir():
-            raise files.destination_exists(destination)
-        return destination, is_folder
-
-    def _local_source(self, new: NewDownload) -> Path:
-        path = self._sources.resolve(new.path, whole=True)
-        if files.is_staging(path) or path.name == ".staging" or path.name.startswith(MARKER):
-            raise files.forbidden(path, setting=self._sources.setting)
-        with _told_as("source.local_path.path"):
-            if not path.exists():
-                raise source_missing(path)
-        if not path.is_dir() and not path.is_file():
-            raise bad_source("neither a file nor a folder", "source.local_path.path")
-        if not os.access(path, os.R_OK):
-            raise bad_source("cannot be read", "source.local_path.path")
-        if any(root.is_relative_to(path) for root in self._roots.roots):
-            raise bad_source("is one of the service's own roots, or has one in it", "source.local_path.path")
-        if not new.copy and any(root.is_relative_to(path) for root in self._sources.roots):
-            raise bad_source("is an import root and can only be copied", "source.local_path.path")
-        return path
-
     @staticmethod
     def _check_target(spec: JobSpec) -> None:
         """Refuse a destination that is taken, as far as its name is known."""
@@ -370,16 +347,3 @@ class Downloads:
         target = spec.destination / name if spec.destination_is_folder and name else spec.destination
         if (name or not spec.destination_is_folder) and files.inode_of(target) is not None:
             raise files.destination_exists(target)
-
-
-@contextlib.contextmanager
-def _told_as(field: str) -> Iterator[None]:
-    """A path that the file system cannot have (a name too long, a loop of links) is a bad field."""
-    try:
-        yield
-    except OSError as error:
-        raise _bad_field(field, (error.strerror or "cannot be used").lower()) from None
-
-
-def _bad_field(name: str, description: str) -> FieldInvalidException:
-    return FieldInvalidException(f"{name} cannot be used", violations=[FieldViolation(name, description)])

@@ -150,25 +150,33 @@ def remove_orphans(roots: Iterable[Path], known: Collection[str]) -> None:
 
 def check_room(folder: Path, needed: int, reserve: int) -> None:
     """Raise DiskFullException unless the folder's file system has room for so many bytes and the reserve."""
-    room = os.statvfs(folder)
-    free = room.f_bavail * room.f_frsize
+    free = free_bytes(folder)
     if needed > 0 and free < needed + reserve:
         raise disk_full(folder, needed=needed, free=free, reserve=reserve)
 
 
-def disk_full(folder: Path, *, needed: int = 0, free: int = 0, reserve: int = 0) -> DiskFullException:
-    """The error for a full file system."""
-    missing = max(0, needed + reserve - free)
+def disk_full(folder: Path, *, needed: int, free: int, reserve: int = 0) -> DiskFullException:
+    """The error for a file system without room for so many bytes besides a reserve."""
+    missing = max(1, needed + reserve - free)
+    remedy = "Make room there (prune or cancel downloads, uninstall models), then start or create it again."
     return DiskFullException(
-        f"the file system of {folder} has no room for the file"
-        + (f": {missing} bytes are missing" if missing else ""),
+        f"the file system of {folder} has no room for the file: {missing} bytes are missing. {remedy}",
         metadata={
             "path": str(folder),
             "needed_bytes": str(needed),
             "free_bytes": str(free),
             "bytes_short": str(missing),
+            "remedy": remedy,
         },
     )
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that this process's user may still write to the file system that a folder is, or will be, on."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    room = os.statvfs(folder)
+    return room.f_bavail * room.f_frsize
 
 
 @contextlib.contextmanager

@@ -17,6 +17,9 @@ from modelkeep_download.transport import Stopped
 
 T = TypeVar("T")
 
+#: Bytes written between two looks at the room that is left.
+_LOOK_BYTES = 8 << 20
+
 
 class JobRecords(Protocol):
     """Where the journal's notes go; its methods belong to the event loop."""
@@ -46,6 +49,8 @@ class JobJournal:
         self._disk_reserve = disk_reserve
         self._staging = job.staging
         self.meter = ProgressMeter(job.bytes_done, job.bytes_total)
+        #: Where the room was looked at last, in bytes of the file; None while nothing is written.
+        self._looked_at: int | None = None
         #: The most bytes that this try has brought the file to; 0 if none came.
         self.reached = 0
 
@@ -65,8 +70,8 @@ class JobJournal:
         target = replace(job, name=name).target
         if files.inode_of(target) is not None:
             raise files.destination_exists(target)
-        if head.total is not None:
-            self._check_room(head.total - offset)
+        self._check_room(1 if head.total is None else head.total - offset)
+        self._looked_at = offset
         self.meter = ProgressMeter(offset, head.total)
         self._change(
             lambda job: at_stage(
@@ -90,6 +95,7 @@ class JobJournal:
         """See `Journal`."""
         if room:
             self._check_room(total)
+            self._looked_at = 0
         self.meter = ProgressMeter(0, total)
         self._change(
             lambda job: at_stage(replace(job, bytes_done=0, bytes_total=total), Stage.TRANSFERRING),
@@ -99,6 +105,10 @@ class JobJournal:
     def advanced(self, bytes_done: int) -> None:
         """Count, and tell a step that is worth it."""
         self.reached = max(self.reached, bytes_done)
+        if self._looked_at is not None and bytes_done - self._looked_at >= _LOOK_BYTES:
+            self._looked_at = bytes_done
+            to_come = max(1, (self.meter.total or 0) - bytes_done)
+            files.check_room(Path(self._staging), to_come, self._disk_reserve)
         if self.meter.advance(bytes_done):
             self._loop.call_soon_threadsafe(self._records.tell_progress, self._job.id)
 

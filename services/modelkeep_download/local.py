@@ -60,6 +60,9 @@ def folder_of(roots: AllowedRoots, path: Path) -> Iterator[int]:
     except (FileNotFoundError, NotADirectoryError):
         raise source_missing(path) from None
     try:
+        if os.path.realpath(f"/proc/self/fd/{fd}") != str(path.parent):
+            # A link has come to stand on the way: it may lead into what only another service changes.
+            raise source_missing(path)
         yield fd
     finally:
         os.close(fd)

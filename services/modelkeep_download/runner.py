@@ -19,6 +19,7 @@ from typing import Protocol
 
 from modelkeep.exceptions import (
     ChecksumMismatchException,
+    DiskFullException,
     FieldInvalidException,
     FieldViolation,
     ForbiddenPathException,
@@ -74,7 +75,7 @@ class Runner:
                 self._take_local(source, journal, stop)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise files.disk_full(journal.job.spec.destination) from error
+                raise _disk_full(journal.job) from error
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 spec = journal.job.spec
                 # Of what is written the path is known: what has only the end of one was read.
@@ -215,6 +216,12 @@ class Runner:
             return
         except (OSError, ForbiddenPathException, SourceNotFoundException):
             _log.warning("download %s: its source %s could not be removed", job.id, path, exc_info=True)
+
+
+def _disk_full(job: Job) -> DiskFullException:
+    to_come = max(1, (job.bytes_total or 0) - job.bytes_done)
+    folder = job.spec.destination
+    return files.disk_full(folder, needed=to_come, free=files.free_bytes(folder))
 
 
 def delivered(job: Job) -> bool:

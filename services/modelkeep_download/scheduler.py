@@ -38,6 +38,7 @@ from modelkeep_download.domain import (
     ended,
     restored,
     stopped,
+    to_cancel,
 )
 from modelkeep_download.domain_queue import PriorityQueue
 from modelkeep_download.domain_retry import StartOver, TransientError, delay_before
@@ -110,9 +111,15 @@ class Scheduler:
             return restored(job)
 
         unlike = [job.id for job in jobs if restore(job) != job]
-        changed = await self._db.write(
-            lambda conn: {job_id: self._store.change(conn, job_id, restore) for job_id in unlike}
-        )
+        try:
+            changed = await self._db.write(
+                lambda conn: {job_id: self._store.change(conn, job_id, restore) for job_id in unlike}
+            )
+        except DiskFullException:  # jobs can be cancelled and pruned all the same, which makes room
+            _log.exception("the jobs of an earlier process cannot be taken over yet: the disk is full")
+            for job_id in unlike:
+                self._recover_later(job_id)
+            jobs, changed = [job for job in jobs if job.id not in set(unlike)], {}
         for job in jobs:
             self.poke(changed.get(job.id, job))
 
@@ -167,6 +174,19 @@ class Scheduler:
         meter = run.journal.meter
         return replace(job, bytes_done=max(job.bytes_done, meter.bytes_done), bytes_per_second=meter.rate())
 
+    async def make_room(self, job_id: int) -> None:
+        """Remove a job's partial file before its row says so, for a cancel that finds the disk full.
+
+        Raises:
+            UnknownJobIDException, WrongStateException: There is nothing to cancel.
+        """
+        job = to_cancel(await self._db.read(lambda conn: self._store.get(conn, job_id)))
+        if (run := self._runs.get(job_id)) is not None and run.task is not None:
+            run.stop.stop()
+            await asyncio.wait([run.task])
+        if not job.state.terminal:
+            await asyncio.to_thread(files.remove_staging, job.staging)
+
     # The journal's records.
 
     async def change(self, job_id: int, transition: Callable[[Job], Job], *, synced: bool = True) -> Job:
@@ -178,7 +198,7 @@ class Scheduler:
 
     async def checkpoint(self, job_id: int, bytes_done: int) -> None:
         """Record a job's durable bytes."""
-        await self._db.write(lambda conn: self._store.checkpoint(conn, job_id, bytes_done))
+        await self._db.write(lambda conn: self._store.checkpoint(conn, job_id, bytes_done), grows=True)
 
     def tell_progress(self, job_id: int) -> None:
         """Pass a running job's progress on."""
@@ -360,10 +380,11 @@ class Scheduler:
         job = await self._db.read(lambda conn: self._store.get(conn, job_id))
         failure = Failure.of(error)
         failure = replace(failure, metadata={"source": job.spec.source, **failure.metadata})
+        resumable = job.bytes_done > 0 and bool(job.validator)
         # Nothing is wrong with what is there: keep it until somebody has made room.
-        waits = isinstance(error, DiskFullException) and job.bytes_done > 0
+        waits = isinstance(error, DiskFullException) and resumable
         quarantined = "quarantined_path" in error.metadata
-        keep = waits or job.preserve_partial or quarantined
+        keep = waits or (job.preserve_partial and resumable) or quarantined
         if not keep:
             await asyncio.to_thread(files.remove_staging, job.staging)
 

@@ -9,6 +9,7 @@ from typing import Any
 from modelkeep.download.v1 import download_pb2, download_service_pb2_grpc
 from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
+from modelkeep_common.auth import ADMIN, INSTALL
 from modelkeep_common.calls import current_call
 from modelkeep_common.frames import chunked, message_size
 from modelkeep_common.idempotency import fingerprint, replay_or_run
@@ -53,7 +54,8 @@ class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
         def encode(job: Job) -> bytes:
             return pb.CreateDownloadResponse(download=convert.job_to_proto(job)).SerializeToString()
 
-        answer = await self._downloads.create(convert.new_download(request), once, encode)
+        new = convert.new_download(request, installs=call.principal.has(INSTALL, ADMIN))
+        answer = await self._downloads.create(new, once, encode)
         return pb.CreateDownloadResponse.FromString(answer)
 
     async def GetDownload(self, request: pb.GetDownloadRequest, context: Any) -> pb.GetDownloadResponse:

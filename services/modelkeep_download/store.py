@@ -207,12 +207,15 @@ class JobStore:
 
     def prune(self, conn: sqlite3.Connection, queue: str) -> Sequence[Job]:
         """Forget the ended jobs of a queue; returns them."""
-        ended = [state for state in JobState if state.terminal]
-        jobs = list(self.list(conn, JobFilter(queue, ended)))
+        jobs = self.ended(conn, queue)
         for job in jobs:
             conn.execute("DELETE FROM downloads WHERE id = ?", (job.id,))
             append_change(conn, COLLECTION, resource_id(job.id), None)
         return jobs
+
+    def ended(self, conn: sqlite3.Connection, queue: str) -> Sequence[Job]:
+        """The jobs of a queue that have ended."""
+        return list(self.list(conn, JobFilter(queue, [state for state in JobState if state.terminal])))
 
     def staging_folders(self, conn: sqlite3.Connection) -> set[str]:
         """The staging folders that jobs know of."""

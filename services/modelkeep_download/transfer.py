@@ -103,11 +103,17 @@ class HttpTransfer:
     """One connection, a 1 MiB buffer, SHA-256 on the way, a checkpoint every 16 MiB or second."""
 
     def __init__(
-        self, transport: HttpTransport, *, checkpoint_bytes: int = 16 << 20, checkpoint_s: float = 1.0
+        self,
+        transport: HttpTransport,
+        *,
+        checkpoint_bytes: int = 16 << 20,
+        checkpoint_s: float = 1.0,
+        max_unsized_bytes: int = 64 << 30,
     ) -> None:
         self._transport = transport
         self._checkpoint_bytes = checkpoint_bytes
         self._checkpoint_s = checkpoint_s
+        self._max_unsized_bytes = max_unsized_bytes
 
     def run(self, source: Credentials, partial: Partial, observer: Observer, stop: StopSignal) -> str:
         """See `Transfer.run`."""
@@ -175,6 +181,8 @@ class HttpTransfer:
             if sink.at == len(beginning) < _SNIFFED_BYTES:  # the first piece may be a single byte
                 beginning += bytes(piece[:_SNIFFED_BYTES])
                 _refuse_html(beginning, host)
+            if head.total is None and sink.at + len(piece) > self._max_unsized_bytes:
+                raise _endless(host, head.content_type, self._max_unsized_bytes)
             sink.write(piece)
             window_bytes += len(piece)
             passed = time.monotonic() - window_start
@@ -311,6 +319,14 @@ def _refuse_other_content(response: Response, head: Head) -> None:
 def _refuse_html(first: bytes, host: str) -> None:
     if first.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(_HTML_STARTS):
         raise _web_page(host, "text/html")
+
+
+def _endless(host: str, content_type: str, most: int) -> NotAModelFileException:
+    return NotAModelFileException(
+        f"{host} does not say how many bytes it sends, and sends more than {most}: take a link that tells the"
+        " size of the file, or raise max_unsized_bytes",
+        metadata={"host": host, "content_type": content_type, "setting": "max_unsized_bytes"},
+    )
 
 
 def _web_page(host: str, content_type: str) -> NotAModelFileException:

@@ -145,7 +145,7 @@ async def test_an_absurd_retry_after_is_capped_and_a_waiting_job_pauses_and_canc
     await client.until(job, lambda now: now.stage == download_pb2.DOWNLOAD_STAGE_WAITING)
     await client.stub.CancelDownload(pb.CancelDownloadRequest(id=job.id))
     assert (await client.ended(job)).state == download_pb2.DOWNLOAD_STATE_CANCELLED
-    assert not list((client.models / ".staging").iterdir())
+    assert not list((client.folder / ".staging").iterdir())
 
 
 NO_FILES = (
@@ -171,8 +171,8 @@ async def test_what_is_no_file_fails_at_once_and_leaves_nothing(
         job = await client.run(web.put(f"/{number}.bin", resource))
         assert (job.state, job.error.reason, job.attempt) == (ERROR, reason, 1), resource
         assert len(web.requests_of(f"/{number}.bin")) == (11 if number == 11 else 1)
-    assert [p.name for p in client.models.iterdir() if not p.name.startswith(".")] == []
-    assert not list((client.models / ".staging").iterdir())
+    assert [p.name for p in client.folder.iterdir() if not p.name.startswith(".")] == []
+    assert not list((client.folder / ".staging").iterdir())
 
 
 async def test_a_token_opens_and_a_wrong_one_is_rejected(client: DownloadClient, web: HttpServer) -> None:
@@ -241,7 +241,7 @@ async def test_an_object_that_changes_twice_fails(client: DownloadClient, web: H
         await client.until(job, lambda now: len(web.requests) >= version and now.stage != 1)  # noqa: B023
     ended = await client.ended(job)
     assert (ended.state, ended.error.reason) == (ERROR, "SOURCE_CHANGED")
-    assert not (client.models / "m.bin").exists()
+    assert not (client.folder / "m.bin").exists()
 
 
 async def test_a_source_that_does_not_resume_is_asked_for_all(
@@ -282,7 +282,7 @@ async def test_an_old_last_modified_is_validator_enough(client: DownloadClient, 
 async def test_a_flipped_byte_is_caught_by_the_expected_hash(client: DownloadClient, web: HttpServer) -> None:
     job = await client.run(web.put("/m.bin", Resource(BODY, faults=[Flip(77)])), expected_sha256=SHA256)
     assert (job.state, job.error.reason) == (ERROR, "CHECKSUM_MISMATCH")
-    assert not (client.models / "m.bin").exists()
+    assert not (client.folder / "m.bin").exists()
 
 
 async def test_a_file_of_several_answers_with_a_wrong_hash_is_fetched_once_more_in_one_piece(
@@ -404,7 +404,7 @@ async def test_too_little_room_is_noticed_before_the_first_byte(data_dir: Path, 
         job = await client.run(web.put("/m.bin", Resource(BODY)))
         assert (job.state, job.error.reason, job.error.code) == (ERROR, "DISK_FULL", "RESOURCE_EXHAUSTED")
         assert int(job.error.metadata["bytes_short"]) > 1 << 50
-        assert not list((client.models / ".staging").iterdir())
+        assert not list((client.folder / ".staging").iterdir())
 
 
 async def test_a_disk_that_fills_up_pauses_the_job_with_its_bytes(
@@ -441,7 +441,7 @@ async def test_a_folder_that_may_not_be_written_is_told_with_the_remedy(
     assert (job.state, job.error.reason, job.error.code) == (ERROR, "FORBIDDEN_PATH", "PERMISSION_DENIED")
     assert os.strerror(number) in job.error.message
     assert "the user that runs DownloadService" in job.error.message
-    assert job.error.metadata["path"].startswith(str(client.models))
+    assert job.error.metadata["path"].startswith(str(client.folder))
 
 
 async def test_a_folder_that_may_not_be_made_is_told_by_its_whole_path(
@@ -455,6 +455,6 @@ async def test_a_folder_that_may_not_be_made_is_told_by_its_whole_path(
         real(path, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "mkdir", mkdir)
-    job = await client.run(web.put("/m.bin", Resource(BODY)), destination=f"{client.models}/sub/new/")
-    assert (job.error.reason, job.error.metadata["path"]) == ("FORBIDDEN_PATH", f"{client.models}/sub/new")
-    assert f"{client.models}/sub/new" in job.error.message
+    job = await client.run(web.put("/m.bin", Resource(BODY)), destination=f"{client.folder}/sub/new/")
+    assert (job.error.reason, job.error.metadata["path"]) == ("FORBIDDEN_PATH", f"{client.folder}/sub/new")
+    assert f"{client.folder}/sub/new" in job.error.message

@@ -39,14 +39,14 @@ async def client(data_dir: Path) -> AsyncIterator[DownloadClient]:
 async def test_a_url_arrives_whole_hashed_and_unverified(client: DownloadClient, web: HttpServer) -> None:
     job = await client.run(web.url("/m.safetensors"))
     assert STATE.Name(job.state) == "DOWNLOAD_STATE_COMPLETED", job
-    assert job.path == str(client.models / "m.safetensors")
+    assert job.path == str(client.folder / "m.safetensors")
     assert Path(job.path).read_bytes() == BODY
     assert (job.sha256, job.verified) == (SHA256, False)
     assert (job.progress.bytes_done, job.progress.bytes_total) == (len(BODY), len(BODY))
     assert job.content_type == "application/octet-stream"
     assert job.start_time.ToNanoseconds() <= job.end_time.ToNanoseconds()
     assert web.bytes_served("/m.safetensors") == len(BODY)
-    assert not list((client.models / ".staging").iterdir())
+    assert not list((client.folder / ".staging").iterdir())
 
 
 async def test_an_expected_hash_is_verified(client: DownloadClient, web: HttpServer) -> None:
@@ -61,7 +61,7 @@ async def test_a_wrong_hash_is_quarantined_and_never_delivered(
     assert (job.state, job.error.reason) == (download_pb2.DOWNLOAD_STATE_ERROR, "CHECKSUM_MISMATCH")
     assert (job.error.code, job.error.reason) == ("DATA_LOSS", "CHECKSUM_MISMATCH")
     assert job.error.metadata["actual"] == SHA256
-    assert not (client.models / "m.safetensors").exists()
+    assert not (client.folder / "m.safetensors").exists()
     quarantined = Path(job.error.metadata["quarantined_path"])
     assert quarantined.read_bytes() == BODY
     await client.stub.PruneDownloads(pb.PruneDownloadsRequest())
@@ -91,7 +91,7 @@ async def test_a_pause_is_quick_keeps_the_bytes_and_a_start_goes_on_from_them(
     assert paused.state == download_pb2.DOWNLOAD_STATE_PAUSED
     kept = paused.progress.bytes_done
     assert kept > 300_000
-    assert sum(f.stat().st_size for f in client.models.rglob("data")) == kept
+    assert sum(f.stat().st_size for f in client.folder.rglob("data")) == kept
     again = (await client.stub.PauseDownload(pb.PauseDownloadRequest(id=job.id))).download
     assert again == paused  # does nothing to a job that is paused
     web.resources["/slow.bin"].rate = None
@@ -114,8 +114,8 @@ async def test_a_cancel_ends_in_cancelled_and_leaves_no_file(client: DownloadCli
     ended = await client.ended(job)
     assert time.monotonic() - began < 1.0  # 500 ms is the aim
     assert ended.state == download_pb2.DOWNLOAD_STATE_CANCELLED
-    assert not list((client.models / ".staging").iterdir())
-    assert [p.name for p in client.models.iterdir() if not p.name.startswith(".")] == []
+    assert not list((client.folder / ".staging").iterdir())
+    assert [p.name for p in client.folder.iterdir() if not p.name.startswith(".")] == []
     again = await client.stub.CancelDownload(pb.CancelDownloadRequest(id=job.id))
     assert again.download.state == download_pb2.DOWNLOAD_STATE_CANCELLED
 
@@ -125,10 +125,10 @@ async def test_a_paused_job_that_is_cancelled_leaves_no_file(client: DownloadCli
     job = await client.create(web.url("/slow.bin"))
     await client.until(job, lambda now: now.progress.bytes_done > 0)
     await client.stub.PauseDownload(pb.PauseDownloadRequest(id=job.id))
-    assert list((client.models / ".staging").iterdir())
+    assert list((client.folder / ".staging").iterdir())
     await client.stub.CancelDownload(pb.CancelDownloadRequest(id=job.id))
     assert (await client.ended(job)).state == download_pb2.DOWNLOAD_STATE_CANCELLED
-    assert not list((client.models / ".staging").iterdir())
+    assert not list((client.folder / ".staging").iterdir())
 
 
 async def test_lower_priorities_run_first_and_equal_ones_in_their_order(
@@ -327,14 +327,14 @@ async def test_a_failed_jobs_partial_file_goes_unless_it_is_preserved(
         return ended
 
     await fail(preserve=False)
-    assert not list((client.models / ".staging").iterdir())
+    assert not list((client.folder / ".staging").iterdir())
     failed = await fail(preserve=True)
-    assert [f.stat().st_size for f in client.models.rglob("data")] == [failed.progress.bytes_done]
+    assert [f.stat().st_size for f in client.folder.rglob("data")] == [failed.progress.bytes_done]
     web.resources["/p.bin"].rate = None
     done = await client.run(web.url("/p.bin"))  # a new job of the same source and destination goes on
     assert Path(done.path).read_bytes() == body
     assert web.requests_of("/p.bin")[-1].offset == failed.progress.bytes_done
-    assert not list((client.models / ".staging").iterdir())
+    assert not list((client.folder / ".staging").iterdir())
 
 
 async def test_a_full_queue_takes_no_more(data_dir: Path, web: HttpServer) -> None:

@@ -75,7 +75,7 @@ async def test_killed_in_the_middle_it_goes_on_from_the_last_checkpoint_with_a_r
         assert 0 <= again <= 1 << 20  # one checkpoint interval
         twice += again
     assert web.bytes_served("/m.bin") == len(body) + twice
-    assert not list((service.data_dir / "models" / ".staging").iterdir())
+    assert not list((service.data_dir / "downloads" / ".staging").iterdir())
 
 
 @pytest.mark.timeout(60)
@@ -201,7 +201,7 @@ async def test_secrets_live_in_memory_only_and_a_restart_asks_for_them(
             assert (done.state, done.sha256) == (COMPLETED, hashlib.sha256(body).hexdigest())
         assert all(r.status == 206 for r in web.requests_of("/storage.bin")[1:])
         await asyncio.sleep(0.1)  # the log is written behind
-        files = [p for p in service.data_dir.rglob("*") if p.is_file() and "models" not in p.parts]
+        files = [p for p in service.data_dir.rglob("*") if p.is_file() and "downloads" not in p.parts]
         assert {"download.db", "download.db-wal", "download.log"} <= {p.name for p in files}
         for secret in secrets.values():
             assert secret not in seen

@@ -103,7 +103,7 @@ async def test_a_component_swapped_for_a_link_between_check_and_open_is_not_foll
     )
     assert (job.state, job.error.reason) == (ERROR, "FORBIDDEN_PATH")
     assert {path.name for path in elsewhere.iterdir()} == {"m.bin", "w.bin"}
-    assert list(client.models.rglob("*.bin")) == []
+    assert list(client.folder.rglob("*.bin")) == []
 
 
 async def test_what_a_link_in_a_folder_leads_to_is_not_followed_out_of_the_roots_either(
@@ -117,7 +117,7 @@ async def test_what_a_link_in_a_folder_leads_to_is_not_followed_out_of_the_roots
         client, inbox / "sd", lambda: swap_after_check(inbox / "blobs", elsewhere), copy=True
     )
     assert (job.state, job.error.reason) == (ERROR, "FORBIDDEN_PATH")
-    assert list(client.models.rglob("*.bin")) == []
+    assert list(client.folder.rglob("*.bin")) == []
 
 
 @pytest.mark.parametrize("copy", [True, False])
@@ -131,12 +131,12 @@ async def test_links_in_a_folder_arrive_as_files_and_none_that_leads_out_arrives
     (inbox / "bad" / "w.bin").symlink_to(elsewhere / "w.bin")
     job = await client.ended(await client.take(inbox / "sd", copy=copy))
     assert job.state == COMPLETED, job.error
-    assert not (client.models / "sd" / "w.bin").is_symlink()
-    assert (client.models / "sd" / "w.bin").read_bytes() == BODY
+    assert not (client.folder / "sd" / "w.bin").is_symlink()
+    assert (client.folder / "sd" / "w.bin").read_bytes() == BODY
     assert ((inbox / "sd").exists(), (inbox / "blobs" / "abc").read_bytes()) == (copy, BODY)
     job = await client.ended(await client.take(inbox / "bad", copy=copy))
     assert (job.state, job.error.reason) == (ERROR, "FORBIDDEN_PATH")
-    assert not (client.models / "bad").exists()
+    assert not (client.folder / "bad").exists()
 
 
 async def test_a_file_swapped_while_it_is_hashed_is_not_delivered(
@@ -221,7 +221,7 @@ async def test_a_move_that_is_refused_is_told_from_where_to_where(
     monkeypatch.setattr(files, "_renameat2", refused)
     job = await client.ended(await client.take(inbox / "m.bin"))
     assert job.error.reason == "FORBIDDEN_PATH"
-    assert f"to move {inbox}/m.bin to {client.models}/m.bin: Permission denied" in job.error.message
+    assert f"to move {inbox}/m.bin to {client.folder}/m.bin: Permission denied" in job.error.message
     assert (inbox / "m.bin").read_bytes() == BODY
 
 
@@ -240,7 +240,7 @@ async def test_a_link_gives_the_name_and_what_it_leads_to_the_bytes(
     (inbox / "blob").write_bytes(BODY)
     (inbox / "model.safetensors").symlink_to("blob")
     job = await client.ended(await client.take(inbox / "model.safetensors", copy=True))
-    assert (job.state, job.path) == (COMPLETED, str(client.models / "model.safetensors"))
+    assert (job.state, job.path) == (COMPLETED, str(client.folder / "model.safetensors"))
     assert Path(job.path).read_bytes() == BODY
 
 
@@ -250,14 +250,14 @@ async def test_roots_are_not_moved_and_folders_have_no_hash(
     (inbox / "sd").mkdir()
     for path, fields in (
         (inbox, {}),
-        (client.models, {"copy": True}),
+        (client.folder, {"copy": True}),
         (inbox / "sd", {"expected_sha256": "0" * 64}),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await client.take(path, destination=f"{client.models}/new", **fields)
+            await client.take(path, destination=f"{client.folder}/new", **fields)
         assert failure_of(caught.value).reason == "FIELD_INVALID"
     job = await client.ended(await client.take(inbox, copy=True))
-    assert (job.state, (client.models / "inbox" / "sd").is_dir()) == (COMPLETED, True)
+    assert (job.state, (client.folder / "inbox" / "sd").is_dir()) == (COMPLETED, True)
 
 
 async def test_a_source_that_was_linked_and_not_yet_unlinked_is_removed_after_a_crash(

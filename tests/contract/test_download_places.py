@@ -61,13 +61,13 @@ async def test_in_a_folder_the_name_is_one_safe_component(client: DownloadClient
     for path, disposition, name in NAMES:
         web.put(path.split("?")[0], Resource(BODY, disposition=disposition))
         job = await client.run(web.url(path))
-        assert job.path == str(client.models / name), job
+        assert job.path == str(client.folder / name), job
         assert Path(job.path).read_bytes() == BODY
 
 
 async def test_a_given_filename_wins_and_folders_are_made(client: DownloadClient, web: HttpServer) -> None:
     url = web.put("/x", Resource(BODY, disposition='attachment; filename="theirs.bin"'))
-    folder = client.models / "new" / "deep"
+    folder = client.folder / "new" / "deep"
     job = await client.run(url, destination=str(folder), filename="mine.bin")
     assert Path(job.path) == folder / "mine.bin"
     job = await client.run(url, destination=str(folder / "exact.bin"))
@@ -78,7 +78,7 @@ async def test_a_given_filename_wins_and_folders_are_made(client: DownloadClient
 
 async def test_an_existing_file_is_never_replaced(client: DownloadClient, web: HttpServer) -> None:
     url = web.put("/x.bin", Resource(BODY))
-    mine = client.models / "x.bin"
+    mine = client.folder / "x.bin"
     mine.write_bytes(b"mine")
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await client.create(url, destination=str(mine))
@@ -96,19 +96,19 @@ async def test_a_file_that_appears_meanwhile_is_not_replaced_either(
     url = web.put("/x.bin", Resource(BODY, rate=40_000))
     job = await client.create(url)
     await client.until(job, lambda now: now.progress.bytes_done > 0)
-    (client.models / "x.bin").write_bytes(b"mine")
+    (client.folder / "x.bin").write_bytes(b"mine")
     ended = await client.ended(job)
     assert (ended.state, ended.error.reason) == (ERROR, "DESTINATION_EXISTS")
-    assert (client.models / "x.bin").read_bytes() == b"mine"
+    assert (client.folder / "x.bin").read_bytes() == b"mine"
 
 
 async def test_a_destination_outside_the_roots_is_forbidden(
     client: DownloadClient, web: HttpServer, data_dir: Path
 ) -> None:
     (data_dir.parent / "elsewhere").mkdir()
-    (client.models / "link").symlink_to(data_dir.parent / "elsewhere")
+    (client.folder / "link").symlink_to(data_dir.parent / "elsewhere")
     url = web.put("/x.bin", Resource(BODY))
-    models = client.models
+    models = client.folder
     for destination in ("/etc/", f"{models}/../outside.bin", f"{models}/link/x.bin", "relative"):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await client.create(url, destination=destination)
@@ -120,7 +120,7 @@ async def test_a_folder_swapped_for_a_link_while_running_is_not_followed(
     client: DownloadClient, web: HttpServer, data_dir: Path
 ) -> None:
     (data_dir.parent / "elsewhere").mkdir()
-    folder = client.models / "sub"
+    folder = client.folder / "sub"
     folder.mkdir()
     url = web.put("/x.bin", Resource(BODY, rate=40_000))
     job = await client.create(url, destination=f"{folder}/")
@@ -158,7 +158,7 @@ async def test_malformed_requests_fail_at_creation(client: DownloadClient) -> No
 async def test_a_path_that_the_file_system_cannot_have_is_a_bad_field(
     client: DownloadClient, web: HttpServer, inbox: Path
 ) -> None:
-    url, models = web.put("/x.bin", Resource(BODY)), client.models
+    url, models = web.put("/x.bin", Resource(BODY)), client.folder
     (models / "loop").symlink_to("loop")
     (models / "file").write_bytes(b"")
     for destination in (f"{'x' * 300}/", "x" * 300, "loop/x", "file/x", "file/x/"):
@@ -192,7 +192,7 @@ async def test_a_local_file_is_moved_or_copied_with_its_hash(client: DownloadCli
     inode = source.stat().st_ino
     moved = await client.ended(await client.take(source, expected_sha256=sha256))
     assert (moved.state, moved.verified, source.exists()) == (COMPLETED, True, False)
-    assert moved.path == str(client.models / "local.safetensors")
+    assert moved.path == str(client.folder / "local.safetensors")
     assert Path(moved.path).stat().st_ino == inode  # renamed, not copied
     assert moved.source.local_path.path == str(source)
 
@@ -203,7 +203,7 @@ async def test_a_local_file_with_a_wrong_hash_stays_where_it_is(client: Download
     job = await client.ended(await client.take(source, expected_sha256="1" * 64))
     assert (job.state, job.error.reason) == (ERROR, "CHECKSUM_MISMATCH")
     assert source.read_bytes() == BODY
-    assert not (client.models / "local.bin").exists()
+    assert not (client.folder / "local.bin").exists()
 
 
 async def test_a_local_folder_is_moved_or_copied(client: DownloadClient, inbox: Path) -> None:
@@ -216,7 +216,7 @@ async def test_a_local_folder_is_moved_or_copied(client: DownloadClient, inbox: 
     assert Path(copied.path, "vae", "w.safetensors").read_bytes() == BODY
     assert copied.progress.bytes_done == len(BODY) + 2
     moved = await client.ended(await client.take(source))
-    assert (moved.state, moved.path) == (COMPLETED, str(client.models / "sd"))
+    assert (moved.state, moved.path) == (COMPLETED, str(client.folder / "sd"))
     assert not source.exists()
     assert moved.sha256 == ""
 
@@ -234,7 +234,7 @@ async def test_a_move_between_file_systems_copies_then_removes(data_dir: Path) -
             assert Path(file.path).read_bytes() == BODY
             assert Path(folder.path, "g.bin").read_bytes() == BODY
             assert list(inbox.iterdir()) == []
-            assert not list((client.models / ".staging").iterdir())
+            assert not list((client.folder / ".staging").iterdir())
     finally:
         shutil.rmtree(inbox, ignore_errors=True)
 

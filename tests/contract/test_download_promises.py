@@ -96,16 +96,16 @@ async def test_a_cancel_that_was_given_up_is_carried_through(
 async def test_a_repeat_after_the_source_was_moved_answers_with_the_same_job(
     client: DownloadClient, tmp_path: Path
 ) -> None:
-    source = client.models / "here.bin"
+    source = client.folder / "here.bin"
     source.write_bytes(BODY)
     request_id = str(uuid.uuid4())
-    job = await client.take(source, destination=str(client.models / "there.bin"), request_id=request_id)
+    job = await client.take(source, destination=str(client.folder / "there.bin"), request_id=request_id)
     assert (await client.ended(job)).state == COMPLETED
     assert not source.exists()
-    again = await client.take(source, destination=str(client.models / "there.bin"), request_id=request_id)
+    again = await client.take(source, destination=str(client.folder / "there.bin"), request_id=request_id)
     assert again.id == job.id
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await client.take(source, destination=str(client.models / "there.bin"))
+        await client.take(source, destination=str(client.folder / "there.bin"))
     assert failure_of(caught.value).reason == "SOURCE_NOT_FOUND"
 
 
@@ -177,7 +177,7 @@ async def test_what_another_jobs_token_fetched_is_gone_on_with_only_after_the_so
     client: DownloadClient, web: HttpServer
 ) -> None:
     web.put("/locked.bin", Resource(BODY, authorization="Bearer right", rate=50_000))
-    target = client.models / "locked.bin"
+    target = client.folder / "locked.bin"
     first = await client.create(web.url("/locked.bin"), access_token="right", preserve_partial=True)
     await client.until(first, lambda now: now.progress.bytes_done > 0)
     target.write_bytes(b"in the way")
@@ -199,7 +199,7 @@ async def test_a_wait_that_does_not_wait_says_done_of_what_has_ended(
     job = await client.run(web.url("/m.bin"))
     answer = await client.stub.WaitDownloads(pb.WaitDownloadsRequest(ids=[job.id], timeout=Duration()))
     assert answer.done
-    idle = await client.create(web.url("/m.bin"), destination=f"{client.models}/other.bin", start=False)
+    idle = await client.create(web.url("/m.bin"), destination=f"{client.folder}/other.bin", start=False)
     answer = await client.stub.WaitDownloads(
         pb.WaitDownloadsRequest(ids=[job.id, idle.id], timeout=Duration())
     )
@@ -245,7 +245,7 @@ async def test_pages_and_waits_of_large_jobs_stay_below_the_limit_of_a_message(
             *(
                 client.create(
                     web.url(f"/m.bin?{padding}"),
-                    destination=f"{client.models}/{first + n}.bin",
+                    destination=f"{client.folder}/{first + n}.bin",
                     start=False,
                     labels=labels,
                 )
@@ -304,7 +304,7 @@ async def test_what_could_never_work_is_refused_at_once(
     client: DownloadClient, web: HttpServer, fields: dict[str, Any]
 ) -> None:
     if "destination" in fields:
-        fields = {**fields, "destination": fields["destination"].format(models=client.models)}
+        fields = {**fields, "destination": fields["destination"].format(models=client.folder)}
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await client.create(web.url("/m.bin"), **fields)
     assert failure_of(caught.value).reason in ("FIELD_INVALID", "FORBIDDEN_PATH")
@@ -312,11 +312,11 @@ async def test_what_could_never_work_is_refused_at_once(
 
 async def test_the_marker_of_a_root_and_what_jobs_fill_cannot_be_moved_away(client: DownloadClient) -> None:
     for name in (".modelkeep-root", ".staging"):
-        path = client.models / name
+        path = client.folder / name
         if name == ".staging":
             path.mkdir(exist_ok=True)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await client.take(path, destination=f"{client.models}/stolen")
+            await client.take(path, destination=f"{client.folder}/stolen")
         assert failure_of(caught.value).reason == "FORBIDDEN_PATH"
         assert path.exists()
 
@@ -411,7 +411,7 @@ async def test_staging_folders_that_no_job_has_are_removed_at_the_start(
         web.put("/slow.bin", Resource(BODY, rate=50_000))
         job = await client.create(web.url("/slow.bin"))
         await client.until(job, lambda now: now.progress.bytes_done > 0)
-    staging = client.models / ".staging"
+    staging = client.folder / ".staging"
     # As a kill leaves them: pruned, or cancelled before the folder was recorded.
     (staging / "download-77").mkdir()
     (staging / "download-77" / "data").write_bytes(b"orphan")
@@ -445,7 +445,7 @@ async def test_errors_carry_the_metadata_that_their_reasons_promise(
     web.put("/locked", Resource(BODY, authorization="Bearer right"))
     web.put("/zipped", Resource(BODY, content_encoding="gzip"))
     async with download_service(data_dir, max_attempts=1, disk_reserve_bytes=0) as client:
-        (client.models / "taken").write_bytes(b"")
+        (client.folder / "taken").write_bytes(b"")
         for fields in (
             {"url": web.url("/none")},
             {"url": web.url("/page")},
@@ -459,8 +459,8 @@ async def test_errors_carry_the_metadata_that_their_reasons_promise(
             check(job.error.reason, job.error.metadata)
         calls = [
             client.create(web.url("/m.bin"), destination=f"{tmp_path}/x"),
-            client.create(web.url("/m.bin"), destination=f"{client.models}/taken"),
-            client.take(client.models / "nothing"),
+            client.create(web.url("/m.bin"), destination=f"{client.folder}/taken"),
+            client.take(client.folder / "nothing"),
             client.take(tmp_path),
             client.get(99),
             client.stub.StartDownload(pb.StartDownloadRequest(id=1)),

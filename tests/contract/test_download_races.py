@@ -81,4 +81,4 @@ async def test_calls_at_any_moment_leave_no_job_stuck_and_no_file_behind(
         assert {job.state for job in ended} <= {COMPLETED, CANCELLED}, ended
         for job in ended:
             assert (Path(job.path).read_bytes() == BODY) if job.state == COMPLETED else not job.sha256
-        assert [path.name for path in (client.models / ".staging").iterdir()] == []
+        assert [path.name for path in (client.folder / ".staging").iterdir()] == []

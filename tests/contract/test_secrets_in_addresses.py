@@ -94,10 +94,10 @@ async def test_no_secret_of_an_address_is_left_anywhere(
         install_beside(data_dir, records, record_address, download_address) as installs,
         grpc.aio.insecure_channel(download_address) as channel,
     ):
-        downloads = DownloadClient(channel, installs.models)
+        downloads = DownloadClient(channel, installs.models.parent / "downloads")
         for number, place in enumerate(PLACES):
             web.put("/m.bin", Resource(b"\x10" * 500, faults=[Status(404)] if number % 2 else []))
-            folder = f"{downloads.models}/{number}/"
+            folder = f"{downloads.folder}/{number}/"
             for secret_url in (secrets.put(place, at), secrets.put(place, at)):
                 try:
                     job = await downloads.ended(await downloads.create(secret_url, destination=folder))

@@ -257,14 +257,14 @@ def test_handlers_hear_of_a_download_in_order_the_jobs_own_first(
     )
     job = queue.create_download_job(
         url,
-        suite.data_dir / "models" / "fetched",
+        suite.data_dir / "downloads" / "fetched",
         "named.bin",
         event_handlers=[lambda job: heard.append(("job", job.status))],
     )
     queue.join(timeout=25)
     assert isinstance(job, DownloadJobURL)
     assert job.status == DownloadJobStatus.COMPLETED
-    assert job.path == suite.data_dir / "models" / "fetched" / "named.bin"
+    assert job.path == suite.data_dir / "downloads" / "fetched" / "named.bin"
     assert job.path.read_bytes() == body
     assert (job.bytes, job.total_bytes) == (len(body), len(body))
     assert job.job_started is not None
@@ -291,7 +291,7 @@ def test_a_handler_may_call_the_client_it_belongs_to(
             client.download_queue.cancel_job(job)
 
     job = client.download_queue.create_download_job(
-        url, suite.data_dir / "models" / "stopped", event_handlers=[stop]
+        url, suite.data_dir / "downloads" / "stopped", event_handlers=[stop]
     )
     client.download_queue.join(timeout=20)
     assert job.status == "cancelled"
@@ -307,7 +307,7 @@ def test_a_failing_handler_harms_nobody(
         raise RuntimeError("a handler's own fault")
 
     job = client.download_queue.create_download_job(
-        url, suite.data_dir / "models" / "harmless", event_handlers=[fail]
+        url, suite.data_dir / "downloads" / "harmless", event_handlers=[fail]
     )
     client.download_queue.join(timeout=20)
     assert job.status == "completed"
@@ -317,7 +317,7 @@ def test_a_failing_handler_harms_nobody(
 def test_queues_are_apart_and_know_their_own_jobs(client: Client, suite: Suite, server: HttpServer) -> None:
     url = server.put("/idle.bin", Resource(b"idle"))
     one, two = client.create_download_queue("one"), client.create_download_queue("two")
-    folder = suite.data_dir / "models" / "apart"
+    folder = suite.data_dir / "downloads" / "apart"
     job = one.create_download_job(url, folder, start=False, priority=3)
     assert (job.status, job.priority) == ("idle", 3)
     assert one.id_to_job(job.id) is job
@@ -340,7 +340,7 @@ def test_queues_are_apart_and_know_their_own_jobs(client: Client, suite: Suite, 
 def test_a_local_file_is_moved_and_a_malformed_address_fails_at_once(client: Client, suite: Suite) -> None:
     source = suite.data_dir.parent / "here.bin"
     source.write_bytes(b"moved")
-    folder = suite.data_dir / "models" / "moved"
+    folder = suite.data_dir / "downloads" / "moved"
     job = client.download_queue.submit_download_job(DownloadJobPath(source=source, destination=f"{folder}/"))
     client.download_queue.join(timeout=20)
     assert job.status == "completed"
@@ -372,7 +372,7 @@ async def test_who_waits_for_a_job_is_told_that_the_client_was_closed(
     url = server.put("/slow.safetensors", Resource(lora.read_bytes(), rate=10_000))
     client = AsyncClient(data_dir=suite.data_dir)
     job = await client.model_install.import_model(url)
-    download = await client.download_queue.create_download_job(url, suite.data_dir / "models" / "slow.bin")
+    download = await client.download_queue.create_download_job(url, suite.data_dir / "downloads" / "slow.bin")
     waits = [
         asyncio.create_task(client.model_install.wait_for_job(job)),
         asyncio.create_task(client.download_queue.join()),
@@ -413,7 +413,7 @@ def test_handlers_hear_of_what_ended_while_the_service_was_away_for_too_long(
     url = server.put("/away.bin", Resource(pattern(1_000_000), rate=50_000))
     heard: list[str] = []
     job = client.download_queue.create_download_job(
-        url, suite.data_dir / "models" / "away", event_handlers=[lambda job: heard.append(job.status)]
+        url, suite.data_dir / "downloads" / "away", event_handlers=[lambda job: heard.append(job.status)]
     )
     suite.kill("download")
     with pytest.raises(UnavailableException):

@@ -102,7 +102,7 @@ def client(suite: Suite) -> Iterator[Client]:
 @pytest.fixture
 def models(suite: Suite) -> Path:
     """A folder that may be downloaded to, new for each test."""
-    return Path(tempfile.mkdtemp(dir=suite.data_dir / "models"))
+    return Path(tempfile.mkdtemp(dir=suite.data_dir / "downloads"))
 
 
 @pytest.fixture
@@ -428,4 +428,4 @@ def test_a_cancelled_job_leaves_no_temporary_file(
     queue.join(timeout=20)
     assert job.status is DownloadJobStatus.CANCELLED
     assert list(models.iterdir()) == []
-    assert not (suite.data_dir / "models" / ".staging" / f"download-{job.id}").exists()
+    assert not (suite.data_dir / "downloads" / ".staging" / f"download-{job.id}").exists()

@@ -37,13 +37,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 class DownloadClient:
     """The stub, with the waits that tests need."""
 
-    def __init__(self, channel: grpc.aio.Channel, models: Path) -> None:
+    def __init__(self, channel: grpc.aio.Channel, folder: Path) -> None:
         self.stub: Any = rpc.DownloadServiceStub(channel)
-        self.models = models
+        self.folder = folder
 
     async def create(self, url: str = "", **fields: Any) -> download_pb2.Download:
-        """Create a download of a URL (or `source=`), by default into the models folder."""
-        fields.setdefault("destination", f"{self.models}/")
+        """Create a download of a URL (or `source=`), by default into the folder of downloads."""
+        fields.setdefault("destination", f"{self.folder}/")
         fields.setdefault("source", download_pb2.DownloadSource(url=url))
         answer: pb.CreateDownloadResponse = await self.stub.CreateDownload(pb.CreateDownloadRequest(**fields))
         return answer.download
@@ -119,7 +119,7 @@ async def download_service(
         downloads_beside(data_dir, transfer=transfer, **values) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
-        yield DownloadClient(channel, Path(os.path.realpath(data_dir)) / "models")
+        yield DownloadClient(channel, Path(os.path.realpath(data_dir)) / "downloads")
 
 
 class DownloadProcess:
@@ -174,6 +174,6 @@ class DownloadProcess:
         """A client, as soon as the process answers."""
         quick = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 100)]
         async with grpc.aio.insecure_channel(self.address, options=quick) as channel:
-            client = DownloadClient(channel, self.data_dir / "models")
+            client = DownloadClient(channel, self.data_dir / "downloads")
             await client.stub.ListDownloads(pb.ListDownloadsRequest(), wait_for_ready=True, timeout=15)
             yield client
