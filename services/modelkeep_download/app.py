@@ -91,7 +91,7 @@ class DownloadApplication:
             "roots": [
                 *(
                     {
-                        "purpose": "models" if Path(path) == settings.models else "download",
+                        "purpose": "models" if path == self._models else "download",
                         "path": path,
                         "root_id": root_id,
                     }
@@ -119,6 +119,7 @@ class DownloadApplication:
         settings = self._settings
         imports = (Path("/"),) if settings.allow_any_import_root else settings.import_roots
         roots, data_dir = settings.roots, settings.data_dir
+        self._models = str(settings.models)
         places = Places(
             AllowedRoots(roots, data_dir=data_dir, models=roots, setting="download_roots"),
             AllowedRoots([*imports, *roots], data_dir=data_dir, models=roots, setting="import_roots"),

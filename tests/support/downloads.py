@@ -38,6 +38,7 @@ class DownloadClient:
     """The stub, with the waits that tests need."""
 
     def __init__(self, channel: grpc.aio.Channel, folder: Path) -> None:
+        self.channel = channel
         self.stub: Any = rpc.DownloadServiceStub(channel)
         self.folder = folder
 
