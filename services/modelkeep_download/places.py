@@ -103,7 +103,7 @@ class Places:
         if models is not None and path.is_relative_to(models / _STAGING):
             raise files.forbidden(path, setting=self.sources.setting)
         if models is not None and not copy:
-            raise _models_own(path, "what lies among the installed models is only copied: set copy")
+            raise _models_own(path, "what lies there is copied, never moved: leave move out")
         if not copy and any(root.is_relative_to(path) for root in self.sources.roots):
             raise bad_source("is an import root and can only be copied", field)
         return path
