@@ -17,6 +17,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,12 @@ import torch
 from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from modelkeep.exceptions import InvalidModelException
 from modelkeep.headers import DTYPES as FILE_DTYPES
 from modelkeep.headers import Tensor
+from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import resolve_class
 from modelkeep.worker.manifest import Manifest
 from modelkeep.worker.shell import DTYPES, build_module
@@ -76,8 +79,8 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
         config, names = _single_file_vae(wanted, sources)
     else:
         config, names = wanted.config, dict.fromkeys(sources)
-    config = {**config, **wanted.overrides}
-    with init_empty_weights(include_buffers=False), _within_reason(len(sources)):
+    config = checked_config(wanted.class_name, {**config, **wanted.overrides}, Path("config.json"))
+    with _Unfilled(), init_empty_weights(include_buffers=False), _within_reason(sources):
         shell = build_module(wanted.library, wanted.class_name, config, DTYPES[wanted.precision])
     if wanted.config is None and names.keys() != shell.state_dict().keys():
         stray = sorted(names.keys() ^ shell.state_dict().keys())
@@ -91,21 +94,33 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
     return _from_module(wanted, config, _from_pretrained(cls, wanted, config, descriptors))
 
 
+class _Unfilled(TorchFunctionMode):
+    """Parameters get no memory, not even until they are registered. Buffers do: their values are needed."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.empty:  # what every layer makes its parameters with
+            kwargs = {**(kwargs or {}), "device": "meta"}
+        return func(*args, **(kwargs or {}))
+
+
 @contextlib.contextmanager
-def _within_reason(tensor_count: int) -> Iterator[None]:
-    """Refuse to build a module of far more parameters than there are tensors.
+def _within_reason(sources: Mapping[str, _Source]) -> Iterator[None]:
+    """Refuse to build a module of far more parameters or elements than there are in the files.
 
     One wrong number in a configuration would keep this process busy until memory is used up, and every
     other load waiting.
     """
-    left = 10_000 + 10 * tensor_count
+    held = sum(prod(source.shape()) for source in sources.values())
+    left, elements = 100 + 4 * len(sources), (1 << 24) + 4 * held
 
-    def count(_module: torch.nn.Module, _name: str, _parameter: torch.nn.Parameter) -> None:
-        nonlocal left
+    def count(_module: torch.nn.Module, _name: str, parameter: torch.nn.Parameter | None) -> None:
+        nonlocal left, elements
         left -= 1
-        if left < 0:
+        elements -= 0 if parameter is None else parameter.numel()
+        if left < 0 or elements < 0:
             raise InvalidModelException(
-                f"The config.json asks for far more than the {tensor_count} tensors that the files hold.",
+                f"The config.json asks for far more than the {len(sources):,} tensors of {held:,} numbers "
+                "that the files hold.",
                 metadata={"detail": "configuration too large"},
             )
 

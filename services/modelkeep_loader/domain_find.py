@@ -25,6 +25,7 @@ from modelkeep.exceptions import (
 )
 from modelkeep.headers import Header, read_header
 from modelkeep.modeljson import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
+from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import ALLOWED
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_loader.domain import ComponentRef
@@ -248,6 +249,7 @@ class Finder:
         _check_class(library, class_name, folder)
         # Names as the record has them, also where links lead elsewhere (a cache of blobs).
         files = [(name, self._roots.resolve(folder / name)) for name in self._weights(folder, listing)]
+        config = checked_config(class_name, config, folder / "config.json")
         return Found(library, class_name, config, files, folder, listing)
 
     def _weights(self, folder: Path, listing: Listing) -> list[str]:

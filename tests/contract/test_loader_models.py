@@ -181,7 +181,7 @@ async def test_a_configuration_does_not_choose_code(loader: Lender) -> None:
     key = await loader.register(place, type=taxonomy_pb2.MODEL_TYPE_T5_ENCODER)
     with refused("INVALID_MODEL") as error:
         await acquire(loader, component(key))
-    assert error.metadata["detail"] == "attention somebody/some-kernel"
+    assert "the attention 'somebody/some-kernel' is not among those" in error.message
 
 
 async def test_a_build_that_fails_is_cooled_down_and_says_why(loader: Lender) -> None:

@@ -74,7 +74,9 @@ def pipeline(folder: Path) -> Path:
         "safety_checker": [None, None],
     }
     weights(folder / "vae" / "diffusion_pytorch_model.safetensors")
-    (folder / "vae" / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL", "x": 1}))
+    (folder / "vae" / "config.json").write_text(
+        json.dumps({"_class_name": "AutoencoderKL", "sample_size": 1})
+    )
     weights(folder / "unet" / "diffusion_pytorch_model.safetensors")
     unet = {"_class_name": "UNet2DConditionModel", "upcast_attention": False}
     (folder / "unet" / "config.json").write_text(json.dumps(unet))

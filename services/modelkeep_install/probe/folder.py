@@ -15,6 +15,8 @@ from typing import Any
 from modelkeep.exceptions import InvalidModelException, UnsafeFormatException
 from modelkeep.headers import Header
 from modelkeep.modeljson import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
+from modelkeep.worker.classconfig import checked_config
+from modelkeep.worker.classes import ALLOWED as LENDABLE_CLASSES
 
 from ..system_errors import reading
 from .families.unet import BASE_BY_CONTEXT, VARIANT_BY_CHANNELS
@@ -91,6 +93,17 @@ class Folder:
         with reading(path), self._opener(path) as file:
             return read_object(file.fileno(), path, limit)
 
+    def check_config(self, component: str, library: object, class_name: object) -> None:
+        """What a component's config asks for is within reason, if its class is one that can be lent.
+
+        Raises:
+            InvalidModelException: It is not.
+        """
+        relative = f"{component}/config.json".lstrip("/")
+        config = self.config(relative)
+        if config is not None and (str(library), str(class_name)) in LENDABLE_CLASSES:
+            checked_config(str(class_name), config, self.path / relative)
+
     def check_shards(self) -> None:
         """Every shard that an index names must lie beside it.
 
@@ -156,6 +169,7 @@ def probe_folder(folder: Folder) -> Match | NoMatch:
     if class_name != "AutoencoderKL":
         known = _short(class_name or config.get("architectures") or "no class")
         return NoMatch(f"config.json names {known}, which is no pipeline and no autoencoder")
+    folder.check_config("", "diffusers", class_name)
     latents = _integer(config, "latent_channels", 4)
     for header in folder.weights(""):
         shape = header.get("decoder.conv_in.weight", ())
@@ -228,8 +242,10 @@ def _submodels(
                 certain(f"no submodel={name}", "model_index.json names it, the folder does not have it")
             )
             continue
+        # a damaged or unsafe component is found now, not when it is loaded
         if name in _WITH_WEIGHTS and name != "unet":
-            folder.weights(name)  # a damaged or unsafe component is found now, not when it is loaded
+            folder.weights(name)
+        folder.check_config(name, entry[0], entry[1])
         found.append(FoundSubmodel(name, name, _short(entry[1]), _short(entry[0])))
     return tuple(found)
 

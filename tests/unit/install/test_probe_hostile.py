@@ -118,7 +118,7 @@ def test_a_config_that_no_message_can_carry_is_refused(tmp_path: Path, value: st
         probe(tmp_path)
 
 
-@pytest.mark.parametrize("factor", ["1e30", "-1", "true"], ids=["huge", "negative", "no number"])
+@pytest.mark.parametrize("factor", ["1e8", "-1", "true"], ids=["huge", "negative", "no number"])
 def test_a_scaling_factor_that_no_model_has_is_left_out(tmp_path: Path, factor: str) -> None:
     folder = write_pipeline(tmp_path / "m", "sd-1") / "vae"
     config = '{"_class_name": "AutoencoderKL", "latent_channels": 4, "scaling_factor": FACTOR}'

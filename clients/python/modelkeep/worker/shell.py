@@ -14,6 +14,7 @@ import torch
 from torch.utils._device import DeviceContext
 
 from modelkeep.exceptions import InvalidModelException
+from modelkeep.worker.classconfig import ATTENTIONS
 from modelkeep.worker.classes import resolve_class
 from modelkeep.worker.manifest import Manifest
 
@@ -23,9 +24,6 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-#: What a configuration may set for `attn_implementation`. Others are code of other packages; a name with a
-#: slash is code from the library's hub.
-_ATTENTIONS: Final = (None, "eager", "sdpa")
 
 #: Shells are kept pickled: loading one takes a fifth of building it anew. Pickling takes half of that
 #: time again, so a shell is kept when it is asked for a second time; until then its place is empty.
@@ -76,10 +74,10 @@ def build_module(library: str, class_name: str, config: Mapping[str, Any], dtype
         return cls.from_config(dict(config))
     settings = cls.config_class.from_dict(dict(config))
     attention = settings._attn_implementation
-    if attention not in _ATTENTIONS:
+    if attention is not None and attention not in ATTENTIONS:
         raise InvalidModelException(
             f"The configuration of this {class_name} asks for the attention {attention!r}, which is not "
-            f"among those that may be used ({', '.join(filter(None, _ATTENTIONS))}).",
+            f"among those that may be used ({', '.join(ATTENTIONS)}).",
             metadata={"detail": f"attention {attention}"},
         )
     settings.dtype = dtype
