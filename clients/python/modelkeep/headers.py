@@ -102,8 +102,9 @@ DTYPES: Final[Mapping[str, Dtype]] = {
 }
 _BITS: Final[Mapping[str, int]] = {code: dtype.bits for code, dtype in DTYPES.items()}
 
-#: (dtype, shape, first byte, byte after the last), bytes counted from the start of the buffer.
-_Entry = tuple[str, tuple[int, ...], int, int]
+#: As the header has it: ``dtype``, ``shape``, and in ``data_offsets`` the first byte and the one after the
+#: last, counted from the start of the buffer.
+_Entry = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ class Header(Mapping[str, tuple[int, ...]]):
         self.header_bytes = header_bytes
 
     def __getitem__(self, name: str) -> tuple[int, ...]:
-        return self._entries[name][1]
+        return tuple(self._entries[name]["shape"])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -169,7 +170,7 @@ class Header(Mapping[str, tuple[int, ...]]):
 
     def dtype(self, name: str) -> str:
         """The dtype as the format names it: ``F16``."""
-        return self._entries[name][0]
+        return str(self._entries[name]["dtype"])
 
     def first_under(self, prefix: str) -> str:
         """A tensor whose name begins with the prefix; empty if there is none."""
@@ -186,7 +187,10 @@ class Header(Mapping[str, tuple[int, ...]]):
     def tensors(self) -> tuple[Tensor, ...]:
         """All tensors, in the order in which they lie in the file."""
         start = self.header_bytes
-        found = [Tensor(name, e[0], e[1], start + e[2], start + e[3]) for name, e in self._entries.items()]
+        found = [
+            Tensor(name, e["dtype"], tuple(e["shape"]), *(start + offset for offset in e["data_offsets"]))
+            for name, e in self._entries.items()
+        ]
         return tuple(sorted(found, key=lambda tensor: (tensor.begin, tensor.end)))
 
     def check_lendable(self) -> None:
@@ -196,11 +200,11 @@ class Header(Mapping[str, tuple[int, ...]]):
             InvalidModelException: One is not; it is named.
         """
         for name, entry in self._entries.items():
-            if not DTYPES[entry[0]].lendable:
+            if not DTYPES[entry["dtype"]].lendable:
                 raise InvalidModelException(
-                    f"{self.path.name} holds {_short(name)} as {entry[0]}, which cannot be lent: "
+                    f"{self.path.name} holds {_short(name)} as {entry['dtype']}, which cannot be lent: "
                     "convert it to F16, BF16 or F32 first.",
-                    metadata={"path": str(self.path), "detail": f"dtype {entry[0]}"},
+                    metadata={"path": str(self.path), "detail": f"dtype {entry['dtype']}"},
                 )
 
 
@@ -273,9 +277,9 @@ def _parse(
     keys = 4 * len(content) + noted + len(metadata)
     if text.count(b":") != keys or b"-" in text:
         _parse_slowly(path, text)
-    entries = _check_tensors(path, content, buffer_bytes)
+    _check_tensors(path, content, buffer_bytes)
     notes = islice(metadata.items(), MAX_NOTES)
-    return entries, {k: v for k, v in notes if k in whole or len(k) + len(v) <= MAX_NOTE_LENGTH}
+    return content, {k: v for k, v in notes if k in whole or len(k) + len(v) <= MAX_NOTE_LENGTH}
 
 
 def _check_count(path: Path, count: int) -> None:
@@ -302,16 +306,15 @@ def _parse_slowly(path: Path, text: bytes) -> None:
     json.loads(text, object_pairs_hook=unique, parse_int=natural)
 
 
-def _check_tensors(path: Path, tensors: dict[str, Any], buffer_bytes: int) -> dict[str, _Entry]:
-    """The entries, once every one is well-formed and together they tile the buffer."""
+def _check_tensors(path: Path, tensors: dict[str, Any], buffer_bytes: int) -> None:
+    """Every entry is well-formed, and together they tile the buffer."""
     bits_of = _BITS
-    entries: dict[str, _Entry] = {}
+    spans = []
     for name, entry in tensors.items():
         # written flat, and with the common case first: a header has thousands of entries
         try:
             begin, end = entry["data_offsets"]
-            dtype = entry["dtype"]
-            bits = bits_of[dtype]
+            bits = bits_of[entry["dtype"]]
             shape = entry["shape"]
             if len(shape) > MAX_DIMENSIONS or len(name) > MAX_NAME_LENGTH:
                 _bad(path, f"tensor {_short(name)} has a longer name or more dimensions than any model's")
@@ -325,9 +328,10 @@ def _check_tensors(path: Path, tensors: dict[str, Any], buffer_bytes: int) -> di
             _bad(path, f"tensor {_short(name)} has no valid dtype, shape and data_offsets")
         if (end - begin) * 8 != bits or not bits:
             _check_size(path, name, entry, bits)
-        entries[name] = (dtype, tuple(shape), begin, end)
+        spans.append((begin, end))
+    spans.sort()
     position = 0
-    for begin, end in sorted([entry[2:] for entry in entries.values()]):
+    for begin, end in spans:
         if begin != position:
             fault = "hole" if begin > position else "overlap"
             _bad(path, f"the tensors do not tile the buffer: {fault} at {position}")
@@ -335,7 +339,6 @@ def _check_tensors(path: Path, tensors: dict[str, Any], buffer_bytes: int) -> di
     if position != buffer_bytes:
         fault = "truncated" if position > buffer_bytes else "longer than its tensors"
         _bad(path, f"{fault}: the header describes {position:,} bytes of them, the file has {buffer_bytes:,}")
-    return entries
 
 
 def _check_size(path: Path, name: str, entry: Mapping[str, Any], bits: int) -> None:
@@ -390,7 +393,7 @@ def _parse_apart(
                     part = json.loads(line)
                     if "error" in part:
                         _bad(path, part["error"])
-                    entries.update((n, (d, tuple(s), b, e)) for n, d, s, b, e in part.get("tensors", ()))
+                    entries |= part.get("tensors", {})
                     metadata |= part.get("metadata", {})
                     ended = ended or "ended" in part
         finally:
@@ -434,7 +437,7 @@ def _answer(fd: int, length: int, size: int, whole: Collection[str]) -> Iterable
         yield {"error": f"parsing the header takes more than {_MEMORY_BYTES:,} bytes of memory"}
         return
     rest = iter(entries.items())
-    while part := [(name, *entry) for name, entry in islice(rest, _TENSORS_A_LINE)]:
+    while part := dict(islice(rest, _TENSORS_A_LINE)):
         yield {"tensors": part}
     for key, text in metadata.items():
         yield {"metadata": {key: text}}
