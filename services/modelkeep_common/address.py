@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import grpc.aio
 
+from modelkeep.hosts import check_spelling, is_loopback
 from modelkeep.private import MAX_SOCKET_BYTES, UnsafeFolderError, make_private
 
 from .paths import lock_file
@@ -28,7 +28,8 @@ def check(settings: ServiceSettings) -> None:
             without ``insecure``, an unknown host, or a socket path that cannot be; 98 for a socket that a
             server listens on.
     """
-    if not settings.insecure and not _is_loopback(settings.host):
+    is_local = _is_loopback(settings.host)
+    if not settings.insecure and not is_local:
         raise StartupError(
             EXIT_CONFIG,
             f"host {settings.host} is not a loopback address and there is no TLS: everybody on the network "
@@ -129,16 +130,13 @@ def _bracketed(host: str) -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    plain = host.strip("[]")
     try:
-        return ipaddress.ip_address(plain).is_loopback
-    except ValueError:
-        pass
-    try:
-        found = socket.getaddrinfo(plain, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
+        check_spelling(host)
+        return is_loopback(host)
+    except ValueError as error:
+        raise StartupError(EXIT_CONFIG, str(error)) from None
+    except OSError:
         raise StartupError(EXIT_CONFIG, f"host {host} is unknown: use an address, as 127.0.0.1") from None
-    return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
 
 
 def _taken(settings: ServiceSettings) -> StartupError:

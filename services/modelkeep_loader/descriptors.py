@@ -15,25 +15,22 @@ import array
 import asyncio
 import contextlib
 import fcntl
-import hashlib
 import logging
 import os
 import socket
-import stat
-import tempfile
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from modelkeep.exceptions import ForbiddenTicketException, ModelkeepError, ServerBusyException
+from modelkeep.private import MAX_SOCKET_BYTES, UnsafeFolderError, make_private, runtime_folder
 from modelkeep_common.startup import EXIT_ADDRESS_TAKEN, EXIT_CONFIG, EXIT_NOT_WRITABLE, StartupError
 from modelkeep_loader.domain_tickets import SECRET_BYTES
 from modelkeep_loader.processes import Peer, peer_of
 
 _log = logging.getLogger(__name__)
 
-#: Longest path of a UNIX socket: sockaddr_un has 108 bytes, one of them the end.
-MAX_PATH_BYTES: Final = 107
+_SOCKET: Final = "fd.sock"
 #: Seconds that a client has to send its ticket.
 _TICKET_TIMEOUT_S = 5.0
 #: Connections that may be open without having sent one.
@@ -70,41 +67,33 @@ class Desk(Protocol):
 
 
 def socket_folder(service_dir: Path, configured: Path | None = None) -> Path:
-    """Where the descriptor socket of the loader with this data folder is.
+    """Where the descriptor socket of the loader with this data folder is; see ``runtime_folder``.
 
-    ``$XDG_RUNTIME_DIR/modelkeep/<hash>``, or the like below the temporary folder if there is none. The
-    same from start to start, so that a stale socket is found and replaced.
+    The same from start to start, so that a stale socket is found and replaced.
 
     Raises:
         StartupError: 78 if the path would be too long for a UNIX socket.
     """
-    if configured is not None:
-        folder = configured.absolute()
-    else:
-        digest = hashlib.sha256(os.fsencode(os.path.realpath(service_dir))).hexdigest()[:12]
-        runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-        candidates = [Path(runtime) / "modelkeep"] if runtime and os.path.isdir(runtime) else []
-        candidates += [Path(base) / f"modelkeep-{os.geteuid()}" for base in (tempfile.gettempdir(), "/tmp")]
-        folders = [candidate / digest for candidate in candidates]
-        folder = next((f for f in folders if _fits(f)), folders[-1])
-    if not _fits(folder):
+    if configured is None:
+        try:
+            return runtime_folder(service_dir, _SOCKET)
+        except UnsafeFolderError as error:
+            raise StartupError(EXIT_CONFIG, f"{error}, or set descriptor_dir") from None
+    folder = configured.absolute()
+    if len(os.fsencode(folder / _SOCKET)) > MAX_SOCKET_BYTES:
         raise StartupError(
             EXIT_CONFIG,
-            f"{folder}/fd.sock is longer than the {MAX_PATH_BYTES} bytes that a UNIX socket's path may have: "
-            "set descriptor_dir to a shorter folder",
+            f"{folder / _SOCKET} is longer than the {MAX_SOCKET_BYTES} bytes that the path of a UNIX socket "
+            "may have: set descriptor_dir to a shorter folder",
         )
     return folder
-
-
-def _fits(folder: Path) -> bool:
-    return len(os.fsencode(folder / "fd.sock")) <= MAX_PATH_BYTES
 
 
 class DescriptorServer:
     """Serves the socket in a folder until closed."""
 
     def __init__(self, folder: Path, desk: Desk) -> None:
-        self.path = folder / "fd.sock"
+        self.path = folder / _SOCKET
         self._desk = desk
         self._listener: socket.socket | None = None
         self._lock = -1
@@ -260,18 +249,10 @@ def _send(connection: socket.socket, descriptors: Sequence[int]) -> None:
 def _private_folder(folder: Path) -> int:
     """Make the folder, check that it is the user's alone, and lock it; the lock's descriptor."""
     try:
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        # In a folder such as /tmp somebody else may have been there first.
-        status, above = folder.lstat(), folder.parent.stat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-            raise StartupError(EXIT_NOT_WRITABLE, f"{folder} is not a folder of the user {os.geteuid()}")
-        if above.st_uid not in (0, os.geteuid()) or (
-            above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX
-        ):
-            raise StartupError(EXIT_NOT_WRITABLE, f"others may replace {folder}: {folder.parent} is not safe")
-        folder.chmod(0o700)
+        make_private(folder)
         lock = os.open(folder / "fd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except UnsafeFolderError as error:
+        raise StartupError(EXIT_NOT_WRITABLE, f"{error}, or set descriptor_dir") from None
     except OSError as error:
         raise StartupError(EXIT_NOT_WRITABLE, f"cannot make {folder}: {error.strerror}") from None
     try:

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelkeep.exceptions import ServerBusyException
@@ -171,3 +173,30 @@ async def test_calls_that_are_begun_and_reset_at_once_cancel_nobody_elses(data_d
 async def _slow_echo(request: Any, context: Any) -> Any:
     await asyncio.sleep(0.01)
     return request
+
+
+async def test_readers_that_vanish_in_the_middle_are_no_errors(
+    data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_streams = 0
+
+    async def flood(request: Any, context: Any) -> None:
+        nonlocal open_streams
+        open_streams += 1
+        try:
+            while True:
+                await context.write(StringValue(value="x" * 30_000))
+        finally:
+            open_streams -= 1
+
+    async with serving(App({"StreamFlood": flood}), data_dir) as (server, _):
+        for _ in range(4):
+            crowd = [Connection(server.address, f"{SERVICE}/StreamFlood", reads=False) for _ in range(3)]
+            for connection in crowd:
+                connection.call(60)
+            await until(lambda: open_streams == 180, 30)
+            for connection in crowd:
+                connection.break_off()
+            await until(lambda: open_streams == 0, 30)
+        await until(lambda: server.admission.hold.active == 0, 30)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []

@@ -164,6 +164,15 @@ async def test_a_descriptor_folder_with_too_long_a_name_is_a_bad_setting(data_di
     assert raised.value.exit_code == 78
 
 
+async def test_a_socket_folder_that_another_user_made_first_is_not_trusted(data_dir: Path) -> None:
+    (data_dir / "fd").mkdir()
+    os.chown(data_dir / "fd", 65534, 65534)
+    settings = LoaderSettings.for_test(data_dir, descriptor_dir=data_dir / "fd")
+    with pytest.raises(StartupError, match=r"not a folder of yours .* or set descriptor_dir") as raised:
+        await start_server(LoaderApplication(settings), settings)
+    assert raised.value.exit_code == 73
+
+
 def test_the_serving_process_imports_neither_torch_nor_diffusers() -> None:
     code = (
         "import sys, modelkeep_loader.app, modelkeep_loader.__main__;"

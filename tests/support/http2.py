@@ -16,9 +16,9 @@ _EMPTY = b"\0" * 5
 
 
 class Connection:
-    """A plaintext connection to a gRPC server, whose answers are thrown away."""
+    """A plaintext connection to a gRPC server, whose answers are thrown away, or not read at all."""
 
-    def __init__(self, address: str, method: str, token: str = "") -> None:
+    def __init__(self, address: str, method: str, *, token: str = "", reads: bool = True) -> None:
         host, _, port = address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)))
         self._socket.sendall(_PREFACE + _frame(_SETTINGS, 0, 0))
@@ -32,7 +32,8 @@ class Connection:
         )
         self._stream = -1
         self._drain = threading.Thread(target=self._throw_away, daemon=True)
-        self._drain.start()
+        if reads:
+            self._drain.start()
 
     def call(self, count: int, *, reset: bool = False) -> None:
         """Begin so many calls; with `reset`, each is given up in the same breath."""
@@ -50,7 +51,13 @@ class Connection:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        self._drain.join(10)
+        if self._drain.is_alive():
+            self._drain.join(10)
+
+    def break_off(self) -> None:
+        """Vanish, as a process that is killed with answers on the way to it."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
 
     def _throw_away(self) -> None:
         with contextlib.suppress(OSError):

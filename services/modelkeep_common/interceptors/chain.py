@@ -286,7 +286,11 @@ class StreamContext:
     async def write(self, message: Any) -> None:
         """Send one message, or bytes that already are one."""
         data = message if type(message) is bytes or self._serialize is None else self._serialize(message)
-        await self._write(data)
+        try:
+            await self._write(data)
+        except grpc.aio.InternalError as error:
+            # Nothing but the end of the call makes a write fail, and gRPC may tell of that end only later.
+            raise asyncio.CancelledError from error
         self.messages += 1
         self.bytes_out += len(data)
 

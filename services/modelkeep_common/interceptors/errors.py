@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any, NoReturn
 
+import grpc.aio
 from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
@@ -35,9 +37,13 @@ def status_of(error: Exception, domain: str, method: str, request_id: str) -> tu
 
 async def abort(context: Any, answer: status_pb2.Status, request_id: str) -> NoReturn:
     """End the call with ``answer``; code and message of the call are those of the status."""
-    await context.abort(
-        status.CODE_OF_NUMBER[answer.code],
-        answer.message,
-        ((status.DETAILS_KEY, answer.SerializeToString()), (HEADER, request_id)),
-    )
+    try:
+        await context.abort(
+            status.CODE_OF_NUMBER[answer.code],
+            answer.message,
+            ((status.DETAILS_KEY, answer.SerializeToString()), (HEADER, request_id)),
+        )
+    except grpc.aio.InternalError as error:
+        # The caller has left and hears nothing any more.
+        raise asyncio.CancelledError from error
     raise AssertionError("abort returned")

@@ -94,6 +94,15 @@ def test_a_given_data_folder_stays_and_its_description_goes(data_dir: Path) -> N
     assert (data_dir / "logs" / "alpha.log").read_text().splitlines() == ["alpha starts", "alpha drained"]
 
 
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "127.0.0.01", "no.such.host.invalid"])
+def test_a_host_that_is_unknown_or_spelled_oddly_is_refused_before_anything_starts(host: str) -> None:
+    suite = Suite(host=host, services=("alpha",))
+    with pytest.raises(SuiteError, match=r"write 127\.0\.0\.1|is unknown") as refused:
+        suite.start()
+    assert refused.value.exit_code == 78
+    assert not suite.pids
+
+
 def test_a_second_suite_on_the_data_folder_is_refused_and_told_who_is_there(data_dir: Path) -> None:
     with toy_suite(data_dir) as first:
         with pytest.raises(SuiteError, match=rf"Another suite is running on .*pid {os.getpid()}") as refused:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from modelkeep.exceptions import InvalidModelException
+from modelkeep.private import MAX_SOCKET_BYTES
 from modelkeep.worker.classes import ALLOWED
 from modelkeep.worker.manifest import Manifest
 from modelkeep_loader import config, processes, vaeconfig
-from modelkeep_loader.descriptors import MAX_PATH_BYTES, socket_folder
+from modelkeep_loader.descriptors import socket_folder
 from support.modelshapes import table
 
 
@@ -103,7 +104,7 @@ def test_the_descriptor_socket_gets_a_short_private_place(
     long = tmp_path / ("x" * 100)
     long.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
-    assert len(os.fsencode(socket_folder(tmp_path / "one") / "fd.sock")) <= MAX_PATH_BYTES
+    assert len(os.fsencode(socket_folder(tmp_path / "one") / "fd.sock")) <= MAX_SOCKET_BYTES
 
 
 def test_a_manifest_reads_back_and_other_versions_are_refused() -> None:

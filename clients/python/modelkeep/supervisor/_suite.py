@@ -14,9 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
+from modelkeep.hosts import check_spelling, is_loopback
 from modelkeep.reserve import has_room
 from modelkeep.supervisor import _ports
-from modelkeep.supervisor._errors import ADDRESS_TAKEN, PASSED_THROUGH, SuiteError
+from modelkeep.supervisor._errors import ADDRESS_TAKEN, BAD_CONFIGURATION, PASSED_THROUGH, SuiteError
 from modelkeep.supervisor._files import (
     SuiteFile,
     lock_data_dir,
@@ -32,7 +33,6 @@ SERVICES = ("record", "download", "install", "loader")
 #: Where `modelkeep up` puts them.
 DEFAULT_PORTS: Mapping[str, int] = {"record": 50051, "download": 50052, "install": 50053, "loader": 50054}
 
-_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 #: Setting of one service that holds the address of another.
 _PEERS = {
     "MODELKEEP_INSTALL_RECORD_ADDRESS": "record",
@@ -90,6 +90,7 @@ class Suite:
     ) -> None:
         self._given_data_dir = data_dir
         self._host = host
+        self._is_local = False
         self._ports = dict(ports or {})
         self._services = tuple(services)
         self._env = dict(env or {})
@@ -145,6 +146,7 @@ class Suite:
         try:
             make_data_dir(self.data_dir)
             self._lock = lock_data_dir(self.data_dir)
+            self._look_at_host()
             self._choose_ports()
             deadline = time.monotonic() + self._startup_timeout_s
             for name in self._services:
@@ -219,6 +221,17 @@ class Suite:
 
     # -- inside -------------------------------------------------------------------------------------------
 
+    def _look_at_host(self) -> None:
+        try:
+            check_spelling(self._host)
+            self._is_local = is_loopback(self._host)
+        except ValueError as error:
+            raise SuiteError(str(error), exit_code=BAD_CONFIGURATION) from None
+        except OSError:
+            raise SuiteError(
+                f"Host {self._host} is unknown: use an address, as 127.0.0.1", exit_code=BAD_CONFIGURATION
+            ) from None
+
     def _choose_ports(self) -> None:
         taken = {port for port in self._ports.values() if port}
         for name in self._services:
@@ -237,7 +250,7 @@ class Suite:
         )
 
     def _environment(self, name: str) -> dict[str, str | None]:
-        defaults = _ON_LOOPBACK if self._host in _LOOPBACK else {}
+        defaults = _ON_LOOPBACK if self._is_local else {}
         addresses = self.addresses
         peers = {setting: addresses[peer] for setting, peer in _PEERS.items() if peer in addresses}
         unset = {
