@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 bin="${VENV:-.venv}/bin"
 python="$bin/python"
 
-checks=(lint format types proto-lint proto-format proto-current imports parity text spelling)
+checks=(lint format types proto-lint proto-format proto-current proto-breaking imports parity text spelling)
 describe() {
     case "$1" in
     lint) "$bin/ruff" check --quiet . ;;
@@ -15,6 +15,7 @@ describe() {
     proto-lint) "$bin/buf" lint proto ;;
     proto-format) "$bin/buf" format --diff --exit-code proto ;;
     proto-current) "$python" scripts/proto.py --check ;;
+    proto-breaking) "$python" scripts/baseline.py ;;
     imports) "$bin/lint-imports" --no-cache 2>&1 | sed -n '/^Contracts/,$p' | grep -v KEPT; return "${PIPESTATUS[0]}" ;;
     parity) "$python" scripts/check_parity.py ;;
     text) "$python" scripts/check_text.py ;;
