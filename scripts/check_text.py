@@ -67,6 +67,11 @@ _HOMES = (
         "services/modelkeep_common/urls.py",
     ),
     (
+        "another reading of HTTP",
+        re.compile(r"\b(?:http\.client|urllib\.request|email\.(?:utils|message|parser|policy))\b"),
+        "services/modelkeep_download/http1.py",
+    ),
+    (
         "another list of what is secret",
         re.compile(r"""(?i)["'|(](?:x-amz-signature|api_?key|passwd|password|client_secret)["'|)]"""),
         "services/modelkeep_common/urls.py",

@@ -150,6 +150,19 @@ def test_what_is_secret_in_an_address_has_one_home(
     assert "urls.py:1" not in said
 
 
+@pytest.mark.parametrize("line", ["import http.client", "from email.utils import parsedate_to_datetime"])
+def test_what_an_http_header_says_is_read_in_one_place(
+    tmp_path: Path, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "services" / "modelkeep_download").mkdir(parents=True)
+    for name in ("transport.py", "http1.py"):
+        (tmp_path / "services" / "modelkeep_download" / name).write_text(f"{line}\n")
+    assert check_text.main(tmp_path) == 1
+    said = capsys.readouterr().err
+    assert "transport.py:1" in said
+    assert "http1.py:1" not in said
+
+
 def test_ignored_folders_are_not_read(tmp_path: Path) -> None:
     for folder in (".venv", ".git", "modelkeep-data", ".mypy_cache"):
         (tmp_path / folder).mkdir()
