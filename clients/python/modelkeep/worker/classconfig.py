@@ -122,8 +122,9 @@ def _check(key: str, value: object, path: Path, levels: int) -> None:
     if value is None or isinstance(value, bool):
         return
     if isinstance(value, int):
-        if not -1 <= value <= (limit := _MAX.get(key, _MAX_SIZE)):
-            _bad(path, f"{key} is {_said(value)}, beyond the {limit:,} that any model has")
+        limit = _MAX.get(key, _MAX_SIZE)
+        if not -1 <= value <= limit:
+            _bad(path, f"{key} is {_said(value)}, not within the {limit:,} that models have")
     elif isinstance(value, float):
         if not isfinite(value) or abs(value) > _MAX_NUMBER:
             _bad(path, f"{key} is {value}, which no model has")
@@ -132,7 +133,7 @@ def _check(key: str, value: object, path: Path, levels: int) -> None:
             _bad(path, f"{key} is a word of {len(value):,} characters")
     elif isinstance(value, (list, tuple)) and levels:
         if len(value) > _MAX_ENTRIES:
-            _bad(path, f"{key} has {len(value):,} entries, more than the {_MAX_ENTRIES} that any model has")
+            _bad(path, f"{key} has {len(value):,} entries, more than the {_MAX_ENTRIES} that models have")
         for entry in value:
             _check(key, entry, path, levels - 1)
     else:
