@@ -6,11 +6,12 @@ asked for, runs on the caller's, so that both take little longer than SHA-256 al
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import blake3
@@ -37,6 +38,111 @@ class Digests:
     modify_time: float
 
 
+class Digesting:
+    """Digests of one file as far as it has been read: what is stopped goes on where it was.
+
+    Args:
+        with_sha256: Whether SHA-256 is wanted besides BLAKE3.
+    """
+
+    def __init__(self, *, with_sha256: bool = True) -> None:
+        self._sha = hashlib.sha256() if with_sha256 else None
+        self._fast = blake3.blake3()
+        self._seen: tuple[int, int, int, int] | None = None
+        #: Bytes that the digests are of.
+        self.done = 0
+
+    def go_on(
+        self,
+        descriptor: int,
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        on_progress: Callable[[int], None] = lambda done: None,
+    ) -> Digests:
+        """Reads on to the end.
+
+        Args:
+            descriptor: The file, open for reading; its position does not matter and is left alone.
+            stop: Asked once a mebibyte; true ends the work.
+            on_progress: Told once a mebibyte how many bytes are done; from the caller's thread.
+
+        Raises:
+            Interrupted: ``stop`` said so; another call goes on from there.
+            OSError: The file cannot be read. ESTALE: it is not the one that was begun, or was changed.
+        """
+        found = os.fstat(descriptor)
+        identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        if self._seen not in (None, identity):
+            raise OSError(errno.ESTALE, "it changed while it was read")
+        self._seen = identity
+        os.posix_fadvise(descriptor, self.done, 0, os.POSIX_FADV_SEQUENTIAL)
+        ahead = _ReadAhead(descriptor, self.done, self._fast)
+        try:
+            for block in ahead:
+                self._take(block)
+                on_progress(self.done)
+                if stop():
+                    raise Interrupted
+        finally:
+            # what was read ahead is in BLAKE3 already
+            for block in ahead.end():
+                self._take(block)
+        modify_time = clamped_time(os.fstat(descriptor).st_mtime)
+        sha256 = self._sha.hexdigest() if self._sha is not None else ""
+        return Digests(sha256, self._fast.hexdigest(), self.done, modify_time)
+
+    def _take(self, block: memoryview) -> None:
+        if self._sha is not None:
+            self._sha.update(block)
+        self.done += len(block)
+
+
+class _ReadAhead:
+    """The blocks of a file from a position on, read and put into BLAKE3 by a thread of its own."""
+
+    def __init__(self, descriptor: int, position: int, fast: blake3.blake3) -> None:
+        self._free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
+        self._full: queue.SimpleQueue[memoryview | BaseException] = queue.SimpleQueue()
+        self._ending = threading.Event()
+        for _ in range(_BLOCKS):
+            self._free.put(bytearray(_BLOCK_BYTES))
+        arguments = (descriptor, position, fast)
+        self._thread = threading.Thread(target=self._read, args=arguments, name="read-ahead", daemon=True)
+        self._thread.start()
+
+    def _read(self, descriptor: int, position: int, fast: blake3.blake3) -> None:
+        try:
+            while (block := self._free.get()) is not None and not self._ending.is_set():
+                view = memoryview(block)[: os.preadv(descriptor, [block], position)]
+                fast.update(view)
+                self._full.put(view)
+                position += len(view)
+                if not view:
+                    return
+        except BaseException as error:
+            self._full.put(error)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        while True:
+            got = self._full.get()
+            if isinstance(got, BaseException):
+                raise got
+            if not got:
+                return
+            yield got
+            assert isinstance(got.obj, bytearray)
+            self._free.put(got.obj)
+
+    def end(self) -> Iterator[memoryview]:
+        """Ends the thread; gives what it had read besides."""
+        self._ending.set()
+        self._free.put(None)
+        self._thread.join()
+        while not self._full.empty():
+            if isinstance(got := self._full.get(), memoryview):
+                yield got
+
+
 def digest_descriptor(
     descriptor: int,
     *,
@@ -44,59 +150,5 @@ def digest_descriptor(
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Digests:
-    """Digests of the file behind a descriptor, from its first byte to its last.
-
-    Args:
-        descriptor: Open for reading; its position does not matter and is left alone.
-        with_sha256: Whether SHA-256 is wanted besides BLAKE3.
-        stop: Asked once a mebibyte; true ends the work.
-        on_progress: Told once a mebibyte how many bytes are done; from the caller's thread.
-
-    Raises:
-        Interrupted: ``stop`` said so.
-        OSError: The file cannot be read.
-    """
-    free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
-    full: queue.SimpleQueue[tuple[bytearray, int] | BaseException] = queue.SimpleQueue()
-    for _ in range(_BLOCKS):
-        free.put(bytearray(_BLOCK_BYTES))
-    fast = blake3.blake3()
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-
-    def read_ahead() -> None:
-        position = 0
-        try:
-            while (block := free.get()) is not None:
-                count = os.preadv(descriptor, [block], position)
-                fast.update(memoryview(block)[:count])
-                full.put((block, count))
-                position += count
-                if count == 0:
-                    return
-        except BaseException as error:
-            full.put(error)
-
-    sha = hashlib.sha256()
-    size = 0
-    reader = threading.Thread(target=read_ahead, name="read-ahead", daemon=True)
-    reader.start()
-    try:
-        while True:
-            got = full.get()
-            if isinstance(got, BaseException):
-                raise got
-            block, count = got
-            if count == 0:
-                break
-            if with_sha256:
-                sha.update(memoryview(block)[:count])
-            size += count
-            on_progress(size)
-            if stop():
-                raise Interrupted
-            free.put(block)
-    finally:
-        free.put(None)
-        reader.join()
-    modify_time = clamped_time(os.fstat(descriptor).st_mtime)
-    return Digests(sha.hexdigest() if with_sha256 else "", fast.hexdigest(), size, modify_time)
+    """Digests of the file behind a descriptor, in one go; see :class:`Digesting`."""
+    return Digesting(with_sha256=with_sha256).go_on(descriptor, stop=stop, on_progress=on_progress)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,20 +18,28 @@ from modelkeep.exceptions import DiskFullException, ModelkeepError, UnknownModel
 from .domain_ports import DigestState, DigestWork, JobStore, RecordFile, RecordPort
 from .domain_roots import ModelRoots
 from .domain_steps import TRY_AGAIN
-from .hashing import Interrupted, digest_file
+from .hashing import Digesting, Digests, Interrupted, digest_file
 
 _log = logging.getLogger(__name__)
 
 #: File systems keep times more coarsely than they first tell them.
 _SAME_TIME_S = 0.01
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 10.0
+#: Seconds that a file is hashed before others have their turn; every so many turns the oldest model has it.
+_TURN_S, _OLDEST_EVERY = 1.0, 4
+#: Files that go on where they were; of more, the one that has come least far begins anew.
+_PARKED = 64
+#: Between two looks for the record of a long file, in seconds.
+_LOOK_EVERY_S = 5.0
 
 
 class DigestWorker:
     """Hashes one file at a time, on a thread of its own, so that installs never wait for it.
 
     What is to be hashed is a row that the install's last step writes with it; each file's digests are
-    stored when they are known, so a restart loses one file's work at most.
+    stored when they are known. A long file keeps nobody waiting: it is hashed in turns of a second, smaller
+    files come first, and every fourth turn is the oldest model's, so that it comes to its end too. Between
+    turns it is looked whether the file and its record are still there.
     """
 
     def __init__(self, store: JobStore, records: RecordPort, roots: ModelRoots) -> None:
@@ -41,6 +51,9 @@ class DigestWorker:
         self._stop = threading.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="digest")
         self._tasks: list[asyncio.Task[None]] = []
+        self._begun: dict[tuple[str, str], Digesting] = {}
+        self._turns = itertools.count(1)
+        self._looked_for: dict[str, float] = {}
 
     def start(self) -> None:
         """Begins with what earlier runs left."""
@@ -70,11 +83,16 @@ class DigestWorker:
         while True:
             self._wanted.clear()
             try:
-                while (work := await self._store.digest_work()) is not None:
-                    for file in work.files:
-                        if file.state is DigestState.PENDING:
-                            await self._store.save_digest(work.key, await self._hash(work, file))
-                    self._to_write.set()
+                while (found := await self._next()) is not None:
+                    work, file = found
+                    hashed = await self._hash(work, file)
+                    if hashed is not None:
+                        await self._store.save_digest(work.key, hashed)
+                        self._to_write.set()
+                    elif not await self._is_wanted(work.key):
+                        await self._store.drop_digests(work.key)
+                self._begun.clear()
+                self._looked_for.clear()
                 delay = _FIRST_RETRY_S
             except Interrupted:
                 return
@@ -86,14 +104,50 @@ class DigestWorker:
                 _log.exception("hashing stopped by a defect; it goes on with the next install")
             await self._wanted.wait()
 
-    async def _hash(self, work: DigestWork, file: RecordFile) -> RecordFile:
+    async def _next(self) -> tuple[DigestWork, RecordFile] | None:
+        return await self._store.pending_digest(oldest=next(self._turns) % _OLDEST_EVERY == 0)
+
+    async def _is_wanted(self, key: str) -> bool:
+        """Whether the record is there; asked for a long file now and then."""
+        now = time.monotonic()
+        if now - self._looked_for.setdefault(key, now) < _LOOK_EVERY_S:
+            return True
+        self._looked_for[key] = now
+        try:
+            await self._records.get(key)
+        except UnknownModelException:
+            return False
+        except ModelkeepError as error:
+            _log.info("whether %s is still wanted cannot be told: %s", key, error)
+        return True
+
+    def _turn(self, path: Path, begun: Digesting) -> Digests | None:
+        """In a thread: hashes on for a second; None if that was not enough."""
+        end = time.monotonic() + _TURN_S
+        try:
+            return digest_file(
+                path,
+                self._roots.open,
+                stop=lambda: self._stop.is_set() or time.monotonic() > end,
+                begun=begun,
+            )
+        except Interrupted:
+            if self._stop.is_set():
+                raise
+            return None
+
+    async def _hash(self, work: DigestWork, file: RecordFile) -> RecordFile | None:
+        """The file with its digests, or why not; None after a turn that did not come to its end."""
         location = Path(work.location)
         path = location / file.path if work.is_folder else location
+        name = (work.key, file.path)
+        begun = self._begun.pop(name, None) or Digesting()
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(
-                self._thread, lambda: digest_file(path, self._roots.open, stop=self._stop.is_set)
-            )
+            found = await loop.run_in_executor(self._thread, self._turn, path, begun)
+            if found is None:
+                self._park(name, begun)
+                return None
         except (ModelkeepError, OSError) as error:
             _log.warning("cannot hash %s: %s", path, error)
             return replace(file, state=DigestState.FAILED)
@@ -108,6 +162,11 @@ class DigestWorker:
             blake3=found.blake3,
             state=DigestState.VERIFIED if verified else DigestState.COMPUTED,
         )
+
+    def _park(self, name: tuple[str, str], begun: Digesting) -> None:
+        self._begun[name] = begun
+        if len(self._begun) > _PARKED:
+            del self._begun[min(self._begun, key=lambda each: self._begun[each].done)]
 
     async def _write_all(self) -> None:
         delay = _FIRST_RETRY_S

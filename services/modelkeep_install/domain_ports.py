@@ -218,8 +218,8 @@ class JobStore(Protocol):
     async def prune(self) -> int:
         """Forgets the jobs that have ended, with their claim to staged files; gives how many."""
 
-    async def digest_work(self) -> DigestWork | None:
-        """The oldest model with files to hash."""
+    async def pending_digest(self, *, oldest: bool) -> tuple[DigestWork, RecordFile] | None:
+        """A file to hash, the smallest or one of the oldest model, and its model without its files."""
 
     async def save_digest(self, key: str, file: RecordFile) -> None:
         """Stores the digests of one file."""

@@ -14,20 +14,24 @@ together. Adding, removing, renaming or changing a file changes it, the order on
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import imohash
 
-from modelkeep_common.digests import Digests, Interrupted, digest_descriptor
+from modelkeep.exceptions import InvalidModelException
+from modelkeep_common.digests import Digesting, Digests, Interrupted
 
 from .probe.headers import Opener, open_regular
 from .system_errors import reading
 
 #: imohash's own defaults. Given by position: the keyword is misspelt in the released version.
 _SAMPLE_THRESHOLD, _SAMPLE_SIZE = 128 * 1024, 16 * 1024
+#: Some file systems do not tell how large they are.
+_ALWAYS_READ = 1 << 30
 
-__all__ = ["Digests", "Interrupted", "digest_file", "sampled_hash", "sampled_hash_of_folder"]
+__all__ = ["Digesting", "Digests", "Interrupted", "digest_file", "sampled_hash", "sampled_hash_of_folder"]
 
 
 def sampled_hash(path: Path, opener: Opener = open_regular) -> str:
@@ -50,6 +54,7 @@ def digest_file(
     opener: Opener = open_regular,
     *,
     stop: Callable[[], bool] = lambda: False,
+    begun: Digesting | None = None,
 ) -> Digests:
     """SHA-256 and BLAKE3 of a file in one pass.
 
@@ -57,10 +62,24 @@ def digest_file(
         path: The file.
         opener: Opens it.
         stop: Asked once a mebibyte; true ends the work.
+        begun: As far as it has been read before; it is as far as this came when ``stop`` ends the work.
 
     Raises:
         Interrupted: ``stop`` said so.
-        OSError: The file cannot be read.
+        InvalidModelException: It is longer than its file system can hold, so most of it is holes.
+        OSError: The file cannot be read, or is another than was begun.
     """
     with opener(path) as file:
-        return digest_descriptor(file.fileno(), stop=stop)
+        _refuse_holes(path, file.fileno())
+        return (begun or Digesting()).go_on(file.fileno(), stop=stop)
+
+
+def _refuse_holes(path: Path, descriptor: int) -> None:
+    """A file of holes may be of any length, and reading it takes as long as if it were full."""
+    room = os.fstatvfs(descriptor)
+    size = os.fstat(descriptor).st_size
+    if size > max(room.f_blocks * room.f_frsize, _ALWAYS_READ):
+        raise InvalidModelException(
+            f"{path} is longer ({size:,} bytes) than its file system: most of it was never written.",
+            metadata={"path": str(path), "detail": "a sparse file"},
+        )

@@ -52,6 +52,14 @@ MIGRATIONS: Sequence[Migration] = (
         CREATE TABLE removals (key TEXT PRIMARY KEY, removal TEXT NOT NULL);
         """,
     ),
+    Migration(
+        2,
+        """
+        ALTER TABLE digest_files ADD COLUMN size_bytes INTEGER NOT NULL DEFAULT 0;
+        UPDATE digest_files SET size_bytes = json_extract(file, '$.size_bytes');
+        CREATE INDEX digest_files_pending ON digest_files (size_bytes) WHERE state = 'pending';
+        """,
+    ),
 )
 
 _JOBS: TypeAdapter[Job] = TypeAdapter(Job)
@@ -211,15 +219,17 @@ class InstallStore:
         return job
 
     # ---- digests -------------------------------------------------------------------------------------
-    async def digest_work(self) -> DigestWork | None:
-        found = await self.db.read(
-            lambda conn: _work(
-                conn,
-                "WHERE key IN (SELECT key FROM digest_files WHERE state = 'pending') "
-                "ORDER BY sequence LIMIT 1",
-            )
-        )
-        return found[0] if found else None
+    async def pending_digest(self, *, oldest: bool) -> tuple[DigestWork, RecordFile] | None:
+        order = "sequence, path" if oldest else "size_bytes, sequence, path"
+
+        def unit(conn: sqlite3.Connection) -> tuple[DigestWork, RecordFile] | None:
+            row = conn.execute(
+                "SELECT work, file FROM digest_files JOIN digest_work USING (key) WHERE state = 'pending' "
+                f"ORDER BY {order} LIMIT 1"
+            ).fetchone()
+            return None if row is None else (_WORK.validate_json(row[0]), _FILES.validate_json(row[1]))
+
+        return await self.db.read(unit)
 
     async def save_digest(self, key: str, file: RecordFile) -> None:
         await self.db.write(lambda conn: _put_file(conn, key, file, only_if_known=True))
@@ -295,8 +305,8 @@ def _put_file(conn: sqlite3.Connection, key: str, file: RecordFile, *, only_if_k
     if only_if_known and not conn.execute("SELECT 1 FROM digest_work WHERE key = ?", (key,)).fetchone():
         return  # uninstalled meanwhile
     conn.execute(
-        "INSERT OR REPLACE INTO digest_files (key, path, state, file) VALUES (?, ?, ?, ?)",
-        (key, file.path, state, _FILES.dump_json(file).decode()),
+        "INSERT OR REPLACE INTO digest_files (key, path, state, file, size_bytes) VALUES (?, ?, ?, ?, ?)",
+        (key, file.path, state, _FILES.dump_json(file).decode(), file.size_bytes),
     )
 
 

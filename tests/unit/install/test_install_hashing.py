@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import itertools
 import os
+import random
 import time
 from pathlib import Path
 
@@ -14,7 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelkeep_install.hashing import Interrupted, digest_file, sampled_hash, sampled_hash_of_folder
+from modelkeep.exceptions import InvalidModelException
+from modelkeep_install.hashing import (
+    Digesting,
+    Interrupted,
+    digest_file,
+    sampled_hash,
+    sampled_hash_of_folder,
+)
 from support.modelshapes import write_safetensors
 
 
@@ -105,3 +115,36 @@ def test_a_digest_stops_when_it_is_asked_to(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_raises_what_the_system_says(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Is a directory"):
         digest_file(tmp_path, lambda path: os.fdopen(os.open(path, os.O_RDONLY), "rb", buffering=0))
+
+
+@given(size=st.integers(0, 9 << 20), stops=st.lists(st.integers(0, 4), max_size=5))
+def test_a_digest_that_was_stopped_goes_on_where_it_was(
+    tmp_path_factory: pytest.TempPathFactory, size: int, stops: list[int]
+) -> None:
+    content = random.Random(size).randbytes(size)
+    path = tmp_path_factory.mktemp("d") / "x"
+    path.write_bytes(content)
+    begun = Digesting()
+    for after in stops:
+        asked = itertools.count()
+        with contextlib.suppress(Interrupted):
+            found = digest_file(path, stop=lambda: next(asked) >= after, begun=begun)  # noqa: B023
+            break
+    else:
+        found = digest_file(path, begun=begun)
+    assert found.sha256 == hashlib.sha256(content).hexdigest()
+    assert found.blake3 == blake3.blake3(content).hexdigest()
+    assert found.size_bytes == size
+    path.unlink()
+
+
+def test_a_file_that_is_longer_than_its_file_system_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    room = os.statvfs(tmp_path)
+    with path.open("wb") as file:
+        try:
+            file.truncate(max(room.f_blocks * room.f_frsize, 1 << 30) + 1)
+        except OSError:
+            pytest.skip("this file system takes no such file")
+    with pytest.raises(InvalidModelException, match="never written"):
+        digest_file(path)
