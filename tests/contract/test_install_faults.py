@@ -150,7 +150,7 @@ async def test_an_uninstall_whose_caller_leaves_deletes_the_files_with_the_recor
     job = await service.install(small_lora(source / "a.safetensors"), inplace=False)
     await service.digested(job.model_key)
     begun = slow(monkeypatch, Records, "delete")
-    request = pb.UninstallModelRequest(key=job.model_key)
+    request = pb.UninstallModelRequest(key=job.model_key, files=pb.UNINSTALL_FILES_OWNED)
     await leave_in_the_middle(service.stub.UninstallModel(request), begun)
     await until(lambda: not Path(job.local_path).parent.exists())
     assert await service.models_count() == 0
@@ -164,7 +164,9 @@ async def test_an_uninstall_whose_answer_was_lost_deletes_the_files_without_a_re
     await service.digested(job.model_key)
     answer_lost(monkeypatch, Records, "delete")
     with fails(code="DEADLINE_EXCEEDED", reason="DEADLINE_EXCEEDED"):
-        await service.stub.UninstallModel(pb.UninstallModelRequest(key=job.model_key))
+        await service.stub.UninstallModel(
+            pb.UninstallModelRequest(key=job.model_key, files=pb.UNINSTALL_FILES_OWNED)
+        )
     await until(lambda: not Path(job.local_path).parent.exists())
 
 
