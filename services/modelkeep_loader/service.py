@@ -7,7 +7,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 
@@ -38,6 +38,7 @@ from modelkeep_loader.store import ResidentHistory, read_residents
 
 _log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=Message)
+_Manifests: TypeAlias = Sequence[resident_pb2.ComponentManifest]
 
 #: Seconds between two frames while something is loading: five a second.
 _FRAME_S = 0.2
@@ -73,12 +74,13 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         self._lending.check_host(request.boot_id)
         refs = convert.to_refs(request.components)
         if request.lease_id:
-            lease, grant = self._take_up(request, refs)
+            lease, manifests = self._take_up(request, refs)
         else:
-            lease, grant = await self._hold(request, refs, context)
+            lease, manifests = await self._hold(request, refs, context)
         binding = self._lending.leases.bind_stream(lease)
         try:
-            await context.write(pb.HoldModelResponse(granted=grant))
+            granted = self._granted(lease, manifests, request.delivery)
+            await context.write(pb.HoldModelResponse(granted=granted))
             while not await self._until(lease.ended, _ALIVE_S):
                 await context.write(pb.HoldModelResponse(alive=pb.HoldAlive()))
             if lease.end is not LeaseEnd.RELEASED:
@@ -95,9 +97,9 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         with self._lending.leases.room_for(principal):
             demand = await self._demand(context, convert.to_refs(request.components), is_lease=True)
             await self._fetch(context, demand, convert.seconds(request.max_wait))
-            lease, grant = self._grant(demand, request, principal)
+            lease, manifests = self._grant(demand, request, principal)
             self._lending.leases.bind_ttl(lease, ttl)
-        return pb.AcquireLeaseResponse(grant=grant)
+        return pb.AcquireLeaseResponse(grant=self._granted(lease, manifests, request.delivery))
 
     async def RenewLease(self, request: pb.RenewLeaseRequest, context: Any) -> pb.RenewLeaseResponse:
         """See the .proto."""
@@ -234,7 +236,7 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
 
     async def _hold(
         self, request: pb.HoldModelRequest, refs: Sequence[ComponentRef], context: Any
-    ) -> tuple[Lease, pb.Grant]:
+    ) -> tuple[Lease, _Manifests]:
         principal = current_call().principal.name
         with self._lending.leases.room_for(principal):
             demand = await self._demand(
@@ -252,7 +254,7 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
 
     def _grant(
         self, demand: Demand, request: pb.HoldModelRequest | pb.AcquireLeaseRequest, principal: str
-    ) -> tuple[Lease, pb.Grant]:
+    ) -> tuple[Lease, _Manifests]:
         """Begin the lease that a met demand is for, if what it gives can be told. Bind it at once."""
         try:
             manifests = convert.grant_manifests(demand.plans, demand.residents, request.delivery)
@@ -260,17 +262,18 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
             self._lending.cache.give_back(demand.holder)
             raise
         lease = self._lending.grant(demand, label=request.label, claimed_pid=request.pid, principal=principal)
-        return lease, self._granted(lease, manifests, request.delivery)
+        return lease, manifests
 
-    def _take_up(self, request: pb.HoldModelRequest, refs: Sequence[ComponentRef]) -> tuple[Lease, pb.Grant]:
+    def _take_up(
+        self, request: pb.HoldModelRequest, refs: Sequence[ComponentRef]
+    ) -> tuple[Lease, _Manifests]:
         lease = self._lending.leases.authorise(request.lease_id, request.lease_secret)
         manifests = convert.grant_manifests(lease.plans, lease.residents, request.delivery)
         self._lending.take_up(lease, refs, claimed_pid=request.pid)
-        return lease, self._granted(lease, manifests, request.delivery)
+        return lease, manifests
 
-    def _granted(
-        self, lease: Lease, manifests: Sequence[resident_pb2.ComponentManifest], delivery: pb.Delivery
-    ) -> pb.Grant:
+    def _granted(self, lease: Lease, manifests: _Manifests, delivery: pb.Delivery) -> pb.Grant:
+        """What a lease gives, once it has its binding."""
         ticket = b"" if delivery == pb.DELIVERY_NONE else self._lending.tickets.issue(lease.id)
         return convert.grant_message(lease, manifests, ticket, self._socket_path)
 

@@ -69,6 +69,7 @@ async def test_leases_have_a_limit_that_says_what_and_when(
     loader: Lender, ref: resident_pb2.ComponentRef
 ) -> None:
     held = [await acquire(loader, ref) for _ in range(LIMIT)]
+    assert held[0].lease.HasField("expire_time")
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await acquire(loader, ref)
     details = dict(raised.value.trailing_metadata() or ())["grpc-status-details-bin"]

@@ -132,6 +132,7 @@ def test_probe_says_what_a_file_holds_and_changes_nothing(suite: Suite, lora: Pa
         (["downloads", "watch", "99999"], 3, "UNKNOWN_JOB"),
         (["list", "--type", "nonsense"], 2, "control_lora"),
         (["load", "0" * 32], 3, "UNKNOWN_MODEL"),
+        (["cache", "revoke", "lease-of-nobody"], 3, "UNKNOWN_LEASE"),
         (["rm", "nobody", "--files", "any"], 2, "--yes"),
         (["edit", "nobody", "nonsense"], 2, "FIELD=VALUE"),
         (["downloads", "pause", "x"], 2, "integer"),

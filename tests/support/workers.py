@@ -255,7 +255,7 @@ def break_in(key: str, submodel: str, precision: Precision) -> list[str]:
             answers.append(type(error).__name__)
 
     attempt(lambda: os.pwrite(fd, b"x", 5000))
-    os.fchmod(fd, 0o700)  # the memory is this user's as much as the loader's
+    os.fchmod(fd, 0o600)  # the memory is this user's as much as the loader's
     writable = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
     attempt(lambda: os.pwrite(writable, b"x", 5000))
     attempt(lambda: os.ftruncate(writable, 10))
