@@ -1,12 +1,15 @@
 # Shared by the scripts here: where the services are, and how grpcurl is called. POSIX sh; sourced.
 #
 # GRPCURL                             the program (default: grpcurl)
-# MODELKEEP_CLIENT_<SERVICE>_ADDRESS  where a service is (default: the ports of `modelkeep up`)
+# MODELKEEP_CLIENT_<SERVICE>_ADDRESS  where a service is: HOST:PORT or unix:PATH (default: the ports of `modelkeep up`)
+# MODELKEEP_TOKEN_FILE                the token to show (default: that of the suite on MODELKEEP_DATA_DIR, or on
+#                                     ./modelkeep-data; none is needed over unix:PATH, or to look)
 
 GRPCURL=${GRPCURL:-grpcurl}
 RECORD=${MODELKEEP_CLIENT_RECORD_ADDRESS:-127.0.0.1:50051}
 INSTALL=${MODELKEEP_CLIENT_INSTALL_ADDRESS:-127.0.0.1:50053}
 LOADER=${MODELKEEP_CLIENT_LOADER_ADDRESS:-127.0.0.1:50054}
+TOKEN_FILE=${MODELKEEP_TOKEN_FILE:-${MODELKEEP_DATA_DIR:-modelkeep-data}/run/tokens/owner}
 
 die() {
     echo "$*" >&2
@@ -21,9 +24,19 @@ quoted() {
     printf '"%s"' "$(printf '%s' "$1" | sed 's/\\/\\\\/g; s/"/\\"/g')"
 }
 
-# call ADDRESS METHOD JSON [FLAGS...]: the request goes through stdin, so that no token is in `ps`.
+# call ADDRESS METHOD JSON [FLAGS...]: request and token go through stdin and the environment, so that `ps` has none.
 call() {
     address=$1 method=$2 body=$3
     shift 3
+    case $address in
+    unix:*) address=${address#unix:} && set -- "$@" -unix ;;
+    *)
+        if [ -r "$TOKEN_FILE" ]; then
+            MODELKEEP_TOKEN=$(cat "$TOKEN_FILE") && export MODELKEEP_TOKEN
+            # shellcheck disable=SC2016  # grpcurl expands it
+            set -- "$@" -expand-headers -H 'authorization: Bearer ${MODELKEEP_TOKEN}'
+        fi
+        ;;
+    esac
     printf '%s' "$body" | "$GRPCURL" -plaintext "$@" -d @ "$address" "$method"
 }

@@ -69,13 +69,16 @@ def open_connections(
         StartupError: 65 for a newer schema or a file of another kind, 73 if it cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StartupError(
             EXIT_NOT_WRITABLE, f"cannot make the folder {path.parent}: {error.strerror}"
         ) from None
     if not os.access(path.parent, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise StartupError(EXIT_NOT_WRITABLE, f"cannot write {path}: check who owns the folder {path.parent}")
+    with contextlib.suppress(OSError):
+        # SQLite gives its side files the mode of this one.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     while True:
         opened: list[Connection] = []
         try:

@@ -113,7 +113,7 @@ def configure(service: str, *, level: str = "INFO", file: Path | None = None) ->
     global _writer, _service
     fd = 2
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
     if _writer is not None:
         _writer.close()

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from modelkeep.exceptions import ForbiddenPathException
 
+from .auth.principal import OWNER, Principal
 from .data_folder import DataFolder, real_path
 from .startup import EXIT_CONFIG, EXIT_DATA, EXIT_NOT_WRITABLE, StartupError
 
@@ -43,6 +44,7 @@ class AllowedRoots:
         roots: Folders; none allows nothing. ``/`` allows whatever the user can read, the data folder apart.
         data_dir: The suite's data folder, which none of the roots opens.
         models: Folders of models, which may be touched inside the data folder too.
+        for_owner: Further folders, which only the owner of the suite may name; see :meth:`resolve`.
         setting: Name of the setting that lists the roots, for the errors' metadata.
 
     Raises:
@@ -50,9 +52,16 @@ class AllowedRoots:
     """
 
     def __init__(
-        self, roots: Sequence[Path], *, data_dir: Path, models: Sequence[Path] = (), setting: str = ""
+        self,
+        roots: Sequence[Path],
+        *,
+        data_dir: Path,
+        models: Sequence[Path] = (),
+        for_owner: Sequence[Path] = (),
+        setting: str = "",
     ) -> None:
-        self.roots = tuple(map(real_path, roots))
+        self._for_all = tuple(map(real_path, roots))
+        self.roots = (*self._for_all, *map(real_path, for_owner))
         self.setting = setting
         self._data = DataFolder(data_dir, models)
         for root in self.roots:
@@ -63,19 +72,29 @@ class AllowedRoots:
                     "holds the suite's own files: choose a folder outside it",
                 )
 
-    def resolve(self, path: str | Path, *, base: Path | None = None, whole: bool = False) -> Path:
+    def resolve(
+        self,
+        path: str | Path,
+        *,
+        base: Path | None = None,
+        whole: bool = False,
+        named_by: Principal | None = None,
+    ) -> Path:
         """The real path, without links, of what must lie beneath a root (or be one).
 
         Args:
             path: What was asked for; it need not exist.
             base: What a relative path is relative to; without it, relative paths are refused.
             whole: All that is in a folder is meant as well: one that the data folder lies in is refused.
+            named_by: The caller whose wish it is; unless he is the owner, the folders that are for the owner
+                do not count. None: it is the service's own wish.
 
         Raises:
             ForbiddenPathException: It, or what its links lead to, lies outside every root, or belongs to the
                 suite itself.
         """
-        real = self._locate(path, base)[1]
+        owner = named_by is None or named_by.has(OWNER)
+        real = self._locate(path, base, self.roots if owner else self._for_all)[1]
         if whole and self._data.is_within(real):
             raise self._own(path)
         return real
@@ -97,7 +116,7 @@ class AllowedRoots:
             ForbiddenPathException: As :meth:`resolve`; also if a link appeared after the check.
             OSError: What the system says, as FileNotFoundError.
         """
-        root, real = self._locate(path, base)
+        root, real = self._locate(path, base, self.roots)
         parts = real.relative_to(root).parts
         root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -126,7 +145,7 @@ class AllowedRoots:
         if self._data.has_file(os.fstat(fd)):
             raise self._own(path)
 
-    def _locate(self, path: str | Path, base: Path | None) -> tuple[Path, Path]:
+    def _locate(self, path: str | Path, base: Path | None, roots: Sequence[Path]) -> tuple[Path, Path]:
         text = os.fspath(path)
         if not text or "\0" in text or (base is None and not text.startswith("/")):
             raise self._forbidden(path)
@@ -134,7 +153,7 @@ class AllowedRoots:
             real = Path(os.path.realpath(os.path.join(base, text) if base is not None else text))
         except (OSError, ValueError):
             raise self._forbidden(path) from None
-        for root in self.roots:
+        for root in roots:
             if real.is_relative_to(root):
                 if self._data.holds(real) or self._is_own_file(real):
                     raise self._own(path)

@@ -272,6 +272,7 @@ def run(
         The exit code: 0 after a drain, else that of the StartupError.
     """
     faulthandler.enable()
+    os.umask(settings.umask)
     try:
         logs.configure(settings.service, level=settings.log_level, file=settings.log_file)
     except OSError as error:

@@ -28,6 +28,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from modelkeep.reserve import DEFAULT_BYTES
 
+from . import modes
 from .connections import StoreLimits
 from .startup import EXIT_CONFIG
 from .urls import is_secret_name
@@ -113,6 +114,11 @@ class ServiceSettings(BaseSettings):
     def database(self) -> Path:
         """The service's database file: ``<data_dir>/<service>/<service>.db``."""
         return self.service_dir / f"{self.service}.db"
+
+    @property
+    def umask(self) -> int:
+        """The process's umask; see modes.py."""
+        return modes.PRIVATE
 
     @classmethod
     def env_prefix(cls) -> str:

@@ -117,12 +117,17 @@ class DownloadApplication:
     def _take_roots(self) -> Places:
         """Lock the roots; where downloads may go, and where local sources may lie."""
         settings = self._settings
-        imports = (Path("/"),) if settings.allow_any_import_root else settings.import_roots
         roots, data_dir = settings.roots, settings.data_dir
         self._models = str(settings.models)
         places = Places(
             AllowedRoots(roots, data_dir=data_dir, models=roots, setting="download_roots"),
-            AllowedRoots([*imports, *roots], data_dir=data_dir, models=roots, setting="import_roots"),
+            AllowedRoots(
+                [*settings.import_roots, *roots],
+                data_dir=data_dir,
+                models=roots,
+                for_owner=(Path("/"),) if settings.allow_any_import_root else (),
+                setting="import_roots",
+            ),
             settings.models,
         )
         for root in roots:

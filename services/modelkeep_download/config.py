@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from modelkeep_common.data_folder import DOWNLOADS
+from modelkeep_common.modes import umask_for
 from modelkeep_common.settings import ServiceSettings
 
 
@@ -28,7 +29,9 @@ class DownloadSettings(ServiceSettings):
     import_roots: tuple[Path, ...] = Field(
         (), description="Folders that local sources may be taken from, besides the download roots."
     )
-    allow_any_import_root: bool = Field(False, description="Let local sources lie anywhere on this host.")
+    allow_any_import_root: bool = Field(
+        False, description="Let the owner of the suite, and nobody else, take local sources from anywhere."
+    )
     allow_private_addresses: bool = Field(
         False,
         description="Ask private, loopback and link-local addresses too; for closed networks.",
@@ -65,3 +68,8 @@ class DownloadSettings(ServiceSettings):
         """Where files may be written, absolute: the download roots, and the models for their staging."""
         roots = self.download_roots or (self.data_dir / DOWNLOADS,)
         return tuple(dict.fromkeys((*(Path(root).expanduser().resolve() for root in roots), self.models)))
+
+    @property
+    def umask(self) -> int:
+        """See modelkeep_common.modes."""
+        return umask_for(self.data_dir, self.roots)

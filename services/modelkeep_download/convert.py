@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from modelkeep.download.v1 import download_pb2, download_service_pb2
 from modelkeep.server.v1 import job_pb2, watch_pb2
+from modelkeep_common.auth import Principal
 from modelkeep_common.urls import is_address, parse_url
 from modelkeep_common.watch import Event, Frame
 from modelkeep_common.wire import to_timestamp
@@ -85,10 +86,11 @@ def encode_job(job: Job) -> bytes:
 
 
 def new_download(
-    request: download_service_pb2.CreateDownloadRequest, *, installs: bool = False
+    request: download_service_pb2.CreateDownloadRequest, named_by: Principal, *, installs: bool = False
 ) -> NewDownload:
-    """What a CreateDownload asks for; `installs`: the caller may fill the staging folder of an install."""
+    """What a CreateDownload of this caller asks for; `installs`: he may fill the staging of an install."""
     return NewDownload(
+        named_by=named_by,
         url=request.source.url,
         path=request.source.local_path.path,
         copy=not request.source.local_path.move,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from modelkeep.exceptions import DiskFullException, ModelkeepError, QueueFullException
+from modelkeep_common.auth import NOBODY, Principal
 from modelkeep_common.changes import resume_token
 from modelkeep_common.db import Changed, Database
 from modelkeep_common.urls import parse_url
@@ -56,6 +57,7 @@ class NewDownload:
     labels: Mapping[str, str] = field(default_factory=dict)
     #: Whether the caller may fill the staging folder of an install.
     installs: bool = False
+    named_by: Principal = NOBODY
 
 
 #: Runs the work inside a transaction, or replays an earlier answer: (answer, whether it was replayed).
@@ -311,7 +313,7 @@ class Downloads:
             secret = SecretKind.of(url=parsed.has_secret, token=bool(new.access_token))
             kind, source = SourceKind.URL, parsed.shown
         else:
-            path = self._places.local_source(new.path, copy=new.copy)
+            path = self._places.local_source(new.path, new.named_by, copy=new.copy)
             if destination.is_relative_to(path):
                 raise bad_source("the destination lies inside the source", "destination")
             if path.is_dir() and new.expected_sha256:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation, ForbiddenPathException
+from modelkeep_common.auth import Principal
 from modelkeep_common.paths import MARKER, AllowedRoots
 from modelkeep_download import files
 from modelkeep_download.domain_names import is_safe_component
@@ -78,7 +79,7 @@ class Places:
         holding = [root for root in self.roots.roots if destination.is_relative_to(root)]
         return max(holding, key=lambda root: len(root.parts))
 
-    def local_source(self, text: str, *, copy: bool) -> Path:
+    def local_source(self, text: str, named_by: Principal, *, copy: bool) -> Path:
         """The real path of a file or folder that a job copies or moves.
 
         Raises:
@@ -87,7 +88,7 @@ class Places:
             FieldInvalidException: Neither file nor folder, not readable, or a root itself.
         """
         field = "source.local_path.path"
-        path = self.sources.resolve(text, whole=True)
+        path = self.sources.resolve(text, whole=True, named_by=named_by)
         if files.is_staging(path) or path.name == _STAGING or path.name.startswith(MARKER):
             raise files.forbidden(path, setting=self.sources.setting)
         with _told_as(field):

@@ -54,7 +54,7 @@ class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
         def encode(job: Job) -> bytes:
             return pb.CreateDownloadResponse(download=convert.job_to_proto(job)).SerializeToString()
 
-        new = convert.new_download(request, installs=call.principal.has(INSTALL, ADMIN))
+        new = convert.new_download(request, call.principal, installs=call.principal.has(INSTALL, ADMIN))
         answer = await self._downloads.create(new, once, encode)
         return pb.CreateDownloadResponse.FromString(answer)
 

@@ -11,8 +11,10 @@ import grpc.aio
 
 from modelkeep.headers import MAX_HEADER_BYTES
 from modelkeep.install.v1 import install_pb2, install_service_pb2_grpc
+from modelkeep.rpc import open_async_channel, with_retries
 from modelkeep_common.db import Database
 from modelkeep_common.paths import lock_root
+from modelkeep_common.peers import Address, peer_address
 from modelkeep_common.watch import WatchHub
 
 from . import convert
@@ -20,7 +22,7 @@ from .config import InstallSettings
 from .domain import Installer
 from .domain_jobs import Job
 from .domain_roots import ModelRoots
-from .peers import Downloads, Records, open_channel
+from .peers import Downloads, Records
 from .service import InstallServicer
 from .store import COLLECTION, MIGRATIONS, InstallStore
 
@@ -52,11 +54,12 @@ class InstallApplication:
         )
         self._store = InstallStore(self._db, convert.encode_install)
         self._hub = WatchHub(self._db, collection=COLLECTION, parse=install_pb2.Install.FromString)
-        self._channels = [open_channel(settings.record_address), open_channel(settings.download_address)]
+        record, download = await asyncio.to_thread(self._peers)
+        self._channels = [open_async_channel(record, with_retries()), open_async_channel(download)]
         self._installer = Installer(
             self._store,
-            Records(self._channels[0]),
-            Downloads(self._channels[1]),
+            Records(self._channels[0], record),
+            Downloads(self._channels[1], download),
             self._roots,
             progressed=self._progressed,
         )
@@ -66,7 +69,21 @@ class InstallApplication:
         """Locks the folder for this process; two suites on one would move each other's files."""
         settings = self._settings
         root_id = self._held.enter_context(lock_root(settings.models))
-        return ModelRoots(settings.models, root_id, settings.roots, data_dir=settings.data_dir)
+        return ModelRoots(
+            settings.models,
+            root_id,
+            settings.roots,
+            for_owner=settings.owner_roots,
+            data_dir=settings.data_dir,
+        )
+
+    def _peers(self) -> tuple[Address, Address]:
+        settings = self._settings
+        own = settings.peer_token_file
+        return (
+            peer_address("record", settings.record_address, own),
+            peer_address("download", settings.download_address, own),
+        )
 
     def _progressed(self, job: Job) -> None:
         assert self._hub is not None

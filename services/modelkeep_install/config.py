@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from modelkeep_common.modes import umask_for
 from modelkeep_common.settings import ServiceSettings
 
 
@@ -28,7 +29,7 @@ class InstallSettings(ServiceSettings):
     )
     allow_any_import_root: bool = Field(
         False,
-        description="Take local models from wherever the user can read; for `modelkeep up` on loopback.",
+        description="Let the owner of the suite, and nobody else, take local models from anywhere.",
     )
 
     @property
@@ -38,7 +39,15 @@ class InstallSettings(ServiceSettings):
 
     @property
     def roots(self) -> tuple[Path, ...]:
-        """The import roots in force, absolute."""
-        if self.allow_any_import_root:
-            return (Path("/"),)
+        """The import roots for every caller, absolute."""
         return tuple(Path(root).expanduser().resolve() for root in self.import_roots)
+
+    @property
+    def owner_roots(self) -> tuple[Path, ...]:
+        """The import roots that are for the owner alone."""
+        return (Path("/"),) if self.allow_any_import_root else ()
+
+    @property
+    def umask(self) -> int:
+        """See modelkeep_common.modes."""
+        return umask_for(self.data_dir, [self.models])

@@ -22,6 +22,7 @@ from modelkeep.exceptions import (
     ModelkeepError,
     UnknownJobIDException,
 )
+from modelkeep_common.auth import NOBODY, Principal
 from modelkeep_common.urls import parse_url
 
 from . import files
@@ -64,7 +65,7 @@ class Caller:
 
     request_id: str = ""
     fingerprint: bytes = b""
-    principal: str = ""
+    principal: Principal = NOBODY
     method: str = ""
 
 
@@ -172,7 +173,7 @@ class Installer:
                     "The hash of a local model is not checked: leave expected_sha256 out.",
                     violations=[violation],
                 )
-            path, staged = await self._runner.quick(lambda: self._local(request.local_path))
+            path, staged = await self._runner.quick(lambda: self._local(request.local_path, caller.principal))
             # what lies in a staging folder goes with its job: it can only be copied
             source, inplace = Source(SourceKind.PATH, str(path)), request.inplace and not staged
             secret_url = ""
@@ -199,7 +200,7 @@ class Installer:
             job,
             request_id=caller.request_id,
             fingerprint=caller.fingerprint,
-            principal=caller.principal,
+            principal=caller.principal.name,
             method=caller.method,
         )
         self._on_saved(job)
@@ -212,8 +213,8 @@ class Installer:
             self._launch(job, Control(url=secret_url, access_token=request.access_token))
         return job, existing
 
-    def _local(self, text: str) -> tuple[Path, bool]:
-        path = self._roots.requested(text, "source.local_path")
+    def _local(self, text: str, named_by: Principal) -> tuple[Path, bool]:
+        path = self._roots.requested(text, "source.local_path", named_by)
         with reading(path):
             path.stat()
         return path, self._roots.is_staged(path)
@@ -322,11 +323,11 @@ class Installer:
         self._changed = asyncio.Event()
 
     # ---- models --------------------------------------------------------------------------------------
-    async def probe(self, path: str, overrides: Overrides) -> ProbeResult:
+    async def probe(self, path: str, overrides: Overrides, named_by: Principal) -> ProbeResult:
         """What a local path holds; changes nothing."""
 
         def work() -> ProbeResult:
-            allowed = self._roots.requested(path, "path")
+            allowed = self._roots.requested(path, "path", named_by)
             return probe(allowed, overrides.hints, opener=self._roots.open, check=self._roots.readable)
 
         return await self._runner.quick(work)

@@ -15,6 +15,7 @@ from modelkeep.exceptions import (
     ForbiddenPathException,
     RootMismatchException,
 )
+from modelkeep_common.auth import Principal
 from modelkeep_common.paths import AllowedRoots
 
 from .files import STAGING
@@ -28,17 +29,28 @@ class ModelRoots:
         models_dir: The folder that holds installed models; made absolute and free of links.
         root_id: The id in its marker.
         import_roots: Folders that local models may be taken from.
+        for_owner: Further ones, which only the owner of the suite may name.
         data_dir: The suite's data folder, of which only models_dir may be touched.
     """
 
     def __init__(
-        self, models_dir: Path, root_id: str, import_roots: Sequence[Path], *, data_dir: Path
+        self,
+        models_dir: Path,
+        root_id: str,
+        import_roots: Sequence[Path],
+        *,
+        data_dir: Path,
+        for_owner: Sequence[Path] = (),
     ) -> None:
         self.models_dir = Path(os.path.realpath(models_dir))
         self.root_id = root_id
         own = [self.models_dir]
         self._readable = AllowedRoots(
-            [*own, *import_roots], data_dir=data_dir, models=own, setting="import_roots"
+            [*own, *import_roots],
+            data_dir=data_dir,
+            models=own,
+            for_owner=for_owner,
+            setting="import_roots",
         )
         self._owned = AllowedRoots(own, data_dir=data_dir, models=own, setting="models_dir")
 
@@ -72,8 +84,8 @@ class ModelRoots:
         """
         return self._readable.resolve(path)
 
-    def requested(self, text: str, field: str) -> Path:
-        """A path that a client sent, normalised and allowed.
+    def requested(self, text: str, field: str, named_by: Principal) -> Path:
+        """A path that a caller sent, normalised and allowed to him.
 
         Raises:
             FieldInvalidException: It is not absolute.
@@ -86,7 +98,7 @@ class ModelRoots:
             )
         # POSIX keeps two leading slashes apart from one: a second name for the same file
         path = Path(os.path.normpath(f"/{text.lstrip('/')}"))
-        self._readable.resolve(path)
+        self._readable.resolve(path, named_by=named_by)
         return path
 
     def open(self, path: Path) -> BinaryIO:

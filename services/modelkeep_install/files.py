@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from modelkeep.exceptions import DestinationExistsException, InvalidModelException, SourceChangedException
+from modelkeep_common.modes import read_only_in
 from modelkeep_common.wire import clamped_time
 
 from .hashing import Interrupted
@@ -99,7 +100,7 @@ def copy_file(
             after = os.fstat(file.fileno())
             if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
                 raise source_changed(source)
-            os.fchmod(out, 0o444)
+            os.fchmod(out, read_only_in(target.parent))
             os.fsync(out)
         finally:
             os.close(out)
@@ -212,9 +213,9 @@ def _make_read_only(path: Path) -> None:
     if path.is_dir():
         for current, _, names in os.walk(path):
             for name in names:
-                os.chmod(os.path.join(current, name), 0o444)
+                os.chmod(os.path.join(current, name), read_only_in(Path(current)))
     else:
-        os.chmod(path, 0o444)
+        os.chmod(path, read_only_in(path.parent))
 
 
 def make_folder(path: Path) -> None:

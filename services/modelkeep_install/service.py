@@ -10,6 +10,8 @@ import grpc.aio
 
 from modelkeep.install.v1 import install_pb2, install_service_pb2_grpc
 from modelkeep.install.v1 import install_service_pb2 as pb
+from modelkeep_common.auth import ADMIN
+from modelkeep_common.auth.callers import need_role
 from modelkeep_common.calls import current_call
 from modelkeep_common.frames import chunked, message_size
 from modelkeep_common.idempotency import fingerprint
@@ -45,7 +47,7 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
 
     async def ImportModel(self, request: pb.ImportModelRequest, context: object) -> pb.ImportModelResponse:
         call = current_call()
-        caller = Caller(request.request_id, _mark(request), call.principal.name, call.method)
+        caller = Caller(request.request_id, _mark(request), call.principal, call.method)
         job, existing = await self._installer.import_model(convert.import_request_of(request), caller)
         return pb.ImportModelResponse(install=await self._message(job), existing=existing)
 
@@ -108,12 +110,14 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
 
     async def ProbeModel(self, request: pb.ProbeModelRequest, context: object) -> pb.ProbeModelResponse:
         overrides = convert.overrides_of(request.overrides)
-        found = await self._installer.probe(request.path, overrides)
+        found = await self._installer.probe(request.path, overrides, current_call().principal)
         return pb.ProbeModelResponse(result=convert.probe_message(found, overrides))
 
     async def UninstallModel(
         self, request: pb.UninstallModelRequest, context: object
     ) -> pb.UninstallModelResponse:
+        if request.files == pb.UNINSTALL_FILES_ANY_ALLOWED_ROOT:
+            need_role(current_call(), "files", ADMIN)
         done = await self._installer.uninstall(request.key, convert.policy_of(request.files), request.etag)
         return pb.UninstallModelResponse(
             deleted_paths=next(iter(chunked(done.deleted_paths, _bytes, _MAX_PATHS, _MAX_PATHS_BYTES)), []),

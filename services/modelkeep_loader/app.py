@@ -13,6 +13,7 @@ import grpc.aio
 
 from modelkeep.loader.v1 import loader_service_pb2_grpc
 from modelkeep_common.paths import AllowedRoots, ensure_marker
+from modelkeep_common.peers import Address, peer_address
 from modelkeep_common.startup import StartupError
 from modelkeep_loader import convert
 from modelkeep_loader.config import LoaderSettings
@@ -43,7 +44,7 @@ class LoaderApplication:
         """Take the descriptor socket, begin a new history, and be ready to lend."""
         settings, closers = self._settings, self._closers
         folder, roots, boot_id = await asyncio.to_thread(self._look_around)
-        self._records = RecordClient(settings.record_address)
+        self._records = RecordClient(await asyncio.to_thread(self._peer))
         closers.push_async_callback(self._records.close)
         self._helper = Helper(roots, idle_s=settings.helper_idle_s)
         closers.push_async_callback(self._helper.close)
@@ -121,6 +122,9 @@ class LoaderApplication:
         if resident.stage is Stage.FAILED:
             retry_in = max(0.0, resident.retry_at - time.monotonic())
         self._history.changed(resident.id, convert.resident_message(resident, retry_in=retry_in))
+
+    def _peer(self) -> Address:
+        return peer_address("record", self._settings.record_address, self._settings.peer_token_file)
 
     def _look_around(self) -> tuple[Path, AllowedRoots, str]:
         """In a thread: what has to be asked of the file system."""

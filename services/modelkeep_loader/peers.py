@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import grpc.aio
 
-from modelkeep.client._addresses import Address
-from modelkeep.client._errors import decode
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2, record_service_pb2_grpc
+from modelkeep.rpc import Address, decode, open_async_channel, with_retries
 from modelkeep_common.wire import to_seconds
 from modelkeep_loader.domain_records import FileFacts, Record
 
@@ -21,14 +20,12 @@ class RecordClient:
     """A :class:`modelkeep_loader.domain_records.Records` over gRPC.
 
     Args:
-        address: ``host:port`` or ``unix:…`` of RecordService.
+        address: Of RecordService.
     """
 
-    def __init__(self, address: str) -> None:
-        self._address = Address("record", address, "the setting record_address")
-        # Messages stay small: a list of files comes in pages. A peer is never asked through a web proxy.
-        options = [("grpc.enable_retries", 0), ("grpc.enable_http_proxy", 0)]
-        self._channel = grpc.aio.insecure_channel(address, options=options)
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._channel = open_async_channel(address, with_retries())
         self._stub = record_service_pb2_grpc.RecordServiceStub(self._channel)
 
     async def close(self) -> None:

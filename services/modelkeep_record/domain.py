@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import PurePosixPath
 from typing import Protocol
 
@@ -41,6 +41,8 @@ _MAX_VIOLATIONS = 50
 _OUTPUT_ONLY = frozenset({"etag", "create_time", "update_time", "revision"})
 _IMMUTABLE = frozenset({"key", "original_hash"})
 _MUTABLE = frozenset(field.name for field in Model.DESCRIPTOR.fields) - _OUTPUT_ONLY - _IMMUTABLE
+#: What says where the files of a model lie.
+_PLACE = frozenset({"path", "root_id"})
 _KIND = ("type", "format", "base")
 
 
@@ -111,6 +113,7 @@ def update(
     mask: FieldMask | None,
     files: Sequence[ModelFile] | None,
     now: float,
+    check_may_place: Callable[[], None] = lambda: None,
 ) -> Model:
     """Change a record; answers with it as it is now, with a new revision if anything changed.
 
@@ -120,6 +123,8 @@ def update(
         mask: Which fields to take; None: those that are set.
         files: The new list of files; None: leave it.
         now: Seconds since 1970.
+        check_may_place: Called when the change would tell where the files lie, or which they are; raises
+            when the caller may not say so.
 
     Raises:
         UnknownModelException, EtagMismatchException: There is no such record, or not in that state.
@@ -153,6 +158,8 @@ def update(
     # Not by ==, for which a NaN that is there already would be a change each time.
     if files is None and _bytes(model) == _bytes(before):
         return model
+    if files is not None or any(getattr(model, name) != getattr(before, name) for name in _PLACE):
+        check_may_place()
     if (model.path, model.root_id) != (before.path, before.root_id):
         _check_path_free(records, model)
     _stamp(model, records.next_revision(), now)

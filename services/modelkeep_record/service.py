@@ -15,6 +15,8 @@ from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.model.v1.model_pb2 import Model
 from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep.record.v1 import record_service_pb2_grpc as pb_grpc
+from modelkeep_common.auth import ADMIN, INSTALL
+from modelkeep_common.auth.callers import need_role
 from modelkeep_common.calls import current_call
 from modelkeep_common.idempotency import fingerprint
 from modelkeep_common.paging import MAX_PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
@@ -119,8 +121,17 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
         mask = request.update_mask if request.HasField("update_mask") else None
         files = request.files if request.replace_files else None
 
+        call = current_call()
+
         def unit(records: domain.Records) -> bytes:
-            model = domain.update(records, request.model, mask, files, time.time())
+            model = domain.update(
+                records,
+                request.model,
+                mask,
+                files,
+                time.time(),
+                lambda: need_role(call, "model.path", INSTALL, ADMIN),
+            )
             return pb.UpdateModelResponse(model=model, revision=model.revision).SerializeToString()
 
         once = await _once(request, request.request_id)

@@ -12,14 +12,21 @@ import grpc.aio
 import pytest
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.wrappers_pb2 import StringValue
 
+from modelkeep.install.v1 import install_service_pb2 as install_pb
+from modelkeep.install.v1.install_service_pb2_grpc import InstallServiceStub
+from modelkeep.model.v1 import model_pb2
+from modelkeep.record.v1 import record_service_pb2 as pb
+from modelkeep.record.v1.record_service_pb2_grpc import RecordServiceStub
 from modelkeep_common.auth import ROLES
 from modelkeep_common.auth.table import ALLOWED, EVERYBODY
 from modelkeep_common.calls import current_call
 from modelkeep_common.descriptors import additions
 from modelkeep_common.serving import Application, start_server
 from modelkeep_common.settings import ServiceSettings
+from modelkeep_common.startup import StartupError
 from modelkeep_download.app import DownloadApplication
 from modelkeep_download.config import DownloadSettings
 from modelkeep_install.app import InstallApplication
@@ -30,7 +37,7 @@ from modelkeep_record.app import RecordApplication
 from modelkeep_record.config import RecordSettings
 from support.commonapp import SERVICE, App, Client, serving
 from support.commoncalls import echo, fails, reason_of
-from support.records import failure_of
+from support.records import failure_of, vae
 from support.tokens import bearer, write_tokens
 
 REFUSALS = {"ROLE_REQUIRED", "CREDENTIALS_MISSING", "CREDENTIALS_INVALID"}
@@ -213,3 +220,60 @@ async def test_without_tokens_and_insecure_every_caller_may_do_everything_but_wh
 ) -> None:
     async with serving(App({"Who": who}), data_dir) as (_, client):
         assert (await client.unary("Who")).value == "anybody: admin"
+
+
+async def test_where_the_files_of_a_model_are_is_said_by_the_installer_or_an_admin_only(
+    data_dir: Path,
+) -> None:
+    async with with_tokens("record", data_dir) as channel:
+        stub: Any = RecordServiceStub(channel)
+        made = await stub.CreateModel(pb.CreateModelRequest(model=vae("a")), metadata=bearer("install"))
+        key = made.model.key
+        files = [model_pb2.ModelFile(path="other.safetensors")]
+        place = FieldMask(paths=["path", "root_id"])
+        for who_asks in ("operator", "install", "admin"):
+            for number, request in enumerate(
+                (
+                    pb.UpdateModelRequest(
+                        model=model_pb2.Model(key=key, path=f"/elsewhere/{who_asks}"), update_mask=place
+                    ),
+                    pb.UpdateModelRequest(model=model_pb2.Model(key=key, path=f"b/{who_asks}", root_id="r")),
+                    pb.UpdateModelRequest(model=model_pb2.Model(key=key), files=files, replace_files=True),
+                )
+            ):
+                if who_asks != "operator":
+                    await stub.UpdateModel(request, metadata=bearer(who_asks))
+                    continue
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await stub.UpdateModel(request, metadata=bearer(who_asks))
+                failure = failure_of(caught.value)
+                assert (failure.reason, failure.metadata.get("field")) == ("ROLE_REQUIRED", "model.path"), (
+                    number
+                )
+        same = model_pb2.Model(key=key, path="b/admin", description="an operator's words")
+        answer = await stub.UpdateModel(pb.UpdateModelRequest(model=same), metadata=bearer("operator"))
+        assert answer.model.description == "an operator's words"
+
+
+async def test_files_outside_models_dir_are_deleted_for_an_admin_only(data_dir: Path) -> None:
+    async with with_tokens("install", data_dir) as channel:
+        stub: Any = InstallServiceStub(channel)
+        request = install_pb.UninstallModelRequest(key="0" * 32, files="UNINSTALL_FILES_ANY_ALLOWED_ROOT")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.UninstallModel(request, metadata=bearer("operator"))
+        assert failure_of(caught.value).reason == "ROLE_REQUIRED"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.UninstallModel(request, metadata=bearer("admin"))
+        assert failure_of(caught.value).reason == "UPSTREAM_UNAVAILABLE"
+
+
+@pytest.mark.parametrize("service", ["download", "install", "loader"])
+async def test_any_import_root_is_refused_at_start_where_others_than_the_owner_may_install(
+    service: str, data_dir: Path
+) -> None:
+    with pytest.raises(StartupError, match="import_roots"):
+        async with with_tokens(service, data_dir, allow_any_import_root=True):
+            pass
+    with pytest.raises(StartupError, match="import_roots"):
+        async with with_tokens(service, data_dir, allow_any_import_root=True, token_file=None, insecure=True):
+            pass

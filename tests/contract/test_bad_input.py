@@ -24,8 +24,6 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from modelkeep.client import Client
-from modelkeep.client._addresses import Address
-from modelkeep.client._errors import decode
 from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as download
 from modelkeep.download.v1.download_service_pb2_grpc import DownloadServiceStub
@@ -39,6 +37,7 @@ from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceStub
 from modelkeep.model.v1 import model_pb2
 from modelkeep.record.v1 import record_service_pb2 as record
 from modelkeep.record.v1.record_service_pb2_grpc import RecordServiceStub
+from modelkeep.rpc import Address, decode
 from modelkeep.supervisor import Suite, SuiteError
 from support import modelshapes
 from support.httpserver import HttpServer, Resource
@@ -134,7 +133,7 @@ def refused(reason: str) -> Iterator[list[ModelkeepError]]:
     found: list[ModelkeepError] = []
     with pytest.raises(grpc.RpcError) as raised:
         yield found
-    error = decode(raised.value, Address("record", "", "the test"))  # type: ignore[arg-type]  # a call too
+    error = decode(raised.value, Address("record", "", "the test"))
     assert error.reason == reason, raised.value
     assert error.message
     assert "Traceback" not in str(raised.value)

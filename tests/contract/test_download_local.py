@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,10 @@ def swap_after_check(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Path], 
     def arm(folder: Path, target: Path) -> None:
         real = AllowedRoots._locate
 
-        def locate(self: AllowedRoots, path: str | Path, base: Path | None) -> tuple[Path, Path]:
-            found = real(self, path, base)
+        def locate(
+            self: AllowedRoots, path: str | Path, base: Path | None, roots: Sequence[Path]
+        ) -> tuple[Path, Path]:
+            found = real(self, path, base, roots)
             if not folder.is_symlink() and found[1].is_relative_to(folder):
                 folder.rename(folder.with_name("was"))
                 folder.symlink_to(target)

@@ -22,6 +22,7 @@ from modelkeep.exceptions import DeadlineExceededException, DiskFullException, U
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import model_pb2
+from modelkeep.rpc import Address, open_async_channel
 from modelkeep_install import files, peers
 from modelkeep_install.domain_jobs import Job, State
 from modelkeep_install.hashing import digest_file
@@ -266,9 +267,10 @@ async def test_a_proxy_in_the_environment_is_not_asked_for_a_peer(
             monkeypatch.delenv(name, raising=False)
         for name in ("grpc_proxy", "http_proxy", "https_proxy"):
             monkeypatch.setenv(name, "http://127.0.0.1:9")
-        channel = peers.open_channel(address)
+        record = Address("record", address, "the test")
+        channel = open_async_channel(record)
         with pytest.raises(UnknownModelException):
-            await Records(channel).get("0" * 32)
+            await Records(channel, record).get("0" * 32)
         await channel.close()
 
 

@@ -20,6 +20,7 @@ from modelkeep_install.domain import Installer
 from support.installs import (
     InstallClient,
     fails,
+    for_the_owner,
     install_beside,
     install_service,
     records_beside,
@@ -323,7 +324,7 @@ async def test_a_service_without_import_roots_takes_nothing(data_dir: Path, sour
     async with install_service(data_dir, import_roots=()) as service:
         with fails(code="PERMISSION_DENIED", reason="FORBIDDEN_PATH"):
             await service.submit(path)
-    async with install_service(data_dir, import_roots=(), allow_any_import_root=True) as service:
+    async with install_service(data_dir, import_roots=(), **for_the_owner(data_dir)) as service:
         assert (await service.install(path)).state == COMPLETED
 
 

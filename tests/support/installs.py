@@ -26,6 +26,7 @@ from modelkeep_install.config import InstallSettings
 from modelkeep_record.app import RecordApplication
 from modelkeep_record.config import RecordSettings
 from support.modelshapes import table, write_safetensors
+from support.tokens import write_tokens
 
 ENDED = (
     install_pb2.INSTALL_STATE_COMPLETED,
@@ -171,6 +172,16 @@ async def records_beside(data_dir: Path) -> AsyncIterator[tuple[Any, str]]:
         await server.stop()
 
 
+def for_the_owner(data_dir: Path) -> dict[str, Any]:
+    """Settings of a service that is called by its owner only, who may have anything read."""
+    return {
+        "allow_any_import_root": True,
+        "insecure": False,
+        "token_file": write_tokens(data_dir / "tokens.json", {}),
+        "unix_socket": data_dir / "s" / "i.sock",
+    }
+
+
 @contextlib.asynccontextmanager
 async def install_beside(
     data_dir: Path, records: Any, record_address: str, download_address: str = NOBODY, **values: Any
@@ -187,7 +198,8 @@ async def install_beside(
     )
     server = await start_server(InstallApplication(settings), settings)
     try:
-        async with grpc.aio.insecure_channel(server.address) as channel:
+        target = f"unix:{settings.unix_socket}" if settings.unix_socket else server.address
+        async with grpc.aio.insecure_channel(target) as channel:
             models = Path(os.path.realpath(data_dir)) / "models"
             yield InstallClient(channel, records, models, download_address)
     finally:

@@ -13,12 +13,11 @@ import grpc
 import grpc.aio
 import pytest
 
-from modelkeep.client._addresses import Address
-from modelkeep.client._errors import decode
 from modelkeep.exceptions import BY_REASON, ModelkeepError
 from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2, record_service_pb2_grpc
+from modelkeep.rpc import Address, decode
 from modelkeep_common.serving import start_server
 from modelkeep_loader.app import LoaderApplication
 from modelkeep_loader.config import LoaderSettings

@@ -13,6 +13,15 @@ TOYS = Path(__file__).parent / "toys"
 LOOPBACK_DOWNLOADS: Mapping[str, str] = {"MODELKEEP_DOWNLOAD_ALLOW_PRIVATE_ADDRESSES": "true"}
 
 
+class OwnersSuite(Suite):
+    """A suite that tells the addresses by which its owner calls."""
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Service name to the socket; where there is none, to ``host:port``."""
+        return {**super().addresses, **self.sockets}
+
+
 def service_suite(
     data_dir: Path | None = None,
     *,
@@ -22,10 +31,13 @@ def service_suite(
 ) -> Suite:
     """A suite of real services, not started yet; downloads from loopback are allowed.
 
+    Its ``addresses`` are the sockets of its owner, so that tests of behaviour may do everything; who may call
+    what over TCP is tested in tests/integration/test_suite_access.py.
+
     Use it as a context manager. From a coroutine, enter it in a thread: its methods block.
     """
     settings = {**(LOOPBACK_DOWNLOADS if "download" in services else {}), **(env or {})}
-    return Suite(data_dir, services=services, env=settings, arguments=arguments)
+    return OwnersSuite(data_dir, services=services, env=settings, arguments=arguments)
 
 
 def toy_suite(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from modelkeep.exceptions import CredentialsMissingException, RoleRequiredException
 
+from ..calls import CallInfo
 from ..settings import ServiceSettings
-from .principal import ADMIN, THE_OWNER, VIEWER, Authenticator, Metadata, Principal
+from ..startup import EXIT_CONFIG, StartupError
+from .principal import ADMIN, OPERATOR, OWNER, THE_OWNER, VIEWER, Authenticator, Metadata, Principal
 from .tokens import read_tokens
 
 #: Makes the Principal of a call from its peer and its headers.
@@ -69,11 +71,17 @@ def callers_of(settings: ServiceSettings) -> Callers:
     """Who may be who on the listeners of these settings; blocks to read the token file.
 
     Raises:
-        StartupError: 78 for a token file that is no good.
+        StartupError: 78 for a token file that is no good, or any import root where not only the owner works.
     """
     authenticators: list[Authenticator] = []
+    known: list[Principal] = []
     if settings.token_file is not None:
-        authenticators.append(read_tokens(settings.token_file))
+        tokens = read_tokens(settings.token_file)
+        authenticators.append(tokens)
+        known.extend(tokens.principals)
+    elif settings.insecure:
+        known.append(ANYBODY)
+    _check_roots(settings, known)
     if settings.unix_socket is not None:
         authenticators.append(SocketAuthenticator())
     if settings.token_file is None and settings.insecure:
@@ -81,11 +89,38 @@ def callers_of(settings: ServiceSettings) -> Callers:
     return Callers(authenticators, ANONYMOUS if settings.anonymous == "viewer" else None)
 
 
-def role_required(principal: Principal, method: str, allowed: frozenset[str]) -> RoleRequiredException:
-    """The answer to a caller who has none of the roles that a method takes."""
+def need_role(call: CallInfo, field: str, *roles: str) -> None:
+    """Check that the caller has one of the roles that a field of the request takes.
+
+    Raises:
+        RoleRequiredException: He has none of them.
+    """
+    if not call.principal.has(*roles):
+        raise role_required(call.principal, call.method, frozenset(roles), field)
+
+
+def role_required(
+    principal: Principal, method: str, allowed: frozenset[str], field: str = ""
+) -> RoleRequiredException:
+    """The answer to a caller who has none of the roles that a method, or a field of its request, takes."""
     wanted = " or ".join(sorted(allowed)) or "(none: it is closed)"
     has = ", ".join(sorted(principal.roles))
+    what = f"{field} of {method}" if field else method
+    metadata = {"role": ",".join(sorted(allowed)), "method": method, "principal": principal.name}
     return RoleRequiredException(
-        f"{method} takes the role {wanted}; {principal.name} is {has}: {_HOW}.",
-        metadata={"role": ",".join(sorted(allowed)), "method": method, "principal": principal.name},
+        f"{what} takes the role {wanted}; {principal.name} is {has}: {_HOW}.",
+        metadata={**metadata, "field": field} if field else metadata,
     )
+
+
+def _check_roots(settings: ServiceSettings, known: Iterable[Principal]) -> None:
+    """Whoever works beside the owner could have links followed to what only the owner may read."""
+    if not getattr(settings, "allow_any_import_root", False):
+        return
+    others = [one.name for one in known if one.has(OPERATOR, ADMIN) and not one.has(OWNER)]
+    if others:
+        raise StartupError(
+            EXIT_CONFIG,
+            f"allow_any_import_root lets the owner have every file of this host read, and {others[0]} may "
+            "install models too: name the folders in import_roots in its place",
+        )

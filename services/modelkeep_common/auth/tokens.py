@@ -16,7 +16,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,11 @@ class TokenAuthenticator:
 
     def __init__(self, principals: Mapping[bytes, Principal]) -> None:
         self._principals = dict(principals)
+
+    @property
+    def principals(self) -> Iterable[Principal]:
+        """All whose tokens it knows."""
+        return self._principals.values()
 
     def authenticate(self, peer: str, metadata: Metadata) -> Principal | None:
         """See :class:`Authenticator`."""

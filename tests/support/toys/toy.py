@@ -23,7 +23,7 @@ def main(name: str) -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--data-dir")
     parser.add_argument("--log-file")
-    arguments = parser.parse_args()
+    arguments, _ = parser.parse_known_args()
     order = os.environ.get(f"TOY_{name.upper()}", "")
     print(f"{name} starts", file=sys.stderr)
     if order.startswith("exit:"):

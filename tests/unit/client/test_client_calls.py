@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from grpc import aio
 
 from modelkeep.client import AsyncClient, Client, _transport
-from modelkeep.client._methods import _methods, ensure_request_id, may_repeat
+from modelkeep.client._methods import ensure_request_id, may_repeat
 from modelkeep.exceptions import (
     DeadlineExceededException,
     ModelkeepError,
@@ -28,6 +28,7 @@ from modelkeep.record.v1.record_service_pb2_grpc import (
     RecordServiceServicer,
     add_RecordServiceServicer_to_server,
 )
+from modelkeep.rpc import methods
 from support.scripted import serving
 
 CONFIG = {"name": "a", "path": "/a.safetensors", "type": "vae", "format": "checkpoint", "base": "sd-1"}
@@ -263,7 +264,7 @@ def test_a_client_that_was_not_used_before_a_fork_works_in_the_child() -> None:
 
 
 def test_only_what_the_descriptors_declare_safe_may_be_repeated_without_a_request_id() -> None:
-    for method in _methods().values():
+    for method in methods().values():
         request = cast(Any, method.input_type)._concrete_class()
         level = method.GetOptions().idempotency_level
         assert may_repeat(request) == (level != MethodOptions.IDEMPOTENCY_UNKNOWN), method.full_name

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -118,8 +119,8 @@ def test_a_link_that_appears_after_the_check_is_not_followed(
     allowed = AllowedRoots([root], data_dir=Path("/nowhere"))
     locate = allowed._locate
 
-    def swap_afterwards(path: str | Path, base: Path | None) -> tuple[Path, Path]:
-        located = locate(path, base)
+    def swap_afterwards(path: str | Path, base: Path | None, roots: Sequence[Path]) -> tuple[Path, Path]:
+        located = locate(path, base, roots)
         (root / where).rename(root / "moved")
         target = tmp_path / "outside" if where == "sub" else tmp_path / "outside" / "secret"
         (root / where).symlink_to(target)

@@ -1,8 +1,9 @@
-"""``modelkeep up`` and ``modelkeep demo``: a suite in the foreground, and a tour of what it can do."""
+"""``modelkeep up``, ``token`` and ``demo``: a suite, how to call it, and a tour of what it can do."""
 
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,17 @@ from modelkeep.cli._errors import Code, guarded
 from modelkeep.cli._output import visible
 
 
+class Anonymous(StrEnum):
+    """What callers without a token may do."""
+
+    VIEWER = "viewer"
+    NONE = "none"
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(up)
+    app.command()(token)
     app.command()(demo)
 
 
@@ -28,15 +37,47 @@ def up(
     port: Annotated[
         int, typer.Option(help="First of four consecutive ports; 0 takes free ones.", min=0, max=65532)
     ] = 50051,
+    anonymous: Annotated[
+        Anonymous, typer.Option(help="What callers over TCP without a token may do: look, or nothing.")
+    ] = Anonymous.VIEWER,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="No token over TCP: every user of this machine, with another --host of a network, may "
+            "then install, delete and lend models. Local models are taken from the import roots only.",
+        ),
+    ] = False,
 ) -> None:
-    """Start all four services; Ctrl-C stops them."""
+    """Start all four services; Ctrl-C stops them.
+
+    Their UNIX sockets are for the user who starts them; he may do everything. Over TCP a call needs a token
+    to do more than look: `modelkeep token` prints the owner's.
+    """
     from modelkeep.supervisor import ports_from
     from modelkeep.supervisor import up as run
 
     folder = data_dir or Path(os.environ.get("MODELKEEP_DATA_DIR") or "modelkeep-data")
     # It names the folder of this command line; the services get theirs by flag.
     os.environ.pop("MODELKEEP_DATA_DIR", None)
-    raise typer.Exit(run(folder, host=host, ports=ports_from(port), say=_say))
+    raise typer.Exit(
+        run(
+            folder,
+            host=host,
+            ports=ports_from(port),
+            insecure=insecure,
+            anonymous=anonymous.value,
+            say=_say,
+        )
+    )
+
+
+@guarded
+def token() -> None:
+    """Print the token of the running suite's owner, as for curl: keep it to yourself."""
+    from modelkeep.client import find_token
+
+    print(find_token())
 
 
 @guarded

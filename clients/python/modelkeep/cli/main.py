@@ -36,6 +36,12 @@ def root(
             help="Data folder of the suite; ./modelkeep-data by default.", envvar="MODELKEEP_DATA_DIR"
         ),
     ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the token to show; by default the suite's own.", envvar="MODELKEEP_TOKEN_FILE"
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -43,13 +49,16 @@ def root(
     """Know, fetch, install and lend machine-learning models.
 
     Services are found by MODELKEEP_CLIENT_<SERVICE>_ADDRESS, then by the suite that runs on the data
-    folder, then at the default ports 50051 to 50054.
+    folder, then at the default ports 50051 to 50054. The suite of the same user is called through its UNIX
+    sockets; others want a token.
 
     Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 unreachable, 130 interrupted.
     """
     if data_dir is not None:
         # Read by the client, and by the services that `up` starts.
         os.environ["MODELKEEP_DATA_DIR"] = str(data_dir)
+    if token_file is not None:
+        os.environ["MODELKEEP_TOKEN_FILE"] = str(token_file)
 
 
 _suite.add_to(app)

@@ -16,7 +16,7 @@ repeated while a service is unavailable only where that does no harm. Watches go
 
 from __future__ import annotations
 
-from modelkeep.client._addresses import Address, ServiceName, find_addresses
+from modelkeep.client._addresses import find_addresses, find_token
 from modelkeep.client._async_client import AsyncClient
 from modelkeep.client._client import Client, DownloadQueue, ModelInstall, ModelLoad, ModelRecordStore
 from modelkeep.client._download_jobs import (
@@ -33,6 +33,7 @@ from modelkeep.client._installs import MODEL_EVENT, AsyncModelInstall, EventBus
 from modelkeep.client._loader import AsyncModelLoader
 from modelkeep.client._records import AsyncModelRecordStore
 from modelkeep.client._watch import WatchEvent, WatchFrame
+from modelkeep.rpc import Address, ServiceName
 
 __all__ = [
     "MODEL_EVENT",
@@ -60,4 +61,5 @@ __all__ = [
     "WatchEvent",
     "WatchFrame",
     "find_addresses",
+    "find_token",
 ]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
-#: Short name of a service.
-ServiceName: TypeAlias = Literal["record", "download", "install", "loader"]
+from modelkeep.rpc import Address, ServiceName, Token, TokenFile, variable
 
 SERVICES: Final[tuple[ServiceName, ...]] = ("record", "download", "install", "loader")
 
@@ -21,26 +19,6 @@ DEFAULT_ADDRESSES: Final[Mapping[ServiceName, str]] = {
     "install": "127.0.0.1:50053",
     "loader": "127.0.0.1:50054",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a service is looked for.
-
-    Attributes:
-        service: Its short name.
-        target: ``host:port``, or ``unix:/path/of/socket``.
-        origin: Who said so, for error messages: "the setting MODELKEEP_CLIENT_RECORD_ADDRESS".
-    """
-
-    service: ServiceName
-    target: str
-    origin: str
-
-
-def variable(service: ServiceName) -> str:
-    """The environment variable that names a service's address."""
-    return f"MODELKEEP_CLIENT_{service.upper()}_ADDRESS"
 
 
 def find_data_dir(
@@ -55,6 +33,7 @@ def find_addresses(
     given: Mapping[ServiceName, str | None] | None = None,
     *,
     data_dir: str | os.PathLike[str] | None = None,
+    token_file: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> dict[ServiceName, Address]:
     """The address of each service, from the first place that names one.
@@ -62,31 +41,65 @@ def find_addresses(
     Args:
         given: What the caller says, by service; None or missing: look elsewhere.
         data_dir: The suite's data folder, whose ``run/suite.json`` is read.
+        token_file: File with the token to show; by default what MODELKEEP_TOKEN_FILE names.
         environ: The environment; this process's by default.
 
-    The order is: `given`, ``MODELKEEP_CLIENT_<SERVICE>_ADDRESS``, ``run/suite.json``, the default ports.
+    The order is: `given`, ``MODELKEEP_CLIENT_<SERVICE>_ADDRESS``, ``run/suite.json``, the default ports. Of a
+    running suite its UNIX socket is taken; where that is out of reach, its port and the owner's token. That
+    token is shown nowhere else.
     """
     environ = os.environ if environ is None else environ
     given = given or {}
-    suite_file = find_data_dir(data_dir, environ) / "run" / "suite.json"
-    running = _read_suite_file(suite_file)
+    run = find_data_dir(data_dir, environ) / "run"
+    suite_file = run / "suite.json"
+    running, sockets = _read_suite_file(suite_file)
+    named = token_file or environ.get("MODELKEEP_TOKEN_FILE")
+    shown: Token | None = TokenFile(Path(named)) if named else None
+    owners = TokenFile(run / "tokens" / "owner")
+
+    def token_for(target: str) -> Token | None:
+        if shown is None and target in running.values() and os.access(owners.path, os.R_OK):
+            return owners
+        return shown
 
     def find(service: ServiceName) -> Address:
         if target := given.get(service):
-            return Address(service, target, "the caller")
+            return Address(service, target, "the caller", token=token_for(target))
         if target := environ.get(variable(service)):
-            return Address(service, target, f"the environment variable {variable(service)}")
+            origin = f"the environment variable {variable(service)}"
+            return Address(service, target, origin, token=token_for(target))
+        if (path := sockets.get(service)) and os.access(path, os.W_OK):
+            return Address(service, f"unix:{path}", str(suite_file), token=shown)
         if target := running.get(service):
-            return Address(service, target, str(suite_file))
-        return Address(service, DEFAULT_ADDRESSES[service], "the default port")
+            return Address(service, target, str(suite_file), token=token_for(target))
+        return Address(service, DEFAULT_ADDRESSES[service], "the default port", token=shown)
 
     return {service: find(service) for service in SERVICES}
 
 
-def _read_suite_file(path: Path) -> dict[str, str]:
-    """The addresses in a suite's description; none if there is no readable one."""
+def find_token(
+    data_dir: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
+) -> str:
+    """The token that MODELKEEP_TOKEN_FILE names, or that of the owner of the suite on the data folder.
+
+    Raises:
+        CredentialsMissingException: There is none that this user can read.
+    """
+    environ = os.environ if environ is None else environ
+    named = environ.get("MODELKEEP_TOKEN_FILE")
+    return TokenFile(
+        Path(named) if named else find_data_dir(data_dir, environ) / "run" / "tokens" / "owner"
+    )()
+
+
+def _read_suite_file(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Addresses and sockets in a suite's description; none if there is no readable one."""
     try:
-        addresses = json.loads(path.read_text(encoding="utf-8"))["addresses"]
-        return {str(name): str(target) for name, target in addresses.items()}
+        said = json.loads(path.read_text(encoding="utf-8"))
+        addresses, sockets = said["addresses"], said.get("sockets", {})
+        return (
+            {str(name): str(target) for name, target in addresses.items()},
+            {str(name): str(socket) for name, socket in sockets.items()},
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+        return {}, {}

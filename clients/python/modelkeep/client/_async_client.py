@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
-from modelkeep.client._addresses import Address, ServiceName, find_addresses
+from modelkeep.client._addresses import find_addresses
 from modelkeep.client._download_jobs import DownloadEventHandler
 from modelkeep.client._downloads import AsyncDownloadQueue
 from modelkeep.client._installs import AsyncModelInstall, EventBus
@@ -15,6 +15,7 @@ from modelkeep.client._records import AsyncModelRecordStore
 from modelkeep.client._tracker import EventThread
 from modelkeep.client._transport import DEFAULT_TIMEOUT_S, peers
 from modelkeep.exceptions import ModelkeepError
+from modelkeep.rpc import Address, ServiceName
 from modelkeep.server.v1 import server_service_pb2
 from modelkeep.server.v1.server_service_pb2_grpc import ServerServiceStub
 
@@ -36,6 +37,8 @@ class AsyncClient:
         install: Address of InstallService, likewise.
         loader: Address of LoaderService, likewise.
         data_dir: Data folder of the suite; by default MODELKEEP_DATA_DIR or ``./modelkeep-data``.
+        token_file: File with the token to show; by default MODELKEEP_TOKEN_FILE. Without either, the UNIX
+            socket of the suite is used, or its owner's token.
         event_bus: Gets the events of installs and of loading; see
             :class:`modelkeep.client.AsyncModelInstall`.
         download_event_handlers: Handlers of the default download queue.
@@ -58,6 +61,7 @@ class AsyncClient:
         install: str | None = None,
         loader: str | None = None,
         data_dir: str | os.PathLike[str] | None = None,
+        token_file: str | os.PathLike[str] | None = None,
         event_bus: EventBus | None = None,
         download_event_handlers: Sequence[DownloadEventHandler] = (),
         timeout_s: float = DEFAULT_TIMEOUT_S,
@@ -68,7 +72,9 @@ class AsyncClient:
             "install": install,
             "loader": loader,
         }
-        self.addresses: Mapping[ServiceName, Address] = find_addresses(given, data_dir=data_dir)
+        self.addresses: Mapping[ServiceName, Address] = find_addresses(
+            given, data_dir=data_dir, token_file=token_file
+        )
         self._peers = peers(self.addresses, timeout_s=timeout_s)
         self._events = EventThread()
         self._roots: tuple[tuple[str, str], ...] | None = None

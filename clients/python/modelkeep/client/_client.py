@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from modelkeep.client import _fork
-from modelkeep.client._addresses import Address, ServiceName
 from modelkeep.client._async_client import AsyncClient
 from modelkeep.client._download_jobs import DownloadEventHandler
 from modelkeep.client._downloads import AsyncDownloadQueue
@@ -17,6 +16,7 @@ from modelkeep.client._loader import AsyncModelLoader
 from modelkeep.client._portal import Facade, Lifeline, Portal, blocking, iterating
 from modelkeep.client._records import AsyncModelRecordStore
 from modelkeep.client._transport import DEFAULT_TIMEOUT_S
+from modelkeep.rpc import Address, ServiceName
 
 
 class ModelRecordStore(Facade[AsyncModelRecordStore]):
@@ -120,6 +120,7 @@ class Client(Facade[AsyncClient]):
         install: str | None = None,
         loader: str | None = None,
         data_dir: str | os.PathLike[str] | None = None,
+        token_file: str | os.PathLike[str] | None = None,
         event_bus: EventBus | None = None,
         download_event_handlers: Sequence[DownloadEventHandler] = (),
         timeout_s: float = DEFAULT_TIMEOUT_S,
@@ -130,6 +131,7 @@ class Client(Facade[AsyncClient]):
             install=install,
             loader=loader,
             data_dir=data_dir,
+            token_file=token_file,
             event_bus=event_bus,
             download_event_handlers=download_event_handlers,
             timeout_s=timeout_s,

@@ -13,9 +13,10 @@ import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
-from modelkeep.client import _errors, _fork
-from modelkeep.client._addresses import Address, ServiceName
+from modelkeep import rpc
+from modelkeep.client import _fork
 from modelkeep.client._methods import ensure_request_id, may_repeat
+from modelkeep.rpc import Address, ServiceName
 
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A")
@@ -27,20 +28,8 @@ DEFAULT_TIMEOUT_S: Final = 30.0
 MAX_TRIES: Final = 4
 FIRST_DELAY_S: Final = 0.1
 
-_OPTIONS: Final = (
-    # Answers are capped well below 4 MiB; a record with a long description and a page of them may pass it.
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-    # A service that comes back is found again at once: after a failure gRPC would wait a second and more, and
-    # until it tries to connect every call fails. So at least one attempt falls between a call's tries.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 200),
-    # A dead peer that never said goodbye is noticed; services allow a ping every 30 s.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.enable_http_proxy", 0),
-)
 #: Streams get a connection of their own, so that a slow reader of a stream does not hold up calls.
-_STREAM_OPTIONS: Final = (*_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
+_OWN_CONNECTION: Final = ("grpc.use_local_subchannel_pool", 1)
 
 
 class Peer:
@@ -65,7 +54,7 @@ class Peer:
         """The channel for unary calls."""
         self._check_use()
         if self._channel is None:
-            self._channel = aio.insecure_channel(self.address.target, options=_OPTIONS)
+            self._channel = rpc.open_async_channel(self.address)
         return self._channel
 
     @property
@@ -73,7 +62,7 @@ class Peer:
         """The channel for streams."""
         self._check_use()
         if self._stream_channel is None:
-            self._stream_channel = aio.insecure_channel(self.address.target, options=_STREAM_OPTIONS)
+            self._stream_channel = rpc.open_async_channel(self.address, _OWN_CONNECTION)
         return self._stream_channel
 
     def _check_use(self) -> None:
@@ -108,7 +97,7 @@ class Peer:
             try:
                 return await method(request, timeout=max(0.001, deadline - time.monotonic()))
             except aio.AioRpcError as error:
-                failure = _errors.decode(error, self.address)
+                failure = rpc.decode(error, self.address)
                 pause = max(jitter(delay), failure.retry_after or 0.0)
                 late = time.monotonic() + pause >= deadline
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or not may_repeat(request):
@@ -134,7 +123,7 @@ class Peer:
             async for message in call:
                 yield message
         except aio.AioRpcError as error:
-            raise _errors.decode(error, self.address) from error
+            raise rpc.decode(error, self.address) from error
         finally:
             call.cancel()
 

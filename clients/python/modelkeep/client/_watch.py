@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, c
 
 from grpc import aio
 
-from modelkeep.client import _errors
+from modelkeep import rpc
 from modelkeep.client._transport import FIRST_DELAY_S, Peer, jitter
 from modelkeep.exceptions import (
     DeadlineExceededException,
@@ -173,7 +173,7 @@ async def follow(
                 async with asyncio.timeout(SILENCE_S):
                     answer = await call.read()
                 if answer is aio.EOF:
-                    failure: ModelkeepError = _errors.unreachable(peer.address, "the stream ended")
+                    failure: ModelkeepError = rpc.unreachable(peer.address, "the stream ended")
                     break
                 frame = cast(F, answer)
                 token = frame.resume_token or token
@@ -187,9 +187,9 @@ async def follow(
                 )
                 restarted = False
         except TimeoutError:
-            failure = _errors.unreachable(peer.address, f"nothing was heard of it for {SILENCE_S:g} s")
+            failure = rpc.unreachable(peer.address, f"nothing was heard of it for {SILENCE_S:g} s")
         except aio.AioRpcError as error:
-            failure = _errors.decode(error, peer.address)
+            failure = rpc.decode(error, peer.address)
             if isinstance(failure, ResumeTokenExpiredException | ResumeTokenForeignException) and token:
                 token, restarted = "", True
                 continue

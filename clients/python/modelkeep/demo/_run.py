@@ -172,7 +172,7 @@ def _run(picture: Path, keep: bool, report: Report) -> None:
 
 def _client(suite: Suite) -> Client:
     """A client of this very suite, whatever the environment says."""
-    at = suite.addresses
+    at = suite.sockets
     return Client(record=at["record"], download=at["download"], install=at["install"], loader=at["loader"])
 
 
@@ -199,7 +199,7 @@ def _hold(
     report.step("2. Two worker processes hold its VAE as bfloat16")
     held: list[Held] = []
     for number, process in enumerate(workers, 1):
-        facts = process.ask(loader=suite.addresses["loader"], key=key)
+        facts = process.ask(loader=suite.sockets["loader"], key=key)
         held.append(Held(process, facts))
         report.tell(
             f"worker {number}, pid {process.pid}: get_model {_ms(facts['load_seconds'])}"

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from modelkeep.reserve import Reserve
 from modelkeep.supervisor._errors import NOT_WRITABLE, SuiteError
 
 #: Kept in ``run`` for the files there.
-_RESERVE_BYTES = 256 << 10
+RESERVE_BYTES = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class SuiteFile:
         pid: The supervisor's process id.
         data_dir: The absolute data folder.
         addresses: Service name (``record``, …) to ``host:port``.
+        sockets: Service name to the path of the UNIX socket where its owner calls.
         pids: Service name to process id.
         versions: Distribution name to version.
         start_time: Seconds since the epoch at which all services were healthy.
@@ -33,6 +35,7 @@ class SuiteFile:
     pid: int
     data_dir: str
     addresses: Mapping[str, str] = field(default_factory=dict)
+    sockets: Mapping[str, str] = field(default_factory=dict)
     pids: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     start_time: float = 0.0
@@ -62,13 +65,21 @@ def write_suite_file(data_dir: Path, content: SuiteFile) -> None:
     """
     path = suite_file_path(data_dir)
     scratch = path.with_suffix(f".{os.getpid()}.tmp")
-    reserve = Reserve(path.parent, _RESERVE_BYTES)
+    text = json.dumps(asdict(content), indent=2) + "\n"
+    reserve = Reserve(path.parent, RESERVE_BYTES)
     try:
-        reserve.run(lambda: scratch.write_text(json.dumps(asdict(content), indent=2) + "\n"))
+        reserve.run(lambda: write_private(scratch, text))
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
     reserve.renew()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that no other user can read."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def make_data_dir(data_dir: Path) -> None:
@@ -78,12 +89,32 @@ def make_data_dir(data_dir: Path) -> None:
         SuiteError: exit code 73 when it cannot be made or written.
     """
     try:
+        data_dir.parent.mkdir(parents=True, exist_ok=True)
         for folder in (data_dir, data_dir / "run", data_dir / "logs"):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        _close_to_others(data_dir)
     except OSError as error:
         raise not_writable(data_dir, error) from error
+
+
+def _close_to_others(data_dir: Path) -> None:
+    """What a suite keeps is its user's alone: the folder shuts out all others.
+
+    Raises:
+        SuiteError: exit code 73 for a folder that others are meant to use, as /tmp.
+    """
+    mode = stat.S_IMODE(data_dir.stat().st_mode)
+    if not mode & 0o077:
+        return
+    if mode & 0o1002:
+        raise SuiteError(
+            f"Other users may write to the data folder {data_dir} (mode {mode:04o}), and could take the "
+            "suite's files for theirs. Name a folder inside it: modelkeep up --data-dir FOLDER",
+            exit_code=NOT_WRITABLE,
+        )
+    data_dir.chmod(0o700)
 
 
 def not_writable(data_dir: Path, error: OSError) -> SuiteError:
@@ -105,7 +136,7 @@ def lock_data_dir(data_dir: Path) -> int:
         SuiteError: when another suite has it, or its file cannot be written (exit code 73).
     """
     try:
-        descriptor = os.open(data_dir / "run" / "suite.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(data_dir / "run" / "suite.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise not_writable(data_dir, error) from error
     try:

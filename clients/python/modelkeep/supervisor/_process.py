@@ -6,19 +6,15 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from modelkeep import processes
+from modelkeep import processes, rpc
 
 #: A refused connection is tried again at once: the default of one second would be most of a start.
-_QUICK = (
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 100),
-    ("grpc.enable_http_proxy", 0),
-)
+_QUICK = tuple((f"grpc.{name}_reconnect_backoff_ms", 50) for name in ("initial", "min", "max"))
 
 
 class ServiceProcess:
@@ -53,8 +49,9 @@ class ServiceProcess:
         self.log_path = log_path
         self._journal = log_path.with_suffix(".jsonl")
         self._journal_start = self._journal.stat().st_size if self._journal.exists() else 0
-        with log_path.open("ab") as log:
-            self._log_start = log.tell()
+        # No more than its user may read what a service says.
+        with os.fdopen(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
+            self._log_start = log.seek(0, os.SEEK_END)
             self._process = processes.start(
                 module,
                 *arguments,
@@ -87,7 +84,9 @@ class ServiceProcess:
     def is_healthy(self, timeout_s: float) -> bool:
         """Whether it answers SERVING within `timeout_s` seconds."""
         if self._channel is None:
-            self._channel = grpc.insecure_channel(self.address, options=_QUICK)
+            self._channel = rpc.open_channel(
+                rpc.Address(cast(rpc.ServiceName, self.name), self.address, "the supervisor"), *_QUICK
+            )
         try:
             answer = health_pb2_grpc.HealthStub(self._channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=timeout_s, wait_for_ready=True

@@ -16,7 +16,7 @@ from types import TracebackType
 
 from modelkeep.hosts import check_spelling, is_loopback
 from modelkeep.reserve import has_room
-from modelkeep.supervisor import _ports
+from modelkeep.supervisor import _access, _ports
 from modelkeep.supervisor._errors import ADDRESS_TAKEN, BAD_CONFIGURATION, PASSED_THROUGH, SuiteError
 from modelkeep.supervisor._files import (
     SuiteFile,
@@ -39,13 +39,12 @@ _PEERS = {
     "MODELKEEP_INSTALL_DOWNLOAD_ADDRESS": "download",
     "MODELKEEP_LOADER_RECORD_ADDRESS": "record",
 }
-#: Settings of a suite on loopback, where whoever can call it is a user of this machine: local models may
-#: be registered from wherever the user can read. The caller's own environment comes before these.
+#: Settings of a suite on loopback: its owner, and nobody else, may have local models registered from wherever
+#: he can read. The caller's own environment comes before these.
 _ON_LOOPBACK: Mapping[str, str] = {
     "MODELKEEP_INSTALL_ALLOW_ANY_IMPORT_ROOT": "true",
     "MODELKEEP_LOADER_ALLOW_ANY_IMPORT_ROOT": "true",
     "MODELKEEP_DOWNLOAD_ALLOW_ANY_IMPORT_ROOT": "true",
-    **{f"MODELKEEP_{name.upper()}_INSECURE": "true" for name in SERVICES},
 }
 #: A service's own watchdog ends a drain that hangs after 30 s; past that it is killed.
 DRAIN_LIMIT_S = 40.0
@@ -63,7 +62,7 @@ class Suite:
     ::
 
         with Suite() as suite:
-            channel = grpc.insecure_channel(suite.addresses["record"])
+            client = Client(data_dir=suite.data_dir)
 
     Args:
         data_dir: The data folder; None makes a temporary one that goes when the suite stops.
@@ -72,6 +71,9 @@ class Suite:
         services: Which services to start.
         env: Settings for the services (``MODELKEEP_DOWNLOAD_…``) on top of this process's environment.
         arguments: Service name to further flags of its command line.
+        insecure: Let whoever reaches a port do everything but what is the owner's alone; no model is then
+            read from outside the import roots.
+        anonymous: What callers over TCP without a token may do: "viewer" (look) or "none".
         startup_timeout_s: Seconds in which all must be healthy.
 
     Methods block, so call them from a thread when an event loop runs.
@@ -86,6 +88,8 @@ class Suite:
         services: Sequence[str] = SERVICES,
         env: Mapping[str, str] | None = None,
         arguments: Mapping[str, Sequence[str]] | None = None,
+        insecure: bool = False,
+        anonymous: str = "viewer",
         startup_timeout_s: float = 60.0,
     ) -> None:
         self._given_data_dir = data_dir
@@ -95,6 +99,9 @@ class Suite:
         self._services = tuple(services)
         self._env = dict(env or {})
         self._arguments = dict(arguments or {})
+        self._insecure = insecure
+        self._anonymous = anonymous
+        self._sockets: dict[str, Path] = {}
         self._startup_timeout_s = startup_timeout_s
         self._interrupted = threading.Event()
         self._chosen: dict[str, int] = {}
@@ -112,8 +119,13 @@ class Suite:
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Service name to ``host:port``."""
-        return {name: _ports.join(self._host, port) for name, port in self._chosen.items()}
+        """Service name to ``host:port``; whoever calls there needs a token to do more than look."""
+        return self._over_tcp()
+
+    @property
+    def sockets(self) -> dict[str, str]:
+        """Service name to ``unix:path``, where only the user of the suite can call, as its owner."""
+        return {name: f"unix:{path}" for name, path in self._sockets.items()}
 
     @property
     def pids(self) -> dict[str, int]:
@@ -147,6 +159,8 @@ class Suite:
             make_data_dir(self.data_dir)
             self._lock = lock_data_dir(self.data_dir)
             self._look_at_host()
+            self._sockets = _access.socket_paths(self.data_dir, self._services)
+            _access.make_tokens(self.data_dir, self._services)
             self._choose_ports()
             deadline = time.monotonic() + self._startup_timeout_s
             for name in self._services:
@@ -176,6 +190,7 @@ class Suite:
             process.close()
             codes[name] = -signal.SIGKILL if code is None else code
         if self._lock is not None:
+            _access.remove_sockets(list(self._sockets.values()))
             os.close(self._lock)
             self._lock = None
         if self._temporary is not None:
@@ -232,6 +247,9 @@ class Suite:
                 f"Host {self._host} is unknown: use an address, as 127.0.0.1", exit_code=BAD_CONFIGURATION
             ) from None
 
+    def _over_tcp(self) -> dict[str, str]:
+        return {name: _ports.join(self._host, port) for name, port in self._chosen.items()}
+
     def _choose_ports(self) -> None:
         taken = {port for port in self._ports.values() if port}
         for name in self._services:
@@ -251,14 +269,23 @@ class Suite:
 
     def _environment(self, name: str) -> dict[str, str | None]:
         defaults = _ON_LOOPBACK if self._is_local else {}
-        addresses = self.addresses
+        addresses = self._over_tcp()
         peers = {setting: addresses[peer] for setting, peer in _PEERS.items() if peer in addresses}
         unset = {
             key: value for key, value in {**defaults, **_start_folder(name)}.items() if key not in os.environ
         }
         # Unbuffered, so that the last lines of a process that was killed are in its log. Without byte
         # code every start would compile everything again, seconds of it.
-        return {**unset, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": None, **peers, **self._env}
+        settings = {**unset, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": None, **peers, **self._env}
+        return {**settings, **dict.fromkeys(_ON_LOOPBACK, "false")} if self._insecure else settings
+
+    def _access_arguments(self, name: str) -> list[str]:
+        socket = ["--unix-socket", str(self._sockets[name])]
+        if self._insecure:
+            return [*socket, "--insecure"]
+        accepted, own = _access.accepted_path(self.data_dir), _access.token_path(self.data_dir, name)
+        tokens = ["--token-file", str(accepted), "--peer-token-file", str(own)]
+        return [*socket, *tokens, "--anonymous", self._anonymous]
 
     def _spawn(self, name: str) -> None:
         if (old := self._processes.get(name)) is not None:
@@ -267,11 +294,12 @@ class Suite:
         try:
             self._processes[name] = ServiceProcess(
                 name,
-                self.addresses[name],
+                self._over_tcp()[name],
                 module=f"modelkeep_{name}",
                 arguments=[
                     *("--host", self._host, "--port", str(self._chosen[name])),
-                    *("--data-dir", str(self.data_dir), *self._arguments.get(name, ())),
+                    *("--data-dir", str(self.data_dir), *self._access_arguments(name)),
+                    *self._arguments.get(name, ()),
                 ],
                 environment=self._environment(name),
                 log_path=log_path,
@@ -325,7 +353,8 @@ class Suite:
         said = SuiteFile(
             pid=os.getpid(),
             data_dir=str(self.data_dir),
-            addresses=self.addresses,
+            addresses=self._over_tcp(),
+            sockets={name: str(path) for name, path in self._sockets.items()},
             pids=self.pids,
             versions={name: version(name) for name in ("modelkeep", "grpcio", "protobuf")},
             start_time=time.time(),

@@ -19,6 +19,12 @@ _Happened: TypeAlias = queue.SimpleQueue[signal.Signals | ServiceProcess]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+_INSECURE = (
+    "--insecure: whoever reaches a port may install, delete and lend models, other users of this machine "
+    "too. Local models are taken from the import roots only."
+)
+
+
 def up(
     data_dir: Path = Path("modelkeep-data"),
     *,
@@ -26,6 +32,8 @@ def up(
     ports: Mapping[str, int] | None = None,
     services: Sequence[str] = SERVICES,
     env: Mapping[str, str] | None = None,
+    insecure: bool = False,
+    anonymous: str = "viewer",
     startup_timeout_s: float = 60.0,
     say: Callable[[str], None] = print,
 ) -> int:
@@ -40,6 +48,8 @@ def up(
         ports: Service name to port; the defaults are 50051 to 50054, 0 takes a free one.
         services: Which services to run.
         env: Settings for the services on top of this process's environment.
+        insecure: Want no token over TCP; see :class:`modelkeep.supervisor.Suite`.
+        anonymous: What callers over TCP without a token may do: "viewer" or "none".
         startup_timeout_s: Seconds in which all must be healthy.
         say: Prints one or more lines.
 
@@ -56,6 +66,8 @@ def up(
         ports={**DEFAULT_PORTS, **(ports or {})},
         services=services,
         env=env,
+        insecure=insecure,
+        anonymous=anonymous,
         startup_timeout_s=startup_timeout_s,
     )
     # SimpleQueue.put may be called from a signal handler, and an empty queue costs no time to wait for.
@@ -69,6 +81,8 @@ def up(
     try:
         suite.start()
         _greet(suite, say)
+        if insecure:
+            say(_INSECURE)
         for process in suite.processes.values():
             threading.Thread(target=_report_end, args=(process, happened), daemon=True).start()
         return _supervise(suite, happened, say)

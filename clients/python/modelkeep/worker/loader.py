@@ -13,11 +13,11 @@ import grpc
 import torch
 
 from modelkeep.client._addresses import find_addresses
-from modelkeep.client._errors import decode
 from modelkeep.exceptions import ModelkeepError
 from modelkeep.loader.v1 import loader_service_pb2 as pb
 from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
 from modelkeep.model.v1 import taxonomy_pb2
+from modelkeep.rpc import decode, open_channel, with_retries
 from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
 from modelkeep.worker._hold import Hold, hold
 from modelkeep.worker.info import ModelInfo, ModelLocker
@@ -48,6 +48,7 @@ class ModelLoader:
         on_event: Called with ``model_load_started`` and ``model_load_completed`` when a call gives a
             context.
         label: What this process calls itself in the loader's list of leases.
+        token_file: File with the token to show; MODELKEEP_TOKEN_FILE, or the suite's own, by default.
 
     Threads may share one. After a fork, make a new one in the child.
     """
@@ -60,10 +61,10 @@ class ModelLoader:
         max_wait_s: float = 30.0,
         on_event: EventHandler | None = None,
         label: str = "",
+        token_file: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._address = find_addresses({"loader": address})["loader"]
-        # The loader is on this host: never through a web proxy.
-        self._channel = grpc.insecure_channel(self._address.target, options=[("grpc.enable_http_proxy", 0)])
+        self._address = find_addresses({"loader": address}, token_file=token_file)["loader"]
+        self._channel = open_channel(self._address, with_retries())
         self._stub = loader_service_pb2_grpc.LoaderServiceStub(self._channel)
         self._precision = precision
         self._max_wait_s = max_wait_s
@@ -160,8 +161,7 @@ class ModelLoader:
         return held
 
     def _decode(self, error: grpc.RpcError) -> ModelkeepError:
-        # Calls and errors of both stacks answer to code(), details() and trailing_metadata().
-        return decode(error, self._address)  # type: ignore[arg-type]  # see above
+        return decode(error, self._address)
 
     def _emit(
         self,

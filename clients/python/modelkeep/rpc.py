@@ -1,0 +1,363 @@
+"""Calling a service of the suite: where it is, a channel to it, and what its answers mean.
+
+The one home of this for the client, the worker, the command line, the supervisor, and for the services when
+they call each other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias, cast
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+from grpc import aio
+
+from modelkeep.exceptions import (
+    BY_REASON,
+    AccessException,
+    CancelledException,
+    CredentialsInvalidException,
+    CredentialsMissingException,
+    DeadlineExceededException,
+    FieldInvalidException,
+    FieldViolation,
+    ModelkeepError,
+    NotFoundException,
+    ServerBusyException,
+    UnavailableException,
+    UpstreamUnavailableException,
+)
+
+#: Short name of a service.
+ServiceName: TypeAlias = Literal["record", "download", "install", "loader"]
+#: Gives the token to show; called before each call.
+Token: TypeAlias = Callable[[], str]
+
+#: Options of every channel.
+OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
+    # Answers are capped well below 4 MiB; a record with a long description and a page of them may pass it.
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    # A service that comes back is found again at once: after a failure gRPC would wait a second and more, and
+    # until it tries to connect every call fails. So at least one attempt falls between a call's tries.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    # A dead peer that never said goodbye is noticed; services allow a ping every 10 s.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # A proxy in the environment is for the internet, where no service of the suite is.
+    ("grpc.enable_http_proxy", 0),
+)
+
+_DETAILS_KEY: Final = "grpc-status-details-bin"
+_DOMAIN: Final = ".modelkeep.dev"
+
+#: Class by status code alone, for errors that gRPC or a proxy made, and for reasons of newer services.
+_BY_CODE: Final[Mapping[grpc.StatusCode, type[ModelkeepError]]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: FieldInvalidException,
+    grpc.StatusCode.NOT_FOUND: NotFoundException,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ServerBusyException,
+    grpc.StatusCode.UNAVAILABLE: UnavailableException,
+    grpc.StatusCode.CANCELLED: CancelledException,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededException,
+    grpc.StatusCode.UNAUTHENTICATED: CredentialsInvalidException,
+    grpc.StatusCode.PERMISSION_DENIED: AccessException,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a service is looked for.
+
+    Attributes:
+        service: Its short name.
+        target: ``host:port``, or ``unix:/path/of/socket``.
+        origin: Who said so, for error messages: "the setting record_address".
+        remedy: What to do when nothing answers there, as a sentence.
+        token: Gives the token that calls show; None shows none.
+    """
+
+    service: ServiceName
+    target: str
+    origin: str
+    remedy: str = ""
+    token: Token | None = field(default=None, repr=False, compare=False)
+
+
+def peer(service: ServiceName, target: str, token_file: Path | None) -> Address:
+    """Another service's address, for a service; blocks for a moment to read its own token.
+
+    Raises:
+        CredentialsMissingException: The token file cannot be read.
+    """
+    setting = f"{service}_address"
+    token = None
+    if token_file is not None:
+        token = TokenFile(token_file, follow=False)
+        token()
+    remedy = f"Start that service, or correct the setting {setting}."
+    return Address(service, target, f"the setting {setting}", remedy, token)
+
+
+def variable(service: ServiceName) -> str:
+    """The environment variable that names a service's address."""
+    return f"MODELKEEP_CLIENT_{service.upper()}_ADDRESS"
+
+
+class TokenFile:
+    """The token in a file, read again when the file has changed: a suite makes new ones at each start.
+
+    Args:
+        path: The file; the token is all of it but white space around it.
+        follow: Whether to look for changes. A service does not: its token is its own start's.
+    """
+
+    def __init__(self, path: Path, *, follow: bool = True) -> None:
+        self.path = path
+        self._follow = follow
+        self._seen: tuple[int, int, int] | None = None
+        self._token = ""
+
+    def __call__(self) -> str:
+        """The token.
+
+        Raises:
+            CredentialsMissingException: The file cannot be read, or holds none.
+        """
+        if self._token and not self._follow:
+            return self._token
+        try:
+            found = os.stat(self.path)
+            seen = (found.st_ino, found.st_mtime_ns, found.st_size)
+            if seen != self._seen:
+                self._token = self.path.read_text("ascii").strip()
+                self._seen = seen
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not ASCII"
+            raise CredentialsMissingException(
+                f"The token file {self.path} cannot be read ({why}): name another with --token-file or "
+                "MODELKEEP_TOKEN_FILE, or start the suite.",
+                metadata={"path": str(self.path)},
+            ) from None
+        if not self._token or len(self._token.split()) != 1:
+            raise CredentialsMissingException(
+                f"The token file {self.path} does not hold one token.", metadata={"path": str(self.path)}
+            )
+        return self._token
+
+
+def open_channel(address: Address, *options: tuple[str, Any]) -> grpc.Channel:
+    """A channel to a service, for plain code; connects when it is first used. `options` go last."""
+    channel = grpc.insecure_channel(address.target, options=(*OPTIONS, *options))
+    return cast(grpc.Channel, _with_token(channel, address.token))
+
+
+def open_async_channel(address: Address, *options: tuple[str, Any]) -> aio.Channel:
+    """A channel to a service, for asyncio; connects when it is first used. `options` go last."""
+    channel = aio.insecure_channel(address.target, options=(*OPTIONS, *options))
+    return cast(aio.Channel, _with_token(channel, address.token))
+
+
+def with_retries() -> tuple[str, Any]:
+    """A channel option: unary methods that may be repeated are, while the service is unavailable.
+
+    For channels whose user does not repeat calls himself.
+    """
+    return ("grpc.service_config", _service_config())
+
+
+@cache
+def _service_config() -> str:
+    names = [
+        {"service": method.containing_service.full_name, "method": method.name}
+        for method in methods().values()
+        if is_repeatable(method) and not method.server_streaming and not method.client_streaming
+    ]
+    policy = {
+        "maxAttempts": 4,
+        "initialBackoff": "0.1s",
+        "maxBackoff": "1s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    return json.dumps({"methodConfig": [{"name": names, "retryPolicy": policy}]})
+
+
+@cache
+def methods() -> dict[str, MethodDescriptor]:
+    """Full name of a request message to its method; every method has a request message of its own."""
+    from modelkeep.download.v1 import download_service_pb2
+    from modelkeep.install.v1 import install_service_pb2
+    from modelkeep.loader.v1 import loader_service_pb2
+    from modelkeep.record.v1 import record_service_pb2
+    from modelkeep.server.v1 import server_service_pb2
+
+    files: tuple[Any, ...] = (
+        record_service_pb2,
+        download_service_pb2,
+        install_service_pb2,
+        loader_service_pb2,
+        server_service_pb2,
+    )
+    services = [service for file in files for service in file.DESCRIPTOR.services_by_name.values()]
+    return {method.input_type.full_name: method for service in services for method in service.methods}
+
+
+def is_repeatable(method: MethodDescriptor) -> bool:
+    """Whether the method says (``idempotency_level``) that a repetition does no harm."""
+    level = method.GetOptions().idempotency_level
+    return level in (MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT)
+
+
+def decode(error: grpc.RpcError, address: Address) -> ModelkeepError:
+    """The exception of a failed call, made by either kind of channel.
+
+    With a ``google.rpc.Status`` of the suite it is the class of its reason, as the service raised it.
+    Without one the status code decides; a service that cannot be reached is an
+    UpstreamUnavailableException that names service and address and says what to do.
+    """
+    # Errors of both kinds answer to code(), details() and trailing_metadata().
+    failed = cast(aio.AioRpcError, error)
+    code, text = failed.code(), failed.details() or ""
+    status = _status(failed)
+    info = _error_info(status)
+    if status is None or info is None:
+        return _decode_bare(code, text, address)
+    violations: list[FieldViolation] = []
+    retry_after: float | None = None
+    for detail in status.details:
+        bad_request, retry_info = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+        if detail.Unpack(bad_request):
+            violations += [FieldViolation(v.field, v.description) for v in bad_request.field_violations]
+        elif detail.Unpack(retry_info):
+            retry_after = retry_info.retry_delay.ToNanoseconds() / 1e9
+    cls = BY_REASON.get(info.reason) or _BY_CODE.get(code, ModelkeepError)
+    metadata = dict(info.metadata)
+    if cls.reason != info.reason:
+        metadata.setdefault("reason", info.reason)
+    return cls(status.message or text, metadata=metadata, violations=violations, retry_after=retry_after)
+
+
+def unreachable(address: Address, detail: str) -> UpstreamUnavailableException:
+    """The exception for a service that does not answer."""
+    service = address.service
+    remedy = address.remedy or (
+        f"Start the suite with `modelkeep up`, or say where it is with {variable(service)}=HOST:PORT."
+    )
+    return UpstreamUnavailableException(
+        f"The {service} service does not answer at {address.target} "
+        f"(address from {address.origin}; {detail}). {remedy}",
+        metadata={"peer": service, "service": service, "address": address.target},
+    )
+
+
+def _short(text: str) -> str:
+    """What gRPC says about a failed connection, without the addresses it repeats."""
+    return text.rpartition(": ")[2].rstrip(".").lower() if "last error" in text else text
+
+
+def _status(error: aio.AioRpcError) -> status_pb2.Status | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            try:
+                return status_pb2.Status.FromString(value)
+            except DecodeError:
+                return None
+    return None
+
+
+def _error_info(status: status_pb2.Status | None) -> error_details_pb2.ErrorInfo | None:
+    for detail in status.details if status is not None else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info) and info.domain.endswith(_DOMAIN):
+            return info
+    return None
+
+
+def _decode_bare(code: grpc.StatusCode, text: str, address: Address) -> ModelkeepError:
+    where = {"service": address.service, "address": address.target}
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return unreachable(address, _short(text))
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceededException(
+            f"The {address.service} service at {address.target} did not answer in time; the work may have "
+            "been done. Ask again, or give a longer timeout.",
+            metadata=where,
+        )
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return ModelkeepError(
+            f"What answers at {address.target} is no {address.service} service of this version ({text}). "
+            f"Check the address (from {address.origin}), or update one side.",
+            metadata=where,
+        )
+    cls = _BY_CODE.get(code, ModelkeepError)
+    return cls(
+        f"The {address.service} service at {address.target} answered {code.name}: {text}", metadata=where
+    )
+
+
+def _with_token(channel: Any, token: Token | None) -> Any:
+    return channel if token is None else _TokenChannel(channel, token)
+
+
+class _TokenChannel:
+    """A channel whose calls show a token.
+
+    gRPC's own call credentials need TLS, and its interceptors replace the call objects.
+    """
+
+    def __init__(self, channel: Any, token: Token) -> None:
+        self._channel = channel
+        self._token = token
+
+    def _wrapping(self, kind: str) -> Callable[..., _TokenMethod]:
+        make = getattr(self._channel, kind)
+        return lambda *arguments, **options: _TokenMethod(make(*arguments, **options), self._token)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+            return self._wrapping(name)
+        return getattr(self._channel, name)
+
+    def __enter__(self) -> _TokenChannel:
+        self._channel.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> Any:
+        return self._channel.__exit__(*error)
+
+    async def __aenter__(self) -> _TokenChannel:
+        await self._channel.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> Any:
+        return await self._channel.__aexit__(*error)
+
+
+class _TokenMethod:
+    """A method of a stub that shows a token at each call."""
+
+    def __init__(self, method: Any, token: Token) -> None:
+        self._method = method
+        self._token = token
+
+    def __call__(self, *arguments: Any, metadata: Any = None, **options: Any) -> Any:
+        return self._method(*arguments, metadata=self._shown(metadata), **options)
+
+    def future(self, *arguments: Any, metadata: Any = None, **options: Any) -> Any:
+        return self._method.future(*arguments, metadata=self._shown(metadata), **options)
+
+    def with_call(self, *arguments: Any, metadata: Any = None, **options: Any) -> Any:
+        return self._method.with_call(*arguments, metadata=self._shown(metadata), **options)
+
+    def _shown(self, metadata: Any) -> tuple[tuple[str, str | bytes], ...]:
+        return (*(metadata or ()), ("authorization", f"Bearer {self._token()}"))

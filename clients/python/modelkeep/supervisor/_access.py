@@ -1,0 +1,89 @@
+"""Who may call a suite: its tokens, made anew at each start, and the folder of its sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from modelkeep.private import UnsafeFolderError, make_private, runtime_folder
+from modelkeep.reserve import Reserve
+from modelkeep.supervisor._errors import BAD_CONFIGURATION, SuiteError
+from modelkeep.supervisor._files import RESERVE_BYTES, write_private
+
+#: Whose token the starter's is, and what it is good for.
+OWNER = "owner"
+_OWNER_ROLES = ("admin", "owner")
+_ACCEPTED = "accepted.json"
+
+
+def token_folder(data_dir: Path) -> Path:
+    """Where the tokens of a suite are."""
+    return data_dir / "run" / "tokens"
+
+
+def token_path(data_dir: Path, name: str = OWNER) -> Path:
+    """The file with the token of the owner, or of a service."""
+    return token_folder(data_dir) / name
+
+
+def accepted_path(data_dir: Path) -> Path:
+    """The file by which services know callers; it holds digests, so no token can be read from it."""
+    return token_folder(data_dir) / _ACCEPTED
+
+
+def make_tokens(data_dir: Path, services: Sequence[str]) -> None:
+    """Write one token for the owner and one for each service; those of an earlier start are void.
+
+    On a full disk the room for them comes from the supervisor's reserve.
+    """
+    folder = token_folder(data_dir)
+    reserve = Reserve(folder.parent, RESERVE_BYTES)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
+    entries = []
+    for name in (OWNER, *services):
+        token = secrets.token_urlsafe(32)
+        _replace(reserve, token_path(data_dir, name), token + "\n")
+        roles = _OWNER_ROLES if name == OWNER else (name,)
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        entries.append({"name": name, "roles": roles, "sha256": digest})
+    _replace(reserve, accepted_path(data_dir), json.dumps({"tokens": entries}, indent=1) + "\n")
+
+
+def socket_paths(data_dir: Path, services: Sequence[str]) -> dict[str, Path]:
+    """Service to its socket, in a folder that is this user's alone; makes the folder.
+
+    Raises:
+        SuiteError: exit code 78 when there is no such folder to be had.
+    """
+    names = {name: f"{name}.sock" for name in services}
+    try:
+        folder = runtime_folder(data_dir, max(names.values(), key=len, default=""))
+        make_private(folder)
+    except UnsafeFolderError as error:
+        raise SuiteError(
+            f"The sockets of the suite have no place: {error}.", exit_code=BAD_CONFIGURATION
+        ) from None
+    return {name: folder / file for name, file in names.items()}
+
+
+def remove_sockets(sockets: Sequence[Path]) -> None:
+    """Take away what services that were killed left, and the folder."""
+    for path in sockets:
+        path.unlink(missing_ok=True)
+        path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+    for folder in {path.parent for path in sockets}:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _replace(reserve: Reserve, path: Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
+    scratch.unlink(missing_ok=True)
+    reserve.run(lambda: write_private(scratch, text))
+    scratch.replace(path)
