@@ -141,7 +141,8 @@ async def test_a_record_out_of_bounds_is_refused(
         ([{"path": "a", "modify_time": {"nanos": -1}}], ["files[0].modify_time"]),
         ([{"path": "a", "size_bytes": 2**53 + 1}], ["files[0].size_bytes"]),
         ([{"path": "a", "sha256": "0" * 64 + "\n"}], ["files[0].sha256"]),
-        ([{"path": "a"}] * 100_000, [f"files[{n}].path" for n in range(1, 51)]),
+        ([{"path": "a"}] * 20_000, [f"files[{n}].path" for n in range(1, 51)]),
+        ([{"path": "a"}] * 20_001, ["files"]),
     ],
     ids=lambda value: str(value[0])[:30] if isinstance(value[0], dict) else "",
 )
@@ -192,7 +193,7 @@ async def test_a_search_has_only_so_many_words(stub: Any) -> None:
 async def test_a_request_id_with_a_huge_body_is_answered_twice_alike(stub: Any) -> None:
     request = pb.CreateModelRequest(
         model=vae(),
-        files=[{"path": f"{n}"} for n in range(50_000)],
+        files=[{"path": f"{n}"} for n in range(20_000)],
         request_id="00000000-0000-4000-8000-000000000000",
     )
     assert await stub.CreateModel(request) == await stub.CreateModel(request)

@@ -24,7 +24,7 @@ from .admission import Admission, Gate
 from .deadline import Limiter
 from .request_id import HEADER, request_id_of
 from .telemetry import Telemetry
-from .validation import LARGE_BYTES, Rules, rules_of
+from .validation import Rules, rules_of
 
 #: Logged only when something is wrong.
 QUIET = frozenset(
@@ -148,10 +148,7 @@ class Chain:
                     if rules is not None:
                         if not rules.ready:
                             await rules.prepare()
-                        if len(raw) > LARGE_BYTES:
-                            await rules.check_large(request)
-                        else:
-                            rules.check(request)
+                        rules.check(request, len(raw))
                     if remaining is None:
                         task = asyncio.current_task()
                         assert task is not None
@@ -227,10 +224,7 @@ class Chain:
                     if rules is not None:
                         if not rules.ready:
                             await rules.prepare()
-                        if len(raw) > LARGE_BYTES:
-                            await rules.check_large(request)
-                        else:
-                            rules.check(request)
+                        rules.check(request, len(raw))
                     if yields:
                         await _write_all(inner(request, writer), writer)
                     else:

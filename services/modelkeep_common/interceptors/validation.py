@@ -21,8 +21,7 @@ from modelkeep.exceptions import FieldInvalidException, FieldViolation
 #: Tag of the extensions (buf.validate.field), .message and .oneof: field 1159, length-delimited.
 _RULE_TAG = b"\xba\x48"
 _MAX_VIOLATIONS = 50
-#: From this size of a request in bytes on, :meth:`Rules.check_large` is the one to call.
-LARGE_BYTES = 64 << 10
+_LARGE_BYTES = 4 << 10
 
 
 class Rules:
@@ -43,13 +42,13 @@ class Rules:
     def _compile(self) -> None:
         collector()(message_factory.GetMessageClass(self._descriptor)())
 
-    async def check_large(self, message: Message) -> None:
-        """As :meth:`check`, on another thread: a hundred thousand entries take a fifth of a second."""
-        await asyncio.to_thread(self.check, message)
+    def check(self, message: Message, size: int = 0) -> None:
+        """Raise FieldInvalidException with one violation per broken rule, if one is.
 
-    def check(self, message: Message) -> None:
-        """Raise FieldInvalidException with one violation per broken rule, if one is."""
-        found = collector()(message)
+        Of a message of more than 4 KiB (``size`` bytes) only the first: to put thousands of them together
+        would block the event loop.
+        """
+        found = collector()(message, fail_fast=size > _LARGE_BYTES)
         if found:
             violations = [_to_violation(violation.proto) for violation in found[:_MAX_VIOLATIONS]]
             raise FieldInvalidException(
