@@ -42,7 +42,7 @@ class Fuzzed:
     outcomes: Counter[str]
 
 
-def seeds(allowed: Path, models: Path) -> Iterator[tuple[str, str, Message]]:
+def seeds(allowed: Path, downloads: Path) -> Iterator[tuple[str, str, Message]]:
     """Calls that go well, so that there is something to ask for: service, method, request."""
     for type_, format_ in (("VAE", "CHECKPOINT"), ("MAIN", "DIFFUSERS"), ("LORA", "LYCORIS")):
         model = model_pb2.Model(
@@ -58,7 +58,7 @@ def seeds(allowed: Path, models: Path) -> Iterator[tuple[str, str, Message]]:
     yield (
         "download",
         "CreateDownload",
-        download_service_pb2.CreateDownloadRequest(source=remote, destination=f"{models}/a/", start=False),
+        download_service_pb2.CreateDownloadRequest(source=remote, destination=f"{downloads}/a/", start=False),
     )
     local = install_pb2.InstallSource(local_path=f"{allowed}/model.safetensors")
     yield "install", "ImportModel", install_service_pb2.ImportModelRequest(source=local)
@@ -93,9 +93,9 @@ def fuzzed() -> Iterator[Fuzzed]:
                 targets[name] = Target(name, *channels)
                 stack.callback(targets[name].probe.stop)
             pool = Pool()
-            for path in (allowed, allowed / "model.safetensors", suite.data_dir / "models" / "new"):
+            for path in (allowed, allowed / "model.safetensors", suite.data_dir / "downloads" / "new"):
                 pool._add("path", str(path))
-            for name, method, request in seeds(allowed, suite.data_dir / "models"):
+            for name, method, request in seeds(allowed, suite.data_dir / "downloads"):
                 begin(targets[name], method, request, pool)
             yield Fuzzed(targets, pool, suite.data_dir / "logs", Counter())
     finally:
