@@ -171,15 +171,17 @@ class ChangePage(NamedTuple):
     revision: int
 
 
-def read_page(conn: sqlite3.Connection, collection: str, after: int, *, limit: int) -> ChangePage:
-    """Changes of one collection after a revision, at most ``limit`` and about 4 MiB, at least one."""
+def read_page(
+    conn: sqlite3.Connection, collection: str, after: int, *, limit: int, max_bytes: int = _PAGE_BYTES
+) -> ChangePage:
+    """Changes of one collection after a revision, at most ``limit`` and about ``max_bytes``, at least one."""
     revision = current_revision(conn)
     rows: list[ChangeRow] = []
     size = 0
     for row in read_changes(conn, collection, after, until=revision) if revision > after else ():
         rows.append(row)
         size += len(row.payload or b"") + len(row.previous or b"")
-        if len(rows) >= limit or size > _PAGE_BYTES:
+        if len(rows) >= limit or size > max_bytes:
             return ChangePage(rows, row.revision)
     return ChangePage(rows, revision)
 

@@ -27,12 +27,15 @@ _FREE_PAGES, _GIVE_BACK_PAGES = 4096, 1024
 
 
 class StoreLimits(NamedTuple):
-    """How much a store keeps of what only serves clients that come back."""
+    """How much a store keeps of what only serves clients that come back, and for those that watch."""
 
     #: Payloads of changes inside the history window; see ``changes.py``.
     history_bytes: int = 64 << 20
     #: Answers for repeated request ids; see ``idempotency.py``.
     answers_bytes: int = 32 << 20
+    #: What one watcher, and all of them together, may leave unread; see ``watch_budget.py``.
+    watch_queue_bytes: int = 1 << 20
+    watch_queues_bytes: int = 256 << 20
 
 
 #: What a commit changed: (collection, resource id) of each row that it appended to the change log.

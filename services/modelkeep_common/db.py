@@ -92,6 +92,7 @@ class Database:
         self.path = path
         #: Room for the way out of a full disk; its ``run`` is for files in the same folder.
         self.reserve = reserve
+        self.limits = writer.limits
         #: UUID of this store, for as long as the file lives; a copy of the file has the same one.
         self.store_id = store_id
         #: Random id of this opening of the file; see ``changes.py``.

@@ -236,6 +236,8 @@ def _limits(settings: ServiceSettings, admission: Admission) -> dict[str, int]:
         "max_history_bytes": settings.history_bytes,
         "max_kept_answers_seconds": int(KEEP_SECONDS),
         "max_kept_answers_bytes": settings.kept_answers_bytes,
+        "max_watch_queue_bytes": settings.watch_queue_bytes,
+        "max_watch_queues_bytes": settings.watch_queues_bytes,
         "max_connection_streams": settings.max_connection_streams,
         "reserve_bytes": settings.reserve_bytes,
         **admission.limits(),

@@ -100,10 +100,19 @@ class ServiceSettings(BaseSettings):
         32 << 20, ge=4 << 20, description="Bytes of answers that are kept for repeated request ids."
     )
 
+    watch_queue_bytes: int = Field(
+        1 << 20, ge=64 << 10, description="Bytes of changes that wait for one watcher to read them."
+    )
+    watch_queues_bytes: int = Field(
+        256 << 20, ge=1 << 20, description="Bytes that wait for all watchers together."
+    )
+
     @property
     def store_limits(self) -> StoreLimits:
         """What the service's database may keep."""
-        return StoreLimits(self.history_bytes, self.kept_answers_bytes)
+        return StoreLimits(
+            self.history_bytes, self.kept_answers_bytes, self.watch_queue_bytes, self.watch_queues_bytes
+        )
 
     @property
     def service_dir(self) -> Path:

@@ -20,9 +20,10 @@ The guarantees, each with its test in tests/unit/common/test_common_watch.py:
 9.  A token older than the history window (10,000 changes, 24 h, as many bytes as the store may keep)
     is refused as expired, one of another store (a restored back-up is one), another collection, or no
     token at all, as foreign.
-10. The queue of a watcher is bounded. One that reads slower than changes come catches up from the
-    log; one that stalls for 20 s, or falls out of the history window, is ended with WATCHER_TOO_SLOW
-    and its last token. Nobody else is slowed: each watcher is a task of its own.
+10. The queue of a watcher is bounded, by events and bytes, and so is what all of them leave unread. One
+    that reads slower than changes come catches up from the log; one that stalls for 20 s, falls out of
+    the history window, or is the slowest when all of them leave too much, is ended with
+    WATCHER_TOO_SLOW and its last token. Nobody else is slowed: each watcher is a task of its own.
 11. A drain ends every watch with SERVER_DRAINING and its last token; new ones are refused.
 12. Changes that other processes write to the same file arrive as well, within about a second.
 
@@ -41,8 +42,10 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Generic, NamedTuple, TypeVar
 
+from .batches import Batch, Snapshot, SnapshotReader
 from .changes import (
     ChangePage,
+    ChangeRow,
     EpochTable,
     Position,
     current_revision,
@@ -53,7 +56,8 @@ from .changes import (
 from .db import Database
 from .frames import Event, Frame, Phase, Serializable, chunked, message_size
 from .streams import stream_frames
-from .watcher import Batch, Snapshot, SnapshotReader, Watch
+from .watch_budget import WatchBudget
+from .watcher import Watch
 
 M = TypeVar("M")
 
@@ -109,6 +113,8 @@ class WatchHub(Generic[M]):
         self.stall_s = stall_s
         self.poll_s = poll_s
         self.max_queued_events = max_queued_events
+        self.max_queued_bytes = db.limits.watch_queue_bytes
+        self.budget = WatchBudget(db.limits.watch_queues_bytes)
         self.chunk_events = chunk_events
         #: Every change up to here has been queued for every attached watcher.
         self.revision = 0
@@ -242,6 +248,10 @@ class WatchHub(Generic[M]):
         """Stop queueing changes for ``watch``; it goes on by reading the log, or is being closed."""
         self._attached.discard(watch)
 
+    def shed(self) -> None:
+        """Bring what all watches hold below the limit."""
+        self.budget.shed(self._open)
+
     def forget(self, watch: Watch[M]) -> None:
         """``watch`` is closed."""
         self._attached.discard(watch)
@@ -324,18 +334,14 @@ class WatchHub(Generic[M]):
 
     def _fan_out(self, news: _News) -> None:
         started = self._loop.time()
-        batches = [
-            Batch.of(self, rows, news.epochs)
-            for rows in chunked(
-                news.page.rows, lambda row: len(row.payload or b""), _BATCH_EVENTS, _BATCH_BYTES
-            )
-        ]
+        batches = [Batch.of(self, rows, news.epochs) for rows in self.log_chunks(news.page.rows)]
         changed = {row.resource_id for row in news.page.rows}
         for resource_id in changed:
             self.forget_progress(resource_id)
         watchers = list(self._attached)
         for watch in watchers:
             watch.enqueue(batches, changed)
+        self.shed()
         self._next_fanout = started + min(len(watchers) * _FANOUT_S_PER_WATCHER, _MAX_FANOUT_PAUSE_S)
 
     def _send_progress(self) -> None:
@@ -355,6 +361,10 @@ class WatchHub(Generic[M]):
     def token(self, revision: int, epochs: EpochTable, after: str | None = None) -> str:
         """The resume token of a position in this collection."""
         return epochs.token(self.collection, Position(revision, after))
+
+    def log_chunks(self, rows: Iterable[ChangeRow]) -> list[list[ChangeRow]]:
+        """The changes of one frame each."""
+        return chunked(rows, lambda row: len(row.payload or b""), _BATCH_EVENTS, _BATCH_BYTES)
 
     def snapshot_chunks(self, items: Iterable[tuple[str, M]]) -> list[list[tuple[str, M]]]:
         """The frames' contents of a snapshot."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from modelkeep.exceptions import ServerDrainingException, WatcherTooSlowException
 
+from .batches import Batch, Change, Snapshot, SnapshotReader, row_bytes
 from .changes import (
     ChangeRow,
     EpochTable,
@@ -20,72 +21,14 @@ from .changes import (
     read_epochs,
     read_page,
 )
-from .frames import Event, Frame
+from .frames import Event, Frame, message_size
 
 if TYPE_CHECKING:
     from .watch import WatchHub
 
 M = TypeVar("M")
 
-#: Reads the collection inside a read transaction, as (id, message).
-SnapshotReader = Callable[[sqlite3.Connection], Iterable[tuple[str, M]]]
-
 _LOG_ROWS = 500
-
-
-class Snapshot(Generic[M]):
-    """Every resource of a collection at one revision, sorted by id."""
-
-    def __init__(self, reader: SnapshotReader[M], revision: int, items: list[tuple[str, M]]) -> None:
-        self.reader = reader
-        self.revision = revision
-        self.items = items
-        #: The frames that watchers without a filter share; made by the first of them.
-        self.frames: list[Frame[M]] | None = None
-
-
-class Change(Generic[M]):
-    """A change in the log, parsed when somebody needs it and then for everybody."""
-
-    __slots__ = ("_parse", "_previous", "_previous_parsed", "event")
-
-    def __init__(self, row: ChangeRow, parse: Callable[[bytes], M]) -> None:
-        put = None if row.payload is None else parse(row.payload)
-        self.event: Event[M] = Event(row.revision, row.resource_id, put=put, removed=put is None)
-        self._parse = parse
-        self._previous = row.previous
-        self._previous_parsed: M | None = None
-
-    def seen_through(self, matches: Callable[[M], bool] | None) -> Event[M] | None:
-        """The event as a watcher with this filter gets it; None if it does not concern it."""
-        if matches is None:
-            return self.event
-        if self.event.put is not None and matches(self.event.put):
-            return self.event
-        if self._previous is None:
-            return None
-        if self._previous_parsed is None:
-            self._previous_parsed = self._parse(self._previous)
-        if not matches(self._previous_parsed):
-            return None
-        return Event(self.event.revision, self.event.resource_id, removed=True)
-
-
-class Batch(Generic[M]):
-    """Changes that were read together, and the frame of them that watchers without a filter share."""
-
-    __slots__ = ("changes", "first", "frame", "revision")
-
-    def __init__(self, changes: list[Change[M]], token: str) -> None:
-        self.changes = changes
-        self.first = changes[0].event.revision
-        self.revision = changes[-1].event.revision
-        self.frame: Frame[M] = Frame("LIVE", token, [change.event for change in changes], shared=True)
-
-    @classmethod
-    def of(cls, hub: WatchHub[M], rows: list[ChangeRow], epochs: EpochTable) -> Batch[M]:
-        """Parse ``rows``, once for all watchers."""
-        return cls([Change(row, hub.parse) for row in rows], hub.token(rows[-1].revision, epochs))
 
 
 class _Start(NamedTuple):
@@ -109,9 +52,10 @@ class Watch(AsyncIterator[Frame[M]]):
 
     # There may be thousands.
     __slots__ = (
-        *("__weakref__", "_attached", "_closed", "_hub", "_interval", "_last_frame", "_loop", "_matches"),
-        *("_progress", "_progress_frame", "_queue", "_queued_events", "_ready", "_said_live"),
-        *("_skip_snapshot", "_snapshot_reader", "_started", "_waiter", "epochs", "revision", "token"),
+        *("__weakref__", "_attached", "_closed", "_gave_up", "_hub", "_interval", "_loop"),
+        *("_matches", "_out", "_progress", "_progress_frame", "_queue", "_queued_events", "_ready"),
+        *("_said_live", "_skip_snapshot", "_snapshot_reader", "_started", "_waiter", "epochs", "revision"),
+        *("last_taken", "token", "waiting_bytes"),
     )
 
     def __init__(
@@ -141,13 +85,19 @@ class Watch(AsyncIterator[Frame[M]]):
         self._ready: list[Frame[M]] = []
         self._queue: list[Batch[M]] = []
         self._queued_events = 0
+        #: Bytes of what is ready or queued.
+        self.waiting_bytes = 0
+        #: The frame that was handed out last, and is perhaps still on its way.
+        self._out: Frame[M] | None = None
+        self._gave_up = False
         self._progress: Mapping[str, M] = {}
         self._progress_frame: tuple[int, Frame[M]] | None = None
         #: As read together with ``revision``.
         self.epochs: EpochTable | None = None
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
-        self._last_frame = self._loop.time()
+        #: When the reader took a frame, on the loop's clock; at first, when it came.
+        self.last_taken = self._loop.time()
 
     @property
     def stall_s(self) -> float:
@@ -155,17 +105,18 @@ class Watch(AsyncIterator[Frame[M]]):
         return self._hub.stall_s
 
     async def __anext__(self) -> Frame[M]:
+        self._arrived()
         frame = await self._next()
         self.token = frame.resume_token
-        self._last_frame = self._loop.time()
+        self.last_taken = self._loop.time()
         return frame
 
     def close(self) -> None:
         """Give everything back. May be called at any time, and again."""
         self._closed = True
         self._hub.forget(self)
-        self._queue.clear()
-        self._ready.clear()
+        self._drop_waiting()
+        self._arrived()
         self.wake()
 
     async def aclose(self) -> None:
@@ -183,14 +134,24 @@ class Watch(AsyncIterator[Frame[M]]):
                     metadata={"resume_token": self.token},
                     retry_after=1,
                 )
+            if self._gave_up:
+                self.close()
+                raise WatcherTooSlowException(
+                    "All watchers together have left too much unread, and this one was the slowest: read "
+                    "faster, or go on from the resume token.",
+                    metadata={"resume_token": self.token},
+                    retry_after=1,
+                )
             if self._ready:
-                return self._ready.pop(0)
+                frame = self._ready.pop(0)
+                self._hand_out(frame)
+                return frame
             if not self._started:
                 await self._start()
             elif not self._attached:
                 await self._follow_log()
-            elif (frame := self._queued_frame()) is not None:
-                return frame
+            elif (queued := self._queued_frame()) is not None:
+                return queued
             else:
                 await self._wait()
 
@@ -204,16 +165,26 @@ class Watch(AsyncIterator[Frame[M]]):
         for batch in batches:
             self._queue.append(batch)
             self._queued_events += len(batch.changes)
-        if self._queued_events > self._hub.max_queued_events:
+            self._hold(batch.frame)
+        too_much = self.waiting_bytes > self._hub.max_queued_bytes and len(self._queue) > 1
+        if too_much or self._queued_events > self._hub.max_queued_events:
             self.fall_back()
         self.wake()
 
     def fall_back(self) -> None:
         """Drop what is queued. It is not lost: the log has it, and is read at this reader's own pace."""
-        self._queue.clear()
-        self._queued_events = 0
+        self._drop_queue()
         self._attached = False
         self._hub.detach(self)
+        self.wake()
+
+    def give_up(self) -> None:
+        """Let go of everything that waits: it is too much for the server."""
+        if self._queue:
+            self.fall_back()
+        if self._ready:
+            self._gave_up = True
+            self._drop_waiting()
         self.wake()
 
     def enqueue_progress(self, latest: Mapping[str, M], frame: Frame[M], revision: int) -> None:
@@ -231,6 +202,45 @@ class Watch(AsyncIterator[Frame[M]]):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    # What it holds.
+
+    def _hold(self, frame: Frame[M]) -> None:
+        self.waiting_bytes += frame.size_bytes
+        self._hub.budget.take(frame)
+
+    def _let_go(self, frame: Frame[M]) -> None:
+        self.waiting_bytes -= frame.size_bytes
+        self._hub.budget.give(frame)
+
+    def _hand_out(self, frame: Frame[M]) -> None:
+        """A frame that waited goes to the reader now."""
+        self.waiting_bytes -= frame.size_bytes
+        self._out = frame
+
+    def _arrived(self) -> None:
+        """What was handed out last is no longer held."""
+        if self._out is not None:
+            self._hub.budget.give(self._out)
+            self._out = None
+
+    def _make_ready(self, frames: Iterable[Frame[M]]) -> None:
+        for frame in frames:
+            self._ready.append(frame)
+            self._hold(frame)
+        self._hub.shed()
+
+    def _drop_queue(self) -> None:
+        for batch in self._queue:
+            self._let_go(batch.frame)
+        self._queue.clear()
+        self._queued_events = 0
+
+    def _drop_waiting(self) -> None:
+        self._drop_queue()
+        for frame in self._ready:
+            self._let_go(frame)
+        self._ready.clear()
+
     # Stages.
 
     async def _start(self) -> None:
@@ -243,7 +253,7 @@ class Watch(AsyncIterator[Frame[M]]):
         self.revision = start.position.revision
         if start.snapshot is not None:
             self.revision = start.snapshot.revision
-            self._ready.extend(self._snapshot_frames(start))
+            self._make_ready(self._snapshot_frames(start))
 
     def _read_position(self, conn: sqlite3.Connection, token: str) -> _Start:
         if not token:
@@ -298,6 +308,7 @@ class Watch(AsyncIterator[Frame[M]]):
                 self._hub.token(revision, epochs, chunk[-1][0]),
                 [Event(0, key, put=message) for key, message in chunk],
                 shared=shared,
+                size_bytes=sum(message_size(message) for _, message in chunk),
             )
             for chunk in self._hub.snapshot_chunks(items)
         ]
@@ -318,15 +329,9 @@ class Watch(AsyncIterator[Frame[M]]):
                 "The watch fell behind the history that is kept: watch without a token to get a snapshot.",
                 metadata={"resume_token": token},
             )
-        if page.rows:
-            events = [
-                event
-                for row in page.rows
-                if (event := Change(row, self._hub.parse).seen_through(self._matches)) is not None
-            ]
-            if events:
-                self._ready.append(Frame("LIVE", self._hub.token(page.revision, page.epochs), events))
-                self._said_live = True
+        if frames := self._log_frames(page):
+            self._said_live = True
+            self._make_ready(frames)
         self.revision = page.revision
         if page.is_last and self._hub.attach(self):
             self._attached = True
@@ -334,10 +339,26 @@ class Watch(AsyncIterator[Frame[M]]):
             self._progress_frame = None
             if not self._said_live:
                 self._said_live = True
-                self._ready.append(Frame("LIVE", self._hub.token(self.revision, page.epochs)))
+                self._make_ready([Frame("LIVE", self._hub.token(self.revision, page.epochs))])
+
+    def _log_frames(self, page: _LogPage) -> list[Frame[M]]:
+        frames: list[Frame[M]] = []
+        for rows in self._hub.log_chunks(page.rows):
+            changes = (Change(row, self._hub.parse) for row in rows)
+            events = [
+                event for change in changes if (event := change.seen_through(self._matches)) is not None
+            ]
+            if events:
+                token = self._hub.token(rows[-1].revision, page.epochs)
+                frames.append(Frame("LIVE", token, events, size_bytes=sum(map(row_bytes, rows))))
+        if frames:
+            frames[-1].resume_token = self._hub.token(page.revision, page.epochs)
+        return frames
 
     def _read_log(self, conn: sqlite3.Connection, after: int) -> _LogPage:
-        page = read_page(conn, self._hub.collection, after, limit=_LOG_ROWS)
+        page = read_page(
+            conn, self._hub.collection, after, limit=_LOG_ROWS, max_bytes=self._hub.max_queued_bytes
+        )
         is_last = page.revision >= current_revision(conn)
         return _LogPage(page.rows, page.revision, is_last, history_floor(conn), read_epochs(conn))
 
@@ -347,8 +368,10 @@ class Watch(AsyncIterator[Frame[M]]):
             self._queued_events -= len(batch.changes)
             before, self.revision = self.revision, max(self.revision, batch.revision)
             if batch.revision <= before:
+                self._let_go(batch.frame)
                 continue
             if self._matches is None and batch.first > before:
+                self._hand_out(batch.frame)
                 return batch.frame
             events = [
                 event
@@ -357,7 +380,9 @@ class Watch(AsyncIterator[Frame[M]]):
                 and (event := change.seen_through(self._matches)) is not None
             ]
             if events:
+                self._hand_out(batch.frame)
                 return Frame("LIVE", batch.frame.resume_token, events)
+            self._let_go(batch.frame)
         if self._progress:
             return self._progress_now()
         return None
@@ -380,11 +405,11 @@ class Watch(AsyncIterator[Frame[M]]):
 
     async def _wait(self) -> None:
         """Until there is something to do; queues a bookmark if there is nothing for too long."""
-        due = self._last_frame + self._interval
+        due = self.last_taken + self._interval
         if self._loop.time() >= due:
             # Whatever the hub has read without a change for this watch, it need not read again.
             self.revision = max(self.revision, self._hub.revision)
-            self._ready.append(Frame("LIVE", self._here()))
+            self._make_ready([Frame("LIVE", self._here())])
             return
         self._waiter = self._loop.create_future()
         timer = self._loop.call_at(due, self.wake)
