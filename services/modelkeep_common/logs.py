@@ -34,13 +34,19 @@ class LineWriter:
     were is told by the next that can: nobody ever waits for the log, and it holds 16 MiB at most.
 
     Args:
-        fd: The descriptor to write to.
-        close_fd: Whether it is closed at the end.
+        file: Where to append; None writes to ``fd``.
+        fd: An open descriptor, which stays open.
+        max_bytes: A file that has become larger is renamed to ``….1``, in place of the one before, and begun
+            anew; 0 never.
+
+    Raises:
+        OSError: The file cannot be opened.
     """
 
-    def __init__(self, fd: int, *, close_fd: bool = False) -> None:
-        self._fd = fd
-        self._close_fd = close_fd
+    def __init__(self, file: Path | None = None, *, fd: int = 2, max_bytes: int = 0) -> None:
+        self._file = file
+        self._max_bytes = max_bytes
+        self._fd = fd if file is None else _open(file)
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._held = 0
         self._lost = 0
@@ -66,7 +72,7 @@ class LineWriter:
             atexit.unregister(self.close)
             self._lines.put(None)
             self._thread.join(timeout=5)
-            if self._close_fd and not self._thread.is_alive():
+            if self._file is not None and not self._thread.is_alive():
                 with contextlib.suppress(OSError):
                     os.close(self._fd)
 
@@ -102,22 +108,42 @@ class LineWriter:
             self._is_broken_off = not data[: len(data) - len(rest)].endswith(b"\n") and len(rest) < len(data)
             return
         self._is_broken_off = False
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Put a file aside that is too large; if that cannot be, it goes on growing."""
+        if self._file is None or not self._max_bytes:
+            return
+        with contextlib.suppress(OSError):
+            if os.fstat(self._fd).st_size < self._max_bytes:
+                return
+            self._file.replace(self._file.with_name(f"{self._file.name}.1"))
+            old, self._fd = self._fd, _open(self._file)
+            os.close(old)
+
+
+def _open(file: Path) -> int:
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
 
 
 _writer: LineWriter | None = None
 _service = ""
 
 
-def configure(service: str, *, level: str = "INFO", file: Path | None = None) -> LineWriter:
-    """Send every log record of this process through one writer; replaces what was set up before."""
+def configure(
+    service: str, *, level: str = "INFO", file: Path | None = None, max_bytes: int = 0
+) -> LineWriter:
+    """Send every log record of this process through one writer; replaces what was set up before.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
     global _writer, _service
-    fd = 2
-    if file is not None:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    made = LineWriter(file, max_bytes=max_bytes)
     if _writer is not None:
         _writer.close()
-    _writer, _service = LineWriter(fd, close_fd=file is not None), service
+    _writer, _service = made, service
     handler = JsonHandler(_writer)
     root = logging.getLogger()
     for old in list(root.handlers):

@@ -240,6 +240,7 @@ def _limits(settings: ServiceSettings, admission: Admission) -> dict[str, int]:
         "max_watch_queues_bytes": settings.watch_queues_bytes,
         "max_connection_streams": settings.max_connection_streams,
         "reserve_bytes": settings.reserve_bytes,
+        "log_file_bytes": settings.log_file_bytes,
         **admission.limits(),
     }
 
@@ -276,7 +277,12 @@ def run(
     faulthandler.enable()
     os.umask(settings.umask)
     try:
-        logs.configure(settings.service, level=settings.log_level, file=settings.log_file)
+        logs.configure(
+            settings.service,
+            level=settings.log_level,
+            file=settings.log_file,
+            max_bytes=settings.log_file_bytes,
+        )
     except OSError as error:
         tell(settings.service, f"cannot write {settings.log_file}: {error.strerror}")
         return EXIT_NOT_WRITABLE

@@ -69,6 +69,9 @@ class ServiceSettings(BaseSettings):
     reflection: bool = Field(True, description="Serve gRPC reflection (v1 and v1alpha).")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level logged.")
     log_file: Path | None = Field(None, description="Write JSON log lines here; standard error when unset.")
+    log_file_bytes: int = Field(
+        64 << 20, ge=0, description="Size at which log_file is put aside as ….1 and begun anew; 0 never."
+    )
     drain_delay_s: float = Field(
         0, ge=0, description="Seconds between NOT_SERVING and the end of the streams."
     )

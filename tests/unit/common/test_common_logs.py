@@ -122,6 +122,20 @@ def test_the_file_is_appended_to_and_not_for_everybody(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o007 == 0
 
 
+def test_a_file_that_has_become_too_large_is_put_aside_and_lines_go_on_without_a_gap(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    writer = logs.LineWriter(path, max_bytes=10_000)
+    for number in range(250):
+        writer._write([f"{number:04} {'x' * 95}"])
+    writer.close()
+    aside = tmp_path / "x.jsonl.1"
+    assert sorted(tmp_path.iterdir()) == [path, aside]
+    assert aside.stat().st_size + path.stat().st_size <= 21_000
+    kept = [int(line[:4]) for file in (aside, path) for line in file.read_text().splitlines()]
+    assert kept == list(range(kept[0], 250))
+    assert len(kept) > 100
+
+
 @given(st.text())
 def test_redaction_never_fails(text: str) -> None:
     assert isinstance(redact(text), str)

@@ -197,7 +197,7 @@ def test_a_log_on_a_full_disk_loses_lines_and_says_how_many(disk: Path) -> None:
 
 def test_a_log_that_nobody_reads_holds_a_bounded_amount_and_blocks_nobody() -> None:
     reader, pipe = os.pipe()
-    writer = logs.LineWriter(pipe)
+    writer = logs.LineWriter(fd=pipe)
     try:
         for _ in range(3000):
             writer.put("x" * 10_000)

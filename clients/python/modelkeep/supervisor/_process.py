@@ -124,6 +124,7 @@ def _tail(path: Path, start: int, count: int) -> list[str]:
     try:
         with path.open("rb") as log:
             end = log.seek(0, os.SEEK_END)
+            start = start if start <= end else 0  # a log that was begun anew
             log.seek(max(start, end - 64 * 1024))
             return log.read().decode(errors="replace").splitlines()[-count:]
     except FileNotFoundError:
