@@ -23,7 +23,7 @@ from modelkeep.exceptions import (
     SubmodelRequiredException,
     UnsafeFormatException,
 )
-from modelkeep.headers import Header, read_header
+from modelkeep.headers import Allowance, Header, read_header
 from modelkeep.modeljson import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
 from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import ALLOWED
@@ -284,11 +284,11 @@ class Finder:
             listing.require(name, folder / name)
         return sorted(listed)
 
-    def read_header(self, path: Path) -> tuple[Header, os.stat_result]:
+    def read_header(self, path: Path, allowance: Allowance | None = None) -> tuple[Header, os.stat_result]:
         """A weight file's header and status, both of one descriptor."""
         with self.open(path) as fd:
             status = os.fstat(fd)
-            header = read_header(fd, path)
+            header = read_header(fd, path, allowance=allowance)
         header.check_lendable()
         return header, status
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from modelkeep.exceptions import InvalidModelException, ModelNotFoundException
-from modelkeep.headers import Header
+from modelkeep.headers import Allowance, Header
 from modelkeep.worker.classes import KEPT_IN_FLOAT32
 from modelkeep_loader.domain import ComponentRef, ModelFacts, Plan, SourceFile, signature_of
 from modelkeep_loader.domain_digests import Digester, Reading
@@ -220,12 +220,13 @@ class Planner:
         # Before anything is read, so that the next request notices what changes meanwhile. The folder's own
         # mark changes with its entries: another file may be the one to take now.
         looked_at = [model / "model_index.json", component, component / "config.json"]
-        marks = {path: _mark_of(path) for path in (*looked_at, *component.glob(INDEX_NAMES))}
         try:
+            marks = {path: _mark_of(path) for path in (*looked_at, *component.glob(INDEX_NAMES))}
             other = self._finder.ground(record, *vae) if vae is not None else None
             own = self._finder.ground(record, record.path, record, files)
             found = self._finder.find(ref, record, own, other)
-            headers = [(name, path, *self._finder.read_header(path)) for name, path in found.files]
+            left = Allowance()
+            headers = [(name, path, *self._finder.read_header(path, left)) for name, path in found.files]
         except FileNotFoundError as error:
             raise _gone(record, Path(str(error.filename)), place) from None
         except OSError as error:

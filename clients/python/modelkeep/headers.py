@@ -208,12 +208,23 @@ class Header(Mapping[str, tuple[int, ...]]):
                 )
 
 
-def read_header(fd: int, path: Path, *, whole: Collection[str] = ()) -> Header:
+class Allowance:
+    """What the headers of one model's files may come to together: no more than the one of a single file."""
+
+    def __init__(self) -> None:
+        self.header_bytes = MAX_HEADER_BYTES
+        self.tensors = MAX_TENSORS
+
+
+def read_header(
+    fd: int, path: Path, *, allowance: Allowance | None = None, whole: Collection[str] = ()
+) -> Header:
     """Read and check the header of the file behind a descriptor. Blocks: call it from a thread.
 
     Args:
         fd: Open descriptor of a regular file; its position does not matter and is left alone.
         path: What to call the file in messages.
+        allowance: What is left for the headers of this model's files; what this one takes is taken off.
         whole: Notes that are kept however long they are.
 
     Raises:
@@ -228,12 +239,19 @@ def read_header(fd: int, path: Path, *, whole: Collection[str] = ()) -> Header:
     (length,) = struct.unpack("<Q", start)
     if length > size - 8:
         _bad(path, f"the header claims {length:,} bytes, the file has {size:,}")
-    if length > MAX_HEADER_BYTES:
-        _bad(path, f"the header claims {length:,} bytes, more than the {MAX_HEADER_BYTES:,} allowed")
+    left = allowance if allowance is not None else Allowance()
+    if length > left.header_bytes:
+        others = MAX_HEADER_BYTES - left.header_bytes
+        known = f" beside {others:,} of other files" if others else ""
+        _bad(path, f"the header claims {length:,} bytes{known}, more than the {MAX_HEADER_BYTES:,} allowed")
+    left.header_bytes -= length
     if length > LARGE_HEADER_BYTES:
         entries, metadata = _parse_apart(path, fd, length, size, whole)
     else:
         entries, metadata = _parse(path, _read_exactly(path, fd, length), size - 8 - length, whole)
+    left.tensors -= len(entries)
+    if left.tensors < 0:
+        _bad(path, f"with it the model has more than the {MAX_TENSORS:,} tensors allowed")
     return Header(path, entries, metadata, size, 8 + length)
 
 

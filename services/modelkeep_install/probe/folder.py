@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from modelkeep.exceptions import InvalidModelException, UnsafeFormatException
-from modelkeep.headers import Header
+from modelkeep.headers import Allowance, Header
 from modelkeep.modeljson import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
 from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import ALLOWED as LENDABLE_CLASSES
@@ -80,6 +80,7 @@ class Folder:
         self.path = path
         self.files = files
         self._opener = opener
+        self._allowance = Allowance()
 
     def config(self, relative: str, limit: int = MAX_CONFIG_BYTES) -> Mapping[str, Any] | None:
         """A JSON object of the folder; None if there is no such file.
@@ -143,7 +144,7 @@ class Folder:
             raise unsafe(self.path / pickles[0])
         if not tensors:
             raise self.invalid(component, "no safetensors weights in this folder")
-        headers = [read_header(self.path / name, self._opener) for name in tensors]
+        headers = [read_header(self.path / name, self._opener, self._allowance) for name in tensors]
         for header in headers:
             header.check_lendable()
         return headers

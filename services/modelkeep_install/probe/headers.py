@@ -33,12 +33,14 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
-def read_header(path: Path, opener: Opener = open_regular) -> Header:
-    """Reads and checks the header of one file.
+def read_header(
+    path: Path, opener: Opener = open_regular, allowance: headers.Allowance | None = None
+) -> Header:
+    """Reads and checks the header of one file; see ``modelkeep.headers``.
 
     Raises:
         InvalidModelException: The file is no safetensors file, or its header is cut off or lies.
         ModelkeepError: It cannot be opened; see ``system_errors``.
     """
     with reading(path), opener(path) as file:
-        return headers.read_header(file.fileno(), path)
+        return headers.read_header(file.fileno(), path, allowance=allowance)
