@@ -1,4 +1,4 @@
-"""The file system's part of a job: staging folder, room on the disk, delivery without replacing, quarantine.
+"""The file system's part of a job: staging folder, delivery without replacing, quarantine.
 
 A job's partial file lies in `<root>/.staging/download-<id>/`, on the destination's own file system, so
 that delivery is one rename. Folders are opened beneath their root component by component without
@@ -16,7 +16,7 @@ import stat
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from modelkeep.exceptions import DestinationExistsException, DiskFullException, ForbiddenPathException
+from modelkeep.exceptions import DestinationExistsException, ForbiddenPathException
 
 PARTIAL = "data"
 QUARANTINED = "quarantined"
@@ -146,37 +146,6 @@ def remove_orphans(roots: Iterable[Path], known: Collection[str]) -> None:
         for folder in root.glob(".staging/download-*"):
             if str(folder) not in known:
                 remove_staging(str(folder))
-
-
-def check_room(folder: Path, needed: int, reserve: int) -> None:
-    """Raise DiskFullException unless the folder's file system has room for so many bytes and the reserve."""
-    free = free_bytes(folder)
-    if needed > 0 and free < needed + reserve:
-        raise disk_full(folder, needed=needed, free=free, reserve=reserve)
-
-
-def disk_full(folder: Path, *, needed: int, free: int, reserve: int = 0) -> DiskFullException:
-    """The error for a file system without room for so many bytes besides a reserve."""
-    missing = max(1, needed + reserve - free)
-    remedy = "Make room there (prune or cancel downloads, uninstall models), then start or create it again."
-    return DiskFullException(
-        f"the file system of {folder} has no room for the file: {missing} bytes are missing. {remedy}",
-        metadata={
-            "path": str(folder),
-            "needed_bytes": str(needed),
-            "free_bytes": str(free),
-            "bytes_short": str(missing),
-            "remedy": remedy,
-        },
-    )
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes that this process's user may still write to the file system that a folder is, or will be, on."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    room = os.statvfs(folder)
-    return room.f_bavail * room.f_frsize
 
 
 @contextlib.contextmanager

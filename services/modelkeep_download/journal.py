@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from modelkeep_common.room import check_room
 from modelkeep_download import files
 from modelkeep_download.domain import Job, Stage, at_stage, started_over
 from modelkeep_download.domain_names import choose_name
@@ -108,7 +109,7 @@ class JobJournal:
         if self._looked_at is not None and bytes_done - self._looked_at >= _LOOK_BYTES:
             self._looked_at = bytes_done
             to_come = max(1, (self.meter.total or 0) - bytes_done)
-            files.check_room(Path(self._staging), to_come, self._disk_reserve)
+            check_room(Path(self._staging), to_come, self._disk_reserve)
         if self.meter.advance(bytes_done):
             self._loop.call_soon_threadsafe(self._records.tell_progress, self._job.id)
 
@@ -142,7 +143,7 @@ class JobJournal:
     def _check_room(self, needed: int) -> None:
         staging = Path(self._staging)
         others = self._records.bytes_to_come(staging.stat().st_dev, besides=self._job.id)
-        files.check_room(staging, needed, self._disk_reserve + others)
+        check_room(staging, needed, self._disk_reserve + others)
 
     def _change(self, transition: Callable[[Job], Job], *, synced: bool = True) -> None:
         def noted(job: Job) -> Job:

@@ -26,6 +26,7 @@ from modelkeep.exceptions import (
     SourceNotFoundException,
 )
 from modelkeep_common.paths import AllowedRoots
+from modelkeep_common.room import disk_full, free_bytes
 from modelkeep_download import files, local
 from modelkeep_download.domain import Job, SourceKind
 from modelkeep_download.domain_retry import StartOver
@@ -221,7 +222,7 @@ class Runner:
 def _disk_full(job: Job) -> DiskFullException:
     to_come = max(1, (job.bytes_total or 0) - job.bytes_done)
     folder = job.spec.destination
-    return files.disk_full(folder, needed=to_come, free=files.free_bytes(folder))
+    return disk_full(folder, needed=to_come, free=free_bytes(folder))
 
 
 def delivered(job: Job) -> bool:

@@ -15,6 +15,7 @@ from modelkeep.rpc import open_async_channel, with_retries
 from modelkeep_common.db import Database
 from modelkeep_common.paths import lock_root
 from modelkeep_common.peers import Address, peer_address
+from modelkeep_common.room import Room
 from modelkeep_common.watch import WatchHub
 
 from . import convert
@@ -61,6 +62,7 @@ class InstallApplication:
             Records(self._channels[0], record),
             Downloads(self._channels[1], download),
             self._roots,
+            room=Room(self._roots.models_dir, settings.disk_reserve_bytes),
             progressed=self._progressed,
         )
         await self._installer.start()

@@ -32,6 +32,10 @@ class InstallSettings(ServiceSettings):
         description="Let the owner of the suite, and nobody else, take local models from anywhere.",
     )
 
+    disk_reserve_bytes: int = Field(
+        16 << 20, ge=0, description="Room that copies leave on the file system of models_dir."
+    )
+
     @property
     def models(self) -> Path:
         """The folder of installed models in force, absolute."""

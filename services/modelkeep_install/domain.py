@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modelkeep.exceptions import (
+    DiskFullException,
     FieldInvalidException,
     FieldViolation,
     ModelkeepError,
     UnknownJobIDException,
 )
 from modelkeep_common.auth import NOBODY, Principal
+from modelkeep_common.room import Room
 from modelkeep_common.urls import parse_url
 
 from . import files
@@ -79,6 +81,7 @@ class Installer:
         downloads: DownloadPort,
         roots: ModelRoots,
         *,
+        room: Room,
         progressed: Callable[[Job], None] = lambda job: None,
     ) -> None:
         self._store = store
@@ -90,6 +93,7 @@ class Installer:
             records,
             downloads,
             roots,
+            room=room,
             saved=self._on_saved,
             progressed=self._on_progress,
             hashes_wanted=self._digests.wake,
@@ -134,7 +138,10 @@ class Installer:
         # looked at before the jobs are: one that is made meanwhile keeps its own
         found = await self._runner.quick(self._staged)
         owned = {job.id for job in await self._store.unfinished()} | set(await self._store.kept())
-        for job_id in found - owned:
+        await self._remove_staged(found - owned)
+
+    async def _remove_staged(self, job_ids: Iterable[int]) -> None:
+        for job_id in job_ids:
             folder = self._roots.staging(job_id)
             _log.info("removing a staging folder that no job owns: %s", folder.name)
             await self._runner.quick(functools.partial(files.remove_tree, folder))
@@ -255,7 +262,11 @@ class Installer:
         return await self._whole(self._cancel(job_id))
 
     async def _cancel(self, job_id: int) -> Job:
-        job = await self._store.request_cancel(job_id)
+        try:
+            job = await self._store.request_cancel(job_id)
+        except DiskFullException:
+            await self._make_room(job_id)
+            job = await self._store.request_cancel(job_id)
         self._on_saved(job)
         running = self._running.get(job_id)
         if running is not None:
@@ -264,12 +275,24 @@ class Installer:
             self._launch(job, Control())  # it had stopped by a defect
         return job
 
+    async def _make_room(self, job_id: int) -> None:
+        """Stops a job whose cancel cannot be noted: what it had copied goes, and makes the room for that."""
+        running = self._running.get(job_id)
+        if running is not None:
+            running[1].request_cancel()
+            await asyncio.wait({running[0]}, timeout=_CALLS_END_S)
+
     async def prune(self) -> int:
         """Forgets ended jobs, with the downloads that failed ones kept; answers how many."""
         return await self._whole(self._prune())
 
     async def _prune(self) -> int:
-        count = await self._store.prune()
+        try:
+            count = await self._store.prune()
+        except DiskFullException:
+            # what the ended jobs kept goes first, where it has to make the room
+            await self._remove_staged(set(await self._store.kept()))
+            count = await self._store.prune()
         await self._sweep()
         self._wake()
         if not await self._store.unfinished():

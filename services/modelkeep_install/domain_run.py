@@ -21,7 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from modelkeep.exceptions import DuplicateModelException, ModelkeepError, UnknownModelException
+from modelkeep.exceptions import (
+    DiskFullException,
+    DuplicateModelException,
+    ModelkeepError,
+    UnknownModelException,
+)
+from modelkeep_common.room import Claim, Room
 
 from . import files
 from .domain_download import DownloadFailed, Downloading
@@ -56,6 +62,7 @@ class Runner(Steps):
         downloads: DownloadPort,
         roots: ModelRoots,
         *,
+        room: Room,
         saved: Callable[[Job], None],
         progressed: Callable[[Job], None],
         hashes_wanted: Callable[[], None],
@@ -64,6 +71,7 @@ class Runner(Steps):
         self._records = records
         self._downloading = Downloading(store, downloads, roots, saved=saved, progressed=progressed)
         self._roots = roots
+        self._room = room
         self._hashes_wanted = hashes_wanted
         self._paths = KeyedLocks()
         # two pools: a copy of many gigabytes must not keep a probe waiting
@@ -148,28 +156,36 @@ class Runner(Steps):
                 moving = replace(current, progress=Progress(done, found.size_bytes, rate))
                 loop.call_soon_threadsafe(self._progressed, moving)
 
-        def copy() -> None:
+        def copy(claim: Claim) -> None:
             files.remove_tree(staging)  # what a kill left of an earlier try
             files.make_folder(staging)
-            target = staging / name
+            how = files.Copying(
+                self._roots.open,
+                advance,
+                stop=control.stop.is_set,
+                ask=lambda: claim.want(max(1, found.size_bytes - done)),
+            )
             if source.is_dir():
                 files.check_relative(found.files)
-                files.copy_tree(
-                    source,
-                    found.files,
-                    target,
-                    opener=self._roots.open,
-                    advance=advance,
-                    stop=control.stop.is_set,
-                )
+                files.copy_tree(source, found.files, staging / name, how)
             else:
-                files.copy_file(
-                    source, target, opener=self._roots.open, advance=advance, stop=control.stop.is_set
-                )
+                files.copy_file(source, staging / name, how)
             with writing(staging):
                 files.sync_folder(staging)
 
-        await in_thread(self._copies, copy, control)
+        def copy_whole_or_nothing() -> None:
+            try:
+                with self._room.claim() as claim:
+                    try:
+                        copy(claim)
+                    except DiskFullException:
+                        claim.want(max(1, found.size_bytes - done))  # says how much is missing
+                        raise
+            except BaseException:
+                files.remove_tree(staging)  # before the end is noted, which may need the room
+                raise
+
+        await in_thread(self._copies, copy_whole_or_nothing, control)
         # the source may have changed since: the record tells of what was copied
         copied = await self._probe(staging / name, job, named=source)
         total = copied.size_bytes
@@ -284,7 +300,14 @@ class Runner(Steps):
     async def _end_failed(self, job: Job, error: JobError) -> Job:
         """Keeps a finished download, says where, and removes everything else."""
         if job.failure is None:
-            job = await self._save(replace(job, failure=error))
+            try:
+                job = await self._save(replace(job, failure=error))
+            except DiskFullException:
+                if job.source.kind is SourceKind.URL:
+                    raise
+                # a copy is no loss, and what it took may be what is missing
+                await self.quick(lambda: files.remove_tree(self._roots.staging(job.id)))
+                job = await self._save(replace(job, failure=error))
         else:
             error = job.failure  # what went wrong since, as noting the end, is not why it fails
         stored = await self._registered(job)

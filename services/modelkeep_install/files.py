@@ -12,6 +12,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from modelkeep.exceptions import DestinationExistsException, InvalidModelException, SourceChangedException
@@ -72,14 +73,24 @@ def check_relative(paths: Iterable[str]) -> None:
             )
 
 
-def copy_file(
-    source: Path,
-    target: Path,
-    *,
-    opener: Opener = open_regular,
-    advance: Advance = lambda count: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Copying:
+    """How files are copied.
+
+    Attributes:
+        opener: Opens a source.
+        advance: Told how many bytes more are copied.
+        stop: Asked before each block; true ends the work.
+        ask: Called before each block that takes room on the disk; raises if there is none.
+    """
+
+    opener: Opener = open_regular
+    advance: Advance = lambda count: None
+    stop: Callable[[], bool] = lambda: False
+    ask: Callable[[], None] = lambda: None
+
+
+def copy_file(source: Path, target: Path, how: Copying = Copying()) -> int:  # frozen
     """Copies one file durably; shares the blocks where the file system can. Returns its size in bytes.
 
     Raises:
@@ -88,15 +99,15 @@ def copy_file(
         ModelkeepError: It cannot be read or written; see ``system_errors``.
         Interrupted: ``stop`` said so; the caller removes what is there.
     """
-    with opener(source) as file, writing(target):
+    with how.opener(source) as file, writing(target):
         out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             before = os.fstat(file.fileno())
             size = before.st_size
             if _reflink(file.fileno(), out):
-                advance(size)
+                how.advance(size)
             else:
-                size = _copy_bytes(file.fileno(), out, advance, stop)
+                size = _copy_bytes(file.fileno(), out, how)
             after = os.fstat(file.fileno())
             if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
                 raise source_changed(source)
@@ -123,12 +134,13 @@ def _reflink(source: int, target: int) -> bool:
     return True
 
 
-def _copy_bytes(source: int, target: int, advance: Advance, stop: Callable[[], bool]) -> int:
+def _copy_bytes(source: int, target: int, how: Copying) -> int:
     total = 0
     in_kernel = True
     while True:
-        if stop():
+        if how.stop():
             raise Interrupted
+        how.ask()
         if in_kernel:
             try:
                 count = os.copy_file_range(source, target, _COPY_BYTES)
@@ -148,17 +160,14 @@ def _copy_bytes(source: int, target: int, advance: Advance, stop: Callable[[], b
         if count == 0:
             return total
         total += count
-        advance(count)
+        how.advance(count)
 
 
 def copy_tree(
     source: Path,
     files: Iterable[str],
     target: Path,
-    *,
-    opener: Opener = open_regular,
-    advance: Advance = lambda count: None,
-    stop: Callable[[], bool] = lambda: False,
+    how: Copying = Copying(),  # frozen
 ) -> None:
     """Copies the given files of a folder, durably; links become what they lead to.
 
@@ -177,7 +186,7 @@ def copy_tree(
             while parent != target:
                 folders.add(parent)
                 parent = parent.parent
-            copy_file(source / name, place, opener=opener, advance=advance, stop=stop)
+            copy_file(source / name, place, how)
     for folder in folders:
         sync_folder(folder)
 

@@ -91,7 +91,9 @@ async def check_recovered(service: InstallClient, job_id: int, content: bytes) -
     placed = list(service.models.rglob("*.safetensors"))
     assert placed == [service.models / job.model_key / file.path]
     assert placed[0].read_bytes() == content
-    await service.stub.UninstallModel(pb.UninstallModelRequest(key=job.model_key, files=pb.UNINSTALL_FILES_OWNED))
+    await service.stub.UninstallModel(
+        pb.UninstallModelRequest(key=job.model_key, files=pb.UNINSTALL_FILES_OWNED)
+    )
     await service.stub.PruneInstalls(pb.PruneInstallsRequest())
     assert [path for path in service.models.iterdir() if path.is_dir() and any(path.iterdir())] == []
 
@@ -206,7 +208,9 @@ async def test_an_uninstall_that_died_between_record_and_files_is_finished_at_th
             with monkeypatch.context() as patch:
                 patch.setattr(domain_uninstall, "_delete", die)
                 with pytest.raises(Exception, match="Internal error"):
-                    await service.stub.UninstallModel(pb.UninstallModelRequest(key=job.model_key, files=pb.UNINSTALL_FILES_OWNED))
+                    await service.stub.UninstallModel(
+                        pb.UninstallModelRequest(key=job.model_key, files=pb.UNINSTALL_FILES_OWNED)
+                    )
             assert await service.models_count() == 0
             assert Path(job.local_path).exists()
         async with install_beside(data_dir, records, address) as service:

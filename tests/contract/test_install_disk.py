@@ -216,7 +216,9 @@ async def test_a_store_that_is_full_at_any_write_of_a_job_leaves_no_file_behind(
             writes, seen = list(range(first, first + times)), 0
             job = await service.install(what, inplace=False)
             if job.state == COMPLETED:
-                await service.stub.UninstallModel(pb.UninstallModelRequest(key=job.model_key, files=pb.UNINSTALL_FILES_OWNED))
+                await service.stub.UninstallModel(
+                    pb.UninstallModelRequest(key=job.model_key, files=pb.UNINSTALL_FILES_OWNED)
+                )
             else:
                 assert (job.state, job.error.reason) == (ERROR, "DISK_FULL"), job.error
             await service.stub.PruneInstalls(pb.PruneInstallsRequest())

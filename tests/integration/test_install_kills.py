@@ -89,7 +89,9 @@ async def install_through_kills(
         # the installer's own end costs no byte twice; a download goes on from what was durable
         times = 2 if any(victim == "download" for victim, _ in kills) else 1
         assert http.bytes_served("/style.safetensors") <= times * len(content)
-    await service.stub.UninstallModel(pb.UninstallModelRequest(key=job.model_key, files=pb.UNINSTALL_FILES_OWNED))
+    await service.stub.UninstallModel(
+        pb.UninstallModelRequest(key=job.model_key, files=pb.UNINSTALL_FILES_OWNED)
+    )
     await service.stub.PruneInstalls(pb.PruneInstallsRequest())
 
 

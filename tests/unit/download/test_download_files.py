@@ -12,7 +12,6 @@ import pytest
 
 from modelkeep.exceptions import (
     DestinationExistsException,
-    DiskFullException,
     ForbiddenPathException,
 )
 from modelkeep_common.paths import AllowedRoots
@@ -90,14 +89,6 @@ def test_folders_open_beneath_their_root_without_following_links(tmp_path: Path)
     os.close(files.open_folder(root, root / "made" / "deep", create=True))
     assert (root / "made" / "deep").is_dir()
     assert not list(outside.iterdir())
-
-
-def test_room_is_checked_with_what_is_missing(tmp_path: Path) -> None:
-    files.check_room(tmp_path, 1, 0)
-    files.check_room(tmp_path, 0, 1 << 62)  # nothing more is needed
-    with pytest.raises(DiskFullException) as error:
-        files.check_room(tmp_path, 1 << 60, 0)
-    assert int(error.value.metadata["bytes_short"]) > 1 << 59
 
 
 def test_only_staging_folders_are_ever_removed(tmp_path: Path, staged: Path) -> None:

@@ -23,7 +23,7 @@ from modelkeep_install.hashing import Interrupted
 def test_a_copy_is_equal_read_only_and_reports_its_progress(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(os.urandom(3 << 20))
     seen: list[int] = []
-    assert files.copy_file(tmp_path / "a", tmp_path / "b", advance=seen.append) == 3 << 20
+    assert files.copy_file(tmp_path / "a", tmp_path / "b", files.Copying(advance=seen.append)) == 3 << 20
     assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
     assert (tmp_path / "b").stat().st_mode & 0o777 == 0o444
     assert sum(seen) == 3 << 20
@@ -67,7 +67,7 @@ def test_no_room_is_said_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_copy_stops_when_it_is_asked_to(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     with pytest.raises(Interrupted):
-        files.copy_file(tmp_path / "a", tmp_path / "b", stop=lambda: True)
+        files.copy_file(tmp_path / "a", tmp_path / "b", files.Copying(stop=lambda: True))
 
 
 def test_placing_is_one_rename_that_may_be_repeated(tmp_path: Path) -> None:
