@@ -17,6 +17,7 @@ from pathlib import Path
 
 from modelkeep.exceptions import ForbiddenPathException, SourceNotFoundException
 from modelkeep_common.paths import AllowedRoots
+from modelkeep_common.wire import clamped_int
 from modelkeep_download import files
 from modelkeep_download.domain_retry import StartOver
 from modelkeep_download.transfer import BUFFER_BYTES, Credentials, Head, Observer, Partial, Sink, digest_of
@@ -159,7 +160,8 @@ def measure_tree(roots: AllowedRoots, folder: Path, fd: int) -> tuple[int, bool]
             has_links = has_links or _is_link(name, below)
             with _opened(roots, folder / here / name, below) as reader:
                 total += os.fstat(reader).st_size
-    return total, has_links
+    # Sparse files may claim more together than the wire can say.
+    return clamped_int(total), has_links
 
 
 def copy_tree(

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from modelkeep.exceptions import InvalidModelException, ModelNotFoundException
 from modelkeep.headers import Allowance, Header
 from modelkeep.worker.classes import KEPT_IN_FLOAT32
+from modelkeep_common.wire import clamped_int
 from modelkeep_loader.domain import ComponentRef, ModelFacts, Plan, SourceFile, signature_of
 from modelkeep_loader.domain_digests import Digester, Reading
 from modelkeep_loader.domain_find import INDEX_NAMES, Finder, Found
@@ -235,8 +236,12 @@ class Planner:
         if precision == "auto":
             precision = _own_precision([header for _, _, header, _ in headers])
         kept = KEPT_IN_FLOAT32.get(found.class_name, ())
-        size = 4096 + sum(
-            cast_bytes(header, precision, kept) + 160 * len(header.tensors) for _, _, header, _ in headers
+        # Sparse files may claim more together than the wire can say.
+        size = clamped_int(
+            4096
+            + sum(
+                cast_bytes(header, precision, kept) + 160 * len(header.tensors) for _, _, header, _ in headers
+            )
         )
         sources = [SourceFile.of(path, record.name, status) for _, path, _, status in headers]
         for (name, path), file in zip(found.files, sources, strict=True):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelkeep.exceptions import InvalidModelException
+from modelkeep_common.wire import total
 
 from ..system_errors import cannot_read, reading
 from .families import FILE_FAMILIES
@@ -70,7 +71,7 @@ def probe(
         match=match,
         name=default_name(path_for_names, folder=folder),
         description=default_description(match.type, match.base, match.variant),
-        size_bytes=sum(files.values()),
+        size_bytes=total(files.values()),
         files=files,
     )
 
