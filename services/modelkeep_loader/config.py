@@ -32,7 +32,10 @@ class LoaderSettings(ServiceSettings):
         False, description="Let models registered in place lie anywhere on this host."
     )
     ram_budget_bytes: int = Field(
-        0, ge=0, description="Bytes of RAM for weights; 0 takes half of the host's or the container's memory."
+        0,
+        ge=0,
+        le=1 << 62,
+        description="Bytes of RAM for weights; 0 takes half of the host's or the container's memory.",
     )
     descriptor_dir: Path | None = Field(
         None, description="Private folder of the descriptor socket; a short one of the user's when unset."

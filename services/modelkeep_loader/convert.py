@@ -15,7 +15,7 @@ from modelkeep.loader.v1 import resident_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.server.v1 import job_pb2, watch_pb2
 from modelkeep_common.watch import Frame
-from modelkeep_common.wire import to_seconds, to_timestamp
+from modelkeep_common.wire import clamped_int, to_seconds, to_timestamp
 from modelkeep_loader.domain import ComponentRef, Plan, Resident, Stage
 from modelkeep_loader.domain_cache import MOST_NAMED, Demand, Usage
 from modelkeep_loader.domain_digests import Reading
@@ -135,7 +135,7 @@ def resident_message(resident: Resident, *, retry_in: float | None = None) -> re
         device=DEVICE,
         tier=resident_pb2.TIER_RAM,
         state=_STAGES[resident.stage],
-        size_bytes=resident.size_bytes,
+        size_bytes=clamped_int(resident.size_bytes),
         tensor_count=len(built.tensors) if built is not None else 0,
         lease_ids=heapq.nsmallest(MOST_NAMED, resident.leases),
         lease_count=len(resident.leases),
@@ -162,7 +162,7 @@ def lease_message(lease: Lease) -> resident_pb2.Lease:
         create_time=to_timestamp(lease.create_time),
         stream_bound=bool(lease.streams),
         descriptor_connections=len(lease.connections),
-        size_bytes=lease.size_bytes,
+        size_bytes=clamped_int(lease.size_bytes),
         end=f"LEASE_END_{lease.end.name}" if lease.end is not None else None,
         end_message=lease.end_message,
     )
@@ -219,7 +219,7 @@ def _outline(plan: Plan, size_bytes: int) -> resident_pb2.ComponentManifest:
         library=plan.library,
         precision=_PRECISION_OF[plan.precision],
         device=DEVICE,
-        file_size_bytes=size_bytes,
+        file_size_bytes=clamped_int(size_bytes),
     )
 
 
@@ -274,7 +274,9 @@ def plan_message(demand: Demand) -> pb.LoadPlan:
 
 def queued_message(demand: Demand, holders: Sequence[str], count: int) -> pb.HoldQueued:
     """A demand that waits for room."""
-    return pb.HoldQueued(bytes_short=demand.bytes_short, holder_lease_ids=holders, holder_count=count)
+    return pb.HoldQueued(
+        bytes_short=clamped_int(demand.bytes_short), holder_lease_ids=holders, holder_count=count
+    )
 
 
 def progress_message(demand: Demand, rate: int = 0) -> pb.LoadProgress:
@@ -293,7 +295,7 @@ def progress_message(demand: Demand, rate: int = 0) -> pb.LoadProgress:
             )
     waiting = not demand.residents
     index = 0 if waiting else count - 1
-    size = demand.plans[0].size_bytes if waiting else demand.residents[-1].size_bytes
+    size = clamped_int(demand.plans[0].size_bytes if waiting else demand.residents[-1].size_bytes)
     return pb.LoadProgress(
         component=ref_message(demand.plans[index].ref),
         stage=resident_pb2.RESIDENT_STATE_QUEUED if waiting else resident_pb2.RESIDENT_STATE_RESIDENT,
@@ -308,7 +310,9 @@ def reading_message(refs: Sequence[ComponentRef], reading: Reading) -> pb.LoadPr
     return pb.LoadProgress(
         component=ref_message(refs[0]),
         stage=resident_pb2.RESIDENT_STATE_READING,
-        progress=job_pb2.Progress(bytes_done=reading.done, bytes_total=reading.total or None),
+        progress=job_pb2.Progress(
+            bytes_done=clamped_int(reading.done), bytes_total=clamped_int(reading.total) or None
+        ),
         count=len(refs),
     )
 
@@ -351,7 +355,8 @@ def is_about(key: str, components: Sequence[resident_pb2.ComponentRef]) -> bool:
 
 def _progress(resident: Resident) -> job_pb2.Progress:
     return job_pb2.Progress(
-        bytes_done=min(resident.bytes_done, resident.size_bytes), bytes_total=resident.size_bytes
+        bytes_done=clamped_int(min(resident.bytes_done, resident.size_bytes)),
+        bytes_total=clamped_int(resident.size_bytes),
     )
 
 

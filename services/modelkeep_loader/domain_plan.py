@@ -146,9 +146,10 @@ class Planner:
         draft = await asyncio.to_thread(self._survey, ref, record, files, vae)
         found = draft.found
         contents: list[object] = []
-        reading.total += sum(file.size_bytes for file in draft.files)
+        fits = draft.size_bytes <= self._budget
+        reading.total += sum(file.size_bytes for file in draft.files) if fits else 0
         for file, claim in zip(draft.files, draft.claims, strict=True):
-            if draft.size_bytes > self._budget:
+            if not fits:
                 contents.append(file.signature)  # it is refused for its size before it is read
                 continue
             digest = await self._digest(file, claim, record, reading)

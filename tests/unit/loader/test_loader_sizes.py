@@ -1,0 +1,32 @@
+"""Sizes that no wire can carry: a sparse file announces what it likes, in hundreds of shards."""
+
+from __future__ import annotations
+
+import pytest
+
+from modelkeep.exceptions import RamExhaustedException
+from modelkeep_loader import convert
+from modelkeep_loader.domain import Resident, Stage
+from modelkeep_loader.domain_cache import RamCache
+from modelkeep_loader.domain_digests import Reading
+from modelkeep_loader.domain_leases import LeaseTable
+from support.kiln import MB, Kiln, plan, want
+
+LARGEST = 2**63 - 1
+
+
+async def test_sizes_beyond_the_wire_are_told_as_the_largest_there_is_and_refused() -> None:
+    vast = plan("vast", 253 << 62)
+    demand = want("lease", vast)
+    assert convert.plan_message(demand).manifests[0].file_size_bytes == LARGEST
+    assert convert.progress_message(demand).progress.bytes_total == LARGEST
+    cache = RamCache(Kiln(), budget_bytes=MB)
+    with pytest.raises(RamExhaustedException):
+        await cache.acquire(demand)
+    assert convert.queued_message(demand, *cache.holders()).bytes_short == LARGEST
+    resident = Resident(vast, Stage.QUEUED, vast.size_bytes, 0.0)
+    assert convert.resident_message(resident).size_bytes == LARGEST
+    table = LeaseTable(on_end=lambda lease: None)
+    assert convert.lease_message(table.grant("lease", [vast], [resident])).size_bytes == LARGEST
+    reading = Reading(done=253 << 62, total=253 << 62)
+    assert convert.reading_message([vast.ref], reading).progress.bytes_total == LARGEST
