@@ -29,7 +29,7 @@ call() {
     address=$1 method=$2 body=$3
     shift 3
     case $address in
-    unix:*) address=${address#unix:} && set -- "$@" -unix ;;
+    unix:*) ;;
     *)
         if [ -r "$TOKEN_FILE" ]; then
             MODELKEEP_TOKEN=$(cat "$TOKEN_FILE") && export MODELKEEP_TOKEN

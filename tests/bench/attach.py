@@ -257,7 +257,7 @@ def wait_for_digests(record: str, key: str) -> None:
 
 def measure(suite: Suite, folder: Path) -> bool:
     """Install, load, measure, print."""
-    at = suite.addresses
+    at = suite.sockets
     with Client(
         record=at["record"], download=at["download"], install=at["install"], loader=at["loader"]
     ) as client:

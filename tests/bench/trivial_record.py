@@ -54,9 +54,9 @@ class TrivialApplication:
 
 
 def main() -> int:
-    """``trivial_record.py RESPONSE_FILE PORT``."""
+    """``trivial_record.py RESPONSE_FILE PORT TOKEN_FILE``."""
     response = pb.GetModelResponse.FromString(Path(sys.argv[1]).read_bytes())
-    settings = RecordSettings(port=int(sys.argv[2]))
+    settings = RecordSettings(port=int(sys.argv[2]), token_file=Path(sys.argv[3]))
     return run(lambda _: TrivialApplication(response), settings)
 
 

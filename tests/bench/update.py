@@ -18,6 +18,7 @@ from pathlib import Path
 from figures import Spread, cpu_seconds, interleaved, ratios, report
 from getmodel import ROOT, fill, find_ghz
 
+from modelkeep.rpc import Address, TokenFile
 from modelkeep.supervisor import Suite
 
 ROUNDS = 7
@@ -47,13 +48,13 @@ def bare_loop(folder: Path) -> Callable[[], float]:
 class Updates:
     """Drives UpdateModel with some clients at once, and remembers what the server spent."""
 
-    def __init__(self, address: str, pid: int, key: str, clients: int) -> None:
+    def __init__(self, address: str, pid: int, key: str, clients: int, token: str) -> None:
         request = '{"model": {"key": "%s", "description": "{{.RequestNumber}}"}, "request_id": "{{newUUID}}"}'
         self._command = [
             *(find_ghz(), "--insecure", "--call", "modelkeep.record.v1.RecordService/UpdateModel"),
             *("--protoset", str(ROOT / "clients/python/modelkeep/api.binpb"), "-d", request % key),
             *("-c", str(clients), "--connections", str(min(clients, 4)), "-z", f"{SECONDS}s"),
-            *("-O", "json", address),
+            *("-m", json.dumps({"authorization": f"Bearer {token}"}), "-O", "json", address),
         ]
         self._pid = pid
         self.cpu_us: list[float] = []
@@ -71,12 +72,13 @@ def main() -> bool:
     """Run and print; whether the bar holds."""
     with Suite(services=("record",)) as suite:
         address, pid = suite.addresses["record"], suite.pids["record"]
-        key = fill(address).model.key
+        owners = TokenFile(suite.data_dir / "run" / "tokens" / "owner")
+        key = fill(Address("record", address, "the suite", token=owners)).model.key
         # On the suite's own disk: what a commit costs is the disk's affair.
         bare = bare_loop(suite.data_dir)
         holds = True
         for clients, bar in ((1, None), (16, 0.60)):
-            updates = Updates(address, pid, key, clients)
+            updates = Updates(address, pid, key, clients, owners())
             ours, theirs = interleaved(updates.run, bare, rounds=ROUNDS)
             ratio = ratios(ours, theirs)
             who = "one client" if clients == 1 else f"{clients} clients"

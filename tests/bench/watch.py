@@ -7,13 +7,12 @@ import os
 import time
 import uuid
 
-import grpc
-import grpc.aio
 from figures import Spread, report, rss_bytes
 
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep.record.v1 import record_service_pb2_grpc as rpc
+from modelkeep.rpc import Address, TokenFile, open_async_channel
 from modelkeep.supervisor import Suite
 
 WATCHERS = 1000
@@ -37,12 +36,9 @@ async def watch(
         call.cancel()
 
 
-async def measure(address: str, server_pid: int) -> tuple[list[float], float]:
+async def measure(address: Address, server_pid: int) -> tuple[list[float], float]:
     """Milliseconds from the answer of the write to the last of the watchers, and bytes per watcher."""
-    channels = [
-        grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
-        for _ in range(CHANNELS)
-    ]
+    channels = [open_async_channel(address, ("grpc.use_local_subchannel_pool", 1)) for _ in range(CHANNELS)]
     stubs: list[rpc.RecordServiceAsyncStub] = [rpc.RecordServiceStub(channel) for channel in channels]
     model = (
         await stubs[0].CreateModel(
@@ -89,12 +85,14 @@ def main() -> bool:
     """Run and print; whether every bar holds."""
     with Suite(services=("record",)) as suite:
         pid = suite.pids["record"]
+        owners = TokenFile(suite.data_dir / "run" / "tokens" / "owner")
+        address = Address("record", suite.addresses["record"], "the suite", token=owners)
         cores = sorted(os.sched_getaffinity(0))
         if len(cores) > 1:
             os.sched_setaffinity(pid, {cores[0]})
             os.sched_setaffinity(0, {cores[1]})
         try:
-            delays, per_watcher = asyncio.run(measure(suite.addresses["record"], pid))
+            delays, per_watcher = asyncio.run(measure(address, pid))
         finally:
             os.sched_setaffinity(0, set(cores))
     spread = Spread.of(delays)

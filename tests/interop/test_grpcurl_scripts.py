@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from modelkeep.client import Client
-from modelkeep.supervisor import DEFAULT_PORTS, Suite
+from modelkeep.supervisor import DEFAULT_PORTS, Suite, read_suite_file
 from support.suite import service_suite
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(90)]
@@ -42,7 +42,7 @@ def grpcurl() -> str:
 def suite() -> Iterator[Suite]:
     folder = Path(tempfile.mkdtemp(prefix="mk-"))
     try:
-        with service_suite(folder) as started:
+        with service_suite(folder / "modelkeep-data") as started:
             yield started
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -93,7 +93,7 @@ def test_install_watch_list_and_lease_do_the_main_job(
     environment: dict[str, str], suite: Suite, vae: Path
 ) -> None:
     made = json.loads(run(environment, "install.sh", str(vae)))["install"]
-    assert made["source"]["local_path"] == str(vae)
+    assert made["source"]["localPath"] == str(vae)
     with Client(data_dir=suite.data_dir) as client:
         client.model_install.wait_for_job(int(made["id"]), timeout=30)
 
@@ -103,7 +103,7 @@ def test_install_watch_list_and_lease_do_the_main_job(
     assert frames[0]["phase"] == "WATCH_PHASE_SNAPSHOT"
 
     (model,) = json.loads(run(environment, "list.sh", "quoted"))["models"]
-    assert model["key"] == made["model_key"]
+    assert model["key"] == made["modelKey"]
     assert "models" not in json.loads(run(environment, "list.sh", "nothing-like-it"))
 
     grant = json.loads(run(environment, "lease.sh", model["key"], "", "30"))["grant"]
@@ -156,16 +156,43 @@ def test_a_submodel_may_be_written_as_everywhere_else(environment: dict[str, str
 
 
 def test_the_lines_of_the_readme_work_as_they_stand_there(suite: Suite, grpcurl: str) -> None:
-    lines = re.findall(r"^grpcurl .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(lines) >= 3
-    for line in lines:
-        for service, port in DEFAULT_PORTS.items():
-            line = line.replace(f"127.0.0.1:{port}", suite.addresses[service])
-        command = [grpcurl, "-max-time", "3", *shlex.split(line)[1:]]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        # A watch goes on until its time is over: 64 + DEADLINE_EXCEEDED.
-        assert done.returncode == (68 if "/Watch" in line else 0), f"{line}\n{done.stderr}"
-        assert done.stdout
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^<!-- grpcurl -->\n```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    script = "\n".join(["set -euo pipefail", *blocks])
+    for way in ("-plaintext -d", "$(modelkeep token)", '"unix:$socket"'):
+        assert way in script
+    for service, port in DEFAULT_PORTS.items():
+        script = script.replace(f"127.0.0.1:{port}", over_tcp(suite)[service])
+    path = os.pathsep.join([str(Path(grpcurl).parent), str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=suite.data_dir.parent,
+        env={"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "modelkeep.record.v1.RecordService" in done.stdout
+
+
+def test_the_scripts_show_the_token_of_a_suite_that_they_call_over_tcp(
+    suite: Suite, environment: dict[str, str], tmp_path: Path
+) -> None:
+    ports = {f"MODELKEEP_CLIENT_{name.upper()}_ADDRESS": at for name, at in over_tcp(suite).items()}
+    token = str(suite.data_dir / "run" / "tokens" / "owner")
+    lease = ("lease.sh", "0" * 32, "", "5")
+    # With the token it gets as far as the service, which does not know the key; without it is refused.
+    run({**environment, **ports, "MODELKEEP_TOKEN_FILE": token}, *lease, code=64 + 5)
+    run({**environment, **ports, "MODELKEEP_TOKEN_FILE": str(tmp_path / "none")}, *lease, code=64 + 7)
+    run({**environment, **ports, "MODELKEEP_TOKEN_FILE": str(tmp_path / "none")}, "list.sh")
+
+
+def over_tcp(suite: Suite) -> Mapping[str, str]:
+    said = read_suite_file(suite.data_dir)
+    assert said is not None
+    return said.addresses
 
 
 def test_an_unknown_key_fails_with_the_services_code(environment: dict[str, str]) -> None:

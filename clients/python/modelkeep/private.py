@@ -53,8 +53,14 @@ def make_private(folder: Path) -> None:
         UnsafeFolderError: Somebody else made it, may replace it, or it cannot be made.
     """
     try:
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        for tries_left in (2, 1, 0):
+            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                folder.mkdir(mode=0o700, exist_ok=True)
+                break
+            except FileNotFoundError:  # another suite, which ends, took the folder above away just now
+                if not tries_left:
+                    raise
         # In a folder such as /tmp somebody else may have been there first.
         found, above = folder.lstat(), folder.parent.stat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():

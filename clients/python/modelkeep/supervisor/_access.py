@@ -43,7 +43,7 @@ def make_tokens(data_dir: Path, services: Sequence[str]) -> None:
     """
     folder = token_folder(data_dir)
     reserve = Reserve(folder.parent, RESERVE_BYTES)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    reserve.run(lambda: folder.mkdir(mode=0o700, exist_ok=True))
     folder.chmod(0o700)
     entries = []
     for name in (OWNER, *services):
@@ -78,8 +78,9 @@ def remove_sockets(sockets: Sequence[Path]) -> None:
         path.unlink(missing_ok=True)
         path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     for folder in {path.parent for path in sockets}:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # other suites of this user have theirs beside it
             folder.rmdir()
+            folder.parent.rmdir()
 
 
 def _replace(reserve: Reserve, path: Path, text: str) -> None:

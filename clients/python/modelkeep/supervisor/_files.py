@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from modelkeep.reserve import Reserve
+from modelkeep.reserve import Reserve, is_full
 from modelkeep.supervisor._errors import NOT_WRITABLE, SuiteError
 
 #: Kept in ``run`` for the files there.
@@ -119,6 +119,10 @@ def _close_to_others(data_dir: Path) -> None:
 
 def not_writable(data_dir: Path, error: OSError) -> SuiteError:
     """What to say when something in the data folder cannot be written."""
+    if is_full(error):
+        return SuiteError(
+            f"The data folder {data_dir} is on a full disk: free some space.", exit_code=NOT_WRITABLE
+        )
     return SuiteError(
         f"The data folder {data_dir} cannot be written ({error.strerror}: {error.filename}). "
         "Change its owner or mode, or name another one: modelkeep up --data-dir FOLDER",

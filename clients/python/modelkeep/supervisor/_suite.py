@@ -160,7 +160,10 @@ class Suite:
             self._lock = lock_data_dir(self.data_dir)
             self._look_at_host()
             self._sockets = _access.socket_paths(self.data_dir, self._services)
-            _access.make_tokens(self.data_dir, self._services)
+            try:
+                _access.make_tokens(self.data_dir, self._services)
+            except OSError as error:
+                raise not_writable(self.data_dir, error) from error
             self._choose_ports()
             deadline = time.monotonic() + self._startup_timeout_s
             for name in self._services:
