@@ -41,7 +41,7 @@ def probe(
         path: A ``.safetensors`` file or a diffusers folder; must exist.
         hints: What the caller knows: it takes the place of what is found, and is itself evidence.
         opener: Opens the files; the service's refuses what leads outside the allowed roots.
-        check: Called with every file of a folder before it is counted in; raises to refuse it.
+        check: Called with every folder and every link before it is followed; raises to refuse it.
         named: The path that names are taken from, where it is not ``path``.
 
     Returns:
@@ -92,6 +92,7 @@ def list_files(folder: Path, check: Callable[[Path], object] = lambda path: None
 
     for current, folders, names in os.walk(folder, onerror=unreadable):
         here = Path(current)
+        check(here)
         depth = len(here.relative_to(folder).parts)
         folders[:] = (
             sorted(name for name in folders if not name.startswith(".")) if depth < _MAX_DEPTH else []
@@ -108,9 +109,12 @@ def list_files(folder: Path, check: Callable[[Path], object] = lambda path: None
                     f"{folder} holds a file whose name is no UTF-8: {relative!a}. Rename or remove it.",
                     metadata={"path": str(folder), "detail": "file name is no UTF-8"},
                 ) from error
-            check(file)
             with reading(file):
-                status = file.stat()
+                status = file.lstat()
+            if stat.S_ISLNK(status.st_mode):  # what is no link lies where its folder lies
+                check(file)
+                with reading(file):
+                    status = file.stat()
             if stat.S_ISREG(status.st_mode):
                 files[relative] = status.st_size
             if len(files) > MAX_FILES:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from modelkeep.exceptions import InvalidModelException, SourceNotFoundException
-from modelkeep_install.probe import Hints, probe
+from modelkeep_install.probe import Hints, list_files, probe
 from support.modelshapes import checkpoint_tensors, prefixed, table, write_pipeline, write_safetensors
 
 BASES = ["sd-1", "sd-2", "sdxl"]
@@ -156,3 +156,12 @@ def test_a_link_to_nothing_inside_a_folder_is_named(tmp_path: Path) -> None:
     (folder / "vae" / "lost.safetensors").symlink_to("nowhere")
     with pytest.raises(SourceNotFoundException, match=r"lost\.safetensors is a link to nothing"):
         probe(folder)
+
+
+def test_every_folder_and_every_link_of_a_model_is_checked_and_no_plain_file(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path / "m", "sd-1")
+    (folder / "vae" / "link.txt").symlink_to("config.json")
+    checked: list[Path] = []
+    files = list_files(folder, checked.append)
+    assert {path for path in checked if not path.is_dir()} == {folder / "vae" / "link.txt"}
+    assert {(folder / name).parent for name in files} <= set(checked)
