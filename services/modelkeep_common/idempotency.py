@@ -82,10 +82,7 @@ def replay_or_run(
     ).fetchone()
     if row is not None and row[2] >= clock - KEEP_SECONDS:
         if row[0] != fingerprint:
-            raise RequestIdReusedException(
-                f"request_id {request_id} was used for a request with another body: use a new one.",
-                metadata={"request_id": request_id},
-            )
+            raise request_id_reused(request_id)
         return bytes(row[1]), True
     response = run()
     conn.execute(
@@ -93,6 +90,14 @@ def replay_or_run(
     )
     _bound(conn, len(response) + _ROW_BYTES, clock)
     return response, False
+
+
+def request_id_reused(request_id: str) -> RequestIdReusedException:
+    """The error for an id that was used for a request with another body."""
+    return RequestIdReusedException(
+        f"request_id {request_id} was used for a request with another body: use a new one.",
+        metadata={"request_id": request_id},
+    )
 
 
 def _bound(conn: sqlite3.Connection, added: int, now: float) -> None:

@@ -6,7 +6,10 @@ in a path only values under names known to be harmless are told, of any other at
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
+import secrets
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
@@ -43,6 +46,42 @@ _HARMLESS = frozenset(
         *("search", "filter", "date", "dt", "year", "month", "day", "region", "bucket", "part"),
     }
 )
+#: Names, signs aside, whose values open what is asked for and never choose it: of two addresses that differ
+#: in these only, one is the other with a fresh credential. Any other hidden value may name an object.
+_CREDENTIALS = frozenset(
+    {
+        *(f"{of}token" for of in ("", "access", "auth", "oauth", "private", "job", "security", "session")),
+        *(f"{of}token" for of in ("refresh", "bearer", "api", "user", "deploy", "download", "hf", "id")),
+        *("authorization", "bearer", "jwt", "sig", "signature", "hmac", "secret", "clientsecret"),
+        *("secretkey", "password", "passwd", "passphrase", "pwd", "otp", "nonce", "apikey", "authkey"),
+        *("accesskey", "accesskeyid", "awsaccesskeyid", "ossaccesskeyid", "googleaccessid", "privatekey"),
+        *("accountkey", "keypairid", "sas", "hdnea", "hdnts", "hdntl", "sessionid", "sessid", "phpsessid"),
+        *("jsessionid", "cookie", "credential", "expires", "qsignalgorithm", "qak", "qsigntime"),
+        *("qkeytime", "qheaderlist", "qurlparamlist", "qsignature"),
+        *(
+            f"x{of}{name}"
+            for of in ("amz", "goog", "oss", "obs", "tos", "cos")
+            for name in (
+                *("algorithm", "credential", "date", "expires", "signedheaders", "signature"),
+                *("securitytoken", "signatureversion", "additionalheaders", "contentsha256"),
+            )
+        ),
+    }
+)
+#: Names that are as sure of themselves only in a query that has a signature.
+_BESIDE_SIGNATURE = frozenset(
+    {
+        *("exp", "expire", "expiry", "policy", "se", "st", "sp", "sv", "sr", "spr", "skoid", "sktid"),
+        *("ske", "skt", "sks", "skv", "e"),
+    }
+)
+_SIGNATURES = frozenset({"sig", "signature", "hmac", "sign"})
+_PAIR_IN_PATH = re.compile(r"([^/;&~=]+)=([^/;&~]*)")
+_PAIR_IN_QUERY = re.compile(r"([^&;=]+)=([^&;]*)")
+#: Stands where a credential stood, in what is hashed; no address has such a character.
+_GONE = "\0"
+#: Of this process alone: what it makes means nothing to any other, nor after a restart.
+_MARK_KEY = secrets.token_bytes(32)
 #: What credentials of well-known services look like, wherever they stand.
 _TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{8,}|gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
@@ -94,6 +133,11 @@ class SourceUrl:
     def has_secret(self) -> bool:
         """Whether `shown` is not enough to ask the source."""
         return bool(self.userinfo) or self.url != self.shown
+
+    @property
+    def mark(self) -> bytes:
+        """Equal for two addresses that name the same object, whatever their credentials; see `mark_of`."""
+        return mark_of(self.url)
 
     def __repr__(self) -> str:
         return f"SourceUrl({self.shown!r})"
@@ -219,6 +263,19 @@ def shown(text: str) -> str:
     return host + _shown_path(path) + ("" if not query else f"?{_shown_query(query)}")
 
 
+def mark_of(source: str) -> bytes:
+    """What tells apart two sources of one shown form: a hash of all but their credentials.
+
+    Only for the memory of this process, whose random key it is made with. 32 bytes.
+    """
+    return hmac.digest(_MARK_KEY, _without_credentials(source).encode(errors="surrogatepass"), hashlib.sha256)
+
+
+def may_hide_objects(shown_url: str) -> bool:
+    """Whether an address, as it is shown, may stand for several objects: more than credentials are hidden."""
+    return HIDDEN in _without_credentials(shown_url)
+
+
 def redact(text: str) -> str:
     """A text for a log or a message, without what looks like a credential in it."""
     return _TOKEN.sub(HIDDEN, _IN_TEXT.sub(_redacted, text))
@@ -227,9 +284,24 @@ def redact(text: str) -> str:
 def is_secret_name(name: str) -> bool:
     """Whether a parameter, a header or a setting of this name holds what opens something."""
     plain = _decoded(name)
-    compact = re.sub(r"[^a-z0-9]", "", plain.lower())
+    compact = _compact(name)
     words = re.split(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])", plain)
     return any(part in compact for part in _SECRET_PARTS) or any(w.lower() in _SECRET_WORDS for w in words)
+
+
+def _without_credentials(url: str) -> str:
+    scheme, authority, path, query = _split(url)
+    origin = ("" if scheme is None else f"{scheme}:") + ("" if authority is None else f"//{authority}")
+    pairs = _PAIR_IN_QUERY.findall(query or "")
+    signed = any(_compact(name) in _SIGNATURES or "signature" in _compact(name) for name, _ in pairs)
+
+    def gone(match: re.Match[str]) -> str:
+        name = _compact(match[1])
+        sure = name in _CREDENTIALS or (signed and name in _BESIDE_SIGNATURE)
+        return f"{match[1]}={_GONE}" if sure else match[0]
+
+    path = _PAIR_IN_PATH.sub(gone, path)
+    return origin + path + ("" if query is None else f"?{_PAIR_IN_QUERY.sub(gone, query)}")
 
 
 def _redacted(match: re.Match[str]) -> str:
@@ -289,6 +361,10 @@ def _shown_pair(pair: str, *, goes_on: bool) -> str:
     harmless = plain.lower() in _HARMLESS and _PLAIN_VALUE.fullmatch(content) and "//" not in content
     short = len(value) <= _SHORT and not is_secret_name(plain)
     return pair if not value or short or (harmless and not _TOKEN.search(content)) else f"{name}={HIDDEN}"
+
+
+def _compact(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", _decoded(name).lower())
 
 
 def _decoded(text: str) -> str:

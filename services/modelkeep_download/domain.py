@@ -63,6 +63,11 @@ class SecretKind(StrEnum):
     SOURCE_URL = "source_url"
     BOTH = "source_url, access_token"
 
+    @property
+    def in_url(self) -> bool:
+        """Whether the address is needed whole."""
+        return self in (SecretKind.SOURCE_URL, SecretKind.BOTH)
+
     @classmethod
     def of(cls, *, url: bool, token: bool) -> SecretKind:
         """The kind for a URL that has secrets in it, a token, both or neither."""

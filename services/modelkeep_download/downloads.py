@@ -13,7 +13,7 @@ from modelkeep.exceptions import DiskFullException, ModelkeepError, QueueFullExc
 from modelkeep_common.auth import NOBODY, Principal
 from modelkeep_common.changes import resume_token
 from modelkeep_common.db import Changed, Database
-from modelkeep_common.urls import parse_url
+from modelkeep_common.urls import mark_of, parse_url
 from modelkeep_download import files
 from modelkeep_download.domain import (
     Job,
@@ -22,6 +22,7 @@ from modelkeep_download.domain import (
     SourceKind,
     Stage,
     check_etag,
+    started_over,
     to_cancel,
     to_pause,
     to_start,
@@ -99,6 +100,7 @@ class Downloads:
         refused: ModelkeepError | None = None
         try:
             spec, credentials, secret = await asyncio.to_thread(self._spec, new)
+            mark = mark_of(credentials.url)
         except ModelkeepError as error:
             refused = error  # a repeat is answered all the same: its source may have been moved by now
         made: list[Job] = []
@@ -114,7 +116,7 @@ class Downloads:
                         metadata={"limit": str(self._max_jobs)},
                         retry_after=60,
                     )
-                made[:] = [self._store.insert(conn, spec, secret)]
+                made[:] = [self._store.insert(conn, spec, secret, mark)]
                 return encode(made[0])
 
             return once(conn, run)[0]
@@ -128,6 +130,15 @@ class Downloads:
             return answer
 
         return await self._scheduler.carried_through(write())
+
+    def repeats(self, job_id: int, url: str) -> bool:
+        """Whether a request with this URL can be the one that a job of the same shown form was made by.
+
+        As it is shown, the URL stands for itself: who asks again may have its secrets no more.
+        """
+        parsed = parse_url(url, "source.url")
+        known = self._store.marks.tells(job_id, parsed.shown, parsed.mark)
+        return known is not False or parsed.url == parsed.shown
 
     async def get(self, job_id: int) -> Job:
         """One job, with its live bytes."""
@@ -159,7 +170,16 @@ class Downloads:
 
         def write(conn: sqlite3.Connection) -> Job:
             order = self._store.next_order(conn)
-            return self._store.change(conn, job_id, lambda job: replace(to_start(job, order), secret=secret))
+
+            def transition(job: Job) -> Job:
+                if source_url and self._begins_anew(job, credentials.url):
+                    job = started_over(job, changed=False)
+                return replace(to_start(job, order), secret=secret)
+
+            started = self._store.change(conn, job_id, transition)
+            if source_url:
+                self._store.marks.keep(job_id, mark_of(credentials.url))
+            return started
 
         async def carry() -> Job:
             job = await self._db.write(write)
@@ -290,13 +310,24 @@ class Downloads:
             url, userinfo, url_secret = parsed.url, parsed.userinfo, parsed.has_secret
         elif held is not None:
             url, userinfo = held.url, held.userinfo
-            url_secret = job.secret in (SecretKind.SOURCE_URL, SecretKind.BOTH)
+            url_secret = job.secret.in_url
         have = SecretKind.of(url=url_secret, token=bool(token))
-        lacks_url = job.secret in (SecretKind.SOURCE_URL, SecretKind.BOTH) and not url_secret
+        lacks_url = job.secret.in_url and not url_secret
         lacks_token = job.secret in (SecretKind.ACCESS_TOKEN, SecretKind.BOTH) and not token
         if (lacks_url or lacks_token) and not job.complete:
             raise token_required(job)
         return Credentials(url, userinfo, token or None), have
+
+    def _begins_anew(self, job: Job, url: str) -> bool:
+        """Whether what a job has may be another object's than that of the address that it gets now.
+
+        Raises:
+            FieldInvalidException: The address is only shown like the job's own.
+        """
+        same = self._store.is_of(job, mark_of(url))
+        if same is False or (same is None and not job.secret.in_url):
+            raise bad_source("this is not the job's own source", "source_url")
+        return same is None and not job.complete
 
     def _spec(self, new: NewDownload) -> tuple[JobSpec, Credentials, SecretKind]:
         """Check a request against the file system; blocking."""

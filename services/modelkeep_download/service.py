@@ -12,7 +12,7 @@ from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep_common.auth import ADMIN, INSTALL
 from modelkeep_common.calls import current_call
 from modelkeep_common.frames import chunked, message_size
-from modelkeep_common.idempotency import fingerprint, replay_or_run
+from modelkeep_common.idempotency import fingerprint, replay_or_run, request_id_reused
 from modelkeep_common.masks import apply_update
 from modelkeep_common.paging import (
     MAX_PAGE_BYTES,
@@ -47,9 +47,13 @@ class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
         call, mark = current_call(), fingerprint(convert.without_secrets(request))
 
         def once(conn: sqlite3.Connection, run: Callable[[], bytes]) -> tuple[bytes, bool]:
-            return replay_or_run(
+            answer, replayed = replay_or_run(
                 conn, request.request_id, mark, run, method=call.method, principal=call.principal.name
             )
+            job = pb.CreateDownloadResponse.FromString(answer).download
+            if replayed and job.source.url and not self._downloads.repeats(job.id, request.source.url):
+                raise request_id_reused(request.request_id)
+            return answer, replayed
 
         def encode(job: Job) -> bytes:
             return pb.CreateDownloadResponse(download=convert.job_to_proto(job)).SerializeToString()

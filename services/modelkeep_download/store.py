@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from modelkeep_common.changes import append_change, next_revision
+from modelkeep_common.marks import SourceMarks
 from modelkeep_common.migrations import Migration
 from modelkeep_download.domain import (
     Failure,
@@ -124,10 +125,15 @@ class JobStore:
 
     def __init__(self, encode: Callable[[Job], bytes]) -> None:
         self._encode = encode
+        #: What tells apart jobs whose sources are shown alike.
+        self.marks = SourceMarks()
 
-    def insert(self, conn: sqlite3.Connection, spec: JobSpec, secret: SecretKind) -> Job:
-        """Make a job, IDLE or ENQUEUED as the spec says; it takes over the partial file of a failed one."""
-        leftover = self.leftover(conn, spec)
+    def insert(self, conn: sqlite3.Connection, spec: JobSpec, secret: SecretKind, mark: bytes) -> Job:
+        """Make a job, IDLE or ENQUEUED as the spec says; it takes over the partial file of a failed one.
+
+        `mark` is that of its source, see `SourceMarks`.
+        """
+        leftover = self.leftover(conn, spec, mark)
         if leftover is not None:
             self.change(conn, leftover.id, lambda job: replace(job, staging=""))
         now = time.time()
@@ -152,6 +158,7 @@ class JobStore:
             (*_fixed(spec), *_changing(job)),
         )
         job = replace(job, id=cursor.lastrowid or 0)
+        self.marks.keep(job.id, mark)
         append_change(conn, COLLECTION, resource_id(job.id), self._encode(job))
         return job
 
@@ -211,6 +218,7 @@ class JobStore:
         for job in jobs:
             conn.execute("DELETE FROM downloads WHERE id = ?", (job.id,))
             append_change(conn, COLLECTION, resource_id(job.id), None)
+            self.marks.forget(job.id)
         return jobs
 
     def ended(self, conn: sqlite3.Connection, queue: str) -> Sequence[Job]:
@@ -237,14 +245,21 @@ class JobStore:
             rows = conn.execute(f"{query} AND queue = ? ORDER BY id", (queue,))
         return [job_id for (job_id,) in rows]
 
-    def leftover(self, conn: sqlite3.Connection, spec: JobSpec) -> Job | None:
-        """The newest failed job of the same source and destination that kept its partial file."""
-        row = conn.execute(
+    def leftover(self, conn: sqlite3.Connection, spec: JobSpec, mark: bytes) -> Job | None:
+        """The newest failed job of the same source and destination that kept its partial file.
+
+        One whose source is only shown like this one is not meant, and neither is one that may be such.
+        """
+        rows = conn.execute(
             f"{_SELECT} WHERE source = ? AND destination = ? AND filename = ? AND state = 'error'"
-            " AND staging != '' AND validator != '' AND bytes_done > 0 ORDER BY id DESC LIMIT 1",
+            " AND staging != '' AND validator != '' AND bytes_done > 0 ORDER BY id DESC",
             (spec.source, str(spec.destination), spec.filename),
-        ).fetchone()
-        return None if row is None else _job(row)
+        )
+        return next((job for job in map(_job, rows) if self.is_of(job, mark)), None)
+
+    def is_of(self, job: Job, mark: bytes) -> bool | None:
+        """Whether a job of this shown source is for the very source; None if nothing can tell any more."""
+        return job.spec.kind is SourceKind.PATH or self.marks.tells(job.id, job.spec.source, mark)
 
     def next_order(self, conn: sqlite3.Connection) -> int:
         """A place in the queue behind everybody who has one."""

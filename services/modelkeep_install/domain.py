@@ -172,7 +172,7 @@ class Installer:
         if request.url:
             parsed = parse_url(request.url, "source.url")
             source, inplace = Source(SourceKind.URL, parsed.shown), False
-            secret_url = request.url if parsed.has_secret else ""
+            secret_url, mark = request.url if parsed.has_secret else "", parsed.mark
         else:
             if request.expected_sha256:
                 violation = FieldViolation("expected_sha256", "is for a file that is downloaded")
@@ -183,11 +183,17 @@ class Installer:
             path, staged = await self._runner.quick(lambda: self._local(request.local_path, caller.principal))
             # what lies in a staging folder goes with its job: it can only be copied
             source, inplace = Source(SourceKind.PATH, str(path)), request.inplace and not staged
-            secret_url = ""
-        return await self._whole(self._submit(request, caller, source, inplace, secret_url))
+            secret_url, mark = "", b""
+        return await self._whole(self._submit(request, caller, source, inplace, secret_url, mark))
 
     async def _submit(
-        self, request: ImportRequest, caller: Caller, source: Source, inplace: bool, secret_url: str
+        self,
+        request: ImportRequest,
+        caller: Caller,
+        source: Source,
+        inplace: bool,
+        secret_url: str,
+        mark: bytes,
     ) -> tuple[Job, bool]:
         """Stores the job and lets it run; never one without the other."""
         job = Job(
@@ -205,6 +211,7 @@ class Installer:
         )
         job, existing = await self._store.create(
             job,
+            mark,
             request_id=caller.request_id,
             fingerprint=caller.fingerprint,
             principal=caller.principal.name,
@@ -214,8 +221,7 @@ class Installer:
         running = self._running.get(job.id)
         if running is not None:
             if request.access_token or secret_url:
-                running[1].url, running[1].access_token = secret_url, request.access_token
-                running[1].token.set()
+                running[1].bring(secret_url, request.access_token)
         elif not job.state.final:
             self._launch(job, Control(url=secret_url, access_token=request.access_token))
         return job, existing

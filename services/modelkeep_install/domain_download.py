@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelkeep.exceptions import (
+    FieldInvalidException,
     InvalidModelException,
     ModelkeepError,
     SourceNotFoundException,
@@ -18,6 +19,7 @@ from modelkeep.exceptions import (
     UnknownJobIDException,
     WrongStateException,
 )
+from modelkeep_common.urls import may_hide_objects
 
 from . import files
 from .domain_follow import ENDED, DownloadFollower
@@ -36,6 +38,18 @@ class DownloadFailed(Exception):
     def __init__(self, error: JobError) -> None:
         super().__init__(error.message)
         self.error = error
+
+
+def _secrets_gone(job: Job) -> TokenRequiredException:
+    remedy, then = "import the same source again with access_token", "this job goes on"
+    if not job.awaits_secrets and may_hide_objects(job.source.text):
+        # it cannot be told any more whether an address that is shown alike is the one that was asked for
+        remedy, then = "cancel this install, and import the source again", "cancel this job first"
+    return TokenRequiredException(
+        "The source's credentials were held in memory and went with a restart: install it again with them; "
+        f"{then}.",
+        metadata={"source": job.source.text, "remedy": remedy},
+    )
 
 
 class Downloading(Steps):
@@ -125,14 +139,7 @@ class Downloading(Steps):
 
     async def _order(self, job: Job, control: Control, staging: Path) -> Job:
         if job.has_secret and not (control.url or control.access_token):
-            required = TokenRequiredException(
-                "The source's credentials were held in memory and went with a restart: install it again "
-                "with the token, and this job goes on.",
-                metadata={
-                    "source": job.source.text,
-                    "remedy": "import the same source again with access_token",
-                },
-            )
+            required = _secrets_gone(job)
             job = await self._save(moved(job, State.PAUSED, error=JobError.of(required)))
             await or_cancel(control.token.wait(), control)
             control.token.clear()
@@ -193,7 +200,8 @@ class Downloading(Steps):
     async def _bring_token(self, job: Job, control: Control) -> None:
         """Hands a token that a caller brought to the paused download."""
         if control.access_token or control.url:
-            with contextlib.suppress(WrongStateException):  # it went on, or ended, meanwhile
+            # it went on, or ended, meanwhile; or this is not what it waits for
+            with contextlib.suppress(WrongStateException, TokenRequiredException, FieldInvalidException):
                 await self._downloads.start(job.download_id, control.access_token, control.url)
         control.token.clear()
         control.url = control.access_token = ""

@@ -205,6 +205,12 @@ class Job:
         """The request id of one step: the same at every repetition, another for every job and step."""
         return str(uuid.uuid5(uuid.UUID(self.uid), step))
 
+    @property
+    def awaits_secrets(self) -> bool:
+        """Whether nobody was asked for the source yet, which takes a secret."""
+        asked = self.download_id or self.ordering or self.staged_path
+        return self.has_secret and not asked
+
     def arguments(self) -> tuple[object, ...]:
         """What must be equal for a second import of the source to be this job."""
         return (self.inplace, self.overrides, self.expected_sha256)

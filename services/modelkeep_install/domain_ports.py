@@ -196,9 +196,12 @@ class JobStore(Protocol):
     """The installer's durable state. Writes are durable when they return."""
 
     async def create(
-        self, job: Job, *, request_id: str, fingerprint: bytes, principal: str, method: str
+        self, job: Job, mark: bytes, *, request_id: str, fingerprint: bytes, principal: str, method: str
     ) -> tuple[Job, bool]:
-        """Stores a new job, or answers with the one under way (True) for the same source and arguments."""
+        """Stores a new job, or answers with the one under way (True) for the same source and arguments.
+
+        ``mark`` tells apart sources that are shown alike, and is kept in memory only.
+        """
 
     async def get(self, job_id: int) -> Job:
         """One job; UnknownJobIDException if there is none."""

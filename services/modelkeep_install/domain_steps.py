@@ -47,6 +47,12 @@ class Control:
     url: str = ""
     access_token: str = ""
 
+    def bring(self, url: str, access_token: str) -> None:
+        """Brings secrets, in place of what was brought before of their kind."""
+        self.url = url or self.url
+        self.access_token = access_token or self.access_token
+        self.token.set()
+
     def request_cancel(self) -> None:
         self.cancel.set()
         self.stop.set()

@@ -16,9 +16,11 @@ from pydantic import TypeAdapter
 from modelkeep.exceptions import InstallInProgressException, UnknownJobIDException, WrongStateException
 from modelkeep_common.changes import append_change, next_revision, resume_token
 from modelkeep_common.db import Database, Migration
-from modelkeep_common.idempotency import replay_or_run
+from modelkeep_common.idempotency import replay_or_run, request_id_reused
+from modelkeep_common.marks import SourceMarks
+from modelkeep_common.urls import mark_of, shown
 
-from .domain_jobs import FINAL, Job, State
+from .domain_jobs import FINAL, Job, SourceKind, State
 from .domain_ports import DigestState, DigestWork, RecordFile, Removal
 
 #: The name of the jobs' collection in the change log.
@@ -77,40 +79,67 @@ class InstallStore:
     def __init__(self, db: Database, encode: Encode) -> None:
         self.db = db
         self._encode = encode
+        self._marks = SourceMarks()
 
     # ---- jobs ----------------------------------------------------------------------------------------
     async def create(
-        self, job: Job, *, request_id: str, fingerprint: bytes, principal: str, method: str
+        self, job: Job, mark: bytes, *, request_id: str, fingerprint: bytes, principal: str, method: str
     ) -> tuple[Job, bool]:
         def unit(conn: sqlite3.Connection) -> tuple[Job, bool]:
             existing = False
 
             def run() -> bytes:
                 nonlocal existing
-                running = _active(conn, job.source.text)
-                if running is not None:
-                    existing = True
-                    if running.arguments() != job.arguments():
-                        raise InstallInProgressException(
-                            f"Job {running.id} installs the same source with other arguments: "
-                            "wait for it, or cancel it first.",
-                            metadata={"id": str(running.id)},
-                        )
-                    return str(running.id).encode()
-                cursor = conn.execute(
-                    "INSERT INTO installs (source, state, job) VALUES (?, ?, '')",
-                    (job.source.text, job.state),
-                )
-                assert cursor.lastrowid is not None
-                self._write(conn, replace(job, id=cursor.lastrowid), b"")
-                return str(cursor.lastrowid).encode()
+                running = self._under_way(conn, job, mark)
+                existing = running is not None
+                job_id = running.id if running is not None else self._insert(conn, job)
+                self._marks.keep(job_id, mark)
+                return str(job_id).encode()
 
             answer, replayed = replay_or_run(
                 conn, request_id, fingerprint, run, principal=principal, method=method
             )
-            return _get(conn, int(answer))[0], existing or replayed
+            found = _get(conn, int(answer))[0]
+            if replayed and self._is_of(found, mark) is False:
+                raise request_id_reused(request_id)
+            return found, existing or replayed
 
         return await self.db.write(unit, grows=True)
+
+    def _insert(self, conn: sqlite3.Connection, job: Job) -> int:
+        cursor = conn.execute(
+            "INSERT INTO installs (source, state, job) VALUES (?, ?, '')", (job.source.text, job.state)
+        )
+        assert cursor.lastrowid is not None
+        self._write(conn, replace(job, id=cursor.lastrowid), b"")
+        return cursor.lastrowid
+
+    def _under_way(self, conn: sqlite3.Connection, new: Job, mark: bytes) -> Job | None:
+        """The job that a new one would repeat, if one is under way."""
+        active = [(job, self._is_of(job, mark)) for job in _active(conn, new.source.text)]
+        unknown = [job for job, same in active if same is None]
+        found = next((job for job, same in active if same), None)
+        if found is None and unknown:
+            # after a restart: one whose address was lost takes the new one whole, as if it had always had it
+            brought = mark != mark_of(new.source.text)
+            found = next((job for job in unknown if brought and job.awaits_secrets), None)
+            if found is None:
+                raise InstallInProgressException(
+                    f"Job {unknown[0].id} installs from an address that is shown alike. What is hidden of it "
+                    "went with a restart, so that it may be another: wait for that job, or cancel it first.",
+                    metadata={"id": str(unknown[0].id)},
+                )
+        if found is not None and found.arguments() != new.arguments():
+            raise InstallInProgressException(
+                f"Job {found.id} installs the same source with other arguments: "
+                "wait for it, or cancel it first.",
+                metadata={"id": str(found.id)},
+            )
+        return found
+
+    def _is_of(self, job: Job, mark: bytes) -> bool | None:
+        """Whether a job of this shown source is for the very source; None if nothing can tell any more."""
+        return job.source.kind is SourceKind.PATH or self._marks.tells(job.id, job.source.text, mark)
 
     async def get(self, job_id: int) -> Job:
         return (await self.db.read(partial(_get, job_id=job_id)))[0]
@@ -164,6 +193,7 @@ class InstallStore:
             for job in ended:
                 conn.execute("DELETE FROM installs WHERE id = ?", (job.id,))
                 append_change(conn, COLLECTION, str(job.id), None)
+                self._marks.forget(job.id)
             return len(ended)
 
         return await self.db.write(unit)
@@ -174,9 +204,11 @@ class InstallStore:
         """At most ``limit`` jobs with their records, newest first, and a token for a watch."""
 
         def unit(conn: sqlite3.Connection) -> tuple[list[tuple[Job, bytes]], str]:
-            where, values = ["instr(source, ?) > 0"], [source_contains] if source_contains else []
-            if not source_contains:
-                where = []
+            where, values = [], list[str]()
+            if source_contains:
+                # of an address with secrets, only the shown form is stored
+                where.append("(instr(source, ?) > 0 OR instr(source, ?) > 0)")
+                values += [source_contains, shown(source_contains)]
             if states:
                 where.append(f"state IN ({_quoted(states)})")
             if before is not None:
@@ -280,15 +312,16 @@ def _jobs(conn: sqlite3.Connection, clause: str) -> list[Job]:
     ]
 
 
-def _active(conn: sqlite3.Connection, source: str) -> Job | None:
-    """The job of a source that is under way; one that was cancelled is not, though it has not ended yet."""
+def _active(conn: sqlite3.Connection, source: str) -> list[Job]:
+    """The jobs of a shown source that are under way, newest first; not those that were cancelled and have yet
+    to end."""
     rows = conn.execute(
         "SELECT job FROM installs WHERE source = ? AND state IN ('waiting', 'running', 'paused') "
         "ORDER BY id DESC",
         (source,),
     ).fetchall()
     jobs = (_JOBS.validate_json(row[0]) for row in rows)
-    return next((job for job in jobs if not job.cancel_requested), None)
+    return [job for job in jobs if not job.cancel_requested]
 
 
 def _work(conn: sqlite3.Connection, clause: str) -> list[DigestWork]:

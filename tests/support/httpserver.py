@@ -363,7 +363,7 @@ class HttpServer:
         self._thread.join(5)
 
     def put(self, path: str, resource: Resource) -> str:
-        """Serve this resource at the path from the next request on; returns its URL."""
+        """Serve this at the path, or at a path with its query, from the next request on; returns its URL."""
         with self._lock:
             self.resources[path] = resource
         return self.url(path)
@@ -396,7 +396,7 @@ class HttpServer:
     def _begin(self, path: str, request: Request) -> tuple[Resource | None, Fault | None]:
         with self._lock:
             self.requests.append(request)
-            resource = self.resources.get(path)
+            resource = self.resources.get(request.path) or self.resources.get(path)
             fault = resource.faults.pop(0) if resource and resource.faults else None
             return resource, fault
 

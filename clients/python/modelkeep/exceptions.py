@@ -216,7 +216,7 @@ class AmbiguousModelException(DuplicateModelException):
 
 
 class InstallInProgressException(ConflictException):
-    """The same source is being installed with other arguments; the metadata has the job's id."""
+    """The same source, or perhaps the same, is being installed otherwise; the metadata has the job's id."""
 
     reason = "INSTALL_IN_PROGRESS"
     code = "ALREADY_EXISTS"

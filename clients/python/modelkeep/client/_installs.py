@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
@@ -143,9 +144,11 @@ class AsyncModelInstall:
             DeadlineExceededException: Some have not ended in time.
         """
         tracker = await self._following()
-        jobs = dict(self._own) or {job.source: job for job in tracker.jobs.values() if not job.settled}
-        await self._settle(tracker, jobs.values(), timeout)
-        return jobs
+        own = dict(self._own)
+        # of several that are shown alike, all are waited for, and the newest is told
+        waited = list(own.values()) or [job for _, job in sorted(tracker.jobs.items()) if not job.settled]
+        await self._settle(tracker, waited, timeout)
+        return own or {job.source: job for job in waited}
 
     async def wait_for_job(self, job: ModelInstallJob | int, timeout: float | None = None) -> ModelInstallJob:
         """Wait until one job has ended, or waits for a caller.
@@ -161,7 +164,10 @@ class AsyncModelInstall:
         return live
 
     async def list_jobs(self, source: str | os.PathLike[str] | None = None) -> list[ModelInstallJob]:
-        """The jobs whose source contains a text, newest first; all without one."""
+        """The jobs whose source contains a text, newest first; all without one.
+
+        Of an address, its secrets aside: jobs that differ in what is hidden are shown alike.
+        """
         request = pb.ListInstallsRequest(
             source_contains=os.fspath(source) if source is not None else "", page_size=_PAGE
         )
@@ -176,15 +182,24 @@ class AsyncModelInstall:
     async def get_job(self, source: str | os.PathLike[str] | Any) -> ModelInstallJob:
         """The newest job of a source.
 
+        An address with secrets is known to the client that imported it. The services keep what is shown of
+        it, and what is hidden may have named another model.
+
         Raises:
             UnknownJobIDException: There is none.
         """
         text = str(source) if is_url(source) else str(absolute(os.fspath(source)))
-        for job in await self.list_jobs(text):
-            wire = job.message.source
-            if text in (wire.url, wire.local_path):
-                return job
-        raise UnknownJobIDException(f"Nothing was ever installed from {source}.")
+        found = [
+            job
+            for job in await self.list_jobs(text)
+            if text in (job.message.source.url, job.message.source.local_path)
+        ]
+        if source in self._own:
+            with contextlib.suppress(UnknownJobIDException):  # pruned by another client
+                found.append(await self.get_job_by_id(self._own[source].id))
+        if not found:
+            raise UnknownJobIDException(f"No install of {source} is known.")
+        return max(found, key=lambda job: job.id)
 
     async def get_job_by_id(self, id: int) -> ModelInstallJob:
         """The job with a number.

@@ -103,7 +103,13 @@ class InstallServiceServicer:
         while its job has neither ended nor been cancelled, answers with that job; a token in the call lets a
         job go on that is PAUSED with TOKEN_REQUIRED. Neither token nor priority counts as an argument here.
 
-        Errors: INSTALL_IN_PROGRESS (the same source is under way with other arguments), FORBIDDEN_PATH,
+        Addresses that differ in a credential only (a token, a signature, `user:password@`) are the same
+        source. Those that differ in another value that is not shown are two, and make two jobs. Such a value
+        is held in memory only: after a restart, a job that has not asked for its source yet takes the new
+        address whole; beside any other of an address that is shown alike, the call is refused.
+
+        Errors: INSTALL_IN_PROGRESS (the same source, or after a restart perhaps the same, is under way with
+        other arguments or a download that was ordered: wait for that job, or cancel it), FORBIDDEN_PATH,
         SOURCE_NOT_FOUND (there is no such local path), REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

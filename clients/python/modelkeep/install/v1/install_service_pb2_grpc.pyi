@@ -45,7 +45,13 @@ class InstallServiceStub:
     while its job has neither ended nor been cancelled, answers with that job; a token in the call lets a
     job go on that is PAUSED with TOKEN_REQUIRED. Neither token nor priority counts as an argument here.
 
-    Errors: INSTALL_IN_PROGRESS (the same source is under way with other arguments), FORBIDDEN_PATH,
+    Addresses that differ in a credential only (a token, a signature, `user:password@`) are the same
+    source. Those that differ in another value that is not shown are two, and make two jobs. Such a value
+    is held in memory only: after a restart, a job that has not asked for its source yet takes the new
+    address whole; beside any other of an address that is shown alike, the call is refused.
+
+    Errors: INSTALL_IN_PROGRESS (the same source, or after a restart perhaps the same, is under way with
+    other arguments or a download that was ordered: wait for that job, or cancel it), FORBIDDEN_PATH,
     SOURCE_NOT_FOUND (there is no such local path), REQUEST_ID_REUSED.
     """
     GetInstall: _grpc.UnaryUnaryMultiCallable[_install_service_pb2.GetInstallRequest, _install_service_pb2.GetInstallResponse]
@@ -116,7 +122,13 @@ class InstallServiceAsyncStub(InstallServiceStub):
     while its job has neither ended nor been cancelled, answers with that job; a token in the call lets a
     job go on that is PAUSED with TOKEN_REQUIRED. Neither token nor priority counts as an argument here.
 
-    Errors: INSTALL_IN_PROGRESS (the same source is under way with other arguments), FORBIDDEN_PATH,
+    Addresses that differ in a credential only (a token, a signature, `user:password@`) are the same
+    source. Those that differ in another value that is not shown are two, and make two jobs. Such a value
+    is held in memory only: after a restart, a job that has not asked for its source yet takes the new
+    address whole; beside any other of an address that is shown alike, the call is refused.
+
+    Errors: INSTALL_IN_PROGRESS (the same source, or after a restart perhaps the same, is under way with
+    other arguments or a download that was ordered: wait for that job, or cancel it), FORBIDDEN_PATH,
     SOURCE_NOT_FOUND (there is no such local path), REQUEST_ID_REUSED.
     """
     GetInstall: _aio.UnaryUnaryMultiCallable[_install_service_pb2.GetInstallRequest, _install_service_pb2.GetInstallResponse]  # type: ignore[assignment]
@@ -190,7 +202,13 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
         while its job has neither ended nor been cancelled, answers with that job; a token in the call lets a
         job go on that is PAUSED with TOKEN_REQUIRED. Neither token nor priority counts as an argument here.
 
-        Errors: INSTALL_IN_PROGRESS (the same source is under way with other arguments), FORBIDDEN_PATH,
+        Addresses that differ in a credential only (a token, a signature, `user:password@`) are the same
+        source. Those that differ in another value that is not shown are two, and make two jobs. Such a value
+        is held in memory only: after a restart, a job that has not asked for its source yet takes the new
+        address whole; beside any other of an address that is shown alike, the call is refused.
+
+        Errors: INSTALL_IN_PROGRESS (the same source, or after a restart perhaps the same, is under way with
+        other arguments or a download that was ordered: wait for that job, or cancel it), FORBIDDEN_PATH,
         SOURCE_NOT_FOUND (there is no such local path), REQUEST_ID_REUSED.
         """
 
