@@ -265,6 +265,20 @@ def test_jobs_are_listed_found_and_pruned(client: Client, sushi: Path, tmp_path:
     assert len(client.model_record_store.all_models()) == 2
 
 
+def test_jobs_of_addresses_that_are_shown_alike_are_each_found_by_their_own(
+    client: Client, server: HttpServer, sushi: Path
+) -> None:
+    installer = client.model_install
+    server.put("/get.safetensors", Resource(sushi.read_bytes()))
+    one, other = (server.url(f"/get.safetensors?weights={name}") for name in ("anna", "bert"))
+    jobs = installer.import_model(one), installer.import_model(other)
+    assert {job.message.source.url for job in jobs} == {server.url("/get.safetensors?weights=REDACTED")}
+    assert installer.wait_for_installs(timeout=20) == {one: jobs[0], other: jobs[1]}
+    assert (installer.get_job(one).id, installer.get_job(other).id) == (jobs[0].id, jobs[1].id)
+    with pytest.raises(UnknownJobIDException):  # its newest job is another model's, for all that is shown
+        installer.get_job(server.url("/get.safetensors?weights=carl"))
+
+
 def test_prune_jobs_leaves_what_is_pending(client: Client, server: HttpServer, sushi: Path) -> None:
     body = sushi.read_bytes()
     url = server.put("/slow.safetensors", Resource(body, rate=len(body) // 10))
