@@ -94,7 +94,7 @@ def _cannot_write(path: Path, error: OSError) -> ModelkeepError | None:
     if error.errno in _NO_ROOM:
         return DiskFullException(
             f"The file system of {path} has no room for the model ({detail}): free some, then install again.",
-            metadata={"path": str(path), "bytes_short": "0"},
+            metadata={"path": str(path)},
         )
     if error.errno in _NO_RIGHT:
         remedy = "Let the user that runs InstallService write there, then install again."

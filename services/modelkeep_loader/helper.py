@@ -246,7 +246,7 @@ def _explain(plan: Plan, returncode: int) -> ModelkeepError:
         return RamExhaustedException(
             f"The helper process was killed while it built {plan.class_name}, most likely because the "
             "host or the container ran out of memory: lower ram_budget_bytes.",
-            metadata={"bytes_short": "0", "holders": ""},
+            metadata={"holders": ""},
             retry_after=5.0,
         )
     how = signal.Signals(-returncode).name if returncode < 0 else f"exit code {returncode}"

@@ -154,7 +154,7 @@ def calls_with_key(key: str) -> Mapping[str, Any]:
         "record.ListModelFiles": record.ListModelFilesRequest(key=key),
         "record.UpdateModel": record.UpdateModelRequest(model=model_pb2.Model(key=key, name="x")),
         "record.DeleteModel": record.DeleteModelRequest(key=key),
-        "install.UninstallModel": install.UninstallModelRequest(key=key),
+        "install.UninstallModel": install.UninstallModelRequest(key=key, files=install.UNINSTALL_FILES_OWNED),
         "loader.LoadModel": loader.LoadModelRequest(components=[component(key)]),
         "loader.HoldModel": loader.HoldModelRequest(components=[component(key)]),
         "loader.AcquireLease": loader.AcquireLeaseRequest(components=[component(key)]),
