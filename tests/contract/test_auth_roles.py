@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from modelkeep_loader.app import LoaderApplication
 from modelkeep_loader.config import LoaderSettings
 from modelkeep_record.app import RecordApplication
 from modelkeep_record.config import RecordSettings
-from support.commonapp import SERVICE, App, Client, serving
+from support.commonapp import SERVICE, App, AppSettings, Client, serving
 from support.commoncalls import echo, fails, reason_of
 from support.records import failure_of, vae
 from support.tokens import bearer, write_tokens
@@ -277,3 +278,33 @@ async def test_any_import_root_is_refused_at_start_where_others_than_the_owner_m
     with pytest.raises(StartupError, match="import_roots"):
         async with with_tokens(service, data_dir, allow_any_import_root=True, token_file=None, insecure=True):
             pass
+
+
+async def test_a_socket_is_locked_before_it_is_taken_and_a_dead_servers_socket_is_no_obstacle(
+    data_dir: Path,
+) -> None:
+    path = data_dir / "s" / "x.sock"
+    async with serving(App({"Echo": echo}), data_dir, unix_socket=path) as (_, _client):
+        path.unlink()  # nothing listens at the name any more: only the lock tells that it is taken
+        with pytest.raises(StartupError, match="in use") as caught:
+            await start_server(App({}), AppSettings.for_test(data_dir, unix_socket=path))
+        assert caught.value.exit_code == 98
+    path.touch()
+    async with (
+        serving(App({"Echo": echo}), data_dir, unix_socket=path) as (_, _client),
+        grpc.aio.insecure_channel(f"unix:{path}") as channel,
+    ):
+        assert (await Client(channel).unary("Echo", "x")).value == "x"
+
+
+async def test_a_socket_in_a_folder_of_another_user_is_refused(data_dir: Path) -> None:
+    folder = data_dir / "s"
+    folder.mkdir()
+    folder.chmod(0o755)
+    if os.geteuid() == 0:
+        os.chown(folder, 65534, 65534)
+        with pytest.raises(StartupError, match="not a folder of yours"):
+            await start_server(App({}), AppSettings.for_test(data_dir, unix_socket=folder / "x.sock"))
+        os.chown(folder, 0, 0)
+    async with serving(App({}), data_dir, unix_socket=folder / "x.sock"):
+        assert folder.stat().st_mode & 0o777 == 0o700

@@ -331,3 +331,17 @@ def test_the_data_folder_is_named_by_flag_too(suite: Suite) -> None:
     process = start(suite, "--data-dir", str(suite.data_dir), "list", "--json")
     out, said = process.communicate(timeout=30)
     assert (process.returncode, json.loads(out)) == (0, {"models": []}), said
+
+
+def test_the_token_is_printed_and_another_one_can_be_shown(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MODELKEEP_TOKEN_FILE", raising=False)
+    owners = suite.data_dir / "run" / "tokens" / "owner"
+    assert run(suite, "token").stdout == owners.read_text()
+    wrong = tmp_path / "token"
+    wrong.write_text("not-a-token-of-this-suite\n")
+    refused = run(suite, "--token-file", str(wrong), "list", code=1)
+    assert "CREDENTIALS_INVALID" in refused.stderr
+    missing = run(suite, "--token-file", str(tmp_path / "none"), "token", code=1)
+    assert str(tmp_path / "none") in missing.stderr

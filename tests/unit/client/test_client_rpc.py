@@ -1,0 +1,101 @@
+"""Channels that show a token, what is repeated by gRPC itself, and folders that are one user's alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from modelkeep import rpc
+from modelkeep.exceptions import CredentialsMissingException
+from modelkeep.private import MAX_SOCKET_BYTES, UnsafeFolderError, make_private, runtime_folder
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what is another user's")
+
+
+def test_what_grpc_repeats_are_the_unary_methods_that_say_they_are_harmless() -> None:
+    option, text = rpc.with_retries()
+    assert option == "grpc.service_config"
+    (entry,) = json.loads(text)["methodConfig"]
+    repeated = {name["method"] for name in entry["name"]}
+    expected = {
+        method.name
+        for method in rpc.methods().values()
+        if rpc.is_repeatable(method) and not method.server_streaming
+    }
+    assert repeated == expected
+    assert "GetModel" in repeated
+    assert repeated.isdisjoint({"CreateModel", "ImportModel", "WatchModels", "HoldModel"})
+
+
+def test_a_token_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("first\n")
+    followed, kept = rpc.TokenFile(path), rpc.TokenFile(path, follow=False)
+    assert (followed(), kept()) == ("first", "first")
+    path.unlink()
+    path.write_text("second\n")
+    assert (followed(), kept()) == ("second", "first")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"two words", b"\xff\xfe"])
+def test_a_file_without_one_token_is_named_and_its_content_is_not(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CredentialsMissingException, match=str(path)) as caught:
+        rpc.TokenFile(path)()
+    assert "two words" not in caught.value.message
+
+
+def test_an_address_does_not_show_its_token_when_it_is_printed(tmp_path: Path) -> None:
+    address = rpc.Address("record", "127.0.0.1:1", "the test", token=lambda: "secret-secret")
+    assert "secret" not in repr(address)
+
+
+def test_a_private_folder_is_closed_to_others_and_the_same_each_time(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    make_private(folder)
+    folder.chmod(0o755)
+    make_private(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert runtime_folder(tmp_path, "x.sock") == runtime_folder(tmp_path / ".", "x.sock")
+    with pytest.raises(UnsafeFolderError, match="XDG_RUNTIME_DIR"):
+        runtime_folder(tmp_path, "x" * MAX_SOCKET_BYTES)
+
+
+def test_a_link_in_the_place_of_a_private_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UnsafeFolderError):
+        make_private(tmp_path / "link")
+
+
+@as_root
+@pytest.mark.parametrize("which", ["folder", "folder/above"])
+def test_a_folder_of_another_user_is_refused_and_what_to_do_is_said(tmp_path: Path, which: str) -> None:
+    folder = tmp_path / "folder" / "above"
+    folder.mkdir(parents=True)
+    os.chown(tmp_path / which, 65534, 65534)
+    with pytest.raises(UnsafeFolderError, match="XDG_RUNTIME_DIR"):
+        make_private(folder)
+
+
+def test_a_folder_that_others_could_replace_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(UnsafeFolderError, match="chmod go-w"):
+        make_private(tmp_path / "open" / "mine")
+
+
+@as_root
+def test_a_runtime_folder_of_another_user_in_the_environment_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert not runtime_folder(tmp_path, "x.sock").is_relative_to(tmp_path)
