@@ -22,7 +22,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from modelkeep.exceptions import RequestIdReusedException
 
 from .calls import current_call
-from .connections import Connection
+from .sqlite import Connection
 
 #: Seconds for which an answer is kept.
 KEEP_SECONDS = 24 * 3600.0

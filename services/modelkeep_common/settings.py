@@ -29,7 +29,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from modelkeep.reserve import DEFAULT_BYTES
 
 from . import modes
-from .connections import StoreLimits
+from .sqlite import StoreLimits
 from .startup import EXIT_CONFIG
 from .urls import is_secret_name
 

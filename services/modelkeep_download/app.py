@@ -11,8 +11,8 @@ from typing import Any
 import grpc.aio
 
 from modelkeep.download.v1 import download_pb2, download_service_pb2_grpc
-from modelkeep_common.db import Database
 from modelkeep_common.paths import AllowedRoots, lock_root
+from modelkeep_common.sqlite import Database
 from modelkeep_common.watch import WatchHub
 from modelkeep_download import convert
 from modelkeep_download.config import DownloadSettings

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from modelkeep.exceptions import DiskFullException, ModelkeepError, QueueFullException
 from modelkeep_common.auth import NOBODY, Principal
-from modelkeep_common.changes import resume_token
-from modelkeep_common.db import Changed, Database
+from modelkeep_common.sqlite import Changed, Database
 from modelkeep_common.urls import mark_of, parse_url
+from modelkeep_common.watch.sqlite_log import resume_token
 from modelkeep_download import files
 from modelkeep_download.domain import (
     Job,

@@ -23,7 +23,7 @@ from modelkeep.exceptions import (
     UnknownJobIDException,
     UpstreamUnavailableException,
 )
-from modelkeep_common.db import Database
+from modelkeep_common.sqlite import Database
 from modelkeep_common.urls import origin_of
 from modelkeep_download import files
 from modelkeep_download.config import DownloadSettings

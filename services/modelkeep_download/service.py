@@ -11,7 +11,6 @@ from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep_common.auth import ADMIN, INSTALL
 from modelkeep_common.calls import current_call
-from modelkeep_common.frames import chunked, message_size
 from modelkeep_common.idempotency import fingerprint, replay_or_run, request_id_reused
 from modelkeep_common.masks import apply_update
 from modelkeep_common.paging import (
@@ -22,6 +21,7 @@ from modelkeep_common.paging import (
     encode_page_token,
 )
 from modelkeep_common.watch import WatchHub, stream_frames
+from modelkeep_common.watch.frames import chunked, message_size
 from modelkeep_common.wire import to_seconds
 from modelkeep_download import convert
 from modelkeep_download.domain import Job, check_etag

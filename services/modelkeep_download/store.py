@@ -10,9 +10,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from modelkeep_common.changes import append_change, next_revision
 from modelkeep_common.marks import SourceMarks
-from modelkeep_common.migrations import Migration
+from modelkeep_common.sqlite import Migration
+from modelkeep_common.watch.sqlite_log import append_change, next_revision
 from modelkeep_download.domain import (
     Failure,
     Job,

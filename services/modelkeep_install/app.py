@@ -12,10 +12,10 @@ import grpc.aio
 from modelkeep.headers import MAX_HEADER_BYTES
 from modelkeep.install.v1 import install_pb2, install_service_pb2_grpc
 from modelkeep.rpc import open_async_channel, with_retries
-from modelkeep_common.db import Database
 from modelkeep_common.paths import lock_root
 from modelkeep_common.peers import Address, peer_address
 from modelkeep_common.room import Room
+from modelkeep_common.sqlite import Database
 from modelkeep_common.watch import WatchHub
 
 from . import convert

@@ -14,8 +14,8 @@ from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.server.v1 import job_pb2
-from modelkeep_common.frames import Frame
 from modelkeep_common.urls import shown
+from modelkeep_common.watch import Frame
 from modelkeep_common.wire import to_seconds, to_timestamp
 
 from .domain import FilePolicy, ImportRequest

@@ -13,7 +13,6 @@ from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep_common.auth import ADMIN
 from modelkeep_common.auth.callers import need_role
 from modelkeep_common.calls import current_call
-from modelkeep_common.frames import chunked, message_size
 from modelkeep_common.idempotency import fingerprint
 from modelkeep_common.paging import (
     MAX_PAGE_BYTES,
@@ -22,9 +21,9 @@ from modelkeep_common.paging import (
     decode_page_token,
     encode_page_token,
 )
-from modelkeep_common.streams import stream_frames
 from modelkeep_common.urls import shown
-from modelkeep_common.watch import WatchHub
+from modelkeep_common.watch import WatchHub, stream_frames
+from modelkeep_common.watch.frames import chunked, message_size
 from modelkeep_common.wire import to_seconds
 
 from . import convert

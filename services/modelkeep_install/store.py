@@ -14,11 +14,11 @@ from functools import partial
 from pydantic import TypeAdapter
 
 from modelkeep.exceptions import InstallInProgressException, UnknownJobIDException, WrongStateException
-from modelkeep_common.changes import append_change, next_revision, resume_token
-from modelkeep_common.db import Database, Migration
 from modelkeep_common.idempotency import replay_or_run, request_id_reused
 from modelkeep_common.marks import SourceMarks
+from modelkeep_common.sqlite import Database, Migration
 from modelkeep_common.urls import mark_of, shown
+from modelkeep_common.watch.sqlite_log import append_change, next_revision, resume_token
 
 from .domain_jobs import FINAL, Job, SourceKind, State
 from .domain_ports import DigestState, DigestWork, RecordFile, Removal

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from modelkeep.loader.v1 import resident_pb2
 from modelkeep.reserve import DEFAULT_BYTES
-from modelkeep_common.changes import append_change, current_revision, next_revision, read_epochs
-from modelkeep_common.db import Database, Migration, StoreLimits
+from modelkeep_common.sqlite import Database, Migration, StoreLimits
 from modelkeep_common.watch import WatchHub
+from modelkeep_common.watch.sqlite_log import append_change, current_revision, next_revision, read_epochs
 
 _log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 from modelkeep.model.v1.model_pb2 import Model
 from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep.server.v1 import watch_pb2
-from modelkeep_common.frames import Frame
 from modelkeep_common.urls import shown
+from modelkeep_common.watch import Frame
 from modelkeep_common.wire import to_micros
 
 from .domain_query import Order, Query, search_text, split_words

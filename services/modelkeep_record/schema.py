@@ -7,7 +7,7 @@ any part of a word is found.
 
 from __future__ import annotations
 
-from modelkeep_common.db import Migration
+from modelkeep_common.sqlite import Migration
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(

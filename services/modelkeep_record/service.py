@@ -20,8 +20,7 @@ from modelkeep_common.auth.callers import need_role
 from modelkeep_common.calls import current_call
 from modelkeep_common.idempotency import fingerprint
 from modelkeep_common.paging import MAX_PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
-from modelkeep_common.streams import stream_frames
-from modelkeep_common.watch import WatchHub
+from modelkeep_common.watch import WatchHub, stream_frames
 from modelkeep_common.wire import to_seconds, to_timestamp, total
 
 from . import convert, domain

@@ -15,16 +15,16 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from modelkeep.model.v1.model_pb2 import Model, ModelFile
 from modelkeep.reserve import DEFAULT_BYTES
-from modelkeep_common.changes import (
+from modelkeep_common.idempotency import replay_or_run
+from modelkeep_common.paging import Key
+from modelkeep_common.sqlite import Database, StoreLimits
+from modelkeep_common.watch.sqlite_log import (
     append_change,
     current_revision,
     history_floor,
     next_revision,
     resume_token,
 )
-from modelkeep_common.db import Database, StoreLimits
-from modelkeep_common.idempotency import replay_or_run
-from modelkeep_common.paging import Key
 
 from .convert import to_bases, to_columns
 from .domain import Records

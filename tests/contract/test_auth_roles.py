@@ -24,8 +24,8 @@ from modelkeep.record.v1.record_service_pb2_grpc import RecordServiceStub
 from modelkeep_common.auth import ROLES
 from modelkeep_common.auth.table import ALLOWED, EVERYBODY
 from modelkeep_common.calls import current_call
-from modelkeep_common.descriptors import additions
 from modelkeep_common.serving import Application, start_server
+from modelkeep_common.serving.newer_protos import additions
 from modelkeep_common.settings import ServiceSettings
 from modelkeep_common.startup import StartupError
 from modelkeep_download.app import DownloadApplication

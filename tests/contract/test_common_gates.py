@@ -21,7 +21,7 @@ from modelkeep.loader.v1 import loader_service_pb2
 from modelkeep.record.v1 import record_service_pb2
 from modelkeep.server.v1 import server_service_pb2, server_service_pb2_grpc
 from modelkeep_common.auth import ADMIN
-from modelkeep_common.interceptors.admission import Admission, Gate
+from modelkeep_common.calls.admission import Admission, Gate
 from support.commonapp import SERVICE, App, AppSettings, Client, serving
 from support.commoncalls import echo, fails, reason_of, status_of, until
 from support.http2 import Connection

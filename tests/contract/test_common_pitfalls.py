@@ -16,8 +16,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import modelkeep_common
-from modelkeep_common.db import Database, Migration
-from modelkeep_common.interceptors import Chain
+from modelkeep_common.calls.chain import Chain
+from modelkeep_common.sqlite import Database, Migration
 from support.commonapp import SERVICE, App, serving
 from support.commoncalls import echo, fails, reason_of, status_of, until
 

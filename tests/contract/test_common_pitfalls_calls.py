@@ -24,11 +24,11 @@ from modelkeep.exceptions import (
     UnknownModelException,
     WatcherTooSlowException,
 )
-from modelkeep_common.changes import append_change
-from modelkeep_common.db import Database, Migration
-from modelkeep_common.frames import Frame
-from modelkeep_common.serving import StartupError, start_server
-from modelkeep_common.watch import WatchHub, stream_frames
+from modelkeep_common.serving import start_server
+from modelkeep_common.sqlite import Database, Migration
+from modelkeep_common.startup import StartupError
+from modelkeep_common.watch import Frame, WatchHub, stream_frames
+from modelkeep_common.watch.sqlite_log import append_change
 from support.commonapp import SERVICE, App, AppSettings, Client, serving
 from support.commoncalls import echo, fails, reason_of, until
 

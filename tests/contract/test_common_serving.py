@@ -27,8 +27,9 @@ from modelkeep.record.v1 import record_service_pb2
 from modelkeep.server.v1 import server_service_pb2, server_service_pb2_grpc
 from modelkeep_common import logs
 from modelkeep_common.calls import CallInfo, current_call
-from modelkeep_common.descriptors import message_class
-from modelkeep_common.serving import StartupError, start_server
+from modelkeep_common.serving import start_server
+from modelkeep_common.serving.newer_protos import message_class
+from modelkeep_common.startup import StartupError
 from support.commonapp import SERVICE, App, AppSettings, Client, roles_of, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

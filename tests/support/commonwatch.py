@@ -8,9 +8,9 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Any
 
-from modelkeep_common.changes import append_change
-from modelkeep_common.db import Database, Migration
+from modelkeep_common.sqlite import Database, Migration
 from modelkeep_common.watch import Event, Frame, Watch, WatchHub
+from modelkeep_common.watch.sqlite_log import append_change
 
 Item = dict[str, Any]
 

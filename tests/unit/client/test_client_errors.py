@@ -21,7 +21,7 @@ from modelkeep.exceptions import (
 )
 from modelkeep.rpc import decode
 from modelkeep.server.v1 import job_pb2
-from modelkeep_common.status import CODES, domain_of, to_status
+from modelkeep_common.calls.status import CODES, domain_of, to_status
 
 ADDRESS = Address("record", "127.0.0.1:1", "the default port")
 

@@ -26,7 +26,7 @@ from modelkeep.install.v1.install_service_pb2_grpc import (
     add_InstallServiceServicer_to_server,
 )
 from modelkeep.server.v1 import job_pb2, watch_pb2
-from modelkeep_common.status import CODES, domain_of, to_status
+from modelkeep_common.calls.status import CODES, domain_of, to_status
 from support.scripted import serving
 
 RUNNING = install_pb2.INSTALL_STATE_RUNNING

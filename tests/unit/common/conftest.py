@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modelkeep_common.db import Database
+from modelkeep_common.sqlite import Database
 from modelkeep_common.watch import WatchHub
 from support.commonwatch import MIGRATIONS, Item, parse
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from modelkeep.exceptions import ResumeTokenExpiredException, WatcherTooSlowException
-from modelkeep_common.changes import append_change, history_floor, parse_resume_token, resume_token
-from modelkeep_common.db import Database, StoreLimits
 from modelkeep_common.idempotency import replay_or_run
+from modelkeep_common.sqlite import Database, StoreLimits
 from modelkeep_common.watch import WatchHub
+from modelkeep_common.watch.sqlite_log import append_change, history_floor, parse_resume_token, resume_token
 from support.commonwatch import MIGRATIONS, Item, events, live, parse, put, watch
 
 MIB = 1 << 20

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from modelkeep.exceptions import DiskFullException, ServerBusyException, ServerDrainingException
-from modelkeep_common.db import Database, Migration
-from modelkeep_common.migrations import split_statements
+from modelkeep_common.sqlite import Database, Migration
+from modelkeep_common.sqlite.migrations import split_statements
 from modelkeep_common.startup import StartupError
 
 ITEMS = Migration(1, "CREATE TABLE items (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL);")
@@ -194,7 +194,7 @@ async def test_a_file_locked_for_long_by_another_process_is_busy(
 async def test_two_processes_on_one_file_are_both_correct(db: Database) -> None:
     script = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from modelkeep_common.db import Database, Migration\n"
+        "from modelkeep_common.sqlite import Database, Migration\n"
         f"M = Migration(1, {ITEMS.sql!r})\n"
         "async def main():\n"
         "    db = await Database.open(Path(sys.argv[1]), [M], 'test')\n"
@@ -231,7 +231,7 @@ async def test_a_closed_store_refuses_further_work(db: Database) -> None:
 def test_an_unclosed_store_does_not_keep_the_process_from_exiting(tmp_path: Path) -> None:
     script = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from modelkeep_common.db import Database\n"
+        "from modelkeep_common.sqlite import Database\n"
         "asyncio.run(Database.open(Path(sys.argv[1]), [], 'test'))\n"
     )
     done = subprocess.run(

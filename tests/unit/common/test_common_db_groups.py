@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 
 from modelkeep.exceptions import DiskFullException
-from modelkeep_common import db as database
-from modelkeep_common.changes import append_change, current_revision
-from modelkeep_common.db import Database, Migration
+from modelkeep_common.sqlite import Connection, Database, Migration, database
+from modelkeep_common.watch.sqlite_log import append_change, current_revision
 
 ITEMS = Migration(
     1,
@@ -208,13 +207,13 @@ async def test_a_commit_that_fails_acknowledges_nothing_and_leaves_nothing(db: D
 async def test_a_broken_disk_is_told_to_who_waits_and_the_store_goes_on_afterwards(
     db: Database, monkeypatch: pytest.MonkeyPatch, statement: str
 ) -> None:
-    def broken(connection: database.Connection, sql: str, *values: Any) -> sqlite3.Cursor:
+    def broken(connection: Connection, sql: str, *values: Any) -> sqlite3.Cursor:
         if sql.startswith((statement, "ROLLBACK")):
             raise sqlite3.OperationalError("disk I/O error")
         return sqlite3.Connection.execute(connection, sql, *values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(database.Connection, "execute", broken)
+        patch.setattr(Connection, "execute", broken)
         for write in await asked(db.write(add("a")), db.write(add("b"))):
             with pytest.raises(sqlite3.OperationalError, match="disk"):
                 await write
@@ -237,7 +236,7 @@ async def test_what_waits_when_the_store_is_closed_is_still_carried_out(db: Data
 def test_a_kill_loses_no_write_that_was_acknowledged(tmp_path: Path) -> None:
     script = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from modelkeep_common.db import Database, Migration\n"
+        "from modelkeep_common.sqlite import Database, Migration\n"
         f"M = Migration(1, {ITEMS.sql!r})\n"
         "async def writer(db, name):\n"
         "    n = 0\n"

@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelkeep.exceptions import RequestIdReusedException
 from modelkeep.record.v1 import record_service_pb2 as record
 from modelkeep_common.idempotency import KEEP_SECONDS, fingerprint, replay_or_run
-from modelkeep_common.migrations import migrate
+from modelkeep_common.sqlite.migrations import migrate
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 from modelkeep.exceptions import DiskFullException
 from modelkeep.reserve import Reserve, is_full
 from modelkeep_common import logs
-from modelkeep_common.db import Database, Migration
+from modelkeep_common.sqlite import Database, Migration
 from modelkeep_common.startup import StartupError
 from support.smalldisk import fill, free_bytes, small_disk
 

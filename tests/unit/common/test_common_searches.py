@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from modelkeep.exceptions import DeadlineExceededException, ServerBusyException, ServerDrainingException
-from modelkeep_common.db import Database
-from modelkeep_common.searches import SearchLane
+from modelkeep_common.sqlite import Database, SearchLane
 from support.commonwatch import MIGRATIONS
 
 #: Counts for hours.

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from modelkeep.errors.v1 import error_reason_pb2
 from modelkeep.exceptions import BY_REASON, FieldInvalidException, FieldViolation, ModelkeepError
-from modelkeep_common.interceptors.errors import status_of
-from modelkeep_common.status import domain_of, internal_status, to_status
+from modelkeep_common.calls.errors import status_of
+from modelkeep_common.calls.status import domain_of, internal_status, to_status
 
 
 def details(status: status_pb2.Status) -> dict[str, object]:

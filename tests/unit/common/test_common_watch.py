@@ -17,9 +17,9 @@ from modelkeep.exceptions import (
     ServerDrainingException,
     WatcherTooSlowException,
 )
-from modelkeep_common.changes import append_change, resume_token, trim_history
-from modelkeep_common.db import Database
+from modelkeep_common.sqlite import Database
 from modelkeep_common.watch import Event, WatchHub
+from modelkeep_common.watch.sqlite_log import append_change, resume_token, trim_history
 from support.commonwatch import (
     MIGRATIONS,
     Item,
@@ -442,8 +442,8 @@ async def test_12_changes_of_another_process_arrive(db: Database, hub: WatchHub[
     watching = await live(watch(hub))
     script = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from modelkeep_common.db import Database, Migration\n"
-        "from modelkeep_common.changes import append_change\n"
+        "from modelkeep_common.sqlite import Database, Migration\n"
+        "from modelkeep_common.watch.sqlite_log import append_change\n"
         f"M = [Migration(1, {MIGRATIONS[0].sql!r})]\n"
         "async def main():\n"
         "    db = await Database.open(Path(sys.argv[1]), M, 'test')\n"

@@ -11,10 +11,9 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from modelkeep.exceptions import WatcherTooSlowException
-from modelkeep_common.changes import append_change
-from modelkeep_common.connections import StoreLimits
-from modelkeep_common.db import Database
+from modelkeep_common.sqlite import Database, StoreLimits
 from modelkeep_common.watch import Frame, Watch, WatchHub
+from modelkeep_common.watch.sqlite_log import append_change
 from support.commoncalls import until
 from support.commonwatch import MIGRATIONS
 

@@ -11,9 +11,9 @@ import pytest
 from modelkeep.exceptions import (
     ModelkeepError,
 )
-from modelkeep_common.changes import current_revision, trim_history
-from modelkeep_common.db import Database
+from modelkeep_common.sqlite import Database
 from modelkeep_common.watch import Frame, WatchHub
+from modelkeep_common.watch.sqlite_log import current_revision, trim_history
 from support.commonwatch import (
     Item,
     following,

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelkeep.model.v1.model_pb2 import Model
-from modelkeep_common.migrations import COMMON
+from modelkeep_common.sqlite.migrations import COMMON
 from modelkeep_record import convert, sql
 from modelkeep_record.domain_query import Order, Query, search_text, split_words
 from modelkeep_record.gather import Gatherer

@@ -54,9 +54,6 @@ _RENEW_S = 10.0
 #: A transaction takes no further write in after this long, so that the first is not kept waiting.
 _GROUP_S = 0.01
 
-__all__ = ["Changed", "Connection", "Database", "Migration", "StoreLimits"]
-
-
 _Work = Callable[[sqlite3.Connection], Any]
 
 
@@ -95,7 +92,7 @@ class Database:
         self.limits = writer.limits
         #: UUID of this store, for as long as the file lives; a copy of the file has the same one.
         self.store_id = store_id
-        #: Random id of this opening of the file; see ``changes.py``.
+        #: Random id of this opening of the file; see ``watch/sqlite_log.py``.
         self.epoch = epoch
         self._loop = asyncio.get_running_loop()
         self._writes: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()

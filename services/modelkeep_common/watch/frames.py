@@ -44,7 +44,7 @@ class Frame(Generic[M]):
     snapshot_complete: bool = False
     #: True when other watchers get this very frame, so that its bytes are worth keeping.
     shared: bool = False
-    #: About what it takes in memory, and how many watchers hold it; see watch_budget.py.
+    #: About what it takes in memory, and how many watchers hold it; see budget.py.
     size_bytes: int = field(default=0, compare=False)
     holders: int = field(default=0, repr=False, compare=False)
     _encoded: dict[Hashable, bytes] = field(default_factory=dict, repr=False, compare=False)

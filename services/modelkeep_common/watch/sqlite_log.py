@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 from modelkeep.exceptions import ResumeTokenExpiredException, ResumeTokenForeignException
 
-from . import tokens
-from .connections import Connection
+from .. import tokens
+from ..sqlite import Connection
 
 #: How many changes can be replayed, and for how long (seconds).
 HISTORY_CHANGES = 10_000

@@ -1,4 +1,4 @@
-"""One watch: snapshot, then the log up to now, then what the hub hands over. See watch.py."""
+"""One watch: snapshot, then the log up to now, then what the hub hands over. See hub.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from modelkeep.exceptions import ServerDrainingException, WatcherTooSlowException
 
 from .batches import Batch, Change, Snapshot, SnapshotReader, row_bytes
-from .changes import (
+from .frames import Event, Frame, message_size
+from .sqlite_log import (
     ChangeRow,
     EpochTable,
     Position,
@@ -21,10 +22,9 @@ from .changes import (
     read_epochs,
     read_page,
 )
-from .frames import Event, Frame, message_size
 
 if TYPE_CHECKING:
-    from .watch import WatchHub
+    from .hub import WatchHub
 
 M = TypeVar("M")
 

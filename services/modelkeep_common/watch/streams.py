@@ -13,7 +13,7 @@ from .frames import Frame, Serializable
 if TYPE_CHECKING:
     import grpc.aio
 
-    from .watcher import Watch
+    from .watch import Watch
 
 M = TypeVar("M")
 

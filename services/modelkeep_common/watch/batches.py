@@ -6,11 +6,11 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from .changes import ChangeRow, EpochTable
 from .frames import Event, Frame
+from .sqlite_log import ChangeRow, EpochTable
 
 if TYPE_CHECKING:
-    from .watch import WatchHub
+    from .hub import WatchHub
 
 M = TypeVar("M")
 

@@ -17,12 +17,12 @@ from google.protobuf.message import DecodeError
 from ..auth.callers import Identify, role_required
 from ..auth.principal import NOBODY, Principal
 from ..auth.table import ALLOWED, EVERYBODY, NO_ROLE
-from ..calls import CURRENT, CallInfo
-from ..status import CODE_OF_NUMBER
 from . import errors
 from .admission import Admission, Gate
+from .call import CURRENT, CallInfo
 from .deadline import Limiter
 from .request_id import HEADER, request_id_of
+from .status import CODE_OF_NUMBER
 from .telemetry import Telemetry
 from .validation import Rules, rules_of
 

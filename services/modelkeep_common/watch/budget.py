@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .frames import Frame
-    from .watcher import Watch
+    from .watch import Watch
 
 
 class WatchBudget:

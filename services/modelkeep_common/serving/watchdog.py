@@ -11,7 +11,7 @@ import faulthandler
 import os
 import threading
 
-from .startup import EXIT_HUNG, tell
+from ..startup import EXIT_HUNG, tell
 
 _BEAT_S = 1.0
 

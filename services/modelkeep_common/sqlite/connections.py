@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from modelkeep.reserve import Reserve
 
+from ..startup import EXIT_DATA, EXIT_NOT_WRITABLE, StartupError
 from .migrations import Migration, migrate
-from .startup import EXIT_DATA, EXIT_NOT_WRITABLE, StartupError
 
 #: A file system with less room than this counts as full.
 FULL_BELOW_BYTES = 1 << 20
@@ -29,11 +29,11 @@ _FREE_PAGES, _GIVE_BACK_PAGES = 4096, 1024
 class StoreLimits(NamedTuple):
     """How much a store keeps of what only serves clients that come back, and for those that watch."""
 
-    #: Payloads of changes inside the history window; see ``changes.py``.
+    #: Payloads of changes inside the history window; see ``watch/sqlite_log.py``.
     history_bytes: int = 64 << 20
     #: Answers for repeated request ids; see ``idempotency.py``.
     answers_bytes: int = 32 << 20
-    #: What one watcher, and all of them together, may leave unread; see ``watch_budget.py``.
+    #: What one watcher, and all of them together, may leave unread; see ``watch/budget.py``.
     watch_queue_bytes: int = 1 << 20
     watch_queues_bytes: int = 256 << 20
 

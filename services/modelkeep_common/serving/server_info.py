@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from modelkeep.server.v1 import server_service_pb2, server_service_pb2_grpc
 
-from .wire import to_timestamp
+from ..wire import to_timestamp
 
 FULL_NAME = "modelkeep.server.v1.ServerService"
 

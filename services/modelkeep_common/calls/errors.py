@@ -12,7 +12,7 @@ from google.rpc import status_pb2
 
 from modelkeep.exceptions import FieldInvalidException, ModelkeepError
 
-from .. import status
+from . import status
 from .request_id import HEADER
 
 _log = logging.getLogger("modelkeep.errors")

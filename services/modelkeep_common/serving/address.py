@@ -15,9 +15,9 @@ import grpc.aio
 from modelkeep.hosts import check_spelling, is_loopback
 from modelkeep.private import MAX_SOCKET_BYTES, UnsafeFolderError, make_private
 
-from .paths import lock_file
-from .settings import ServiceSettings
-from .startup import EXIT_ADDRESS_TAKEN, EXIT_CONFIG, StartupError
+from ..paths import lock_file
+from ..settings import ServiceSettings
+from ..startup import EXIT_ADDRESS_TAKEN, EXIT_CONFIG, StartupError
 
 
 def check(settings: ServiceSettings) -> None:

@@ -15,7 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from modelkeep.exceptions import ConflictException, ExhaustedException, ModelkeepError, NotFoundException
 
-from .wire import to_duration
+from ..wire import to_duration
 
 #: The limit of a serialised status, in bytes.
 MAX_STATUS_BYTES = 4096 - 256

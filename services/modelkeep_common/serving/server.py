@@ -25,27 +25,26 @@ import grpc.aio
 
 from modelkeep.server.v1 import server_service_pb2_grpc
 
-from . import address, logs
-from .auth.callers import callers_of
-from .auth.table import ALLOWED
-from .calls import CallInfo, current_call
-from .changes import HISTORY_CHANGES, HISTORY_SECONDS
+from .. import logs
+from ..auth.callers import callers_of
+from ..auth.table import ALLOWED
+from ..calls.admission import Admission
+from ..calls.chain import Chain, Registrar
+from ..calls.status import domain_of
+from ..calls.telemetry import Telemetry
+from ..calls.validation import collector
+from ..idempotency import KEEP_SECONDS
+from ..paging import MAX_PAGE_SIZE
+from ..settings import ServiceSettings
+from ..startup import EXIT_NOT_WRITABLE, StartupError, tell
+from ..watch.sqlite_log import HISTORY_CHANGES, HISTORY_SECONDS
+from . import address
 from .health import NAME as HEALTH
 from .health import HealthServicer
-from .idempotency import KEEP_SECONDS
-from .interceptors import Admission, Chain, Registrar
-from .interceptors.telemetry import Telemetry
-from .interceptors.validation import collector
-from .paging import MAX_PAGE_SIZE
 from .server_info import FULL_NAME, ProcessFacts, ServerServicer
-from .settings import ServiceSettings
-from .startup import EXIT_NOT_WRITABLE, StartupError, tell
-from .status import domain_of
 from .watchdog import DrainWatchdog, LoopWatchdog
 
 S = TypeVar("S", bound=ServiceSettings)
-
-__all__ = ["Application", "CallInfo", "RunningServer", "StartupError", "current_call", "run", "start_server"]
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import time
 from contextvars import ContextVar
 from typing import NamedTuple
 
-from .auth import NOBODY, Principal
+from ..auth import NOBODY, Principal
 
 
 class CallInfo(NamedTuple):

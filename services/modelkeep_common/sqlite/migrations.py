@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .startup import EXIT_DATA, StartupError
+from ..startup import EXIT_DATA, StartupError
 
 #: "MKEP" as SQLite's application id.
 APPLICATION_ID = 0x4D4B4550

@@ -16,7 +16,6 @@ gRPC interceptors, because each of those costs several percent of a unary call. 
 responses serialised inside it too: otherwise a failure to do so would reach the client as it is.
 """
 
-from .admission import Admission
-from .chain import Chain, Registrar
+from .call import CallInfo, current_call
 
-__all__ = ["Admission", "Chain", "Registrar"]
+__all__ = ["CallInfo", "current_call"]

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelkeep.exceptions import ModelkeepError, ServerDrainingException
 
-from .descriptors import message_class
+from .newer_protos import message_class
 
 #: The name whose status is liveness.
 LIVE = "live"
