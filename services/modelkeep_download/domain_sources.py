@@ -9,7 +9,9 @@ from modelkeep.exceptions import FieldInvalidException, FieldViolation
 
 def bad_source(description: str, field: str = "source") -> FieldInvalidException:
     """The error for a source that is malformed; `description` must not repeat the URL's secrets."""
-    return FieldInvalidException("the source cannot be used", violations=[FieldViolation(field, description)])
+    return FieldInvalidException(
+        f"the source cannot be used: {description}", violations=[FieldViolation(field, description)]
+    )
 
 
 def check_token(token: str) -> None:

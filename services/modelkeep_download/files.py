@@ -16,7 +16,12 @@ import stat
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from modelkeep.exceptions import DestinationExistsException, ForbiddenPathException
+from modelkeep.exceptions import (
+    DestinationExistsException,
+    FieldInvalidException,
+    FieldViolation,
+    ForbiddenPathException,
+)
 
 PARTIAL = "data"
 QUARANTINED = "quarantined"
@@ -175,6 +180,18 @@ def no_right(error: OSError, beneath: Path) -> ForbiddenPathException:
     return ForbiddenPathException(
         f"The file system refuses {what}: {error.strerror}. {remedy}",
         metadata={"path": path, "setting": "", "remedy": remedy},
+    )
+
+
+def unusable_name(error: OSError) -> FieldInvalidException | None:
+    """The error for a path that the file system cannot have; None if that is not what it says."""
+    if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.ELOOP):
+        return None
+    why = (error.strerror or "cannot be used").lower()
+    return FieldInvalidException(
+        f"{str(error.filename or 'a file')[:500]!r} cannot be used: {why}. Choose a shorter destination, "
+        "or rename what is taken.",
+        violations=[FieldViolation("destination", why)],
     )
 
 

@@ -15,17 +15,22 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from modelkeep.exceptions import ForbiddenPathException, SourceNotFoundException
+from modelkeep.exceptions import FieldInvalidException, ForbiddenPathException, SourceNotFoundException
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_common.wire import clamped_int
 from modelkeep_download import files
 from modelkeep_download.domain_retry import StartOver
+from modelkeep_download.domain_sources import bad_source
 from modelkeep_download.transfer import BUFFER_BYTES, Credentials, Head, Observer, Partial, Sink, digest_of
 from modelkeep_download.transport import StopSignal
 
 # Opening a pipe must not wait for its writer.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _PARENT = os.O_RDONLY | os.O_DIRECTORY
+#: What opening a socket says, or a device without a driver.
+_NO_FILE = (errno.ENXIO, errno.ENODEV)
+#: A folder is taken as a whole; one beyond these is no model, but somebody's disk.
+_MAX_DEPTH, _MAX_ENTRIES = 64, 100_000
 
 
 def source_missing(path: Path) -> SourceNotFoundException:
@@ -47,6 +52,10 @@ def open_source(roots: AllowedRoots, path: Path) -> int:
             fd = roots.open_beneath(path, _READ)
     except (FileNotFoundError, NotADirectoryError):
         raise source_missing(path) from None
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise _not_regular(path) from None
+        raise
     if not stat.S_ISDIR(os.fstat(fd).st_mode):
         return _regular(fd, path)
     return fd
@@ -147,8 +156,13 @@ def hash_file(path: Path, fd: int, advanced: Callable[[int], None], stop: StopSi
     return digest.hexdigest()
 
 
+def has_other_names(fd: int) -> bool:
+    """Whether an open file is reached by other names too, which hard links are."""
+    return os.fstat(fd).st_nlink > 1
+
+
 def measure_tree(roots: AllowedRoots, folder: Path, fd: int) -> tuple[int, bool]:
-    """Sum of the sizes of a folder's files in bytes, and whether some of them are symbolic links.
+    """Sum of the sizes of a folder's files in bytes, and whether some are links or have other names.
 
     Raises:
         ForbiddenPathException: As `copy_tree`.
@@ -160,6 +174,7 @@ def measure_tree(roots: AllowedRoots, folder: Path, fd: int) -> tuple[int, bool]
             has_links = has_links or _is_link(name, below)
             with _opened(roots, folder / here / name, below) as reader:
                 total += os.fstat(reader).st_size
+                has_links = has_links or has_other_names(reader)
     # Sparse files may claim more together than the wire can say.
     return clamped_int(total), has_links
 
@@ -258,11 +273,25 @@ def remove_copied(roots: AllowedRoots, folder: Path, copy: Path) -> None:
 
 
 def _walk(fd: int) -> Iterator[tuple[str, list[str], list[str], int]]:
-    """Each folder of a tree from its top: relative path, folders, other names, and its descriptor."""
+    """Each folder of a tree from its top: relative path, folders, other names, and its descriptor.
+
+    Raises:
+        FieldInvalidException: It is deeper, or holds more, than any model does.
+    """
+    entries = 0
     for here, folders, names, below in os.fwalk(".", onerror=files.raise_error, dir_fd=fd):
+        entries += len(folders) + len(names)
+        if entries > _MAX_ENTRIES:
+            raise _no_model(f"holds more than {_MAX_ENTRIES:,} files and folders")
+        if folders and here.count("/") >= _MAX_DEPTH:
+            raise _no_model(f"has folders more than {_MAX_DEPTH} deep")
         links = [name for name in folders if _is_link(name, below)]
         folders[:] = sorted(set(folders) - set(links))
         yield here, folders, sorted([*names, *links]), below
+
+
+def _no_model(why: str) -> FieldInvalidException:
+    return bad_source(f"{why}, as no model does: take the part of it that is one", "source.local_path.path")
 
 
 def _is_link(name: str, folder: int) -> bool:
@@ -279,7 +308,7 @@ def _opened(roots: AllowedRoots, path: Path, folder: int) -> Iterator[int]:
             with files.named(path):
                 fd = _regular(os.open(path.name, _READ, dir_fd=folder), path)
         except OSError as error:
-            if error.errno == errno.ELOOP:  # a link since the line above
+            if error.errno in (errno.ELOOP, *_NO_FILE):  # ELOOP: a link since the line above
                 raise _not_regular(path) from None
             raise
     try:

@@ -126,7 +126,7 @@ class Runner:
                 movable = not spec.copy and files.mount_of(found) == files.mount_at(staging)
                 if is_folder:
                     self._take_folder(path, found, staging, journal, stop, movable=movable)
-                elif movable:
+                elif movable and not local.has_other_names(found):
                     self._move_file(path, found, journal, stop)
                 else:
                     self._fetch(self.local, source, staging, journal, stop)
@@ -149,7 +149,8 @@ class Runner:
         self, path: Path, found: int, staging: Path, journal: Journal, stop: StopSignal, *, movable: bool
     ) -> None:
         total, has_links = local.measure_tree(self.sources, path, found)
-        # A link that is moved may lead nowhere, or out of the roots: what it leads to is copied.
+        # A link that is moved may lead nowhere, or out of the roots: what it leads to is copied. So is a file
+        # with another name, by which it could be written to afterwards.
         movable = movable and not has_links
         journal.sized(total, room=not movable)
         if movable:

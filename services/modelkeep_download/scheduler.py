@@ -297,6 +297,8 @@ class Scheduler:
         except ModelkeepError as error:
             return await self._failed(job.id, error)
         except OSError as error:
+            if (unusable := files.unusable_name(error)) is not None:
+                return await self._failed(job.id, unusable)
             _log.exception("download %s: the file system fails", job.id)
             text = f"the file system fails: {error.strerror or type(error).__name__}"
             return await self._failed(job.id, ModelkeepError(text, metadata={"id": str(job.id)}))

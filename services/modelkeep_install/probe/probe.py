@@ -21,6 +21,8 @@ from .result import UNKNOWN, Hints, Match, NoMatch, ProbeResult, RuledOut, Stren
 
 #: More files than any model has: a folder of them is a whole collection, or a mistake.
 MAX_FILES = 10_000
+#: Hidden files and folders too, which are not listed and take their time all the same.
+_MAX_ENTRIES = 10 * MAX_FILES
 _MAX_DEPTH = 8
 
 #: The caller says nothing.
@@ -83,9 +85,10 @@ def list_files(folder: Path, check: Callable[[Path], object] = lambda path: None
     Hidden files and folders (``.git``, ``.cache``) are no part of a model.
 
     Raises:
-        InvalidModelException: Too many files, or a file that cannot be looked at.
+        InvalidModelException: More or deeper than any model, or a file that cannot be looked at.
     """
     files: dict[str, int] = {}
+    entries = 0
 
     def unreadable(error: OSError) -> None:
         raise cannot_read(Path(os.fsdecode(error.filename or folder)), error) from error
@@ -93,10 +96,12 @@ def list_files(folder: Path, check: Callable[[Path], object] = lambda path: None
     for current, folders, names in os.walk(folder, onerror=unreadable):
         here = Path(current)
         check(here)
-        depth = len(here.relative_to(folder).parts)
-        folders[:] = (
-            sorted(name for name in folders if not name.startswith(".")) if depth < _MAX_DEPTH else []
-        )
+        entries += len(folders) + len(names)
+        if entries > _MAX_ENTRIES:
+            raise _no_model(folder, f"more than {_MAX_ENTRIES:,} files and folders")
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if folders and len(here.relative_to(folder).parts) >= _MAX_DEPTH:
+            raise _no_model(folder, f"folders more than {_MAX_DEPTH} deep")
         for name in names:
             if name.startswith("."):
                 continue
@@ -118,11 +123,15 @@ def list_files(folder: Path, check: Callable[[Path], object] = lambda path: None
             if stat.S_ISREG(status.st_mode):
                 files[relative] = status.st_size
             if len(files) > MAX_FILES:
-                raise InvalidModelException(
-                    f"{folder} has more than {MAX_FILES:,} files, which is no model.",
-                    metadata={"path": str(folder), "detail": "too many files"},
-                )
+                raise _no_model(folder, f"more than {MAX_FILES:,} files")
     return dict(sorted(files.items()))
+
+
+def _no_model(folder: Path, has: str) -> InvalidModelException:
+    return InvalidModelException(
+        f"{folder} has {has}, as no model does: name the folder of one model.",
+        metadata={"path": str(folder), "detail": has},
+    )
 
 
 def _match_file(path: Path, opener: Opener) -> Match:
