@@ -43,10 +43,12 @@ WINGS = (
 _GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$|/clients/python/buf/")
 
 
-def hand_written(folders: Iterable[str], suffixes: Iterable[str] = (".py", ".sh")) -> Iterator[Path]:
+def hand_written(
+    folders: Iterable[str], suffixes: Iterable[str] = (".py", ".sh"), root: Path = ROOT
+) -> Iterator[Path]:
     """The files below ``folders`` that somebody wrote."""
     for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*")):
+        for path in sorted((root / folder).rglob("*")):
             if path.suffix in suffixes and not _GENERATED.search(str(path)) and path.is_file():
                 yield path
 
@@ -80,7 +82,7 @@ def measure_wing(package: str) -> tuple[int, int, int]:
 
 def _depth(arrows: dict[str, set[str]]) -> int:
     """Modules on the longest chain; a circle is one floor, so that the chain ends."""
-    floor_of = _floors(arrows)
+    floor_of = floors_of(arrows)
     above: dict[int, set[int]] = {}
     for module, others in arrows.items():
         mine = above.setdefault(floor_of[module], set())
@@ -95,7 +97,7 @@ def _depth(arrows: dict[str, set[str]]) -> int:
     return max(map(depth, above), default=0)
 
 
-def _floors(arrows: dict[str, set[str]]) -> dict[str, int]:
+def floors_of(arrows: dict[str, set[str]]) -> dict[str, int]:
     """Modules that reach each other share a number."""
     reach: dict[str, set[str]] = {}
     for module in arrows:
@@ -193,10 +195,10 @@ def main() -> int:
         print(f"{package:20} {modules:7}  {arrows:6}  {depth:5}")
     stops = Stops("modelkeep_install", *INSTALL)
     asyncio.run(trace_install(stops))
-    modules = {module for caller, callee, _ in stops.calls for module in (caller, callee)}
+    visited = {module for caller, callee, _ in stops.calls for module in (caller, callee)}
     print(
         f"stops of an install  {len(stops.calls)}, {len(set(stops.calls))} of them different, "
-        f"in {len(modules)} modules"
+        f"in {len(visited)} modules"
     )
     if options.verbose:
         print(*files, *(" ".join(call) for call in stops.calls), sep="\n")
