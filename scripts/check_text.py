@@ -69,7 +69,7 @@ _HOMES = (
     (
         "another reading of HTTP",
         re.compile(r"\b(?:http\.client|urllib\.request|email\.(?:utils|message|parser|policy))\b"),
-        "services/modelkeep_download/http1.py",
+        "services/modelkeep_download/engine/http1.py",
     ),
     (
         "another list of what is secret",

@@ -16,17 +16,17 @@ from modelkeep_common.sqlite import Database
 from modelkeep_common.watch import WatchHub
 from modelkeep_download import convert
 from modelkeep_download.config import DownloadSettings
-from modelkeep_download.domain import Job
-from modelkeep_download.downloads import Downloads
-from modelkeep_download.guard import AddressGuard
-from modelkeep_download.local import LocalTransfer
-from modelkeep_download.places import Places
-from modelkeep_download.runner import Runner
-from modelkeep_download.scheduler import Scheduler
+from modelkeep_download.domain.job import Job
+from modelkeep_download.engine.downloads import Downloads
+from modelkeep_download.engine.guard import AddressGuard
+from modelkeep_download.engine.places import Places
+from modelkeep_download.engine.runner import Runner
+from modelkeep_download.engine.scheduler import Scheduler
+from modelkeep_download.engine.transfer import HttpTransfer, Transfer
+from modelkeep_download.engine.transport import HttpTransport, Limits
 from modelkeep_download.service import DownloadServicer
+from modelkeep_download.sources.local import LocalTransfer
 from modelkeep_download.store import COLLECTION, MIGRATIONS, JobStore, resource_id
-from modelkeep_download.transfer import HttpTransfer, Transfer
-from modelkeep_download.transport import HttpTransport, Limits
 
 
 class DownloadApplication:

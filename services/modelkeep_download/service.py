@@ -24,8 +24,8 @@ from modelkeep_common.watch import WatchHub, stream_frames
 from modelkeep_common.watch.frames import chunked, message_size
 from modelkeep_common.wire import to_seconds
 from modelkeep_download import convert
-from modelkeep_download.domain import Job, check_etag
-from modelkeep_download.downloads import Downloads
+from modelkeep_download.domain.job import Job, check_etag
+from modelkeep_download.engine.downloads import Downloads
 from modelkeep_download.store import resource_id
 
 _MUTABLE = frozenset({"priority", "preserve_partial"})

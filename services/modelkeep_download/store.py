@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from modelkeep_common.marks import SourceMarks
 from modelkeep_common.sqlite import Migration
 from modelkeep_common.watch.sqlite_log import append_change, next_revision
-from modelkeep_download.domain import (
+from modelkeep_download.domain.job import (
     Failure,
     Job,
     JobSpec,

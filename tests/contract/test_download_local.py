@@ -18,7 +18,7 @@ import pytest
 from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep_common.paths import AllowedRoots
-from modelkeep_download import files
+from modelkeep_download.engine import files
 from support.downloads import DownloadClient, download_service
 from support.records import failure_of
 

@@ -13,7 +13,7 @@ from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep.exceptions import ForbiddenPathException
 from modelkeep_common.paths import MARKER, AllowedRoots
-from modelkeep_download.places import Places
+from modelkeep_download.engine.places import Places
 from support.downloads import DownloadClient, download_service
 from support.httpserver import HttpServer, Resource, pattern
 

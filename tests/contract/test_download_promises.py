@@ -20,8 +20,8 @@ from google.protobuf.duration_pb2 import Duration
 from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep.exceptions import DiskFullException
-from modelkeep_download import downloads
-from modelkeep_download.domain import Job, JobState
+from modelkeep_download.domain.job import Job, JobState
+from modelkeep_download.engine import downloads
 from modelkeep_download.store import JobStore
 from support.downloads import REPOSITORY, DownloadClient, download_service
 from support.httpserver import Cut, HttpServer, Resource, pattern
@@ -368,7 +368,7 @@ async def check_that_nothing_is_mixed(client: DownloadClient, web: HttpServer) -
 async def test_a_delivered_file_whose_end_could_not_be_recorded_is_completed_later(
     client: DownloadClient, web: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelkeep_download.scheduler._RECOVER_S", 0.05)
+    monkeypatch.setattr("modelkeep_download.engine.scheduler._RECOVER_S", 0.05)
     real = JobStore.change
     failed: list[int] = []
 

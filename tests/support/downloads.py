@@ -24,7 +24,7 @@ from modelkeep.download.v1 import download_service_pb2_grpc as rpc
 from modelkeep_common.serving import start_server
 from modelkeep_download.app import DownloadApplication
 from modelkeep_download.config import DownloadSettings
-from modelkeep_download.transfer import Transfer
+from modelkeep_download.engine.transfer import Transfer
 
 ENDED = (
     download_pb2.DOWNLOAD_STATE_COMPLETED,

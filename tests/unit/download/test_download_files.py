@@ -15,9 +15,10 @@ from modelkeep.exceptions import (
     ForbiddenPathException,
 )
 from modelkeep_common.paths import AllowedRoots
-from modelkeep_download import files, local
-from modelkeep_download.domain_retry import StartOver
-from modelkeep_download.transport import StopSignal
+from modelkeep_download.domain.retry import StartOver
+from modelkeep_download.engine import files
+from modelkeep_download.engine.transport import StopSignal
+from modelkeep_download.sources import local
 
 
 @pytest.fixture(params=["renameat2", "link"])

@@ -16,9 +16,9 @@ from modelkeep.exceptions import (
     SourceNotFoundException,
     UpstreamUnavailableException,
 )
-from modelkeep_download.domain_retry import TransientError
-from modelkeep_download.guard import AddressGuard
-from modelkeep_download.transport import HttpTransport, Limits, SocketAddress, Stopped, StopSignal
+from modelkeep_download.domain.retry import TransientError
+from modelkeep_download.engine.guard import AddressGuard
+from modelkeep_download.engine.transport import HttpTransport, Limits, SocketAddress, Stopped, StopSignal
 from support.httpserver import HttpServer, Resource, Status
 
 CERTIFICATE = Path(__file__).parents[2] / "data" / "tls" / "localhost.pem"

@@ -16,12 +16,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from modelkeep.exceptions import ModelkeepError, NotAModelFileException, SourceNotFoundException
-from modelkeep_download.domain_names import is_safe_component, name_from_disposition
-from modelkeep_download.domain_retry import StartOver, TransientError, parse_retry_after
-from modelkeep_download.guard import AddressGuard
-from modelkeep_download.http1 import MAX_INTERIM, Headers, content_range, http_date
-from modelkeep_download.transfer import Credentials, Head, HttpTransfer, Partial
-from modelkeep_download.transport import HttpTransport, Limits, StopSignal
+from modelkeep_download.domain.names import is_safe_component, name_from_disposition
+from modelkeep_download.domain.retry import StartOver, TransientError, parse_retry_after
+from modelkeep_download.engine.guard import AddressGuard
+from modelkeep_download.engine.http1 import MAX_INTERIM, Headers, content_range, http_date
+from modelkeep_download.engine.transfer import Credentials, Head, HttpTransfer, Partial
+from modelkeep_download.engine.transport import HttpTransport, Limits, StopSignal
 
 BODY = b"0123456789" * 30
 

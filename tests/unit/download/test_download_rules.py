@@ -21,13 +21,13 @@ from modelkeep.exceptions import (
     TokenRequiredException,
     WrongStateException,
 )
-from modelkeep_download import domain
-from modelkeep_download.domain import Job, JobSpec, JobState, SecretKind, SourceKind, Stage
-from modelkeep_download.domain_names import choose_name, is_safe_component, name_from_disposition
-from modelkeep_download.domain_progress import ProgressMeter
-from modelkeep_download.domain_queue import PriorityQueue
-from modelkeep_download.domain_retry import TransientError, delay_before, parse_retry_after, status_error
-from modelkeep_download.domain_sources import check_sha256
+from modelkeep_download.domain import job as domain
+from modelkeep_download.domain.checks import check_sha256
+from modelkeep_download.domain.job import Job, JobSpec, JobState, SecretKind, SourceKind, Stage
+from modelkeep_download.domain.names import choose_name, is_safe_component, name_from_disposition
+from modelkeep_download.domain.progress import ProgressMeter
+from modelkeep_download.domain.queue import PriorityQueue
+from modelkeep_download.domain.retry import TransientError, delay_before, parse_retry_after, status_error
 
 
 def test_hashes_are_checked_and_brought_to_lower_case() -> None:

@@ -154,9 +154,10 @@ def test_what_is_secret_in_an_address_has_one_home(
 def test_what_an_http_header_says_is_read_in_one_place(
     tmp_path: Path, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "services" / "modelkeep_download").mkdir(parents=True)
+    engine = tmp_path / "services" / "modelkeep_download" / "engine"
+    engine.mkdir(parents=True)
     for name in ("transport.py", "http1.py"):
-        (tmp_path / "services" / "modelkeep_download" / name).write_text(f"{line}\n")
+        (engine / name).write_text(f"{line}\n")
     assert check_text.main(tmp_path) == 1
     said = capsys.readouterr().err
     assert "transport.py:1" in said
@@ -197,7 +198,7 @@ def test_an_import_rule_is_broken_by_the_import_it_forbids(
         "modelkeep/__init__.py": "",
         "modelkeep/cli/__init__.py": "",
         "modelkeep_common/serving.py": "import grpc\n",
-        "modelkeep_download/transfer.py": "import httpx\n",
+        "modelkeep_download/sources/__init__.py": "import httpx\n",
         "modelkeep_loader/convert_main.py": "import torch\n",
         **bad,
     }

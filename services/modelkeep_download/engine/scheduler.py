@@ -25,9 +25,8 @@ from modelkeep.exceptions import (
 )
 from modelkeep_common.sqlite import Database
 from modelkeep_common.urls import origin_of
-from modelkeep_download import files
 from modelkeep_download.config import DownloadSettings
-from modelkeep_download.domain import (
+from modelkeep_download.domain.job import (
     Failure,
     Job,
     JobState,
@@ -40,13 +39,14 @@ from modelkeep_download.domain import (
     stopped,
     to_cancel,
 )
-from modelkeep_download.domain_queue import PriorityQueue
-from modelkeep_download.domain_retry import StartOver, TransientError, delay_before
-from modelkeep_download.journal import JobJournal
-from modelkeep_download.runner import Runner, delivered
+from modelkeep_download.domain.queue import PriorityQueue
+from modelkeep_download.domain.retry import StartOver, TransientError, delay_before
+from modelkeep_download.engine import files
+from modelkeep_download.engine.journal import JobJournal
+from modelkeep_download.engine.runner import Runner, delivered
+from modelkeep_download.engine.transfer import Credentials
+from modelkeep_download.engine.transport import Stopped, StopSignal
 from modelkeep_download.store import JobFilter, JobStore
-from modelkeep_download.transfer import Credentials
-from modelkeep_download.transport import Stopped, StopSignal
 
 T = TypeVar("T")
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from modelkeep_common.room import check_room
-from modelkeep_download import files
-from modelkeep_download.domain import Job, Stage, at_stage, started_over
-from modelkeep_download.domain_names import choose_name
-from modelkeep_download.domain_progress import ProgressMeter
-from modelkeep_download.transfer import Head
-from modelkeep_download.transport import Stopped
+from modelkeep_download.domain.job import Job, Stage, at_stage, started_over
+from modelkeep_download.domain.names import choose_name
+from modelkeep_download.domain.progress import ProgressMeter
+from modelkeep_download.engine import files
+from modelkeep_download.engine.transfer import Head
+from modelkeep_download.engine.transport import Stopped
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class JobRecords(Protocol):
 
 
 class JobJournal:
-    """A `modelkeep_download.runner.Journal` of one try."""
+    """A `modelkeep_download.engine.runner.Journal` of one try."""
 
     def __init__(
         self, job: Job, records: JobRecords, loop: asyncio.AbstractEventLoop, *, disk_reserve: int

@@ -27,11 +27,12 @@ from modelkeep.exceptions import (
 )
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_common.room import disk_full, free_bytes
-from modelkeep_download import files, local
-from modelkeep_download.domain import Job, SourceKind
-from modelkeep_download.domain_retry import StartOver
-from modelkeep_download.transfer import Credentials, Observer, Partial, Transfer
-from modelkeep_download.transport import StopSignal
+from modelkeep_download.domain.job import Job, SourceKind
+from modelkeep_download.domain.retry import StartOver
+from modelkeep_download.engine import files
+from modelkeep_download.engine.transfer import Credentials, Observer, Partial, Transfer
+from modelkeep_download.engine.transport import StopSignal
+from modelkeep_download.sources import local
 
 _log = logging.getLogger(__name__)
 

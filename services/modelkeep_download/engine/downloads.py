@@ -14,8 +14,8 @@ from modelkeep_common.auth import NOBODY, Principal
 from modelkeep_common.sqlite import Changed, Database
 from modelkeep_common.urls import mark_of, parse_url
 from modelkeep_common.watch.sqlite_log import resume_token
-from modelkeep_download import files
-from modelkeep_download.domain import (
+from modelkeep_download.domain.checks import bad_source, check_sha256, check_token
+from modelkeep_download.domain.job import (
     Job,
     JobSpec,
     SecretKind,
@@ -29,12 +29,12 @@ from modelkeep_download.domain import (
     to_update,
     token_required,
 )
-from modelkeep_download.domain_names import is_safe_component
-from modelkeep_download.domain_sources import bad_source, check_sha256, check_token
-from modelkeep_download.places import Places, bad_field
-from modelkeep_download.scheduler import Scheduler
+from modelkeep_download.domain.names import is_safe_component
+from modelkeep_download.engine import files
+from modelkeep_download.engine.places import Places, bad_field
+from modelkeep_download.engine.scheduler import Scheduler
+from modelkeep_download.engine.transfer import Credentials
 from modelkeep_download.store import COLLECTION, JobFilter, JobStore
-from modelkeep_download.transfer import Credentials
 
 #: Jobs that one answer of `wait` holds at most.
 MAX_WAITED = 1000

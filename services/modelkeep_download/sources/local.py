@@ -18,11 +18,19 @@ from pathlib import Path
 from modelkeep.exceptions import FieldInvalidException, ForbiddenPathException, SourceNotFoundException
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_common.wire import clamped_int
-from modelkeep_download import files
-from modelkeep_download.domain_retry import StartOver
-from modelkeep_download.domain_sources import bad_source
-from modelkeep_download.transfer import BUFFER_BYTES, Credentials, Head, Observer, Partial, Sink, digest_of
-from modelkeep_download.transport import StopSignal
+from modelkeep_download.domain.checks import bad_source
+from modelkeep_download.domain.retry import StartOver
+from modelkeep_download.engine import files
+from modelkeep_download.engine.transfer import (
+    BUFFER_BYTES,
+    Credentials,
+    Head,
+    Observer,
+    Partial,
+    Sink,
+    digest_of,
+)
+from modelkeep_download.engine.transport import StopSignal
 
 # Opening a pipe must not wait for its writer.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -84,7 +92,7 @@ def validator_of(found: os.stat_result) -> str:
 
 
 class LocalTransfer:
-    """Copies one local file; a `modelkeep_download.transfer.Transfer` whose URL is a path.
+    """Copies one local file; a `modelkeep_download.engine.transfer.Transfer` whose URL is a path.
 
     Args:
         roots: Where sources may lie.

@@ -18,10 +18,10 @@ from typing import Protocol
 
 from modelkeep.exceptions import NotAModelFileException
 from modelkeep_common.urls import without_query
-from modelkeep_download.domain_names import name_from_disposition
-from modelkeep_download.domain_retry import StartOver, TransientError
-from modelkeep_download.http1 import BadAnswerError, Body, Headers, content_range, http_date
-from modelkeep_download.transport import HttpTransport, Response, StopSignal, describe
+from modelkeep_download.domain.names import name_from_disposition
+from modelkeep_download.domain.retry import StartOver, TransientError
+from modelkeep_download.engine.http1 import BadAnswerError, Body, Headers, content_range, http_date
+from modelkeep_download.engine.transport import HttpTransport, Response, StopSignal, describe
 
 BUFFER_BYTES = 1024 * 1024
 _HTML_TYPES = ("text/html", "application/xhtml+xml")

@@ -12,10 +12,10 @@ from pathlib import Path
 from modelkeep.exceptions import FieldInvalidException, FieldViolation, ForbiddenPathException
 from modelkeep_common.auth import Principal
 from modelkeep_common.paths import MARKER, AllowedRoots
-from modelkeep_download import files
-from modelkeep_download.domain_names import is_safe_component
-from modelkeep_download.domain_sources import bad_source
-from modelkeep_download.local import source_missing
+from modelkeep_download.domain.checks import bad_source
+from modelkeep_download.domain.names import is_safe_component
+from modelkeep_download.engine import files
+from modelkeep_download.sources.local import source_missing
 
 #: What InstallService holds in its folder of models while it runs, and leaves there.
 _OWNED = f"{MARKER}.install.lock"

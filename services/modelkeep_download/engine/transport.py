@@ -27,9 +27,16 @@ from modelkeep.exceptions import (
     UpstreamUnavailableException,
 )
 from modelkeep_common.urls import Origin, authority_of, origin_of, redirected, request_target
-from modelkeep_download.domain_retry import REDIRECT_STATUSES, TransientError, status_error
-from modelkeep_download.guard import AddressGuard
-from modelkeep_download.http1 import AnswerHead, BadAnswerError, Body, EncodedAnswerError, Headers, read_head
+from modelkeep_download.domain.retry import REDIRECT_STATUSES, TransientError, status_error
+from modelkeep_download.engine.guard import AddressGuard
+from modelkeep_download.engine.http1 import (
+    AnswerHead,
+    BadAnswerError,
+    Body,
+    EncodedAnswerError,
+    Headers,
+    read_head,
+)
 
 #: (family, sockaddr) pairs of a host and port, as from getaddrinfo.
 SocketAddress = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]

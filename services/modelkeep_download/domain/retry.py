@@ -11,7 +11,7 @@ from modelkeep.exceptions import (
     TokenRejectedException,
     TokenRequiredException,
 )
-from modelkeep_download.http1 import http_date
+from modelkeep_download.engine.http1 import http_date
 
 #: Statuses below 500 after which the same request may succeed; from 500 on all but 501 and 505 may.
 TRANSIENT_STATUSES = frozenset(

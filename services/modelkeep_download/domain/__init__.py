@@ -1,0 +1,1 @@
+"""Rules and states of downloads: pure, with the time handed in."""
