@@ -29,6 +29,7 @@ _WATCHED = (
     "modelkeep_download",
     "modelkeep_install",
     "modelkeep_loader",
+    "modelkeep_convert",
 )
 
 

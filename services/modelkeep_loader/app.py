@@ -17,12 +17,12 @@ from modelkeep_common.peers import Address, peer_address
 from modelkeep_common.startup import StartupError
 from modelkeep_loader import convert
 from modelkeep_loader.config import LoaderSettings
-from modelkeep_loader.descriptors import DescriptorServer, socket_folder
-from modelkeep_loader.domain import Resident, Stage
-from modelkeep_loader.domain_cache import RamCache
-from modelkeep_loader.domain_find import Finder
-from modelkeep_loader.domain_lending import Lending, host_boot_id
-from modelkeep_loader.domain_plan import Planner
+from modelkeep_loader.domain.cache import RamCache
+from modelkeep_loader.domain.components import Resident, Stage
+from modelkeep_loader.domain.find import Finder
+from modelkeep_loader.domain.lending import Lending, host_boot_id
+from modelkeep_loader.domain.plan import Planner
+from modelkeep_loader.fd_socket import DescriptorServer, socket_folder
 from modelkeep_loader.helper import Helper
 from modelkeep_loader.peers import RecordClient
 from modelkeep_loader.service import LoaderServicer

@@ -16,11 +16,11 @@ from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.server.v1 import job_pb2, watch_pb2
 from modelkeep_common.watch import Frame
 from modelkeep_common.wire import clamped_int, to_seconds, to_timestamp
-from modelkeep_loader.domain import ComponentRef, Plan, Resident, Stage
-from modelkeep_loader.domain_cache import MOST_NAMED, Demand, Usage
-from modelkeep_loader.domain_digests import Reading
-from modelkeep_loader.domain_leases import Lease, LeaseState
-from modelkeep_loader.domain_lending import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S
+from modelkeep_loader.domain.cache import MOST_NAMED, Demand, Usage
+from modelkeep_loader.domain.components import ComponentRef, Plan, Resident, Stage
+from modelkeep_loader.domain.digests import Reading
+from modelkeep_loader.domain.leases import Lease, LeaseState
+from modelkeep_loader.domain.lending import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S
 
 DEVICE = "cpu"
 #: Bytes of manifests in a grant: with the rest well under the 4 MiB that clients receive by default.

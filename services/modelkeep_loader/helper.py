@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ from modelkeep.exceptions import (
 from modelkeep.headers import read_header
 from modelkeep.worker.manifest import METADATA_KEY, Manifest
 from modelkeep_common.paths import AllowedRoots
-from modelkeep_loader import helperwire, sealed
-from modelkeep_loader.domain import BuildProgress, Built, Memory, Plan, Stage, refuse_changed
+from modelkeep_convert import frames, sealed
+from modelkeep_convert.request import Build
+from modelkeep_loader.domain.components import BuildProgress, Built, Memory, Plan, Stage, refuse_changed
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ class _HelperDied(Exception):
 
 
 class Helper:
-    """Builds components in the helper process; a :class:`modelkeep_loader.domain.Builder`.
+    """Builds components in the helper process; a :class:`modelkeep_loader.domain.components.Builder`.
 
     Args:
         roots: What may be read; the helper gets descriptors of files beneath them, no paths.
@@ -72,7 +74,7 @@ class Helper:
             self._rest()
 
     async def build(self, plan: Plan, progress: BuildProgress) -> Built:
-        """See :class:`modelkeep_loader.domain.Builder`."""
+        """See :class:`modelkeep_loader.domain.components.Builder`."""
         async with self._turn:
             if self._idle is not None:
                 self._idle.cancel()
@@ -92,19 +94,18 @@ class Helper:
     async def _build(self, plan: Plan, progress: BuildProgress) -> Built:
         progress(Stage.READING, 0)
         descriptors = await asyncio.to_thread(self._open, plan)
-        request = {
-            "build": {
-                "library": plan.library,
-                "class_name": plan.class_name,
-                "config": None if plan.config is None else dict(plan.config),
-                "precision": plan.precision,
-                "files": [file.path.name for file in plan.files],
-                "base": plan.model.base,
-                "scaling_factor": plan.scaling_factor,
-                "overrides": dict(plan.overrides),
-                "name": f"modelkeep:{plan.id[:12]}:{plan.class_name}",
-            }
-        }
+        wanted = Build(
+            library=plan.library,
+            class_name=plan.class_name,
+            config=None if plan.config is None else dict(plan.config),
+            precision=plan.precision,
+            files=[file.path.name for file in plan.files],
+            base=plan.model.base,
+            scaling_factor=plan.scaling_factor,
+            overrides=dict(plan.overrides),
+            name=f"modelkeep:{plan.id[:12]}:{plan.class_name}",
+        )
+        request = {"build": asdict(wanted)}
         try:
             answer, memory = await self._ask(request, descriptors, progress)
             if "error" not in answer:
@@ -148,8 +149,8 @@ class Helper:
         def exchange() -> tuple[dict[str, Any], list[int]]:
             link = self._start()
             try:
-                helperwire.send_frame(link, request, descriptors)
-                while (frame := helperwire.receive_frame(link)) is not None:
+                frames.send_frame(link, request, descriptors)
+                while (frame := frames.receive_frame(link)) is not None:
                     if "progress" not in frame[0]:
                         return frame
                     report(frame[0]["progress"])
@@ -179,7 +180,7 @@ class Helper:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             self._process = processes.start(
-                "modelkeep_loader.convert_main",
+                "modelkeep_convert",
                 *("--fd", str(theirs.fileno())),
                 keep_open=[theirs.fileno()],
                 # A build under way is of no use to anybody any more.

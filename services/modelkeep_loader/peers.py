@@ -10,14 +10,14 @@ from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2, record_service_pb2_grpc
 from modelkeep.rpc import Address, decode, open_async_channel, with_retries
 from modelkeep_common.wire import to_seconds
-from modelkeep_loader.domain_records import FileFacts, Record
+from modelkeep_loader.domain.records import FileFacts, Record
 
 _TIMEOUT_S = 10.0
 _PAGE = 1000
 
 
 class RecordClient:
-    """A :class:`modelkeep_loader.domain_records.Records` over gRPC.
+    """A :class:`modelkeep_loader.domain.records.Records` over gRPC.
 
     Args:
         address: Of RecordService.
@@ -33,7 +33,7 @@ class RecordClient:
         await self._channel.close()
 
     async def get(self, key: str) -> Record:
-        """See :class:`modelkeep_loader.domain_records.Records`."""
+        """See :class:`modelkeep_loader.domain.records.Records`."""
         try:
             response = await self._stub.GetModel(
                 record_service_pb2.GetModelRequest(key=key), timeout=_TIMEOUT_S
@@ -43,7 +43,7 @@ class RecordClient:
         return to_record(response.model)
 
     async def files(self, key: str) -> Mapping[str, FileFacts]:
-        """See :class:`modelkeep_loader.domain_records.Records`."""
+        """See :class:`modelkeep_loader.domain.records.Records`."""
         found: dict[str, FileFacts] = {}
         token = ""
         try:
@@ -58,7 +58,7 @@ class RecordClient:
             raise decode(error, self._address) from None
 
     async def owner(self, paths: Sequence[str], root_id: str) -> Record | None:
-        """See :class:`modelkeep_loader.domain_records.Records`."""
+        """See :class:`modelkeep_loader.domain.records.Records`."""
         wanted = record_service_pb2.ModelFilter(paths=paths, root_id=root_id)
         request = record_service_pb2.ListModelsRequest(filter=wanted, page_size=len(paths))
         try:

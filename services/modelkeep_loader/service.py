@@ -29,11 +29,11 @@ from modelkeep_common.paging import (
 )
 from modelkeep_common.watch import stream_frames
 from modelkeep_loader import convert
-from modelkeep_loader.domain import ComponentRef
-from modelkeep_loader.domain_cache import Demand
-from modelkeep_loader.domain_digests import Reading
-from modelkeep_loader.domain_leases import Lease, LeaseEnd, ended
-from modelkeep_loader.domain_lending import Lending
+from modelkeep_loader.domain.cache import Demand
+from modelkeep_loader.domain.components import ComponentRef
+from modelkeep_loader.domain.digests import Reading
+from modelkeep_loader.domain.leases import Lease, LeaseEnd, ended
+from modelkeep_loader.domain.lending import Lending
 from modelkeep_loader.store import ResidentHistory, read_residents
 
 _log = logging.getLogger(__name__)
@@ -289,7 +289,7 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
 
         Raises:
             ServerDrainingException: The server drains first.
-            ModelkeepError: See :meth:`modelkeep_loader.domain_plan.Planner.plan`.
+            ModelkeepError: See :meth:`modelkeep_loader.domain.plan.Planner.plan`.
         """
         reading = Reading()
         work = asyncio.ensure_future(self._lending.demand(refs, is_lease=is_lease, reading=reading))
@@ -304,7 +304,7 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
 
         Raises:
             ServerDrainingException: The server drains first.
-            ModelkeepError: See :meth:`modelkeep_loader.domain_cache.RamCache.acquire`.
+            ModelkeepError: See :meth:`modelkeep_loader.domain.cache.RamCache.acquire`.
         """
         cache = self._lending.cache
         if cache.take_now(demand) is not None:

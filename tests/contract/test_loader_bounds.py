@@ -21,7 +21,8 @@ from modelkeep.loader.v1 import resident_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.server.v1 import server_service_pb2, server_service_pb2_grpc
 from modelkeep.worker._fetch import _connect
-from modelkeep_loader import convert, sealed, service
+from modelkeep_convert import sealed
+from modelkeep_loader import convert, service
 from support import tinymodels
 from support.lending import acquire, hand_in, hold, leases, load, release
 from support.loaders import Lender, component, lender, refused

@@ -22,7 +22,8 @@ _BIN = Path(sys.executable).parent
 _NAMES = {
     *(name for name in sys.stdlib_module_names if not name.startswith("_")),
     *("modelkeep_common", "modelkeep_record", "modelkeep_download", "modelkeep_install", "modelkeep_loader"),
-    *("accelerate", "blake3", "diffusers", "google", "grpc", "grpc_health", "numpy", "PIL", "protovalidate"),
+    *("modelkeep_convert", "accelerate", "blake3", "diffusers", "google", "grpc", "grpc_health", "numpy"),
+    *("PIL", "protovalidate"),
     *("pydantic", "pydantic_settings", "rich", "safetensors", "torch", "transformers", "typer", "uvloop"),
     *("yaml", "sitecustomize", "usercustomize"),
 }

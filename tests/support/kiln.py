@@ -8,9 +8,17 @@ import threading
 from pathlib import Path
 
 from modelkeep.exceptions import InvalidModelException
-from modelkeep_loader import sealed
-from modelkeep_loader.domain import BuildProgress, Built, ComponentRef, Memory, ModelFacts, Plan, Stage
-from modelkeep_loader.domain_cache import Demand
+from modelkeep_convert import sealed
+from modelkeep_loader.domain.cache import Demand
+from modelkeep_loader.domain.components import (
+    BuildProgress,
+    Built,
+    ComponentRef,
+    Memory,
+    ModelFacts,
+    Plan,
+    Stage,
+)
 
 MB = 1 << 20
 FACTS = ModelFacts("tiny", "sd-1", "vae", Path("/models/tiny"), "hash")

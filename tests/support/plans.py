@@ -11,11 +11,11 @@ from typing import Any
 
 from modelkeep.headers import Tensor
 from modelkeep_common.paths import AllowedRoots
-from modelkeep_loader.domain import ComponentRef, Plan
-from modelkeep_loader.domain_find import Finder
-from modelkeep_loader.domain_plan import Planner
-from modelkeep_loader.domain_records import FileFacts, Record
-from modelkeep_loader.weightfile import lay_out
+from modelkeep_convert.weightfile import lay_out
+from modelkeep_loader.domain.components import ComponentRef, Plan
+from modelkeep_loader.domain.find import Finder
+from modelkeep_loader.domain.plan import Planner
+from modelkeep_loader.domain.records import FileFacts, Record
 
 KEY, OTHER = "ab" * 16, "cd" * 16
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -181,8 +181,9 @@ def test_ignored_folders_are_not_read(tmp_path: Path) -> None:
             "Services do not import each other",
         ),
         ({"modelkeep_install/service.py": "def f():\n    import torch\n"}, "imports torch"),
-        ({"modelkeep_loader/service.py": "import modelkeep_loader.convert_main\n"}, "imports torch"),
+        ({"modelkeep_loader/service.py": "import modelkeep_convert.components\n"}, "imports torch"),
         ({"modelkeep/cli/main.py": "import modelkeep_common.serving\n"}, "import no service"),
+        ({"modelkeep_convert/request.py": "import modelkeep_loader.config\n"}, "helper processes imports no"),
         ({"modelkeep_install/service.py": "import httpx\n"}, "speaks HTTP"),
         ({}, None),
     ],
@@ -190,7 +191,7 @@ def test_ignored_folders_are_not_read(tmp_path: Path) -> None:
 def test_an_import_rule_is_broken_by_the_import_it_forbids(
     tmp_path: Path, bad: dict[str, str], kept: str | None
 ) -> None:
-    packages = ["record", "download", "install", "loader", "common"]
+    packages = ["record", "download", "install", "loader", "common", "convert"]
     sources = {
         f"modelkeep_{name}/{file}.py": "" for name in packages for file in ("__init__", "config", "service")
     }
@@ -199,7 +200,7 @@ def test_an_import_rule_is_broken_by_the_import_it_forbids(
         "modelkeep/cli/__init__.py": "",
         "modelkeep_common/serving.py": "import grpc\n",
         "modelkeep_download/sources/__init__.py": "import httpx\n",
-        "modelkeep_loader/convert_main.py": "import torch\n",
+        "modelkeep_convert/components.py": "import torch\n",
         **bad,
     }
     for name, text in sources.items():

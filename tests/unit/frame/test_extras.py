@@ -16,8 +16,7 @@ import importlib, json, pkgutil, sys
 package = importlib.import_module(sys.argv[1])
 names = [m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
 for name in names:
-    if not name.rpartition(".")[2].startswith("convert_"):  # the loader's subprocess programs
-        importlib.import_module(name)
+    importlib.import_module(name)
 print(json.dumps([len(names), sorted({n.partition(".")[0] for n in sys.modules})]))
 """
 

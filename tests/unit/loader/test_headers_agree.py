@@ -15,7 +15,7 @@ from modelkeep.exceptions import InvalidModelException
 from modelkeep.headers import LARGE_HEADER_BYTES, MAX_HEADER_BYTES
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_install.probe import read_header
-from modelkeep_loader.domain_find import Finder
+from modelkeep_loader.domain.find import Finder
 from support.headers import REFUSED, SOUND, UNSOUND, entry, write_header
 
 Names = dict[str, tuple[int, ...]]

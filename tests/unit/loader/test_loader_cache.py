@@ -21,8 +21,8 @@ from modelkeep.exceptions import (
     QueueFullException,
     RamExhaustedException,
 )
-from modelkeep_loader.domain import BuildProgress, Built, Plan, Stage
-from modelkeep_loader.domain_cache import RamCache
+from modelkeep_loader.domain.cache import RamCache
+from modelkeep_loader.domain.components import BuildProgress, Built, Plan, Stage
 from modelkeep_loader.service import LoaderServicer
 from support.kiln import MB, Clock, Kiln, plan, want
 

@@ -16,8 +16,8 @@ import pytest
 from blake3 import blake3
 
 from modelkeep.exceptions import ChecksumMismatchException, InvalidModelException
-from modelkeep_loader.domain_plan import Planner
-from modelkeep_loader.domain_records import FileFacts
+from modelkeep_loader.domain.plan import Planner
+from modelkeep_loader.domain.records import FileFacts
 from support.plans import KEY, OTHER, WEIGHTS, Shelf, hashed, pipeline, plan, planner_of, record, weights
 
 HONEST, LYING = KEY, OTHER
@@ -254,7 +254,7 @@ async def test_what_can_never_fit_is_not_read(shelf: Shelf, monkeypatch: pytest.
     def read(*arguments: object, **more: object) -> None:
         raise AssertionError("it was read")
 
-    monkeypatch.setattr("modelkeep_loader.domain_digests.digest_descriptor", read)
+    monkeypatch.setattr("modelkeep_loader.domain.digests.digest_descriptor", read)
     planner = await asyncio.to_thread(planner_of, shelf, budget_bytes=100)
     try:
         pipeline(shelf.models / "one")
@@ -267,7 +267,7 @@ async def test_what_can_never_fit_is_not_read(shelf: Shelf, monkeypatch: pytest.
 async def test_plans_are_kept_within_a_bound_of_bytes(
     planner: Planner, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelkeep_loader.domain_plan._KEPT_BYTES", 60_000)
+    monkeypatch.setattr("modelkeep_loader.domain.plan._KEPT_BYTES", 60_000)
     pipeline(shelf.models / "one")
     for number in range(40):
         key = f"{number:032x}"

@@ -16,8 +16,8 @@ from blake3 import blake3
 
 from modelkeep.exceptions import CancelledException, InvalidModelException
 from modelkeep_common.digests import digest_descriptor
-from modelkeep_loader.domain import SourceFile
-from modelkeep_loader.domain_digests import Digester, Reading
+from modelkeep_loader.domain.components import SourceFile
+from modelkeep_loader.domain.digests import Digester, Reading
 
 CONTENT = b"x" * 100_000
 
@@ -43,7 +43,7 @@ class Slow:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.let, self.begun, self.stopped = threading.Event(), 0, 0
-        monkeypatch.setattr("modelkeep_loader.domain_digests.digest_descriptor", self.digest)
+        monkeypatch.setattr("modelkeep_loader.domain.digests.digest_descriptor", self.digest)
 
     def digest(self, fd: int, *, stop: Callable[[], bool], **more: Any) -> Any:
         self.begun += 1

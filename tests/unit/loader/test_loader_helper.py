@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from modelkeep_common.paths import AllowedRoots
-from modelkeep_loader import helperwire
+from modelkeep_convert import frames
 from modelkeep_loader.helper import Helper
 
 
 @pytest.fixture
 def helper_process() -> Callable[[socket.socket], subprocess.Popen[bytes]]:
     def start(theirs: socket.socket) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "modelkeep_loader.convert_main", "--fd", str(theirs.fileno())]
+        command = [sys.executable, "-m", "modelkeep_convert", "--fd", str(theirs.fileno())]
         path = os.pathsep.join(part for part in sys.path if part)
         return subprocess.Popen(
             command,
@@ -41,7 +41,7 @@ def test_the_helper_ends_with_a_service_that_died_before_it_read_the_answer(
     with theirs:
         process = helper_process(theirs)
     try:
-        helperwire.send_frame(ours, {"build": {"class_name": "no build at all"}})
+        frames.send_frame(ours, {"build": {"class_name": "no build at all"}})
         select.select([ours], [], [])
         ours.close()
         process.wait(30)
@@ -58,7 +58,7 @@ def test_a_frame_that_breaks_off_leaves_no_descriptor_open() -> None:
             socket.send_fds(theirs, [(100).to_bytes(4, "big") + b"{"], [other_end])
         os.close(other_end)
         with pytest.raises(OSError, match="middle of a frame"):
-            helperwire.receive_frame(ours)
+            frames.receive_frame(ours)
     assert os.read(end, 1) == b"", "the last writing end is closed"
     os.close(end)
 

@@ -11,8 +11,8 @@ from modelkeep.exceptions import (
     ServerBusyException,
     UnknownLeaseException,
 )
-from modelkeep_loader.domain_leases import Lease, LeaseEnd, LeaseState, LeaseTable
-from modelkeep_loader.domain_tickets import TicketBook
+from modelkeep_loader.domain.leases import Lease, LeaseEnd, LeaseState, LeaseTable
+from modelkeep_loader.domain.tickets import TicketBook
 
 
 class World:

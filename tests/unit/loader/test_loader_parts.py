@@ -13,8 +13,9 @@ from modelkeep.exceptions import InvalidModelException
 from modelkeep.private import MAX_SOCKET_BYTES
 from modelkeep.worker.classes import ALLOWED
 from modelkeep.worker.manifest import Manifest
-from modelkeep_loader import config, processes, vaeconfig
-from modelkeep_loader.descriptors import socket_folder
+from modelkeep_convert import vaeconfig
+from modelkeep_loader import config, processes
+from modelkeep_loader.fd_socket import socket_folder
 from support.modelshapes import table
 
 

@@ -19,7 +19,7 @@ from modelkeep.exceptions import (
     SubmodelRequiredException,
     UnsafeFormatException,
 )
-from modelkeep_loader.domain_plan import Planner
+from modelkeep_loader.domain.plan import Planner
 from support.plans import KEY, Shelf, facts_of, hashed, pipeline, plan, planner_of, record, weights
 
 

@@ -15,9 +15,9 @@ from modelkeep.exceptions import (
     RamExhaustedException,
     UnknownLeaseException,
 )
-from modelkeep_loader.domain import Stage
-from modelkeep_loader.domain_cache import RamCache
-from modelkeep_loader.domain_leases import Lease, LeaseEnd, LeaseTable
+from modelkeep_loader.domain.cache import RamCache
+from modelkeep_loader.domain.components import Stage
+from modelkeep_loader.domain.leases import Lease, LeaseEnd, LeaseTable
 from support.kiln import Clock, Kiln, plan, want
 
 PAGE = 4096

@@ -6,10 +6,10 @@ import pytest
 
 from modelkeep.exceptions import RamExhaustedException
 from modelkeep_loader import convert
-from modelkeep_loader.domain import Resident, Stage
-from modelkeep_loader.domain_cache import RamCache
-from modelkeep_loader.domain_digests import Reading
-from modelkeep_loader.domain_leases import LeaseTable
+from modelkeep_loader.domain.cache import RamCache
+from modelkeep_loader.domain.components import Resident, Stage
+from modelkeep_loader.domain.digests import Reading
+from modelkeep_loader.domain.leases import LeaseTable
 from support.kiln import MB, Kiln, plan, want
 
 LARGEST = 2**63 - 1

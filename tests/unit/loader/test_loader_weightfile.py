@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelkeep.headers import DTYPES, Tensor, read_header
-from modelkeep_loader.weightfile import cast_bytes, lay_out, main_float_code
+from modelkeep_convert.weightfile import cast_bytes, lay_out, main_float_code
 
 tensors = st.builds(
     Tensor,

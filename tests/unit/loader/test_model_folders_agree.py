@@ -13,7 +13,7 @@ import pytest
 from modelkeep.exceptions import InvalidModelException, ModelkeepError
 from modelkeep.headers import MAX_TENSORS, Allowance, read_header
 from modelkeep_install.probe import probe
-from modelkeep_loader.domain_plan import Planner
+from modelkeep_loader.domain.plan import Planner
 from support.headers import EMPTY, entry, write_header
 from support.plans import KEY, Shelf, pipeline, plan, planner_of, record
 

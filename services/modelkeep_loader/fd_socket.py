@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol
 from modelkeep.exceptions import ForbiddenTicketException, ModelkeepError, ServerBusyException
 from modelkeep.private import MAX_SOCKET_BYTES, UnsafeFolderError, make_private, runtime_folder
 from modelkeep_common.startup import EXIT_ADDRESS_TAKEN, EXIT_CONFIG, EXIT_NOT_WRITABLE, StartupError
-from modelkeep_loader.domain_tickets import SECRET_BYTES
+from modelkeep_loader.domain.tickets import SECRET_BYTES
 from modelkeep_loader.processes import Peer, peer_of
 
 _log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from typing import Final
 
 from modelkeep.exceptions import CancelledException
 from modelkeep_common.digests import Digests, Interrupted, digest_descriptor
-from modelkeep_loader.domain import SourceFile, refuse_changed
+from modelkeep_loader.domain.components import SourceFile, refuse_changed
 
 #: Two changes in quick succession may leave the same time: a file is not read before it is this old.
 _SETTLED_S: Final = 0.05

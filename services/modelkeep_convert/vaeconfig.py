@@ -1,7 +1,7 @@
 """The diffusers configuration of a VAE that comes as one file, from its shapes and its family.
 
 What a shape shows is read off the shapes; what none shows (scaling factor and the like) stands in
-``data/vae.json`` by family, as the families' published configurations have it. No torch here.
+``configs/vae.json`` by family, as the families' published configurations have it. No torch here.
 """
 
 from __future__ import annotations
@@ -94,6 +94,6 @@ def infer(
 
 @cache
 def _families() -> dict[str, dict[str, Any]]:
-    text = resources.files("modelkeep_loader").joinpath("data/vae.json").read_text(encoding="utf-8")
+    text = resources.files("modelkeep_convert").joinpath("configs/vae.json").read_text(encoding="utf-8")
     families: dict[str, dict[str, Any]] = json.loads(text)
     return families

@@ -29,8 +29,8 @@ from modelkeep.exceptions import (
     ServerBusyException,
     UnknownLeaseException,
 )
-from modelkeep_loader.domain import ComponentRef, Plan, Resident
-from modelkeep_loader.domain_tickets import SECRET_BYTES
+from modelkeep_loader.domain.components import ComponentRef, Plan, Resident
+from modelkeep_loader.domain.tickets import SECRET_BYTES
 
 #: Ended leases that are remembered, so that GetLease can still answer why.
 _REMEMBERED: Final = 1024

@@ -28,10 +28,10 @@ from modelkeep.modeljson import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
 from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import ALLOWED
 from modelkeep_common.paths import AllowedRoots
-from modelkeep_loader.domain import ComponentRef
-from modelkeep_loader.domain_listing import Listing
-from modelkeep_loader.domain_records import FileFacts, Record
-from modelkeep_loader.helperwire import MAX_DESCRIPTORS
+from modelkeep_convert.frames import MAX_DESCRIPTORS
+from modelkeep_loader.domain.components import ComponentRef
+from modelkeep_loader.domain.listing import Listing
+from modelkeep_loader.domain.records import FileFacts, Record
 
 _MOST_NAMES: Final = 64
 _STEMS = ("diffusion_pytorch_model", "model")
@@ -159,7 +159,7 @@ class Finder:
 
         Raises:
             FileNotFoundError, OSError: A file is missing, or cannot be read.
-            ModelkeepError: See :meth:`modelkeep_loader.domain_plan.Planner.plan`.
+            ModelkeepError: See :meth:`modelkeep_loader.domain.plan.Planner.plan`.
         """
         if record.type == "main":
             return self._find_submodel(ref, record, ground, vae)

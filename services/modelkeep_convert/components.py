@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -34,10 +34,8 @@ from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import resolve_class
 from modelkeep.worker.manifest import Manifest
 from modelkeep.worker.shell import DTYPES, build_module
-from modelkeep_loader import sealed, vaeconfig
-
-if TYPE_CHECKING:
-    from modelkeep_loader.convert_main import Build
+from modelkeep_convert import sealed, vaeconfig
+from modelkeep_convert.request import Build
 
 _CODES = {
     torch.float32: "F32",

@@ -31,7 +31,7 @@ from modelkeep.exceptions import (
     QueueFullException,
     RamExhaustedException,
 )
-from modelkeep_loader.domain import Builder, ComponentRef, Memory, Plan, Resident, Stage
+from modelkeep_loader.domain.components import Builder, ComponentRef, Memory, Plan, Resident, Stage
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from modelkeep.exceptions import ChecksumMismatchException, InvalidModelException
 from modelkeep_common.wire import clamped_time
-from modelkeep_loader.domain_records import FileFacts
+from modelkeep_loader.domain.records import FileFacts
 
 #: File systems keep times more coarsely than they first tell them.
 _SAME_TIME_S = 0.01

@@ -1,11 +1,11 @@
 """The helper process: turns a component's installed files into sealed memory that can be lent.
 
-Started by the service as ``python -m modelkeep_loader.convert_main --fd N``, and fed over the socket
-that N is; it ends when the service does. It is the only part of the loader that imports torch, and a
-file that brings it down costs one load, not the service. It opens no path on its own: every file comes
-as a descriptor, and no network is touched.
+Started by the service as ``python -m modelkeep_convert --fd N``, and fed over the socket that N is; it
+ends when the service does. A file that brings it down costs one load, not the service. It opens no path on
+its own: every file comes as a descriptor, and no network is touched.
 
-A request is ``{"build": {...}}`` with the fields of :class:`Build` and one descriptor per file.
+A request is ``{"build": {...}}`` with the fields of :class:`modelkeep_convert.request.Build` and one
+descriptor per file.
 Answers: ``{"progress": bytes}`` any number of times, then ``{"built": {...}}`` with the sealed memory's
 descriptor, or ``{"error": {"reason", "message", "metadata"}}``.
 """
@@ -21,40 +21,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from modelkeep.exceptions import InvalidModelException, ModelkeepError
-from modelkeep_loader import helperwire, sealed, weightfile
+from modelkeep_convert import frames, sealed, weightfile
+from modelkeep_convert.request import Build
 
 _PROGRESS_INTERVAL_S = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Build:
-    """What to build.
-
-    Attributes:
-        library, class_name: The module class; must be on the list of those allowed.
-        config: The class's configuration; None for a single-file VAE, whose configuration follows
-            from its shapes and `base`.
-        precision: "float32", "float16" or "bfloat16".
-        files: Names of the weight files, in the order of their descriptors.
-        base: The model's family; for a single-file VAE.
-        scaling_factor: What the record says, or None; for a single-file VAE.
-        overrides: Entries of the configuration that the record changes.
-        name: What the memory is called in /proc; for people.
-    """
-
-    library: str
-    class_name: str
-    config: dict[str, Any] | None
-    precision: str
-    files: list[str]
-    base: str
-    scaling_factor: float | None
-    overrides: dict[str, Any]
-    name: str
 
 
 def serve(sock: socket.socket) -> None:
@@ -63,7 +36,7 @@ def serve(sock: socket.socket) -> None:
 
     def receive() -> None:
         try:
-            while (frame := helperwire.receive_frame(sock)) is not None:
+            while (frame := frames.receive_frame(sock)) is not None:
                 requests.put(frame)
         finally:
             # The service is gone, by a reset too if it left answers unread: what is half built is of no use.
@@ -81,9 +54,9 @@ def serve(sock: socket.socket) -> None:
 
 def _answer(sock: socket.socket, message: dict[str, Any], descriptors: list[int]) -> None:
     if "build" not in message:
-        import modelkeep_loader.convert_build  # noqa: F401  (warming: the slow imports happen now)
+        import modelkeep_convert.components  # noqa: F401  (warming: the slow imports happen now)
 
-        helperwire.send_frame(sock, {"warm": True})
+        frames.send_frame(sock, {"warm": True})
         return
     last = time.monotonic()
 
@@ -91,24 +64,24 @@ def _answer(sock: socket.socket, message: dict[str, Any], descriptors: list[int]
         nonlocal last
         if (now := time.monotonic()) - last >= _PROGRESS_INTERVAL_S:
             last = now
-            helperwire.send_frame(sock, {"progress": done})
+            frames.send_frame(sock, {"progress": done})
 
     memory = -1
     try:
         memory = build(Build(**message["build"]), descriptors, progress)
-        helperwire.send_frame(sock, {"built": {"size_bytes": os.fstat(memory).st_size}}, [memory])
+        frames.send_frame(sock, {"built": {"size_bytes": os.fstat(memory).st_size}}, [memory])
     except ModelkeepError as error:
         reply = {"reason": error.reason, "message": error.message, "metadata": error.metadata}
-        helperwire.send_frame(sock, {"error": reply})
+        frames.send_frame(sock, {"error": reply})
     except Exception as error:  # the libraries raise all sorts for files that do not fit
         if sealed.is_out_of_memory(error):
             reply = {"reason": "RAM_EXHAUSTED", "message": "The host has no memory left.", "metadata": {}}
-            helperwire.send_frame(sock, {"error": reply})
+            frames.send_frame(sock, {"error": reply})
             return
         traceback.print_exc(file=sys.stderr)
         detail = f"{type(error).__name__}: {error}"[:500]
         message_text = f"{message['build']['class_name']} cannot be built from the model's files: {detail}"
-        helperwire.send_frame(
+        frames.send_frame(
             sock,
             {"error": {"reason": "INVALID_MODEL", "message": message_text, "metadata": {"detail": detail}}},
         )
@@ -126,7 +99,7 @@ def build(wanted: Build, descriptors: list[int], progress: Callable[[int], None]
     Raises:
         InvalidModelException: The files do not make up the component.
     """
-    from modelkeep_loader.convert_build import collect
+    from modelkeep_convert.components import collect
 
     if len(descriptors) != len(wanted.files):
         raise InvalidModelException(f"{len(wanted.files)} files named, {len(descriptors)} handed over.")

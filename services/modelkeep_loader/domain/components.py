@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from modelkeep.exceptions import InvalidModelException, ModelkeepError
 from modelkeep.headers import Tensor
-from modelkeep_loader import sealed
+from modelkeep_convert import sealed
 
 
 class Stage(enum.StrEnum):

@@ -21,12 +21,12 @@ from modelkeep.exceptions import (
     UnknownLeaseException,
     WrongHostException,
 )
-from modelkeep_loader.domain import ComponentRef
-from modelkeep_loader.domain_cache import Demand, RamCache
-from modelkeep_loader.domain_digests import Reading
-from modelkeep_loader.domain_leases import Lease, LeaseEnd, LeaseTable
-from modelkeep_loader.domain_plan import Planner
-from modelkeep_loader.domain_tickets import TicketBook
+from modelkeep_loader.domain.cache import Demand, RamCache
+from modelkeep_loader.domain.components import ComponentRef
+from modelkeep_loader.domain.digests import Reading
+from modelkeep_loader.domain.leases import Lease, LeaseEnd, LeaseTable
+from modelkeep_loader.domain.plan import Planner
+from modelkeep_loader.domain.tickets import TicketBook
 from modelkeep_loader.processes import DeathWatch, Peer, open_process
 
 #: Life of a lease by time, in seconds: default, shortest, longest.
@@ -124,7 +124,7 @@ class Lending:
             reading: Told how far files are read for it.
 
         Raises:
-            ModelkeepError: See :meth:`modelkeep_loader.domain_plan.Planner.plan`.
+            ModelkeepError: See :meth:`modelkeep_loader.domain.plan.Planner.plan`.
         """
         plans = await self.planner.plan(refs, reading)
         if is_lease:
@@ -160,7 +160,7 @@ class Lending:
         self._watch_claimed(claimed_pid)
 
     def redeem(self, ticket: bytes, peer: Peer) -> HeldConnection:
-        """See :class:`modelkeep_loader.descriptors.Desk`."""
+        """See :class:`modelkeep_loader.fd_socket.Desk`."""
         try:
             lease = self.leases.get(self.tickets.redeem(ticket))
             if lease.ended.is_set():

@@ -20,12 +20,12 @@ from modelkeep.exceptions import InvalidModelException, ModelNotFoundException
 from modelkeep.headers import Allowance, Header
 from modelkeep.worker.classes import KEPT_IN_FLOAT32
 from modelkeep_common.wire import clamped_int
-from modelkeep_loader.domain import ComponentRef, ModelFacts, Plan, SourceFile, signature_of
-from modelkeep_loader.domain_digests import Digester, Reading
-from modelkeep_loader.domain_find import INDEX_NAMES, Finder, Found
-from modelkeep_loader.domain_listing import refuse_other
-from modelkeep_loader.domain_records import FileFacts, Record, Records
-from modelkeep_loader.weightfile import PRECISION_OF_CODE, cast_bytes, main_float_code
+from modelkeep_convert.weightfile import PRECISION_OF_CODE, cast_bytes, main_float_code
+from modelkeep_loader.domain.components import ComponentRef, ModelFacts, Plan, SourceFile, signature_of
+from modelkeep_loader.domain.digests import Digester, Reading
+from modelkeep_loader.domain.find import INDEX_NAMES, Finder, Found
+from modelkeep_loader.domain.listing import refuse_other
+from modelkeep_loader.domain.records import FileFacts, Record, Records
 
 #: Part of every identity: what the helper makes of the same files may change with it.
 LAYOUT_VERSION: Final = "safetensors-aligned-1"

@@ -1,0 +1,1 @@
+"""What runs in helper processes: from installed files to sealed memory in another form. See README.md."""

@@ -1,0 +1,33 @@
+"""What a service asks its helper process for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What to build.
+
+    Attributes:
+        library, class_name: The module class; must be on the list of those allowed.
+        config: The class's configuration; None for a single-file VAE, whose configuration follows
+            from its shapes and `base`.
+        precision: "float32", "float16" or "bfloat16".
+        files: Names of the weight files, in the order of their descriptors.
+        base: The model's family; for a single-file VAE.
+        scaling_factor: What the record says, or None; for a single-file VAE.
+        overrides: Entries of the configuration that the record changes.
+        name: What the memory is called in /proc; for people.
+    """
+
+    library: str
+    class_name: str
+    config: dict[str, Any] | None
+    precision: str
+    files: list[str]
+    base: str
+    scaling_factor: float | None
+    overrides: dict[str, Any]
+    name: str

@@ -1,0 +1,1 @@
+"""What LoaderService decides: plans, room, leases. Knows no wire, no database, and no torch."""
