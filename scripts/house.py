@@ -38,6 +38,7 @@ WINGS = (
     "modelkeep_download",
     "modelkeep_install",
     "modelkeep_loader",
+    "modelkeep_convert",
     "modelkeep",
 )
 _GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$|/clients/python/buf/")
