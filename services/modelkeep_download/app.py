@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
-
 from modelkeep.download.v1 import download_pb2, download_service_pb2_grpc
 from modelkeep_common.paths import AllowedRoots, lock_root
+from modelkeep_common.serving import Service
 from modelkeep_common.sqlite import Database
+from modelkeep_common.threads import in_thread
 from modelkeep_common.watch import WatchHub
 from modelkeep_download import convert
 from modelkeep_download.config import DownloadSettings
@@ -37,88 +37,64 @@ class DownloadApplication:
         transfer: Another way to fetch URLs than the built-in one; see `Transfer`.
     """
 
-    service_name = "download"
     full_names = ("modelkeep.download.v1.DownloadService",)
 
     def __init__(self, settings: DownloadSettings, *, transfer: Transfer | None = None) -> None:
         self._settings = settings
         self._transfer = transfer or http_transfer(settings)
-        self._held = contextlib.ExitStack()
-        self._root_ids: dict[str, str] = {}
 
-    async def open(self) -> None:
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[Service]:
         """Lock the roots, open the store, and go on with the jobs in it."""
         settings = self._settings
-        places = await asyncio.to_thread(self._take_roots)
-        self._db = await Database.open(
-            settings.database,
-            MIGRATIONS,
-            "download",
-            reserve_bytes=settings.reserve_bytes,
-            limits=settings.store_limits,
-        )
-        self._hub = WatchHub[download_pb2.Download](self._db, collection=COLLECTION, parse=convert.parse_job)
-        # A change tells the bytes of its moment as progress does, or they would seem to go back.
-        store = JobStore(lambda job: convert.encode_job(self._scheduler.live(job)))
-        local = LocalTransfer(
-            places.sources, checkpoint_bytes=settings.checkpoint_bytes, checkpoint_s=settings.checkpoint_s
-        )
-        runner = Runner(self._transfer, local, places.sources)
-        self._scheduler = Scheduler(self._db, store, runner, settings, self._progress)
-        self._downloads = Downloads(
-            self._db, store, self._scheduler, places=places, max_jobs=settings.max_jobs
-        )
-        await self._scheduler.open()
+        async with contextlib.AsyncExitStack() as held:
+            places, root_ids = await held.enter_async_context(in_thread(self._take_roots()))
+            db = await Database.open(
+                settings.database,
+                MIGRATIONS,
+                "download",
+                reserve_bytes=settings.reserve_bytes,
+                limits=settings.store_limits,
+            )
+            held.push_async_callback(db.close)
+            hub = WatchHub[download_pb2.Download](db, collection=COLLECTION, parse=convert.parse_job)
 
-    def register(self, server: grpc.aio.Server) -> None:
-        """Serve DownloadService."""
-        servicer = DownloadServicer(self._downloads, self._hub)
-        download_service_pb2_grpc.add_DownloadServiceServicer_to_server(servicer, server)
+            def encode(job: Job) -> bytes:
+                # A change tells the bytes of its moment as progress does, or they would seem to go back.
+                return convert.encode_job(scheduler.live(job))
 
-    def server_info(self) -> Mapping[str, Any]:
-        """What GetServerInfo says about this process."""
-        settings = self._settings
-        return {
-            "store_id": self._db.store_id,
-            "features": ["http", "local-path", "sha256", "resume", "sqlite"],
-            "limits": {
-                "max_parallel_downloads": settings.max_parallel_downloads,
-                "max_jobs": settings.max_jobs,
-                "checkpoint_bytes": settings.checkpoint_bytes,
-                "max_unsized_bytes": settings.max_unsized_bytes,
-                "disk_reserve_bytes": settings.disk_reserve_bytes,
-            },
-            "roots": [
-                *(
-                    {
-                        "purpose": "models" if path == self._models else "download",
-                        "path": path,
-                        "root_id": root_id,
-                    }
-                    for path, root_id in self._root_ids.items()
-                ),
-                *({"purpose": "import", "path": str(root)} for root in settings.import_roots),
-            ],
-        }
+            def progress(job: Job) -> None:
+                hub.progress(resource_id(job.id), convert.job_to_proto(job))
 
-    async def drain(self) -> None:
-        """End the watches; stop the transfers with their bytes durable."""
-        await self._hub.drain()
-        await self._scheduler.drain()
+            store = JobStore(encode)
+            local = LocalTransfer(
+                places.sources,
+                checkpoint_bytes=settings.checkpoint_bytes,
+                checkpoint_s=settings.checkpoint_s,
+            )
+            runner = Runner(self._transfer, local, places.sources)
+            scheduler = Scheduler(db, store, runner, settings, progress)
+            held.push_async_callback(scheduler.drain)
+            downloads = Downloads(db, store, scheduler, places=places, max_jobs=settings.max_jobs)
+            await scheduler.open()
+            servicer = DownloadServicer(downloads, hub)
 
-    async def close(self) -> None:
-        """Close the store and let go of the roots."""
-        if hasattr(self, "_scheduler"):
-            await self._scheduler.drain()
-        if hasattr(self, "_db"):
-            await self._db.close()
-        self._held.close()
+            async def drain() -> None:
+                """End the watches; stop the transfers with their bytes durable."""
+                await hub.drain()
+                await scheduler.drain()
 
-    def _take_roots(self) -> Places:
-        """Lock the roots; where downloads may go, and where local sources may lie."""
+            yield Service(
+                register=partial(download_service_pb2_grpc.add_DownloadServiceServicer_to_server, servicer),
+                info=partial(self._info, db.store_id, str(places.models_dir), root_ids),
+                drain=drain,
+            )
+
+    @contextlib.contextmanager
+    def _take_roots(self) -> Iterator[tuple[Places, Mapping[str, str]]]:
+        """Lock the roots; where downloads may go, and where local sources may lie, and the roots' ids."""
         settings = self._settings
         roots, data_dir = settings.roots, settings.data_dir
-        self._models = str(settings.models)
         places = Places(
             AllowedRoots(roots, data_dir=data_dir, models=roots, setting="download_roots"),
             AllowedRoots(
@@ -130,12 +106,29 @@ class DownloadApplication:
             ),
             settings.models,
         )
-        for root in roots:
-            self._root_ids[str(root)] = self._held.enter_context(lock_root(root, role="download"))
-        return places
+        with contextlib.ExitStack() as held:
+            yield places, {str(root): held.enter_context(lock_root(root, role="download")) for root in roots}
 
-    def _progress(self, job: Job) -> None:
-        self._hub.progress(resource_id(job.id), convert.job_to_proto(job))
+    def _info(self, store_id: str, models: str, root_ids: Mapping[str, str]) -> Mapping[str, Any]:
+        settings = self._settings
+        return {
+            "store_id": store_id,
+            "features": ["http", "local-path", "sha256", "resume", "sqlite"],
+            "limits": {
+                "max_parallel_downloads": settings.max_parallel_downloads,
+                "max_jobs": settings.max_jobs,
+                "checkpoint_bytes": settings.checkpoint_bytes,
+                "max_unsized_bytes": settings.max_unsized_bytes,
+                "disk_reserve_bytes": settings.disk_reserve_bytes,
+            },
+            "roots": [
+                *(
+                    {"purpose": "models" if path == models else "download", "path": path, "root_id": root_id}
+                    for path, root_id in root_ids.items()
+                ),
+                *({"purpose": "import", "path": str(root)} for root in settings.import_roots),
+            ],
+        }
 
 
 def http_transfer(settings: DownloadSettings) -> HttpTransfer:

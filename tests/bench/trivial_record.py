@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +14,24 @@ import grpc
 import grpc.aio
 
 from modelkeep.record.v1 import record_service_pb2 as pb
-from modelkeep_common.serving import run
+from modelkeep_common.serving import Service, run
 from modelkeep_record.config import RecordSettings
 
 
 class TrivialApplication:
     """As small as an application can be."""
 
-    service_name = "record"
     full_names = ("modelkeep.record.v1.RecordService",)
 
     def __init__(self, response: pb.GetModelResponse) -> None:
         self._response = response
 
-    async def open(self) -> None:
-        """Nothing to open."""
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[Service]:
+        """Nothing to open, to tell or to drain."""
+        yield Service(self._register, dict, functools.partial(asyncio.sleep, 0))
 
-    def register(self, server: grpc.aio.Server) -> None:
+    def _register(self, server: grpc.aio.Server) -> None:
         """Only GetModel answers."""
 
         async def get_model(request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
@@ -41,16 +45,6 @@ class TrivialApplication:
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(self.full_names[0], {"GetModel": handler}),)
         )
-
-    def server_info(self) -> Mapping[str, Any]:
-        """Nothing to tell."""
-        return {}
-
-    async def drain(self) -> None:
-        """Nothing to drain."""
-
-    async def close(self) -> None:
-        """Nothing to close."""
 
 
 def main() -> int:

@@ -381,8 +381,9 @@ async def test_a_failed_open_frees_the_port_and_closes_what_was_opened(data_dir:
 MAIN = """
 import asyncio, sys
 from support.commonapp import App, AppSettings, roles_of
-from modelkeep_common.serving import StartupError, run
+from modelkeep_common.serving import run
 from modelkeep_common.settings import load_settings
+from modelkeep_common.startup import StartupError
 
 async def slow(request, context):
     await asyncio.sleep(60)

@@ -62,8 +62,8 @@ async def ref(loader: Lender) -> resident_pb2.ComponentRef:
 @pytest_asyncio.fixture(loop_scope="module", autouse=True)
 async def clean(loader: Lender) -> AsyncIterator[None]:
     yield
-    for lease in loader.app._lending.leases.alive():
-        loader.app._lending.leases.release(lease)
+    for lease in loader.app.lending.leases.alive():
+        loader.app.lending.leases.release(lease)
 
 
 async def test_leases_have_a_limit_that_says_what_and_when(
@@ -187,7 +187,7 @@ async def test_a_lease_whose_answer_would_be_too_large_is_not_granted(
     with refused("FIELD_INVALID"):
         await hold(loader, pb.HoldModelRequest(components=[ref]))
     assert not await leases(loader)
-    assert not any(r.leases for r in loader.app._lending.cache.residents())
+    assert not any(r.leases for r in loader.app.lending.cache.residents())
     small = await acquire(loader, ref, delivery="DELIVERY_NONE")
     again = pb.HoldModelRequest(components=[ref], lease_id=small.lease.id, lease_secret=small.lease_secret)
     with refused("FIELD_INVALID"):
@@ -247,7 +247,7 @@ async def test_many_who_connect_and_say_nothing_keep_nobody_out(
     try:
         await asyncio.to_thread(connect)
         assert await asyncio.to_thread(hand_in, grant.socket_path, grant.ticket) == b"\x00"
-        server = loader.app._descriptors
+        server = loader.app.descriptors
         for _ in range(200):
             if len(server._tasks) <= 300:
                 break

@@ -78,8 +78,8 @@ async def worker(workers: Workers, loader: Lender) -> AsyncIterator[Worker]:
 async def clean(loader: Lender) -> AsyncIterator[None]:
     """A test that fails does not make others fail by its leases."""
     yield
-    for lease in loader.app._lending.leases.alive():
-        loader.app._lending.leases.release(lease)
+    for lease in loader.app.lending.leases.alive():
+        loader.app.lending.leases.release(lease)
 
 
 async def test_loading_streams_its_plan_progress_within_200_ms_and_the_resident(
@@ -270,7 +270,7 @@ async def test_a_ticket_is_good_once_and_only_for_its_time(
     assert used.startswith(b"\x01FORBIDDEN_TICKET: ")
     request = pb.RenewLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
     late, unused = [(await loader.stub.RenewLease(request)).ticket for _ in range(2)]
-    tickets = loader.app._lending.tickets
+    tickets = loader.app.lending.tickets
     monkeypatch.setattr(tickets, "_clock", lambda: time.monotonic() + 11)
     old = await asyncio.to_thread(hand_in, grant.socket_path, late)
     assert old.startswith(b"\x01FORBIDDEN_TICKET: ")
@@ -443,7 +443,7 @@ async def test_when_leases_hold_all_memory_a_request_waits_and_then_names_the_ho
 ) -> None:
     await evict_all(loader)
     first = await acquire(loader, component(key, "vae", "float32"))
-    cache = loader.app._lending.cache
+    cache = loader.app.lending.cache
     budget, cache.budget_bytes = cache.budget_bytes, cache.usage().used + 1_000_000
     try:
         with refused("RAM_EXHAUSTED") as error:
@@ -546,7 +546,7 @@ async def test_a_drain_ends_holds_and_those_that_wait_with_server_draining(loade
     held = loader.stub.HoldModel(pb.HoldModelRequest(components=[component(key, "vae", "float32")]))
     while (await held.read()).WhichOneof("event") != "granted":
         pass
-    cache = loader.app._lending.cache
+    cache = loader.app.lending.cache
     cache.budget_bytes = cache.usage().used + 1_000_000
     waiting = pb.AcquireLeaseRequest(components=[component(key, "vae", "bfloat16")])
     waiting.max_wait.seconds = 100

@@ -209,7 +209,7 @@ async def test_a_file_that_changes_between_plan_and_memory_is_not_lent_under_the
     tinymodels.vae(seed=11 if moment == "before" else 12).save_pretrained(place)
     weights = place / WEIGHTS
     ref = component(await loader.register(place, type=VAE), "", "bfloat16")
-    helper = loader.app._helper
+    helper = loader.app.helper
     step = "_build" if moment == "before" else "_ask"
     do = getattr(helper, step)
 
@@ -314,7 +314,7 @@ async def test_memory_that_the_helper_cannot_get_is_not_the_models_fault(loader:
     small = await loader.register(loader.models / "t5-small", type=t5)
     large = await loader.register(loader.models / "t5-large", type=t5)
     await load(loader, component(small))  # now all that is imported is imported
-    helper = loader.app._helper.pid
+    helper = loader.app.helper.pid
     pages = int((await asyncio.to_thread(Path(f"/proc/{helper}/statm").read_text)).split()[0])
     size = (loader.models / "t5-large" / "model.safetensors").stat().st_size
     # The file is mapped by several hands, one after the other, and each says it in its own way.

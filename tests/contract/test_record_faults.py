@@ -164,9 +164,8 @@ async def test_a_record_of_a_newer_version_is_counted_and_keeps_what_is_not_know
     data_dir: Path,
 ) -> None:
     settings = RecordSettings.for_test(data_dir)
-    application = RecordApplication(settings)
-    await application.open()
-    await application.close()
+    async with RecordApplication(settings).open():
+        pass
     model = vae("future", key="f" * 32, revision=1)
     model.type = 999  # type: ignore[assignment]  # as a newer version may have it
     model.MergeFromString(b"\xc2\xbb\x01\x03new")

@@ -13,7 +13,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from modelkeep_common.auth import ADMIN
 from modelkeep_common.auth.table import ALLOWED
-from modelkeep_common.serving import RunningServer, start_server
+from modelkeep_common.serving import RunningServer, Service, start_server
 from modelkeep_common.settings import ServiceSettings
 
 SERVICE = "modelkeep.test.v1.TestService"
@@ -32,7 +32,6 @@ class App:
     ``Chat…`` does both.
     """
 
-    service_name = "test"
     full_names = (SERVICE,)
 
     def __init__(
@@ -49,10 +48,15 @@ class App:
         self.serializer = serializer
         self.calls: list[str] = []
 
-    async def open(self) -> None:
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[Service]:
         self.calls.append("open")
-        if self.on_open is not None:
-            await self.on_open()
+        try:
+            if self.on_open is not None:
+                await self.on_open()
+            yield Service(self.register, self.server_info, self.drain)
+        finally:
+            self.calls.append("close")
 
     def register(self, server: grpc.aio.Server) -> None:
         self.calls.append("register")
@@ -78,9 +82,6 @@ class App:
         self.calls.append("drain")
         if self.on_drain is not None:
             await self.on_drain()
-
-    async def close(self) -> None:
-        self.calls.append("close")
 
 
 class Client:

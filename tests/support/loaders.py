@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -19,7 +19,7 @@ from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2, record_service_pb2_grpc
 from modelkeep.rpc import Address, decode
 from modelkeep_common.serving import start_server
-from modelkeep_loader.app import LoaderApplication
+from modelkeep_loader.app import LoaderApplication, OpenLoader
 from modelkeep_loader.config import LoaderSettings
 from modelkeep_record.app import RecordApplication
 from modelkeep_record.config import RecordSettings
@@ -40,7 +40,7 @@ class Lender:
     records: Any
     address: str
     models: Path
-    app: Any
+    app: OpenLoader | Any
 
     async def register(self, path: Path | str, **fields: Any) -> str:
         """Make a record of a model that lies at a path, with the digests of its files; its key."""
@@ -83,9 +83,8 @@ async def lender(data_dir: Path, models: Path, **settings: Any) -> AsyncIterator
     record = await start_server(RecordApplication(record_settings), record_settings)
     values = {"record_address": record.address, "import_roots": (models,), "descriptor_dir": data_dir / "fd"}
     loader_settings = LoaderSettings.for_test(data_dir, **{**values, **settings})
-    app = LoaderApplication(loader_settings)
     try:
-        loader = await start_server(app, loader_settings)
+        loader = await start_server(LoaderApplication(loader_settings), loader_settings)
         try:
             async with (
                 grpc.aio.insecure_channel(loader.address) as channel,
@@ -96,7 +95,7 @@ async def lender(data_dir: Path, models: Path, **settings: Any) -> AsyncIterator
                     record_service_pb2_grpc.RecordServiceStub(records),
                     loader.address,
                     models,
-                    app,
+                    cast(OpenLoader, loader.service),
                 )
         finally:
             await loader.stop()

@@ -1,11 +1,11 @@
 """Running a service: open, bind, serve, drain, exit with a code that says how it went.
 
 Order of a start: the address is taken first (a second process must not touch the stores of the first),
-then :meth:`Application.open`, then the services register, and only then health says SERVING.
+then :meth:`Application.open` gives a :class:`Service`, which registers, and only then health says SERVING.
 
 Order of a drain (SIGTERM, SIGINT): health says NOT_SERVING → ``drain_delay_s``, in which load balancers
-notice → :meth:`Application.drain` ends watches with their tokens → calls under way get
-``drain_grace_s`` → :meth:`Application.close` → exit 0. A second signal cuts the grace short; a drain
+notice → :attr:`Service.drain` ends watches with their tokens → calls under way get ``drain_grace_s`` →
+what :meth:`Application.open` opened is closed → exit 0. A second signal cuts the grace short; a drain
 that hangs, and an event loop that stands still, are ended by a watchdog.
 """
 
@@ -17,7 +17,8 @@ import faulthandler
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
 import grpc
@@ -37,6 +38,7 @@ from ..idempotency import KEEP_SECONDS
 from ..paging import MAX_PAGE_SIZE
 from ..settings import ServiceSettings
 from ..startup import EXIT_NOT_WRITABLE, StartupError, tell
+from ..threads import in_thread
 from ..watch.sqlite_log import HISTORY_CHANGES, HISTORY_SECONDS
 from . import address
 from .health import NAME as HEALTH
@@ -52,37 +54,32 @@ MAX_MESSAGE_BYTES = 4 << 20
 _IMPORT_RULES_AFTER_S = 0.5
 
 
+@dataclass(frozen=True)
+class Service:
+    """A service that is open, whole: what a server serves."""
+
+    #: Calls the generated ``add_…Servicer_to_server`` functions.
+    register: Callable[[grpc.aio.Server], None]
+    #: Features, limits, roots, devices, store_id for GetServerInfo; see server_info.py.
+    info: Callable[[], Mapping[str, Any]]
+    #: No new calls are wanted: end watches with their tokens, persist jobs.
+    drain: Callable[[], Awaitable[None]]
+
+
 class Application(Protocol):
     """What a service's ``__main__`` builds; one per process."""
-
-    @property
-    def service_name(self) -> str:
-        """Short name, as ``record``."""
-        ...
 
     @property
     def full_names(self) -> tuple[str, ...]:
         """Full names of its gRPC services, as ``modelkeep.record.v1.RecordService``."""
         ...
 
-    async def open(self) -> None:
-        """Open stores and start background work. Raises StartupError."""
-        ...
+    def open(self) -> contextlib.AbstractAsyncContextManager[Service]:
+        """Open stores and start background work; at the end, when every call has ended, close them.
 
-    def register(self, server: grpc.aio.Server) -> None:
-        """Call the generated ``add_…Servicer_to_server`` functions; after :meth:`open`."""
-        ...
-
-    def server_info(self) -> Mapping[str, Any]:
-        """Features, limits, roots, devices, store_id for GetServerInfo; see server_info.py."""
-        ...
-
-    async def drain(self) -> None:
-        """No new calls are wanted: end watches with their tokens, persist jobs."""
-        ...
-
-    async def close(self) -> None:
-        """Every call has ended: close stores. Also called when :meth:`open` failed half-way."""
+        Raises:
+            StartupError: It cannot; then nothing is left open.
+        """
         ...
 
 
@@ -91,16 +88,16 @@ class RunningServer:
 
     def __init__(
         self,
-        app: Application,
+        service: Service,
         settings: ServiceSettings,
         server: grpc.aio.Server,
         health: HealthServicer,
         end_reflection: Callable[[], None],
         port: int,
         admission: Admission,
-        held: contextlib.ExitStack,
+        held: contextlib.AsyncExitStack,
     ) -> None:
-        self.app = app
+        self.service = service
         self.settings = settings
         self.port = port
         #: Where clients connect to.
@@ -131,7 +128,7 @@ class RunningServer:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), delay_s)
         try:
-            await self.app.drain()
+            await self.service.drain()
         except Exception:
             _log.exception("drain of the service failed; going on")
         self.health.end_watches()
@@ -143,8 +140,7 @@ class RunningServer:
             await self._server.stop(None)
         await stopping
         hurrying.cancel()
-        await self.app.close()
-        await asyncio.to_thread(self._held.close)
+        await self._held.aclose()
 
 
 async def start_server(
@@ -166,44 +162,42 @@ async def start_server(
     writer = logs.writer()
     telemetry = Telemetry(writer.put if writer is not None and _log.isEnabledFor(logging.INFO) else None)
     chain = Chain(
-        domain_of(app.service_name), admission, telemetry, callers.identify, settings.max_unary_s, allowed
+        domain_of(settings.service), admission, telemetry, callers.identify, settings.max_unary_s, allowed
     )
     registrar = Registrar(chain)
     server = grpc.aio.server(options=_options(settings))
-    opened = False
-    held = contextlib.ExitStack()
-    try:
-        await asyncio.to_thread(held.enter_context, address.hold_socket(settings))
+    async with contextlib.AsyncExitStack() as opening:
+        await opening.enter_async_context(in_thread(address.hold_socket(settings)))
+        opening.push_async_callback(_give_back, server)
         port = await address.bind(server, settings)
-        opened = True
-        await app.open()
-        app.register(cast(grpc.aio.Server, registrar))
+        service = await opening.enter_async_context(app.open())
+        service.register(cast(grpc.aio.Server, registrar))
+        facts = await asyncio.to_thread(ProcessFacts.read)
         health, end_reflection = _register_common(
-            app, settings, registrar, await asyncio.to_thread(ProcessFacts.read), _limits(settings, admission)
+            app, service, settings, registrar, facts, _limits(settings, admission)
         )
         registrar.add_to(server)
         await server.start()
-    except BaseException:
-        # gRPC gives a port back only once the server has been started and stopped.
-        with contextlib.suppress(Exception):
-            await server.start()
-        await server.stop(None)
-        if opened:
-            with contextlib.suppress(Exception):
-                await app.close()
-        await asyncio.to_thread(held.close)
-        raise
+        held = opening.pop_all()
     await asyncio.to_thread(address.protect_socket, settings)
     health.serve()
     # A moment later, so that it does not compete with the first health checks. A call that comes before
     # it is done waits for it by itself.
     loop = asyncio.get_running_loop()
     loop.call_later(_IMPORT_RULES_AFTER_S, loop.run_in_executor, None, collector)
-    return RunningServer(app, settings, server, health, end_reflection, port, admission, held)
+    return RunningServer(service, settings, server, health, end_reflection, port, admission, held)
+
+
+async def _give_back(server: grpc.aio.Server) -> None:
+    """Let go of the port, which gRPC does only once the server has been started and stopped."""
+    with contextlib.suppress(Exception):
+        await server.start()
+    await server.stop(None)
 
 
 def _register_common(
     app: Application,
+    service: Service,
     settings: ServiceSettings,
     registrar: Registrar,
     facts: ProcessFacts,
@@ -211,7 +205,7 @@ def _register_common(
 ) -> tuple[HealthServicer, Callable[[], None]]:
     names = (*app.full_names, FULL_NAME)
     server_service_pb2_grpc.add_ServerServiceServicer_to_server(
-        ServerServicer(app.service_name, app.server_info, facts, limits),
+        ServerServicer(settings.service, service.info, facts, limits),
         cast(grpc.aio.Server, registrar),
     )
     health = HealthServicer(names)

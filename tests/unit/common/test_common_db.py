@@ -1,4 +1,4 @@
-"""modelkeep_common.db and migrations: one file, units of work, whose file it is."""
+"""modelkeep_common.sqlite and migrations: one file, units of work, whose file it is."""
 
 from __future__ import annotations
 

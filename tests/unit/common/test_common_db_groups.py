@@ -1,4 +1,4 @@
-"""modelkeep_common.db: writes that wait at the same time share a transaction and its COMMIT."""
+"""modelkeep_common.sqlite: writes that wait at the same time share a transaction and its COMMIT."""
 
 from __future__ import annotations
 

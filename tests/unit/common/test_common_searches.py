@@ -1,4 +1,4 @@
-"""modelkeep_common.searches: dear reads are few, short, and in nobody's way."""
+"""modelkeep_common.sqlite.searches: dear reads are few, short, and in nobody's way."""
 
 from __future__ import annotations
 

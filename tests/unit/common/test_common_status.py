@@ -1,4 +1,4 @@
-"""modelkeep_common.status and the error path: every exception of the suite has its Status."""
+"""modelkeep_common.calls.status and the error path: every exception of the suite has its Status."""
 
 from __future__ import annotations
 
