@@ -13,10 +13,10 @@ from modelkeep_common.serving import Service
 from modelkeep_common.watch import WatchHub
 
 from .config import RecordSettings
-from .domain import MAX_RECORD_BYTES
-from .domain_query import MAX_SEARCH_WORDS
+from .domain.query import MAX_SEARCH_WORDS
+from .domain.rules import MAX_RECORD_BYTES
 from .service import RecordServicer
-from .store import COLLECTION, SqliteRecordStore
+from .stores.sqlite import COLLECTION, SqliteRecordStore
 
 
 class RecordApplication:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from modelkeep.model.v1.model_pb2 import Model
 from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep.server.v1 import watch_pb2
 from modelkeep_common.urls import shown
 from modelkeep_common.watch import Frame
-from modelkeep_common.wire import to_micros
 
-from .domain_query import Order, Query, search_text, split_words
+from .domain.query import Order, Query, split_words
 
 #: What MODEL_VIEW_BASIC leaves out.
 _NOT_BASIC: Final = (
@@ -59,41 +58,6 @@ def to_order(order: int) -> Order:
     return _ORDERS[order]
 
 
-def to_columns(model: Model) -> dict[str, Any]:
-    """A record as the columns of table ``models``."""
-    return {
-        "key": model.key,
-        "message": model.SerializeToString(),
-        "name": model.name,
-        "type": model.type,
-        "format": model.format,
-        "base": model.base,
-        "path": model.path,
-        "root_id": model.root_id,
-        "size_bytes": model.size_bytes,
-        "original_hash": model.original_hash,
-        "current_hash": model.current_hash,
-        "source": model.source,
-        "create_time_us": to_micros(model.create_time),
-        "update_time_us": to_micros(model.update_time),
-        "search": search_text(model),
-    }
-
-
-def to_bases(model: Model) -> set[str]:
-    """Every base that a search finds the record by."""
-    return {model.base, *model.compatible_bases}
-
-
-def repeated_message(field_number: int, messages: list[bytes]) -> bytes:
-    """The wire form of a repeated message field, of messages in their wire form.
-
-    Rows hold records as they are sent, so that an answer of many is put together, not built anew.
-    """
-    tag = _varint(field_number << 3 | 2)
-    return b"".join(part for message in messages for part in (tag, _varint(len(message)), message))
-
-
 def to_basic(model: Model) -> None:
     """Reduce a record to what MODEL_VIEW_BASIC shows."""
     for name in _NOT_BASIC:
@@ -115,12 +79,3 @@ def to_watch_response(frame: Frame[Model]) -> pb.WatchModelsResponse:
             for event in frame.events
         ],
     )
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)

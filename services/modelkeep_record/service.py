@@ -23,8 +23,9 @@ from modelkeep_common.paging import MAX_PAGE_BYTES, clamp_page_size, decode_page
 from modelkeep_common.watch import WatchHub, stream_frames
 from modelkeep_common.wire import to_seconds, to_timestamp, total
 
-from . import convert, domain
-from .store import Once, RecordStore
+from . import convert
+from .domain import rules
+from .stores.sqlite import Once, SqliteRecordStore
 
 #: A batch is cut here, below the 4 MiB that clients receive by default.
 _MAX_BATCH_BYTES = 3 << 20
@@ -35,13 +36,13 @@ _LARGE_BYTES = 64 << 10
 class RecordServicer(pb_grpc.RecordServiceServicer):
     """The methods are those of the .proto, which says what they do."""
 
-    def __init__(self, store: RecordStore, hub: WatchHub[Model]) -> None:
+    def __init__(self, store: SqliteRecordStore, hub: WatchHub[Model]) -> None:
         self._store = store
         self._hub = hub
 
     async def CreateModel(self, request: pb.CreateModelRequest, context: object) -> pb.CreateModelResponse:
-        def unit(records: domain.Records) -> bytes:
-            model = domain.create(records, request.model, request.files, time.time())
+        def unit(records: rules.Records) -> bytes:
+            model = rules.create(records, request.model, request.files, time.time())
             return pb.CreateModelResponse(model=model, revision=model.revision).SerializeToString()
 
         once = await _once(request, request.request_id)
@@ -50,32 +51,34 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
     async def GetModel(self, request: pb.GetModelRequest, context: object) -> pb.GetModelResponse:
         message = await self._store.get(request.key)
         if message is None:
-            raise domain.unknown_model(request.key)
-        return pb.GetModelResponse.FromString(convert.repeated_message(1, [message]))
+            raise rules.unknown_model(request.key)
+        response = pb.GetModelResponse()
+        response.model.ParseFromString(message)
+        return response
 
     async def BatchGetModels(
         self, request: pb.BatchGetModelsRequest, context: object
     ) -> pb.BatchGetModelsResponse:
         found = await self._store.get_many(list(request.keys))
         response = pb.BatchGetModelsResponse()
-        messages: list[bytes] = []
         size = 0
         for key in request.keys:
             if key not in found:
                 response.missing_keys.append(key)
-            elif messages and size + len(found[key]) > _MAX_BATCH_BYTES:
+            elif response.models and size + len(found[key]) > _MAX_BATCH_BYTES:
                 response.deferred_keys.append(key)
             else:
                 size += len(found[key])
-                messages.append(found[key])
-        response.MergeFromString(convert.repeated_message(1, messages))
+                response.models.add().ParseFromString(found[key])
         return response
 
     async def FindModel(self, request: pb.FindModelRequest, context: object) -> pb.FindModelResponse:
         count, message = await self._store.find(request.name, request.base, request.type)
         if count == 1:
-            return pb.FindModelResponse.FromString(convert.repeated_message(1, [message]))
-        raise domain.not_the_only_one(
+            response = pb.FindModelResponse()
+            response.model.ParseFromString(message)
+            return response
+        raise rules.not_the_only_one(
             count, request.name, request.base, taxonomy_pb2.ModelType.Name(request.type)
         )
 
@@ -90,9 +93,11 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
             clamp_page_size(request.page_size),
             MAX_PAGE_BYTES,
         )
-        response = pb.ListModelsResponse.FromString(convert.repeated_message(1, page.messages))
-        if request.view != pb.MODEL_VIEW_FULL:
-            for model in response.models:
+        response = pb.ListModelsResponse()
+        for message in page.messages:
+            model = response.models.add()
+            model.ParseFromString(message)
+            if request.view != pb.MODEL_VIEW_FULL:
                 convert.to_basic(model)
         if not request.page_token:  # that of the first page covers what changes while the others are read
             response.resume_token = page.resume_token
@@ -109,21 +114,23 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
             request.key, str(after[0]) if after else "", clamp_page_size(request.page_size), MAX_PAGE_BYTES
         )
         if page is None:
-            raise domain.unknown_model(request.key)
-        response = pb.ListModelFilesResponse.FromString(convert.repeated_message(1, page.messages))
+            raise rules.unknown_model(request.key)
+        response = pb.ListModelFilesResponse()
+        for message in page.messages:
+            response.files.add().ParseFromString(message)
         if page.position:
             response.next_page_token = encode_page_token(page.position, asked)
         return response
 
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: object) -> pb.UpdateModelResponse:
-        domain.check_files_are_meant(request.files, request.replace_files)
+        rules.check_files_are_meant(request.files, request.replace_files)
         mask = request.update_mask if request.HasField("update_mask") else None
         files = request.files if request.replace_files else None
 
         call = current_call()
 
-        def unit(records: domain.Records) -> bytes:
-            model = domain.update(
+        def unit(records: rules.Records) -> bytes:
+            model = rules.update(
                 records,
                 request.model,
                 mask,
@@ -137,8 +144,8 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
         return pb.UpdateModelResponse.FromString(await self._store.write(unit, once, grows=True))
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: object) -> pb.DeleteModelResponse:
-        def unit(records: domain.Records) -> bytes:
-            model, revision = domain.delete(records, request.key, request.etag)
+        def unit(records: rules.Records) -> bytes:
+            model, revision = rules.delete(records, request.key, request.etag)
             return pb.DeleteModelResponse(model=model, revision=revision).SerializeToString()
 
         once = await _once(request, request.request_id)
@@ -159,7 +166,7 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
     async def GetStoreInfo(self, request: pb.GetStoreInfoRequest, context: object) -> pb.GetStoreInfoResponse:
         info = await self._store.info()
         response = pb.GetStoreInfoResponse(
-            schema_version=domain.SCHEMA_VERSION,
+            schema_version=rules.SCHEMA_VERSION,
             backend="sqlite",
             store_id=info.store_id,
             revision=info.revision,

@@ -193,7 +193,7 @@ async def test_a_defect_of_a_peer_is_told_with_the_id_to_find_it_by(
     def defect(*args: object, **fields: object) -> None:
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr("modelkeep_record.domain.create", defect)
+    monkeypatch.setattr("modelkeep_record.domain.rules.create", defect)
     job = await service.install(small_lora(source / "a.safetensors"))
     assert (job.state, job.error.reason) == (ERROR, "INTERNAL")
     assert re.search("RecordService failed: .* request id [0-9a-f-]+", job.error.message)

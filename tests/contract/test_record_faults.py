@@ -18,7 +18,7 @@ from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep_record.app import RecordApplication
 from modelkeep_record.config import RecordSettings
-from modelkeep_record.schema import MIGRATIONS
+from modelkeep_record.stores.sqlite.schema import MIGRATIONS
 from support.records import RecordProcess, failure_of, vae
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,11 +14,11 @@ from hypothesis import strategies as st
 
 from modelkeep.model.v1.model_pb2 import Model
 from modelkeep_common.sqlite.migrations import COMMON
-from modelkeep_record import convert, sql
-from modelkeep_record.domain_query import Order, Query, search_text, split_words
-from modelkeep_record.gather import Gatherer
-from modelkeep_record.schema import MIGRATIONS
-from modelkeep_record.store import SqliteRecordStore, _Transaction
+from modelkeep_record.domain.query import Order, Query, search_text, split_words
+from modelkeep_record.stores.sqlite import SqliteRecordStore, sql
+from modelkeep_record.stores.sqlite.gather import Gatherer
+from modelkeep_record.stores.sqlite.schema import MIGRATIONS, to_columns
+from modelkeep_record.stores.sqlite.store import _Transaction
 
 WORDS = ["Red", "redder", "blüe", "GREEN", "a", 'qu"ote', "x%y", "ınk"]
 BASES = ["sd-1", "sd-2", "any", "flux"]
@@ -77,6 +78,7 @@ def test_a_list_is_what_the_rules_say_in_every_order_and_page_size(
 ) -> None:
     monkeypatch.setattr(sql, "_FEW", few)
     monkeypatch.setattr(sql, "_MANY", few * 2)
+    revisions = itertools.count(1)  # key and revision name a stored record, here as in a store
 
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(MODELS, QUERIES, st.sampled_from(Order), st.booleans(), st.integers(1, 5))
@@ -86,7 +88,7 @@ def test_a_list_is_what_the_rules_say_in_every_order_and_page_size(
         connection = database()
         models = []
         for number, fields in enumerate(records):
-            model = Model(key=f"{number:032x}", **fields)
+            model = Model(key=f"{number:032x}", revision=next(revisions), **fields)
             model.path = f"{'' if model.root_id else '/'}{number}"
             model.create_time.FromMicroseconds(number // 2)
             _Transaction(connection).put(model, [])
@@ -98,7 +100,7 @@ def test_a_list_is_what_the_rules_say_in_every_order_and_page_size(
             after = rows[-1][1:]
         expected = [model for model in models if query.matches(model)]
         expected.sort(
-            key=lambda model: tuple(convert.to_columns(model)[column] for column in order.value),
+            key=lambda model: tuple(to_columns(model)[column] for column in order.value),
             reverse=descending,
         )
         assert found == [model.key for model in expected]

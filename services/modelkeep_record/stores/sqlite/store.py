@@ -1,4 +1,4 @@
-"""Where records are kept: what a store can do, and the one on SQLite.
+"""Records in one SQLite file.
 
 A read is one unit of work on a reader thread, a write one transaction on the writer's; nothing here
 waits in between.
@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 from modelkeep.model.v1.model_pb2 import Model, ModelFile
 from modelkeep.reserve import DEFAULT_BYTES
@@ -26,11 +26,10 @@ from modelkeep_common.watch.sqlite_log import (
     resume_token,
 )
 
-from .convert import to_bases, to_columns
-from .domain import Records
-from .domain_query import Order, Query
+from ...domain.query import Order, Query
+from ...domain.rules import Records
 from .gather import Gatherer
-from .schema import MIGRATIONS
+from .schema import MIGRATIONS, to_bases, to_columns
 from .sql import select_models
 
 COLLECTION = "models"
@@ -78,51 +77,11 @@ class StoreInfo(NamedTuple):
     kinds: dict[tuple[int, int, str], tuple[int, int]]
 
 
-class RecordStore(Protocol):
-    """Keeps records. Messages go in and out in their wire form where nobody needs to look inside."""
-
-    async def get(self, key: str) -> bytes | None:
-        """The record of a key."""
-        ...
-
-    async def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """The records of those keys that have one."""
-        ...
-
-    async def find(self, name: str, base: str, type: int) -> tuple[int, bytes]:
-        """How many records have exactly this name, base and type, and one of them (b"" if none)."""
-        ...
-
-    async def page(
-        self, query: Query, order: Order, descending: bool, after: Sequence[Key], limit: int, max_bytes: int
-    ) -> Page:
-        """The records after a position, at most ``limit`` and about ``max_bytes``, at least one."""
-        ...
-
-    async def files(self, key: str, after: str, limit: int, max_bytes: int) -> Page | None:
-        """A model's files after a path; None if there is no such model."""
-        ...
-
-    async def write(self, unit: Callable[[Records], bytes], once: Once, *, grows: bool = False) -> bytes:
-        """Run a unit of work in a write transaction and return its answer, or that of an earlier
-        request with the same id. With `grows` it does not use the room that is kept for a full disk."""
-        ...
-
-    def snapshot(self, conn: sqlite3.Connection) -> Iterable[tuple[str, Model]]:
-        """Every record by key, for the watch hub; inside a read transaction."""
-        ...
-
-    async def info(self) -> StoreInfo:
-        """What the store is and has."""
-        ...
-
-    async def close(self) -> None:
-        """Finish what was asked for and close."""
-        ...
-
-
 class SqliteRecordStore:
-    """Records in one SQLite file; several processes may have it open."""
+    """Records in one SQLite file; several processes may have it open.
+
+    Messages go in and out in their wire form where nobody needs to look inside.
+    """
 
     def __init__(self, db: Database, *, readers: int = 2, max_searches: int = 4, search_s: float = 2) -> None:
         """See :meth:`open`."""
@@ -232,7 +191,10 @@ class SqliteRecordStore:
         return await self.db.read_by_key(read)
 
     async def write(self, unit: Callable[[Records], bytes], once: Once, *, grows: bool = False) -> bytes:
-        """Run a unit of work in a write transaction, or answer as an earlier request with the same id."""
+        """Run a unit of work in a write transaction, or answer as an earlier request with the same id.
+
+        With ``grows`` it does not use the room that is kept for a full disk.
+        """
 
         def work(conn: sqlite3.Connection) -> bytes:
             return replay_or_run(

@@ -1,13 +1,19 @@
 """The tables of a record store on SQLite.
 
-``models.message`` is the record as it is sent, so that a read parses nothing. The columns beside it
-are for searching and ordering only; ``search`` is its text in lower case, indexed by trigrams, so that
-any part of a word is found.
+``models.message`` is the record as it is sent: it is stored and read whole, so that nothing of it is lost.
+The columns beside it are for searching and ordering only; ``search`` is its text in lower case, indexed by
+trigrams, so that any part of a word is found.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+from modelkeep.model.v1.model_pb2 import Model
 from modelkeep_common.sqlite import Migration
+from modelkeep_common.wire import to_micros
+
+from ...domain.query import search_text
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
@@ -84,3 +90,29 @@ MIGRATIONS: tuple[Migration, ...] = (
         """,
     ),
 )
+
+
+def to_columns(model: Model) -> dict[str, Any]:
+    """A record as the columns of table ``models``."""
+    return {
+        "key": model.key,
+        "message": model.SerializeToString(),
+        "name": model.name,
+        "type": model.type,
+        "format": model.format,
+        "base": model.base,
+        "path": model.path,
+        "root_id": model.root_id,
+        "size_bytes": model.size_bytes,
+        "original_hash": model.original_hash,
+        "current_hash": model.current_hash,
+        "source": model.source,
+        "create_time_us": to_micros(model.create_time),
+        "update_time_us": to_micros(model.update_time),
+        "search": search_text(model),
+    }
+
+
+def to_bases(model: Model) -> set[str]:
+    """Every base that a search finds the record by."""
+    return {model.base, *model.compatible_bases}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from modelkeep_common.paging import Key
 
-from .domain_query import Order, Query
+from ...domain.query import Order, Query
 
 _FEW = 2000
 _MANY = 20_000
