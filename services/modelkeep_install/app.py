@@ -21,8 +21,8 @@ from modelkeep_common.watch import WatchHub
 
 from . import convert
 from .config import InstallSettings
-from .domain import Installer
-from .domain_roots import ModelRoots
+from .domain.roots import ModelRoots
+from .installer import Installer
 from .peers import Downloads, Records
 from .service import InstallServicer
 from .store import COLLECTION, MIGRATIONS, InstallStore

@@ -18,10 +18,9 @@ from modelkeep_common.urls import shown
 from modelkeep_common.watch import Frame
 from modelkeep_common.wire import to_seconds, to_timestamp
 
-from .domain import FilePolicy, ImportRequest
-from .domain_draft import draft_of
-from .domain_jobs import Job, JobError, Overrides, Progress, SourceKind, State
-from .domain_ports import (
+from .domain.draft import draft_of
+from .domain.jobs import Job, JobError, Overrides, Progress, SourceKind, State
+from .domain.ports import (
     DigestState,
     DownloadNews,
     DownloadOrder,
@@ -31,6 +30,7 @@ from .domain_ports import (
     RecordFile,
     StoredModel,
 )
+from .installer import FilePolicy, ImportRequest
 from .probe import Match, ProbeResult
 from .probe.result import FoundSubmodel
 

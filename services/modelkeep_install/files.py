@@ -23,9 +23,6 @@ from .hashing import Interrupted
 from .probe.headers import Opener, open_regular
 from .system_errors import no_regular_file, reading, writing
 
-#: Folder in models_dir with one folder per job while it runs; scans and sync leave it out.
-STAGING = ".staging"
-
 _FICLONE = 0x40049409  # _IOW(0x94, 9, int): share the source's blocks (btrfs, XFS, bcachefs)
 _COPY_BYTES = 16 << 20
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}

@@ -24,7 +24,7 @@ from modelkeep.record.v1 import record_service_pb2_grpc
 from modelkeep.rpc import Address, decode, unreachable
 
 from . import convert
-from .domain_ports import DownloadNews, DownloadOrder, DownloadStatus, ModelDraft, RecordFile, StoredModel
+from .domain.ports import DownloadNews, DownloadOrder, DownloadStatus, ModelDraft, RecordFile, StoredModel
 
 T = TypeVar("T")
 

@@ -27,8 +27,8 @@ from modelkeep_common.watch.frames import chunked, message_size
 from modelkeep_common.wire import to_seconds
 
 from . import convert
-from .domain import Caller, Installer
-from .domain_jobs import Job
+from .domain.jobs import Job
+from .installer import Caller, Installer
 from .store import InstallStore
 
 _DEFAULT_WAIT_S, _MAX_WAIT_S = 30.0, 60.0

@@ -20,8 +20,8 @@ from modelkeep_common.sqlite import Database, Migration
 from modelkeep_common.urls import mark_of, shown
 from modelkeep_common.watch.sqlite_log import append_change, next_revision, resume_token
 
-from .domain_jobs import FINAL, Job, SourceKind, State
-from .domain_ports import DigestState, DigestWork, RecordFile, Removal
+from .domain.jobs import FINAL, Job, SourceKind, State
+from .domain.ports import DigestState, DigestWork, RecordFile, Removal
 
 #: The name of the jobs' collection in the change log.
 COLLECTION = "installs"
@@ -74,7 +74,7 @@ Encode = Callable[[Job, bytes], bytes]
 
 
 class InstallStore:
-    """The jobs and what hangs on them; see ``domain_ports.JobStore``."""
+    """The jobs and what hangs on them; see ``domain.ports.JobStore``."""
 
     def __init__(self, db: Database, encode: Encode) -> None:
         self.db = db

@@ -12,7 +12,7 @@ import pytest
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep_install import files
-from modelkeep_install.domain_jobs import Job
+from modelkeep_install.domain.jobs import Job
 from modelkeep_install.store import InstallStore
 from support.downloads import downloads_beside
 from support.httpserver import HttpServer, Resource

@@ -19,8 +19,8 @@ from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep_common.serving import start_server
 from modelkeep_install import app as install_app
-from modelkeep_install.domain_jobs import Job
-from modelkeep_install.domain_ports import DigestWork
+from modelkeep_install.domain.jobs import Job
+from modelkeep_install.domain.ports import DigestWork
 from modelkeep_install.store import InstallStore
 from support.downloads import downloads_beside
 from support.httpserver import HttpServer, Resource
@@ -193,7 +193,7 @@ async def test_a_cancelled_job_stays_cancelled_when_the_service_dies_meanwhile(d
 async def test_an_uninstall_that_died_between_record_and_files_is_finished_at_the_next_start(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from modelkeep_install import domain_uninstall
+    from modelkeep_install import uninstall
 
     (data_dir.parent / "import").mkdir()
     source = small_lora(data_dir.parent / "import" / "style.safetensors")
@@ -206,7 +206,7 @@ async def test_an_uninstall_that_died_between_record_and_files_is_finished_at_th
                 raise OSError("the power is gone")
 
             with monkeypatch.context() as patch:
-                patch.setattr(domain_uninstall, "_delete", die)
+                patch.setattr(uninstall, "_delete", die)
                 with pytest.raises(Exception, match="Internal error"):
                     await service.stub.UninstallModel(
                         pb.UninstallModelRequest(key=job.model_key, files=pb.UNINSTALL_FILES_OWNED)

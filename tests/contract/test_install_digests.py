@@ -14,7 +14,7 @@ from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import model_pb2
 from modelkeep.record.v1 import record_service_pb2 as record_pb
-from modelkeep_install import domain_digests
+from modelkeep_install import digests
 from support.installs import InstallClient, install_service, small_lora
 
 PENDING = model_pb2.DIGEST_STATE_PENDING
@@ -24,8 +24,8 @@ FAILED = model_pb2.DIGEST_STATE_FAILED
 
 @pytest.fixture
 async def service(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InstallClient]:
-    monkeypatch.setattr(domain_digests, "_TURN_S", 0.05)
-    monkeypatch.setattr(domain_digests, "_LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(digests, "_TURN_S", 0.05)
+    monkeypatch.setattr(digests, "_LOOK_EVERY_S", 0.1)
     async with install_service(data_dir) as client:
         yield client
 

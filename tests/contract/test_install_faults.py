@@ -24,7 +24,7 @@ from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import model_pb2
 from modelkeep.rpc import Address, open_async_channel
 from modelkeep_install import files, peers
-from modelkeep_install.domain_jobs import Job, State
+from modelkeep_install.domain.jobs import Job, State
 from modelkeep_install.hashing import digest_file
 from modelkeep_install.peers import Downloads, Records
 from modelkeep_install.store import InstallStore
@@ -216,7 +216,7 @@ async def test_a_download_whose_order_was_never_answered_is_cancelled_with_its_j
 ) -> None:
     service = with_downloads
     lost = answer_lost(monkeypatch, Downloads, "create", times=1)
-    monkeypatch.setattr("modelkeep_install.domain_steps.FIRST_RETRY_S", 30.0)  # no second try by itself
+    monkeypatch.setattr("modelkeep_install.waits.FIRST_RETRY_S", 30.0)  # no second try by itself
     with HttpServer() as http:
         url = http.put("/a.safetensors", Resource(bytes(2_000_000), rate=200_000))
         job = await service.submit(url)
@@ -351,7 +351,7 @@ async def test_a_file_that_changes_before_its_digests_are_known_gets_none(
             fields["stop"] = change
         return digest_file(path, *args, **fields)
 
-    monkeypatch.setattr("modelkeep_install.domain_digests.digest_file", change_then_digest)
+    monkeypatch.setattr("modelkeep_install.digests.digest_file", change_then_digest)
     job = await service.install(path)
     [file] = await service.digested(job.model_key)
     assert (file.digest_state, file.sha256, file.blake3) == (model_pb2.DIGEST_STATE_FAILED, "", "")

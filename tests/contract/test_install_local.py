@@ -16,7 +16,7 @@ import pytest
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
-from modelkeep_install.domain import Installer
+from modelkeep_install.installer import Installer
 from support.installs import (
     InstallClient,
     fails,

@@ -303,7 +303,7 @@ async def test_a_file_that_vanishes_before_it_is_hashed_is_marked_so(
         path.unlink()
         return digest_file(path, *args, **kwargs)
 
-    monkeypatch.setattr("modelkeep_install.domain_digests.digest_file", vanish)
+    monkeypatch.setattr("modelkeep_install.digests.digest_file", vanish)
     job = await service.install(http.put("/a.safetensors", Resource(lora)))
     [file] = await service.digested(job.model_key)
     assert (file.digest_state, file.sha256) == (model_pb2.DIGEST_STATE_FAILED, "")

@@ -10,8 +10,8 @@ import pytest
 
 from modelkeep.install.v1 import install_pb2
 from modelkeep.model.v1 import model_pb2
-from modelkeep_install.domain_jobs import Overrides
-from modelkeep_install.domain_ports import ModelDraft
+from modelkeep_install.domain.jobs import Overrides
+from modelkeep_install.domain.ports import ModelDraft
 
 #: What a caller of an install does not choose, and why.
 NOT_OVERRIDDEN = {

@@ -17,7 +17,7 @@ from modelkeep.exceptions import FieldInvalidException, InvalidModelConfigExcept
 from modelkeep.install.v1 import install_pb2
 from modelkeep.server.v1 import job_pb2
 from modelkeep.taxonomy import ModelSourceType, ModelType, SchedulerPredictionType, SubModelType
-from modelkeep_install.domain_jobs import JobError
+from modelkeep_install.domain.jobs import JobError
 
 
 def test_overrides_use_the_originals_names_and_come_back() -> None:

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelkeep.exceptions import ForbiddenPathException, UnknownModelException
-from modelkeep_install.domain_jobs import Job
-from modelkeep_install.domain_ownership import trail
-from modelkeep_install.domain_ports import RecordFile, Removal, StoredModel
-from modelkeep_install.domain_roots import ModelRoots
-from modelkeep_install.domain_uninstall import FilePolicy, Uninstalling
+from modelkeep_install.domain.jobs import Job
+from modelkeep_install.domain.ownership import trail
+from modelkeep_install.domain.ports import RecordFile, Removal, StoredModel
+from modelkeep_install.domain.roots import ModelRoots
+from modelkeep_install.uninstall import FilePolicy, Uninstalling
 
 _KEYS = [f"{n:032x}" for n in range(6)]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from modelkeep.exceptions import ForbiddenPathException
 
-from .domain_roots import ModelRoots
+from .roots import ModelRoots
 
 #: (device, inode): what a file is, by whatever path.
 Identity = tuple[int, int]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from modelkeep.exceptions import InvalidModelException
 
-from .domain_jobs import Job, Overrides, SourceKind
-from .domain_ports import ModelDraft
-from .probe import ProbeResult
-from .probe.result import UNKNOWN
+from ..probe import ProbeResult
+from .jobs import Job, Overrides, SourceKind
+from .ports import ModelDraft
+from ..probe.result import UNKNOWN
 
 
 def check_known(probe: ProbeResult, path: Path) -> None:

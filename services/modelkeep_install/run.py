@@ -30,12 +30,15 @@ from modelkeep.exceptions import (
 from modelkeep_common.room import Claim, Room
 
 from . import files
-from .domain_download import DownloadFailed, Downloading
-from .domain_draft import check_known, draft_of_job, name_of_source
-from .domain_jobs import FileFacts, Job, JobError, Progress, SourceKind, Stage, State, moved
-from .domain_ports import DigestWork, DownloadPort, JobStore, RecordFile, RecordPort, StoredModel
-from .domain_roots import ModelRoots
-from .domain_steps import (
+from .domain.draft import check_known, draft_of_job, name_of_source
+from .domain.jobs import FileFacts, Job, JobError, Progress, SourceKind, Stage, State, moved
+from .domain.ports import DigestWork, DownloadPort, JobStore, RecordFile, RecordPort, StoredModel
+from .domain.roots import ModelRoots
+from .hashing import Interrupted, sampled_hash, sampled_hash_of_folder
+from .probe import ProbeResult, probe
+from .steps.download import DownloadFailed, Downloading
+from .system_errors import writing
+from .waits import (
     FIRST_RETRY_S,
     LAST_RETRY_S,
     Cancelled,
@@ -45,9 +48,6 @@ from .domain_steps import (
     T,
     in_thread,
 )
-from .hashing import Interrupted, sampled_hash, sampled_hash_of_folder
-from .probe import ProbeResult, probe
-from .system_errors import writing
 
 _log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from modelkeep.exceptions import DiskFullException, ModelkeepError, UnknownModelException
 
-from .domain_ports import DigestState, DigestWork, JobStore, RecordFile, RecordPort
-from .domain_roots import ModelRoots
-from .domain_steps import TRY_AGAIN
+from .domain.ports import DigestState, DigestWork, JobStore, RecordFile, RecordPort
+from .domain.roots import ModelRoots
 from .hashing import Digesting, Digests, Interrupted, digest_file
+from .waits import TRY_AGAIN
 
 _log = logging.getLogger(__name__)
 

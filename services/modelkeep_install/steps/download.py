@@ -21,12 +21,12 @@ from modelkeep.exceptions import (
 )
 from modelkeep_common.urls import may_hide_objects
 
-from . import files
-from .domain_follow import ENDED, DownloadFollower
-from .domain_jobs import Job, JobError, Stage, State, moved
-from .domain_ports import DownloadOrder, DownloadPort, DownloadState, DownloadStatus, JobStore
-from .domain_roots import ModelRoots
-from .domain_steps import FIRST_RETRY_S, LAST_RETRY_S, TRY_AGAIN, Cancelled, Control, Steps, or_cancel
+from .. import files
+from ..domain.jobs import Job, JobError, Stage, State, moved
+from ..domain.ports import DownloadOrder, DownloadPort, DownloadState, DownloadStatus, JobStore
+from ..domain.roots import ModelRoots
+from ..follow import ENDED, DownloadFollower
+from ..waits import FIRST_RETRY_S, LAST_RETRY_S, TRY_AGAIN, Cancelled, Control, Steps, or_cancel
 
 #: Label of a download: the uid of the job that it is for.
 _LABEL = "modelkeep.dev/install"

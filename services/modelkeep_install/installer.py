@@ -28,15 +28,15 @@ from modelkeep_common.room import Room
 from modelkeep_common.urls import parse_url
 
 from . import files
-from .domain_digests import DigestWorker
-from .domain_jobs import FINAL, Job, Overrides, Source, SourceKind, State
-from .domain_ports import DownloadPort, JobStore, RecordPort
-from .domain_roots import ModelRoots
-from .domain_run import Runner
-from .domain_steps import Control
-from .domain_uninstall import FilePolicy, Uninstalled, Uninstalling
+from .digests import DigestWorker
+from .domain.jobs import FINAL, Job, Overrides, Source, SourceKind, State
+from .domain.ports import DownloadPort, JobStore, RecordPort
+from .domain.roots import STAGING, ModelRoots
 from .probe import ProbeResult, probe
+from .run import Runner
 from .system_errors import reading
+from .uninstall import FilePolicy, Uninstalled, Uninstalling
+from .waits import Control
 
 _log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class Installer:
             await self._runner.quick(functools.partial(files.remove_tree, folder))
 
     def _staged(self) -> set[int]:
-        staging = self._roots.models_dir / files.STAGING
+        staging = self._roots.models_dir / STAGING
         if not staging.is_dir():
             return set()
         # others there are DownloadService's own

@@ -12,8 +12,8 @@ from typing import Any
 
 from modelkeep.exceptions import ModelkeepError
 
-from .probe import Hints, ProbeResult
-from .probe.result import FoundSubmodel
+from ..probe import Hints, ProbeResult
+from ..probe.result import FoundSubmodel
 
 
 class State(StrEnum):

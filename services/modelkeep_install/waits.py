@@ -19,8 +19,8 @@ from modelkeep.exceptions import (
     UnavailableException,
 )
 
-from .domain_jobs import Job, JobError, Stage, State, moved
-from .domain_ports import DigestWork, JobStore
+from .domain.jobs import Job, JobError, Stage, State, moved
+from .domain.ports import DigestWork, JobStore
 
 T = TypeVar("T")
 

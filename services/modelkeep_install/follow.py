@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 
 from modelkeep.exceptions import InvalidRequestException, ModelkeepError, UnknownJobIDException
 
-from .domain_ports import DownloadPort, DownloadState, DownloadStatus
+from .domain.ports import DownloadPort, DownloadState, DownloadStatus
 
 _log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from .domain_jobs import Job, JobError, Progress
-from .probe import FoundSubmodel
+from ..probe import FoundSubmodel
+from .jobs import Job, JobError, Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ from modelkeep.exceptions import (
 )
 
 from . import files
-from .domain_ownership import Kept, owned_by, plan
-from .domain_ports import JobStore, RecordPort, Removal, StoredModel
-from .domain_roots import ModelRoots
-from .domain_steps import KeyedLocks
+from .domain.ownership import Kept, owned_by, plan
+from .domain.ports import JobStore, RecordPort, Removal, StoredModel
+from .domain.roots import ModelRoots
+from .waits import KeyedLocks
 
 _log = logging.getLogger(__name__)
 
