@@ -9,9 +9,9 @@ from pathlib import Path
 from modelkeep.exceptions import InvalidModelException
 
 from ..probe import ProbeResult
+from ..probe.result import UNKNOWN
 from .jobs import Job, Overrides, SourceKind
 from .ports import ModelDraft
-from ..probe.result import UNKNOWN
 
 
 def check_known(probe: ProbeResult, path: Path) -> None:
