@@ -41,7 +41,7 @@ from modelkeep.rpc import Address, decode
 from modelkeep.supervisor import Suite, SuiteError
 from support import modelshapes
 from support.httpserver import HttpServer, Resource
-from support.suite import service_suite
+from support.suite import OwnersSuite, service_suite
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -55,7 +55,7 @@ URL = "http://127.0.0.1:9/file.bin"
 class Services:
     """Stubs of a suite, whose import roots are one folder."""
 
-    suite: Suite
+    suite: OwnersSuite
     #: The one folder, besides models_dir, that models may be taken from.
     allowed: Path
     record: Any
@@ -78,12 +78,16 @@ class Services:
 
     def idle(self, name: str) -> download_pb2.Download:
         """A download that is not started."""
-        request = self.to_download(destination=f"{self.models}/{name}")
+        request = self.to_download(destination=f"{self.suite.data_dir}/downloads/{name}")
         created: download_pb2.Download = self.download.CreateDownload(request).download
         return created
 
     def to_download(self, **fields: Any) -> download.CreateDownloadRequest:
-        values = {"source": download_pb2.DownloadSource(url=URL), "destination": f"{self.models}/", **fields}
+        values = {
+            "source": download_pb2.DownloadSource(url=URL),
+            "destination": f"{self.suite.data_dir}/downloads/",
+            **fields,
+        }
         return download.CreateDownloadRequest(start=False, **values)
 
 
@@ -523,7 +527,7 @@ def test_a_database_of_a_newer_schema_ends_the_start_with_65(
 
 
 def test_a_taken_port_ends_the_start_with_98(services: Services, data_dir: Path) -> None:
-    taken = services.suite.addresses["record"].rpartition(":")[2]
+    taken = services.suite.over_tcp["record"].rpartition(":")[2]
     code, said = ended("record", "--data-dir", str(data_dir), "--port", taken)
     assert code == 98, said
     assert taken in said

@@ -21,6 +21,11 @@ class OwnersSuite(Suite):
         """Service name to the socket; where there is none, to ``host:port``."""
         return {**super().addresses, **self.sockets}
 
+    @property
+    def over_tcp(self) -> dict[str, str]:
+        """Service name to ``host:port``."""
+        return super().addresses
+
 
 def service_suite(
     data_dir: Path | None = None,
@@ -28,7 +33,7 @@ def service_suite(
     services: Sequence[str] = SERVICES,
     env: Mapping[str, str] | None = None,
     arguments: Mapping[str, Sequence[str]] | None = None,
-) -> Suite:
+) -> OwnersSuite:
     """A suite of real services, not started yet; downloads from loopback are allowed.
 
     Its ``addresses`` are the sockets of its owner, so that tests of behaviour may do everything; who may call
