@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from modelkeep.hosts import check_spelling, is_loopback
 from modelkeep.reserve import has_room
@@ -228,7 +229,7 @@ class Suite:
         self._wait_healthy(service, time.monotonic() + self._startup_timeout_s)
         self._describe()
 
-    def __enter__(self) -> Suite:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
