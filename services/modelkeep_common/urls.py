@@ -76,8 +76,6 @@ _BESIDE_SIGNATURE = frozenset(
     }
 )
 _SIGNATURES = frozenset({"sig", "signature", "hmac", "sign"})
-_PAIR_IN_PATH = re.compile(r"([^/;&~=]+)=([^/;&~]*)")
-_PAIR_IN_QUERY = re.compile(r"([^&;=]+)=([^&;]*)")
 #: Stands where a credential stood, in what is hashed; no address has such a character.
 _GONE = "\0"
 #: Of this process alone: what it makes means nothing to any other, nor after a restart.
@@ -292,16 +290,20 @@ def is_secret_name(name: str) -> bool:
 def _without_credentials(url: str) -> str:
     scheme, authority, path, query = _split(url)
     origin = ("" if scheme is None else f"{scheme}:") + ("" if authority is None else f"//{authority}")
-    pairs = _PAIR_IN_QUERY.findall(query or "")
-    signed = any(_compact(name) in _SIGNATURES or "signature" in _compact(name) for name, _ in pairs)
+    names = (_compact(pair.partition("=")[0]) for pair in re.split("[&;]", query or "") if "=" in pair)
+    signed = any(name in _SIGNATURES or "signature" in name for name in names)
+    path = _without_values("([/;&~])", path, signed=signed)
+    return origin + path + ("" if query is None else f"?{_without_values('([&;])', query, signed=signed)}")
 
-    def gone(match: re.Match[str]) -> str:
-        name = _compact(match[1])
-        sure = name in _CREDENTIALS or (signed and name in _BESIDE_SIGNATURE)
-        return f"{match[1]}={_GONE}" if sure else match[0]
 
-    path = _PAIR_IN_PATH.sub(gone, path)
-    return origin + path + ("" if query is None else f"?{_PAIR_IN_QUERY.sub(gone, query)}")
+def _without_values(between: str, text: str, *, signed: bool) -> str:
+    pieces = re.split(between, text)
+    for at in range(0, len(pieces), 2):
+        name, equals, _ = pieces[at].partition("=")
+        plain = _compact(name) if equals else ""
+        if plain in _CREDENTIALS or (signed and plain in _BESIDE_SIGNATURE):
+            pieces[at] = f"{name}={_GONE}"
+    return "".join(pieces)
 
 
 def _redacted(match: re.Match[str]) -> str:

@@ -39,8 +39,8 @@ def models(data_dir: Path) -> Path:
 
 
 @pytest.fixture
-async def client(data_dir: Path, models: Path) -> AsyncIterator[DownloadClient]:
-    async with download_service(data_dir, allow_any_import_root=True) as service:
+async def client(data_dir: Path, models: Path, tmp_path: Path) -> AsyncIterator[DownloadClient]:
+    async with download_service(data_dir, import_roots=(data_dir.parent, tmp_path)) as service:
         yield service
 
 

@@ -170,13 +170,14 @@ def test_any_text_is_shown_and_redacted_without_an_error(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [":" * 8000, "http://h/?" + "a;" * 4000, "http://h/" + "eyJ-" * 2000, "%25" * 2700]
+    "text", [":" * 8000, "http://h/?" + "a;" * 4000, "http://h/" + "eyJ-" * 2000, "%25" * 2700, "a" * 8000]
 )
 def test_long_texts_take_no_long_time(text: str) -> None:
     # Quadratic patterns would take minutes here: the test's own time-out tells.
     for _ in range(5):
         shown(text)
         redact(text * 4)
+        urls.mark_of(f"http://h/{text}?{text}")
 
 
 def test_an_address_is_taken_apart() -> None:
