@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from modelkeep.client import find_addresses
+from modelkeep.exceptions import ForbiddenPathException
 
 
 def suite_file(folder: Path, text: str) -> None:
@@ -58,3 +60,24 @@ def test_the_data_folder_is_found_by_the_environment_and_by_the_current_folder(
     assert find_addresses(environ={})["record"].target == "modelkeep-data:1"
     named = {"MODELKEEP_DATA_DIR": str(tmp_path / "named")}
     assert find_addresses(environ=named)["record"].target == "named:1"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what is another user's")
+@pytest.mark.parametrize(
+    "strangers", ["modelkeep-data", "modelkeep-data/run", "modelkeep-data/run/suite.json"]
+)
+def test_a_suite_of_another_user_that_lies_where_one_stands_is_not_called_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strangers: str
+) -> None:
+    folder = tmp_path / "modelkeep-data"
+    folder.mkdir()
+    suite_file(folder, json.dumps({"addresses": {"record": "planted:1"}}))
+    os.chown(tmp_path / strangers, 65534, 65534)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ForbiddenPathException, match="--data-dir"):
+        find_addresses(environ={})
+    for named in (
+        find_addresses(data_dir="modelkeep-data", environ={}),
+        find_addresses(environ={"MODELKEEP_DATA_DIR": "modelkeep-data"}),
+    ):
+        assert named["record"].target == "planted:1"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from modelkeep.exceptions import ForbiddenPathException
 from modelkeep.rpc import Address, ServiceName, Token, TokenFile, variable
 
 SERVICES: Final[tuple[ServiceName, ...]] = ("record", "download", "install", "loader")
@@ -47,11 +48,16 @@ def find_addresses(
     The order is: `given`, ``MODELKEEP_CLIENT_<SERVICE>_ADDRESS``, ``run/suite.json``, the default ports. Of a
     running suite its UNIX socket is taken; where that is out of reach, its port and the owner's token. That
     token is shown nowhere else.
+
+    Raises:
+        ForbiddenPathException: The suite in ``./modelkeep-data`` is another user's, and nobody named it.
     """
     environ = os.environ if environ is None else environ
     given = given or {}
     run = find_data_dir(data_dir, environ) / "run"
     suite_file = run / "suite.json"
+    if not (data_dir or environ.get("MODELKEEP_DATA_DIR")):
+        _refuse_strangers(suite_file)
     running, sockets = _read_suite_file(suite_file)
     named = token_file or environ.get("MODELKEEP_TOKEN_FILE")
     shown: Token | None = TokenFile(Path(named)) if named else None
@@ -90,6 +96,21 @@ def find_token(
     return TokenFile(
         Path(named) if named else find_data_dir(data_dir, environ) / "run" / "tokens" / "owner"
     )()
+
+
+def _refuse_strangers(suite_file: Path) -> None:
+    """A suite that merely lies where the caller stands may have been put there by anybody."""
+    data_dir = suite_file.parent.parent
+    try:
+        owners = {path.lstat().st_uid for path in (data_dir, suite_file.parent, suite_file)}
+    except OSError:
+        return  # there is none that could be read
+    if strangers := owners - {0, os.geteuid()}:
+        raise ForbiddenPathException(
+            f"The suite in {data_dir} is of another user (uid {strangers.pop()}) and not called unasked. "
+            f"If you mean it, say so: --data-dir {data_dir}, or MODELKEEP_DATA_DIR={data_dir}.",
+            metadata={"path": str(data_dir)},
+        )
 
 
 def _read_suite_file(path: Path) -> tuple[dict[str, str], dict[str, str]]:
