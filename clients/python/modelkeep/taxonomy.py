@@ -258,6 +258,16 @@ class DigestState(StrEnum):
     Failed = "failed"
 
 
+#: The enums of records on the wire.
+WIRE_ENUMS: tuple[type[StrEnum], ...] = (
+    ModelType,
+    ModelFormat,
+    SubModelType,
+    ModelVariantType,
+    SchedulerPredictionType,
+    ModelSourceType,
+    DigestState,
+)
 #: Enums whose name on the wire is shorter than here.
 _WIRE_PREFIXES = {"ModelVariantType": "MODEL_VARIANT_", "SchedulerPredictionType": "PREDICTION_TYPE_"}
 

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from modelkeep.client import DownloadJobPath, DownloadJobRemoteSource, DownloadJobURL, ModelInstallJob
 from modelkeep.client._download_jobs import make_job
-from modelkeep.client._install_jobs import config_of, overrides_of
 from modelkeep.client._loader import precision_name
 from modelkeep.configs import SubmodelDefinition
+from modelkeep.configs.overrides import config_of, overrides_of
 from modelkeep.exceptions import FieldInvalidException, InvalidModelConfigException, TokenRequiredException
 from modelkeep.install.v1 import install_pb2
 from modelkeep.server.v1 import job_pb2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,16 +23,6 @@ from modelkeep.cli._output import (
 if TYPE_CHECKING:
     from modelkeep.client import Client, ModelInstallJob
 
-#: Fields that hold several texts: one text alone is a list of one.
-_LISTS = frozenset({"tags", "trigger_phrases", "compatible_bases"})
-#: Fields whose value is read as JSON, and the type that it then may have; all others are text.
-_AS_JSON: Mapping[str, type | tuple[type, ...]] = {
-    **dict.fromkeys((*_LISTS, "submodels"), list),
-    "upcast_attention": bool,
-    "rank": int,
-    "scaling_factor": (int, float),
-}
-
 _group = typer.Typer(help="Look at installs and control them.", invoke_without_command=True)
 
 JobId = Annotated[int, typer.Argument(help="Number of the install.", min=1, max=LAST_ID)]
@@ -46,9 +35,12 @@ def add_to(app: typer.Typer) -> None:
 
 
 def assignments(given: list[str] | None) -> dict[str, Any]:
-    """``name=value`` texts as a dict; lists and truth values are read as JSON, an empty value clears."""
+    """``name=value`` texts as a dict; what is no text in a config is read as JSON, an empty value clears."""
     import json
 
+    from modelkeep.configs import field_types
+
+    types = field_types()
     values: dict[str, Any] = {}
     for text in given or ():
         name, equals, value = text.partition("=")
@@ -58,9 +50,12 @@ def assignments(given: list[str] | None) -> dict[str, Any]:
             parsed = json.loads(value)
         except ValueError:
             parsed = value
+        outer, inner = types.get(name, (str, str))
+        allowed = (int, float) if outer is float else outer
         # A name may be 42, or true.
-        meant = parsed if name in _AS_JSON and isinstance(parsed, _AS_JSON[name]) else value
-        values[name] = None if value == "" else [value] if name in _LISTS and meant == value else meant
+        meant = parsed if isinstance(parsed, allowed) else value
+        alone = outer is list and issubclass(inner, str) and meant == value
+        values[name] = None if value == "" else [value] if alone else meant
     return values
 
 

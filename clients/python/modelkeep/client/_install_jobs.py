@@ -1,34 +1,18 @@
-"""Install jobs: what the original's ModelInstallJob says, and overrides on their way to the wire."""
+"""Install jobs: what the original's ModelInstallJob says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.json_format import MessageToDict
-
 from modelkeep.client._errors import exception_of
-from modelkeep.client._values import seconds, wire, wires
-from modelkeep.configs import AnyModelConfig, SubmodelDefinition
-from modelkeep.configs.wire import from_model, from_submodel, to_submodel
-from modelkeep.exceptions import (
-    FieldInvalidException,
-    FieldViolation,
-    InvalidModelConfigException,
-    ModelkeepError,
-)
+from modelkeep.client._values import seconds
+from modelkeep.configs import AnyModelConfig
+from modelkeep.configs.overrides import config_of
+from modelkeep.configs.wire import from_model
+from modelkeep.exceptions import ModelkeepError
 from modelkeep.install.v1 import install_pb2
-from modelkeep.taxonomy import (
-    BaseModelType,
-    ModelFormat,
-    ModelSourceType,
-    ModelType,
-    ModelVariantType,
-    SchedulerPredictionType,
-)
 
 
 class InstallStatus(StrEnum):
@@ -161,96 +145,3 @@ def source_of(message: install_pb2.InstallSource) -> Path | str:
 def is_remote(message: install_pb2.Install) -> bool:
     """Whether the model comes from an address."""
     return message.source.HasField("url")
-
-
-#: Python's name of an override → the wire's.
-_NAMES: Final = {
-    "model_type": "type",
-    "model_format": "format",
-    "base_model": "base",
-    "config": "checkpoint_config",
-    "config_path": "checkpoint_config",
-}
-_ENUMS: Final[Mapping[str, type[StrEnum]]] = {
-    "type": ModelType,
-    "format": ModelFormat,
-    "variant": ModelVariantType,
-    "prediction_type": SchedulerPredictionType,
-    "source_type": ModelSourceType,
-}
-#: What a text may be read as, by the type of the field.
-_NUMBERS: Final[Mapping[int, type[int] | type[float]]] = {
-    FieldDescriptor.TYPE_INT32: int,
-    FieldDescriptor.TYPE_DOUBLE: float,
-}
-
-
-def overrides_of(config: Mapping[str, Any] | None) -> install_pb2.ModelOverrides | None:
-    """A dict of config fields on the wire.
-
-    Raises:
-        InvalidModelConfigException: A field that cannot be overridden, or a bad value.
-    """
-    if not config:
-        return None
-    message = install_pb2.ModelOverrides()
-    fields = message.DESCRIPTOR.fields_by_name
-    violations: list[FieldViolation] = []
-    for given, value in config.items():
-        name = _NAMES.get(given, given)
-        if name not in fields:
-            known = ", ".join(sorted({*fields} - {*_NAMES.values()} | {*_NAMES}))
-            violations.append(FieldViolation(given, f"cannot be overridden; these can: {known}"))
-            continue
-        if value is None:
-            continue
-        try:
-            _put(message, name, value)
-        except FieldInvalidException as error:
-            violations += [FieldViolation(given, violation.description) for violation in error.violations]
-        except (TypeError, ValueError) as error:
-            violations.append(FieldViolation(given, str(error)))
-    if violations:
-        raise InvalidModelConfigException("The overrides do not fit a model", violations=violations)
-    return message
-
-
-def _put(message: install_pb2.ModelOverrides, name: str, value: Any) -> None:
-    field = message.DESCRIPTOR.fields_by_name[name]
-    if name in _ENUMS:
-        assert field.enum_type is not None
-        setattr(message, name, field.enum_type.values_by_name[wire(_ENUMS[name], value, name)].number)
-    elif field.message_type is not None:
-        parts = [SubmodelDefinition.model_validate(item, from_attributes=True) for item in value]
-        getattr(message, name).extend(map(to_submodel, parts))
-    elif field.is_repeated:
-        texts = [value] if isinstance(value, str) else list(map(str, value))
-        if name == "compatible_bases":
-            wires(BaseModelType, texts, name)
-        getattr(message, name).extend(texts)
-    elif name == "base":
-        wire(BaseModelType, value, name)
-        message.base = str(value)
-    elif field.type == FieldDescriptor.TYPE_BOOL:
-        if not isinstance(value, bool):  # "no" is a true value in Python
-            raise ValueError(f"{value!r} is neither true nor false")
-        setattr(message, name, value)
-    elif field.type in _NUMBERS:
-        if isinstance(value, bool):
-            raise ValueError(f"{value!r} is no number")
-        setattr(message, name, _NUMBERS[field.type](value))
-    else:
-        setattr(message, name, str(value))
-
-
-def config_of(overrides: install_pb2.ModelOverrides) -> dict[str, Any]:
-    """Overrides as the dict that a caller would have given."""
-    back = {wire_name: name for name, wire_name in _NAMES.items() if name != "config_path"}
-    values: dict[str, Any] = MessageToDict(overrides, preserving_proto_field_name=True)
-    for name, enum in _ENUMS.items():
-        if name in values:
-            by_wire = {wire(enum, member, name): member for member in enum}
-            values[name] = by_wire.get(values[name], values[name])
-    if overrides.submodels:
-        values["submodels"] = [from_submodel(part) for part in overrides.submodels]
-    return {back.get(name, name): value for name, value in values.items()}

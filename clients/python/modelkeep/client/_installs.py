@@ -17,7 +17,6 @@ from modelkeep.client._install_jobs import (
     InstallStatus,
     ModelInstallJob,
     is_remote,
-    overrides_of,
     source_message,
     status_of,
 )
@@ -25,6 +24,7 @@ from modelkeep.client._tracker import EventThread, JobTracker, refresh
 from modelkeep.client._transport import Peer
 from modelkeep.client._values import absolute, is_url
 from modelkeep.client._watch import STREAM_DEADLINE_S, WatchEvent, WatchFrame, events_with_progress, follow
+from modelkeep.configs.overrides import overrides_of
 from modelkeep.exceptions import UnknownJobIDException
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb

@@ -19,7 +19,6 @@ from modelkeep.configs._base import (
     CheckpointConfig,
     DiffusersConfig,
     License,
-    MainConfig,
     ModelConfigBase,
     ModelFile,
     SubmodelDefinition,
@@ -39,6 +38,7 @@ from modelkeep.configs._kinds import (
     LlavaOnevisionConfig,
     LoRAConfig,
     MainCheckpointConfig,
+    MainConfig,
     MainDiffusersConfig,
     MistralEncoderConfig,
     ONNXConfig,
@@ -66,6 +66,7 @@ from modelkeep.configs._union import (
     AnyModelConfig,
     ModelConfigFactory,
     config_class,
+    field_types,
     formats_of,
 )
 from modelkeep.exceptions import InvalidModelConfigException
@@ -136,5 +137,6 @@ __all__ = [
     "VaeDiffusersConfig",
     "WanT5EncoderConfig",
     "config_class",
+    "field_types",
     "formats_of",
 ]

@@ -1,4 +1,4 @@
-"""What every model's configuration has, and the three halves that kinds of models are made of."""
+"""What every model's configuration has, and the halves that kinds of models are made of."""
 
 from __future__ import annotations
 
@@ -17,25 +17,16 @@ from pydantic import (
     GetCoreSchemaHandler,
     PlainSerializer,
     PrivateAttr,
-    model_validator,
 )
 from pydantic_core import CoreSchema, core_schema
 
 from modelkeep.taxonomy import (
     BaseModelType,
     DigestState,
-    Flux2VariantType,
-    FluxVariantType,
-    Krea2VariantType,
     ModelFormat,
     ModelSourceType,
     ModelType,
-    ModelVariantType,
-    QwenImageVariantType,
-    SchedulerPredictionType,
     SubModelType,
-    WanVariantType,
-    ZImageVariantType,
 )
 
 
@@ -185,52 +176,6 @@ class SubmodelDefinition(BaseModel):
     class_name: str = ""
     #: The library of that class: ``diffusers`` or ``transformers``; empty if not known.
     library: str = ""
-
-
-_FAMILY_VARIANTS = frozenset(
-    member.value
-    for family in (
-        FluxVariantType,
-        Flux2VariantType,
-        ZImageVariantType,
-        Krea2VariantType,
-        QwenImageVariantType,
-        WanVariantType,
-    )
-    for member in family
-)
-
-
-class MainConfig(ModelConfigBase):
-    """A main model: it makes images or videos."""
-
-    vae: OptionalPath = Field(
-        default=None, description="A VAE to use in place of its own: absolute, or relative to models_dir."
-    )
-    variant: ModelVariantType = Field(
-        default=ModelVariantType.Normal, description="What the denoiser takes besides the latents."
-    )
-    prediction_type: SchedulerPredictionType | None = Field(
-        default=None, description="What it predicts; None: as its base, or its own configuration, says."
-    )
-    upcast_attention: bool | None = Field(
-        default=None, description="Whether its attention needs fp32; None: not known, taken as False."
-    )
-    family_variant: OptionalText = Field(
-        default=None, description="Variant inside its family, such as `schnell`."
-    )
-    submodels: list[SubmodelDefinition] = Field(
-        default_factory=list, description="The components that its files hold."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _split_variant(cls, values: Any) -> Any:
-        """Today's dicts have the family's variant under ``variant``."""
-        if isinstance(values, dict) and values.get("variant") in _FAMILY_VARIANTS:
-            rest = {name: value for name, value in values.items() if name != "variant"}
-            return {"family_variant": str(values["variant"]), **rest}
-        return values
 
 
 class ModelFile(BaseModel):

@@ -15,16 +15,23 @@ from pydantic import AliasChoices, Field, model_validator
 from modelkeep.configs._base import (
     CheckpointConfig,
     DiffusersConfig,
-    MainConfig,
     ModelConfigBase,
+    OptionalPath,
     OptionalText,
+    SubmodelDefinition,
 )
 from modelkeep.taxonomy import (
     BaseModelType,
+    Flux2VariantType,
+    FluxVariantType,
+    Krea2VariantType,
     ModelFormat,
     ModelType,
     ModelVariantType,
+    QwenImageVariantType,
     SchedulerPredictionType,
+    WanVariantType,
+    ZImageVariantType,
 )
 
 _TYPE = AliasChoices("model_type", "type")
@@ -39,6 +46,52 @@ FileFormat = Literal[
     ModelFormat.GGUFQuantized,
     ModelFormat.SDNQQuantized,
 ]
+
+
+_FAMILY_VARIANTS = frozenset(
+    member.value
+    for family in (
+        FluxVariantType,
+        Flux2VariantType,
+        ZImageVariantType,
+        Krea2VariantType,
+        QwenImageVariantType,
+        WanVariantType,
+    )
+    for member in family
+)
+
+
+class MainConfig(ModelConfigBase):
+    """A main model: it makes images or videos."""
+
+    vae: OptionalPath = Field(
+        default=None, description="A VAE to use in place of its own: absolute, or relative to models_dir."
+    )
+    variant: ModelVariantType = Field(
+        default=ModelVariantType.Normal, description="What the denoiser takes besides the latents."
+    )
+    prediction_type: SchedulerPredictionType | None = Field(
+        default=None, description="What it predicts; None: as its base, or its own configuration, says."
+    )
+    upcast_attention: bool | None = Field(
+        default=None, description="Whether its attention needs fp32; None: not known, taken as False."
+    )
+    family_variant: OptionalText = Field(
+        default=None, description="Variant inside its family, such as `schnell`."
+    )
+    submodels: list[SubmodelDefinition] = Field(
+        default_factory=list, description="The components that its files hold."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_variant(cls, values: Any) -> Any:
+        """Today's dicts have the family's variant under ``variant``."""
+        if isinstance(values, dict) and values.get("variant") in _FAMILY_VARIANTS:
+            rest = {name: value for name, value in values.items() if name != "variant"}
+            return {"family_variant": str(values["variant"]), **rest}
+        return values
 
 
 class MainCheckpointConfig(CheckpointConfig, MainConfig):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from types import NoneType
 from typing import Annotated, Any, Literal, TypeAlias, cast, get_args, get_origin
 
 from pydantic import ConfigDict, Discriminator, Tag, TypeAdapter, ValidationError
@@ -125,6 +126,29 @@ def config_class(
         kind = ModelType.ONNX, kind[1]
     candidates = _BY_KIND.get(kind, [])
     return next((cls for cls, bases in candidates if base is None or bases is None or base in bases), None)
+
+
+def field_types() -> dict[str, tuple[type, type]]:
+    """Of every field of a config, by name: its type, and that of its items if it is a list.
+
+    Optional fields have the type that they have when they are set.
+    """
+    return {
+        name: _field_type(field.annotation)
+        for cls in CONFIG_CLASSES
+        for name, field in cls.model_fields.items()
+    }
+
+
+def _field_type(annotation: Any) -> tuple[type, type]:
+    if get_origin(annotation) is list:
+        return list, get_args(annotation)[0]
+    parts = [
+        part
+        for part in (annotation, *get_args(annotation))
+        if isinstance(part, type) and part is not NoneType
+    ]
+    return (parts[0], parts[0]) if parts else (str, str)
 
 
 _ADAPTER: TypeAdapter[AnyModelConfig] = TypeAdapter(AnyModelConfig, config=ConfigDict(defer_build=True))

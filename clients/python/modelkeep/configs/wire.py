@@ -1,43 +1,42 @@
 """Configs to messages and back. Needs protobuf, not grpc.
 
 A message's ``config`` arm has the name of its type's value (``vae`` for ``ModelType.Vae``), and every
-field the name it has in Python but for the few in :data:`_COMMON` and :data:`_ARM`; the tests hold
-both sides against each other. What a message has beyond what this version knows (an enum number, a
-field, a base) stays with the config and goes back unchanged with :func:`to_model`.
+field the name it has in Python but for the few in ``WIRE_NAMES``; the tests hold both sides against each
+other. What a message has beyond what this version knows (an enum number, a field, a base) stays with the
+config and goes back unchanged with :func:`to_model`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
-from enum import StrEnum
-from functools import cache
-from typing import Any, get_args
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from modelkeep.configs._base import License, ModelConfigBase, ModelFile, SubmodelDefinition
+from modelkeep.configs._base import ModelConfigBase, ModelFile
+from modelkeep.configs._fields import (
+    WIRE_NAMES,
+    UnknownValueError,
+    fill,
+    member_of,
+    put,
+    readable_values,
+    values_of,
+)
 from modelkeep.configs._kinds import UnknownConfig
 from modelkeep.configs._union import AnyModelConfig, config_class, formats_of, literal_values
 from modelkeep.exceptions import FieldViolation
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
-from modelkeep.taxonomy import BaseModelType, ModelFormat, ModelType, wire_name
+from modelkeep.taxonomy import BaseModelType, ModelFormat, ModelType
 
 _log = logging.getLogger(__name__)
 
-#: Python's (the original's) name → the wire's, for the fields that every model has.
-_COMMON = {"model_type": "type", "model_format": "format", "base_model": "base"}
-#: The same for the fields of the arms.
-_ARM = {"config": "checkpoint_config"}
-
-
-class UnknownValueError(ValueError):
-    """An enum number or a base that this version does not know."""
+_FIELDS: Mapping[str, Any] = model_pb2.Model.DESCRIPTOR.fields_by_name
+_ARMS = frozenset(field.name for field in model_pb2.Model.DESCRIPTOR.oneofs_by_name["config"].fields)
 
 
 def to_model(config: ModelConfigBase) -> model_pb2.Model:
@@ -57,7 +56,7 @@ def to_model(config: ModelConfigBase) -> model_pb2.Model:
         if before is None or getattr(before, name, _MISSING) != getattr(config, name)
     }
     for name in changed & set(ModelConfigBase.model_fields):
-        _put(message, _COMMON.get(name, name), getattr(config, name))
+        put(message, WIRE_NAMES.get(name, name), getattr(config, name))
     if isinstance(config, UnknownConfig):
         if message.type == taxonomy_pb2.MODEL_TYPE_UNKNOWN:
             raw = json.dumps(config.raw) if config.raw else ""
@@ -66,7 +65,7 @@ def to_model(config: ModelConfigBase) -> model_pb2.Model:
     arm: Message = getattr(message, config.model_type.value)
     arm.SetInParent()
     for name in changed - set(ModelConfigBase.model_fields):
-        _put(arm, _ARM.get(name, name), getattr(config, name))
+        put(arm, WIRE_NAMES.get(name, name), getattr(config, name))
     return message
 
 
@@ -84,35 +83,41 @@ def from_model(message: model_pb2.Model) -> AnyModelConfig:
 def to_file(file: ModelFile) -> model_pb2.ModelFile:
     """The message of one file of a model."""
     message = model_pb2.ModelFile()
-    for name in ModelFile.model_fields:
-        _put(message, name, getattr(file, name))
+    fill(message, dict(file))
     return message
 
 
 def from_file(message: model_pb2.ModelFile) -> ModelFile:
     """One file of a model; an unknown state of its digests is taken as pending."""
     try:
-        return ModelFile.model_validate(_get_all(message, ModelFile, {}))
+        return ModelFile.model_validate(values_of(message))
     except UnknownValueError:
-        fields = {name: field for name, field in ModelFile.model_fields.items() if name != "digest_state"}
-        return ModelFile.model_validate(_get_all(message, ModelFile, {}, only=fields))
+        readable = ModelFile.model_fields.keys() - {"digest_state"}
+        return ModelFile.model_validate(values_of(message, only=readable))
 
 
-def to_submodel(part: SubmodelDefinition) -> model_pb2.Submodel:
-    """The message of one component of a main model."""
-    message = model_pb2.Submodel()
-    for name in SubmodelDefinition.model_fields:
-        _put(message, name, getattr(part, name))
-    return message
+def assemble(values: Mapping[str, Any]) -> tuple[model_pb2.Model, frozenset[str]]:
+    """A record of values by the wire's names, those of its config's fields among them.
 
-
-def from_submodel(message: model_pb2.Submodel) -> SubmodelDefinition:
-    """One component of a main model.
+    Returns:
+        The record, with the arm of its type set, and the names that such a record does not have.
 
     Raises:
-        UnknownValueError: Its type is of a newer version.
+        ValueError, TypeError: A field cannot have its value.
     """
-    return SubmodelDefinition.model_validate(_get_all(message, SubmodelDefinition, {}))
+    message = model_pb2.Model()
+    fill(message, {name: value for name, value in values.items() if name not in _ARMS})
+    arm: Message = getattr(message, str(ModelType(values["type"])))
+    arm.SetInParent()
+    fill(arm, values)
+    known = (_FIELDS.keys() - _ARMS) | arm.DESCRIPTOR.fields_by_name.keys()
+    return message, frozenset(values.keys() - known)
+
+
+def config_values(message: model_pb2.Model) -> dict[str, Any]:
+    """What is set in a record's arm, as far as this version knows it, by the wire's names."""
+    arm_name = message.WhichOneof("config")
+    return readable_values(getattr(message, arm_name)) if arm_name is not None else {}
 
 
 def is_readable(message: model_pb2.Model) -> bool:
@@ -156,7 +161,7 @@ def kind_violations(message: model_pb2.Model) -> list[FieldViolation]:
         ]
     if arm_name is None or cls is UnknownConfig:
         return []
-    names = {_ARM.get(name, name) for name in cls.model_fields}
+    names = {WIRE_NAMES.get(name, name) for name in cls.model_fields}
     arm: Message = getattr(message, arm_name)
     return [
         FieldViolation(f"{arm_name}.{field.name}", f"a model in format {model_format} has no such field")
@@ -175,7 +180,7 @@ def is_known_kind(type_number: int, format_number: int, base: str) -> bool:
 def arm_of_type(number: int) -> str | None:
     """The name of the config arm of a type's number; None for a type that this version does not know."""
     try:
-        return str(_enum(ModelType, model_pb2.Model.DESCRIPTOR.fields_by_name["type"].enum_type, number))
+        return str(member_of(_FIELDS["type"].enum_type, number))
     except UnknownValueError:
         return None
 
@@ -187,9 +192,9 @@ def wire_path(name: str, model_type: ModelType | None = None) -> str:
     """
     head, _, rest = name.partition(".")
     if head in ModelConfigBase.model_fields or model_type is None:
-        path = _COMMON.get(head, head)
+        path = WIRE_NAMES.get(head, head)
     else:
-        path = f"{model_type.value}.{_ARM.get(head, head)}"
+        path = f"{model_type.value}.{WIRE_NAMES.get(head, head)}"
     return f"{path}.{rest}" if rest else path
 
 
@@ -197,10 +202,9 @@ _MISSING = object()
 
 
 def _kind(message: model_pb2.Model) -> tuple[ModelType, ModelFormat]:
-    fields = message.DESCRIPTOR.fields_by_name
     return (
-        _enum(ModelType, fields["type"].enum_type, message.type),
-        _enum(ModelFormat, fields["format"].enum_type, message.format),
+        ModelType(member_of(_FIELDS["type"].enum_type, message.type)),
+        ModelFormat(member_of(_FIELDS["format"].enum_type, message.format)),
     )
 
 
@@ -222,13 +226,13 @@ def _read(message: model_pb2.Model) -> AnyModelConfig:
         raise UnknownValueError(f"no kind of model is {model_type}, {model_format}, {message.base!r}")
     if arm_name not in (None, model_type.value):
         raise UnknownValueError(f"a model of type {model_type} has the config of a {arm_name}")
-    values = _get_all(message, ModelConfigBase, _COMMON)
+    values = _read_fields(message, ModelConfigBase.model_fields)
     values["compatible_bases"] = _known_bases(message)
     if cls is UnknownConfig:
         values["raw"] = _parse_raw(message.unknown.raw_json)
     elif arm_name is not None:
-        only = {name for name in cls.model_fields if name not in ModelConfigBase.model_fields}
-        values |= _get_all(getattr(message, arm_name), cls, _ARM, only=only)
+        own = cls.model_fields.keys() - ModelConfigBase.model_fields.keys()
+        values |= _read_fields(getattr(message, arm_name), own)
     return cls.model_validate(values)  # type: ignore[return-value]  # config_class gives members of the union
 
 
@@ -247,15 +251,10 @@ def _read_unknown(message: model_pb2.Model) -> UnknownConfig:
         "path": message.path or "unknown",
         "raw": MessageToDict(message, preserving_proto_field_name=True),
     }
-    readable: dict[str, Any] = {}
-    for name in ModelConfigBase.model_fields:
-        try:
-            readable |= _get_all(message, ModelConfigBase, _COMMON, only=(name,))
-        except UnknownValueError:
-            continue
+    readable = _read_fields(message, ModelConfigBase.model_fields, readable_values)
     readable["compatible_bases"] = _known_bases(message)
     if message.base not in set(BaseModelType):
-        del readable["base_model"]
+        readable.pop("base_model", None)
     readable.pop("model_type", None)
     try:
         return UnknownConfig.model_validate(readable | must)
@@ -267,72 +266,9 @@ def _known_bases(message: model_pb2.Model) -> list[str]:
     return [base for base in message.compatible_bases if base in set(BaseModelType)]
 
 
-@cache
-def _members(enum: type[StrEnum], descriptor: Any) -> dict[int, StrEnum]:
-    return {descriptor.values_by_name[wire_name(member)].number: member for member in enum}
-
-
-def _enum(enum: type[StrEnum], descriptor: Any, number: int) -> Any:
-    try:
-        return _members(enum, descriptor)[number]
-    except KeyError:
-        raise UnknownValueError(f"{enum.__name__} has no value for the number {number}") from None
-
-
-def _get_all(
-    message: Message, cls: type[BaseModel], names: dict[str, str], only: Iterable[str] | None = None
+def _read_fields(
+    message: Message, names: Iterable[str], read: Callable[..., dict[str, Any]] = values_of
 ) -> dict[str, Any]:
-    """The values of a class's fields that are set in a message, by their names in Python."""
-    values: dict[str, Any] = {}
-    for name in cls.model_fields if only is None else only:
-        field = message.DESCRIPTOR.fields_by_name[names.get(name, name)]
-        value = getattr(message, field.name)
-        if field.is_repeated:
-            values[name] = [_get(cls, name, field, item) for item in value]
-        elif message.HasField(field.name) if field.has_presence else value != field.default_value:
-            values[name] = _get(cls, name, field, value)
-    return values
-
-
-def _get(cls: type[BaseModel], name: str, field: Any, value: Any) -> Any:
-    if field.enum_type is not None:
-        enum = next(part for part in _types(cls.model_fields[name].annotation) if issubclass(part, StrEnum))
-        return _enum(enum, field.enum_type, value)
-    if isinstance(value, Timestamp):
-        return _moment(value)
-    if isinstance(value, model_pb2.Submodel):
-        return from_submodel(value)
-    return value
-
-
-def _moment(value: Timestamp) -> datetime:
-    """The time, or the nearest that a datetime can hold."""
-    try:
-        return value.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return (datetime.max if value.seconds > 0 else datetime.min).replace(tzinfo=UTC)
-
-
-def _types(annotation: Any) -> Iterator[type]:
-    """The classes that an annotation is built of."""
-    if isinstance(annotation, type):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _types(part)
-
-
-def _put(message: Message, name: str, value: Any) -> None:
-    field = message.DESCRIPTOR.fields_by_name[name]
-    message.ClearField(name)
-    if value is None:
-        return
-    if field.is_repeated:
-        target = getattr(message, name)
-        for item in value:
-            target.append(to_submodel(item) if isinstance(item, SubmodelDefinition) else str(item))
-    elif field.enum_type is not None:
-        setattr(message, name, field.enum_type.values_by_name[wire_name(value)].number)
-    elif isinstance(value, datetime):
-        getattr(message, name).FromDatetime(value)
-    else:
-        setattr(message, name, str(value) if isinstance(value, License) else value)
+    """The values that are set of fields that Python calls so, by these names."""
+    python = {WIRE_NAMES.get(name, name): name for name in names}
+    return {python[name]: value for name, value in read(message, python).items()}
