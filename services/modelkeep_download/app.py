@@ -14,6 +14,7 @@ from modelkeep_common.serving import Service
 from modelkeep_common.sqlite import Database
 from modelkeep_common.threads import in_thread
 from modelkeep_common.watch import WatchHub
+from modelkeep_common.watch.sqlite_log import SqliteLog
 from modelkeep_download import convert
 from modelkeep_download.config import DownloadSettings
 from modelkeep_download.domain.job import Job
@@ -57,7 +58,7 @@ class DownloadApplication:
                 limits=settings.store_limits,
             )
             held.push_async_callback(db.close)
-            hub = WatchHub[download_pb2.Download](db, collection=COLLECTION, parse=convert.parse_job)
+            hub = WatchHub[download_pb2.Download](SqliteLog(db, COLLECTION), parse=convert.parse_job)
 
             def encode(job: Job) -> bytes:
                 # A change tells the bytes of its moment as progress does, or they would seem to go back.

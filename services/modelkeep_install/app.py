@@ -18,6 +18,7 @@ from modelkeep_common.serving import Service
 from modelkeep_common.sqlite import Database
 from modelkeep_common.threads import in_thread
 from modelkeep_common.watch import WatchHub
+from modelkeep_common.watch.sqlite_log import SqliteLog
 
 from . import convert
 from .config import InstallSettings
@@ -51,7 +52,7 @@ class InstallApplication:
             )
             held.push_async_callback(db.close)
             store = InstallStore(db, convert.encode_install)
-            hub = WatchHub(db, collection=COLLECTION, parse=install_pb2.Install.FromString)
+            hub = WatchHub(SqliteLog(db, COLLECTION), parse=install_pb2.Install.FromString)
             record, download = await asyncio.to_thread(self._peers)
             to_record, to_download = open_async_channel(record, with_retries()), open_async_channel(download)
             held.push_async_callback(to_record.close)

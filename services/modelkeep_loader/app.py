@@ -74,6 +74,8 @@ class LoaderApplication:
             helper = Helper(around.roots, idle_s=settings.helper_idle_s)
             held.push_async_callback(helper.close)
 
+            history = ResidentHistory(settings.store_limits)
+
             def changed(resident: Resident, gone: bool) -> None:
                 history.changed(resident.id, None if gone else _news_of(resident))
 
@@ -95,10 +97,6 @@ class LoaderApplication:
             descriptors = DescriptorServer(around.socket_folder, lending)
             await descriptors.open()
             held.push_async_callback(descriptors.close)
-            history = await ResidentHistory.open(
-                settings.database, reserve_bytes=settings.reserve_bytes, limits=settings.store_limits
-            )
-            held.push_async_callback(history.close)
             held.push_async_callback(lending.close)
             await lending.open()
             servicer = LoaderServicer(lending, history, str(descriptors.path))

@@ -185,8 +185,8 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         after = str(position[0]) if position else ""
         size = clamp_page_size(request.page_size)
         # The token first: what changes after it may be in the list already, but is never missed.
-        token = await self._history.flush()
-        revisions = await self._history.revisions()
+        token = self._history.flush()
+        revisions = self._history.revisions()
         found = [
             resident
             for resident in self._lending.cache.residents()
@@ -212,7 +212,7 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
             def matches(resident: resident_pb2.Resident) -> bool:
                 return convert.is_about(request.key, resident.components)
 
-        await self._history.flush()
+        self._history.flush()
         watch = self._history.hub.watch(
             resume_token=request.resume_token,
             matches=matches,

@@ -11,6 +11,7 @@ from modelkeep.model.v1.model_pb2 import Model
 from modelkeep.record.v1 import record_service_pb2_grpc
 from modelkeep_common.serving import Service
 from modelkeep_common.watch import WatchHub
+from modelkeep_common.watch.sqlite_log import SqliteLog
 
 from .config import RecordSettings
 from .domain.query import MAX_SEARCH_WORDS
@@ -40,7 +41,7 @@ class RecordApplication:
             search_s=settings.search_seconds,
         )
         try:
-            hub = WatchHub(store.db, collection=COLLECTION, parse=Model.FromString)
+            hub = WatchHub(SqliteLog(store.db, COLLECTION), parse=Model.FromString)
             servicer = RecordServicer(store, hub)
             yield Service(
                 register=partial(record_service_pb2_grpc.add_RecordServiceServicer_to_server, servicer),

@@ -28,7 +28,7 @@ from modelkeep_common.serving import start_server
 from modelkeep_common.sqlite import Database, Migration
 from modelkeep_common.startup import StartupError
 from modelkeep_common.watch import Frame, WatchHub, stream_frames
-from modelkeep_common.watch.sqlite_log import append_change
+from modelkeep_common.watch.sqlite_log import SqliteLog, append_change
 from support.commonapp import SERVICE, App, AppSettings, Client, serving
 from support.commoncalls import echo, fails, reason_of, until
 
@@ -287,7 +287,7 @@ async def test_pitfall_26_a_stalled_reader_slows_nobody_and_is_ended_with_its_la
     data_dir: Path,
 ) -> None:
     db = await Database.open(data_dir / "t.db", [], "test")
-    hub: WatchHub[bytes] = WatchHub(db, collection="items", parse=lambda payload: payload, stall_s=1.0)
+    hub: WatchHub[bytes] = WatchHub(SqliteLog(db, "items"), parse=lambda payload: payload, stall_s=1.0)
     ended: dict[str, BaseException] = {}
 
     async def watch(request: StringValue, context: Any) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from modelkeep_common.sqlite import Database, Migration
 from modelkeep_common.watch import Event, Frame, Watch, WatchHub
-from modelkeep_common.watch.sqlite_log import append_change
+from modelkeep_common.watch.log import ChangeLog
+from modelkeep_common.watch.memory_log import Kept, MemoryLog
+from modelkeep_common.watch.sqlite_log import SqliteLog, append_change, trim_history
 
 Item = dict[str, Any]
+#: Where items are: each is watched by the log of its kind.
+Store = Database | MemoryLog
 
 MIGRATIONS = [Migration(1, "CREATE TABLE items (id TEXT PRIMARY KEY, body TEXT NOT NULL);")]
 
@@ -22,26 +26,58 @@ def parse(payload: bytes) -> Item:
     return item
 
 
-def read_all(conn: sqlite3.Connection) -> Iterable[tuple[str, Item]]:
-    return [(key, json.loads(body)) for key, body in conn.execute("SELECT id, body FROM items")]
+def log_of(store: Store) -> ChangeLog:
+    return store if isinstance(store, MemoryLog) else SqliteLog(store, "items")
 
 
-async def put(db: Database, key: str, **fields: Any) -> int:
+def read_all(source: sqlite3.Connection | Mapping[str, Kept]) -> Iterable[tuple[str, Item]]:
+    if isinstance(source, sqlite3.Connection):
+        return [(key, json.loads(body)) for key, body in source.execute("SELECT id, body FROM items")]
+    return [(key, json.loads(kept.payload)) for key, kept in source.items()]
+
+
+async def put(store: Store, key: str, **fields: Any) -> int:
     body = json.dumps({"id": key, **fields})
+    if isinstance(store, MemoryLog):
+        return store.append(key, body.encode())
 
     def work(conn: sqlite3.Connection) -> int:
         conn.execute("INSERT OR REPLACE INTO items VALUES (?, ?)", (key, body))
         return append_change(conn, "items", key, body.encode())
 
-    return await db.write(work)
+    return await store.write(work)
 
 
-async def remove(db: Database, key: str) -> int:
+async def remove(store: Store, key: str) -> int:
+    if isinstance(store, MemoryLog):
+        return store.append(key, None)
+
     def work(conn: sqlite3.Connection) -> int:
         conn.execute("DELETE FROM items WHERE id = ?", (key,))
         return append_change(conn, "items", key, None)
 
-    return await db.write(work)
+    return await store.write(work)
+
+
+async def append(store: Store, *keys: str, now: float | None = None) -> None:
+    """A change of each item, all of them at once."""
+    if isinstance(store, MemoryLog):
+        for key in keys:
+            store.append(key, b"{}", now=now)
+        return
+
+    def work(conn: sqlite3.Connection) -> None:
+        for key in keys:
+            append_change(conn, "items", key, b"{}", now=now)
+
+    await store.write(work)
+
+
+async def trim(store: Store, **limits: Any) -> int:
+    """As if the history were so short."""
+    if isinstance(store, MemoryLog):
+        return store.trim(**limits)
+    return await store.write(lambda conn: trim_history(conn, **limits))
 
 
 def watch(hub: WatchHub[Item], token: str = "", **options: Any) -> Watch[Item]:

@@ -39,7 +39,7 @@ from ..paging import MAX_PAGE_SIZE
 from ..settings import ServiceSettings
 from ..startup import EXIT_NOT_WRITABLE, StartupError, tell
 from ..threads import in_thread
-from ..watch.sqlite_log import HISTORY_CHANGES, HISTORY_SECONDS
+from ..watch.log import HISTORY_CHANGES, HISTORY_SECONDS
 from . import address
 from .health import NAME as HEALTH
 from .health import HealthServicer

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .frames import Event, Frame
-from .sqlite_log import ChangeRow, EpochTable
-
-if TYPE_CHECKING:
-    from .hub import WatchHub
+from .log import ChangeRow
 
 M = TypeVar("M")
 
-#: Reads the collection inside a read transaction, as (id, message).
-SnapshotReader = Callable[[sqlite3.Connection], Iterable[tuple[str, M]]]
+#: Reads the collection as (id, message) from the log's source, as a connection inside a read transaction.
+SnapshotReader = Callable[[Any], Iterable[tuple[str, M]]]
 
 
 class Snapshot(Generic[M]):
@@ -68,13 +64,8 @@ class Batch(Generic[M]):
         self.frame: Frame[M] = Frame("LIVE", token, [change.event for change in changes], shared=True)
 
     @classmethod
-    def of(cls, hub: WatchHub[M], rows: list[ChangeRow], epochs: EpochTable) -> Batch[M]:
-        """Parse ``rows``, once for all watchers."""
-        batch = cls([Change(row, hub.parse) for row in rows], hub.token(rows[-1].revision, epochs))
-        batch.frame.size_bytes = sum(map(row_bytes, rows))
+    def of(cls, rows: list[ChangeRow], parse: Callable[[bytes], M], token: str) -> Batch[M]:
+        """Parse ``rows``, once for all watchers; ``token`` is that of the last."""
+        batch = cls([Change(row, parse) for row in rows], token)
+        batch.frame.size_bytes = sum(row.size_bytes for row in rows)
         return batch
-
-
-def row_bytes(row: ChangeRow) -> int:
-    """What a change takes in memory, about."""
-    return len(row.payload or b"") + len(row.previous or b"")

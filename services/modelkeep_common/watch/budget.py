@@ -8,11 +8,22 @@ their own pace; what was read from there, or is a snapshot, ends its watch when 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from .frames import Frame
-    from .watch import Watch
+from .frames import Frame
+
+
+class Holder(Protocol):
+    """A watch, as far as this module cares."""
+
+    #: Bytes of what waits for its reader.
+    waiting_bytes: int
+    #: When the reader took a frame.
+    last_taken: float
+
+    def give_up(self) -> None:
+        """Let go of everything that waits."""
+        ...
 
 
 class WatchBudget:
@@ -39,7 +50,7 @@ class WatchBudget:
         if frame.holders == 0:
             self.held_bytes -= frame.size_bytes
 
-    def shed(self, watches: Iterable[Watch[Any]]) -> None:
+    def shed(self, watches: Iterable[Holder]) -> None:
         """Make the watches that have taken nothing for the longest give up, until the limit holds.
 
         One is always left alone, since a snapshot must be possible that is larger than the limit.

@@ -1,29 +1,18 @@
-"""What all watches of one collection share: reading its log, handing changes out. See ``__init__.py``."""
+"""Reading the log of a collection for all of its watches, and handing changes out. See ``__init__.py``."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import sqlite3
-import weakref
-from collections.abc import Callable, Iterable
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import NamedTuple, TypeVar
 
-from ..sqlite import Database
-from .batches import Batch, Snapshot, SnapshotReader
-from .budget import WatchBudget
-from .frames import Event, Frame, chunked, message_size
-from .sqlite_log import (
-    ChangePage,
-    ChangeRow,
-    EpochTable,
-    Position,
-    current_revision,
-    history_floor,
-    read_epochs,
-    read_page,
-)
+from .batches import Batch, SnapshotReader
+from .frames import Event, Frame
+from .log import ChangeLog, ChangePage, EpochTable, LogView, page_of
+from .shared import Shared
 from .watch import Watch
 
 M = TypeVar("M")
@@ -34,11 +23,7 @@ _POLL_S = 1.0
 _PROGRESS_S = 0.25
 _FANOUT_S_PER_WATCHER = 100e-6
 _MAX_FANOUT_PAUSE_S = 0.25
-_BATCH_EVENTS = 200
-_BATCH_BYTES = 256 * 1024
 _READ_ROWS = 1000
-#: Those without a filter share one read, so thousands may wait for it.
-_MAX_WAITING_SNAPSHOTS, _SNAPSHOT_S = 4000, 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -51,60 +36,36 @@ class _News(NamedTuple):
     epochs: EpochTable
 
 
-class WatchHub(Generic[M]):
+def _read_news(after: int, view: LogView) -> _News:
+    return _News(page_of(view, after, limit=_READ_ROWS), view.revision, view.floor, view.epochs)
+
+
+class WatchHub(Shared[M]):
     """The watches of one collection in this process.
 
     Args:
-        db: The store; its change log feeds the hub.
-        collection: The name that the service gives to ``append_change``.
+        log: The changes of the collection.
         parse: Turns a change's payload into the message that events carry.
         stall_s: Seconds without progress of a write after which a reader counts as stalled.
     """
 
     def __init__(
         self,
-        db: Database,
+        log: ChangeLog,
         *,
-        collection: str,
         parse: Callable[[bytes], M],
         stall_s: float = 20.0,
         poll_s: float = _POLL_S,
         max_queued_events: int = 1000,
-        chunk_events: int = _BATCH_EVENTS,
+        chunk_events: int = 200,
     ) -> None:
-        self.db = db
-        self.collection = collection
-        self.parse = parse
-        self.stall_s = stall_s
+        super().__init__(log, parse, stall_s, max_queued_events, chunk_events)
         self.poll_s = poll_s
-        self.max_queued_events = max_queued_events
-        self.max_queued_bytes = db.limits.watch_queue_bytes
-        self.budget = WatchBudget(db.limits.watch_queues_bytes)
-        self.chunk_events = chunk_events
-        #: Every change up to here has been queued for every attached watcher.
-        self.revision = 0
-        #: Snapshots are read one at a time, off the threads that the log is read on.
-        self.snapshots = db.lane(
-            "snapshot",
-            at_once=1,
-            waiting=_MAX_WAITING_SNAPSHOTS,
-            limit_s=_SNAPSHOT_S,
-            remedy="watch later, or go on from a resume token",
-        )
-        self.draining = False
-        self.latest_progress: dict[str, M] = {}
         self._pending_progress: dict[str, M] = {}
         self._progress_timer: asyncio.TimerHandle | None = None
-        self._attached: weakref.WeakSet[Watch[M]] = weakref.WeakSet()
-        self._open: weakref.WeakSet[Watch[M]] = weakref.WeakSet()
-        self._loop = asyncio.get_running_loop()
-        self._wake = asyncio.Event()
-        self._closed_one = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._next_fanout = 0.0
-        self.epochs: EpochTable | None = None
-        self._snapshot: Snapshot[M] | None = None
-        db.add_commit_listener(self._committed)
+        log.listen(self._committed)
 
     @property
     def watchers(self) -> int:
@@ -116,12 +77,11 @@ class WatchHub(Generic[M]):
         if self._attached:
             self._wake.set()
 
-    def _committed(self, changed: Iterable[tuple[str, str]]) -> None:
+    def _committed(self, changed: Collection[str]) -> None:
         # Also with nobody watching: who comes later must not be told of a past that a change has ended.
         if self.latest_progress:
-            for collection, resource_id in changed:
-                if collection == self.collection:
-                    self.forget_progress(resource_id)
+            for resource_id in changed:
+                self.forget_progress(resource_id)
         self.notify()
 
     def progress(self, resource_id: str, message: M) -> None:
@@ -173,6 +133,8 @@ class WatchHub(Generic[M]):
             bookmark_interval_s=min(max(interval, MIN_BOOKMARK_S), MAX_BOOKMARK_S),
         )
         self._open.add(watch)
+        if self._task is None:
+            self._task = self._loop.create_task(self._run(), name=f"watch-{self.log.collection}")
         return watch
 
     async def drain(self, timeout_s: float = 2.0) -> None:
@@ -192,63 +154,6 @@ class WatchHub(Generic[M]):
                 while self._open:
                     self._closed_one.clear()
                     await self._closed_one.wait()
-
-    # For Watch.
-
-    def attach(self, watch: Watch[M]) -> bool:
-        """Let ``watch`` have the changes after its revision; False if it must read the log further."""
-        if not self._attached:
-            self.revision = max(self.revision, watch.revision)
-        if watch.revision < self.revision:
-            return False
-        self.epochs = watch.epochs
-        self._attached.add(watch)
-        if self._task is None:
-            self._task = self._loop.create_task(self._run(), name=f"watch-{self.collection}")
-        # Something may have been committed since the watch last read, with nobody attached to be told.
-        self._wake.set()
-        return True
-
-    def detach(self, watch: Watch[M]) -> None:
-        """Stop queueing changes for ``watch``; it goes on by reading the log, or is being closed."""
-        self._attached.discard(watch)
-
-    def shed(self) -> None:
-        """Bring what all watches hold below the limit."""
-        self.budget.shed(self._open)
-
-    def forget(self, watch: Watch[M]) -> None:
-        """``watch`` is closed."""
-        self._attached.discard(watch)
-        self._open.discard(watch)
-        self._closed_one.set()
-
-    def read_snapshot(
-        self,
-        conn: sqlite3.Connection,
-        reader: SnapshotReader[M],
-        matches: Callable[[M], bool] | None,
-        after: str,
-    ) -> Snapshot[M]:
-        """Read what a watch must see, or take the whole that another has just read. On a reader thread.
-
-        With a filter only what passes it is kept, and only resources after ``after``.
-        """
-        revision = current_revision(conn)
-        if matches is not None:
-            items = [(key, message) for key, message in reader(conn) if key > after and matches(message)]
-            return Snapshot(reader, revision, sorted(items, key=lambda item: item[0]))
-        kept = self._snapshot
-        if kept is not None and kept.revision == revision and kept.reader == reader:
-            return kept
-        snapshot = Snapshot(reader, revision, sorted(reader(conn), key=lambda item: item[0]))
-        self._snapshot = snapshot
-        self._loop.call_soon_threadsafe(self._loop.call_later, 5.0, self._drop_snapshot, snapshot)
-        return snapshot
-
-    def _drop_snapshot(self, snapshot: Snapshot[M]) -> None:
-        if self._snapshot is snapshot:
-            self._snapshot = None
 
     # The task that reads the log.
 
@@ -273,14 +178,14 @@ class WatchHub(Generic[M]):
             except Exception as error:
                 # The log is still there: the next poll tries again.
                 _log.warning(
-                    "watch of %s cannot read the change log: %s", self.collection, type(error).__name__
+                    "watch of %s cannot read the change log: %s", self.log.collection, type(error).__name__
                 )
                 await asyncio.sleep(self.poll_s)
 
     async def _refresh(self) -> None:
         while True:
             after = self.revision
-            news = await self.db.read(lambda conn, after=after: self._read_news(conn, after))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            news = await self.log.read(partial(_read_news, after))
             self.epochs = news.epochs
             if after < news.floor:
                 # Changes went out of the history before they could be read: each watcher is told so when
@@ -293,13 +198,12 @@ class WatchHub(Generic[M]):
             if news.page.revision >= news.revision:
                 return
 
-    def _read_news(self, conn: sqlite3.Connection, after: int) -> _News:
-        page = read_page(conn, self.collection, after, limit=_READ_ROWS)
-        return _News(page, current_revision(conn), history_floor(conn), read_epochs(conn))
-
     def _fan_out(self, news: _News) -> None:
         started = self._loop.time()
-        batches = [Batch.of(self, rows, news.epochs) for rows in self.log_chunks(news.page.rows)]
+        batches = [
+            Batch.of(rows, self.parse, self.token(rows[-1].revision, news.epochs))
+            for rows in self.log_chunks(news.page.rows)
+        ]
         changed = {row.resource_id for row in news.page.rows}
         for resource_id in changed:
             self.forget_progress(resource_id)
@@ -322,15 +226,3 @@ class WatchHub(Generic[M]):
         )
         for watch in list(self._attached):
             watch.enqueue_progress(pending, frame, self.revision)
-
-    def token(self, revision: int, epochs: EpochTable, after: str | None = None) -> str:
-        """The resume token of a position in this collection."""
-        return epochs.token(self.collection, Position(revision, after))
-
-    def log_chunks(self, rows: Iterable[ChangeRow]) -> list[list[ChangeRow]]:
-        """The changes of one frame each."""
-        return chunked(rows, lambda row: len(row.payload or b""), _BATCH_EVENTS, _BATCH_BYTES)
-
-    def snapshot_chunks(self, items: Iterable[tuple[str, M]]) -> list[list[tuple[str, M]]]:
-        """The frames' contents of a snapshot."""
-        return chunked(list(items), lambda item: message_size(item[1]), self.chunk_events, _BATCH_BYTES)

@@ -1,50 +1,26 @@
-"""The change log that every service's watch is fed from, and the resume tokens that point into it.
+"""The change log in SQLite: a mutation appends its change in its own transaction.
 
-A mutation appends what the resource looks like afterwards, in its own transaction, and gets the
-*revision* of that change: one number line per store. Rows inside the *history window* (the last 10,000
-changes, none older than 24 h, together at most so many bytes as the store is told to keep) can be
-replayed. Below the window's floor the log keeps one row per resource that still exists, its state at
-the floor, so that the state before any change in the window is always known: that is how a watch sees
-that a change takes a resource out of its filter.
-
-**Resume tokens** name the store, the *epoch*, the collection and a revision; inside a snapshot also the
-last resource sent. An epoch is one opening of the file and begins at the first revision written in it.
-A revision that a restored back-up lacks was written in an epoch that the back-up does not know, or lies
-beyond the end of the one it does, so a token from before the restore is told from the restored store's
-own even after new changes have reached the same numbers.
+Below the window's floor the log keeps one row per resource that still exists, its state at the floor, so
+that the state before any change in the window is always known. See log.py.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator
+from typing import TypeVar
 
-from modelkeep.exceptions import ResumeTokenExpiredException, ResumeTokenForeignException
+from ..sqlite import Changed, Connection, Database
+from .log import HISTORY_CHANGES, HISTORY_SECONDS, ChangeRow, EpochTable, LogView, Position
 
-from .. import tokens
-from ..sqlite import Connection
+T = TypeVar("T")
 
-#: How many changes can be replayed, and for how long (seconds).
-HISTORY_CHANGES = 10_000
-HISTORY_SECONDS = 24 * 3600.0
 _TRIM_EVERY = 64
+#: Those without a filter share one read, so thousands may wait for it.
+_MAX_WAITING_SNAPSHOTS, _SNAPSHOT_S = 4000, 60.0
 #: The part of the allowed bytes that may be added before the window is measured again.
 _MEASURE_AFTER = 1 / 16
-#: How much of the log is read at once.
-_PAGE_BYTES = 4 << 20
-#: Kinds of a resume token's fields: store, epoch, collection, revision.
-_FIELDS: Sequence[type[tokens.Field]] = (str, str, str, int)
-
-
-class ChangeRow(NamedTuple):
-    """One change: the resource after it (None: removed) and before it (None: it did not exist)."""
-
-    revision: int
-    resource_id: str
-    payload: bytes | None
-    previous: bytes | None
 
 
 def append_change(
@@ -164,31 +140,7 @@ def _floor_by_bytes(conn: sqlite3.Connection, floor: int, keep_bytes: int) -> in
     return floor
 
 
-class ChangePage(NamedTuple):
-    """Changes in order, and the revision up to which there are no more of the collection."""
-
-    rows: list[ChangeRow]
-    revision: int
-
-
-def read_page(
-    conn: sqlite3.Connection, collection: str, after: int, *, limit: int, max_bytes: int = _PAGE_BYTES
-) -> ChangePage:
-    """Changes of one collection after a revision, at most ``limit`` and about ``max_bytes``, at least one."""
-    revision = current_revision(conn)
-    rows: list[ChangeRow] = []
-    size = 0
-    for row in read_changes(conn, collection, after, until=revision) if revision > after else ():
-        rows.append(row)
-        size += len(row.payload or b"") + len(row.previous or b"")
-        if len(rows) >= limit or size > max_bytes:
-            return ChangePage(rows, row.revision)
-    return ChangePage(rows, revision)
-
-
-def read_changes(
-    conn: sqlite3.Connection, collection: str, after: int, *, until: int | None = None
-) -> Iterator[ChangeRow]:
+def read_changes(conn: sqlite3.Connection, collection: str, after: int) -> Iterator[ChangeRow]:
     """Changes of one collection after a revision, in order."""
     rows = conn.execute(
         """
@@ -196,47 +148,11 @@ def read_changes(
             (SELECT p.payload FROM changes p WHERE p.collection = c.collection
                 AND p.resource_id = c.resource_id AND p.revision < c.revision
                 ORDER BY p.revision DESC LIMIT 1)
-        FROM changes c WHERE c.revision > ? AND c.revision <= ? AND c.collection = ?
-        ORDER BY c.revision
+        FROM changes c WHERE c.revision > ? AND c.collection = ? ORDER BY c.revision
         """,
-        (after, current_revision(conn) if until is None else until, collection),
+        (after, collection),
     )
     return (ChangeRow(*row) for row in rows)
-
-
-class Position(NamedTuple):
-    """Where a watch is: the revision, and during a snapshot the last resource sent ("" before one)."""
-
-    revision: int
-    snapshot_after: str | None = None
-
-
-class EpochTable(NamedTuple):
-    """Which opening of the store each revision belongs to."""
-
-    store_id: str
-    starts: Sequence[tuple[int, str]]  # (first revision, epoch), ascending
-
-    def of(self, revision: int) -> str:
-        """The epoch that ``revision`` was written in; "" before the first."""
-        found = ""
-        for first, epoch in self.starts:
-            if first > revision:
-                break
-            found = epoch
-        return found
-
-    def token(self, collection: str, position: Position) -> str:
-        """The resume token of a position."""
-        fields: list[tokens.Field] = [
-            self.store_id[:8],
-            self.of(position.revision),
-            collection,
-            position.revision,
-        ]
-        if position.snapshot_after is not None:
-            fields.append(position.snapshot_after)
-        return tokens.encode(fields)
 
 
 def read_epochs(conn: sqlite3.Connection) -> EpochTable:
@@ -257,36 +173,61 @@ def resume_token(conn: sqlite3.Connection, collection: str, revision: int | None
     return read_epochs(conn).token(collection, position)
 
 
-def parse_resume_token(conn: sqlite3.Connection, collection: str, token: str) -> Position:
-    """The position that ``token`` names.
+class _View:
+    """See :class:`LogView`. Lives as long as the read transaction of its connection."""
 
-    Raises:
-        ResumeTokenForeignException: It is of another store, collection or history, or no token.
-        ResumeTokenExpiredException: Its position lies before the history window.
+    def __init__(self, conn: sqlite3.Connection, collection: str) -> None:
+        self.source = conn
+        self._collection = collection
+
+    @property
+    def revision(self) -> int:
+        return current_revision(self.source)
+
+    @property
+    def floor(self) -> int:
+        return history_floor(self.source)
+
+    @property
+    def epochs(self) -> EpochTable:
+        return read_epochs(self.source)
+
+    def changes(self, after: int) -> Iterator[ChangeRow]:
+        return read_changes(self.source, self._collection, after)
+
+
+class SqliteLog:
+    """See :class:`ChangeLog`: the changes of one collection that are appended to a database.
+
+    A snapshot's source is the connection.
     """
-    foreign = ResumeTokenForeignException(
-        "The resume token is not one of this store: watch without a token to get a snapshot.",
-        metadata={"collection": collection},
-    )
-    fields = tokens.decode(token)
-    if fields is None or not (tokens.is_of(fields, _FIELDS) or tokens.is_of(fields, (*_FIELDS, str))):
-        raise foreign
-    store, epoch, of_collection, revision, *rest = fields
-    assert isinstance(revision, int)
-    epochs = read_epochs(conn)
-    if (
-        store != epochs.store_id[:8]
-        or of_collection != collection
-        or not 0 <= revision <= current_revision(conn)
-    ):
-        raise foreign
-    floor = history_floor(conn)
-    if revision < floor:
-        raise ResumeTokenExpiredException(
-            f"The resume token's revision {revision} is older than the history that is kept (from {floor}): "
-            "watch without a token to get a snapshot.",
-            metadata={"revision": str(revision), "oldest_revision": str(floor)},
+
+    def __init__(self, db: Database, collection: str) -> None:
+        self.collection = collection
+        self.watch_queue_bytes = db.limits.watch_queue_bytes
+        self.watch_queues_bytes = db.limits.watch_queues_bytes
+        self._db = db
+        #: Snapshots are read one at a time, off the threads that the log is read on.
+        self._snapshots = db.lane(
+            "snapshot",
+            at_once=1,
+            waiting=_MAX_WAITING_SNAPSHOTS,
+            limit_s=_SNAPSHOT_S,
+            remedy="watch later, or go on from a resume token",
         )
-    if epochs.of(revision) != epoch:
-        raise foreign
-    return Position(revision, str(rest[0]) if rest else None)
+
+    async def read(self, fn: Callable[[LogView], T]) -> T:
+        """See :class:`ChangeLog`."""
+        return await self._db.read(lambda conn: fn(_View(conn, self.collection)))
+
+    async def read_all(self, fn: Callable[[LogView], T]) -> T:
+        """See :class:`ChangeLog`."""
+        return await self._snapshots.run(lambda conn: fn(_View(conn, self.collection)))
+
+    def listen(self, listener: Callable[[Collection[str]], None]) -> None:
+        """See :class:`ChangeLog`."""
+
+        def committed(changed: Changed) -> None:
+            listener([resource_id for collection, resource_id in changed if collection == self.collection])
+
+        self._db.add_commit_listener(committed)

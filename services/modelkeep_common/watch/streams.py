@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from modelkeep.exceptions import WatcherTooSlowException
 
 from .frames import Frame, Serializable
+from .watch import Watch
 
 if TYPE_CHECKING:
     import grpc.aio
-
-    from .watch import Watch
 
 M = TypeVar("M")
 

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from modelkeep.exceptions import ServerDrainingException, WatcherTooSlowException
 
-from .batches import Batch, Change, Snapshot, SnapshotReader, row_bytes
+from .batches import Batch, Change, Snapshot, SnapshotReader
 from .frames import Event, Frame, message_size
-from .sqlite_log import (
-    ChangeRow,
-    EpochTable,
-    Position,
-    current_revision,
-    history_floor,
-    parse_resume_token,
-    read_changes,
-    read_epochs,
-    read_page,
-)
-
-if TYPE_CHECKING:
-    from .hub import WatchHub
+from .log import ChangePage, ChangeRow, EpochTable, LogView, Position, page_of, position_of
+from .shared import Shared
 
 M = TypeVar("M")
 
@@ -40,8 +28,7 @@ class _Start(NamedTuple):
 
 
 class _LogPage(NamedTuple):
-    rows: list[ChangeRow]
-    revision: int
+    page: ChangePage
     is_last: bool
     floor: int
     epochs: EpochTable
@@ -60,7 +47,7 @@ class Watch(AsyncIterator[Frame[M]]):
 
     def __init__(
         self,
-        hub: WatchHub[M],
+        hub: Shared[M],
         *,
         resume_token: str,
         matches: Callable[[M], bool] | None,
@@ -245,9 +232,9 @@ class Watch(AsyncIterator[Frame[M]]):
 
     async def _start(self) -> None:
         token = self.token
-        start = await self._hub.db.read(lambda conn: self._read_position(conn, token))
+        start = await self._hub.log.read(partial(self._read_position, token))
         if start.position.snapshot_after is not None:
-            start = await self._hub.snapshots.run(lambda conn: self._read_start(conn, token))
+            start = await self._hub.log.read_all(partial(self._read_start, token))
         self._started = True
         self.epochs = start.epochs
         self.revision = start.position.revision
@@ -255,23 +242,18 @@ class Watch(AsyncIterator[Frame[M]]):
             self.revision = start.snapshot.revision
             self._make_ready(self._snapshot_frames(start))
 
-    def _read_position(self, conn: sqlite3.Connection, token: str) -> _Start:
+    def _read_position(self, token: str, view: LogView) -> _Start:
         if not token:
-            position = Position(current_revision(conn), None if self._skip_snapshot else "")
+            position = Position(view.revision, None if self._skip_snapshot else "")
         else:
-            position = parse_resume_token(conn, self._hub.collection, token)
-        return _Start(position, None, [], read_epochs(conn))
+            position = position_of(view, self._hub.log.collection, token)
+        return _Start(position, None, [], view.epochs)
 
-    def _read_start(self, conn: sqlite3.Connection, token: str) -> _Start:
-        position, _, _, epochs = self._read_position(conn, token)
-        snapshot = self._hub.read_snapshot(
-            conn, self._snapshot_reader, self._matches, position.snapshot_after or ""
-        )
-        missed: list[ChangeRow] = []
-        if position.snapshot_after:
-            for row in read_changes(conn, self._hub.collection, position.revision):
-                if row.resource_id <= position.snapshot_after:
-                    missed.append(row)
+    def _read_start(self, token: str, view: LogView) -> _Start:
+        position, _, _, epochs = self._read_position(token, view)
+        after = position.snapshot_after or ""
+        snapshot = self._hub.read_snapshot(view, self._snapshot_reader, self._matches, after)
+        missed = [row for row in view.changes(position.revision) if row.resource_id <= after] if after else []
         return _Start(position, snapshot, missed, epochs)  # type: ignore[arg-type]  # a NamedTuple inside a generic class's module cannot be generic in 3.11
 
     def _snapshot_frames(self, start: _Start) -> Iterable[Frame[M]]:
@@ -320,28 +302,28 @@ class Watch(AsyncIterator[Frame[M]]):
 
     async def _follow_log(self) -> None:
         after = self.revision
-        page = await self._hub.db.read(lambda conn: self._read_log(conn, after))
-        self.epochs = page.epochs
-        if after < page.floor:
+        read = await self._hub.log.read(partial(self._read_log, after))
+        self.epochs = read.epochs
+        if after < read.floor:
             token = self.token
             self.close()
             raise WatcherTooSlowException(
                 "The watch fell behind the history that is kept: watch without a token to get a snapshot.",
                 metadata={"resume_token": token},
             )
-        if frames := self._log_frames(page):
+        if frames := self._log_frames(read.page, read.epochs):
             self._said_live = True
             self._make_ready(frames)
-        self.revision = page.revision
-        if page.is_last and self._hub.attach(self):
+        self.revision = read.page.revision
+        if read.is_last and self._hub.attach(self, self.revision, read.epochs):
             self._attached = True
             self._progress = dict(self._hub.latest_progress)
             self._progress_frame = None
             if not self._said_live:
                 self._said_live = True
-                self._make_ready([Frame("LIVE", self._hub.token(self.revision, page.epochs))])
+                self._make_ready([Frame("LIVE", self._hub.token(self.revision, read.epochs))])
 
-    def _log_frames(self, page: _LogPage) -> list[Frame[M]]:
+    def _log_frames(self, page: ChangePage, epochs: EpochTable) -> list[Frame[M]]:
         frames: list[Frame[M]] = []
         for rows in self._hub.log_chunks(page.rows):
             changes = (Change(row, self._hub.parse) for row in rows)
@@ -349,18 +331,15 @@ class Watch(AsyncIterator[Frame[M]]):
                 event for change in changes if (event := change.seen_through(self._matches)) is not None
             ]
             if events:
-                token = self._hub.token(rows[-1].revision, page.epochs)
-                frames.append(Frame("LIVE", token, events, size_bytes=sum(map(row_bytes, rows))))
+                token = self._hub.token(rows[-1].revision, epochs)
+                frames.append(Frame("LIVE", token, events, size_bytes=sum(row.size_bytes for row in rows)))
         if frames:
-            frames[-1].resume_token = self._hub.token(page.revision, page.epochs)
+            frames[-1].resume_token = self._hub.token(page.revision, epochs)
         return frames
 
-    def _read_log(self, conn: sqlite3.Connection, after: int) -> _LogPage:
-        page = read_page(
-            conn, self._hub.collection, after, limit=_LOG_ROWS, max_bytes=self._hub.max_queued_bytes
-        )
-        is_last = page.revision >= current_revision(conn)
-        return _LogPage(page.rows, page.revision, is_last, history_floor(conn), read_epochs(conn))
+    def _read_log(self, after: int, view: LogView) -> _LogPage:
+        page = page_of(view, after, limit=_LOG_ROWS, max_bytes=self._hub.max_queued_bytes)
+        return _LogPage(page, page.revision >= view.revision, view.floor, view.epochs)
 
     def _queued_frame(self) -> Frame[M] | None:
         while self._queue:

@@ -9,7 +9,8 @@ import pytest
 
 from modelkeep_common.sqlite import Database
 from modelkeep_common.watch import WatchHub
-from support.commonwatch import MIGRATIONS, Item, parse
+from modelkeep_common.watch.memory_log import MemoryLog
+from support.commonwatch import MIGRATIONS, Item, Store, log_of, parse
 
 
 @pytest.fixture
@@ -19,8 +20,19 @@ async def db(tmp_path: Path) -> AsyncIterator[Database]:
     await database.close()
 
 
+@pytest.fixture(params=["sqlite", "memory"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """Items behind each kind of change log: all of them keep the guarantees of a watch."""
+    if request.param == "memory":
+        yield MemoryLog("items")
+        return
+    database = await Database.open(tmp_path / "t.db", MIGRATIONS, "test")
+    yield database
+    await database.close()
+
+
 @pytest.fixture
-async def hub(db: Database) -> AsyncIterator[WatchHub[Item]]:
-    made: WatchHub[Item] = WatchHub(db, collection="items", parse=parse, chunk_events=3)
+async def hub(store: Store) -> AsyncIterator[WatchHub[Item]]:
+    made: WatchHub[Item] = WatchHub(log_of(store), parse=parse, chunk_events=3)
     yield made
     await made.drain(0.1)

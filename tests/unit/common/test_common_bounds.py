@@ -14,7 +14,13 @@ from modelkeep.exceptions import ResumeTokenExpiredException, WatcherTooSlowExce
 from modelkeep_common.idempotency import replay_or_run
 from modelkeep_common.sqlite import Database, StoreLimits
 from modelkeep_common.watch import WatchHub
-from modelkeep_common.watch.sqlite_log import append_change, history_floor, parse_resume_token, resume_token
+from modelkeep_common.watch.log import position_of
+from modelkeep_common.watch.sqlite_log import (
+    SqliteLog,
+    append_change,
+    history_floor,
+    resume_token,
+)
 from support.commonwatch import MIGRATIONS, Item, events, live, parse, put, watch
 
 MIB = 1 << 20
@@ -48,17 +54,17 @@ async def test_the_history_is_bounded_by_bytes(db: Database) -> None:
         await put(db, f"item{n % 3}", text=f"{n}" + "x" * 200_000)
         assert await history_bytes(db) <= LIMITS.history_bytes * 1.2
     with pytest.raises(ResumeTokenExpiredException):
-        await db.read(lambda conn: parse_resume_token(conn, "items", before))
+        await SqliteLog(db, "items").read(lambda view: position_of(view, "items", before))
     latest = await db.read(lambda conn: resume_token(conn, "items"))
     await put(db, "item0", text="y" * 200_000)
-    assert (await db.read(lambda conn: parse_resume_token(conn, "items", latest))).revision == 60
+    assert (await SqliteLog(db, "items").read(lambda view: position_of(view, "items", latest))).revision == 60
 
 
 async def test_small_changes_are_bounded_by_their_number_alone(db: Database) -> None:
     first = await db.read(lambda conn: resume_token(conn, "items"))
     for n in range(200):
         await put(db, f"item{n % 3}", text="x")
-    assert (await db.read(lambda conn: parse_resume_token(conn, "items", first))).revision == 0
+    assert (await SqliteLog(db, "items").read(lambda view: position_of(view, "items", first))).revision == 0
 
 
 async def test_the_files_stay_bounded_however_many_updates_come(db: Database) -> None:
@@ -117,7 +123,7 @@ async def test_a_caller_with_large_answers_pushes_out_his_own_and_not_those_of_o
 
 
 async def test_a_watch_that_lost_changes_to_the_bound_is_told_so(db: Database) -> None:
-    hub: WatchHub[Item] = WatchHub(db, collection="items", parse=parse)
+    hub: WatchHub[Item] = WatchHub(SqliteLog(db, "items"), parse=parse)
     watching = await live(watch(hub))
     await put(db, "item", text="seen")
     assert [event.resource_id for event in await events(watching, 1)] == ["item"]

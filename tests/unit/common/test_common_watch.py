@@ -19,17 +19,23 @@ from modelkeep.exceptions import (
 )
 from modelkeep_common.sqlite import Database
 from modelkeep_common.watch import Event, WatchHub
-from modelkeep_common.watch.sqlite_log import append_change, resume_token, trim_history
+from modelkeep_common.watch.log import ChangeLog, Position
+from modelkeep_common.watch.memory_log import MemoryLog
+from modelkeep_common.watch.sqlite_log import SqliteLog, append_change
 from support.commonwatch import (
     MIGRATIONS,
     Item,
+    Store,
+    append,
     events,
     following,
     live,
+    log_of,
     parse,
     put,
     remove,
     snapshot_of,
+    trim,
     watch,
 )
 
@@ -37,10 +43,10 @@ from support.commonwatch import (
 
 
 async def test_1_a_watch_begins_with_a_snapshot_in_several_frames_whose_last_says_so(
-    db: Database, hub: WatchHub[Item]
+    store: Store, hub: WatchHub[Item]
 ) -> None:
     for number in range(7):
-        await put(db, f"k{number}")
+        await put(store, f"k{number}")
     frames = await snapshot_of(watch(hub))
     assert [len(frame.events) for frame in frames] == [3, 3, 1]
     assert {frame.phase for frame in frames} == {"SNAPSHOT"}
@@ -53,9 +59,9 @@ async def test_1_the_snapshot_of_nothing_is_one_empty_frame_that_says_so(hub: Wa
     assert [frame.events for frame in frames] == [[]]
 
 
-async def test_1_a_snapshot_holds_only_what_matches_the_filter(db: Database, hub: WatchHub[Item]) -> None:
-    await put(db, "a", size=1)
-    await put(db, "b", size=2)
+async def test_1_a_snapshot_holds_only_what_matches_the_filter(store: Store, hub: WatchHub[Item]) -> None:
+    await put(store, "a", size=1)
+    await put(store, "b", size=2)
     (frame,) = await snapshot_of(watch(hub, matches=lambda item: item["size"] == 2))
     assert [event.resource_id for event in frame.events] == ["b"]
 
@@ -64,34 +70,30 @@ async def test_1_a_snapshot_holds_only_what_matches_the_filter(db: Database, hub
 
 
 async def test_2_live_events_come_in_order_each_once_and_none_is_lost(
-    db: Database, hub: WatchHub[Item]
+    store: Store, hub: WatchHub[Item]
 ) -> None:
     watching = await live(watch(hub))
-    revisions = await asyncio.gather(*(put(db, f"k{n % 5}", n=n) for n in range(200)))
+    revisions = await asyncio.gather(*(put(store, f"k{n % 5}", n=n) for n in range(200)))
     assert [event.revision for event in await events(watching, 200)] == sorted(revisions)
 
 
-async def test_2_nothing_falls_between_snapshot_and_live(db: Database, hub: WatchHub[Item]) -> None:
+async def test_2_nothing_falls_between_snapshot_and_live(store: Store, hub: WatchHub[Item]) -> None:
     for number in range(9):
-        await put(db, f"k{number}")
+        await put(store, f"k{number}")
     watching = watch(hub)
     await following(watching)
-    revision = await put(db, "late")
+    revision = await put(store, "late")
     rest = await snapshot_of(watching)
     assert "late" not in {event.resource_id for frame in rest for event in frame.events}
     assert (await events(watching, 1))[0].revision == revision
 
 
 async def test_3_no_revision_is_in_two_frames_and_close_changes_share_one(
-    db: Database, hub: WatchHub[Item]
+    store: Store, hub: WatchHub[Item]
 ) -> None:
     watching = await live(watch(hub))
 
-    def work(conn: sqlite3.Connection) -> None:
-        for number in range(10):
-            append_change(conn, "items", f"k{number}", b"{}")
-
-    await db.write(work)
+    await append(store, *(f"k{number}" for number in range(10)))
     frame = await following(watching)
     assert len(frame.events) == 10
 
@@ -99,14 +101,14 @@ async def test_3_no_revision_is_in_two_frames_and_close_changes_share_one(
 # 4, 5
 
 
-async def test_4_every_frame_can_be_resumed_from(db: Database, hub: WatchHub[Item]) -> None:
+async def test_4_every_frame_can_be_resumed_from(store: Store, hub: WatchHub[Item]) -> None:
     for number in range(7):
-        await put(db, f"k{number}", v=0)
+        await put(store, f"k{number}", v=0)
     watching = watch(hub)
     frames = await snapshot_of(watching)
     frames.append(await following(watching))
     for step in range(3):
-        await put(db, f"k{step}", v=1)
+        await put(store, f"k{step}", v=1)
         frames.append(await following(watching))
     whole = [(event.resource_id, event.put) for frame in frames for event in frame.events]
     state_at_end = dict(whole)
@@ -123,26 +125,26 @@ async def test_4_every_frame_can_be_resumed_from(db: Database, hub: WatchHub[Ite
 
 
 async def test_4_an_interrupted_snapshot_does_not_send_again_what_did_not_change(
-    db: Database, hub: WatchHub[Item]
+    store: Store, hub: WatchHub[Item]
 ) -> None:
     for number in range(9):
-        await put(db, f"k{number}", v=0)
+        await put(store, f"k{number}", v=0)
     first = await following(watch(hub))
     frames = await snapshot_of(watch(hub, first.resume_token))
     assert [e.resource_id for frame in frames for e in frame.events] == [f"k{n}" for n in range(3, 9)]
 
 
 async def test_5_what_changed_during_an_interrupted_snapshot_repeats_and_never_goes_back(
-    db: Database, hub: WatchHub[Item]
+    store: Store, hub: WatchHub[Item]
 ) -> None:
     for number in range(9):
-        await put(db, f"k{number}", v=0)
+        await put(store, f"k{number}", v=0)
     first = await following(watch(hub))  # k0, k1, k2
-    await put(db, "k1", v=1)
-    await put(db, "k1", v=2)
-    await put(db, "k5", v=1)
-    await remove(db, "k2")
-    await remove(db, "k7")
+    await put(store, "k1", v=1)
+    await put(store, "k1", v=2)
+    await put(store, "k5", v=1)
+    await remove(store, "k2")
+    await remove(store, "k7")
     resumed = watch(hub, first.resume_token)
     frames = await snapshot_of(resumed)
     sent = [(e.resource_id, e.put["v"] if e.put else None) for frame in frames for e in frame.events]
@@ -154,7 +156,7 @@ async def test_5_what_changed_during_an_interrupted_snapshot_repeats_and_never_g
             assert again[-1].events[-1].resource_id == "k8"
     # And nothing of it comes a second time when live.
     assert (await following(resumed)).events == []
-    await put(db, "k3", v=9)
+    await put(store, "k3", v=9)
     assert [e.put for e in await events(resumed, 1)] == [{"id": "k3", "v": 9}]
 
 
@@ -162,17 +164,17 @@ async def test_5_what_changed_during_an_interrupted_snapshot_repeats_and_never_g
 
 
 async def test_6_leaving_the_filter_arrives_as_removed_and_staying_outside_not_at_all(
-    db: Database, hub: WatchHub[Item]
+    store: Store, hub: WatchHub[Item]
 ) -> None:
-    await put(db, "a", on=True)
-    await put(db, "b", on=False)
+    await put(store, "a", on=True)
+    await put(store, "b", on=False)
     watching = await live(watch(hub, matches=lambda item: bool(item["on"])))
-    await put(db, "b", on=False, again=1)
-    leaves = await put(db, "a", on=False)
-    enters = await put(db, "b", on=True)
-    await put(db, "c", on=False)
-    await remove(db, "c")
-    gone = await remove(db, "b")
+    await put(store, "b", on=False, again=1)
+    leaves = await put(store, "a", on=False)
+    enters = await put(store, "b", on=True)
+    await put(store, "c", on=False)
+    await remove(store, "c")
+    gone = await remove(store, "b")
     seen = await events(watching, 3)
     assert [(e.revision, e.resource_id, e.removed) for e in seen] == [
         (leaves, "a", True),
@@ -181,26 +183,26 @@ async def test_6_leaving_the_filter_arrives_as_removed_and_staying_outside_not_a
     ]
 
 
-async def test_6_also_when_the_state_before_has_left_the_history(db: Database, hub: WatchHub[Item]) -> None:
-    await put(db, "a", on=True)
-    await put(db, "b", on=False)
+async def test_6_also_when_the_state_before_has_left_the_history(store: Store, hub: WatchHub[Item]) -> None:
+    await put(store, "a", on=True)
+    await put(store, "b", on=False)
     for _ in range(20):
-        await put(db, "z", on=False)
-    await db.write(lambda conn: trim_history(conn, keep_changes=5))
+        await put(store, "z", on=False)
+    await trim(store, keep_changes=5)
     watching = await live(watch(hub, matches=lambda item: bool(item["on"])))
-    await put(db, "b", on=False)
-    leaves = await put(db, "a", on=False)
+    await put(store, "b", on=False)
+    leaves = await put(store, "a", on=False)
     (event,) = await events(watching, 1)
     assert (event.revision, event.resource_id, event.removed) == (leaves, "a", True)
 
 
-async def test_6_also_after_a_resume(db: Database, hub: WatchHub[Item]) -> None:
-    await put(db, "a", on=True)
-    await put(db, "b", on=False)
+async def test_6_also_after_a_resume(store: Store, hub: WatchHub[Item]) -> None:
+    await put(store, "a", on=True)
+    await put(store, "b", on=False)
     matches: Callable[[Item], bool] = lambda item: bool(item["on"])  # noqa: E731
     token = (await snapshot_of(watch(hub, matches=matches)))[-1].resume_token
-    await put(db, "a", on=False)
-    await put(db, "b", on=False, x=1)
+    await put(store, "a", on=False)
+    await put(store, "b", on=False, x=1)
     (event,) = await events(watch(hub, token, matches=matches), 1)
     assert (event.resource_id, event.removed) == ("a", True)
 
@@ -208,26 +210,27 @@ async def test_6_also_after_a_resume(db: Database, hub: WatchHub[Item]) -> None:
 # 7
 
 
-async def test_7_a_silent_watch_gets_bookmarks_whose_token_goes_on(db: Database, hub: WatchHub[Item]) -> None:
+async def test_7_a_silent_watch_gets_bookmarks_whose_token_goes_on(store: Store, hub: WatchHub[Item]) -> None:
     watching = await live(watch(hub, bookmark_interval_s=0.01))  # clamped to 1 s
     loop = asyncio.get_running_loop()
     before = loop.time()
-    await db.write(lambda conn: append_change(conn, "others", "x", b"{}"))
+    if isinstance(store, Database):
+        await store.write(lambda conn: append_change(conn, "others", "x", b"{}"))
     frame = await following(watching)
     assert loop.time() - before >= 0.9
     assert (frame.phase, frame.events) == ("LIVE", [])
-    revision = await put(db, "a")
+    revision = await put(store, "a")
     assert [e.revision for e in await events(watch(hub, frame.resume_token), 1)] == [revision]
 
 
 async def test_7_a_bookmark_comes_also_when_the_filter_hides_every_change(
-    db: Database, hub: WatchHub[Item]
+    store: Store, hub: WatchHub[Item]
 ) -> None:
     watching = await live(watch(hub, matches=lambda item: False, bookmark_interval_s=1))
 
     async def busy() -> None:
         while True:
-            await put(db, "a")
+            await put(store, "a")
             await asyncio.sleep(0.02)
 
     task = asyncio.ensure_future(busy())
@@ -238,9 +241,9 @@ async def test_7_a_bookmark_comes_also_when_the_filter_hides_every_change(
 
 
 async def test_7_without_a_snapshot_the_first_frame_is_a_live_bookmark(
-    db: Database, hub: WatchHub[Item]
+    store: Store, hub: WatchHub[Item]
 ) -> None:
-    await put(db, "a")
+    await put(store, "a")
     frame = await following(watch(hub, skip_snapshot=True))
     assert (frame.phase, frame.events) == ("LIVE", [])
 
@@ -249,9 +252,9 @@ async def test_7_without_a_snapshot_the_first_frame_is_a_live_bookmark(
 
 
 async def test_8_progress_is_the_latest_value_without_revision_at_most_four_times_a_second(
-    db: Database, hub: WatchHub[Item]
+    store: Store, hub: WatchHub[Item]
 ) -> None:
-    await put(db, "a")
+    await put(store, "a")
     first, second = await live(watch(hub)), await live(watch(hub))
     for number in range(100):
         hub.progress("a", {"n": number})
@@ -263,11 +266,11 @@ async def test_8_progress_is_the_latest_value_without_revision_at_most_four_time
     assert [e.put for e in await events(resumed, 1)] == [{"n": 99}]
 
 
-async def test_8_a_change_supersedes_the_progress_before_it(db: Database, hub: WatchHub[Item]) -> None:
-    await put(db, "a")
+async def test_8_a_change_supersedes_the_progress_before_it(store: Store, hub: WatchHub[Item]) -> None:
+    await put(store, "a")
     watching = await live(watch(hub))
     hub.progress("a", {"n": 1})
-    revision = await put(db, "a", state="COMPLETED")
+    revision = await put(store, "a", state="COMPLETED")
     assert [e.revision for e in await events(watching, 1)] == [revision]
     with pytest.raises(TimeoutError):
         await following(watching, 0.5)
@@ -275,18 +278,18 @@ async def test_8_a_change_supersedes_the_progress_before_it(db: Database, hub: W
 
 
 async def test_8_a_change_ends_the_progress_before_it_also_when_nobody_watches(
-    db: Database, hub: WatchHub[Item]
+    store: Store, hub: WatchHub[Item]
 ) -> None:
-    await put(db, "a")
+    await put(store, "a")
     hub.progress("a", {"n": 1})
     hub.progress("b", {"n": 2})
-    await put(db, "a", state="COMPLETED")
+    await put(store, "a", state="COMPLETED")
     assert hub.latest_progress == {"b": {"n": 2}}
     watching = await live(watch(hub))
     assert [e.resource_id for e in await events(watching, 1)] == ["b"]
 
 
-async def test_8_progress_goes_through_the_filter(db: Database, hub: WatchHub[Item]) -> None:
+async def test_8_progress_goes_through_the_filter(store: Store, hub: WatchHub[Item]) -> None:
     watching = await live(watch(hub, matches=lambda item: item.get("n") == 1))
     hub.progress("a", {"n": 0})
     hub.progress("b", {"n": 1})
@@ -296,19 +299,19 @@ async def test_8_progress_goes_through_the_filter(db: Database, hub: WatchHub[It
 # 9
 
 
-async def test_9_a_token_older_than_the_history_is_expired(db: Database, hub: WatchHub[Item]) -> None:
+async def test_9_a_token_older_than_the_history_is_expired(store: Store, hub: WatchHub[Item]) -> None:
     token = (await snapshot_of(watch(hub)))[-1].resume_token
     for _ in range(10):
-        await put(db, "a")
-    await db.write(lambda conn: trim_history(conn, keep_changes=5))
+        await put(store, "a")
+    await trim(store, keep_changes=5)
     with pytest.raises(ResumeTokenExpiredException):
         await following(watch(hub, token))
 
 
-async def test_9_time_ends_the_history_too(db: Database, hub: WatchHub[Item]) -> None:
+async def test_9_time_ends_the_history_too(store: Store, hub: WatchHub[Item]) -> None:
     token = (await snapshot_of(watch(hub)))[-1].resume_token
-    await db.write(lambda conn: append_change(conn, "items", "a", b"{}", now=1000.0))
-    await db.write(lambda conn: trim_history(conn, now=1000.0 + 25 * 3600))
+    await append(store, "a", now=1000.0)
+    await trim(store, now=1000.0 + 25 * 3600)
     with pytest.raises(ResumeTokenExpiredException):
         await following(watch(hub, token))
 
@@ -322,23 +325,24 @@ async def test_9_what_is_no_token_is_foreign(hub: WatchHub[Item], token: str) ->
 
 
 async def test_9_a_token_of_another_store_or_collection_is_foreign(
-    db: Database, hub: WatchHub[Item], tmp_path: Path
+    store: Store, hub: WatchHub[Item], tmp_path: Path
 ) -> None:
     token = (await snapshot_of(watch(hub)))[-1].resume_token
-    others: WatchHub[Item] = WatchHub(db, collection="others", parse=parse)
-    with pytest.raises(ResumeTokenForeignException):
-        await following(watch(others, token))
     other = await Database.open(tmp_path / "other.db", MIGRATIONS, "test")
-    with pytest.raises(ResumeTokenForeignException):
-        await following(watch(WatchHub(other, collection="items", parse=parse), token))
+    logs: list[ChangeLog] = [SqliteLog(other, "items"), MemoryLog("items"), MemoryLog("others")]
+    if isinstance(store, Database):
+        logs.append(SqliteLog(store, "others"))
+    for log in logs:
+        with pytest.raises(ResumeTokenForeignException):
+            await following(watch(WatchHub(log, parse=parse), token))
     await other.close()
 
 
 async def test_9_a_token_of_a_revision_that_is_still_to_come_is_foreign(
-    db: Database, hub: WatchHub[Item]
+    store: Store, hub: WatchHub[Item]
 ) -> None:
-    await put(db, "a")
-    ahead = await db.read(lambda conn: resume_token(conn, "items", 2))
+    await put(store, "a")
+    ahead = await log_of(store).read(lambda view: view.epochs.token("items", Position(2)))
     with pytest.raises(ResumeTokenForeignException):
         await following(watch(hub, ahead))
 
@@ -350,7 +354,7 @@ async def test_9_a_token_from_before_a_restore_is_foreign_even_after_new_changes
     db = await Database.open(live_path, MIGRATIONS, "test")
     await put(db, "a")
     await db.read(lambda conn: conn.backup(sqlite3.connect(backup_path)))
-    hub: WatchHub[Item] = WatchHub(db, collection="items", parse=parse)
+    hub: WatchHub[Item] = WatchHub(SqliteLog(db, "items"), parse=parse)
     kept = (await snapshot_of(watch(hub)))[-1].resume_token
     await put(db, "b")
     lost = (await snapshot_of(watch(hub)))[-1].resume_token
@@ -360,7 +364,7 @@ async def test_9_a_token_from_before_a_restore_is_foreign_even_after_new_changes
         Path(f"{live_path}{suffix}").unlink(missing_ok=True)
     shutil.copy(backup_path, live_path)
     db = await Database.open(live_path, MIGRATIONS, "test")
-    hub = WatchHub(db, collection="items", parse=parse)
+    hub = WatchHub(SqliteLog(db, "items"), parse=parse)
     with pytest.raises(ResumeTokenForeignException):
         await following(watch(hub, lost))
     for _ in range(3):
@@ -376,7 +380,7 @@ async def test_9_a_token_survives_restarts_of_the_service(tmp_path: Path) -> Non
     token, revisions = "", []
     for _ in range(3):
         db = await Database.open(tmp_path / "t.db", MIGRATIONS, "test")
-        hub: WatchHub[Item] = WatchHub(db, collection="items", parse=parse)
+        hub: WatchHub[Item] = WatchHub(SqliteLog(db, "items"), parse=parse)
         token = token or (await snapshot_of(watch(hub)))[-1].resume_token
         revisions.append(await put(db, "a"))
         assert [e.revision for e in await events(watch(hub, token), len(revisions))] == revisions
@@ -387,30 +391,30 @@ async def test_9_a_token_survives_restarts_of_the_service(tmp_path: Path) -> Non
 # 10
 
 
-async def test_10_a_slow_reader_catches_up_from_the_log_with_a_bounded_queue(db: Database) -> None:
-    hub: WatchHub[Item] = WatchHub(db, collection="items", parse=parse, max_queued_events=20)
+async def test_10_a_slow_reader_catches_up_from_the_log_with_a_bounded_queue(store: Store) -> None:
+    hub: WatchHub[Item] = WatchHub(log_of(store), parse=parse, max_queued_events=20)
     slow, quick = await live(watch(hub)), await live(watch(hub))
     revisions = []
     for number in range(100):
-        revisions.append(await put(db, "a", n=number))
+        revisions.append(await put(store, "a", n=number))
         if number % 10 == 0:
             await asyncio.sleep(0.02)
     assert [e.revision for e in await events(quick, 100)] == revisions
     assert slow._queued_events <= 20
     assert [e.revision for e in await events(slow, 100)] == revisions
-    later = await put(db, "a")
+    later = await put(store, "a")
     assert [e.revision for e in await events(slow, 1)] == [later]
     await hub.drain(0.1)
 
 
-async def test_10_a_reader_that_falls_out_of_the_history_is_ended_with_its_last_token(db: Database) -> None:
-    hub: WatchHub[Item] = WatchHub(db, collection="items", parse=parse, max_queued_events=5)
+async def test_10_a_reader_that_falls_out_of_the_history_is_ended_with_its_last_token(store: Store) -> None:
+    hub: WatchHub[Item] = WatchHub(log_of(store), parse=parse, max_queued_events=5)
     slow = await live(watch(hub))
     token = slow.token
     for number in range(30):
-        await put(db, "a", n=number)
+        await put(store, "a", n=number)
     await asyncio.sleep(0.1)
-    await db.write(lambda conn: trim_history(conn, keep_changes=2))
+    await trim(store, keep_changes=2)
     with pytest.raises(WatcherTooSlowException) as caught:
         await following(slow)
     assert caught.value.metadata["resume_token"] == token
@@ -421,7 +425,7 @@ async def test_10_a_reader_that_falls_out_of_the_history_is_ended_with_its_last_
 
 
 async def test_11_a_drain_ends_watches_with_their_last_token_and_refuses_new_ones(
-    db: Database, hub: WatchHub[Item]
+    store: Store, hub: WatchHub[Item]
 ) -> None:
     watching = await live(watch(hub))
     ended = asyncio.ensure_future(following(watching))
@@ -438,7 +442,8 @@ async def test_11_a_drain_ends_watches_with_their_last_token_and_refuses_new_one
 # 12
 
 
-async def test_12_changes_of_another_process_arrive(db: Database, hub: WatchHub[Item]) -> None:
+async def test_12_changes_of_another_process_arrive(db: Database) -> None:
+    hub: WatchHub[Item] = WatchHub(SqliteLog(db, "items"), parse=parse)
     watching = await live(watch(hub))
     script = (
         "import asyncio, sys; from pathlib import Path\n"
@@ -459,3 +464,4 @@ async def test_12_changes_of_another_process_arrive(db: Database, hub: WatchHub[
         assert [e.resource_id for e in await events(watching, 1)] == ["theirs"]
     mine = await put(db, "mine")
     assert [e.revision for e in await events(watching, 1)] == [mine]
+    await hub.drain(0.1)

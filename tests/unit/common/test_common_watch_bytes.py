@@ -13,7 +13,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from modelkeep.exceptions import WatcherTooSlowException
 from modelkeep_common.sqlite import Database, StoreLimits
 from modelkeep_common.watch import Frame, Watch, WatchHub
-from modelkeep_common.watch.sqlite_log import append_change
+from modelkeep_common.watch.sqlite_log import SqliteLog, append_change
 from support.commoncalls import until
 from support.commonwatch import MIGRATIONS
 
@@ -31,7 +31,7 @@ async def db(tmp_path: Path) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def hub(db: Database) -> AsyncIterator[WatchHub[StringValue]]:
-    made: WatchHub[StringValue] = WatchHub(db, collection="items", parse=StringValue.FromString)
+    made: WatchHub[StringValue] = WatchHub(SqliteLog(db, "items"), parse=StringValue.FromString)
     yield made
     await made.drain(0.1)
 
@@ -95,7 +95,7 @@ async def test_a_slow_reader_holds_few_bytes_and_misses_nothing(
 
 async def test_frames_that_catch_up_fit_into_a_message(tmp_path: Path) -> None:
     db = await Database.open(tmp_path / "big.db", MIGRATIONS, "test")
-    hub: WatchHub[StringValue] = WatchHub(db, collection="items", parse=StringValue.FromString)
+    hub: WatchHub[StringValue] = WatchHub(SqliteLog(db, "items"), parse=StringValue.FromString)
     watch = hub.watch(snapshot=read_all, skip_snapshot=True)
     token = (await anext(watch)).resume_token
     watch.close()

@@ -16,8 +16,10 @@ from modelkeep_common.watch import Frame, WatchHub
 from modelkeep_common.watch.sqlite_log import current_revision, trim_history
 from support.commonwatch import (
     Item,
+    Store,
     following,
     live,
+    log_of,
     put,
     read_all,
     remove,
@@ -27,10 +29,10 @@ from support.commonwatch import (
 
 
 async def test_watchers_without_a_filter_share_one_frame_and_its_bytes(
-    db: Database, hub: WatchHub[Item]
+    store: Store, hub: WatchHub[Item]
 ) -> None:
     for number in range(4):
-        await put(db, f"k{number}")
+        await put(store, f"k{number}")
     watchers = [watch(hub) for _ in range(5)]
     snapshots = [await following(watching) for watching in watchers]
     assert all(frame is snapshots[0] for frame in snapshots)
@@ -48,7 +50,7 @@ async def test_watchers_without_a_filter_share_one_frame_and_its_bytes(
     for watching in watchers:
         await snapshot_of(watching)
         await following(watching)
-    await put(db, "k9")
+    await put(store, "k9")
     frames = [await following(watching) for watching in watchers]
     assert all(frame is frames[0] for frame in frames)
     assert [frame.encoded(build) for frame in frames] == [b"bytes"] * 5
@@ -90,7 +92,7 @@ async def test_revisions_never_come_twice_even_when_the_whole_log_was_trimmed(db
 
 
 async def test_random_traffic_and_reconnects_always_end_in_the_true_state(
-    db: Database, hub: WatchHub[Item]
+    store: Store, hub: WatchHub[Item]
 ) -> None:
     import random
 
@@ -101,9 +103,9 @@ async def test_random_traffic_and_reconnects_always_end_in_the_true_state(
         for number in range(300):
             key = f"k{chance.randrange(12)}"
             if chance.random() < 0.3:
-                await remove(db, key)
+                await remove(store, key)
             else:
-                await put(db, key, n=number, on=chance.random() < 0.5)
+                await put(store, key, n=number, on=chance.random() < 0.5)
             if number % 7 == 0:
                 await asyncio.sleep(0.001)
         stop.set()
@@ -131,14 +133,14 @@ async def test_random_traffic_and_reconnects_always_end_in_the_true_state(
                         state = {key: item for key, item in state.items() if key in named}
                     token = frame.resume_token
                     done = stop.is_set() and frame.phase == "LIVE" and not frame.events
-                    if done and watching.revision == await db.read(current_revision):
+                    if done and watching.revision == await log_of(store).read(lambda view: view.revision):
                         watching.close()
                         return state
             watching.close()
 
     on: Callable[[Item], bool] = lambda item: bool(item["on"])  # noqa: E731
     _, *states = await asyncio.gather(write(), follow(None, 1), follow(None, 2), follow(on, 3), follow(on, 4))
-    truth = dict(await db.read(read_all))
+    truth = dict(await log_of(store).read(lambda view: read_all(view.source)))
     matching = {key: item for key, item in truth.items() if item["on"]}
     assert states == [truth, truth, matching, matching]
 
