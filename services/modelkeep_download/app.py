@@ -17,17 +17,18 @@ from modelkeep_common.watch import WatchHub
 from modelkeep_common.watch.sqlite_log import SqliteLog
 from modelkeep_download import convert
 from modelkeep_download.config import DownloadSettings
-from modelkeep_download.domain.job import Job
+from modelkeep_download.domain.job import Job, SourceKind
 from modelkeep_download.engine.downloads import Downloads
 from modelkeep_download.engine.guard import AddressGuard
 from modelkeep_download.engine.places import Places
-from modelkeep_download.engine.runner import Runner
+from modelkeep_download.engine.runner import LoopClock, Runner
 from modelkeep_download.engine.scheduler import Scheduler
-from modelkeep_download.engine.transfer import HttpTransfer, Transfer
+from modelkeep_download.engine.transfer import Transfer
 from modelkeep_download.engine.transport import HttpTransport, Limits
 from modelkeep_download.service import DownloadServicer
-from modelkeep_download.sources.local import LocalTransfer
-from modelkeep_download.store import COLLECTION, MIGRATIONS, JobStore, resource_id
+from modelkeep_download.sources.local import LocalSource
+from modelkeep_download.sources.url import HttpTransfer, UrlSource
+from modelkeep_download.store import COLLECTION, MIGRATIONS, JobStore, StoredJobs, resource_id
 
 
 class DownloadApplication:
@@ -68,13 +69,17 @@ class DownloadApplication:
                 hub.progress(resource_id(job.id), convert.job_to_proto(job))
 
             store = JobStore(encode)
-            local = LocalTransfer(
+            local = LocalSource(
                 places.sources,
                 checkpoint_bytes=settings.checkpoint_bytes,
                 checkpoint_s=settings.checkpoint_s,
             )
-            runner = Runner(self._transfer, local, places.sources)
-            scheduler = Scheduler(db, store, runner, settings, progress)
+            runner = Runner(
+                {SourceKind.URL: UrlSource(self._transfer), SourceKind.PATH: local},
+                places.roots.roots,
+                settings.max_parallel_downloads,
+            )
+            scheduler = Scheduler(StoredJobs(db, store), runner, LoopClock(), settings, progress)
             held.push_async_callback(scheduler.drain)
             downloads = Downloads(db, store, scheduler, places=places, max_jobs=settings.max_jobs)
             await scheduler.open()

@@ -1,4 +1,7 @@
-"""Jobs in SQLite, behind `JobStore`. A change of a job and its change-log row are one transaction."""
+"""Jobs in SQLite, behind `JobStore`. A change of a job and its change-log row are one transaction.
+
+A job is one row: the columns are what is searched, `job` is all of it as JSON.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,27 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from pydantic import TypeAdapter
 
 from modelkeep_common.marks import SourceMarks
-from modelkeep_common.sqlite import Migration
+from modelkeep_common.sqlite import Database, Migration
 from modelkeep_common.watch.sqlite_log import append_change, next_revision
 from modelkeep_download.domain.job import (
-    Failure,
     Job,
     JobSpec,
     JobState,
     SecretKind,
     SourceKind,
-    Stage,
     adopted,
+    begun,
+    stamped,
     unknown_job,
 )
+from modelkeep_download.domain.ranges import ByteRanges
 
 #: Name of the jobs in the change log.
 COLLECTION = "downloads"
@@ -82,30 +88,85 @@ MIGRATIONS = (
         CREATE INDEX downloads_by_source ON downloads (source, destination);
         """,
     ),
+    Migration(
+        2,
+        # A real number in SQLite's JSON has 15 digits; printf writes all that tell a moment.
+        """
+        ALTER TABLE downloads RENAME TO downloads_1;
+        DROP INDEX downloads_by_queue;
+        DROP INDEX downloads_by_state;
+        DROP INDEX downloads_by_source;
+        CREATE TABLE downloads (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            queue TEXT NOT NULL,
+            source TEXT NOT NULL,
+            destination TEXT NOT NULL,
+            state TEXT NOT NULL,
+            staging TEXT NOT NULL,
+            job TEXT NOT NULL
+        );
+        INSERT INTO sqlite_sequence (name, seq)
+            SELECT 'downloads', seq FROM sqlite_sequence WHERE name = 'downloads_1';
+        INSERT INTO downloads SELECT id, queue, source, destination, state, staging, json_object(
+            'id', id,
+            'spec', json_object(
+                'queue', queue,
+                'kind', kind,
+                'source', source,
+                'destination', destination,
+                'destination_is_folder', json(iif(destination_is_folder, 'true', 'false')),
+                'filename', filename,
+                'root', root,
+                'priority', initial_priority,
+                'preserve_partial', json(iif(initial_preserve_partial, 'true', 'false')),
+                'copy', json(iif(copy, 'true', 'false')),
+                'expected_sha256', expected_sha256,
+                'start', json(iif(start, 'true', 'false')),
+                'labels', json(labels)
+            ),
+            'state', state,
+            'stage', stage,
+            'secret', secret,
+            'priority', priority,
+            'preserve_partial', json(iif(preserve_partial, 'true', 'false')),
+            'have', json_object('ranges', json(
+                iif(bytes_done > 0, json_array(json_array(0, bytes_done)), json_array())
+            )),
+            'bytes_total', bytes_total,
+            'staging', staging,
+            'validator', validator,
+            'final_url', final_url,
+            'content_type', content_type,
+            'name', name,
+            'staged_inode', json(
+                iif(staged_inode IS NULL, 'null', json_array(staged_device, staged_inode))
+            ),
+            'delivered_path', delivered_path,
+            'sha256', sha256,
+            'verified', json(iif(verified, 'true', 'false')),
+            'attempt', attempt,
+            'restarts', restarts,
+            'changes', changes,
+            'failure', json(coalesce(failure, 'null')),
+            'enqueue_order', enqueue_order,
+            'job_sequence', job_sequence,
+            'create_time', json(printf('%!.17g', create_time)),
+            'start_time', json(iif(start_time IS NULL, 'null', printf('%!.17g', start_time))),
+            'end_time', json(iif(end_time IS NULL, 'null', printf('%!.17g', end_time))),
+            'update_time', json(printf('%!.17g', update_time)),
+            'version', version,
+            'revision', revision
+        ) FROM downloads_1;
+        DROP TABLE downloads_1;
+        CREATE INDEX downloads_by_queue ON downloads (queue, id);
+        CREATE INDEX downloads_by_state ON downloads (state, id);
+        CREATE INDEX downloads_by_source ON downloads (source, destination);
+        """,
+    ),
 )
 
-#: Columns that never change after the job was made, in the order of `_fixed`.
-_FIXED = (
-    *("queue", "kind", "source", "destination", "destination_is_folder", "filename", "root", "copy"),
-    *("expected_sha256", "labels", "start", "initial_priority", "initial_preserve_partial"),
-)
-#: The others, in the order of `_changing`.
-_CHANGING = (
-    *(
-        "state",
-        "stage",
-        "secret",
-        "priority",
-        "preserve_partial",
-        "bytes_done",
-        "bytes_total",
-        "staging",
-        "validator",
-    ),
-    *("final_url", "content_type", "name", "staged_device", "staged_inode", "delivered_path", "sha256"),
-    *("verified", "attempt", "restarts", "changes", "failure", "enqueue_order", "job_sequence"),
-    *("create_time", "start_time", "end_time", "update_time", "version", "revision"),
-)
+_JOBS: TypeAdapter[Job] = TypeAdapter(Job)
+_RANGES: TypeAdapter[ByteRanges] = TypeAdapter(ByteRanges)
 
 
 class JobFilter(NamedTuple):
@@ -152,14 +213,14 @@ class JobStore:
         )
         if leftover is not None:
             job = adopted(job, leftover)
-        columns = (*_FIXED, *_CHANGING)
         cursor = conn.execute(
-            f"INSERT INTO downloads ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
-            (*_fixed(spec), *_changing(job)),
+            "INSERT INTO downloads (queue, source, destination, state, staging, job)"
+            " VALUES (?, ?, ?, '', '', '')",
+            (spec.queue, spec.source, str(spec.destination)),
         )
         job = replace(job, id=cursor.lastrowid or 0)
         self.marks.keep(job.id, mark)
-        append_change(conn, COLLECTION, resource_id(job.id), self._encode(job))
+        self._write(conn, job)
         return job
 
     def get(self, conn: sqlite3.Connection, job_id: int) -> Job:
@@ -198,19 +259,16 @@ class JobStore:
         after = transition(before)
         if after == before:
             return before
-        after = replace(
-            after, update_time=time.time(), version=before.version + 1, revision=next_revision(conn)
-        )
-        conn.execute(
-            f"UPDATE downloads SET {', '.join(f'{c} = ?' for c in _CHANGING)} WHERE id = ?",
-            (*_changing(after), job_id),
-        )
-        append_change(conn, COLLECTION, resource_id(job_id), self._encode(after))
+        after = stamped(after, before, time.time(), next_revision(conn))
+        self._write(conn, after)
         return after
 
-    def checkpoint(self, conn: sqlite3.Connection, job_id: int, bytes_done: int) -> None:
-        """Record that so many bytes are durable. Progress only: no revision, no change-log row."""
-        conn.execute("UPDATE downloads SET bytes_done = ? WHERE id = ?", (bytes_done, job_id))
+    def checkpoint(self, conn: sqlite3.Connection, job_id: int, have: ByteRanges) -> None:
+        """Record the bytes that are durable. Progress only: no revision, no change-log row."""
+        conn.execute(
+            "UPDATE downloads SET job = json_set(job, '$.have', json(?)) WHERE id = ?",
+            (_RANGES.dump_json(have).decode(), job_id),
+        )
 
     def prune(self, conn: sqlite3.Connection, queue: str) -> Sequence[Job]:
         """Forget the ended jobs of a queue; returns them."""
@@ -251,11 +309,16 @@ class JobStore:
         One whose source is only shown like this one is not meant, and neither is one that may be such.
         """
         rows = conn.execute(
-            f"{_SELECT} WHERE source = ? AND destination = ? AND filename = ? AND state = 'error'"
-            " AND staging != '' AND validator != '' AND bytes_done > 0 ORDER BY id DESC",
-            (spec.source, str(spec.destination), spec.filename),
+            f"{_SELECT} WHERE source = ? AND destination = ? AND state = 'error' AND staging != ''"
+            " ORDER BY id DESC",
+            (spec.source, str(spec.destination)),
         )
-        return next((job for job in map(_job, rows) if self.is_of(job, mark)), None)
+
+        def fits(job: Job) -> bool:
+            same = job.spec.filename == spec.filename and self.is_of(job, mark)
+            return bool(same and job.validator and job.have.size)
+
+        return next(filter(fits, map(_job, rows)), None)
 
     def is_of(self, job: Job, mark: bytes) -> bool | None:
         """Whether a job of this shown source is for the very source; None if nothing can tell any more."""
@@ -268,6 +331,13 @@ class JobStore:
     def next_sequence(self, conn: sqlite3.Connection) -> int:
         """The number of the next job that is taken off the queue."""
         return self._next(conn, "job_sequence")
+
+    def _write(self, conn: sqlite3.Connection, job: Job) -> None:
+        conn.execute(
+            "UPDATE downloads SET state = ?, staging = ?, job = ? WHERE id = ?",
+            (job.state, job.staging, _JOBS.dump_json(job).decode(), job.id),
+        )
+        append_change(conn, COLLECTION, resource_id(job.id), self._encode(job))
 
     def _next(self, conn: sqlite3.Connection, counter: str) -> int:
         row = conn.execute("SELECT value FROM meta WHERE key = ?", (counter,)).fetchone()
@@ -284,73 +354,53 @@ def resource_id(job_id: int) -> str:
 #: Any number of values out of one JSON array: a statement takes a limited number of parameters.
 _VALUES = "(SELECT value FROM json_each(?))"
 _OPEN = "(" + ", ".join(f"'{state.value}'" for state in JobState if not state.terminal) + ")"
-_SELECT = f"SELECT id, {', '.join((*_FIXED, *_CHANGING))} FROM downloads"
+_SELECT = "SELECT job FROM downloads"
 
 
-def _fixed(spec: JobSpec) -> tuple[object, ...]:
-    return (
-        *(spec.queue, spec.kind, spec.source, str(spec.destination), spec.destination_is_folder),
-        *(spec.filename, str(spec.root), spec.copy, spec.expected_sha256, json.dumps(dict(spec.labels))),
-        *(spec.start, spec.priority, spec.preserve_partial),
-    )
+def _job(row: tuple[str]) -> Job:
+    return _JOBS.validate_json(row[0])
 
 
-def _changing(job: Job) -> tuple[object, ...]:
-    failure = None if job.failure is None else json.dumps(asdict(job.failure))
-    return (
-        *(
-            job.state,
-            job.stage,
-            job.secret,
-            job.priority,
-            job.preserve_partial,
-            job.bytes_done,
-            job.bytes_total,
-        ),
-        *(job.staging, job.validator, job.final_url, job.content_type, job.name),
-        *(job.staged_inode or (None, None)),
-        *(job.delivered_path, job.sha256, job.verified, job.attempt, job.restarts, job.changes, failure),
-        *(job.enqueue_order, job.job_sequence, job.create_time, job.start_time, job.end_time),
-        *(job.update_time, job.version, job.revision),
-    )
+class StoredJobs:
+    """The scheduler's rows: `modelkeep_download.engine.ports.Jobs` in a database."""
 
+    def __init__(self, db: Database, store: JobStore) -> None:
+        self._db, self._store = db, store
 
-def _job(row: Sequence[Any]) -> Job:
-    value = dict(zip(("id", *_FIXED, *_CHANGING), row, strict=True))
-    device, inode = value.pop("staged_device"), value.pop("staged_inode")
-    failure = value.pop("failure")
-    spec = JobSpec(
-        queue=value["queue"],
-        kind=SourceKind(value["kind"]),
-        source=value["source"],
-        destination=Path(value["destination"]),
-        destination_is_folder=bool(value["destination_is_folder"]),
-        filename=value["filename"],
-        root=Path(value["root"]),
-        priority=value["initial_priority"],
-        preserve_partial=bool(value["initial_preserve_partial"]),
-        copy=bool(value["copy"]),
-        expected_sha256=value["expected_sha256"],
-        start=bool(value["start"]),
-        labels=json.loads(value["labels"]),
-    )
-    own = {name: value[name] for name in ("id", *_CHANGING) if name in value}
-    own.update(
-        state=JobState(value["state"]),
-        stage=Stage(value["stage"]),
-        secret=SecretKind(value["secret"]),
-        preserve_partial=bool(value["preserve_partial"]),
-        verified=bool(value["verified"]),
-    )
-    return Job(
-        spec=spec,
-        staged_inode=(device, inode) if inode is not None else None,
-        failure=_failure(failure) if failure is not None else None,
-        **own,
-    )
+    async def get(self, job_id: int) -> Job:
+        """See `Jobs`."""
+        return await self._db.read(lambda conn: self._store.get(conn, job_id))
 
+    async def unfinished(self) -> list[Job]:
+        """See `Jobs`."""
+        wanted = JobFilter(states=[state for state in JobState if not state.terminal])
+        return await self._db.read(lambda conn: list(self._store.list(conn, wanted)))
 
-def _failure(text: str) -> Failure:
-    """A stored failure; what only an older version wrote into it is left out."""
-    known = Failure.__dataclass_fields__
-    return Failure(**{name: value for name, value in json.loads(text).items() if name in known})
+    async def staging_folders(self) -> set[str]:
+        """See `Jobs`."""
+        return await self._db.read(self._store.staging_folders)
+
+    async def change(self, job_id: int, transition: Callable[[Job], Job], *, synced: bool = True) -> Job:
+        """See `Jobs`."""
+        return await self._db.write(lambda conn: self._store.change(conn, job_id, transition), synced=synced)
+
+    async def change_all(self, ids: Sequence[int], transition: Callable[[Job], Job]) -> dict[int, Job]:
+        """See `Jobs`."""
+        return await self._db.write(
+            lambda conn: {job_id: self._store.change(conn, job_id, transition) for job_id in ids}
+        )
+
+    async def begin(self, job_id: int, *, has_secrets: bool) -> Job:
+        """See `Jobs`."""
+
+        def unit(conn: sqlite3.Connection) -> Job:
+            enqueued = self._store.get(conn, job_id).state is JobState.ENQUEUED
+            sequence = self._store.next_sequence(conn) if enqueued else 0
+            return self._store.change(conn, job_id, lambda job: begun(job, sequence, has_secrets=has_secrets))
+
+        # Not synced: after a power cut the job is in the queue again, which is as good.
+        return await self._db.write(unit, synced=False)
+
+    async def checkpoint(self, job_id: int, have: ByteRanges) -> None:
+        """See `Jobs`."""
+        await self._db.write(lambda conn: self._store.checkpoint(conn, job_id, have), grows=True)

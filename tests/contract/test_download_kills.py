@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
-from support.downloads import DownloadProcess, download_service
+from support.downloads import DownloadProcess, alter_job, download_service, stored_job
 from support.httpserver import Hang, HttpServer, Resource, pattern
 
 COMPLETED = download_pb2.DOWNLOAD_STATE_COMPLETED
@@ -36,10 +35,7 @@ def service(data_dir: Path) -> Iterator[DownloadProcess]:
 
 def durable_bytes(process: DownloadProcess, job_id: int) -> int:
     database = process.data_dir / "download" / "download.db"
-    with sqlite3.connect(database) as connection:
-        return int(
-            connection.execute("SELECT bytes_done FROM downloads WHERE id = ?", (job_id,)).fetchone()[0]
-        )
+    return sum(end - first for first, end in stored_job(database, job_id)["have"]["ranges"])
 
 
 @pytest.mark.timeout(60)
@@ -109,12 +105,16 @@ async def test_a_file_renamed_but_not_recorded_is_recognised(data_dir: Path, web
     path = Path(job.path)
     inode = path.stat()
     database = data_dir / "download" / "download.db"
-    with sqlite3.connect(database) as connection:  # as a kill between the rename and the record leaves it
-        connection.execute(
-            "UPDATE downloads SET state = 'running', stage = 'verifying', delivered_path = '',"
-            " end_time = NULL, staged_device = ?, staged_inode = ? WHERE id = ?",
-            (inode.st_dev, inode.st_ino, job.id),
-        )
+    # As a kill between the rename and the record leaves it.
+    alter_job(
+        database,
+        job.id,
+        state="running",
+        stage="verifying",
+        delivered_path="",
+        end_time=None,
+        staged_inode=(inode.st_dev, inode.st_ino),
+    )
     async with download_service(data_dir) as client:
         found = await client.get(job)
         assert (found.state, found.path, found.sha256) == (COMPLETED, str(path), job.sha256)

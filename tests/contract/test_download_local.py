@@ -7,7 +7,6 @@ import errno
 import hashlib
 import os
 import shutil
-import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_download.engine import files
-from support.downloads import DownloadClient, download_service
+from support.downloads import DownloadClient, alter_job, download_service
 from support.records import failure_of
 
 BODY, SECRET = b"model" * 1000, b"secret" * 1000
@@ -272,11 +271,8 @@ async def test_a_source_that_was_linked_and_not_yet_unlinked_is_removed_after_a_
     path = Path(job.path)
     os.link(path, source)  # as where a rename cannot refuse to replace, and a link stands in for it
     found = path.stat()
-    with sqlite3.connect(data_dir / "download" / "download.db") as connection:
-        connection.execute(
-            "UPDATE downloads SET state = 'running', staged_device = ?, staged_inode = ?",
-            (found.st_dev, found.st_ino),
-        )
+    database = data_dir / "download" / "download.db"
+    alter_job(database, job.id, state="running", staged_inode=(found.st_dev, found.st_ino))
     async with download_service(data_dir, import_roots=(inbox,)) as client:
         assert (await client.get(job)).state == COMPLETED
     assert (path.read_bytes(), source.exists()) == (BODY, False)

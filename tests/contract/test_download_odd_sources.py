@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from modelkeep.download.v1 import download_pb2
-from modelkeep_download.sources import local
+from modelkeep_download.sources import tree as local
 from support.downloads import DownloadClient, download_service
 
 COMPLETED, ERROR = download_pb2.DOWNLOAD_STATE_COMPLETED, download_pb2.DOWNLOAD_STATE_ERROR

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -121,6 +122,23 @@ async def download_service(
         grpc.aio.insecure_channel(address) as channel,
     ):
         yield DownloadClient(channel, Path(os.path.realpath(data_dir)) / "downloads")
+
+
+def stored_job(database: Path, job_id: int) -> dict[str, Any]:
+    """A job's row, as the service has written it."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        (job,) = connection.execute("SELECT job FROM downloads WHERE id = ?", (job_id,)).fetchone()
+    found: dict[str, Any] = json.loads(job)
+    return found
+
+
+def alter_job(database: Path, job_id: int, **values: Any) -> None:
+    """Write a job's row as a kill may leave it."""
+    job = {**stored_job(database, job_id), **values}
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(
+            "UPDATE downloads SET state = ?, job = ? WHERE id = ?", (job["state"], json.dumps(job), job_id)
+        )
 
 
 class DownloadProcess:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -17,6 +16,7 @@ from modelkeep.exceptions import (
     WrongStateException,
 )
 from modelkeep_common.urls import origin_of
+from modelkeep_download.domain.ranges import ByteRanges
 
 
 class JobState(StrEnum):
@@ -129,8 +129,10 @@ class Job:
     secret: SecretKind = SecretKind.NONE
     priority: int = 10
     preserve_partial: bool = False
-    #: Bytes that are durable (and, from the running transfer, those on their way).
-    bytes_done: int = 0
+    #: Bytes of the partial file that are durable.
+    have: ByteRanges = field(default_factory=ByteRanges)
+    #: How many bytes the running transfer has written besides; never stored.
+    in_flight: int = 0
     #: None while unknown.
     bytes_total: int | None = None
     bytes_per_second: int = 0
@@ -168,6 +170,11 @@ class Job:
     def etag(self) -> str:
         """Quoted strong validator of this state of the job."""
         return f'"{self.id}-{self.version}"'
+
+    @property
+    def bytes_done(self) -> int:
+        """How many bytes are there, durable or not."""
+        return self.have.size + self.in_flight
 
     @property
     def complete(self) -> bool:
@@ -300,7 +307,6 @@ def begun(job: Job, sequence: int, *, has_secrets: bool = True) -> Job:
         stage=Stage.CONNECTING,
         attempt=job.attempt + 1,
         job_sequence=sequence if enqueued else job.job_sequence,
-        start_time=job.start_time or time.time(),
         failure=None,
     )
 
@@ -361,7 +367,7 @@ def started_over(job: Job, *, changed: bool) -> Job:
     """
     job = replace(
         job,
-        bytes_done=0,
+        have=ByteRanges(),
         validator="",
         restarts=job.restarts + 1,
         changes=job.changes + (1 if changed else 0),
@@ -384,7 +390,7 @@ def adopted(job: Job, leftover: Job) -> Job:
     return replace(
         job,
         staging=leftover.staging,
-        bytes_done=max(0, min(leftover.bytes_done, most)),
+        have=leftover.have.below(most),
         bytes_total=leftover.bytes_total,
         validator=leftover.validator,
     )
@@ -392,6 +398,18 @@ def adopted(job: Job, leftover: Job) -> Job:
 
 def ended(job: Job, state: JobState, failure: Failure | None = None) -> Job:
     """The job at its end."""
+    return replace(job, state=state, stage=Stage.NONE, failure=failure, bytes_per_second=0)
+
+
+def stamped(job: Job, before: Job, now: float, revision: int) -> Job:
+    """The job as changed now, from what it was before."""
+    begins = job.state is JobState.RUNNING and job.start_time is None
+    ends = job.state.terminal and not before.state.terminal
     return replace(
-        job, state=state, stage=Stage.NONE, failure=failure, bytes_per_second=0, end_time=time.time()
+        job,
+        start_time=now if begins else job.start_time,
+        end_time=now if ends else job.end_time,
+        update_time=now,
+        version=before.version + 1,
+        revision=revision,
     )

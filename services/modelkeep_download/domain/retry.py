@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 from modelkeep.exceptions import (
     ModelkeepError,
@@ -11,7 +10,6 @@ from modelkeep.exceptions import (
     TokenRejectedException,
     TokenRequiredException,
 )
-from modelkeep_download.engine.http1 import http_date
 
 #: Statuses below 500 after which the same request may succeed; from 500 on all but 501 and 505 may.
 TRANSIENT_STATUSES = frozenset(
@@ -46,17 +44,6 @@ class StartOver(Exception):
         self.changed = changed
 
 
-def parse_retry_after(value: str | None, now: float | None = None) -> float | None:
-    """Seconds to wait by a Retry-After header: a number of seconds or an HTTP date; None if unusable."""
-    if value is None:
-        return None
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:12])
-    moment = http_date(value)
-    return None if moment is None else max(0.0, moment - (time.time() if now is None else now))
-
-
 def delay_before(
     attempt: int, retry_after: float | None, *, base: float, cap: float, longest: float
 ) -> float:
@@ -74,7 +61,7 @@ def delay_before(
 
 
 def status_error(
-    status: int, *, host: str, at_source: bool, had_token: bool, retry_after: str | None
+    status: int, *, host: str, at_source: bool, had_token: bool, retry_after: float | None
 ) -> Exception:
     """The exception for a status that is neither success nor a redirect.
 
@@ -83,11 +70,11 @@ def status_error(
         host: Host that answered, for the message.
         at_source: Whether it is the source's own host, the only one that saw the token.
         had_token: Whether a token was sent.
-        retry_after: The Retry-After header, if any.
+        retry_after: Seconds that the answer asks to wait, if any.
     """
     facts = {"host": host, "status": str(status)}
     if status in TRANSIENT_STATUSES or (status >= 500 and status not in (501, 505)):
-        return TransientError(f"{host} answers {status}", parse_retry_after(retry_after))
+        return TransientError(f"{host} answers {status}", retry_after)
     if not at_source and status in (400, 401, 403):
         # A storage host behind a redirect: its signed address has run out. Ask the source anew.
         return TransientError(f"{host} answers {status} to the address that the source gave")

@@ -21,6 +21,7 @@ from modelkeep.exceptions import (
     FieldInvalidException,
     FieldViolation,
     ForbiddenPathException,
+    SourceNotFoundException,
 )
 
 PARTIAL = "data"
@@ -52,6 +53,13 @@ def destination_exists(path: Path) -> DestinationExistsException:
     """The error for a destination that is taken."""
     return DestinationExistsException(
         f"{path} exists and is not replaced; remove it, or choose another name", metadata={"path": str(path)}
+    )
+
+
+def source_missing(path: Path) -> SourceNotFoundException:
+    """The error for a local source that is not there."""
+    return SourceNotFoundException(
+        f"there is no file or folder {path}", metadata={"source": str(path), "path": str(path)}
     )
 
 

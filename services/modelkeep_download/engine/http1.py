@@ -6,6 +6,7 @@ Everything has a bound: lines, headers, interim answers, digits. Blocking; knows
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC
@@ -233,3 +234,14 @@ def _line(file: Reader, broken: str, limit: int = MAX_LINE_BYTES) -> bytes:
     if not line.endswith(b"\n"):
         raise BadAnswerError("one of its lines is too long" if len(line) > limit else broken)
     return line.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def parse_retry_after(value: str | None, now: float | None = None) -> float | None:
+    """Seconds to wait by a Retry-After header: a number of seconds or an HTTP date; None if unusable."""
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:12])
+    moment = http_date(value)
+    return None if moment is None else max(0.0, moment - (time.time() if now is None else now))

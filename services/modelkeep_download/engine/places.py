@@ -15,7 +15,6 @@ from modelkeep_common.paths import MARKER, AllowedRoots
 from modelkeep_download.domain.checks import bad_source
 from modelkeep_download.domain.names import is_safe_component
 from modelkeep_download.engine import files
-from modelkeep_download.sources.local import source_missing
 
 #: What InstallService holds in its folder of models while it runs, and leaves there.
 _OWNED = f"{MARKER}.install.lock"
@@ -93,7 +92,7 @@ class Places:
             raise files.forbidden(path, setting=self.sources.setting)
         with _told_as(field):
             if not path.exists():
-                raise source_missing(path)
+                raise files.source_missing(path)
         if not path.is_dir() and not path.is_file():
             raise bad_source("neither a file nor a folder", field)
         if not os.access(path, os.R_OK):

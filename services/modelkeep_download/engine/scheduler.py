@@ -1,5 +1,7 @@
 """Runs the jobs: who is next, what its end means, when it tries again. Belongs to the event loop.
 
+Rows, threads, files and time are ports (`ports.py`): nothing here waits for the world by itself.
+
 What a job should do is in its row; calls change the row and then `poke` the scheduler, which makes the
 world agree with it. A poke that comes late or twice is harmless.
 """
@@ -9,10 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sqlite3
-import time
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -23,7 +22,6 @@ from modelkeep.exceptions import (
     UnknownJobIDException,
     UpstreamUnavailableException,
 )
-from modelkeep_common.sqlite import Database
 from modelkeep_common.urls import origin_of
 from modelkeep_download.config import DownloadSettings
 from modelkeep_download.domain.job import (
@@ -31,22 +29,21 @@ from modelkeep_download.domain.job import (
     Job,
     JobState,
     Stage,
-    begun,
     cancelled,
     completed,
     ended,
     restored,
+    started_over,
     stopped,
     to_cancel,
 )
 from modelkeep_download.domain.queue import PriorityQueue
 from modelkeep_download.domain.retry import StartOver, TransientError, delay_before
 from modelkeep_download.engine import files
-from modelkeep_download.engine.journal import JobJournal
-from modelkeep_download.engine.runner import Runner, delivered
+from modelkeep_download.engine.attempt import Attempt
+from modelkeep_download.engine.ports import Clock, Jobs, Timer, Tries
 from modelkeep_download.engine.transfer import Credentials
 from modelkeep_download.engine.transport import Stopped, StopSignal
-from modelkeep_download.store import JobFilter, JobStore
 
 T = TypeVar("T")
 
@@ -61,7 +58,7 @@ class _Run:
     stop: StopSignal = field(default_factory=StopSignal)
     #: The job's row, as it was last written by anybody.
     job: Job | None = None
-    journal: JobJournal | None = None
+    attempt: Attempt | None = None
     task: asyncio.Task[None] | None = None
 
 
@@ -74,36 +71,30 @@ class Scheduler:
 
     def __init__(
         self,
-        db: Database,
-        store: JobStore,
-        runner: Runner,
+        jobs: Jobs,
+        tries: Tries,
+        clock: Clock,
         settings: DownloadSettings,
         on_progress: Callable[[Job], None],
     ) -> None:
-        self._db, self._store, self._runner, self._settings = db, store, runner, settings
+        self._jobs, self._tries, self._clock, self._settings = jobs, tries, clock, settings
         self._on_progress = on_progress
         self._loop = asyncio.get_running_loop()
         self._queue = PriorityQueue()
         self._runs: dict[int, _Run] = {}
-        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._timers: dict[int, Timer] = {}
         #: By job id: tries in a row that gained nothing, and the most bytes that it ever had.
-        self._tries: dict[int, tuple[int, int]] = {}
+        self._failures: dict[int, tuple[int, int]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._draining = False
-        self._threads = ThreadPoolExecutor(settings.max_parallel_downloads, "modelkeep-transfer")
         #: Secrets by job id: in this process's memory only.
         self.credentials: dict[int, Credentials] = {}
 
     async def open(self) -> None:
         """Bring the jobs of an earlier process in order, and go on with them."""
-        jobs = await self._db.read(
-            lambda conn: list(
-                self._store.list(conn, JobFilter(states=[s for s in JobState if not s.terminal]))
-            )
-        )
-        done = set(await asyncio.to_thread(self._finish_deliveries, jobs))
-        kept = await self._db.read(self._store.staging_folders)
-        await asyncio.to_thread(lambda: files.remove_orphans(self._settings.roots, kept))
+        jobs = await self._jobs.unfinished()
+        done = await self._tries.finished(jobs)
+        await self._tries.sweep(await self._jobs.staging_folders())
 
         def restore(job: Job) -> Job:
             if job.id in done:
@@ -112,9 +103,7 @@ class Scheduler:
 
         unlike = [job.id for job in jobs if restore(job) != job]
         try:
-            changed = await self._db.write(
-                lambda conn: {job_id: self._store.change(conn, job_id, restore) for job_id in unlike}
-            )
+            changed = await self._jobs.change_all(unlike, restore)
         except DiskFullException:  # jobs can be cancelled and pruned all the same, which makes room
             _log.exception("the jobs of an earlier process cannot be taken over yet: the disk is full")
             for job_id in unlike:
@@ -132,7 +121,7 @@ class Scheduler:
             run.stop.stop()
         while self._tasks:
             await asyncio.wait(self._tasks)
-        self._threads.shutdown(wait=False)
+        self._tries.close()
 
     async def carried_through(self, work: Coroutine[Any, Any, T]) -> T:
         """Do the work to its end also if the caller is cancelled: a row that changed must be poked."""
@@ -151,7 +140,7 @@ class Scheduler:
                 self._queue.put(job.id, job.priority, job.enqueue_order)
         else:
             self._queue.discard(job.id)
-            self._tries.pop(job.id, None)
+            self._failures.pop(job.id, None)
             if (timer := self._timers.pop(job.id, None)) is not None:
                 timer.cancel()
         if stopping:
@@ -169,10 +158,11 @@ class Scheduler:
         Any thread may call this.
         """
         run = self._runs.get(job.id)
-        if run is None or run.journal is None or job.state is not JobState.RUNNING:
+        if run is None or run.attempt is None or job.state is not JobState.RUNNING:
             return job
-        meter = run.journal.meter
-        return replace(job, bytes_done=max(job.bytes_done, meter.bytes_done), bytes_per_second=meter.rate())
+        meter = run.attempt.meter
+        in_flight = max(0, meter.bytes_done - job.have.size)
+        return replace(job, in_flight=in_flight, bytes_per_second=meter.rate())
 
     async def make_room(self, job_id: int) -> None:
         """Remove a job's partial file before its row says so, for a cancel that finds the disk full.
@@ -180,45 +170,57 @@ class Scheduler:
         Raises:
             UnknownJobIDException, WrongStateException: There is nothing to cancel.
         """
-        job = to_cancel(await self._db.read(lambda conn: self._store.get(conn, job_id)))
+        job = to_cancel(await self._jobs.get(job_id))
         if (run := self._runs.get(job_id)) is not None and run.task is not None:
             run.stop.stop()
             await asyncio.wait([run.task])
         if not job.state.terminal:
-            await asyncio.to_thread(files.remove_staging, job.staging)
+            await self._tries.discard(job.staging)
 
-    # The journal's records.
-
-    async def change(self, job_id: int, transition: Callable[[Job], Job], *, synced: bool = True) -> Job:
-        """Apply a transition to a job's row; see `Database.write` for `synced`."""
-        job = await self._db.write(lambda conn: self._store.change(conn, job_id, transition), synced=synced)
+    async def _change(self, job_id: int, transition: Callable[[Job], Job], *, synced: bool = True) -> Job:
+        job = await self._jobs.change(job_id, transition, synced=synced)
         if (run := self._runs.get(job_id)) is not None:
             run.job = job
         return job
 
-    async def checkpoint(self, job_id: int, bytes_done: int) -> None:
-        """Record a job's durable bytes."""
-        await self._db.write(lambda conn: self._store.checkpoint(conn, job_id, bytes_done), grows=True)
+    # Running.
 
-    def tell_progress(self, job_id: int) -> None:
-        """Pass a running job's progress on."""
-        run = self._runs.get(job_id)
-        if run is not None and run.job is not None and run.job.state is JobState.RUNNING:
+    def _attempt(self, job: Job, run: _Run) -> Attempt:
+        """A try of a job; what it records comes from its thread."""
+        job_id, tries = job.id, self._tries
+
+        def change(transition: Callable[[Job], Job], synced: bool) -> Job:
+            return tries.on_loop(self._change(job_id, transition, synced=synced))
+
+        def moved() -> None:
+            self._loop.call_soon_threadsafe(self._tell_progress, run)
+
+        return Attempt(
+            job,
+            self.credentials.get(job_id) or Credentials(job.spec.source),
+            run.stop,
+            change=change,
+            checkpoint=lambda have: tries.on_loop(self._jobs.checkpoint(job_id, have)),
+            moved=moved,
+            others_to_come=lambda device: self._bytes_to_come(device, besides=job_id),
+            reserve=self._settings.disk_reserve_bytes,
+        )
+
+    def _tell_progress(self, run: _Run) -> None:
+        if run.job is not None and run.job.state is JobState.RUNNING:
             self._on_progress(self.live(run.job))
 
-    def bytes_to_come(self, device: int, *, besides: int) -> int:
-        """Bytes that other running jobs will still write to a file system."""
+    def _bytes_to_come(self, device: int, *, besides: int) -> int:
+        """Bytes that other running jobs will still write to a file system; any thread may ask."""
         total = 0
         for job_id, run in list(self._runs.items()):
-            if job_id == besides or run.journal is None:
+            if job_id == besides or run.attempt is None:
                 continue
-            job, meter = run.journal.job, run.journal.meter
+            job, meter = run.attempt.job, run.attempt.meter
             found = files.inode_of(job.spec.root)
             if found is not None and found[0] == device and meter.total is not None:
                 total += max(0, meter.total - meter.bytes_done)
         return total
-
-    # Running.
 
     def _pump(self) -> None:
         while not self._draining and len(self._runs) < self._settings.max_parallel_downloads:
@@ -237,14 +239,11 @@ class Scheduler:
 
     async def _try(self, job_id: int, run: _Run) -> None:
         try:
-            # Not synced: after a power cut the job is in the queue again, which is as good.
-            job = await self._db.write(lambda conn: self._begin(job_id, conn), synced=False)
+            job = await self._jobs.begin(job_id, has_secrets=job_id in self.credentials)
             if job.state is JobState.RUNNING and job.stage is Stage.CONNECTING:
                 run.job = job
-                run.journal = JobJournal(
-                    job, self, self._loop, disk_reserve=self._settings.disk_reserve_bytes
-                )
-                job = await self._carry_through(job, run, run.journal)
+                run.attempt = self._attempt(job, run)
+                job = await self._carry_through(run.attempt)
         except ServerDrainingException:
             return
         except Exception:
@@ -257,7 +256,7 @@ class Scheduler:
         self.poke(job)
 
     def _recover_later(self, job_id: int) -> None:
-        self._loop.call_later(_RECOVER_S, lambda: self._spawn(self._recover(job_id)))
+        self._clock.call_later(_RECOVER_S, lambda: self._spawn(self._recover(job_id)))
 
     async def _recover(self, job_id: int) -> None:
         """Take up a job again whose row could not be written (a full disk), as a new process would."""
@@ -265,35 +264,29 @@ class Scheduler:
             return
         has_secrets = job_id in self.credentials
         try:
-            job = await self._db.read(lambda conn: self._store.get(conn, job_id))
-            if await asyncio.to_thread(self._finish_deliveries, [job]):
-                self.poke(await self.change(job_id, completed))
+            job = await self._jobs.get(job_id)
+            if await self._tries.finished([job]):
+                self.poke(await self._change(job_id, completed))
             else:
-                self.poke(await self.change(job_id, lambda job: restored(job, has_secrets=has_secrets)))
+                self.poke(await self._change(job_id, lambda job: restored(job, has_secrets=has_secrets)))
         except (UnknownJobIDException, ServerDrainingException):
             return
         except Exception:
             _log.exception("download %s: its row still cannot be written", job_id)
             self._recover_later(job_id)
 
-    def _begin(self, job_id: int, conn: sqlite3.Connection) -> Job:
-        has_secrets = job_id in self.credentials
-        job = self._store.get(conn, job_id)
-        sequence = self._store.next_sequence(conn) if job.state is JobState.ENQUEUED else 0
-        return self._store.change(conn, job_id, lambda job: begun(job, sequence, has_secrets=has_secrets))
-
-    async def _carry_through(self, job: Job, run: _Run, journal: JobJournal) -> Job:
-        """Run one try on a thread and record what came of it; returns the job afterwards."""
-        credentials = self.credentials.get(job.id) or Credentials(job.spec.source)
+    async def _carry_through(self, attempt: Attempt) -> Job:
+        """Run one try and record what came of it; returns the job afterwards."""
+        job = attempt.job
         _log.info("download %s runs (try %s)", job.id, job.attempt, extra={"download_id": job.id})
         try:
-            await self._loop.run_in_executor(self._threads, self._runner.run, credentials, journal, run.stop)
+            await self._tries.run(attempt)
         except (Stopped, ServerDrainingException):
-            return journal.job if self._draining else await self._stopped(job.id)
+            return attempt.job if self._draining else await self._stopped(job.id)
         except TransientError as error:
-            return await self._retry(job.id, error, journal)
+            return await self._retry(job.id, error, attempt)
         except StartOver as error:
-            return await self._start_over(job.id, error, journal)
+            return await self._start_over(job.id, error, attempt)
         except ModelkeepError as error:
             return await self._failed(job.id, error)
         except OSError as error:
@@ -305,20 +298,20 @@ class Scheduler:
         except Exception:
             _log.exception("download %s: unexpected error", job.id)
             return await self._failed(job.id, ModelkeepError("unexpected error; the log has it"))
-        await asyncio.to_thread(files.remove_staging, journal.job.staging)
+        await self._tries.discard(attempt.job.staging)
         _log.info("download %s completed", job.id, extra={"download_id": job.id})
-        return await self.change(job.id, completed)
+        return await self._change(job.id, completed)
 
-    async def _retry(self, job_id: int, error: TransientError, journal: JobJournal) -> Job:
+    async def _retry(self, job_id: int, error: TransientError, attempt: Attempt) -> Job:
         """Wait and try again, unless too many tries in a row gained nothing."""
-        failures, most = self._tries.get(job_id, (0, 0))
+        failures, most = self._failures.get(job_id, (0, 0))
         # Bytes that it had before, lost by starting over, are no gain: a source may do that for ever.
-        failures = 1 if journal.reached > most else failures + 1
-        self._tries[job_id] = (failures, max(most, journal.reached))
+        failures = 1 if attempt.reached > most else failures + 1
+        self._failures[job_id] = (failures, max(most, attempt.reached))
         limits = self._settings
         problem = UpstreamUnavailableException(
             error.message,
-            metadata={"peer": _peer(journal.job), "attempts": str(failures)},
+            metadata={"peer": _peer(attempt.job), "attempts": str(failures)},
         )
         if failures >= limits.max_attempts:
             return await self._failed(job_id, problem)
@@ -331,55 +324,58 @@ class Scheduler:
         )
         return await self._wait_for_retry(job_id, problem, delay)
 
-    async def _start_over(self, job_id: int, error: StartOver, journal: JobJournal) -> Job:
+    async def _start_over(self, job_id: int, error: StartOver, attempt: Attempt) -> Job:
+        attempt.forget_bytes()
         try:
-            await asyncio.to_thread(journal.restarted, error.message, changed=error.changed)
+            await self._change(
+                job_id, lambda job: job if job.state.terminal else started_over(job, changed=error.changed)
+            )
         except ModelkeepError as twice:
             return await self._failed(job_id, twice)
-        return await self._retry(job_id, TransientError(error.message), journal)
+        return await self._retry(job_id, TransientError(error.message), attempt)
 
     async def _wait_for_retry(self, job_id: int, problem: ModelkeepError, delay: float) -> Job:
-        failure = Failure.of(problem, retry_time=time.time() + delay)
+        failure = Failure.of(problem, retry_time=self._clock.time() + delay)
 
         def wait(job: Job) -> Job:
             if job.state is not JobState.RUNNING or job.stage in (Stage.PAUSING, Stage.CANCELLING):
                 return job
             return replace(job, stage=Stage.WAITING, failure=failure, bytes_per_second=0)
 
-        job = await self.change(job_id, wait)
+        job = await self._change(job_id, wait)
         if job.stage is Stage.WAITING and not self._draining:
-            self._timers[job_id] = self._loop.call_later(delay, lambda: self._spawn(self._due(job_id)))
+            self._timers[job_id] = self._clock.call_later(delay, lambda: self._spawn(self._due(job_id)))
         return job
 
     async def _due(self, job_id: int) -> None:
         self._timers.pop(job_id, None)
         with contextlib.suppress(UnknownJobIDException, ServerDrainingException):
-            job = await self._db.read(lambda conn: self._store.get(conn, job_id))  # its priority may be new
+            job = await self._jobs.get(job_id)  # its priority may be new
             if job.state is JobState.RUNNING and job.stage is Stage.WAITING:
                 self._queue.put(job_id, job.priority, job.enqueue_order)
                 self._pump()
 
     async def _stopped(self, job_id: int) -> Job:
         """The thread has ended because it was told to: record the pause, or clean up and cancel."""
-        return await self._cleaned_up(await self.change(job_id, stopped))
+        return await self._cleaned_up(await self._change(job_id, stopped))
 
     async def _cleaned_up(self, job: Job) -> Job:
         """Cancel a job without a thread, if its row asks for that; returns it afterwards."""
         if job.stage is not Stage.CANCELLING:
             return job
-        await asyncio.to_thread(files.remove_staging, job.staging)
-        return await self.change(job.id, cancelled)
+        await self._tries.discard(job.staging)
+        return await self._change(job.id, cancelled)
 
     async def _wind_up(self, job_id: int) -> None:
         if job_id in self._runs:
             return
         with contextlib.suppress(UnknownJobIDException, ServerDrainingException):
             # It may have been started again since: then there is nothing to do.
-            job = await self.change(job_id, lambda job: stopped(job) if job.stage is Stage.PAUSING else job)
+            job = await self._change(job_id, lambda job: stopped(job) if job.stage is Stage.PAUSING else job)
             self.poke(await self._cleaned_up(job))
 
     async def _failed(self, job_id: int, error: ModelkeepError) -> Job:
-        job = await self._db.read(lambda conn: self._store.get(conn, job_id))
+        job = await self._jobs.get(job_id)
         failure = Failure.of(error)
         failure = replace(failure, metadata={"source": job.spec.source, **failure.metadata})
         resumable = job.bytes_done > 0 and bool(job.validator)
@@ -388,7 +384,7 @@ class Scheduler:
         quarantined = "quarantined_path" in error.metadata
         keep = waits or (job.preserve_partial and resumable) or quarantined
         if not keep:
-            await asyncio.to_thread(files.remove_staging, job.staging)
+            await self._tries.discard(job.staging)
 
         def fail(job: Job) -> Job:
             if job.stage is Stage.CANCELLING:
@@ -401,20 +397,10 @@ class Scheduler:
                 validator="" if quarantined else job.validator,
             )
 
-        job = await self.change(job_id, fail)
+        job = await self._change(job_id, fail)
         if job.state is JobState.ERROR:
             _log.info("download %s failed: %s", job_id, error.reason, extra={"download_id": job_id})
         return await self._cleaned_up(job)
-
-    def _finish_deliveries(self, jobs: Sequence[Job]) -> list[int]:
-        """Complete what was renamed but not recorded; the ids of those jobs."""
-        done = []
-        for job in jobs:
-            if delivered(job):
-                self._runner.finish_delivery(job)
-                files.remove_staging(job.staging)
-                done.append(job.id)
-        return done
 
 
 def _peer(job: Job) -> str:

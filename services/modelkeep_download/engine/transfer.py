@@ -1,32 +1,25 @@
-"""The data path of a URL job: bytes from a source into the partial file, hashed on their way.
+"""The seam between a job and what fetches its bytes.
 
-`Transfer` is the seam: an engine with several connections replaces `HttpTransfer` without a change to
-the queue, the store, or the delivery. A transfer runs on a thread of its own and blocks.
+A `Transfer` brings the missing bytes of one object into a partial file. It is given what is there and tells
+what comes, both as ranges of bytes in any order: one that fetches pieces over several connections needs no
+change to the queue, the store, or the delivery.
 """
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import os
-import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
-from modelkeep.exceptions import NotAModelFileException
-from modelkeep_common.urls import without_query
-from modelkeep_download.domain.names import name_from_disposition
-from modelkeep_download.domain.retry import StartOver, TransientError
-from modelkeep_download.engine.http1 import BadAnswerError, Body, Headers, content_range, http_date
-from modelkeep_download.engine.transport import HttpTransport, Response, StopSignal, describe
+from modelkeep_download.domain.ranges import ByteRanges
+from modelkeep_download.domain.retry import StartOver
+from modelkeep_download.engine.transport import StopSignal
 
 BUFFER_BYTES = 1024 * 1024
-_HTML_TYPES = ("text/html", "application/xhtml+xml")
-_SNIFFED_BYTES = 512
-_HTML_STARTS = (b"<!doctype html", b"<html")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +39,10 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The partial file, and from where it may be gone on with."""
+    """The partial file, and which of its bytes are durable and of the object that `validator` names."""
 
     path: Path
-    offset: int
+    have: ByteRanges
     total: int | None
     validator: str
 
@@ -66,133 +59,57 @@ class Credentials:
         return "Credentials(…)"
 
 
-class Observer(Protocol):
-    """Who hears how a transfer goes. Called on the transfer's thread; each call may raise to end it."""
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The source answered; of what was there, the transfer goes on with `kept`."""
 
-    def responded(self, head: Head, *, offset: int) -> None:
-        """The source answered and serves from `offset`; returns when that is durable."""
+    head: Head
+    kept: ByteRanges
 
-    def advanced(self, bytes_done: int) -> None:
-        """So many bytes of the object are written, though not yet durable. Called often; must be quick."""
 
-    def checkpoint(self, bytes_done: int) -> None:
-        """So many bytes are on the disk; returns when that is recorded."""
+@dataclass(frozen=True, slots=True)
+class Written:
+    """So many bytes of the object are written, though not yet durable. Told often."""
 
-    def restarted(self, why: str, *, changed: bool) -> None:
-        """The transfer begins again at the first byte; returns when that is recorded."""
+    bytes_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """These bytes are on the disk."""
+
+    have: ByteRanges
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """The transfer begins again at the first byte; `changed`: since the object is another one now."""
+
+    why: str
+    changed: bool
+
+
+News: TypeAlias = Answered | Written | Durable | Restarted
+#: Hears how a transfer goes, from one thread at a time: returns when all but `Written` is recorded, and may
+#: raise to end the transfer.
+Tell: TypeAlias = Callable[[News], None]
 
 
 class Transfer(Protocol):
-    """A way to fetch an object."""
+    """A way to fetch an object. Blocks, on a thread of its own."""
 
-    def run(self, source: Credentials, partial: Partial, observer: Observer, stop: StopSignal) -> str:
+    def run(self, source: Credentials, partial: Partial, tell: Tell, stop: StopSignal) -> str:
         """Fetch all bytes that the partial file lacks and return the SHA-256 of the whole, in hexadecimal.
 
         On return the file has all its bytes, though the last of them need not be durable. On an
-        exception what was written is durable and recorded by `checkpoint`.
+        exception what was written is durable and told as `Durable`.
 
         Raises:
-            TransientError: Try again from the last checkpoint.
+            TransientError: Try again from what is durable.
             StartOver: Try again from the first byte.
             ModelkeepError: It will not work.
             Stopped: stop() was called.
         """
-
-
-class HttpTransfer:
-    """One connection, a 1 MiB buffer, SHA-256 on the way, a checkpoint every 16 MiB or second."""
-
-    def __init__(
-        self,
-        transport: HttpTransport,
-        *,
-        checkpoint_bytes: int = 16 << 20,
-        checkpoint_s: float = 1.0,
-        max_unsized_bytes: int = 64 << 30,
-    ) -> None:
-        self._transport = transport
-        self._checkpoint_bytes = checkpoint_bytes
-        self._checkpoint_s = checkpoint_s
-        self._max_unsized_bytes = max_unsized_bytes
-
-    def run(self, source: Credentials, partial: Partial, observer: Observer, stop: StopSignal) -> str:
-        """See `Transfer.run`."""
-        fd = os.open(partial.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        try:
-            offset = partial.offset if partial.validator else 0
-            if os.fstat(fd).st_size < offset:
-                offset = 0  # the file system lost what was recorded
-            if partial.offset and not offset:
-                observer.restarted("the partial file cannot be gone on with", changed=False)
-            os.ftruncate(fd, offset)
-            digest = digest_of(fd, offset, stop)
-            if offset and offset == partial.total:
-                return digest.hexdigest()
-            return self._fetch(fd, digest, offset, source, partial, observer, stop)
-        finally:
-            os.close(fd)
-
-    def _fetch(
-        self,
-        fd: int,
-        digest: hashlib._Hash,
-        offset: int,
-        source: Credentials,
-        partial: Partial,
-        observer: Observer,
-        stop: StopSignal,
-    ) -> str:
-        headers = {"Range": f"bytes={offset}-", "If-Range": partial.validator} if offset else {}
-        response = self._transport.open(
-            source.url, token=source.token, userinfo=source.userinfo, headers=headers, stop=stop
-        )
-        try:
-            body = response.body()
-            head = _head_of(response, body)
-            if offset and response.status == 200:
-                changed = head.validator != partial.validator or head.total != partial.total
-                why = "the object changed at the source" if changed else "the source cannot resume"
-                observer.restarted(why, changed=changed)
-                os.ftruncate(fd, 0)
-                offset, digest = 0, hashlib.sha256()
-            elif response.status != 200:
-                _check_range(response, body, head, offset, partial)
-                # An answer to If-Range need not repeat what tells the object from another.
-                head = replace(head, validator=partial.validator)
-            _refuse_other_content(response, head)
-            observer.responded(head, offset=offset)
-            sink = Sink(fd, digest, offset, observer, self._checkpoint_bytes, self._checkpoint_s)
-            try:
-                self._pour(response, body, head, sink, stop)
-            except BaseException:
-                sink.checkpoint()  # a whole file is made durable by its delivery
-                raise
-            return digest.hexdigest()
-        finally:
-            stop.watch(None)
-            response.close()
-
-    def _pour(self, response: Response, body: Body, head: Head, sink: Sink, stop: StopSignal) -> None:
-        limits, host = self._transport.limits, response.host
-        window_start, window_bytes = time.monotonic(), 0
-        beginning = b""
-        for piece in _pieces(response, body, None if head.total is None else head.total - sink.at, stop):
-            stop.check()
-            if sink.at == len(beginning) < _SNIFFED_BYTES:  # the first piece may be a single byte
-                beginning += bytes(piece[:_SNIFFED_BYTES])
-                _refuse_html(beginning, host)
-            if head.total is None and sink.at + len(piece) > self._max_unsized_bytes:
-                raise _endless(host, head.content_type, self._max_unsized_bytes)
-            sink.write(piece)
-            window_bytes += len(piece)
-            passed = time.monotonic() - window_start
-            if passed >= limits.stall_timeout_s:
-                if window_bytes < limits.min_bytes_per_second * passed:
-                    raise TransientError(f"{host} stalls: {window_bytes} bytes in {passed:.0f} s")
-                window_start, window_bytes = time.monotonic(), 0
-        stop.check()
-        if head.total is not None and sink.at < head.total:
-            raise TransientError(f"{host} broke off after {sink.at} of {head.total} bytes")
 
 
 class Sink:
@@ -203,10 +120,10 @@ class Sink:
     """
 
     def __init__(
-        self, fd: int, digest: hashlib._Hash, at: int, observer: Observer, every_bytes: int, every_s: float
+        self, fd: int, digest: hashlib._Hash, at: int, tell: Tell, every_bytes: int, every_s: float
     ) -> None:
         self.at = at
-        self._fd, self._digest, self._observer = fd, digest, observer
+        self._fd, self._digest, self._tell = fd, digest, tell
         self._every_bytes, self._every_s = every_bytes, every_s
         self._durable, self._durable_time = at, time.monotonic()
 
@@ -218,7 +135,7 @@ class Sink:
             written = os.pwrite(self._fd, view, self.at)
             self.at += written
             view = view[written:]
-        self._observer.advanced(self.at)
+        self._tell(Written(self.at))
         due = self.at - self._durable >= self._every_bytes
         if due or time.monotonic() - self._durable_time >= self._every_s:
             self.checkpoint()
@@ -227,7 +144,7 @@ class Sink:
         """Make what was written durable, and have that recorded."""
         if self.at > self._durable:
             os.fdatasync(self._fd)
-            self._observer.checkpoint(self.at)
+            self._tell(Durable(ByteRanges.first(self.at)))
             self._durable = self.at
         self._durable_time = time.monotonic()
 
@@ -243,95 +160,3 @@ def digest_of(fd: int, size: int, stop: StopSignal) -> hashlib._Hash:
         digest.update(buffer[:count])
         at += count
     return digest
-
-
-def _pieces(response: Response, body: Body, remaining: int | None, stop: StopSignal) -> Iterator[memoryview]:
-    """What the connection gives, each as soon as it is there, until the body ends."""
-    buffer = memoryview(bytearray(BUFFER_BYTES))
-    while True:
-        try:
-            # One byte more than is to come: a body in chunks may not know its own end.
-            size = BUFFER_BYTES if remaining is None else min(BUFFER_BYTES, remaining + body.chunked)
-            count = body.readinto(buffer[:size])
-        except (OSError, BadAnswerError, ValueError) as error:
-            stop.check()
-            raise TransientError(f"{response.host} broke off: {describe(error)}") from error
-        if not count:
-            return
-        if remaining is not None:
-            remaining -= count
-            if remaining < 0:
-                raise StartOver(f"{response.host} sends more than it promised", changed=False)
-        yield buffer[:count]
-
-
-def _head_of(response: Response, body: Body) -> Head:
-    headers = response.headers
-    total = body.length if response.status == 200 else None
-    if response.status == 206 and (served := content_range(headers)) is not None:
-        total = served[2]
-    return Head(
-        total=total,
-        validator=_validator(headers) if total is not None else "",
-        filename=name_from_disposition(headers.get("Content-Disposition")),
-        final_url=without_query(response.url),
-        content_type=(headers.get("Content-Type") or "").partition(";")[0].strip().lower()[:255],
-    )
-
-
-def _validator(headers: Headers) -> str:
-    """A strong ETag, or a Last-Modified at least a minute before Date (RFC 9110, 8.8.2.2); else ""."""
-    etag = (headers.get("ETag") or "").strip()
-    if re.fullmatch(r'"[\x21\x23-\x7e]{0,1000}"', etag):
-        return etag
-    modified = headers.get("Last-Modified")
-    then, now = http_date(modified), http_date(headers.get("Date"))
-    if etag or modified is None or then is None or now is None:
-        return ""
-    return modified if now - then >= 60 else ""
-
-
-def _check_range(response: Response, body: Body, head: Head, offset: int, partial: Partial) -> None:
-    """Make sure that a 206 goes on with the very object that the partial file is of."""
-    if not offset:
-        raise TransientError(f"the source answers {response.status}, though no range was asked for")
-    if response.status == 416:
-        raise StartOver("the source says that the object ends before", changed=True)
-    etag = (response.headers.get("ETag") or "").strip()
-    modified = response.headers.get("Last-Modified")
-    other = etag if partial.validator.startswith('"') else modified
-    if (other and other != partial.validator) or (head.total is not None and head.total != partial.total):
-        raise StartOver("the object changed at the source", changed=True)
-    total = partial.total or 0
-    if content_range(response.headers) != (offset, total - 1, total) or body.length not in (
-        None,
-        total - offset,
-    ):
-        raise StartOver("the source answers with another range than was asked for", changed=False)
-
-
-def _refuse_other_content(response: Response, head: Head) -> None:
-    host = response.host
-    if head.content_type in _HTML_TYPES:
-        raise _web_page(host, head.content_type)
-
-
-def _refuse_html(first: bytes, host: str) -> None:
-    if first.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(_HTML_STARTS):
-        raise _web_page(host, "text/html")
-
-
-def _endless(host: str, content_type: str, most: int) -> NotAModelFileException:
-    return NotAModelFileException(
-        f"{host} does not say how many bytes it sends, and sends more than {most}: take a link that tells the"
-        " size of the file, or raise max_unsized_bytes",
-        metadata={"host": host, "content_type": content_type, "setting": "max_unsized_bytes"},
-    )
-
-
-def _web_page(host: str, content_type: str) -> NotAModelFileException:
-    return NotAModelFileException(
-        f"{host} serves a web page in place of a file: take the file's own link, or give a token if the page "
-        "asks to log in",
-        metadata={"host": host, "content_type": content_type},
-    )

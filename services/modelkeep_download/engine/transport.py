@@ -35,6 +35,7 @@ from modelkeep_download.engine.http1 import (
     Body,
     EncodedAnswerError,
     Headers,
+    parse_retry_after,
     read_head,
 )
 
@@ -209,7 +210,7 @@ class HttpTransport:
                 continue
             if response.status in (200, 206, 416):
                 return response
-            retry_after = response.headers.get("Retry-After")
+            retry_after = parse_retry_after(response.headers.get("Retry-After"))
             response.close()
             raise status_error(
                 response.status,

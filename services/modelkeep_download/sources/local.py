@@ -1,94 +1,127 @@
-"""The data path of a local-path job: a file or folder of this host, with the same checks as a download.
-
-Sources are opened beneath their allowed root by descriptor, what symbolic links lead to included, and
-everything after that goes through the descriptor: what is swapped after a check is not followed.
-"""
+"""Jobs of a local path: its file or folder is moved, or copied with the same checks as a download."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
+import logging
 import os
-import shutil
 import stat
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from modelkeep.exceptions import FieldInvalidException, ForbiddenPathException, SourceNotFoundException
+from modelkeep.exceptions import (
+    ChecksumMismatchException,
+    FieldInvalidException,
+    FieldViolation,
+    ForbiddenPathException,
+    SourceNotFoundException,
+)
 from modelkeep_common.paths import AllowedRoots
-from modelkeep_common.wire import clamped_int
-from modelkeep_download.domain.checks import bad_source
+from modelkeep_download.domain.job import Job
+from modelkeep_download.domain.ranges import ByteRanges
 from modelkeep_download.domain.retry import StartOver
 from modelkeep_download.engine import files
+from modelkeep_download.engine.attempt import Attempt
+from modelkeep_download.engine.delivery import deliver, fetch, staging_of
 from modelkeep_download.engine.transfer import (
     BUFFER_BYTES,
+    Answered,
     Credentials,
     Head,
-    Observer,
     Partial,
+    Restarted,
     Sink,
+    Tell,
     digest_of,
 )
 from modelkeep_download.engine.transport import StopSignal
+from modelkeep_download.sources import tree
 
-# Opening a pipe must not wait for its writer.
-_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-_PARENT = os.O_RDONLY | os.O_DIRECTORY
-#: What opening a socket says, or a device without a driver.
-_NO_FILE = (errno.ENXIO, errno.ENODEV)
-#: A folder is taken as a whole; one beyond these is no model, but somebody's disk.
-_MAX_DEPTH, _MAX_ENTRIES = 64, 100_000
+_log = logging.getLogger(__name__)
 
 
-def source_missing(path: Path) -> SourceNotFoundException:
-    """The error for a local source that is not there."""
-    return SourceNotFoundException(
-        f"there is no file or folder {path}", metadata={"source": str(path), "path": str(path)}
-    )
+class LocalSource:
+    """A `modelkeep_download.engine.runner.Source` of local paths.
 
-
-def open_source(roots: AllowedRoots, path: Path) -> int:
-    """Descriptor of a local file or folder; the caller closes it.
-
-    Raises:
-        SourceNotFoundException: There is none.
-        ForbiddenPathException: It does not lie beneath a root, or is neither file nor folder.
+    Args:
+        roots: Where sources may lie.
     """
-    try:
-        with files.named(path):
-            fd = roots.open_beneath(path, _READ)
-    except (FileNotFoundError, NotADirectoryError):
-        raise source_missing(path) from None
-    except OSError as error:
-        if error.errno in _NO_FILE:
-            raise _not_regular(path) from None
-        raise
-    if not stat.S_ISDIR(os.fstat(fd).st_mode):
-        return _regular(fd, path)
-    return fd
 
+    def __init__(self, roots: AllowedRoots, *, checkpoint_bytes: int, checkpoint_s: float) -> None:
+        self._roots = roots
+        self._copy = LocalTransfer(roots, checkpoint_bytes=checkpoint_bytes, checkpoint_s=checkpoint_s)
 
-@contextlib.contextmanager
-def folder_of(roots: AllowedRoots, path: Path) -> Iterator[int]:
-    """Descriptor of the folder that a source lies in, to rename it or to remove it there."""
-    try:
-        with files.named(path.parent):
-            fd = roots.open_beneath(path.parent, _PARENT)
-    except (FileNotFoundError, NotADirectoryError):
-        raise source_missing(path) from None
-    try:
-        if os.path.realpath(f"/proc/self/fd/{fd}") != str(path.parent):
-            # A link has come to stand on the way: it may lead into what only another service changes.
-            raise source_missing(path)
-        yield fd
-    finally:
-        os.close(fd)
+    def take(self, attempt: Attempt) -> None:
+        """See `Source`."""
+        spec, path = attempt.job.spec, Path(attempt.credentials.url)
+        found = tree.open_source(self._roots, path)
+        try:
+            is_folder = stat.S_ISDIR(os.fstat(found).st_mode)
+            if is_folder and spec.expected_sha256:
+                violation = FieldViolation("expected_sha256", "a folder has no single hash")
+                raise FieldInvalidException("the source is a folder", violations=[violation])
+            with staging_of(attempt) as staging:
+                movable = not spec.copy and files.mount_of(found) == files.mount_at(staging)
+                if is_folder:
+                    self._take_folder(path, found, staging, attempt, movable=movable)
+                elif movable and not tree.has_other_names(found):
+                    self._move_file(path, found, attempt)
+                else:
+                    fetch(self._copy, attempt, staging)
+                    self.leave(attempt.job)
+        finally:
+            os.close(found)
 
+    def leave(self, job: Job) -> None:
+        """See `Source`: what was moved to another file system by a copy is removed.
 
-def validator_of(found: os.stat_result) -> str:
-    """What tells a file's present content from another: size, time of change and inode."""
-    return f'"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}"'
+        The job is done all the same where that fails, as on a file system that is read-only.
+        """
+        if job.spec.copy:
+            return
+        path = Path(job.spec.source)
+        try:
+            with tree.folder_of(self._roots, path) as parent:
+                found = os.stat(path.name, dir_fd=parent, follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode):
+                    tree.remove_copied(self._roots, path, job.target)
+                elif job.validator == tree.validator_of(found) or job.staged_inode == files.inode_in(found):
+                    os.unlink(path.name, dir_fd=parent)  # copied, or linked and not yet unlinked
+        except FileNotFoundError:
+            return
+        except (OSError, ForbiddenPathException, SourceNotFoundException):
+            _log.warning("download %s: its source %s could not be removed", job.id, path, exc_info=True)
+
+    def _move_file(self, path: Path, found: int, attempt: Attempt) -> None:
+        attempt.measured(os.fstat(found).st_size, room=False)
+        sha256 = tree.hash_file(path, found, attempt.advance, attempt.stop)
+        expected = attempt.job.spec.expected_sha256
+        if expected not in ("", sha256):
+            raise ChecksumMismatchException(
+                f"{path} has SHA-256 {sha256}, not {expected}; it stays where it is",
+                metadata={"path": str(path), "expected": expected, "actual": sha256},
+            )
+        self._move(path, found, sha256, attempt)
+
+    def _take_folder(self, path: Path, found: int, staging: Path, attempt: Attempt, *, movable: bool) -> None:
+        total, has_links = tree.measure_tree(self._roots, path, found)
+        # A link that is moved may lead nowhere, or out of the roots: what it leads to is copied. So is a file
+        # with another name, by which it could be written to afterwards.
+        movable = movable and not has_links
+        attempt.measured(total, room=not movable)
+        if movable:
+            attempt.advance(total)
+            self._move(path, found, "", attempt)
+            return
+        staged = staging / files.PARTIAL
+        tree.copy_tree(self._roots, path, found, staged, attempt.advance, attempt.stop)
+        deliver(attempt, staged, "")
+        self.leave(attempt.job)
+
+    def _move(self, path: Path, found: int, sha256: str, attempt: Attempt) -> None:
+        """Deliver the source itself, which lies on the destination's file system."""
+        with tree.folder_of(self._roots, path) as parent:
+            if files.inode_of(Path(path.name), folder=parent) != files.inode_in(os.fstat(found)):
+                raise StartOver(f"{path} is another one now", changed=True)
+            deliver(attempt, path, sha256, parent=parent)
 
 
 class LocalTransfer:
@@ -102,14 +135,14 @@ class LocalTransfer:
         self._roots = roots
         self._checkpoint_bytes, self._checkpoint_s = checkpoint_bytes, checkpoint_s
 
-    def run(self, source: Credentials, partial: Partial, observer: Observer, stop: StopSignal) -> str:
+    def run(self, source: Credentials, partial: Partial, tell: Tell, stop: StopSignal) -> str:
         """See `Transfer.run`."""
         path = Path(source.url)
-        reader = _regular(open_source(self._roots, path), path)
+        reader = tree.regular(tree.open_source(self._roots, path), path)
         try:
             writer = os.open(partial.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             try:
-                return self._copy(path, reader, writer, partial, observer, stop)
+                return self._copy(path, reader, writer, partial, tell, stop)
             finally:
                 os.close(writer)
         finally:
@@ -121,19 +154,19 @@ class LocalTransfer:
         reader: int,
         writer: int,
         partial: Partial,
-        observer: Observer,
+        tell: Tell,
         stop: StopSignal,
     ) -> str:
         found = os.fstat(reader)
-        validator, size = validator_of(found), found.st_size
-        offset = partial.offset if partial.validator == validator else 0
-        if partial.offset and (not offset or os.fstat(writer).st_size < offset):
-            observer.restarted("the local file changed", changed=True)
+        validator, size = tree.validator_of(found), found.st_size
+        offset = partial.have.prefix if partial.validator == validator else 0
+        if partial.have.size and (not offset or os.fstat(writer).st_size < offset):
+            tell(Restarted("the local file changed", changed=True))
             offset = 0
         os.ftruncate(writer, offset)
         digest = digest_of(writer, offset, stop)
-        observer.responded(Head(size, validator, path.name, "", ""), offset=offset)
-        sink = Sink(writer, digest, offset, observer, self._checkpoint_bytes, self._checkpoint_s)
+        tell(Answered(Head(size, validator, path.name, "", ""), ByteRanges.first(offset)))
+        sink = Sink(writer, digest, offset, tell, self._checkpoint_bytes, self._checkpoint_s)
         buffer = memoryview(bytearray(BUFFER_BYTES))
         try:
             while count := os.preadv(reader, [buffer], sink.at):
@@ -143,202 +176,5 @@ class LocalTransfer:
         except BaseException:
             sink.checkpoint()
             raise
-        _check_unchanged(path, reader, found, sink.at)
+        tree.check_unchanged(path, reader, found, sink.at)
         return digest.hexdigest()
-
-
-def hash_file(path: Path, fd: int, advanced: Callable[[int], None], stop: StopSignal) -> str:
-    """SHA-256 of a file that stays where it is until it is moved.
-
-    Raises:
-        StartOver: It changed meanwhile.
-    """
-    digest, done, found = hashlib.sha256(), 0, os.fstat(fd)
-    buffer = memoryview(bytearray(BUFFER_BYTES))
-    while count := os.preadv(fd, [buffer], done):
-        stop.check()
-        digest.update(buffer[:count])
-        done += count
-        advanced(done)
-    _check_unchanged(path, fd, found, done)
-    return digest.hexdigest()
-
-
-def has_other_names(fd: int) -> bool:
-    """Whether an open file is reached by other names too, which hard links are."""
-    return os.fstat(fd).st_nlink > 1
-
-
-def measure_tree(roots: AllowedRoots, folder: Path, fd: int) -> tuple[int, bool]:
-    """Sum of the sizes of a folder's files in bytes, and whether some are links or have other names.
-
-    Raises:
-        ForbiddenPathException: As `copy_tree`.
-    """
-    total, has_links = 0, False
-    for here, _, names, below in _walk(fd):
-        roots.check_open(below, folder / here)
-        for name in names:
-            has_links = has_links or _is_link(name, below)
-            with _opened(roots, folder / here / name, below) as reader:
-                total += os.fstat(reader).st_size
-                has_links = has_links or has_other_names(reader)
-    # Sparse files may claim more together than the wire can say.
-    return clamped_int(total), has_links
-
-
-def copy_tree(
-    roots: AllowedRoots,
-    folder: Path,
-    fd: int,
-    copy: Path,
-    advanced: Callable[[int], None],
-    stop: StopSignal,
-) -> None:
-    """Copy a folder to a new one, which gets the contents of what links lead to.
-
-    What was half copied before is removed first. Files keep their time of change: `remove_copied` goes
-    by it.
-
-    Args:
-        roots: Where sources may lie.
-        folder: The folder.
-        fd: Its descriptor.
-        copy: The folder to make.
-        advanced: Told the bytes copied so far.
-        stop: Ends the copy.
-
-    Raises:
-        ForbiddenPathException: A link leads out of the roots or to a folder, or there is something that
-            is neither file nor folder.
-        StartOver: A file changed while it was copied.
-    """
-    shutil.rmtree(copy, ignore_errors=True)
-    copy.mkdir()
-    done = 0
-    buffer = memoryview(bytearray(BUFFER_BYTES))
-    for here, folders, names, below in _walk(fd):
-        roots.check_open(below, folder / here)
-        for name in folders:
-            (copy / here / name).mkdir()
-        for name in names:
-            path = folder / here / name
-            with _opened(roots, path, below) as reader, (copy / here / name).open("xb", 0) as writer:
-                found, size = os.fstat(reader), 0
-                while count := os.preadv(reader, [buffer], size):
-                    stop.check()
-                    view = buffer[:count]
-                    while view:
-                        view = view[writer.write(view) :]
-                    size += count
-                    advanced(done + size)
-                _check_unchanged(path, reader, found, size)
-                os.utime(writer.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
-                done += size
-
-
-def remove_copied(roots: AllowedRoots, folder: Path, copy: Path) -> None:
-    """Remove what was copied, and nothing else: a file that came or changed since the copy stays.
-
-    Args:
-        roots: Where sources may lie.
-        folder: The folder that was moved, on another file system than its copy.
-        copy: The copy.
-    """
-    with folder_of(roots, folder) as parent:
-
-        def walk() -> Iterator[tuple[str, list[str], list[str], int]]:
-            return os.fwalk(folder.name, topdown=False, dir_fd=parent)
-
-        def copied(here: str, name: str, fd: int) -> bool:
-            try:
-                before = os.stat(name, dir_fd=fd)
-                after = (copy / Path(here).relative_to(folder.name) / name).stat()
-            except FileNotFoundError:
-                return False
-            return (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
-
-        # What a link leads to tells whether it was copied, and may lie in the folder, too: links go first.
-        links = {
-            (here, name)
-            for here, _, names, fd in walk()
-            for name in names
-            if copied(here, name, fd) and _is_link(name, fd)
-        }
-        for here, _, names, fd in walk() if links else ():
-            for name in names:
-                if (here, name) in links and _is_link(name, fd):
-                    os.unlink(name, dir_fd=fd)
-        for here, folders, names, fd in walk():
-            for name in names:
-                if copied(here, name, fd):
-                    os.unlink(name, dir_fd=fd)
-            for name in folders:
-                with contextlib.suppress(OSError):  # not empty: what stays, stays in its folder
-                    os.rmdir(name, dir_fd=fd)
-        with contextlib.suppress(OSError):
-            os.rmdir(folder.name, dir_fd=parent)
-
-
-def _walk(fd: int) -> Iterator[tuple[str, list[str], list[str], int]]:
-    """Each folder of a tree from its top: relative path, folders, other names, and its descriptor.
-
-    Raises:
-        FieldInvalidException: It is deeper, or holds more, than any model does.
-    """
-    entries = 0
-    for here, folders, names, below in os.fwalk(".", onerror=files.raise_error, dir_fd=fd):
-        entries += len(folders) + len(names)
-        if entries > _MAX_ENTRIES:
-            raise _no_model(f"holds more than {_MAX_ENTRIES:,} files and folders")
-        if folders and here.count("/") >= _MAX_DEPTH:
-            raise _no_model(f"has folders more than {_MAX_DEPTH} deep")
-        links = [name for name in folders if _is_link(name, below)]
-        folders[:] = sorted(set(folders) - set(links))
-        yield here, folders, sorted([*names, *links]), below
-
-
-def _no_model(why: str) -> FieldInvalidException:
-    return bad_source(f"{why}, as no model does: take the part of it that is one", "source.local_path.path")
-
-
-def _is_link(name: str, folder: int) -> bool:
-    return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
-
-
-@contextlib.contextmanager
-def _opened(roots: AllowedRoots, path: Path, folder: int) -> Iterator[int]:
-    """Descriptor of a file in an open folder, or of the one in the roots that a link there leads to."""
-    if _is_link(path.name, folder):
-        fd = _regular(open_source(roots, path), path)
-    else:
-        try:
-            with files.named(path):
-                fd = _regular(os.open(path.name, _READ, dir_fd=folder), path)
-        except OSError as error:
-            if error.errno in (errno.ELOOP, *_NO_FILE):  # ELOOP: a link since the line above
-                raise _not_regular(path) from None
-            raise
-    try:
-        roots.check_open(fd, path)
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _regular(fd: int, path: Path) -> int:
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    raise _not_regular(path)
-
-
-def _not_regular(path: Path) -> ForbiddenPathException:
-    return ForbiddenPathException(
-        f"{path} is no regular file", metadata={"path": str(path), "setting": "import_roots"}
-    )
-
-
-def _check_unchanged(path: Path, fd: int, before: os.stat_result, size: int) -> None:
-    if size != before.st_size or validator_of(os.fstat(fd)) != validator_of(before):
-        raise StartOver(f"{path} changed while it was read", changed=True)

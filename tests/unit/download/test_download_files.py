@@ -18,7 +18,7 @@ from modelkeep_common.paths import AllowedRoots
 from modelkeep_download.domain.retry import StartOver
 from modelkeep_download.engine import files
 from modelkeep_download.engine.transport import StopSignal
-from modelkeep_download.sources import local
+from modelkeep_download.sources import tree
 
 
 @pytest.fixture(params=["renameat2", "link"])
@@ -113,9 +113,9 @@ def test_other_errors_of_the_rename_are_told_as_they_are(tmp_path: Path) -> None
 
 def copy_tree(source: Path, copy: Path, advanced: Callable[[int], None] = lambda done: None) -> None:
     roots = AllowedRoots([source.parent], data_dir=Path("/nowhere"))
-    fd = local.open_source(roots, source)
+    fd = tree.open_source(roots, source)
     try:
-        local.copy_tree(roots, source, fd, copy, advanced, StopSignal())
+        tree.copy_tree(roots, source, fd, copy, advanced, StopSignal())
     finally:
         os.close(fd)
 
@@ -132,12 +132,12 @@ def test_after_a_move_between_file_systems_only_what_was_copied_is_removed(tmp_p
     (source / "b/late").write_bytes(b"other")  # as long as before
     just_now = (source / "b/late").stat().st_mtime_ns + 1
     os.utime(source / "b/late", ns=(just_now, just_now))
-    local.remove_copied(roots, source, copy)
+    tree.remove_copied(roots, source, copy)
     left = sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file())
     assert left == ["a/new", "b/late", "b/longer"]
     shutil.rmtree(source / "b")
     (source / "a/new").unlink()
-    local.remove_copied(roots, source, copy)
+    tree.remove_copied(roots, source, copy)
     assert not source.exists()
 
 
@@ -151,7 +151,7 @@ def test_a_copied_folder_has_its_empty_folders_and_what_its_links_lead_to(tmp_pa
     assert (tmp_path / "copy" / "empty" / "deeper").is_dir()
     assert not (tmp_path / "copy" / "w.bin").is_symlink()
     assert (tmp_path / "copy" / "w.bin").read_bytes() == b"weights"
-    local.remove_copied(AllowedRoots([tmp_path], data_dir=Path("/nowhere")), source, tmp_path / "copy")
+    tree.remove_copied(AllowedRoots([tmp_path], data_dir=Path("/nowhere")), source, tmp_path / "copy")
     assert not source.exists()
     assert blob.read_bytes() == b"weights"
 
@@ -163,7 +163,7 @@ def test_of_a_moved_folder_no_link_to_one_of_its_own_files_stays(tmp_path: Path)
     for link, target in (("a", "sub/w.bin"), ("z", "a"), ("sub/a", "w.bin"), ("sub/z", "../z")):
         (source / link).symlink_to(target)
     copy_tree(source, tmp_path / "copy")
-    local.remove_copied(AllowedRoots([tmp_path], data_dir=Path("/nowhere")), source, tmp_path / "copy")
+    tree.remove_copied(AllowedRoots([tmp_path], data_dir=Path("/nowhere")), source, tmp_path / "copy")
     assert not source.exists()
     assert (tmp_path / "copy" / "sub" / "z").read_bytes() == b"weights"
 
@@ -178,7 +178,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
         with pytest.raises(ForbiddenPathException):
             copy_tree(source, tmp_path / "copy")
     with pytest.raises(ForbiddenPathException):
-        local.open_source(AllowedRoots([tmp_path], data_dir=Path("/nowhere")), pipe / "odd")
+        tree.open_source(AllowedRoots([tmp_path], data_dir=Path("/nowhere")), pipe / "odd")
 
 
 def test_a_file_of_a_folder_that_changes_while_it_is_copied_is_noticed(tmp_path: Path) -> None:

@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 
 from modelkeep.exceptions import ModelkeepError, NotAModelFileException, SourceNotFoundException
 from modelkeep_download.domain.names import is_safe_component, name_from_disposition
-from modelkeep_download.domain.retry import StartOver, TransientError, parse_retry_after
+from modelkeep_download.domain.ranges import ByteRanges
+from modelkeep_download.domain.retry import StartOver, TransientError
 from modelkeep_download.engine.guard import AddressGuard
-from modelkeep_download.engine.http1 import MAX_INTERIM, Headers, content_range, http_date
-from modelkeep_download.engine.transfer import Credentials, Head, HttpTransfer, Partial
+from modelkeep_download.engine.http1 import MAX_INTERIM, Headers, content_range, http_date, parse_retry_after
+from modelkeep_download.engine.transfer import Credentials, Partial
 from modelkeep_download.engine.transport import HttpTransport, Limits, StopSignal
+from modelkeep_download.sources.url import HttpTransfer
 
 BODY = b"0123456789" * 30
 
@@ -60,24 +62,6 @@ class RawServer:
         self._thread.join(5)
 
 
-class Silent:
-    """An observer that keeps what the source said."""
-
-    head: Head | None = None
-
-    def responded(self, head: Head, *, offset: int) -> None:
-        self.head = head
-
-    def advanced(self, bytes_done: int) -> None:
-        pass
-
-    def checkpoint(self, bytes_done: int) -> None:
-        pass
-
-    def restarted(self, why: str, *, changed: bool) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[RawServer]:
     raw = RawServer()
@@ -93,8 +77,8 @@ def fetch(server: RawServer, answer: bytes, *, have: int = 0) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "data")
         path.write_bytes(BODY[:have])
-        partial = Partial(path, have, len(BODY) if have else None, '"v1"' if have else "")
-        sha256 = transfer.run(Credentials(server.url), partial, Silent(), StopSignal())
+        partial = Partial(path, ByteRanges.first(have), len(BODY) if have else None, '"v1"' if have else "")
+        sha256 = transfer.run(Credentials(server.url), partial, lambda news: None, StopSignal())
         got = path.read_bytes()
     assert hashlib.sha256(got).hexdigest() == sha256
     return got

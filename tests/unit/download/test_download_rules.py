@@ -27,7 +27,9 @@ from modelkeep_download.domain.job import Job, JobSpec, JobState, SecretKind, So
 from modelkeep_download.domain.names import choose_name, is_safe_component, name_from_disposition
 from modelkeep_download.domain.progress import ProgressMeter
 from modelkeep_download.domain.queue import PriorityQueue
-from modelkeep_download.domain.retry import TransientError, delay_before, parse_retry_after, status_error
+from modelkeep_download.domain.ranges import ByteRanges
+from modelkeep_download.domain.retry import TransientError, delay_before, status_error
+from modelkeep_download.engine.http1 import parse_retry_after
 
 
 def test_hashes_are_checked_and_brought_to_lower_case() -> None:
@@ -241,12 +243,12 @@ def test_a_new_process_takes_jobs_over_without_threads_and_secrets() -> None:
     assert secret.state is S.PAUSED
     assert secret.failure is not None
     assert secret.failure.reason == "TOKEN_REQUIRED"
-    whole = job(S.RUNNING, secret=SecretKind.BOTH, bytes_done=5, bytes_total=5)
+    whole = job(S.RUNNING, secret=SecretKind.BOTH, have=ByteRanges.first(5), bytes_total=5)
     assert domain.restored(whole).state is S.ENQUEUED  # needs its source no more
 
 
 def test_an_object_may_change_once() -> None:
-    once = domain.started_over(job(JobState.RUNNING, bytes_done=5), changed=True)
+    once = domain.started_over(job(JobState.RUNNING, have=ByteRanges.first(5)), changed=True)
     assert (once.bytes_done, once.restarts, once.changes) == (0, 1, 1)
     again = domain.started_over(once, changed=False)
     assert (again.restarts, again.changes) == (2, 1)
