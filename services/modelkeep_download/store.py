@@ -114,23 +114,23 @@ MIGRATIONS = (
                 'kind', kind,
                 'source', source,
                 'destination', destination,
-                'destination_is_folder', json(iif(destination_is_folder, 'true', 'false')),
+                'destination_is_folder', json(CASE WHEN destination_is_folder THEN 'true' ELSE 'false' END),
                 'filename', filename,
                 'root', root,
                 'priority', initial_priority,
-                'preserve_partial', json(iif(initial_preserve_partial, 'true', 'false')),
-                'copy', json(iif(copy, 'true', 'false')),
+                'preserve_partial', json(CASE WHEN initial_preserve_partial THEN 'true' ELSE 'false' END),
+                'copy', json(CASE WHEN copy THEN 'true' ELSE 'false' END),
                 'expected_sha256', expected_sha256,
-                'start', json(iif(start, 'true', 'false')),
+                'start', json(CASE WHEN start THEN 'true' ELSE 'false' END),
                 'labels', json(labels)
             ),
             'state', state,
             'stage', stage,
             'secret', secret,
             'priority', priority,
-            'preserve_partial', json(iif(preserve_partial, 'true', 'false')),
+            'preserve_partial', json(CASE WHEN preserve_partial THEN 'true' ELSE 'false' END),
             'have', json_object('ranges', json(
-                iif(bytes_done > 0, json_array(json_array(0, bytes_done)), json_array())
+                CASE WHEN bytes_done > 0 THEN json_array(json_array(0, bytes_done)) ELSE json_array() END
             )),
             'bytes_total', bytes_total,
             'staging', staging,
@@ -139,11 +139,11 @@ MIGRATIONS = (
             'content_type', content_type,
             'name', name,
             'staged_inode', json(
-                iif(staged_inode IS NULL, 'null', json_array(staged_device, staged_inode))
+                CASE WHEN staged_inode IS NULL THEN 'null' ELSE json_array(staged_device, staged_inode) END
             ),
             'delivered_path', delivered_path,
             'sha256', sha256,
-            'verified', json(iif(verified, 'true', 'false')),
+            'verified', json(CASE WHEN verified THEN 'true' ELSE 'false' END),
             'attempt', attempt,
             'restarts', restarts,
             'changes', changes,
@@ -151,8 +151,10 @@ MIGRATIONS = (
             'enqueue_order', enqueue_order,
             'job_sequence', job_sequence,
             'create_time', json(printf('%!.17g', create_time)),
-            'start_time', json(iif(start_time IS NULL, 'null', printf('%!.17g', start_time))),
-            'end_time', json(iif(end_time IS NULL, 'null', printf('%!.17g', end_time))),
+            'start_time', json(
+                CASE WHEN start_time IS NULL THEN 'null' ELSE printf('%!.17g', start_time) END
+            ),
+            'end_time', json(CASE WHEN end_time IS NULL THEN 'null' ELSE printf('%!.17g', end_time) END),
             'update_time', json(printf('%!.17g', update_time)),
             'version', version,
             'revision', revision
