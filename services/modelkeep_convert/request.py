@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+#: Files of one request: most descriptors that the kernel passes with one message.
+MAX_FILES: Final = 253
 
 
 @dataclass(frozen=True, slots=True)

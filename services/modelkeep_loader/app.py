@@ -21,11 +21,12 @@ from modelkeep_loader.config import LoaderSettings
 from modelkeep_loader.domain.cache import RamCache
 from modelkeep_loader.domain.components import Resident, Stage
 from modelkeep_loader.domain.find import Finder
-from modelkeep_loader.domain.lending import Lending, host_boot_id
+from modelkeep_loader.domain.lending import Lending
 from modelkeep_loader.domain.plan import Planner
 from modelkeep_loader.fd_socket import DescriptorServer, socket_folder
 from modelkeep_loader.helper import Helper
 from modelkeep_loader.peers import RecordClient
+from modelkeep_loader.processes import DeathWatch, host_boot_id
 from modelkeep_loader.service import LoaderServicer
 from modelkeep_loader.store import ResidentHistory
 
@@ -84,17 +85,20 @@ class LoaderApplication:
 
             cache = RamCache(helper, budget_bytes=budget, on_change=changed, on_progress=progressed)
             finder = Finder(around.models_root, self._root_id, around.roots)
+            deaths = DeathWatch(lambda pid: lending.leases.process_died(pid))
+            held.callback(deaths.close)
             lending = Lending(
                 Planner(records, finder, budget_bytes=budget),
                 cache,
                 boot_id=around.boot_id,
+                watch_process=deaths.watch_number,
                 detach_grace_s=settings.detach_grace_s,
                 ticket_valid_s=settings.ticket_valid_s,
                 max_leases=settings.max_leases,
                 max_per_principal=settings.max_leases_per_principal,
             )
             # The socket's lock comes first: it is what keeps a second loader off this data folder.
-            descriptors = DescriptorServer(around.socket_folder, lending)
+            descriptors = DescriptorServer(around.socket_folder, lending, deaths)
             await descriptors.open()
             held.push_async_callback(descriptors.close)
             held.push_async_callback(lending.close)
@@ -103,7 +107,7 @@ class LoaderApplication:
 
             async def drain() -> None:
                 """End holds and watches. What workers have mapped stays valid."""
-                servicer.drain()
+                lending.drain()
                 await history.hub.drain()
 
             yield OpenLoader(

@@ -1,11 +1,13 @@
-"""Between the wire's messages and the domain's words. The only file that knows both."""
+"""Between the wire's messages and the domain's words."""
 
 from __future__ import annotations
 
 import heapq
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from weakref import WeakKeyDictionary
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -20,7 +22,19 @@ from modelkeep_loader.domain.cache import MOST_NAMED, Demand, Usage
 from modelkeep_loader.domain.components import ComponentRef, Plan, Resident, Stage
 from modelkeep_loader.domain.digests import Reading
 from modelkeep_loader.domain.leases import Lease, LeaseState
-from modelkeep_loader.domain.lending import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S
+from modelkeep_loader.domain.lending import Capacity
+from modelkeep_loader.domain.requests import (
+    Alive,
+    Granted,
+    Identifying,
+    Loaded,
+    Loading,
+    Lost,
+    News,
+    Planned,
+    Queued,
+    Wish,
+)
 
 DEVICE = "cpu"
 #: Bytes of manifests in a grant: with the rest well under the 4 MiB that clients receive by default.
@@ -50,7 +64,31 @@ _LEASE_STATES = {
     LeaseState.ENDED: resident_pb2.LEASE_STATE_ENDED,
 }
 
+#: The part of a resident's manifest that is the same for all holders; made once, for it can be long.
+_contents: WeakKeyDictionary[Resident, resident_pb2.ComponentManifest] = WeakKeyDictionary()
+
 # Inwards.
+
+
+def to_wish(request: pb.HoldModelRequest | pb.AcquireLeaseRequest, principal: str) -> Wish:
+    """What somebody wants to hold.
+
+    Raises:
+        FieldInvalidException: The request names a component twice.
+    """
+    held = request if isinstance(request, pb.HoldModelRequest) else pb.HoldModelRequest()
+    return Wish(
+        refs=to_refs(request.components),
+        brief=partial(grant_manifests, delivery=request.delivery),
+        boot_id=request.boot_id,
+        principal=principal,
+        label=request.label,
+        claimed_pid=request.pid,
+        max_wait_s=seconds(request.max_wait),
+        with_ticket=request.delivery != pb.DELIVERY_NONE,
+        lease_id=held.lease_id,
+        lease_secret=held.lease_secret,
+    )
 
 
 def to_refs(components: Iterable[resident_pb2.ComponentRef]) -> list[ComponentRef]:
@@ -78,20 +116,21 @@ def seconds(duration: Duration) -> float:
     return max(0.0, to_seconds(duration))
 
 
-def ttl_seconds(request: pb.AcquireLeaseRequest | pb.RenewLeaseRequest) -> float:
-    """The life that a request asks for, in seconds.
+def ttl_seconds(request: pb.AcquireLeaseRequest | pb.RenewLeaseRequest) -> float | None:
+    """The life that a request asks for, in seconds; None if it does not say."""
+    return seconds(request.ttl) if request.HasField("ttl") else None
+
+
+def check_tier(request: pb.LoadModelRequest) -> None:
+    """Refuse a tier that there is not.
 
     Raises:
-        FieldInvalidException: It is shorter or longer than allowed.
+        FieldInvalidException: It is not the RAM tier.
     """
-    if not request.HasField("ttl"):
-        return DEFAULT_TTL_S
-    ttl = seconds(request.ttl)
-    if not MIN_TTL_S <= ttl <= MAX_TTL_S:
+    if request.tier not in (resident_pb2.TIER_UNSPECIFIED, resident_pb2.TIER_RAM):
         raise FieldInvalidException(
-            "The ttl is out of range.", violations=[FieldViolation("ttl", "must be between 1 s and 24 h")]
+            "This host has no such tier.", violations=[FieldViolation("tier", "must be TIER_RAM here")]
         )
-    return ttl
 
 
 # Outwards.
@@ -173,16 +212,55 @@ def lease_message(lease: Lease) -> resident_pb2.Lease:
     return message
 
 
-def grant_message(
-    lease: Lease, manifests: Iterable[resident_pb2.ComponentManifest], ticket: bytes, socket_path: str
-) -> pb.Grant:
-    """What a granted lease gives. An empty ticket: nothing is delivered."""
+def hold_response(socket_path: str, news: News) -> pb.HoldModelResponse:
+    """What a HoldModel stream says."""
+    match news:
+        case Queued():
+            return pb.HoldModelResponse(queued=queued_message(news.demand, news.holders, news.holder_count))
+        case Identifying() | Loading():
+            return pb.HoldModelResponse(progress=_progress_of(news))
+        case Granted():
+            return pb.HoldModelResponse(granted=grant_message(socket_path, news))
+        case Lost():
+            return pb.HoldModelResponse(lost=pb.HoldLost(error=error_message(news.error)))
+        case Alive():
+            return pb.HoldModelResponse(alive=pb.HoldAlive())
+        case Planned() | Loaded():
+            raise AssertionError("news of LoadModel")
+
+
+def load_response(context: Mapping[str, str], news: News) -> pb.LoadModelResponse:
+    """What a LoadModel stream says; the caller's context comes with its first and last word."""
+    match news:
+        case Planned():
+            return pb.LoadModelResponse(plan=plan_message(news.demand), context=context)
+        case Queued() | Identifying() | Loading():
+            return pb.LoadModelResponse(progress=_progress_of(news))
+        case Loaded():
+            echo = context if news.is_last else None
+            return pb.LoadModelResponse(resident=resident_message(news.resident), context=echo)
+        case Granted() | Lost() | Alive():
+            raise AssertionError("news of HoldModel")
+
+
+def _progress_of(news: Queued | Identifying | Loading) -> pb.LoadProgress:
+    match news:
+        case Identifying():
+            return reading_message(news.refs, news.reading)
+        case Loading():
+            return progress_message(news.demand, news.bytes_per_second)
+        case Queued():
+            return progress_message(news.demand)
+
+
+def grant_message(socket_path: str, granted: Granted) -> pb.Grant:
+    """What a granted lease gives."""
     return pb.Grant(
-        lease=lease_message(lease),
-        lease_secret=lease.secret,
-        manifests=manifests,
-        ticket=ticket,
-        socket_path=socket_path if ticket else "",
+        lease=lease_message(granted.lease),
+        lease_secret=granted.lease.secret,
+        manifests=granted.brief,
+        ticket=granted.ticket,
+        socket_path=socket_path if granted.ticket else "",
     )
 
 
@@ -198,7 +276,7 @@ def grant_manifests(
     for index, (plan, resident) in enumerate(zip(plans, residents, strict=True)):
         manifest = _outline(plan, resident.size_bytes)
         if delivery != pb.DELIVERY_NONE:
-            manifest.MergeFrom(_contents(resident))
+            manifest.MergeFrom(_contents_of(resident))
         _describe(manifest, plan, index)
         made.append(manifest)
     size = sum(manifest.ByteSize() for manifest in made)
@@ -223,10 +301,9 @@ def _outline(plan: Plan, size_bytes: int) -> resident_pb2.ComponentManifest:
     )
 
 
-def _contents(resident: Resident) -> resident_pb2.ComponentManifest:
-    """The part of a manifest that is the same for all holders; made once, for it can be long."""
-    if isinstance(resident.wire, resident_pb2.ComponentManifest):
-        return resident.wire
+def _contents_of(resident: Resident) -> resident_pb2.ComponentManifest:
+    if (kept := _contents.get(resident)) is not None:
+        return kept
     built = resident.built
     assert built is not None, "only residents are granted"
     message = resident_pb2.ComponentManifest(
@@ -244,7 +321,7 @@ def _contents(resident: Resident) -> resident_pb2.ComponentManifest:
         ],
         aliases=[resident_pb2.TensorAlias(name=n, target=t) for n, t in sorted(built.aliases.items())],
     )
-    resident.wire = message
+    _contents[resident] = message
     return message
 
 
@@ -314,6 +391,18 @@ def reading_message(refs: Sequence[ComponentRef], reading: Reading) -> pb.LoadPr
             bytes_done=clamped_int(reading.done), bytes_total=clamped_int(reading.total) or None
         ),
         count=len(refs),
+    )
+
+
+def capacity_response(capacity: Capacity, socket_path: str) -> pb.GetCapacityResponse:
+    """The host, and the bytes of each of its tiers."""
+    return pb.GetCapacityResponse(
+        tiers=[capacity_message(capacity.usage)],
+        devices=[DEVICE],
+        boot_id=capacity.boot_id,
+        socket_path=socket_path,
+        lease_count=capacity.lease_count,
+        queued_count=capacity.usage.waiting,
     )
 
 

@@ -26,7 +26,7 @@ from modelkeep.exceptions import ForbiddenTicketException, ModelkeepError, Serve
 from modelkeep.private import MAX_SOCKET_BYTES, UnsafeFolderError, make_private, runtime_folder
 from modelkeep_common.startup import EXIT_ADDRESS_TAKEN, EXIT_CONFIG, EXIT_NOT_WRITABLE, StartupError
 from modelkeep_loader.domain.tickets import SECRET_BYTES
-from modelkeep_loader.processes import Peer, peer_of
+from modelkeep_loader.processes import DeathWatch, peer_of
 
 _log = logging.getLogger(__name__)
 
@@ -57,11 +57,12 @@ class Connection(Protocol):
 class Desk(Protocol):
     """Who knows the tickets."""
 
-    def redeem(self, ticket: bytes, peer: Peer) -> Connection:
-        """Use a ticket up; takes ``peer.pidfd`` over, also when it raises.
+    def redeem(self, ticket: bytes, pid: int, uid: int) -> Connection:
+        """Use a ticket up, for the process and the user at the other end; ``pid`` is 0 where unknown.
 
         Raises:
-            ForbiddenTicketException: The ticket is no good, or not for this peer.
+            ForbiddenTicketException: The ticket is no good.
+            ServerBusyException: Its lease has as many connections as it may.
         """
         ...
 
@@ -90,11 +91,18 @@ def socket_folder(service_dir: Path, configured: Path | None = None) -> Path:
 
 
 class DescriptorServer:
-    """Serves the socket in a folder until closed."""
+    """Serves the socket in a folder until closed.
 
-    def __init__(self, folder: Path, desk: Desk) -> None:
+    Args:
+        folder: Where the socket is.
+        desk: Who knows the tickets.
+        deaths: Is told of every process that gets descriptors.
+    """
+
+    def __init__(self, folder: Path, desk: Desk, deaths: DeathWatch) -> None:
         self.path = folder / _SOCKET
         self._desk = desk
+        self._deaths = deaths
         self._listener: socket.socket | None = None
         self._lock = -1
         self._tasks: set[asyncio.Task[None]] = set()
@@ -198,11 +206,17 @@ class DescriptorServer:
 
     def _redeem(self, ticket: bytes, connection: socket.socket) -> Connection:
         peer = peer_of(connection)
-        if peer.uid != os.geteuid():
+        try:
+            if peer.uid != os.geteuid():
+                raise ForbiddenTicketException("One loader serves one user, and this is another one's.")
+            granted = self._desk.redeem(ticket, peer.pid, peer.uid)
+        except BaseException:
             if peer.pidfd >= 0:
                 os.close(peer.pidfd)
-            raise ForbiddenTicketException("One loader serves one user, and this is another one's.")
-        return self._desk.redeem(ticket, peer)
+            raise
+        if peer.pidfd >= 0:
+            self._deaths.watch(peer.pid, peer.pidfd)
+        return granted
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

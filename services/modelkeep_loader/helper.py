@@ -31,7 +31,8 @@ from modelkeep.worker.manifest import METADATA_KEY, Manifest
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_convert import frames, sealed
 from modelkeep_convert.request import Build
-from modelkeep_loader.domain.components import BuildProgress, Built, Memory, Plan, Stage, refuse_changed
+from modelkeep_loader.domain.components import BuildProgress, Built, Plan, Stage, refuse_changed
+from modelkeep_loader.tiers.ram import SealedMemory
 
 _log = logging.getLogger(__name__)
 
@@ -231,7 +232,7 @@ def _accept(descriptors: Sequence[int], plan: Plan, sources: Sequence[int]) -> B
         header = read_header(fd, Path("the helper's memory"), whole=(METADATA_KEY,))
         manifest = Manifest.from_json(header.metadata[METADATA_KEY])
         return Built(
-            memory=Memory(sealed.open_readonly(fd)),
+            memory=SealedMemory(sealed.open_readonly(fd)),
             tensors=header.tensors,
             config=manifest.config,
             aliases=manifest.aliases,

@@ -1,4 +1,4 @@
-"""Processes on this host: who is at the other end of a socket, and when somebody dies."""
+"""This host and its processes: who is at the other end of a socket, and when somebody dies."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, NamedTuple
 
 #: SO_PEERPIDFD of Linux 6.5; the standard library has no name for it.
@@ -60,6 +61,11 @@ def open_process(pid: int) -> int:
         return -1  # out of descriptors, or a system without them: that says nothing about the process
 
 
+def host_boot_id() -> str:
+    """The boot id of this host; another one after each boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+
+
 class DeathWatch:
     """Calls back once for each watched process that dies.
 
@@ -78,6 +84,12 @@ class DeathWatch:
         else:
             self._descriptors[pid] = pidfd
             asyncio.get_running_loop().add_reader(pidfd, self._died, pid)
+
+    def watch_number(self, pid: int) -> None:
+        """Begin to watch the process that has a number now, if one has and can be watched."""
+        with contextlib.suppress(ProcessLookupError):
+            if (pidfd := open_process(pid)) >= 0:
+                self.watch(pid, pidfd)
 
     def close(self) -> None:
         """Stop watching all of them."""

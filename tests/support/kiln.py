@@ -14,11 +14,11 @@ from modelkeep_loader.domain.components import (
     BuildProgress,
     Built,
     ComponentRef,
-    Memory,
     ModelFacts,
     Plan,
     Stage,
 )
+from modelkeep_loader.tiers.ram import SealedMemory
 
 MB = 1 << 20
 FACTS = ModelFacts("tiny", "sd-1", "vae", Path("/models/tiny"), "hash")
@@ -48,7 +48,7 @@ class Kiln:
         return Built(Ashes(readonly, self.closed_by), (), {}, {}, frozenset())
 
 
-class Ashes(Memory):
+class Ashes(SealedMemory):
     """Tells which thread closed it."""
 
     def __init__(self, descriptor: int, closed_by: list[int]) -> None:

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from modelkeep.exceptions import InvalidModelException, ModelkeepError
 from modelkeep.headers import Tensor
-from modelkeep_convert import sealed
 
 
 class Stage(enum.StrEnum):
@@ -132,26 +131,22 @@ class Plan:
     model: ModelFacts
 
 
-class Memory:
-    """Sealed memory that the loader keeps open, for reading only."""
+class Memory(Protocol):
+    """Memory that holds a component, and whoever has it mapped keeps."""
 
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-        self.size_bytes = os.fstat(descriptor).st_size
+    size_bytes: int
 
     def open_for_holder(self) -> int:
         """A new read-only descriptor to hand out; the caller closes it."""
-        return sealed.open_readonly(self.descriptor)
+        ...
 
     def in_use(self) -> bool:
-        """Whether any process still has it open or mapped."""
-        return sealed.in_use_elsewhere(self.descriptor)
+        """Whether any process besides the loader still has it open or mapped."""
+        ...
 
     def close(self) -> None:
-        """Let go of it; the kernel frees it with its last mapping."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        """Let go of it; it is freed with its last mapping."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +177,7 @@ class Builder(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Resident:
     """A component in RAM, on its way there, or one that failed to get there."""
 
@@ -203,8 +198,6 @@ class Resident:
     error: ModelkeepError | None = None
     failures: int = 0
     retry_at: float = 0.0
-    #: Whatever the wire layer keeps with it, so that it is made once.
-    wire: Any = None
 
     @property
     def id(self) -> str:

@@ -28,7 +28,7 @@ from modelkeep.modeljson import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
 from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import ALLOWED
 from modelkeep_common.paths import AllowedRoots
-from modelkeep_convert.frames import MAX_DESCRIPTORS
+from modelkeep_convert.request import MAX_FILES
 from modelkeep_loader.domain.components import ComponentRef
 from modelkeep_loader.domain.listing import Listing
 from modelkeep_loader.domain.records import FileFacts, Record
@@ -275,9 +275,9 @@ class Finder:
                 f"The index of {folder.name} does not list files.",
                 metadata={"path": str(folder), "detail": "bad index"},
             )
-        if len(listed := set(named)) > MAX_DESCRIPTORS:
+        if len(listed := set(named)) > MAX_FILES:
             raise InvalidModelException(
-                f"{folder.name} is in {len(listed)} files; at most {MAX_DESCRIPTORS} can be loaded.",
+                f"{folder.name} is in {len(listed)} files; at most {MAX_FILES} can be loaded.",
                 metadata={"path": str(folder), "detail": f"{len(listed)} shards"},
             )
         for name in listed:

@@ -1,4 +1,4 @@
-"""Lending: plans, cache, leases and tickets brought together. The service's methods call only this.
+"""The core of LoaderService: plans, room, leases and tickets brought together, one method for each wish.
 
 Everything here lives and dies with the process: leases are not written down, because memory that nobody
 holds any more cannot be taken up again after a restart. Workers go on with what they have mapped.
@@ -8,35 +8,71 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 from modelkeep.exceptions import (
     FieldInvalidException,
     FieldViolation,
     ForbiddenTicketException,
-    ModelkeepError,
     UnknownLeaseException,
     WrongHostException,
 )
-from modelkeep_loader.domain.cache import Demand, RamCache
-from modelkeep_loader.domain.components import ComponentRef
+from modelkeep_loader.domain.cache import Demand, Eviction, RamCache, Usage
+from modelkeep_loader.domain.components import ComponentRef, Plan, Resident
 from modelkeep_loader.domain.digests import Reading
-from modelkeep_loader.domain.leases import Lease, LeaseEnd, LeaseTable
-from modelkeep_loader.domain.plan import Planner
+from modelkeep_loader.domain.drain import Drain
+from modelkeep_loader.domain.leases import Lease, LeaseEnd, LeaseTable, ended
+from modelkeep_loader.domain.requests import (
+    Alive,
+    Granted,
+    Identifying,
+    Loaded,
+    Loading,
+    Lost,
+    News,
+    Planned,
+    Queued,
+    Tell,
+    Wish,
+)
 from modelkeep_loader.domain.tickets import TicketBook
-from modelkeep_loader.processes import DeathWatch, Peer, open_process
+
+_log = logging.getLogger(__name__)
 
 #: Life of a lease by time, in seconds: default, shortest, longest.
-DEFAULT_TTL_S, MIN_TTL_S, MAX_TTL_S = 60.0, 1.0, 24 * 3600.0
-_SWEEP_S = 1.0
+_DEFAULT_TTL_S, _MIN_TTL_S, _MAX_TTL_S = 60.0, 1.0, 24 * 3600.0
+#: Seconds between two looks at what changes without an event.
+_SWEEP_S: Final = 1.0
+#: Seconds that working out what to load may take before there is news of it.
+_PLAN_S: Final = 0.15
+#: Seconds between two signs of life of a held lease.
+_ALIVE_S: Final = 15.0
 
 
-def host_boot_id() -> str:
-    """The boot id of this host; another one after each boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+class Plans(Protocol):
+    """Makes plans of what callers name."""
+
+    async def plan(self, refs: Sequence[ComponentRef], reading: Reading | None = None) -> list[Plan]:
+        """See :meth:`modelkeep_loader.domain.plan.Planner.plan`."""
+        ...
+
+    def close(self) -> None:
+        """Stop reading."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What there is on this host."""
+
+    usage: Usage
+    boot_id: str
+    lease_count: int
 
 
 class Lending:
@@ -46,6 +82,8 @@ class Lending:
         planner: Makes plans of what callers name.
         cache: Holds the components; `Lending` tells it when a lease ends.
         boot_id: Of this host.
+        watch_process: Called with a process id that a holder says is his; whoever sees it die calls
+            ``leases.process_died``.
         detach_grace_s: Seconds that a lease without bindings can be taken up again.
         ticket_valid_s: Seconds that a ticket is good for.
         max_leases: Leases in all.
@@ -55,20 +93,17 @@ class Lending:
 
     def __init__(
         self,
-        planner: Planner,
+        planner: Plans,
         cache: RamCache,
         *,
         boot_id: str,
+        watch_process: Callable[[int], None] = lambda pid: None,
         detach_grace_s: float = 5.0,
         ticket_valid_s: float = 10.0,
         max_leases: int = 4096,
         max_per_principal: int = 64,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.planner = planner
-        self.cache = cache
-        self.boot_id = boot_id
-        self.tickets = TicketBook(valid_s=ticket_valid_s, clock=clock)
         self.leases = LeaseTable(
             on_end=self._ended,
             on_deadline=self._nudge,
@@ -77,8 +112,13 @@ class Lending:
             max_per_principal=max_per_principal,
             clock=clock,
         )
+        self.planner = planner
+        self.cache = cache
+        self._boot_id = boot_id
+        self._watch_process = watch_process
+        self.tickets = TicketBook(valid_s=ticket_valid_s, clock=clock)
         self._clock = clock
-        self._deaths = DeathWatch(self.leases.process_died)
+        self._drain = Drain()
         self._woken = asyncio.Event()
         self._reaper: asyncio.Task[None] | None = None
         self._loads = 0
@@ -86,6 +126,10 @@ class Lending:
     async def open(self) -> None:
         """Begin to end what runs out."""
         self._reaper = asyncio.get_running_loop().create_task(self._reap(), name="lease reaper")
+
+    def drain(self) -> None:
+        """End what waits and what holds by :meth:`hold` with SERVER_DRAINING."""
+        self._drain.begin()
 
     async def close(self) -> None:
         """End every lease and let go of all memory."""
@@ -95,91 +139,224 @@ class Lending:
                 await self._reaper
         for lease in self.leases.alive():
             self.leases.release(lease, LeaseEnd.DRAINED)
-        self._deaths.close()
         await self.cache.close()
         self.planner.close()
 
-    # Requests.
+    # Leases.
 
-    def check_host(self, boot_id: str) -> None:
-        """Refuse a caller on another host.
-
-        Raises:
-            WrongHostException: The boot id is not this host's; an empty one is not checked.
-        """
-        if boot_id and boot_id != self.boot_id:
-            raise WrongHostException(
-                "Leases are given on the worker's own host only: ask the loader of that host.",
-                metadata={"expected_boot_id": self.boot_id, "actual_boot_id": boot_id},
-            )
-
-    async def demand(
-        self, refs: Sequence[ComponentRef], *, is_lease: bool, reading: Reading | None = None
-    ) -> Demand:
-        """What a request wants, worked out but not begun.
+    async def hold(self, wish: Wish, tell: Tell) -> None:
+        """Load components, lease them, and keep the lease alive until it ends or the caller is cancelled.
 
         Args:
-            refs: The components.
-            is_lease: Whether a lease is wanted.
-            reading: Told how far files are read for it.
+            wish: What is wanted.
+            tell: Hears how it goes; the lease is told as Granted.
 
         Raises:
-            ModelkeepError: See :meth:`modelkeep_loader.domain.plan.Planner.plan`.
+            WrongHostException: The caller is on another host.
+            LeasesExhaustedException: There are as many leases as there may be.
+            ServerDrainingException: The loader shuts down.
+            ModelkeepError: What :meth:`modelkeep_loader.domain.plan.Planner.plan` and
+                :meth:`modelkeep_loader.domain.cache.RamCache.acquire` raise, or the wish's ``brief``.
         """
-        plans = await self.planner.plan(refs, reading)
-        if is_lease:
-            return Demand(plans, LeaseTable.new_id())
-        self._loads += 1
-        return Demand(plans, f"load-{self._loads}", is_lease=False)
+        self._check_host(wish.boot_id)
+        lease, brief = self._take_up(wish) if wish.lease_id else await self._lend(wish, tell)
+        binding = self.leases.bind_stream(lease)
+        try:
+            await tell(self._granted(wish, lease, brief))
+            while not await self._drain.until(lease.ended, _ALIVE_S):
+                await tell(Alive())
+            if lease.end is not LeaseEnd.RELEASED:
+                await tell(Lost(ended(lease)))
+        finally:
+            self.leases.unbind(lease, binding)
 
-    def grant(self, demand: Demand, *, label: str, claimed_pid: int, principal: str) -> Lease:
-        """Turn a demand that was met into a lease, inside of `leases.room_for`. Give it a binding at once."""
-        lease = self.leases.grant(
-            demand.holder,
-            demand.plans,
-            list(demand.residents),
-            label=label,
-            claimed_pid=claimed_pid,
-            principal=principal,
-        )
-        self._watch_claimed(claimed_pid)
+    async def acquire(self, wish: Wish, ttl_s: float | None) -> Granted:
+        """Load components and lease them for some seconds; None: for the default.
+
+        Raises:
+            FieldInvalidException: The ttl is shorter or longer than allowed.
+            ModelkeepError: See :meth:`hold`.
+        """
+        self._check_host(wish.boot_id)
+        ttl_s = _checked(ttl_s)
+        lease, brief = await self._lend(wish, None)
+        self.leases.bind_ttl(lease, ttl_s)
+        return self._granted(wish, lease, brief)
+
+    def renew(self, lease_id: str, secret: bytes, ttl_s: float | None) -> tuple[Lease, bytes]:
+        """Let a lease live for so many seconds from now on; a new ticket comes with it.
+
+        Raises:
+            FieldInvalidException: The ttl is shorter or longer than allowed.
+            UnknownLeaseException, ForbiddenTicketException: See :meth:`LeaseTable.authorise`.
+        """
+        lease = self.leases.authorise(lease_id, secret)
+        self.leases.bind_ttl(lease, _checked(ttl_s))
+        return lease, self.tickets.issue(lease.id)
+
+    def release(self, lease_id: str, secret: bytes) -> Lease:
+        """End a lease, as its holder.
+
+        Raises:
+            UnknownLeaseException, ForbiddenTicketException: See :meth:`LeaseTable.authorise`.
+        """
+        lease = self.leases.authorise(lease_id, secret)
+        self.leases.release(lease)
         return lease
 
-    def take_up(self, lease: Lease, refs: Sequence[ComponentRef], *, claimed_pid: int) -> None:
-        """Go on with a living lease, if its components are known. Give it a binding at once.
+    def revoke(self, lease_id: str, why: str, by: str) -> Lease:
+        """End somebody's lease.
 
         Raises:
-            FieldInvalidException: It is a lease on something else.
+            UnknownLeaseException: There is none, or it has ended.
         """
-        if list(refs) != lease.refs:
+        lease = self.leases.revoke(lease_id, why)
+        _log.warning("%s revoked the lease %s", by or "a caller", lease.id)
+        return lease
+
+    def find_leases(self, key: str, after: tuple[Any, ...] = ()) -> list[Lease]:
+        """Living leases, the oldest first.
+
+        Args:
+            key: Of a model that they are on; "" for all.
+            after: Time and id of a lease: only those that come after it.
+        """
+        found = sorted(self.leases.alive(), key=lambda lease: (lease.create_time, lease.id))
+        return [
+            lease
+            for lease in found
+            if (not key or any(ref.key == key for ref in lease.refs))
+            and (lease.create_time, lease.id) > after
+        ]
+
+    def redeem(self, ticket: bytes, pid: int, uid: int) -> HeldConnection:
+        """See :class:`modelkeep_loader.fd_socket.Desk`."""
+        try:
+            lease = self.leases.get(self.tickets.redeem(ticket))
+        except UnknownLeaseException as error:
+            raise ForbiddenTicketException(error.message) from None
+        if lease.ended.is_set():
+            raise ForbiddenTicketException("The lease has ended meanwhile.")
+        return HeldConnection(self.leases, lease, self.leases.bind_connection(lease, pid, uid))
+
+    # Components.
+
+    async def load(self, refs: Sequence[ComponentRef], max_wait_s: float, tell: Tell) -> None:
+        """Make components resident, and leave them to whoever wants them.
+
+        Raises:
+            ServerDrainingException, ModelkeepError: See :meth:`hold`.
+        """
+        demand = await self._demand(refs, tell, is_lease=False)
+        await tell(Planned(demand))
+        try:
+            await self._meet(demand, max_wait_s, tell)
+            last = len(demand.residents) - 1
+            for place, resident in enumerate(demand.residents):
+                await tell(Loaded(resident, place == last))
+        finally:
+            self.cache.give_back(demand.holder)
+
+    def evict(self, key: str, submodel: str = "") -> Eviction:
+        """See :meth:`RamCache.evict`."""
+        return self.cache.evict(key, submodel)
+
+    def find_residents(self, key: str, after: str) -> list[Resident]:
+        """Residents by id, of a model ("": of all), and only those after an id."""
+        return [
+            resident
+            for resident in self.cache.residents()
+            if resident.id > after and (not key or any(ref.key == key for ref in resident.refs))
+        ]
+
+    def capacity(self) -> Capacity:
+        """The host and its memory as they are now."""
+        return Capacity(self.cache.usage(), self._boot_id, len(self.leases.alive()))
+
+    # Getting a lease.
+
+    def _check_host(self, boot_id: str) -> None:
+        if boot_id and boot_id != self._boot_id:
+            raise WrongHostException(
+                "Leases are given on the worker's own host only: ask the loader of that host.",
+                metadata={"expected_boot_id": self._boot_id, "actual_boot_id": boot_id},
+            )
+
+    async def _lend(self, wish: Wish, tell: Tell | None) -> tuple[Lease, Any]:
+        """A new lease, and its brief. Bind it at once."""
+        with self.leases.room_for(wish.principal):
+            demand = await self._demand(wish.refs, tell, is_lease=True)
+            await self._meet(demand, wish.max_wait_s, tell)
+            try:
+                brief = wish.brief(demand.plans, demand.residents)
+            except BaseException:
+                self.cache.give_back(demand.holder)
+                raise
+            lease = self.leases.grant(
+                demand.holder,
+                demand.plans,
+                list(demand.residents),
+                label=wish.label,
+                claimed_pid=wish.claimed_pid,
+                principal=wish.principal,
+            )
+        self._watch(wish)
+        return lease, brief
+
+    def _take_up(self, wish: Wish) -> tuple[Lease, Any]:
+        """A living lease to go on with, and its brief. Bind it at once."""
+        lease = self.leases.authorise(wish.lease_id, wish.lease_secret)
+        brief = wish.brief(lease.plans, lease.residents)
+        if list(wish.refs) != lease.refs:
             raise FieldInvalidException(
                 f"The lease {lease.id} is on other components.",
                 violations=[FieldViolation("components", "must be the components of the lease")],
             )
-        self.leases.take_up(lease, claimed_pid)
-        self._watch_claimed(claimed_pid)
+        self.leases.take_up(lease, wish.claimed_pid)
+        self._watch(wish)
+        return lease, brief
 
-    def redeem(self, ticket: bytes, peer: Peer) -> HeldConnection:
-        """See :class:`modelkeep_loader.fd_socket.Desk`."""
+    def _watch(self, wish: Wish) -> None:
+        if wish.claimed_pid:
+            self._watch_process(wish.claimed_pid)
+
+    def _granted(self, wish: Wish, lease: Lease, brief: Any) -> Granted:
+        """What a lease gives, once it has its binding."""
+        return Granted(lease, brief, self.tickets.issue(lease.id) if wish.with_ticket else b"")
+
+    async def _demand(self, refs: Sequence[ComponentRef], tell: Tell | None, *, is_lease: bool) -> Demand:
+        """Work out what is wanted, and tell of the reading that this takes."""
+        reading = Reading()
+        work = asyncio.ensure_future(self.planner.plan(refs, reading))
+        await self._drain.follow(work, tell, lambda: Identifying(refs, reading), patience_s=_PLAN_S)
+        if is_lease:
+            return Demand(work.result(), LeaseTable.new_id())
+        self._loads += 1
+        return Demand(work.result(), f"load-{self._loads}", is_lease=False)
+
+    async def _meet(self, demand: Demand, max_wait_s: float, tell: Tell | None) -> None:
+        """Make a demand's components resident, and tell of it while it takes time. Holds nothing if it
+        raises.
+        """
+        if self.cache.take_now(demand) is not None:
+            return
+        done_before, when = 0, self._clock()
+
+        def news() -> News:
+            nonlocal done_before, when
+            done, now = sum(r.bytes_done for r in demand.residents), self._clock()
+            rate = int((done - done_before) / (now - when)) if now > when and done > done_before else 0
+            done_before, when = done, now
+            return Loading(demand, rate) if demand.residents else Queued(demand, *self.cache.holders())
+
+        work = asyncio.ensure_future(self.cache.acquire(demand, max_wait_s=max_wait_s))
         try:
-            lease = self.leases.get(self.tickets.redeem(ticket))
-            if lease.ended.is_set():
-                raise ForbiddenTicketException("The lease has ended meanwhile.")
-            number = self.leases.bind_connection(lease, peer.pid, peer.uid)
-        except ModelkeepError as error:
-            if peer.pidfd >= 0:
-                os.close(peer.pidfd)
-            if isinstance(error, UnknownLeaseException):
-                raise ForbiddenTicketException(error.message) from None
+            await self._drain.follow(work, tell, news)
+            work.result()
+        except BaseException:
+            # Nobody else knows the holder of a lease that never was.
+            self.cache.give_back(demand.holder)
             raise
-        if peer.pidfd >= 0:
-            self._deaths.watch(peer.pid, peer.pidfd)
-        return HeldConnection(self.leases, lease, number)
-
-    def _watch_claimed(self, pid: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            if pid and (pidfd := open_process(pid)) >= 0:
-                self._deaths.watch(pid, pidfd)
 
     # What runs out.
 
@@ -231,3 +408,13 @@ class HeldConnection:
     def closed(self) -> None:
         """The connection is gone."""
         self._leases.unbind(self._lease, self._number)
+
+
+def _checked(ttl_s: float | None) -> float:
+    if ttl_s is None:
+        return _DEFAULT_TTL_S
+    if not _MIN_TTL_S <= ttl_s <= _MAX_TTL_S:
+        raise FieldInvalidException(
+            "The ttl is out of range.", violations=[FieldViolation("ttl", "must be between 1 s and 24 h")]
+        )
+    return ttl_s

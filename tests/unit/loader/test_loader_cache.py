@@ -9,8 +9,6 @@ import mmap
 import os
 import threading
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -23,8 +21,10 @@ from modelkeep.exceptions import (
 )
 from modelkeep_loader.domain.cache import RamCache
 from modelkeep_loader.domain.components import BuildProgress, Built, Plan, Stage
-from modelkeep_loader.service import LoaderServicer
+from modelkeep_loader.domain.lending import Lending
+from modelkeep_loader.domain.requests import News, Tell
 from support.kiln import MB, Clock, Kiln, plan, want
+from support.lendingcore import Drawer
 
 
 @pytest.fixture
@@ -266,15 +266,16 @@ async def test_a_request_that_is_cancelled_holds_nothing_and_the_build_goes_on(
 
 
 async def test_a_request_that_is_cancelled_twice_in_any_two_moments_holds_nothing(kiln: Kiln) -> None:
-    class Client:
-        async def write(self, frame: object) -> None:
-            await asyncio.sleep(0)
+    async def meet(cache: RamCache, tell: Tell) -> None:
+        await Lending(Drawer(), cache, boot_id="here")._meet(want("lease", plan("a")), 0.0, tell)
+
+    async def tell(news: News) -> None:
+        await asyncio.sleep(0)
 
     for first, second in itertools.product(range(8), range(1, 4)):
         kiln.gate.clear()
         cache = RamCache(kiln, budget_bytes=3 * MB)
-        service: Any = LoaderServicer(SimpleNamespace(cache=cache), None, "")  # type: ignore[arg-type]  # what is used
-        task = asyncio.create_task(service._fetch(Client(), want("lease", plan("a")), 0.0, lambda rate: rate))
+        task = asyncio.create_task(meet(cache, tell))
         await asyncio.sleep(0.001)
         kiln.gate.set()
         for pause in (first, second):

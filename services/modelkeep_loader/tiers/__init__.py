@@ -1,0 +1,1 @@
+"""Where weights are held: the memory behind each tier."""
