@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from modelkeep.defaults import ServiceName
 from modelkeep.exceptions import CredentialsMissingException
-from modelkeep.rpc import Address, ServiceName, peer
+from modelkeep.rpc import Address, peer
 
 from .startup import EXIT_CONFIG, StartupError
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import sys
 
-#: A database of a newer schema, or a file that is not this service's database (EX_DATAERR).
-EXIT_DATA = 65
-#: The drain hung and the watchdog ended the process (EX_SOFTWARE).
-EXIT_HUNG = 70
-#: The data folder cannot be written, or another suite has it (EX_CANTCREAT).
-EXIT_NOT_WRITABLE = 73
-#: A bad setting (EX_CONFIG).
-EXIT_CONFIG = 78
-#: The address is taken (EADDRINUSE).
-EXIT_ADDRESS_TAKEN = 98
+from modelkeep.defaults import EXIT_ADDRESS_TAKEN, EXIT_CONFIG, EXIT_DATA, EXIT_HUNG, EXIT_NOT_WRITABLE
+
+__all__ = [
+    "EXIT_ADDRESS_TAKEN",
+    "EXIT_CONFIG",
+    "EXIT_DATA",
+    "EXIT_HUNG",
+    "EXIT_NOT_WRITABLE",
+    "StartupError",
+    "tell",
+]
 
 
 class StartupError(Exception):

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from modelkeep.defaults import DEFAULT_PORTS
 from modelkeep_common.data_folder import DOWNLOADS
 from modelkeep_common.modes import umask_for
 from modelkeep_common.settings import ServiceSettings
@@ -17,7 +18,7 @@ class DownloadSettings(ServiceSettings):
 
     service: ClassVar[str] = "download"
 
-    port: int = Field(50052, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    port: int = Field(DEFAULT_PORTS["download"], ge=0, le=65535, description="TCP port; 0 takes a free one.")
     download_roots: tuple[Path, ...] = Field(
         (), description="Folders that downloads may be written beneath; <data-dir>/downloads when unset."
     )

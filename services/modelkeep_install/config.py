@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from modelkeep.defaults import DEFAULT_ADDRESSES, DEFAULT_PORTS
 from modelkeep_common.modes import umask_for
 from modelkeep_common.settings import ServiceSettings
 
@@ -16,9 +17,9 @@ class InstallSettings(ServiceSettings):
 
     service: ClassVar[str] = "install"
 
-    port: int = Field(50053, ge=0, le=65535, description="TCP port; 0 takes a free one.")
-    record_address: str = Field("127.0.0.1:50051", description="Address of RecordService.")
-    download_address: str = Field("127.0.0.1:50052", description="Address of DownloadService.")
+    port: int = Field(DEFAULT_PORTS["install"], ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    record_address: str = Field(DEFAULT_ADDRESSES["record"], description="Address of RecordService.")
+    download_address: str = Field(DEFAULT_ADDRESSES["download"], description="Address of DownloadService.")
     models_dir: Path | None = Field(
         None,
         description="Folder of installed models; <data-dir>/models when unset. On one file system with "

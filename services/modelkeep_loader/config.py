@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from modelkeep.defaults import DEFAULT_ADDRESSES, DEFAULT_PORTS
 from modelkeep_common.settings import ServiceSettings
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -20,8 +21,10 @@ class LoaderSettings(ServiceSettings):
 
     service: ClassVar[str] = "loader"
 
-    port: int = Field(50054, ge=0, le=65535, description="TCP port; 0 takes a free one.")
-    record_address: str = Field("127.0.0.1:50051", description="RecordService: host:port, or unix:path.")
+    port: int = Field(DEFAULT_PORTS["loader"], ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    record_address: str = Field(
+        DEFAULT_ADDRESSES["record"], description="RecordService: host:port, or unix:path."
+    )
     models_dir: Path | None = Field(
         None, description="Folder of the installed models, only read; <data-dir>/models when unset."
     )

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from modelkeep.defaults import DEFAULT_PORTS
 from modelkeep_common.settings import ServiceSettings
 
 
@@ -14,7 +15,7 @@ class RecordSettings(ServiceSettings):
 
     service: ClassVar[str] = "record"
 
-    port: int = Field(50051, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    port: int = Field(DEFAULT_PORTS["record"], ge=0, le=65535, description="TCP port; 0 takes a free one.")
     database_readers: int = Field(2, ge=1, le=64, description="Threads that read the database at once.")
     max_searches: int = Field(4, ge=1, le=64, description="Searches for free text that run at once.")
     search_seconds: float = Field(2, gt=0, le=60, description="Longest time of a search or a filtered list.")

@@ -85,13 +85,13 @@ def fuzzed() -> Iterator[Fuzzed]:
         env[f"MODELKEEP_{service}_IMPORT_ROOTS"] = str(allowed)
     try:
         with service_suite(folder / "data", env=env) as suite, contextlib.ExitStack() as stack:
-            targets = {}
-            for name in SERVICES:
+            targets: dict[str, Target] = {}
+            for service in SERVICES:
                 channels = [
-                    stack.enter_context(grpc.insecure_channel(suite.addresses[name])) for _ in range(2)
+                    stack.enter_context(grpc.insecure_channel(suite.addresses[service])) for _ in range(2)
                 ]
-                targets[name] = Target(name, *channels)
-                stack.callback(targets[name].probe.stop)
+                targets[service] = Target(service, *channels)
+                stack.callback(targets[service].probe.stop)
             pool = Pool()
             for path in (allowed, allowed / "model.safetensors", suite.data_dir / "downloads" / "new"):
                 pool._add("path", str(path))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 
+from modelkeep.defaults import ServiceName
 from modelkeep.exceptions import (
     BY_REASON,
     AccessException,
@@ -37,8 +38,9 @@ from modelkeep.exceptions import (
     UpstreamUnavailableException,
 )
 
-#: Short name of a service.
-ServiceName: TypeAlias = Literal["record", "download", "install", "loader"]
+if TYPE_CHECKING:
+    from modelkeep.server.v1 import job_pb2
+
 #: Gives the token to show; called before each call.
 Token: TypeAlias = Callable[[], str]
 
@@ -245,6 +247,12 @@ def decode(error: grpc.RpcError, address: Address) -> ModelkeepError:
     if cls.reason != info.reason:
         metadata.setdefault("reason", info.reason)
     return cls(status.message or text, metadata=metadata, violations=violations, retry_after=retry_after)
+
+
+def exception_of(error: job_pb2.JobError) -> ModelkeepError:
+    """The exception that a job's error stands for; not raised, since the job failed and not the call."""
+    cls = BY_REASON.get(error.reason, ModelkeepError)
+    return cls(error.message, metadata=error.metadata)
 
 
 def unreachable(address: Address, detail: str) -> UpstreamUnavailableException:

@@ -7,7 +7,6 @@ import pytest
 from grpc import aio
 
 from modelkeep.client import Address
-from modelkeep.client._errors import exception_of
 from modelkeep.exceptions import (
     BY_REASON,
     ChecksumMismatchException,
@@ -19,7 +18,7 @@ from modelkeep.exceptions import (
     QueueFullException,
     UpstreamUnavailableException,
 )
-from modelkeep.rpc import decode
+from modelkeep.rpc import decode, exception_of
 from modelkeep.server.v1 import job_pb2
 from modelkeep_common.calls.status import CODES, domain_of, to_status
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelkeep.cli._errors import Code, complain, guarded
+from modelkeep.cli._errors import complain, guarded
 from modelkeep.cli._installs import progress
 from modelkeep.cli._output import (
     LAST_ID,
@@ -20,6 +20,7 @@ from modelkeep.cli._output import (
     visible,
     when,
 )
+from modelkeep.defaults import EXIT_FAILED, EXIT_OK
 from modelkeep.exceptions import ModelkeepError, UnknownJobIDException
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def watch_downloads(
         complain(job.error, prefix=f"Download {id} is {job.status.value}")
     elif not json:
         typer.echo(f"Download {id} is {job.status.value}: {visible(job.path or '')}")
-    raise typer.Exit(Code.OK if job.status == "completed" else Code.FAILED)
+    raise typer.Exit(EXIT_OK if job.status == "completed" else EXIT_FAILED)
 
 
 @_group.command("pause")

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from enum import IntEnum
 from typing import Final, ParamSpec, TypeVar
 
 import typer
 
 from modelkeep.cli._output import visible
+from modelkeep.defaults import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_NOT_FOUND,
+    EXIT_OK,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+)
 from modelkeep.exceptions import (
     DeadlineExceededException,
     InvalidRequestException,
@@ -22,17 +29,6 @@ from modelkeep.exceptions import (
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class Code(IntEnum):
-    """Exit codes of the command line."""
-
-    OK = 0
-    FAILED = 1
-    USAGE = 2
-    NOT_FOUND = 3
-    UNREACHABLE = 4
-    INTERRUPTED = 130
 
 
 #: Reason → what a person can do about it; "{name}" is a key of the error's metadata.
@@ -89,15 +85,15 @@ def remedy(error: ModelkeepError) -> str:
         return text.split("{", maxsplit=1)[0].rpartition(".")[0]
 
 
-def code_of(error: ModelkeepError) -> Code:
+def code_of(error: ModelkeepError) -> int:
     """The exit code of an error."""
     if isinstance(error, NotFoundException | SourceNotFoundException | ModelNotFoundException):
-        return Code.NOT_FOUND
+        return EXIT_NOT_FOUND
     if isinstance(error, UnavailableException | DeadlineExceededException):
-        return Code.UNREACHABLE
+        return EXIT_UNREACHABLE
     if isinstance(error, InvalidRequestException):
-        return Code.USAGE
-    return Code.FAILED
+        return EXIT_USAGE
+    return EXIT_FAILED
 
 
 def complain(error: ModelkeepError, *, prefix: str = "Error") -> None:
@@ -120,8 +116,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             complain(error)
             raise typer.Exit(code_of(error)) from None
         except KeyboardInterrupt:
-            raise typer.Exit(Code.INTERRUPTED) from None
+            raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:  # `modelkeep list | head`
-            raise typer.Exit(Code.OK) from None
+            raise typer.Exit(EXIT_OK) from None
 
     return run

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from modelkeep.cli._errors import Code, complain
+from modelkeep.cli._errors import complain
 from modelkeep.cli._output import as_json, console, print_json, short, size, visible
+from modelkeep.defaults import EXIT_FAILED, EXIT_OK
 from modelkeep.exceptions import ModelkeepError, UnknownJobIDException
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def follow_install(client: Client, id: int, *, as_lines: bool = False) -> ModelI
     raise ModelkeepError("The watch ended.")
 
 
-def report(job: ModelInstallJob) -> Code:
+def report(job: ModelInstallJob) -> int:
     """Say how an install ended; answers with the exit code."""
     if job.status == "completed" and job.config_out is not None:
         config = job.config_out
@@ -94,13 +95,13 @@ def report(job: ModelInstallJob) -> Code:
             f"Installed {visible(config.name)} as {config.key} ({config.model_type}, {config.base_model}, "
             f"{config.model_format}, {size(config.size_bytes)})"
         )
-        return Code.OK
+        return EXIT_OK
     if job.exception is not None:
         state = "is paused" if job.status == "paused" else "failed"
         complain(job.exception, prefix=f"Install {job.id} {state}")
     else:
         typer.echo(f"Install {job.id} is {job.status.value}.", err=True)
-    return Code.FAILED
+    return EXIT_FAILED
 
 
 def how_to_go_on(id: int) -> str:

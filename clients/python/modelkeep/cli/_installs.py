@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelkeep.cli._errors import Code, guarded
+from modelkeep.cli._errors import guarded
 from modelkeep.cli._output import (
     LAST_ID,
     Json,
@@ -19,6 +19,7 @@ from modelkeep.cli._output import (
     visible,
     when,
 )
+from modelkeep.defaults import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 
 if TYPE_CHECKING:
     from modelkeep.client import Client, ModelInstallJob
@@ -108,7 +109,7 @@ def install(
                 job = follow_install(client, job.id)
         except KeyboardInterrupt:
             typer.echo(f"\n{how_to_go_on(job.id)}", err=True)
-            raise typer.Exit(Code.INTERRUPTED) from None
+            raise typer.Exit(EXIT_INTERRUPTED) from None
     if json:
         print_json(as_json(job.message))
     if detach:
@@ -210,8 +211,8 @@ def _result(job: ModelInstallJob) -> str:
     return job.config_out.name if job.config_out is not None else job.error_type or ""
 
 
-def _code(job: ModelInstallJob) -> Code:
-    return Code.OK if job.status == "completed" else Code.FAILED
+def _code(job: ModelInstallJob) -> int:
+    return EXIT_OK if job.status == "completed" else EXIT_FAILED
 
 
 def _watch_all(client: Client, json: bool) -> None:

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from modelkeep.cli._errors import Code, guarded
+from modelkeep.cli._errors import guarded
 from modelkeep.cli._output import visible
+from modelkeep.defaults import DEFAULT_PORTS, EXIT_FAILED
 
 
 class Anonymous(StrEnum):
@@ -36,7 +37,7 @@ def up(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(help="First of four consecutive ports; 0 takes free ones.", min=0, max=65532)
-    ] = 50051,
+    ] = DEFAULT_PORTS["record"],
     anonymous: Annotated[
         Anonymous, typer.Option(help="What callers over TCP without a token may do: look, or nothing.")
     ] = Anonymous.VIEWER,
@@ -104,7 +105,7 @@ def demo(
         build_pipeline(build, _say)
     except DemoFailed as error:  # of this command, so no service's log says more
         typer.secho(f"Error: {visible(error.message)}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(Code.FAILED) from None
+        raise typer.Exit(EXIT_FAILED) from None
 
 
 def _say(text: str) -> None:

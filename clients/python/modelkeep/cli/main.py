@@ -12,6 +12,7 @@ import typer
 
 from modelkeep import __version__
 from modelkeep.cli import _cache, _downloads, _installs, _models, _suite
+from modelkeep.defaults import EXIT_FAILED, EXIT_USAGE
 
 app = typer.Typer(
     name="modelkeep",
@@ -78,7 +79,7 @@ def main() -> None:
                 f"Error: The argument {argument!a} is no UTF-8; rename the file, or check the terminal.",
                 err=True,
             )
-            sys.exit(2)
+            sys.exit(EXIT_USAGE)
     # A terminal of few characters shows the others written out; an output never ends in the middle.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -98,4 +99,4 @@ def _finish_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if not isinstance(error, BrokenPipeError):  # `modelkeep list | head` is no error
             typer.echo(f"Error: The output cannot be written: {error.strerror}.", err=True)
-            sys.exit(1)
+            sys.exit(EXIT_FAILED)

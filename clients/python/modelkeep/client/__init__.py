@@ -16,7 +16,7 @@ repeated while a service is unavailable only where that does no harm. Watches go
 
 from __future__ import annotations
 
-from modelkeep.client._addresses import find_addresses, find_token
+from modelkeep.addresses import find_addresses, find_token
 from modelkeep.client._async_client import AsyncClient
 from modelkeep.client._client import Client, DownloadQueue, ModelInstall, ModelLoad, ModelRecordStore
 from modelkeep.client._download_jobs import (
@@ -33,7 +33,8 @@ from modelkeep.client._installs import MODEL_EVENT, AsyncModelInstall, EventBus
 from modelkeep.client._loader import AsyncModelLoader
 from modelkeep.client._records import AsyncModelRecordStore
 from modelkeep.client._watch import WatchEvent, WatchFrame
-from modelkeep.rpc import Address, ServiceName
+from modelkeep.defaults import ServiceName
+from modelkeep.rpc import Address
 
 __all__ = [
     "MODEL_EVENT",

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
-from modelkeep.client._addresses import find_addresses
+from modelkeep.addresses import find_addresses
 from modelkeep.client._download_jobs import DownloadEventHandler
 from modelkeep.client._downloads import AsyncDownloadQueue
 from modelkeep.client._installs import AsyncModelInstall, EventBus
@@ -14,8 +14,9 @@ from modelkeep.client._loader import AsyncModelLoader
 from modelkeep.client._records import AsyncModelRecordStore
 from modelkeep.client._tracker import EventThread
 from modelkeep.client._transport import DEFAULT_TIMEOUT_S, peers
+from modelkeep.defaults import ServiceName
 from modelkeep.exceptions import ModelkeepError
-from modelkeep.rpc import Address, ServiceName
+from modelkeep.rpc import Address
 from modelkeep.server.v1 import server_service_pb2
 from modelkeep.server.v1.server_service_pb2_grpc import ServerServiceStub
 

@@ -16,7 +16,8 @@ from modelkeep.client._loader import AsyncModelLoader
 from modelkeep.client._portal import Facade, Lifeline, Portal, blocking, iterating
 from modelkeep.client._records import AsyncModelRecordStore
 from modelkeep.client._transport import DEFAULT_TIMEOUT_S
-from modelkeep.rpc import Address, ServiceName
+from modelkeep.defaults import ServiceName
+from modelkeep.rpc import Address
 
 
 class ModelRecordStore(Facade[AsyncModelRecordStore]):

@@ -10,10 +10,10 @@ from typing import Any, Final, TypeAlias
 
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from modelkeep.client._errors import exception_of
 from modelkeep.client._values import absolute, is_url, seconds
 from modelkeep.download.v1 import download_pb2
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
+from modelkeep.rpc import exception_of
 
 #: Called with the job on each event; what it returns is ignored, unless it is a coroutine function.
 DownloadEventHandler: TypeAlias = Callable[[Any], Any]

@@ -6,13 +6,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from modelkeep.client._errors import exception_of
 from modelkeep.client._values import seconds
 from modelkeep.configs import AnyModelConfig
 from modelkeep.configs.overrides import config_of
 from modelkeep.configs.wire import from_model
 from modelkeep.exceptions import ModelkeepError
 from modelkeep.install.v1 import install_pb2
+from modelkeep.rpc import exception_of
 
 
 class InstallStatus(StrEnum):

@@ -16,7 +16,8 @@ from grpc import aio
 from modelkeep import rpc
 from modelkeep.client import _fork
 from modelkeep.client._methods import ensure_request_id, may_repeat
-from modelkeep.rpc import Address, ServiceName
+from modelkeep.defaults import ServiceName
+from modelkeep.rpc import Address
 
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A")

@@ -10,9 +10,10 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from modelkeep.defaults import EXIT_CONFIG
 from modelkeep.private import UnsafeFolderError, make_private, runtime_folder
 from modelkeep.reserve import Reserve
-from modelkeep.supervisor._errors import BAD_CONFIGURATION, SuiteError
+from modelkeep.supervisor._errors import SuiteError
 from modelkeep.supervisor._files import RESERVE_BYTES, write_private
 
 #: Whose token the starter's is, and what it is good for.
@@ -66,9 +67,7 @@ def socket_paths(data_dir: Path, services: Sequence[str]) -> dict[str, Path]:
         folder = runtime_folder(data_dir, max(names.values(), key=len, default=""))
         make_private(folder)
     except UnsafeFolderError as error:
-        raise SuiteError(
-            f"The sockets of the suite have no place: {error}.", exit_code=BAD_CONFIGURATION
-        ) from None
+        raise SuiteError(f"The sockets of the suite have no place: {error}.", exit_code=EXIT_CONFIG) from None
     return {name: folder / file for name, file in names.items()}
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-#: Exit codes that a service's start may end with and that the supervisor passes through
-#: (sysexits.h, and 98 for EADDRINUSE). Anything else becomes 1.
-NEWER_SCHEMA, NOT_WRITABLE, BAD_CONFIGURATION, ADDRESS_TAKEN = 65, 73, 78, 98
-PASSED_THROUGH = frozenset({NEWER_SCHEMA, NOT_WRITABLE, BAD_CONFIGURATION, ADDRESS_TAKEN})
+from modelkeep.defaults import EXIT_ADDRESS_TAKEN, EXIT_CONFIG, EXIT_DATA, EXIT_FAILED, EXIT_NOT_WRITABLE
+
+#: Exit codes that a service's start may end with and that the supervisor passes through. Anything else
+#: becomes 1.
+PASSED_THROUGH = frozenset({EXIT_DATA, EXIT_NOT_WRITABLE, EXIT_CONFIG, EXIT_ADDRESS_TAKEN})
 
 
 class SuiteError(Exception):
@@ -17,7 +18,7 @@ class SuiteError(Exception):
         service: The service that is the cause, or None.
     """
 
-    def __init__(self, message: str, *, exit_code: int = 1, service: str | None = None) -> None:
+    def __init__(self, message: str, *, exit_code: int = EXIT_FAILED, service: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.exit_code = exit_code

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from modelkeep.defaults import EXIT_NOT_WRITABLE
 from modelkeep.reserve import Reserve, is_full
-from modelkeep.supervisor._errors import NOT_WRITABLE, SuiteError
+from modelkeep.supervisor._errors import SuiteError
 
 #: Kept in ``run`` for the files there.
 RESERVE_BYTES = 256 << 10
@@ -112,7 +113,7 @@ def _close_to_others(data_dir: Path) -> None:
         raise SuiteError(
             f"Other users may write to the data folder {data_dir} (mode {mode:04o}), and could take the "
             "suite's files for theirs. Name a folder inside it: modelkeep up --data-dir FOLDER",
-            exit_code=NOT_WRITABLE,
+            exit_code=EXIT_NOT_WRITABLE,
         )
     data_dir.chmod(0o700)
 
@@ -121,12 +122,12 @@ def not_writable(data_dir: Path, error: OSError) -> SuiteError:
     """What to say when something in the data folder cannot be written."""
     if is_full(error):
         return SuiteError(
-            f"The data folder {data_dir} is on a full disk: free some space.", exit_code=NOT_WRITABLE
+            f"The data folder {data_dir} is on a full disk: free some space.", exit_code=EXIT_NOT_WRITABLE
         )
     return SuiteError(
         f"The data folder {data_dir} cannot be written ({error.strerror}: {error.filename}). "
         "Change its owner or mode, or name another one: modelkeep up --data-dir FOLDER",
-        exit_code=NOT_WRITABLE,
+        exit_code=EXIT_NOT_WRITABLE,
     )
 
 

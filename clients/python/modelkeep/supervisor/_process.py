@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelkeep import processes, rpc
+from modelkeep.defaults import ServiceName
 
 #: A refused connection is tried again at once: the default of one second would be most of a start.
 _QUICK = tuple((f"grpc.{name}_reconnect_backoff_ms", 50) for name in ("initial", "min", "max"))
@@ -85,7 +86,7 @@ class ServiceProcess:
         """Whether it answers SERVING within `timeout_s` seconds."""
         if self._channel is None:
             self._channel = rpc.open_channel(
-                rpc.Address(cast(rpc.ServiceName, self.name), self.address, "the supervisor"), *_QUICK
+                rpc.Address(cast(ServiceName, self.name), self.address, "the supervisor"), *_QUICK
             )
         try:
             answer = health_pb2_grpc.HealthStub(self._channel).Check(

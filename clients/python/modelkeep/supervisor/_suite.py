@@ -15,10 +15,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from modelkeep.defaults import (
+    DEFAULT_PORTS,
+    EXIT_ADDRESS_TAKEN,
+    EXIT_CONFIG,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    SERVICES,
+)
 from modelkeep.hosts import check_spelling, is_loopback
 from modelkeep.reserve import has_room
 from modelkeep.supervisor import _access, _ports
-from modelkeep.supervisor._errors import ADDRESS_TAKEN, BAD_CONFIGURATION, PASSED_THROUGH, SuiteError
+from modelkeep.supervisor._errors import PASSED_THROUGH, SuiteError
 from modelkeep.supervisor._files import (
     SuiteFile,
     lock_data_dir,
@@ -28,11 +36,6 @@ from modelkeep.supervisor._files import (
     write_suite_file,
 )
 from modelkeep.supervisor._process import ServiceProcess
-
-#: The services of a suite, in the order in which they are told about.
-SERVICES = ("record", "download", "install", "loader")
-#: Where `modelkeep up` puts them.
-DEFAULT_PORTS: Mapping[str, int] = {"record": 50051, "download": 50052, "install": 50053, "loader": 50054}
 
 #: Setting of one service that holds the address of another.
 _PEERS = {
@@ -245,10 +248,10 @@ class Suite:
             check_spelling(self._host)
             self._is_local = is_loopback(self._host)
         except ValueError as error:
-            raise SuiteError(str(error), exit_code=BAD_CONFIGURATION) from None
+            raise SuiteError(str(error), exit_code=EXIT_CONFIG) from None
         except OSError:
             raise SuiteError(
-                f"Host {self._host} is unknown: use an address, as 127.0.0.1", exit_code=BAD_CONFIGURATION
+                f"Host {self._host} is unknown: use an address, as 127.0.0.1", exit_code=EXIT_CONFIG
             ) from None
 
     def _over_tcp(self) -> dict[str, str]:
@@ -267,7 +270,7 @@ class Suite:
             f"Port {port} on {self._host}, where {name} shall listen, is taken. Stop the program that holds "
             f"it (`ss -ltnp 'sport = :{port}'` names it), or put the suite on other ports: "
             f"modelkeep up --port {DEFAULT_PORTS['record'] + 1000}",
-            exit_code=ADDRESS_TAKEN,
+            exit_code=EXIT_ADDRESS_TAKEN,
             service=name,
         )
 
@@ -318,12 +321,12 @@ class Suite:
         tries = 1
         while not self._processes[name].is_healthy(timeout_s=0.25):
             if self._interrupted.is_set():
-                raise SuiteError("Interrupted while starting.", exit_code=130)
+                raise SuiteError("Interrupted while starting.", exit_code=EXIT_INTERRUPTED)
             for process in self._processes.values():
                 code = process.returncode
                 if code is None:
                     continue
-                lost_a_race = code == ADDRESS_TAKEN and not self._ports.get(process.name)
+                lost_a_race = code == EXIT_ADDRESS_TAKEN and not self._ports.get(process.name)
                 if lost_a_race and tries < _TRIES_FOR_A_PORT:
                     taken = {*self._chosen.values()}
                     self._chosen[process.name] = _ports.find_free(self._host, taken=taken)
@@ -344,7 +347,7 @@ class Suite:
         said = "\n".join(f"  {process.name}: {line}" for line in process.last_lines())
         return SuiteError(
             f"{process.name} {process.how_it_ended()} while starting; it said:\n{said or self._why_silent()}",
-            exit_code=code if code in PASSED_THROUGH else 1,
+            exit_code=code if code in PASSED_THROUGH else EXIT_FAILED,
             service=process.name,
         )
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeAlias
 
+from modelkeep.defaults import DEFAULT_PORTS, EXIT_FAILED, EXIT_OK, SERVICES
 from modelkeep.supervisor._errors import SuiteError
 from modelkeep.supervisor._process import ServiceProcess
-from modelkeep.supervisor._suite import DEFAULT_PORTS, DRAIN_LIMIT_S, SERVICES, Suite
+from modelkeep.supervisor._suite import DRAIN_LIMIT_S, Suite
 
 _Happened: TypeAlias = queue.SimpleQueue[signal.Signals | ServiceProcess]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -138,7 +139,7 @@ def _supervise(suite: Suite, happened: _Happened, say: Callable[[str], None]) ->
             say("Draining the rest." if isinstance(event, ServiceProcess) else f"{event.name}: draining.")
             suite.drain()
     say("Stopped.")
-    return 1 if failed else 0
+    return EXIT_FAILED if failed else EXIT_OK
 
 
 def _quoted(process: ServiceProcess) -> list[str]:

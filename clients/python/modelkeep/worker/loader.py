@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 import grpc
 import torch
 
-from modelkeep.client._addresses import find_addresses
+from modelkeep.addresses import find_addresses
 from modelkeep.exceptions import ModelkeepError
 from modelkeep.loader.v1 import loader_service_pb2 as pb
 from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2

@@ -6,20 +6,10 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
+from modelkeep.defaults import DEFAULT_ADDRESSES, SERVICES, ServiceName
 from modelkeep.exceptions import ForbiddenPathException
-from modelkeep.rpc import Address, ServiceName, Token, TokenFile, variable
-
-SERVICES: Final[tuple[ServiceName, ...]] = ("record", "download", "install", "loader")
-
-#: Where `modelkeep up` puts the services when it is not told otherwise.
-DEFAULT_ADDRESSES: Final[Mapping[ServiceName, str]] = {
-    "record": "127.0.0.1:50051",
-    "download": "127.0.0.1:50052",
-    "install": "127.0.0.1:50053",
-    "loader": "127.0.0.1:50054",
-}
+from modelkeep.rpc import Address, Token, TokenFile, variable
 
 
 def find_data_dir(

@@ -1,0 +1,38 @@
+"""What several parts of the suite go by: the names of the services, their ports, and what exit codes mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal, TypeAlias
+
+#: Short name of a service.
+ServiceName: TypeAlias = Literal["record", "download", "install", "loader"]
+
+#: The services of a suite, in the order in which they are told about.
+SERVICES: Final[tuple[ServiceName, ...]] = ("record", "download", "install", "loader")
+#: Where they listen when they are not told otherwise.
+DEFAULT_PORTS: Final[Mapping[str, int]] = {name: 50051 + place for place, name in enumerate(SERVICES)}
+DEFAULT_ADDRESSES: Final[Mapping[str, str]] = {
+    name: f"127.0.0.1:{port}" for name, port in DEFAULT_PORTS.items()
+}
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+#: A command was written wrongly, or an argument is no good.
+EXIT_USAGE: Final = 2
+#: There is no such model, job, file or address.
+EXIT_NOT_FOUND: Final = 3
+#: A service does not answer.
+EXIT_UNREACHABLE: Final = 4
+#: A database of a newer schema, or a file that is not this service's database (EX_DATAERR).
+EXIT_DATA: Final = 65
+#: The drain hung and the watchdog ended the process (EX_SOFTWARE).
+EXIT_HUNG: Final = 70
+#: The data folder cannot be written, or another suite has it (EX_CANTCREAT).
+EXIT_NOT_WRITABLE: Final = 73
+#: A bad setting (EX_CONFIG).
+EXIT_CONFIG: Final = 78
+#: The address is taken (EADDRINUSE).
+EXIT_ADDRESS_TAKEN: Final = 98
+#: Ctrl-C.
+EXIT_INTERRUPTED: Final = 130
