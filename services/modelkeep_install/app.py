@@ -63,7 +63,7 @@ class InstallApplication:
                 Downloads(to_download, download),
                 roots,
                 room=Room(roots.models_dir, settings.disk_reserve_bytes),
-                progressed=lambda job: hub.progress(str(job.id), convert.install_message(job)),
+                news=lambda job: hub.progress(str(job.id), convert.install_message(job)),
             )
             held.push_async_callback(installer.close)
             held.push_async_callback(installer.stop)

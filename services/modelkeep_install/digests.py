@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelkeep.exceptions import DiskFullException, ModelkeepError, UnknownModelException
+from modelkeep_common.backoff import Backoff
 
-from .domain.ports import DigestState, DigestWork, JobStore, RecordFile, RecordPort
+from .domain.ports import TRY_AGAIN, DigestState, DigestWork, JobStore, RecordFile, RecordPort
 from .domain.roots import ModelRoots
 from .hashing import Digesting, Digests, Interrupted, digest_file
-from .waits import TRY_AGAIN
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class DigestWorker:
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _hash_all(self) -> None:
-        delay = _FIRST_RETRY_S
+        waits = Backoff(_FIRST_RETRY_S, _LAST_RETRY_S)
         while True:
             self._wanted.clear()
             try:
@@ -93,12 +93,11 @@ class DigestWorker:
                         await self._store.drop_digests(work.key)
                 self._begun.clear()
                 self._looked_for.clear()
-                delay = _FIRST_RETRY_S
+                waits.reset()
             except Interrupted:
                 return
             except DiskFullException:
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, _LAST_RETRY_S)
+                await asyncio.sleep(waits.next())
                 continue
             except Exception:
                 _log.exception("hashing stopped by a defect; it goes on with the next install")
@@ -169,16 +168,15 @@ class DigestWorker:
             del self._begun[min(self._begun, key=lambda each: self._begun[each].done)]
 
     async def _write_all(self) -> None:
-        delay = _FIRST_RETRY_S
+        waits = Backoff(_FIRST_RETRY_S, _LAST_RETRY_S)
         while True:
             self._to_write.clear()
             try:
                 for work in await self._store.digested():
                     await self._write(work)
-                delay = _FIRST_RETRY_S
+                waits.reset()
             except (*TRY_AGAIN, DiskFullException):
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, _LAST_RETRY_S)
+                await asyncio.sleep(waits.next())
                 continue
             except Exception:
                 _log.exception("digests could not be written to a record; tried again with the next install")

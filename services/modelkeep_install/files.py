@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from modelkeep.exceptions import DestinationExistsException, InvalidModelException, SourceChangedException
 from modelkeep_common.modes import read_only_in
+from modelkeep_common.room import Claim
 from modelkeep_common.wire import clamped_time
 
 from .hashing import Interrupted
@@ -70,24 +71,57 @@ def check_relative(paths: Iterable[str]) -> None:
             )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Copying:
-    """How files are copied.
+    """How files are copied, and how far that is.
 
     Attributes:
         opener: Opens a source.
         advance: Told how many bytes more are copied.
         stop: Asked before each block; true ends the work.
-        ask: Called before each block that takes room on the disk; raises if there is none.
+        claim: Told before each block how much room on the disk is still to be taken.
+        total_bytes: Size of all that is copied.
+        done_bytes: What of that is copied.
     """
 
     opener: Opener = open_regular
     advance: Advance = lambda count: None
     stop: Callable[[], bool] = lambda: False
-    ask: Callable[[], None] = lambda: None
+    claim: Claim | None = None
+    total_bytes: int = 0
+    done_bytes: int = 0
+
+    def went_on(self, count: int) -> None:
+        """So many bytes more are copied."""
+        self.done_bytes += count
+        self.advance(count)
+
+    def ask_for_room(self) -> None:
+        """DiskFullException, with how much is missing, unless there is room for what is left to copy."""
+        if self.claim is not None:
+            self.claim.want(max(1, self.total_bytes - self.done_bytes))
 
 
-def copy_file(source: Path, target: Path, how: Copying = Copying()) -> int:  # frozen
+def copy_model(source: Path, names: Iterable[str], staging: Path, how: Copying) -> Path:
+    """Copies a file, or the given files of a folder, into a staging folder that is made anew; gives where.
+
+    Raises:
+        InvalidModelException: A name in it is not safe.
+        ModelkeepError: As :func:`copy_file`; what is staged by then is the caller's to remove.
+    """
+    target = staging / check_name(source.name)
+    remove_tree(staging)  # what a kill left of an earlier try
+    with writing(staging):
+        staging.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            copy_tree(source, names, target, how)
+        else:
+            copy_file(source, target, how)
+        sync_folder(staging)
+    return target
+
+
+def copy_file(source: Path, target: Path, how: Copying | None = None) -> int:
     """Copies one file durably; shares the blocks where the file system can. Returns its size in bytes.
 
     Raises:
@@ -96,13 +130,14 @@ def copy_file(source: Path, target: Path, how: Copying = Copying()) -> int:  # f
         ModelkeepError: It cannot be read or written; see ``system_errors``.
         Interrupted: ``stop`` said so; the caller removes what is there.
     """
+    how = how or Copying()
     with how.opener(source) as file, writing(target):
         out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             before = os.fstat(file.fileno())
             size = before.st_size
             if _reflink(file.fileno(), out):
-                how.advance(size)
+                how.went_on(size)
             else:
                 size = _copy_bytes(file.fileno(), out, how)
             after = os.fstat(file.fileno())
@@ -137,7 +172,7 @@ def _copy_bytes(source: int, target: int, how: Copying) -> int:
     while True:
         if how.stop():
             raise Interrupted
-        how.ask()
+        how.ask_for_room()
         if in_kernel:
             try:
                 count = os.copy_file_range(source, target, _COPY_BYTES)
@@ -157,22 +192,20 @@ def _copy_bytes(source: int, target: int, how: Copying) -> int:
         if count == 0:
             return total
         total += count
-        how.advance(count)
+        how.went_on(count)
 
 
-def copy_tree(
-    source: Path,
-    files: Iterable[str],
-    target: Path,
-    how: Copying = Copying(),  # frozen
-) -> None:
+def copy_tree(source: Path, files: Iterable[str], target: Path, how: Copying | None = None) -> None:
     """Copies the given files of a folder, durably; links become what they lead to.
 
     ``target`` must not exist.
 
     Raises:
-        As :func:`copy_file`.
+        InvalidModelException: A name is not safe, or two differ by case alone.
+        ModelkeepError: As :func:`copy_file`.
     """
+    files = list(files)
+    check_relative(files)
     with writing(target):
         target.mkdir()
         folders = {target}

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncGenerator
 
 from modelkeep.exceptions import InvalidRequestException, ModelkeepError, UnknownJobIDException
+from modelkeep_common.backoff import Backoff
 
 from .domain.ports import DownloadPort, DownloadState, DownloadStatus
 
@@ -15,6 +16,7 @@ _log = logging.getLogger(__name__)
 
 #: Asked again after so long without news: a watch that hangs must not hang an install.
 _DOUBT_S = 20.0
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 5.0
 ENDED = frozenset({DownloadState.COMPLETED, DownloadState.ERROR, DownloadState.CANCELLED})
 
 
@@ -66,12 +68,12 @@ class DownloadFollower:
 
     async def _watch(self) -> None:
         token = ""
-        delay = 0.1
+        waits = Backoff(_FIRST_RETRY_S, _LAST_RETRY_S)
         while True:
             try:
                 async for news in self._downloads.watch(token):
                     token = news.resume_token
-                    delay = 0.1
+                    waits.reset()
                     for status in news.statuses:
                         self._tell(status.id, status)
                     for removed in news.removed:
@@ -80,8 +82,7 @@ class DownloadFollower:
                 token = ""  # another store, or too long ago: begin with a snapshot
             except ModelkeepError as error:
                 _log.info("the watch of downloads ended: %s", error.reason)
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, 5.0)
+            await asyncio.sleep(waits.next())
 
     def _tell(self, download_id: int, status: DownloadStatus | None) -> None:
         queue = self._queues.get(download_id)

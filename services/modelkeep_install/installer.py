@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import re
 import secrets
-import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,19 +23,21 @@ from modelkeep.exceptions import (
     UnknownJobIDException,
 )
 from modelkeep_common.auth import NOBODY, Principal
+from modelkeep_common.backoff import Backoff
 from modelkeep_common.room import Room
 from modelkeep_common.urls import parse_url
 
 from . import files
 from .digests import DigestWorker
-from .domain.jobs import FINAL, Job, Overrides, Source, SourceKind, State
+from .domain.jobs import Job, Overrides, Source, SourceKind, State
 from .domain.ports import DownloadPort, JobStore, RecordPort
 from .domain.roots import STAGING, ModelRoots
+from .follow import DownloadFollower
 from .probe import ProbeResult, probe
-from .run import Runner
+from .run import Run, Tools
+from .steps import install
 from .system_errors import reading
 from .uninstall import FilePolicy, Uninstalled, Uninstalling
-from .waits import Control
 
 _log = logging.getLogger(__name__)
 
@@ -82,27 +83,16 @@ class Installer:
         roots: ModelRoots,
         *,
         room: Room,
-        progressed: Callable[[Job], None] = lambda job: None,
+        news: Callable[[Job], None] = lambda job: None,
     ) -> None:
         self._store = store
         self._roots = roots
-        self._report = progressed
+        self._tools = Tools(store, records, downloads, DownloadFollower(downloads), roots, room, news)
         self._digests = DigestWorker(store, records, roots)
-        self._runner = Runner(
-            store,
-            records,
-            downloads,
-            roots,
-            room=room,
-            saved=self._on_saved,
-            progressed=self._on_progress,
-            hashes_wanted=self._digests.wake,
-        )
-        self._downloads = downloads
         self._uninstalling = Uninstalling(store, records, roots)
         self._calls: set[asyncio.Task[Any]] = set()
-        self._running: dict[int, tuple[asyncio.Task[None], Control]] = {}
-        self._progress: dict[int, Job] = {}
+        self._running: dict[int, tuple[asyncio.Task[None], Run]] = {}
+        #: Set, and replaced, whenever a job begins or ends to run.
         self._changed = asyncio.Event()
         self._stopping = False
 
@@ -111,7 +101,7 @@ class Installer:
         """Sweeps what no job owns, and goes on with every job that has not ended."""
         await self._sweep()
         for job in await self._store.unfinished():
-            self._launch(job, Control())
+            self._launch(job)
         self._digests.start()
         self._uninstalling.start()
 
@@ -119,8 +109,8 @@ class Installer:
         """Stops every job where it is; the next start goes on."""
         self._stopping = True
         tasks = [task for task, _ in self._running.values()]
-        for task, control in list(self._running.values()):
-            control.stop.set()
+        for task, run in list(self._running.values()):
+            run.stopped.set()
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._calls:
@@ -131,12 +121,14 @@ class Installer:
 
     async def close(self) -> None:
         """Ends the threads, after :meth:`stop`."""
-        await self._runner.close()
+        await self._tools.follower.close()
+        await asyncio.to_thread(self._tools.quick.shutdown)
+        await asyncio.to_thread(self._tools.copies.shutdown)
 
     async def _sweep(self) -> None:
         """Removes staging folders that no job owns, as those of pruned jobs."""
         # looked at before the jobs are: one that is made meanwhile keeps its own
-        found = await self._runner.quick(self._staged)
+        found = await self._quick(self._staged)
         owned = {job.id for job in await self._store.unfinished()} | set(await self._store.kept())
         await self._remove_staged(found - owned)
 
@@ -144,7 +136,7 @@ class Installer:
         for job_id in job_ids:
             folder = self._roots.staging(job_id)
             _log.info("removing a staging folder that no job owns: %s", folder.name)
-            await self._runner.quick(functools.partial(files.remove_tree, folder))
+            await self._quick(partial(files.remove_tree, folder))
 
     def _staged(self) -> set[int]:
         staging = self._roots.models_dir / STAGING
@@ -152,6 +144,10 @@ class Installer:
             return set()
         # others there are DownloadService's own
         return {int(folder.name) for folder in staging.iterdir() if re.fullmatch("[1-9][0-9]*", folder.name)}
+
+    async def _quick(self, work: Callable[[], T]) -> T:
+        """Does short work with files off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._tools.quick, work)
 
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
         """Does work to its end, also when the caller goes away in its middle."""
@@ -180,7 +176,7 @@ class Installer:
                     "The hash of a local model is not checked: leave expected_sha256 out.",
                     violations=[violation],
                 )
-            path, staged = await self._runner.quick(lambda: self._local(request.local_path, caller.principal))
+            path, staged = await self._quick(lambda: self._local(request.local_path, caller.principal))
             # what lies in a staging folder goes with its job: it can only be copied
             source, inplace = Source(SourceKind.PATH, str(path)), request.inplace and not staged
             secret_url, mark = "", b""
@@ -217,13 +213,12 @@ class Installer:
             principal=caller.principal.name,
             method=caller.method,
         )
-        self._on_saved(job)
         running = self._running.get(job.id)
         if running is not None:
             if request.access_token or secret_url:
                 running[1].bring(secret_url, request.access_token)
         elif not job.state.final:
-            self._launch(job, Control(url=secret_url, access_token=request.access_token))
+            self._launch(job, url=secret_url, access_token=request.access_token)
         return job, existing
 
     def _local(self, text: str, named_by: Principal) -> tuple[Path, bool]:
@@ -232,36 +227,43 @@ class Installer:
             path.stat()
         return path, self._roots.is_staged(path)
 
-    def _launch(self, job: Job, control: Control) -> None:
+    def _launch(self, job: Job, *, url: str = "", access_token: str = "") -> None:
         if self._stopping:
             return
-        if job.cancel_requested:
-            control.request_cancel()
-        task = asyncio.create_task(self._run(job, control), name=f"install-{job.id}")
-        self._running[job.id] = (task, control)
+        run = Run(job, self._tools, url=url, access_token=access_token)
+        task = asyncio.create_task(self._run(run), name=f"install-{job.id}")
+        self._running[job.id] = (task, run)
+        self._wake()
 
-    async def _run(self, job: Job, control: Control) -> None:
-        delay = _FIRST_RETRY_S
+    async def _run(self, run: Run) -> None:
+        job_id, waits = run.job.id, Backoff(_FIRST_RETRY_S, _LAST_RETRY_S)
         try:
-            while not job.state.final:
+            while not run.job.state.final:
                 try:
-                    await self._runner.run(job, control)
-                    return
+                    await install(run)
                 except Exception:
                     # not even its end could be noted, as when the disk is full: it must not hang for ever
-                    _log.exception("install %s stopped; tried again in %g s", job.id, delay)
-                known = False
-                while not known:
-                    await asyncio.sleep(delay)
-                    delay = min(2 * delay, _LAST_RETRY_S)
-                    with contextlib.suppress(sqlite3.Error, OSError):
-                        job, known = await self._store.get(job.id), True
+                    _log.exception("install %s stopped; tried again soon", job_id)
+                    await self._find_again(run, waits)
+            if run.job.state is State.COMPLETED:
+                self._digests.wake()
         except ModelkeepError as error:
-            _log.error("install %s is given up: %s", job.id, error)
+            _log.error("install %s is given up: %s", job_id, error)
         finally:
-            self._running.pop(job.id, None)
-            self._progress.pop(job.id, None)
+            self._running.pop(job_id, None)
             self._wake()
+
+    async def _find_again(self, run: Run, waits: Backoff) -> None:
+        """Waits until the store gives the job as it was stored last."""
+        while True:
+            await asyncio.sleep(waits.next())
+            try:
+                run.job = await self._store.get(run.job.id)
+                return
+            except ModelkeepError:
+                raise
+            except Exception as error:
+                _log.info("the store does not give install %s yet: %s", run.job.id, error)
 
     async def cancel(self, job_id: int) -> Job:
         """Asks a job to end; it does soon."""
@@ -273,12 +275,11 @@ class Installer:
         except DiskFullException:
             await self._make_room(job_id)
             job = await self._store.request_cancel(job_id)
-        self._on_saved(job)
         running = self._running.get(job_id)
         if running is not None:
             running[1].request_cancel()
         elif not job.state.final:
-            self._launch(job, Control())  # it had stopped by a defect
+            self._launch(job)  # it had stopped by a defect
         return job
 
     async def _make_room(self, job_id: int) -> None:
@@ -305,7 +306,7 @@ class Installer:
             # with them, files of a wrong hash that DownloadService set apart; a job under way may still
             # want to know how its download ended, so that those wait for a later call
             with contextlib.suppress(ModelkeepError):
-                await self._downloads.prune()
+                await self._tools.downloads.prune()
         return count
 
     async def wait(self, ids: Iterable[int], timeout_s: float) -> list[int]:
@@ -329,23 +330,16 @@ class Installer:
         while True:
             changed = self._changed
             job = await self._store.get(job_id)
-            if job.state in FINAL or self._stopping:
+            if job.state.final or self._stopping:
                 return
             await changed.wait()
 
     def with_progress(self, job: Job) -> Job:
         """The job with its bytes as of now; the store has those of its last step."""
-        latest = self._progress.get(job.id)
-        return job if latest is None or job.state in FINAL else replace(job, progress=latest.progress)
-
-    def _on_saved(self, job: Job) -> None:
-        if job.state in FINAL:
-            self._progress.pop(job.id, None)
-        self._wake()
-
-    def _on_progress(self, job: Job) -> None:
-        self._progress[job.id] = job
-        self._report(job)
+        running = self._running.get(job.id)
+        if running is None or job.state.final:
+            return job
+        return replace(job, progress=running[1].job.progress)
 
     def _wake(self) -> None:
         self._changed.set()
@@ -359,7 +353,7 @@ class Installer:
             allowed = self._roots.requested(path, "path", named_by)
             return probe(allowed, overrides.hints, opener=self._roots.open, check=self._roots.readable)
 
-        return await self._runner.quick(work)
+        return await self._quick(work)
 
     async def uninstall(self, key: str, policy: FilePolicy, etag: str) -> Uninstalled:
         """Deletes a record and, as the policy says, its files."""

@@ -1,350 +1,249 @@
-"""Running one install: its steps, each of which a restart may repeat.
+"""One install under way: its job, and how that is stored, stopped and made to wait.
 
-::
-
-    URL:            download → probe → hash → place → register
-    path, copied:   probe → copy → hash → place → register
-    path, in place: probe → hash → register
-
-What a step found is stored before the next begins. The steps that touch the outside are idempotent:
-a download and a record are asked for with a request id made of the job and the step, and a model gets
-its final name by one rename from the staging folder.
+:mod:`.steps` tells what is done, and in which order.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar, cast
 
-from modelkeep.exceptions import (
-    DiskFullException,
-    DuplicateModelException,
-    ModelkeepError,
-    UnknownModelException,
-)
-from modelkeep_common.room import Claim, Room
+from modelkeep.exceptions import ModelkeepError
+from modelkeep_common.backoff import Backoff
+from modelkeep_common.room import Room
 
-from . import files
-from .domain.draft import check_known, draft_of_job, name_of_source
-from .domain.jobs import FileFacts, Job, JobError, Progress, SourceKind, Stage, State, moved
-from .domain.ports import DigestWork, DownloadPort, JobStore, RecordFile, RecordPort, StoredModel
+from .domain.jobs import TRANSITIONS, Job, JobError, Progress, SourceKind, Stage, State
+from .domain.ports import TRY_AGAIN, DigestWork, DownloadPort, JobStore, RecordPort
 from .domain.roots import ModelRoots
-from .hashing import Interrupted, sampled_hash, sampled_hash_of_folder
-from .probe import ProbeResult, probe
-from .steps.download import DownloadFailed, Downloading
-from .system_errors import writing
-from .waits import (
-    FIRST_RETRY_S,
-    LAST_RETRY_S,
-    Cancelled,
-    Control,
-    KeyedLocks,
-    Steps,
-    T,
-    in_thread,
-)
+from .follow import DownloadFollower
+from .locks import KeyedLocks
 
-_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Between two calls of a peer that does not answer, in seconds.
+FIRST_RETRY_S, LAST_RETRY_S = 0.1, 5.0
 
 
-class Runner(Steps):
-    """Runs jobs; one call of :meth:`run` a job."""
+class Cancelled(Exception):
+    """The job was asked to end, and may."""
 
-    def __init__(
+
+class Failed(Exception):
+    """The job fails for a reason that is known as one already."""
+
+    def __init__(self, error: JobError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What all runs work with.
+
+    Attributes:
+        news: Told of a job whose progress has changed since it was stored.
+        quick, copies: Two pools: a copy of many gigabytes must not keep a probe waiting.
+        sources: Two jobs of one local source take turns.
+    """
+
+    store: JobStore
+    records: RecordPort
+    downloads: DownloadPort
+    follower: DownloadFollower
+    roots: ModelRoots
+    room: Room
+    news: Callable[[Job], None]
+    quick: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "install"))
+    copies: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "copy"))
+    sources: KeyedLocks = field(default_factory=KeyedLocks)
+    now: Callable[[], float] = time.time
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+class Run:
+    """One install under way.
+
+    Attributes:
+        job: What is true of it: as it was stored last, with what its present step has found since.
+        url, access_token: With their secrets; in memory only, and only until they are handed over.
+        token: Set when a caller brought a secret.
+        stopped: Read by worker threads between blocks; set by a cancel and by a drain.
+    """
+
+    def __init__(self, job: Job, tools: Tools, *, url: str = "", access_token: str = "") -> None:
+        self.job = job
+        self.tools = tools
+        self.url, self.access_token = url, access_token
+        self.token = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.stopped = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        if job.cancel_requested:
+            self.request_cancel()
+
+    # ---- said from outside ---------------------------------------------------------------------------
+    def bring(self, url: str, access_token: str) -> None:
+        """Brings secrets, in place of what was brought before of their kind."""
+        self.url = url or self.url
+        self.access_token = access_token or self.access_token
+        self.token.set()
+
+    def request_cancel(self) -> None:
+        """The job shall end, and leave nothing."""
+        self.cancelled.set()
+        self.stopped.set()
+
+    # ---- its steps -----------------------------------------------------------------------------------
+    async def through(self, steps: Sequence[Step]) -> None:
+        """Takes the steps in their order; what one found and the stage of the next are one write.
+
+        Raises:
+            Cancelled, Failed, ModelkeepError: The job shall end so.
+            CancelledError: It stops where it is, for the next start.
+        """
+        begun = self.job.start_time or self.tools.now()
+        self.job = replace(self.job, attempt=self.job.attempt + 1, start_time=begun)
+        await self.enter(State.RUNNING)
+        if self.job.failure is not None:
+            raise Failed(self.job.failure)
+        local = self.job.source.kind is SourceKind.PATH
+        async with self.tools.sources.hold(self.job.source.text if local else self.job.uid):
+            for step in steps:
+                if not step.fills or not getattr(self.job, step.fills):
+                    await self.enter(State.RUNNING, step.stage)
+                    self.check()
+                    await step.do(self)
+
+    async def enter(
         self,
-        store: JobStore,
-        records: RecordPort,
-        downloads: DownloadPort,
-        roots: ModelRoots,
+        state: State,
+        stage: Stage = Stage.NONE,
         *,
-        room: Room,
-        saved: Callable[[Job], None],
-        progressed: Callable[[Job], None],
-        hashes_wanted: Callable[[], None],
+        error: JobError | None = None,
+        record: bytes = b"",
+        digests: DigestWork | None = None,
     ) -> None:
-        super().__init__(store, saved=saved, progressed=progressed)
-        self._records = records
-        self._downloading = Downloading(store, downloads, roots, saved=saved, progressed=progressed)
-        self._roots = roots
-        self._room = room
-        self._hashes_wanted = hashes_wanted
-        self._paths = KeyedLocks()
-        # two pools: a copy of many gigabytes must not keep a probe waiting
-        self._quick = ThreadPoolExecutor(4, thread_name_prefix="install")
-        self._copies = ThreadPoolExecutor(2, thread_name_prefix="copy")
+        """Stores the job, with all that was found, in another state.
 
-    async def quick(self, work: Callable[[], T]) -> T:
-        """Does short work with files off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._quick, work)
+        Raises:
+            ValueError: That state may not follow.
+        """
+        if state not in TRANSITIONS[self.job.state]:
+            raise ValueError(f"a job cannot go from {self.job.state} to {state}")
+        moved = replace(self.job, state=state, stage=stage, error=error)
+        self.job = await self.tools.store.save(moved, record=record, digests=digests)
 
-    async def close(self) -> None:
-        """Ends the threads; running jobs must have been stopped before."""
-        await self._downloading.close()
-        await asyncio.to_thread(self._quick.shutdown)
-        await asyncio.to_thread(self._copies.shutdown)
+    async def save(self) -> None:
+        """Stores the job, with all that was found, in the state that it is in."""
+        self.job = await self.tools.store.save(self.job)
 
-    async def run(self, job: Job, control: Control) -> Job:
-        """Takes a job to its end, from wherever it is. CancelledError leaves it for the next start."""
+    def progressed(self, progress: Progress) -> None:
+        """Tells, from any thread, how far the present step is; that is stored with what it finds."""
+        self.job = replace(self.job, progress=progress)
+        self._loop.call_soon_threadsafe(self.tools.news, self.job)
+
+    # ---- waiting -------------------------------------------------------------------------------------
+    def check(self) -> None:
+        """Cancelled, or CancelledError of a drain, if that was asked for."""
+        if self.cancelled.is_set():
+            raise Cancelled
+        if self.stopped.is_set():
+            raise asyncio.CancelledError
+
+    async def ask(self, call: Callable[[], Awaitable[T]], *, ending: bool = False) -> T:
+        """Calls a peer until it answers; the job says meanwhile that it waits.
+
+        Args:
+            call: The call, which may be repeated.
+            ending: The job cannot end without the answer: no cancel and no error of the peer ends the wait.
+        """
+        stage, waits = self.job.stage, backoff()
+        silence = (ModelkeepError,) if ending else TRY_AGAIN
+        while True:
+            if not ending:
+                self.check()
+            try:
+                answer = await call()
+            except silence as error:
+                await self.wait_for_peer(error, waits, ending=ending)
+                continue
+            if self.job.stage is Stage.WAITING_FOR_PEER and not ending:
+                await self.enter(State.RUNNING, stage)
+            return answer
+
+    async def wait_for_peer(self, error: ModelkeepError, waits: Backoff, *, ending: bool = False) -> None:
+        """Waits until a peer may be asked again; noted once, the later tries are not stored each."""
+        wait = waits.next()
+        if self.job.stage is not Stage.WAITING_FOR_PEER:
+            waiting = JobError.of(error, retry_time=self.tools.now() + wait)
+            await self.enter(State.RUNNING, Stage.WAITING_FOR_PEER, error=waiting)
+        over = self.tools.sleep(wait)
+        await (over if ending else self.unless_cancelled(over))
+
+    async def unless_cancelled(
+        self, awaitable: Awaitable[T], *, wake: asyncio.Event | None = None
+    ) -> T | None:
+        """The result, Cancelled if that comes first, or None if ``wake`` does."""
+        work = asyncio.ensure_future(awaitable)
+        events = [asyncio.ensure_future(event.wait()) for event in (self.cancelled, wake) if event]
         try:
-            job = await self._save(
-                replace(
-                    moved(job, State.RUNNING),
-                    attempt=job.attempt + 1,
-                    start_time=job.start_time or time.time(),
-                )
-            )
-            if job.failure is not None:
-                return await self._end_failed(job, job.failure)
-            self._check(control)
-            if job.source.kind is SourceKind.URL:
-                job = await self._downloading.download(job, control)
-                job = await self._place_staged(job, control)
-            else:
-                async with self._paths.hold(job.source.text):
-                    job = await self._take_local(job, control)
-            return await self._register(job, control)
-        except (Cancelled, Interrupted):
-            if not control.cancel.is_set() and control.stop.is_set():
-                raise asyncio.CancelledError from None  # a drain stopped the copy, not a caller
-            return await self._end_cancelled(await self._store.get(job.id))
-        except DownloadFailed as failed:
-            return await self._end_failed(await self._store.get(job.id), failed.error)
-        except ModelkeepError as error:
-            return await self._end_failed(await self._store.get(job.id), JobError.of(error))
-        except Exception as error:
-            _log.exception("install %s failed by a defect", job.id)
-            return await self._end_failed(await self._store.get(job.id), JobError.of(error))
+            await asyncio.wait({work, *events}, return_when=asyncio.FIRST_COMPLETED)
+            if self.cancelled.is_set():
+                raise Cancelled
+            return work.result() if work.done() else None
+        finally:
+            for task in (work, *events):
+                task.cancel()
+            await asyncio.gather(work, *events, return_exceptions=True)
 
-    # ---- steps ---------------------------------------------------------------------------------------
-    async def _take_local(self, job: Job, control: Control) -> Job:
-        """Probes a local model and, unless it stays, copies it to its place."""
-        source = Path(job.source.text)
-        if job.probe is None or job.inplace:  # what stays where it is may have changed before a restart
-            job = await self._stage(job, Stage.PROBING)
-            found = await self._probe(source, job)
-            job = await self._save(replace(job, probe=found))
-        self._check(control)
-        if job.inplace:
-            return await self._hash(replace(job, local_path=job.source.text), source, control)
-        if not job.staged_path:
-            job = await self._copy(job, source, control)
-        return await self._place_staged(job, control)
+    async def in_thread(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        """Work that heeds ``stopped``; what has begun has ended when this does, also if it is cancelled.
 
-    async def _copy(self, job: Job, source: Path, control: Control) -> Job:
-        """Copies a local model into the staging folder, whole and durable before it is noted."""
-        job = await self._stage(job, Stage.MOVING)
-        assert job.probe is not None
-        found = job.probe
-        staging = self._roots.staging(job.id)
-        name = files.check_name(name_of_source(job))
-        done = 0
-        begun = last = time.monotonic()
-        loop = asyncio.get_running_loop()
-        current = job
+        Raises:
+            Cancelled: The job was asked to end, also while the work still waited for a thread.
+        """
+        submitted = pool.submit(work)
+        ended = asyncio.wrap_future(submitted)
+        try:
+            return cast(T, await self.unless_cancelled(asyncio.shield(ended)))
+        except (Cancelled, asyncio.CancelledError):
+            if not submitted.cancel():  # it has begun
+                with contextlib.suppress(Exception):
+                    await ended
+            raise
 
-        def advance(count: int) -> None:
-            nonlocal done, last
-            done += count
-            if time.monotonic() - last > 0.25:
-                last = time.monotonic()
-                rate = int(done / (last - begun)) if last > begun else 0
-                moving = replace(current, progress=Progress(done, found.size_bytes, rate))
-                loop.call_soon_threadsafe(self._progressed, moving)
 
-        def copy(claim: Claim) -> None:
-            files.remove_tree(staging)  # what a kill left of an earlier try
-            files.make_folder(staging)
-            how = files.Copying(
-                self._roots.open,
-                advance,
-                stop=control.stop.is_set,
-                ask=lambda: claim.want(max(1, found.size_bytes - done)),
-            )
-            if source.is_dir():
-                files.check_relative(found.files)
-                files.copy_tree(source, found.files, staging / name, how)
-            else:
-                files.copy_file(source, staging / name, how)
-            with writing(staging):
-                files.sync_folder(staging)
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of an install; every one may be repeated.
 
-        def copy_whole_or_nothing() -> None:
-            try:
-                with self._room.claim() as claim:
-                    try:
-                        copy(claim)
-                    except DiskFullException:
-                        claim.want(max(1, found.size_bytes - done))  # says how much is missing
-                        raise
-            except BaseException:
-                files.remove_tree(staging)  # before the end is noted, which may need the room
-                raise
+    Attributes:
+        stage: What the job says meanwhile.
+        do: Does it, and leaves what it found in ``run.job``.
+        fills: Field of the job: where it is filled, the step is done, and a restart leaves it out.
+    """
 
-        await in_thread(self._copies, copy_whole_or_nothing, control)
-        # the source may have changed since: the record tells of what was copied
-        copied = await self._probe(staging / name, job, named=source)
-        total = copied.size_bytes
-        return await self._save(
-            replace(job, probe=copied, staged_path=str(staging / name), progress=Progress(total, total))
-        )
+    stage: Stage
+    do: Callable[[Run], Awaitable[None]]
+    fills: str = ""
 
-    async def _place_staged(self, job: Job, control: Control) -> Job:
-        """Probes and hashes what is staged, and gives it its final name."""
-        staged = Path(job.staged_path)
-        target = self._roots.home(job.key) / staged.name
-        if not job.files:
-            if job.probe is None:
-                job = await self._stage(job, Stage.PROBING)
-                job = await self._save(replace(job, probe=await self._probe(staged, job)))
-            self._check(control)
-            job = await self._hash(job, staged, control)
-        self._check(control)
-        job = await self._stage(job, Stage.MOVING)
-        await self.quick(lambda: files.place(staged, target))
-        return await self._save(replace(job, local_path=str(target)))
 
-    async def _probe(self, path: Path, job: Job, *, named: Path | None = None) -> ProbeResult:
-        def work() -> ProbeResult:
-            opener, check = self._roots.open, self._roots.readable
-            return probe(path, job.overrides.hints, opener=opener, check=check, named=named)
+def blocking(work: Callable[[Run], None], *, copies: bool = False) -> Callable[[Run], Awaitable[None]]:
+    """A step's work on a thread; of the pool for copies, if it may take long."""
 
-        found = await self.quick(work)
-        check_known(found, named or path)
-        return found
+    async def do(run: Run) -> None:
+        await run.in_thread(run.tools.copies if copies else run.tools.quick, partial(work, run))
 
-    async def _hash(self, job: Job, path: Path, control: Control) -> Job:
-        """The sampled hash and the facts of every file."""
-        job = await self._stage(job, Stage.HASHING)
-        self._check(control)
-        assert job.probe is not None
-        names = list(job.probe.files)
+    return do
 
-        def work() -> tuple[str, tuple[FileFacts, ...]]:
-            if path.is_dir():
-                facts = tuple(FileFacts(name, *files.file_facts(path / name)) for name in names)
-                return sampled_hash_of_folder(path, names, self._roots.open), facts
-            return sampled_hash(path, self._roots.open), (FileFacts(path.name, *files.file_facts(path)),)
 
-        hash_, facts = await self.quick(work)
-        if {file.path: file.size_bytes for file in facts} != dict(job.probe.files):
-            raise files.source_changed(path)
-        return await self._save(replace(job, hash=hash_, files=facts))
-
-    async def _register(self, job: Job, control: Control) -> Job:
-        """Writes the record."""
-        self._check(control)
-        job = await self._stage(replace(job, registering=True), Stage.REGISTERING)
-        draft = draft_of_job(job, self._roots.models_dir, self._roots.root_id)
-        listed = [RecordFile(file.path, file.size_bytes, file.modify_time) for file in job.files]
-
-        async def create() -> StoredModel:
-            try:
-                return await self._records.create(draft, listed, job.request_id("create-model"))
-            except DuplicateModelException as error:
-                # our own record, after longer than request ids are kept
-                if error.metadata.get("key") != job.key:
-                    raise
-                return await self._records.get(job.key)
-
-        stored, job = await self._with_peer(job, control, create)
-        return await self._complete(job, stored)
-
-    async def _complete(self, job: Job, stored: StoredModel) -> Job:
-        listed = tuple(RecordFile(file.path, file.size_bytes, file.modify_time) for file in job.files)
-        expected = job.expected_sha256 if len(job.files) == 1 else ""
-        work = DigestWork(job.key, job.uid, job.local_path, not self._is_file(job), expected, listed)
-        await self.quick(lambda: files.remove_tree(self._roots.staging(job.id)))  # empty by now
-        job = await self._save(
-            replace(moved(job, State.COMPLETED), end_time=time.time(), staged_path=""),
-            record=stored.message,
-            digests=work,
-        )
-        self._hashes_wanted()
-        return job
-
-    @staticmethod
-    def _is_file(job: Job) -> bool:
-        return len(job.files) == 1 and job.files[0].path == Path(job.local_path).name
-
-    # ---- ends ----------------------------------------------------------------------------------------
-    async def _registered(self, job: Job) -> StoredModel | None:
-        """The record, if a call whose answer was lost has made it."""
-        delay = FIRST_RETRY_S
-        while job.registering:
-            try:
-                return await self._records.get(job.key)
-            except UnknownModelException:
-                break
-            except ModelkeepError as error:  # any other: without the answer the job cannot end
-                job = await self._wait_for_peer(job, error, delay)
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, LAST_RETRY_S)
-        return None
-
-    async def _end_cancelled(self, job: Job) -> Job:
-        """Takes the download and everything staged away, then notes the end."""
-        stored = await self._registered(job)
-        if stored is not None:
-            return await self._complete(job, stored)
-        job = await self._downloading.cancel(job)
-        await self.quick(lambda: self._remove_files(job))
-        return await self._save(
-            replace(moved(job, State.CANCELLED), end_time=time.time(), staged_path="", local_path="")
-        )
-
-    async def _end_failed(self, job: Job, error: JobError) -> Job:
-        """Keeps a finished download, says where, and removes everything else."""
-        if job.failure is None:
-            try:
-                job = await self._save(replace(job, failure=error))
-            except DiskFullException:
-                if job.source.kind is SourceKind.URL:
-                    raise
-                # a copy is no loss, and what it took may be what is missing
-                await self.quick(lambda: files.remove_tree(self._roots.staging(job.id)))
-                job = await self._save(replace(job, failure=error))
-        else:
-            error = job.failure  # what went wrong since, as noting the end, is not why it fails
-        stored = await self._registered(job)
-        if stored is not None:
-            return await self._complete(job, stored)
-        kept = ""
-        if job.source.kind is SourceKind.URL and job.staged_path:
-            kept = await self.quick(lambda: self._keep_download(job))
-        else:
-            if job.download_id or job.ordering:
-                job = await self._downloading.cancel(job)
-            await self.quick(lambda: self._remove_files(job))
-        if kept:
-            error = replace(
-                error,
-                message=f"{error.message} The download is kept until the job is pruned: install from {kept}.",
-                metadata={**error.metadata, "kept_path": kept},
-            )
-        return await self._save(
-            replace(
-                moved(job, State.ERROR, error=error),
-                end_time=time.time(),
-                staged_path=kept,
-                local_path=kept or (job.source.text if job.source.kind is SourceKind.PATH else ""),
-            )
-        )
-
-    def _keep_download(self, job: Job) -> str:
-        staged = Path(job.staged_path)
-        placed = self._roots.home(job.key) / staged.name
-        if placed.exists() and not staged.exists():
-            staged.parent.mkdir(parents=True, exist_ok=True)
-            placed.rename(staged)
-        files.remove_empty(placed.parent, above=self._roots.models_dir)
-        return str(staged) if staged.exists() else ""
-
-    def _remove_files(self, job: Job) -> None:
-        files.remove_tree(self._roots.staging(job.id))
-        if not (job.inplace and job.source.kind is SourceKind.PATH):
-            files.remove_tree(self._roots.home(job.key))
+def backoff() -> Backoff:
+    """The waits between tries of a call to a peer."""
+    return Backoff(FIRST_RETRY_S, LAST_RETRY_S)

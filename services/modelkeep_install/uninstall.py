@@ -21,12 +21,13 @@ from modelkeep.exceptions import (
     RootMismatchException,
     UnknownModelException,
 )
+from modelkeep_common.backoff import Backoff
 
 from . import files
 from .domain.ownership import Kept, owned_by, plan
 from .domain.ports import JobStore, RecordPort, Removal, StoredModel
 from .domain.roots import ModelRoots
-from .waits import KeyedLocks
+from .locks import KeyedLocks
 
 _log = logging.getLogger(__name__)
 
@@ -193,7 +194,7 @@ class Uninstalling:
         return deleted, size
 
     async def _finish_all(self) -> None:
-        delay = _FIRST_RETRY_S
+        waits = Backoff(_FIRST_RETRY_S, _LAST_RETRY_S)
         while True:
             await self._leftover.wait()
             self._leftover.clear()
@@ -204,10 +205,9 @@ class Uninstalling:
                     _log.warning("the uninstall of %s cannot be finished yet: %s", removal.key, error)
                     self._leftover.set()
             if self._leftover.is_set():
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, _LAST_RETRY_S)
+                await asyncio.sleep(waits.next())
             else:
-                delay = _FIRST_RETRY_S
+                waits.reset()
 
     async def _finish(self, key: str) -> None:
         """The files go if and only if the record has gone."""

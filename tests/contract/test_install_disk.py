@@ -19,8 +19,9 @@ from modelkeep.exceptions import DiskFullException
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep_common.paths import AllowedRoots
-from modelkeep_install import files, run
+from modelkeep_install import files
 from modelkeep_install.domain.jobs import Job
+from modelkeep_install.steps import probe
 from modelkeep_install.store import InstallStore
 from support.downloads import downloads_beside
 from support.httpserver import HttpServer, Resource
@@ -239,7 +240,7 @@ async def test_a_file_that_vanishes_after_the_probe_is_not_found_and_installs_wh
     path = small_lora(source / "a.safetensors")
     away = source / "away"
     with monkeypatch.context() as patch:
-        owner, name = (run, "sampled_hash") if inplace else (files, "copy_file")
+        owner, name = (probe, "sampled_hash") if inplace else (files, "copy_file")
         before(patch, owner, name, lambda: path.rename(away))
         job = await service.install(path, inplace=inplace)
     assert (job.state, job.error.reason) == (ERROR, "SOURCE_NOT_FOUND"), job.error

@@ -216,7 +216,7 @@ async def test_a_download_whose_order_was_never_answered_is_cancelled_with_its_j
 ) -> None:
     service = with_downloads
     lost = answer_lost(monkeypatch, Downloads, "create", times=1)
-    monkeypatch.setattr("modelkeep_install.waits.FIRST_RETRY_S", 30.0)  # no second try by itself
+    monkeypatch.setattr("modelkeep_install.run.FIRST_RETRY_S", 30.0)  # no second try by itself
     with HttpServer() as http:
         url = http.put("/a.safetensors", Resource(bytes(2_000_000), rate=200_000))
         job = await service.submit(url)

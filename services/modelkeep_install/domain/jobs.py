@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -225,10 +225,3 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.ERROR: frozenset(),
     State.CANCELLED: frozenset(),
 }
-
-
-def moved(job: Job, state: State, stage: Stage = Stage.NONE, *, error: JobError | None = None) -> Job:
-    """The job in another state; a mistake in the caller's order raises ValueError."""
-    if state not in TRANSITIONS[job.state]:
-        raise ValueError(f"a job cannot go from {job.state} to {state}")
-    return replace(job, state=state, stage=stage, error=error)

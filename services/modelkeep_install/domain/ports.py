@@ -7,8 +7,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from modelkeep.exceptions import DeadlineExceededException, ServerBusyException, UnavailableException
+
 from ..probe import FoundSubmodel
 from .jobs import Job, JobError, Progress
+
+#: What a peer's silence raises: the same call may be made again.
+TRY_AGAIN = (UnavailableException, ServerBusyException, DeadlineExceededException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,7 @@ class StoredModel:
 
 
 class RecordPort(Protocol):
-    """RecordService. Every method may raise UpstreamUnavailableException: try again later."""
+    """RecordService. Every method may raise one of TRY_AGAIN."""
 
     async def create(self, draft: ModelDraft, files: Sequence[RecordFile], request_id: str) -> StoredModel:
         """Stores a record; the same request_id answers with the same record."""
@@ -149,7 +154,7 @@ class DownloadNews:
 
 
 class DownloadPort(Protocol):
-    """DownloadService. Every method may raise UpstreamUnavailableException: try again later."""
+    """DownloadService. Every method may raise one of TRY_AGAIN."""
 
     async def create(self, order: DownloadOrder) -> DownloadStatus:
         """Makes a download; the same request_id answers with the same one."""

@@ -1,0 +1,81 @@
+"""How a job ends that does not succeed: nothing of it stays, but a download that may be of use."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+from modelkeep.exceptions import DiskFullException
+
+from .. import files
+from ..domain.jobs import JobError, SourceKind, State
+from ..run import Run
+from . import download, register
+
+
+async def cancelled(run: Run) -> None:
+    """Takes the download and everything staged away, then notes the end."""
+    stored = await register.registered(run)
+    if stored is not None:
+        return await register.complete(run, stored)
+    await download.cancel(run)
+    await asyncio.to_thread(_remove_files, run)
+    run.job = replace(run.job, end_time=run.tools.now(), staged_path="", local_path="")
+    return await run.enter(State.CANCELLED)
+
+
+async def failed(run: Run, error: JobError) -> None:
+    """Keeps a finished download, says where, and removes everything else."""
+    url = run.job.source.kind is SourceKind.URL
+    if run.job.failure is None:
+        await _note_failure(run, error)
+    else:
+        error = run.job.failure  # what went wrong since, as noting the end, is not why it fails
+    stored = await register.registered(run)
+    if stored is not None:
+        return await register.complete(run, stored)
+    kept = ""
+    if url and run.job.staged_path:
+        kept = await asyncio.to_thread(_keep_download, run)
+    else:
+        await download.cancel(run)
+        await asyncio.to_thread(_remove_files, run)
+    if kept:
+        error = replace(
+            error,
+            message=f"{error.message} The download is kept until the job is pruned: install from {kept}.",
+            metadata={**error.metadata, "kept_path": kept},
+        )
+    local_path = kept or ("" if url else run.job.source.text)
+    run.job = replace(run.job, end_time=run.tools.now(), staged_path=kept, local_path=local_path)
+    return await run.enter(State.ERROR, error=error)
+
+
+async def _note_failure(run: Run, error: JobError) -> None:
+    """Before anything is cancelled or removed, so that a restart goes on with that."""
+    run.job = replace(run.job, failure=error)
+    try:
+        await run.save()
+    except DiskFullException:
+        if run.job.source.kind is SourceKind.URL:
+            raise
+        # a copy is no loss, and what it took may be what is missing
+        await asyncio.to_thread(files.remove_tree, run.tools.roots.staging(run.job.id))
+        await run.save()
+
+
+def _keep_download(run: Run) -> str:
+    staged = Path(run.job.staged_path)
+    placed = run.tools.roots.home(run.job.key) / staged.name
+    if placed.exists() and not staged.exists():
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        placed.rename(staged)
+    files.remove_empty(placed.parent, above=run.tools.roots.models_dir)
+    return str(staged) if staged.exists() else ""
+
+
+def _remove_files(run: Run) -> None:
+    files.remove_tree(run.tools.roots.staging(run.job.id))
+    if not (run.job.inplace and run.job.source.kind is SourceKind.PATH):
+        files.remove_tree(run.tools.roots.home(run.job.key))

@@ -1,0 +1,53 @@
+"""Where a model gets its place: copied into the staging folder, and given its final name there."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from modelkeep.exceptions import DiskFullException
+
+from .. import files
+from ..domain.jobs import Progress
+from ..run import Run
+
+#: Progress is told at most so often, in seconds.
+_TELL_EVERY_S = 0.25
+
+
+def copy(run: Run) -> None:
+    """Copies a local model into the staging folder, whole and durable, or leaves nothing there."""
+    job, tools = run.job, run.tools
+    assert job.probe is not None
+    total = job.probe.size_bytes
+    staging = tools.roots.staging(job.id)
+    begun = last = time.monotonic()
+
+    def tell(count: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > _TELL_EVERY_S:
+            last = time.monotonic()
+            run.progressed(Progress(how.done_bytes, total, int(how.done_bytes / (last - begun))))
+
+    try:
+        with tools.room.claim() as claim:
+            how = files.Copying(tools.roots.open, tell, run.stopped.is_set, claim, total)
+            try:
+                staged = files.copy_model(Path(job.source.text), job.probe.files, staging, how)
+            except DiskFullException:
+                how.ask_for_room()  # says how much is missing
+                raise
+    except BaseException:
+        files.remove_tree(staging)  # before the end is noted, which may need the room
+        raise
+    copied = Progress(how.done_bytes, how.done_bytes)
+    run.job = replace(run.job, staged_path=str(staged), progress=copied)
+
+
+def move(run: Run) -> None:
+    """Gives what is staged its final name, by one rename."""
+    staged = Path(run.job.staged_path)
+    target = run.tools.roots.home(run.job.key) / staged.name
+    files.place(staged, target)
+    run.job = replace(run.job, local_path=str(target))

@@ -1,0 +1,60 @@
+"""The last step: the record, and with it the end of a job that succeeded."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from modelkeep.exceptions import DuplicateModelException, UnknownModelException
+
+from .. import files
+from ..domain.draft import draft_of_job
+from ..domain.jobs import Job, State
+from ..domain.ports import DigestWork, RecordFile, StoredModel
+from ..run import Run
+
+
+async def register(run: Run) -> None:
+    """Writes the record, and ends the job."""
+    run.job = replace(run.job, registering=True)
+    await run.save()
+    job, records, roots = run.job, run.tools.records, run.tools.roots
+    draft = draft_of_job(job, roots.models_dir, roots.root_id)
+    try:
+        create = partial(records.create, draft, _listed(job), job.request_id("create-model"))
+        stored = await run.ask(create)
+    except DuplicateModelException as error:
+        # our own record, after longer than request ids are kept
+        if error.metadata.get("key") != job.key:
+            raise
+        stored = await run.ask(partial(records.get, job.key))
+    await complete(run, stored)
+
+
+async def complete(run: Run, stored: StoredModel) -> None:
+    """Ends the job as COMPLETED, and with that write orders the digests of its files."""
+    job = run.job
+    is_file = len(job.files) == 1 and job.files[0].path == Path(job.local_path).name
+    expected = job.expected_sha256 if len(job.files) == 1 else ""
+    digests = DigestWork(job.key, job.uid, job.local_path, not is_file, expected, _listed(job))
+    await asyncio.to_thread(files.remove_tree, run.tools.roots.staging(job.id))  # empty by now
+    run.job = replace(job, end_time=run.tools.now(), staged_path="")
+    await run.enter(State.COMPLETED, record=stored.message, digests=digests)
+
+
+async def registered(run: Run) -> StoredModel | None:
+    """The record, if a call whose answer was lost has made it."""
+
+    async def get() -> StoredModel | None:
+        try:
+            return await run.tools.records.get(run.job.key)
+        except UnknownModelException:
+            return None
+
+    return await run.ask(get, ending=True) if run.job.registering else None
+
+
+def _listed(job: Job) -> tuple[RecordFile, ...]:
+    return tuple(RecordFile(file.path, file.size_bytes, file.modify_time) for file in job.files)
