@@ -8,7 +8,7 @@ is a check: a figure tells where to look, not what is right.
   model. Each is a place that the next such field must be added to.
 * wing: for each package the modules, the imports between them (arrows), and the longest chain of imports
   (depth; modules that import each other count as one floor).
-* stops of an install: one install of a file, copied, from a job's "run" to its record, in this process.
+* stops of an install: one install of a file, copied, from the begin of its run to its record, in this process.
   A stop is a call from one module of modelkeep_install into another; a call that repeats does not count
   again.
 """
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CODE, TESTS = ("services", "clients"), ("tests",)
 FIELD = "upcast_attention"
 #: Where an install begins to run, and the call that makes its record.
-INSTALL = ("Runner.run", "Records.create")
+INSTALL = ("install", "Records.create")
 WINGS = (
     "modelkeep_common",
     "modelkeep_record",
@@ -168,7 +168,7 @@ async def trace_install(stops: Stops) -> None:
     from support.installs import install_service, small_lora
 
     with tempfile.TemporaryDirectory() as folder:
-        async with install_service(Path(folder)) as client:
+        async with install_service(Path(folder) / "data") as client:
             model = small_lora(Path(folder) / "import" / "lora.safetensors")
             threading.setprofile(stops)
             sys.setprofile(stops)
