@@ -26,7 +26,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from modelkeep.record.v1 import record_service_pb2
 from modelkeep.server.v1 import server_service_pb2, server_service_pb2_grpc
 from modelkeep_common import logs
-from modelkeep_common.calls import CallInfo, current_call
+from modelkeep_common.calls import Call, current_call
 from modelkeep_common.serving import start_server
 from modelkeep_common.serving.newer_protos import message_class
 from modelkeep_common.startup import StartupError
@@ -168,7 +168,7 @@ async def test_server_info_says_who_answers(data_dir: Path) -> None:
 
 
 async def test_the_request_id_comes_back_and_is_known_to_the_handler(data_dir: Path) -> None:
-    seen: list[CallInfo] = []
+    seen: list[Call] = []
 
     async def note(request: StringValue, context: Any) -> StringValue:
         seen.append(current_call())
@@ -192,7 +192,7 @@ async def test_the_request_id_comes_back_and_is_known_to_the_handler(data_dir: P
     # gRPC rounds the time-out up on the wire and converts between two clocks: some milliseconds either way.
     assert 0 < remaining < 5.5
     assert seen[1].deadline is None
-    assert current_call() == CallInfo()
+    assert current_call() == Call()
 
 
 class RecordApp(App):

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from modelkeep.exceptions import CredentialsMissingException, RoleRequiredException
 
-from ..calls import CallInfo
+from ..calls import Call
 from ..settings import ServiceSettings
 from ..startup import EXIT_CONFIG, StartupError
 from .principal import ADMIN, OPERATOR, OWNER, THE_OWNER, VIEWER, Authenticator, Metadata, Principal
@@ -89,7 +89,7 @@ def callers_of(settings: ServiceSettings) -> Callers:
     return Callers(authenticators, ANONYMOUS if settings.anonymous == "viewer" else None)
 
 
-def need_role(call: CallInfo, field: str, *roles: str) -> None:
+def need_role(call: Call, field: str, *roles: str) -> None:
     """Check that the caller has one of the roles that a field of the request takes.
 
     Raises:

@@ -1,36 +1,54 @@
-"""The call that is being served: who asks, what, under which id, until when."""
+"""The call that is being served: who asks, what, under which id, until when, and how it ended."""
 
 from __future__ import annotations
 
 import time
 from contextvars import ContextVar
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from ..auth import NOBODY, Principal
 
 
-class CallInfo(NamedTuple):
-    """What is known of a call before its handler runs."""
+@dataclass(slots=True)
+class Call:
+    """What is known of a call; each step adds what it finds out.
+
+    It outlives the call in the tasks that its handler has begun, so it holds neither request nor gRPC's
+    context.
+    """
 
     #: Names the call in logs and in INTERNAL errors; from ``x-request-id`` or made here.
     request_id: str = ""
-    #: The authenticated caller.
-    principal: Principal = NOBODY
     #: Full method name, as ``modelkeep.record.v1.RecordService/GetModel``.
     method: str = ""
     #: ``time.monotonic()`` at which the caller stops waiting; None if it never does.
     deadline: float | None = None
+    #: Where it comes from, as gRPC says it: ``ipv4:127.0.0.1:5000``.
+    peer: str = ""
+    #: The authenticated caller.
+    principal: Principal = NOBODY
+    #: ``time.perf_counter()`` at the begin.
+    started: float = 0.0
+    #: Its status, and the reason of a failure.
+    code: str = "OK"
+    reason: str = ""
+    #: Of a request that does not stream in, and of what was sent.
+    bytes_in: int = 0
+    bytes_out: int = 0
+    #: Of a stream: how many messages were sent, and how many calls of its class are under way.
+    messages: int = 0
+    open_streams: int = 0
 
     def time_remaining(self) -> float | None:
         """Seconds until the deadline, not below 0; None without one."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
-NO_CALL = CallInfo()
-CURRENT: ContextVar[CallInfo] = ContextVar("modelkeep_call", default=NO_CALL)
+NO_CALL = Call()
+CURRENT: ContextVar[Call] = ContextVar("modelkeep_call", default=NO_CALL)
 
 
-def current_call() -> CallInfo:
+def current_call() -> Call:
     """The call whose handler is running in this task; an empty one outside of calls.
 
     It follows a unit of work to the database's writer thread, but not to a reader.

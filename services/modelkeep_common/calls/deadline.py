@@ -6,9 +6,12 @@ One timer looks after all of them: a timer per call would cost more than the res
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 from modelkeep.exceptions import DeadlineExceededException
+
+T = TypeVar("T")
 
 
 class Limiter:
@@ -21,18 +24,29 @@ class Limiter:
         self._expired: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> None:
-        """Begin; :meth:`release` ends it."""
+    async def run(self, work: Awaitable[T]) -> T:
+        """What ``work`` returns, if that takes no longer.
+
+        Raises:
+            DeadlineExceededException: It does.
+        """
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
         self._until[task] = loop.time() + self.limit_s
         if self._timer is None:
             self._timer = loop.call_later(self._every, self._look, loop)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            late = self._took_too_long(task)
+            if late is None:
+                raise
+            raise late from None
+        finally:
+            self._until.pop(task, None)
+            self._expired.discard(task)
 
-    def release(self, task: asyncio.Task[Any]) -> None:
-        """The task is done with what was limited."""
-        self._until.pop(task, None)
-        self._expired.discard(task)
-
-    def took_too_long(self, task: asyncio.Task[Any]) -> DeadlineExceededException | None:
+    def _took_too_long(self, task: asyncio.Task[Any]) -> DeadlineExceededException | None:
         """The error to answer with, if it was this that cancelled ``task``; takes the cancellation back."""
         if task not in self._expired:
             return None

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from .. import logs
+from .call import Call
 
 
 class Telemetry:
@@ -26,11 +27,6 @@ class Telemetry:
         self._head = f'","severity":"INFO","service":{json.dumps(logs.service_name())},"message":'
         self._peers: dict[str, str] = {}
 
-    @property
-    def on(self) -> bool:
-        """Whether anything is written."""
-        return self._put is not None
-
     def _peer(self, peer: str) -> str:
         quoted = self._peers.get(peer)
         if quoted is None:
@@ -39,50 +35,27 @@ class Telemetry:
             quoted = self._peers[peer] = json.dumps(peer)
         return quoted
 
-    def call(
-        self,
-        method: str,
-        code: str,
-        reason: str,
-        seconds: float,
-        peer: str,
-        request_id: str,
-        bytes_in: int,
-        bytes_out: int,
-    ) -> None:
-        """A unary call has ended."""
-        if self._put is not None:
-            self._put(
-                f'{{"ts":"{logs.timestamp(time.time())}{self._head}"rpc","method":"{method}","code":"{code}",'
-                f'"reason":"{reason}","ms":{seconds * 1000:.3f},"peer":{self._peer(peer)},'
-                f'"request_id":"{request_id}","bytes_in":{bytes_in},"bytes_out":{bytes_out}}}'
-            )
-
-    def stream_opened(self, method: str, peer: str, request_id: str, open_streams: int) -> None:
+    def stream_opened(self, call: Call) -> None:
         """A stream has begun."""
         if self._put is not None:
             self._put(
-                f'{{"ts":"{logs.timestamp(time.time())}{self._head}"stream opened","method":"{method}",'
-                f'"peer":{self._peer(peer)},"request_id":"{request_id}","open_streams":{open_streams}}}'
+                f'{{"ts":"{logs.timestamp(time.time())}{self._head}"stream opened","method":"{call.method}",'
+                f'"peer":{self._peer(call.peer)},"request_id":"{call.request_id}",'
+                f'"open_streams":{call.open_streams}}}'
             )
 
-    def stream_closed(
-        self,
-        method: str,
-        code: str,
-        reason: str,
-        seconds: float,
-        peer: str,
-        request_id: str,
-        messages: int,
-        bytes_out: int,
-        open_streams: int,
-    ) -> None:
-        """A stream has ended."""
-        if self._put is not None:
-            self._put(
-                f'{{"ts":"{logs.timestamp(time.time())}{self._head}"stream closed","method":"{method}",'
-                f'"code":"{code}","reason":"{reason}","ms":{seconds * 1000:.3f},"peer":{self._peer(peer)},'
-                f'"request_id":"{request_id}","messages":{messages},"bytes_out":{bytes_out},'
-                f'"open_streams":{open_streams}}}'
-            )
+    def ended(self, call: Call, *, streams: bool) -> None:
+        """A call has ended; ``streams``: it answered with a stream."""
+        if self._put is None:
+            return
+        if streams:
+            message, sizes = "stream closed", f'"messages":{call.messages},"bytes_out":{call.bytes_out},'
+            sizes += f'"open_streams":{call.open_streams}'
+        else:
+            message, sizes = "rpc", f'"bytes_in":{call.bytes_in},"bytes_out":{call.bytes_out}'
+        self._put(
+            f'{{"ts":"{logs.timestamp(time.time())}{self._head}"{message}","method":"{call.method}",'
+            f'"code":"{call.code}","reason":"{call.reason}",'
+            f'"ms":{(time.perf_counter() - call.started) * 1000:.3f},"peer":{self._peer(call.peer)},'
+            f'"request_id":"{call.request_id}",{sizes}}}'
+        )

@@ -14,7 +14,7 @@ from typing import Any
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 
@@ -56,6 +56,24 @@ class Rules:
                 metadata={"fields": ",".join(dict.fromkeys(v.field for v in violations))[:500]},
                 violations=violations,
             )
+
+
+async def parsed(raw: bytes, parse: Callable[[bytes], Any], rules: Rules | None) -> Any:
+    """The request, checked.
+
+    Raises:
+        DecodeError: It is no such message.
+        FieldInvalidException: It breaks a rule.
+    """
+    try:
+        request = parse(raw)
+    except Exception as error:
+        raise DecodeError from error
+    if rules is not None:
+        if not rules.ready:
+            await rules.prepare()
+        rules.check(request, len(raw))
+    return request
 
 
 def rules_of(descriptor: Descriptor | None) -> Rules | None:

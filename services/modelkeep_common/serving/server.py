@@ -30,7 +30,8 @@ from .. import logs
 from ..auth.callers import callers_of
 from ..auth.table import ALLOWED
 from ..calls.admission import Admission
-from ..calls.chain import Chain, Registrar
+from ..calls.chain import Chain
+from ..calls.registrar import Registrar
 from ..calls.status import domain_of
 from ..calls.telemetry import Telemetry
 from ..calls.validation import collector
