@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ import grpc.aio
 import pytest
 from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
+
+from support.processes import processes_of
 
 # In CI the same examples every time, so that a red run is about the change; at a desk new ones each time.
 settings.register_profile("ci", derandomize=True, max_examples=60, deadline=None)
@@ -33,11 +37,26 @@ _WATCHED = (
 )
 
 
+#: In the environment of every process that a run of the tests starts: the temporary folder of the run.
+_RUN = "TMPDIR"
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep settings of the caller's shell out of the tests: they would change what is tested."""
+    """Keep settings of the caller's shell out of the tests, and give them a temporary folder of their own."""
     for name in [name for name in os.environ if name.startswith("MODELKEEP_")]:
         if not name.startswith("MODELKEEP_KILL_"):
             del os.environ[name]
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # tmp_path stays, to be looked at
+    os.environ[_RUN] = tempfile.tempdir = tempfile.mkdtemp(prefix="mk-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Take away what tests left that failed or were stopped in their middle: processes and folders."""
+    folder = os.environ[_RUN]
+    for process in processes_of(_RUN, folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -79,6 +98,16 @@ def no_blocking_calls(request: pytest.FixtureRequest, _blockbuster: BlockBuster)
         yield
     finally:
         _blockbuster.deactivate()
+
+
+@pytest.fixture(autouse=True)
+def _settings_stay() -> Iterator[None]:
+    """What a test has told the command line, which keeps it in the environment, is that test's alone."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("MODELKEEP_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("MODELKEEP_")]:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)

@@ -333,10 +333,7 @@ def test_the_data_folder_is_named_by_flag_too(suite: Suite) -> None:
     assert (process.returncode, json.loads(out)) == (0, {"models": []}), said
 
 
-def test_the_token_is_printed_and_another_one_can_be_shown(
-    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MODELKEEP_TOKEN_FILE", raising=False)
+def test_the_token_is_printed_and_another_one_can_be_shown(suite: Suite, tmp_path: Path) -> None:
     owners = suite.data_dir / "run" / "tokens" / "owner"
     assert run(suite, "token").stdout == owners.read_text()
     wrong = tmp_path / "token"
