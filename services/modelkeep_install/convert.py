@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from google.protobuf.message import Message
-
+from modelkeep.configs.fields import fill, values_of
 from modelkeep.download.v1 import download_pb2
-from modelkeep.exceptions import FieldViolation, InvalidModelConfigException
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
-from modelkeep.model.v1 import model_pb2, taxonomy_pb2
+from modelkeep.model.v1 import model_pb2
 from modelkeep.server.v1 import job_pb2
 from modelkeep_common.urls import shown
 from modelkeep_common.watch import Frame
@@ -26,13 +23,11 @@ from .domain.ports import (
     DownloadOrder,
     DownloadState,
     DownloadStatus,
-    ModelDraft,
     RecordFile,
     StoredModel,
 )
 from .installer import FilePolicy, ImportRequest
 from .probe import Match, ProbeResult
-from .probe.result import FoundSubmodel
 
 _STATES_BACK = {install_pb2.InstallState.Value(f"INSTALL_STATE_{state.name}"): state for state in State}
 _DIGESTS_BACK = {model_pb2.DigestState.Value(f"DIGEST_STATE_{state.name}"): state for state in DigestState}
@@ -46,82 +41,20 @@ _DOWNLOADS = {
 }
 
 
-# ---- enums of the vocabulary: "ip_adapter" <-> "MODEL_TYPE_IP_ADAPTER" ------------------------------------
 def _wire(prefix: str, value: str) -> str:
     """The name of a value on the wire; messages take names as well as numbers."""
     return f"{prefix}_{(value or 'unspecified').upper()}"
 
 
-def _from_wire(enum: Any, prefix: str, number: int) -> str:
-    return str(enum.Name(number)).removeprefix(f"{prefix}_").lower() if number else ""
-
-
-def _fill(message: Message, source: object, names: Iterable[str] | None = None) -> None:
-    """Set the fields of a message from the attributes of the same names; what is empty stays unset."""
-    for field in message.DESCRIPTOR.fields:
-        if names is not None and field.name not in names:
-            continue
-        value = getattr(source, field.name)
-        if value is None or value in ("", ()):
-            continue
-        if field.enum_type is not None:
-            setattr(message, field.name, _number(field.enum_type, value))
-        elif field.is_repeated:
-            parts = field.message_type is not None
-            getattr(message, field.name).extend(map(_submodel_message, value) if parts else value)
-        else:
-            setattr(message, field.name, value)
-
-
-def _number(enum: Any, value: str) -> int:
-    name = _wire(_prefix(enum), value)
-    if enum.name == "PredictionType" and name not in enum.values_by_name:
-        return 0  # a scheduler's config may name any
-    return int(enum.values_by_name[name].number)
-
-
-def _prefix(enum: Any) -> str:
-    return str(enum.values[0].name).removesuffix("_UNSPECIFIED")
-
-
-def _submodel_message(part: FoundSubmodel) -> model_pb2.Submodel:
-    message = model_pb2.Submodel()
-    _fill(message, part)
-    return message
-
-
-def _submodel_of(message: model_pb2.Submodel) -> FoundSubmodel:
-    return FoundSubmodel(
-        _from_wire(taxonomy_pb2.SubModelType, "SUB_MODEL_TYPE", message.type),
-        message.path_or_prefix,
-        message.class_name,
-        message.library,
-    )
-
-
 def overrides_of(message: install_pb2.ModelOverrides) -> Overrides:
     """What a caller wants in the record."""
-    values: dict[str, Any] = {}
-    cleared: list[str] = []
-    for field, value in message.ListFields():
-        if field.enum_type is not None:
-            name = field.enum_type.values_by_number[value].name
-            values[field.name] = name.removeprefix(f"{_prefix(field.enum_type)}_").lower()
-        elif field.is_repeated:
-            parts = field.message_type is not None
-            values[field.name] = tuple(map(_submodel_of, value)) if parts else tuple(value)
-        elif value == "":
-            cleared.append(field.name)
-        else:
-            values[field.name] = shown(value) if field.name == "source" else value
-    return Overrides(**values, cleared=tuple(cleared))
+    values = values_of(message)
+    return values | {"source": shown(values["source"])} if "source" in values else values
 
 
 def _overrides_message(overrides: Overrides) -> install_pb2.ModelOverrides:
     message = install_pb2.ModelOverrides()
-    _fill(message, overrides)
-    for name in overrides.cleared:
-        setattr(message, name, "")
+    fill(message, overrides)
     return message
 
 
@@ -198,15 +131,11 @@ def encode_install(job: Job, record: bytes) -> bytes:
 def probe_message(probe: ProbeResult, overrides: Overrides) -> install_pb2.ProbeResult:
     """What a probe found."""
     match: Match = probe.match
-    return install_pb2.ProbeResult(
-        type=_wire("MODEL_TYPE", match.type),
-        format=_wire("MODEL_FORMAT", match.format),
+    model, _ = draft_of(probe, overrides)
+    message = install_pb2.ProbeResult(
         base=match.base,
         possible_bases=match.possible_bases,
         compatible_bases=match.compatible_bases,
-        variant=_wire("MODEL_VARIANT", match.variant),
-        prediction_type=_number(taxonomy_pb2.PredictionType.DESCRIPTOR, match.prediction_type),  # type: ignore[arg-type]  # an open enum
-        submodels=map(_submodel_message, match.submodels),
         name=probe.name,
         description=probe.description,
         size_bytes=probe.size_bytes,
@@ -218,51 +147,9 @@ def probe_message(probe: ProbeResult, overrides: Overrides) -> install_pb2.Probe
             for e in match.evidence
         ],
         ruled_out=[install_pb2.RuledOut(kind=r.candidate, reason=r.why) for r in match.ruled_out],
-        model=model_message(draft_of(probe, overrides)),
+        model=model,
     )
-
-
-#: Fields of a record that have other names in the draft, or none.
-_NOT_IN_DRAFT = {"original_hash", "current_hash", "etag", "create_time", "update_time", "revision"}
-_COMMON_FIELDS = {
-    field.name
-    for field in model_pb2.Model.DESCRIPTOR.fields
-    if field.containing_oneof is None and field.name not in _NOT_IN_DRAFT
-}
-#: What only records have that a newer version wrote.
-_KEPT_RAW = "raw_json"
-
-
-def model_message(draft: ModelDraft) -> model_pb2.Model:
-    """A record to be, with the arm of its type."""
-    message = model_pb2.Model(original_hash=draft.hash, current_hash=draft.hash)
-    _fill(message, draft, _COMMON_FIELDS)
-    arm = getattr(message, draft.type, None)
-    if isinstance(arm, Message):
-        arm.SetInParent()
-        _fill(arm, draft, {field.name for field in arm.DESCRIPTOR.fields} - {_KEPT_RAW})
-    return message
-
-
-def record_message(draft: ModelDraft) -> model_pb2.Model:
-    """The same, for RecordService.
-
-    Raises:
-        InvalidModelConfigException: The caller said something that such a model does not have.
-    """
-    message = model_message(draft)
-    arm = message.WhichOneof("config")
-    known = _COMMON_FIELDS | (
-        {field.name for field in getattr(message, arm).DESCRIPTOR.fields} if arm else set()
-    )
-    wrong = [name for name in draft.told if name not in known]
-    if wrong:
-        raise InvalidModelConfigException(
-            f"A model of type {draft.type} has no {' and no '.join(wrong)}: install it again without.",
-            violations=[
-                FieldViolation(f"overrides.{name}", f"no field of type {draft.type}") for name in wrong
-            ],
-        )
+    fill(message, {"type": match.type, "format": match.format, **match.settings})
     return message
 
 

@@ -10,7 +10,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ from .domain.jobs import Job, Overrides, Source, SourceKind, State
 from .domain.ports import DownloadPort, JobStore, RecordPort
 from .domain.roots import STAGING, ModelRoots
 from .follow import DownloadFollower
-from .probe import ProbeResult, probe
+from .probe import Hints, ProbeResult, probe
 from .run import Run, Tools
 from .steps import install
 from .system_errors import reading
@@ -56,7 +56,7 @@ class ImportRequest:
     local_path: str = ""
     url: str = ""
     inplace: bool = True
-    overrides: Overrides = Overrides()  # noqa: RUF009  # frozen
+    overrides: Overrides = field(default_factory=dict)
     access_token: str = ""
     expected_sha256: str = ""
     priority: int | None = None
@@ -351,7 +351,7 @@ class Installer:
 
         def work() -> ProbeResult:
             allowed = self._roots.requested(path, "path", named_by)
-            return probe(allowed, overrides.hints, opener=self._roots.open, check=self._roots.readable)
+            return probe(allowed, Hints.of(overrides), opener=self._roots.open, check=self._roots.readable)
 
         return await self._quick(work)
 

@@ -18,13 +18,13 @@ from modelkeep.exceptions import (
     UnknownModelException,
     WrongStateException,
 )
-from modelkeep.model.v1 import model_pb2
+from modelkeep.model.v1.model_pb2 import Model
 from modelkeep.record.v1 import record_service_pb2 as record_pb
 from modelkeep.record.v1 import record_service_pb2_grpc
 from modelkeep.rpc import Address, decode, unreachable
 
 from . import convert
-from .domain.ports import DownloadNews, DownloadOrder, DownloadStatus, ModelDraft, RecordFile, StoredModel
+from .domain.ports import DownloadNews, DownloadOrder, DownloadStatus, RecordFile, StoredModel
 
 T = TypeVar("T")
 
@@ -52,9 +52,9 @@ class Records(_Peer):
         super().__init__(address)
         self._stub: Any = record_service_pb2_grpc.RecordServiceStub(channel)
 
-    async def create(self, draft: ModelDraft, files: Sequence[RecordFile], request_id: str) -> StoredModel:
+    async def create(self, model: Model, files: Sequence[RecordFile], request_id: str) -> StoredModel:
         request = record_pb.CreateModelRequest(
-            model=convert.record_message(draft), files=map(convert.file_message, files), request_id=request_id
+            model=model, files=map(convert.file_message, files), request_id=request_id
         )
         answer = await self._call(self._stub.CreateModel(request, timeout=_DEADLINE_S))
         return convert.stored_model_of(answer.model)
@@ -94,7 +94,7 @@ class Records(_Peer):
 
     async def replace_files(self, key: str, files: Sequence[RecordFile], request_id: str) -> None:
         request = record_pb.UpdateModelRequest(
-            model=model_pb2.Model(key=key),
+            model=Model(key=key),
             files=map(convert.file_message, files),
             replace_files=True,
             request_id=request_id,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from modelkeep.exceptions import InvalidModelException
+from modelkeep.configs.wire import assemble
+from modelkeep.exceptions import FieldViolation, InvalidModelConfigException, InvalidModelException
+from modelkeep.model.v1 import model_pb2
 
 from ..probe import ProbeResult
 from ..probe.result import UNKNOWN
 from .jobs import Job, Overrides, SourceKind
-from .ports import ModelDraft
 
 
 def check_known(probe: ProbeResult, path: Path) -> None:
@@ -44,59 +45,62 @@ def stored_path(location: Path, models_dir: Path, root_id: str) -> tuple[str, st
 
 
 def draft_of(
-    probe: ProbeResult,
-    overrides: Overrides,
-    *,
-    key: str = "",
-    path: str = "",
-    root_id: str = "",
-    hash_: str = "",
-    source: str = "",
-    source_type: str = "path",
-) -> ModelDraft:
-    """The record that a probe and the caller's overrides make."""
+    probe: ProbeResult, overrides: Overrides, **others: Any
+) -> tuple[model_pb2.Model, frozenset[str]]:
+    """The record that a probe and the caller's overrides make.
+
+    Args:
+        probe: What was found.
+        overrides: What wins over it.
+        others: Further fields of the record, such as where the files are.
+
+    Returns:
+        The record, and the overrides that such a record has no field for.
+    """
     match = probe.match
-    found = ModelDraft(
-        key=key,
-        name=probe.name,
-        type=match.type,
-        format=match.format,
-        base=match.base,
-        compatible_bases=match.compatible_bases,
-        path=path,
-        root_id=root_id,
-        size_bytes=probe.size_bytes,
-        hash=hash_,
-        description=probe.description,
-        source=source,
-        source_type=source_type,
-        variant=match.variant,
-        prediction_type=match.prediction_type,
-        upcast_attention=match.upcast_attention,
-        submodels=match.submodels,
-        scaling_factor=match.scaling_factor,
-        rank=match.rank or None,
-        key_layout=match.key_layout,
-    )
-    draft = replace(found, **overrides.told, told=tuple(overrides.told))
-    others = tuple(base for base in draft.compatible_bases if base != draft.base)
-    return replace(draft, compatible_bases=others)
+    values: dict[str, Any] = {
+        "type": match.type,
+        "format": match.format,
+        "base": match.base,
+        "compatible_bases": match.compatible_bases,
+        "name": probe.name,
+        "description": probe.description,
+        "size_bytes": probe.size_bytes,
+        **others,
+        **match.settings,
+        **overrides,
+    }
+    values["compatible_bases"] = [base for base in values["compatible_bases"] if base != values["base"]]
+    model, unknown = assemble(values)
+    return model, unknown.intersection(overrides)
 
 
-def draft_of_job(job: Job, models_dir: Path, root_id: str) -> ModelDraft:
-    """The record of a job that has been probed, hashed and placed."""
+def draft_of_job(job: Job, models_dir: Path, root_id: str) -> model_pb2.Model:
+    """The record of a job that has been probed, hashed and placed.
+
+    Raises:
+        InvalidModelConfigException: The caller said something that such a model does not have.
+    """
     assert job.probe is not None
     path, root = stored_path(Path(job.local_path), models_dir, root_id)
-    return draft_of(
+    model, unknown = draft_of(
         job.probe,
         job.overrides,
         key=job.key,
         path=path,
         root_id=root,
-        hash_=job.hash,
+        original_hash=job.hash,
+        current_hash=job.hash,
         source=job.source.text,
         source_type="path" if job.source.kind is SourceKind.PATH else "url",
     )
+    if wrong := [name for name in job.overrides if name in unknown]:
+        kind = job.overrides.get("type", job.probe.type)
+        raise InvalidModelConfigException(
+            f"A model of type {kind} has no {' and no '.join(wrong)}: install it again without.",
+            violations=[FieldViolation(f"overrides.{name}", f"no field of type {kind}") for name in wrong],
+        )
+    return model
 
 
 def name_of_source(job: Job) -> str:

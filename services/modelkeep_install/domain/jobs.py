@@ -5,15 +5,16 @@ from __future__ import annotations
 import traceback
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BeforeValidator
 
 from modelkeep.exceptions import ModelkeepError
 
 from ..probe import Hints, ProbeResult
-from ..probe.result import FoundSubmodel
 
 
 class State(StrEnum):
@@ -61,45 +62,18 @@ class Source:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Overrides:
-    """What the caller wants in the record, by the names of ModelOverrides; what is empty changes nothing."""
+def _without_blanks(overrides: Any) -> Any:
+    """As it is; of a job that was stored with every field, those that say something."""
+    if not isinstance(overrides, dict) or "cleared" not in overrides:
+        return overrides
+    said = {name: value for name, value in overrides.items() if value not in (None, "", [])}
+    cleared = said.pop("cleared", [])
+    return said | dict.fromkeys(cleared, "")
 
-    name: str = ""
-    description: str = ""
-    type: str = ""
-    format: str = ""
-    base: str = ""
-    variant: str = ""
-    prediction_type: str = ""
-    upcast_attention: bool | None = None
-    vae: str = ""
-    tags: tuple[str, ...] = ()
-    trigger_phrases: tuple[str, ...] = ()
-    license: str = ""
-    checkpoint_config: str = ""
-    source: str = ""
-    compatible_bases: tuple[str, ...] = ()
-    source_type: str = ""
-    family_variant: str = ""
-    submodels: tuple[FoundSubmodel, ...] = ()
-    scaling_factor: float | None = None
-    rank: int | None = None
-    key_layout: str = ""
-    image_encoder: str = ""
-    #: Names of texts that the caller wants empty.
-    cleared: tuple[str, ...] = ()
 
-    @property
-    def told(self) -> dict[str, Any]:
-        """What the caller says, by name."""
-        names = [field.name for field in fields(self) if field.name != "cleared"]
-        said = {name: value for name in names if (value := getattr(self, name)) not in (None, "", ())}
-        return said | dict.fromkeys(self.cleared, "")
-
-    @property
-    def hints(self) -> Hints:
-        return Hints(type=self.type, base=self.base, format=self.format)
+#: What a caller wants in a record in place of what the probe finds: values by the names of ModelOverrides.
+#: Only what he said is there; an empty text leaves the record's empty.
+Overrides: TypeAlias = Annotated[Mapping[str, Any], BeforeValidator(_without_blanks)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +178,11 @@ class Job:
     def request_id(self, step: str) -> str:
         """The request id of one step: the same at every repetition, another for every job and step."""
         return str(uuid.uuid5(uuid.UUID(self.uid), step))
+
+    @property
+    def hints(self) -> Hints:
+        """What the caller knows of the model, for the probe."""
+        return Hints.of(self.overrides)
 
     @property
     def awaits_secrets(self) -> bool:

@@ -8,47 +8,12 @@ from enum import StrEnum
 from typing import Protocol
 
 from modelkeep.exceptions import DeadlineExceededException, ServerBusyException, UnavailableException
+from modelkeep.model.v1.model_pb2 import Model
 
-from ..probe import FoundSubmodel
 from .jobs import Job, JobError, Progress
 
 #: What a peer's silence raises: the same call may be made again.
 TRY_AGAIN = (UnavailableException, ServerBusyException, DeadlineExceededException)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelDraft:
-    """A record to be: the common fields and those of the config arms that the installer fills."""
-
-    key: str
-    name: str
-    type: str
-    format: str
-    base: str
-    path: str
-    root_id: str
-    size_bytes: int
-    hash: str
-    source: str
-    source_type: str
-    compatible_bases: tuple[str, ...] = ()
-    description: str = ""
-    tags: tuple[str, ...] = ()
-    trigger_phrases: tuple[str, ...] = ()
-    license: str = ""
-    variant: str = ""
-    prediction_type: str = ""
-    upcast_attention: bool | None = None
-    vae: str = ""
-    checkpoint_config: str = ""
-    submodels: tuple[FoundSubmodel, ...] = ()
-    scaling_factor: float | None = None
-    rank: int | None = None
-    key_layout: str = ""
-    family_variant: str = ""
-    image_encoder: str = ""
-    #: Names of the fields that the caller said.
-    told: tuple[str, ...] = ()
 
 
 class DigestState(StrEnum):
@@ -87,7 +52,7 @@ class StoredModel:
 class RecordPort(Protocol):
     """RecordService. Every method may raise one of TRY_AGAIN."""
 
-    async def create(self, draft: ModelDraft, files: Sequence[RecordFile], request_id: str) -> StoredModel:
+    async def create(self, model: Model, files: Sequence[RecordFile], request_id: str) -> StoredModel:
         """Stores a record; the same request_id answers with the same record."""
 
     async def get(self, key: str) -> StoredModel:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from .headers import open_regular, read_header
 from .probe import list_files, probe
-from .result import Evidence, FoundSubmodel, Hints, Match, NoMatch, ProbeResult, RuledOut, Strength
+from .result import Evidence, Hints, Match, NoMatch, ProbeResult, RuledOut, Strength
 
 __all__ = [
     "Evidence",
-    "FoundSubmodel",
     "Hints",
     "Match",
     "NoMatch",

@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from modelkeep.configs import SubmodelDefinition
 from modelkeep.exceptions import InvalidModelException, UnsafeFormatException
 from modelkeep.headers import Allowance, Header
 from modelkeep.modeljson import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
+from modelkeep.taxonomy import SchedulerPredictionType, SubModelType
 from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import ALLOWED as LENDABLE_CLASSES
 
@@ -22,7 +24,7 @@ from ..system_errors import reading
 from .families.unet import BASE_BY_CONTEXT, VARIANT_BY_CHANNELS
 from .families.vae import vae_folder_match
 from .headers import Opener, read_header
-from .result import UNKNOWN, Evidence, FoundSubmodel, Match, NoMatch, RuledOut, certain, likely
+from .result import UNKNOWN, Evidence, Match, NoMatch, RuledOut, certain, likely
 
 #: Files of these kinds may run code when they are read.
 PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".bin", ".pth"})
@@ -196,23 +198,23 @@ def _probe_pipeline(folder: Folder, index: Mapping[str, Any]) -> Match | NoMatch
         return NoMatch(
             f"the UNet takes {_short(unet.get('in_channels'))} channels, which is no variant of the family"
         )
-    prediction = ""
+    settings: dict[str, Any] = {"variant": variant, "submodels": submodels}
     scheduler = folder.config("scheduler/scheduler_config.json")
     if scheduler is not None:
         # diffusers leaves the key out only in configs older than the key, which were all epsilon
         prediction = _short(scheduler.get("prediction_type", "epsilon"))
         evidence.append(likely(f"prediction_type={prediction}", "scheduler/scheduler_config.json"))
-    upcast = unet.get("upcast_attention")
+        if prediction in set(SchedulerPredictionType):  # a scheduler's config may name any
+            settings["prediction_type"] = prediction
+    if isinstance(upcast := unet.get("upcast_attention"), bool):
+        settings["upcast_attention"] = upcast
     return Match(
         type="main",
         format="diffusers",
         base=base,
         possible_bases=possible,
         compatible_bases=possible if base == UNKNOWN else (),
-        variant=variant,
-        prediction_type=prediction,
-        upcast_attention=upcast if isinstance(upcast, bool) else None,
-        submodels=submodels,
+        settings=settings,
         evidence=tuple(evidence),
         ruled_out=tuple(
             RuledOut(other, f"{class_name} and the UNet's config do not fit it")
@@ -224,7 +226,7 @@ def _probe_pipeline(folder: Folder, index: Mapping[str, Any]) -> Match | NoMatch
 
 def _submodels(
     folder: Folder, index: Mapping[str, Any], evidence: list[Evidence]
-) -> tuple[FoundSubmodel, ...]:
+) -> list[SubmodelDefinition]:
     """The components that model_index.json names and the folder holds."""
     if len(index) > _MAX_COMPONENTS:
         raise folder.invalid("model_index.json", f"{len(index):,} entries, more than any pipeline has")
@@ -247,8 +249,15 @@ def _submodels(
         if name in _WITH_WEIGHTS and name != "unet":
             folder.weights(name)
         folder.check_config(name, entry[0], entry[1])
-        found.append(FoundSubmodel(name, name, _short(entry[1]), _short(entry[0])))
-    return tuple(found)
+        found.append(
+            SubmodelDefinition(
+                type=SubModelType(name),
+                path_or_prefix=name,
+                class_name=_short(entry[1]),
+                library=_short(entry[0]),
+            )
+        )
+    return found
 
 
 def _unet_facts(

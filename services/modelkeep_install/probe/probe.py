@@ -72,7 +72,7 @@ def probe(
     return ProbeResult(
         match=match,
         name=default_name(path_for_names, folder=folder),
-        description=default_description(match.type, match.base, match.variant),
+        description=default_description(match.type, match.base, str(match.settings.get("variant", ""))),
         size_bytes=total(files.values()),
         files=files,
     )

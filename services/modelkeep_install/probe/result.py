@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 UNKNOWN = "unknown"
 
@@ -38,22 +41,17 @@ class RuledOut:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundSubmodel:
-    """A component inside the files: its folder, or its key prefix in a single file."""
-
-    type: str
-    path_or_prefix: str
-    class_name: str = ""
-    library: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Hints:
     """What the caller says about the model; it wins over what is found, here and in the record."""
 
     type: str = ""
     base: str = ""
     format: str = ""
+
+    @classmethod
+    def of(cls, overrides: Mapping[str, Any]) -> Hints:
+        """Those among what a caller wants in the record."""
+        return cls(**{name: str(overrides[name]) for name in ("type", "base", "format") if name in overrides})
 
     def any(self) -> bool:
         return bool(self.type or self.base or self.format)
@@ -72,13 +70,8 @@ class Match:
     base: str = UNKNOWN
     possible_bases: tuple[str, ...] = ()
     compatible_bases: tuple[str, ...] = ()
-    variant: str = ""
-    prediction_type: str = ""
-    upcast_attention: bool | None = None
-    scaling_factor: float | None = None
-    rank: int = 0
-    key_layout: str = ""
-    submodels: tuple[FoundSubmodel, ...] = ()
+    #: Fields of the config of such a model, by their names, as far as the files tell them.
+    settings: Mapping[str, Any] = field(default_factory=dict)
     evidence: tuple[Evidence, ...] = ()
     ruled_out: tuple[RuledOut, ...] = ()
 
@@ -90,11 +83,20 @@ class NoMatch:
     why: str
 
 
+def _with_settings(match: Any) -> Any:
+    """As it is; of a match that was stored with its settings beside the rest, in their place."""
+    if not isinstance(match, dict) or "settings" in match:
+        return match
+    known = {item.name for item in fields(Match)}
+    told = {name: value for name, value in match.items() if value or value is False}
+    return match | {"settings": {name: told[name] for name in told.keys() - known}}
+
+
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
     """The answer: a match with names and sizes, or ``type == "unknown"`` with what was ruled out."""
 
-    match: Match
+    match: Annotated[Match, BeforeValidator(_with_settings)]
     name: str
     description: str
     size_bytes: int

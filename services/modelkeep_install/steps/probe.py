@@ -40,6 +40,6 @@ def take_hash(run: Run) -> None:
 
 def _look(run: Run, path: Path, *, named: Path | None = None) -> ProbeResult:
     roots = run.tools.roots
-    found = probe(path, run.job.overrides.hints, opener=roots.open, check=roots.readable, named=named)
+    found = probe(path, run.job.hints, opener=roots.open, check=roots.readable, named=named)
     check_known(found, named or path)
     return found

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from modelkeep.install.v1 import install_pb2
 from modelkeep.model.v1 import model_pb2
+from modelkeep_install.convert import overrides_of
+from modelkeep_install.domain.draft import draft_of
 from modelkeep_install.domain.jobs import Overrides
-from modelkeep_install.domain.ports import ModelDraft
+from modelkeep_install.probe import Match, ProbeResult
 
 #: What a caller of an install does not choose, and why.
 NOT_OVERRIDDEN = {
@@ -66,6 +68,65 @@ def test_a_text_or_number_that_is_set_differs_from_one_that_is_not() -> None:
         assert field.has_presence or field.is_repeated or field.enum_type, field.name
 
 
-def test_the_installer_keeps_every_override_and_puts_it_into_the_record() -> None:
-    assert {field.name for field in dataclasses.fields(Overrides)} - {"cleared"} == OVERRIDES.keys()
-    assert OVERRIDES.keys() <= {field.name for field in dataclasses.fields(ModelDraft)}
+def sample(field: Any) -> Any:
+    """A value that a field may have, other than its default."""
+    if field.enum_type is not None:
+        one: Any = field.enum_type.values[1].number
+    elif field.message_type is not None:
+        one = model_pb2.Submodel(type="SUB_MODEL_TYPE_VAE")
+    else:
+        one = {
+            field.TYPE_STRING: f"a {field.name}",
+            field.TYPE_BOOL: False,
+            field.TYPE_INT32: 3,
+            field.TYPE_DOUBLE: 0.5,
+        }[field.type]
+    return [one] if field.is_repeated else one
+
+
+ARMS = {
+    field.name: field.message_type for field in model_pb2.Model.DESCRIPTOR.oneofs_by_name["config"].fields
+}
+
+
+@pytest.mark.parametrize("arm", sorted(ARMS))
+def test_the_installer_keeps_every_override_and_puts_it_into_the_record(arm: str) -> None:
+    values = {name: sample(field) for name, field in OVERRIDES.items() if name not in ("type", "format")}
+    said = install_pb2.ModelOverrides(
+        type=f"MODEL_TYPE_{arm.upper()}", format="MODEL_FORMAT_DIFFUSERS", **values
+    )
+    stored = TypeAdapter(Overrides)
+    kept = stored.validate_json(stored.dump_json(overrides_of(said)))
+    assert kept == overrides_of(said)
+    record, without = draft_of(ProbeResult(Match("unknown", "unknown"), "", "", 0), kept)
+    config = getattr(record, arm)
+    assert without == {
+        name for names in map(dir_of, ARMS.values()) for name in names if name in OVERRIDES
+    } - dir_of(ARMS[arm])
+    for name in OVERRIDES.keys() - without:
+        place = config if name in dir_of(ARMS[arm]) else record
+        assert getattr(place, name) == getattr(said, name), name
+
+
+def dir_of(message: Any) -> set[str]:
+    return set(message.fields_by_name)
+
+
+def test_a_job_that_was_stored_with_a_blank_for_every_field_says_only_what_was_said() -> None:
+    stored = {
+        "name": "",
+        "rank": None,
+        "tags": [],
+        "upcast_attention": False,
+        "base": "sd-1",
+        "cleared": ["license"],
+    }
+    assert TypeAdapter(Overrides).validate_python(stored) == {
+        "upcast_attention": False,
+        "base": "sd-1",
+        "license": "",
+    }
+    match = {"type": "main", "format": "diffusers", "variant": "normal", "rank": 0, "upcast_attention": False}
+    found = {"match": match, "name": "n", "description": "", "size_bytes": 0}
+    kept = TypeAdapter(ProbeResult).validate_python(found).match
+    assert kept.settings == {"variant": "normal", "upcast_attention": False}

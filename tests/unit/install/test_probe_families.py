@@ -37,7 +37,7 @@ def test_a_single_file_main_model_shows_its_base_and_variant(
     path = write_checkpoint(tmp_path / "sushi.safetensors", base, channels=channels)
     assert path.stat().st_size > 2_000_000_000
     result = probe(path)
-    assert (result.type, result.base, result.format, result.match.variant) == (
+    assert (result.type, result.base, result.format, result.match.settings["variant"]) == (
         "main",
         base,
         "checkpoint",
@@ -54,7 +54,7 @@ def test_a_single_file_main_model_shows_its_base_and_variant(
 
 def test_a_single_file_names_the_prefixes_of_its_components(tmp_path: Path) -> None:
     result = probe(write_checkpoint(tmp_path / "a.safetensors", "sdxl"))
-    assert {part.type: part.path_or_prefix for part in result.match.submodels} == {
+    assert {part.type: part.path_or_prefix for part in result.match.settings["submodels"]} == {
         "unet": "model.diffusion_model.",
         "vae": "first_stage_model.",
         "text_encoder": "conditioner.embedders.0.transformer.",
@@ -65,13 +65,13 @@ def test_a_single_file_names_the_prefixes_of_its_components(tmp_path: Path) -> N
 def test_a_checkpoint_without_its_vae_says_so(tmp_path: Path) -> None:
     tensors = {n: s for n, s in checkpoint_tensors("sd-1").items() if not n.startswith("first_stage_model.")}
     result = probe(write_safetensors(tmp_path / "a.safetensors", tensors))
-    assert "vae" not in {part.type for part in result.match.submodels}
+    assert "vae" not in {part.type for part in result.match.settings["submodels"]}
     assert "no submodel=vae" in findings(result, Strength.CERTAIN)
 
 
 def test_an_sd_2_file_says_that_it_cannot_show_its_prediction_type(tmp_path: Path) -> None:
     result = probe(write_checkpoint(tmp_path / "a.safetensors", "sd-2"))
-    assert result.match.prediction_type == ""
+    assert result.match.settings.get("prediction_type") is None
     assert any("does not show its prediction type" in e.observation for e in result.match.evidence)
 
 
@@ -90,7 +90,7 @@ def test_a_prediction_type_that_the_file_states_is_taken(
         tmp_path / "a.safetensors", checkpoint_tensors("sd-2") | tensors, metadata=metadata
     )
     result = probe(path)
-    assert result.match.prediction_type == "v_prediction"
+    assert result.match.settings["prediction_type"] == "v_prediction"
     assert "prediction_type=v_prediction" in findings(result, strength)
 
 
@@ -99,10 +99,10 @@ def test_a_diffusers_folder_shows_base_components_and_prediction_type(tmp_path: 
     folder = write_pipeline(tmp_path / "sushi", base, prediction_type="v_prediction")
     result = probe(folder)
     assert (result.type, result.base, result.format) == ("main", base, "diffusers")
-    assert result.match.variant == "normal"
-    assert result.match.prediction_type == "v_prediction"
-    assert {"unet", "vae", "scheduler"} <= {part.type for part in result.match.submodels}
-    vae = next(part for part in result.match.submodels if part.type == "vae")
+    assert result.match.settings["variant"] == "normal"
+    assert result.match.settings["prediction_type"] == "v_prediction"
+    assert {"unet", "vae", "scheduler"} <= {part.type for part in result.match.settings["submodels"]}
+    vae = next(part for part in result.match.settings["submodels"] if part.type == "vae")
     assert (vae.path_or_prefix, vae.class_name, vae.library) == ("vae", "AutoencoderKL", "diffusers")
     assert result.files["unet/diffusion_pytorch_model.safetensors"] > 1_000_000_000
     assert result.size_bytes == sum(result.files.values())
@@ -121,7 +121,7 @@ def test_a_folder_shows_its_variant(
     tmp_path: Path, base: str, channels: int, class_name: str, variant: str
 ) -> None:
     result = probe(write_pipeline(tmp_path / "x", base, channels=channels, class_name=class_name))
-    assert (result.base, result.match.variant) == (base, variant)
+    assert (result.base, result.match.settings["variant"]) == (base, variant)
 
 
 def test_a_pipeline_of_an_unpublished_size_lists_its_possible_bases(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_vae_file_lists_all_bases_that_have_such_a_vae(tmp_path: Path, layout:
     assert (result.type, result.format, result.base) == ("vae", "checkpoint", "unknown")
     assert result.match.possible_bases == ("sd-1", "sd-2", "sdxl")
     assert result.match.compatible_bases == ("sd-1", "sd-2", "sdxl")
-    assert result.match.key_layout == layout
+    assert result.match.settings["key_layout"] == layout
 
 
 def test_a_vae_under_the_checkpoints_prefix_is_a_vae(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_the_scaling_factor_of_a_vae_folder_is_likely_evidence(
     result = probe(write_vae_folder(tmp_path / "some", scaling_factor=factor))
     assert (result.type, result.format, result.base) == ("vae", "diffusers", base)
     assert result.match.compatible_bases == compatible
-    assert result.match.scaling_factor == factor
+    assert result.match.settings.get("scaling_factor") == factor
     assert len(result.match.possible_bases) == 3
     assert findings(result, Strength.LIKELY)[0].startswith(f"base={base}")
 
@@ -217,7 +217,7 @@ def test_a_lora_shows_its_base_by_the_widths_of_its_layers(tmp_path: Path, base:
     result = probe(write_safetensors(tmp_path / "l.safetensors", table(f"lora.{base}.{layout}")))
     assert (result.type, result.base) == ("lora", base)
     assert result.format == ("lycoris" if layout == "kohya" else "diffusers")
-    assert (result.match.key_layout, result.match.rank) == (layout, 16)
+    assert (result.match.settings["key_layout"], result.match.settings.get("rank")) == (layout, 16)
 
 
 def test_a_folder_with_a_lora_of_diffusers_is_a_lora(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_what_the_caller_says_wins_and_is_told_from_what_was_found(tmp_path: Pat
     path = write_checkpoint(tmp_path / "a.safetensors", "sd-1")
     result = probe(path, Hints(base="sdxl"))
     assert result.base == "sdxl"
-    assert result.match.variant == "normal"
+    assert result.match.settings["variant"] == "normal"
     against = next(e for e in result.match.evidence if e.finding == "base=sdxl")
     assert "although the files say sd-1" in against.observation
 

@@ -24,7 +24,7 @@ def test_an_adapter_that_peft_saved_itself_is_a_lora(tmp_path: Path, base: str) 
         if name.startswith("unet.")
     }
     result = probe(write_safetensors(tmp_path / "adapter_model.safetensors", tensors))
-    assert (result.type, result.base, result.match.key_layout) == ("lora", base, "peft")
+    assert (result.type, result.base, result.match.settings["key_layout"]) == ("lora", base, "peft")
 
 
 def test_an_adapter_that_peft_saved_for_a_text_encoder_is_a_lora(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_lora_with_the_old_text_encoder_keys_of_diffusers_is_a_lora(tmp_path: 
         f"{text}.up.weight": [768, 4],
     }
     result = probe(write_safetensors(tmp_path / "a.safetensors", tensors))
-    assert (result.type, result.base, result.match.key_layout) == ("lora", "sd-1", "diffusers")
+    assert (result.type, result.base, result.match.settings["key_layout"]) == ("lora", "sd-1", "diffusers")
 
 
 def test_a_controlnet_that_carries_its_main_model_is_no_main_model(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_scaling_factor_that_no_model_has_is_left_out(tmp_path: Path, factor: 
     folder = write_pipeline(tmp_path / "m", "sd-1") / "vae"
     config = '{"_class_name": "AutoencoderKL", "latent_channels": 4, "scaling_factor": FACTOR}'
     (folder / "config.json").write_text(config.replace("FACTOR", factor))
-    assert probe(folder).match.scaling_factor is None
+    assert probe(folder).match.settings.get("scaling_factor") is None
 
 
 @pytest.mark.parametrize("name", [b"/vae/\xff.txt", b"/\xff/a.txt"], ids=["file", "folder"])
@@ -145,7 +145,7 @@ def test_a_model_index_made_to_swell_the_answer_is_cut(tmp_path: Path) -> None:
     )
     match = probe(folder).match
     assert all(len(e.finding) + len(e.observation) < 600 for e in match.evidence)
-    assert all(len(part.class_name) <= 256 for part in match.submodels)
+    assert all(len(part.class_name) <= 256 for part in match.settings["submodels"])
     path.write_text(json.dumps(index | {f"part{n}": ["x", "y"] for n in range(30_000)}))
     with pytest.raises(InvalidModelException, match="more than any pipeline has"):
         probe(folder)

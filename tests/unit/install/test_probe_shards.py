@@ -37,7 +37,7 @@ def write_sharded_pipeline(folder: Path) -> Path:
 
 def test_a_folder_with_all_its_shards_is_a_main_model(tmp_path: Path) -> None:
     result = probe(write_sharded_pipeline(tmp_path / "m"))
-    assert (result.type, result.base, result.match.variant) == ("main", "sd-1", "normal")
+    assert (result.type, result.base, result.match.settings["variant"]) == ("main", "sd-1", "normal")
     assert {f"unet/{shard}" for shard in SHARDS} < set(result.files)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from google.protobuf.descriptor import FieldDescriptor
 
 from modelkeep.configs._base import SubmodelDefinition
-from modelkeep.configs._fields import WIRE_NAMES, enum_of, put, readable_values
+from modelkeep.configs.fields import WIRE_NAMES, enum_of, put, readable_values
 from modelkeep.exceptions import FieldViolation, InvalidModelConfigException
 from modelkeep.install.v1 import install_pb2
 from modelkeep.taxonomy import BaseModelType

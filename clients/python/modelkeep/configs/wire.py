@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from pydantic import ValidationError
 
 from modelkeep.configs._base import ModelConfigBase, ModelFile
-from modelkeep.configs._fields import (
+from modelkeep.configs.fields import (
     WIRE_NAMES,
     UnknownValueError,
     fill,
@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 
 _FIELDS: Mapping[str, Any] = model_pb2.Model.DESCRIPTOR.fields_by_name
 _ARMS = frozenset(field.name for field in model_pb2.Model.DESCRIPTOR.oneofs_by_name["config"].fields)
+_COMMON = frozenset(_FIELDS) - _ARMS
 
 
 def to_model(config: ModelConfigBase) -> model_pb2.Model:
@@ -106,12 +107,11 @@ def assemble(values: Mapping[str, Any]) -> tuple[model_pb2.Model, frozenset[str]
         ValueError, TypeError: A field cannot have its value.
     """
     message = model_pb2.Model()
-    fill(message, {name: value for name, value in values.items() if name not in _ARMS})
+    fill(message, {name: values[name] for name in _COMMON.intersection(values)})
     arm: Message = getattr(message, str(ModelType(values["type"])))
     arm.SetInParent()
     fill(arm, values)
-    known = (_FIELDS.keys() - _ARMS) | arm.DESCRIPTOR.fields_by_name.keys()
-    return message, frozenset(values.keys() - known)
+    return message, frozenset(values) - _COMMON.union(arm.DESCRIPTOR.fields_by_name)
 
 
 def config_values(message: model_pb2.Model) -> dict[str, Any]:

@@ -84,8 +84,7 @@ class LoraFile:
             base=bases[0] if len(bases) == 1 else UNKNOWN,
             possible_bases=bases,
             compatible_bases=bases if len(bases) > 1 else (),
-            rank=ranks.pop() if len(ranks) == 1 else 0,
-            key_layout=layout,
+            settings={"key_layout": layout} | ({"rank": ranks.pop()} if len(ranks) == 1 else {}),
             evidence=tuple(evidence),
             ruled_out=tuple(
                 RuledOut(base, "its layers have other widths")

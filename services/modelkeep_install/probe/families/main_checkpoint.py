@@ -4,36 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from modelkeep.configs import SubmodelDefinition
 from modelkeep.headers import Header
+from modelkeep.taxonomy import SubModelType
 
-from ..result import Evidence, FoundSubmodel, Match, NoMatch, RuledOut, certain, likely, weak
+from ..result import Evidence, Match, NoMatch, RuledOut, certain, likely, weak
 from .unet import BASE_BY_CONTEXT, VARIANT_BY_CHANNELS
 
 _UNET = "model.diffusion_model."
 _CONV_IN = _UNET + "input_blocks.0.0.weight"
 _CROSS_KEY = ".attn2.to_k.weight"
 
+
+def _part(type_: str, prefix: str, class_name: str, library: str) -> SubmodelDefinition:
+    return SubmodelDefinition(
+        type=SubModelType(type_), path_or_prefix=prefix, class_name=class_name, library=library
+    )
+
+
 #: Key prefixes of the components beside the UNet, per base: (submodel, prefix, class).
-_COMPONENTS: Mapping[str, tuple[FoundSubmodel, ...]] = {
-    "sd-1": (
-        FoundSubmodel("text_encoder", "cond_stage_model.transformer.", "CLIPTextModel", "transformers"),
-    ),
-    "sd-2": (FoundSubmodel("text_encoder", "cond_stage_model.model.", "CLIPTextModel", "transformers"),),
+_COMPONENTS: Mapping[str, tuple[SubmodelDefinition, ...]] = {
+    "sd-1": (_part("text_encoder", "cond_stage_model.transformer.", "CLIPTextModel", "transformers"),),
+    "sd-2": (_part("text_encoder", "cond_stage_model.model.", "CLIPTextModel", "transformers"),),
     "sdxl": (
-        FoundSubmodel(
-            "text_encoder", "conditioner.embedders.0.transformer.", "CLIPTextModel", "transformers"
-        ),
-        FoundSubmodel(
+        _part("text_encoder", "conditioner.embedders.0.transformer.", "CLIPTextModel", "transformers"),
+        _part(
             "text_encoder_2", "conditioner.embedders.1.model.", "CLIPTextModelWithProjection", "transformers"
         ),
     ),
     "sdxl-refiner": (
-        FoundSubmodel(
+        _part(
             "text_encoder_2", "conditioner.embedders.0.model.", "CLIPTextModelWithProjection", "transformers"
         ),
     ),
 }
-_VAE = FoundSubmodel("vae", "first_stage_model.", "AutoencoderKL", "diffusers")
+_VAE = _part("vae", "first_stage_model.", "AutoencoderKL", "diffusers")
 
 
 class MainCheckpoint:
@@ -80,9 +85,11 @@ class MainCheckpoint:
             format="checkpoint",
             base=base,
             possible_bases=(base,),
-            variant=variant,
-            prediction_type=prediction,
-            submodels=(FoundSubmodel("unet", _UNET, "UNet2DConditionModel", "diffusers"), *components),
+            settings={
+                "variant": variant,
+                "submodels": [_part("unet", _UNET, "UNet2DConditionModel", "diffusers"), *components],
+            }
+            | ({"prediction_type": prediction} if prediction else {}),
             evidence=tuple(evidence),
             ruled_out=tuple(
                 RuledOut(other, f"its cross-attention takes {taken} features, this one {width}")
@@ -92,7 +99,7 @@ class MainCheckpoint:
         )
 
     @staticmethod
-    def _components(header: Header, base: str) -> tuple[list[FoundSubmodel], list[FoundSubmodel]]:
+    def _components(header: Header, base: str) -> tuple[list[SubmodelDefinition], list[SubmodelDefinition]]:
         expected = (*_COMPONENTS[base], _VAE)
         found = [part for part in expected if header.first_under(part.path_or_prefix)]
         return found, [part for part in expected if part not in found]

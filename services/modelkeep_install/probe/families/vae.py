@@ -69,7 +69,7 @@ class VaeFile:
             certain("type=vae", f"nothing but an encoder and a decoder, in the {layout} key layout"),
             *match.evidence,
         ]
-        match = replace(match, evidence=tuple(found), key_layout=layout)
+        match = replace(match, evidence=tuple(found), settings={"key_layout": layout})
         header.check_lendable()
         noted = header.metadata.get("modelspec.architecture", "")[:100].lower()
         if "xl" in noted and "sdxl" in match.possible_bases:
@@ -115,7 +115,7 @@ def vae_folder_match(config: Mapping[str, Any], latents: int) -> Match | NoMatch
     factor = config.get("scaling_factor")
     if not isinstance(factor, (int, float)) or isinstance(factor, bool) or not 0 < factor < 1e6:
         return match
-    match = replace(match, scaling_factor=float(factor))
+    match = replace(match, settings={"scaling_factor": float(factor)})
     bases = BASES_BY_SCALING.get(round(float(factor), 5), ())
     if bases:
         match = narrow(

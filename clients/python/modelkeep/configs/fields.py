@@ -92,7 +92,7 @@ def put(message: Message, name: str, value: Any) -> None:
 
 def fill(message: Message, values: Mapping[str, Any]) -> None:
     """:func:`put` of those values, by the wire's names, that the message has a field for."""
-    for name in values.keys() & message.DESCRIPTOR.fields_by_name.keys():
+    for name in values.keys() & set(message.DESCRIPTOR.fields_by_name):
         put(message, name, values[name])
 
 
