@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import grpc.aio
 
-from modelkeep.model.v1 import model_pb2, taxonomy_pb2
+from modelkeep.configs.fields import readable_values
+from modelkeep.configs.wire import config_values
+from modelkeep.model.v1 import model_pb2
 from modelkeep.record.v1 import record_service_pb2, record_service_pb2_grpc
 from modelkeep.rpc import Address, decode, open_async_channel, with_retries
 from modelkeep_common.wire import to_seconds
@@ -71,20 +73,18 @@ class RecordClient:
 
 def to_record(model: model_pb2.Model) -> Record:
     """What the loader needs of a record."""
-    main, vae = model.main, model.vae
+    kind = readable_values(model, ("type", "format"))
     return Record(
         key=model.key,
         revision=model.revision,
         name=model.name,
-        type=taxonomy_pb2.ModelType.Name(model.type).removeprefix("MODEL_TYPE_").lower(),
-        format=taxonomy_pb2.ModelFormat.Name(model.format).removeprefix("MODEL_FORMAT_").lower(),
+        type=str(kind.get("type", "unknown")),
+        format=str(kind.get("format", "unknown")),
         base=model.base,
         path=model.path,
         root_id=model.root_id,
         hash=model.current_hash or model.original_hash,
-        vae=main.vae if model.HasField("main") else "",
-        upcast_attention=main.upcast_attention if main.HasField("upcast_attention") else None,
-        scaling_factor=vae.scaling_factor if vae.HasField("scaling_factor") else None,
+        config=config_values(model),
     )
 
 

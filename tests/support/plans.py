@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,9 @@ def record(path: str, **more: Any) -> Record:
         "root_id": "root",
         "hash": "h",
     }
-    return Record(**(values | more))
+    common = {one.name for one in fields(Record)}
+    config = {name: value for name, value in more.items() if name not in common}
+    return Record(**(values | {name: more[name] for name in more.keys() & common}), config=config)
 
 
 def facts_of(path: Path) -> FileFacts:

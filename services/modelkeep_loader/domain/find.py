@@ -205,7 +205,7 @@ class Finder:
         found = self._find_folder(record, ground, ref.submodel, entry[0], entry[1])
         found.location = place
         # A configuration need not name it: then the class's own default is meant.
-        if record.upcast_attention and found.class_name == "UNet2DConditionModel":
+        if record.config.get("upcast_attention") and found.class_name == "UNet2DConditionModel":
             found.overrides["upcast_attention"] = True
         return found
 

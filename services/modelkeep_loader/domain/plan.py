@@ -141,8 +141,8 @@ class Planner:
     async def _make(self, ref: ComponentRef, record: Record, reading: Reading) -> _Kept:
         files = await self._records.files(ref.key)
         vae: tuple[str, Record | None, Mapping[str, FileFacts]] | None = None
-        if record.type == "main" and ref.submodel == "vae" and record.vae:
-            vae = (record.vae, *await self._owner(record))
+        if record.type == "main" and ref.submodel == "vae" and record.config.get("vae"):
+            vae = (record.config["vae"], *await self._owner(record))
         draft = await asyncio.to_thread(self._survey, ref, record, files, vae)
         found = draft.found
         contents: list[object] = []
@@ -156,7 +156,7 @@ class Planner:
             # A file that others may write could be one thing now and another when it is built: what they
             # make of it is lent as their file, and as no other.
             contents.append(digest if file.is_ours else [file.signature, digest])
-        scaling = record.scaling_factor if found.config is None else None
+        scaling = record.config.get("scaling_factor") if found.config is None else None
         identity = [
             LAYOUT_VERSION,
             contents,
@@ -200,7 +200,7 @@ class Planner:
 
     async def _owner(self, record: Record) -> tuple[Record | None, Mapping[str, FileFacts]]:
         """The record that the path of another model's VAE belongs to, and its files."""
-        names = self._finder.names_of(record.vae)
+        names = self._finder.names_of(record.config["vae"])
         owner = await self._records.owner(names, record.root_id)
         return owner, await self._records.files(owner.key) if owner is not None else {}
 
@@ -216,7 +216,7 @@ class Planner:
         place = self._finder.locate(record, record.path)
         model = component = self._finder.models_dir / record.path
         if vae is not None:
-            component = self._finder.models_dir / record.vae
+            component = self._finder.models_dir / vae[0]
         elif record.type == "main":
             component = model / ref.submodel
         # Before anything is read, so that the next request notices what changes meanwhile. The folder's own

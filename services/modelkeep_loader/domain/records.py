@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,7 @@ class Record:
         revision: Revision of the record.
         type, format: As in the taxonomy: "main", "vae"; "diffusers", "checkpoint".
         path, root_id: As stored.
-        vae: Path of a VAE to use instead of a main model's own; "" for none.
-        upcast_attention: Whether attention must run in float32; None if not said.
-        scaling_factor: Of a VAE; None if not said.
+        config: What is set in the config of its type, by the names of its message.
     """
 
     key: str
@@ -44,9 +42,7 @@ class Record:
     path: str
     root_id: str
     hash: str
-    vae: str = ""
-    upcast_attention: bool | None = None
-    scaling_factor: float | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Records(Protocol):

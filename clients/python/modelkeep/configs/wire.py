@@ -18,6 +18,8 @@ from google.protobuf.message import Message
 from pydantic import ValidationError
 
 from modelkeep.configs._base import ModelConfigBase, ModelFile
+from modelkeep.configs._kinds import UnknownConfig
+from modelkeep.configs._union import AnyModelConfig, config_class, formats_of, literal_values
 from modelkeep.configs.fields import (
     WIRE_NAMES,
     UnknownValueError,
@@ -27,8 +29,6 @@ from modelkeep.configs.fields import (
     readable_values,
     values_of,
 )
-from modelkeep.configs._kinds import UnknownConfig
-from modelkeep.configs._union import AnyModelConfig, config_class, formats_of, literal_values
 from modelkeep.exceptions import FieldViolation
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.taxonomy import BaseModelType, ModelFormat, ModelType
