@@ -1,29 +1,40 @@
-"""docs/parity.md against the tests, the .proto files and, where it is at hand, the reference text.
+"""docs/parity.md against the tests, the .proto files and the list of what the reference says.
 
-Each row maps one heading, table row, bullet or example of the reference to an RPC, a Python name and a test::
+Each row maps one heading, table row, bullet, example or promise of the reference to an RPC, a Python name
+and a test::
 
     | Reference | RPC | Python | Test | Status |
 
-Status: ``done`` (Test names one or more that exist, ``tests/…/file.py::test_name``), ``open`` (belongs to
-what is being built, no test yet), ``later`` (not built yet), ``text`` (has no behaviour; Python names the
+Status: ``done`` (Test names one or more that exist, ``tests/…/file.py::test_name``), ``open`` (a part of it
+works, or it works in another way), ``later`` (not built yet), ``text`` (has no behaviour; Python names the
 document instead).
+
+scripts/parity_items.txt has a line for every heading, table row, bullet, example and sentence of the
+reference: a digest of its text, and the label of the row that covers it (one that promises several things
+has several lines), or ``-`` where nothing is promised. So the table is checked for completeness without the
+reference; where that is at hand, the list is checked against it.
 """
 
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PARITY = Path("docs/parity.md")
-#: Not part of the repository; without it only the completeness of the table is not checked.
+ITEMS = Path("scripts/parity_items.txt")
+#: Not part of the repository; without it the list of items is taken as it is.
 REFERENCE = ROOT.parent / "shared" / "reference" / "model_manager_v2.md"
 STATUSES = ("done", "open", "later", "text")
+NO_PROMISE = "-"
 _COLUMNS = 5
+_SENTENCE_END = re.compile(r"(?<=[.!?:])(?<!e\.g\.)(?<!i\.e\.)['\"]? +(?=[A-Z`\"*_(])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,15 @@ class Row:
     python: str
     test: str
     status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What the reference says in one place, and the row that covers it."""
+
+    section: str
+    digest: str
+    label: str
 
 
 def parse(text: str) -> tuple[list[Row], list[str]]:
@@ -105,48 +125,96 @@ def declared_rpcs(root: Path) -> set[tuple[str, str]]:
     return found
 
 
+def parse_items(text: str) -> tuple[list[Item], list[str]]:
+    """The committed list of items, and what is wrong with its form."""
+    items: list[Item] = []
+    problems: list[str] = []
+    section = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith("## "):
+            section = line.removeprefix("## ").strip()
+        elif match := re.fullmatch(r"([0-9a-f]{10})  (.+)", line):
+            items.append(Item(section, match[1], match[2]))
+        elif line and not line.startswith("# "):
+            problems.append(f"{ITEMS}:{number}: neither a section nor an item")
+    return items, problems
+
+
+def compare(rows: Iterable[Row], items: Iterable[Item]) -> Iterator[str]:
+    """Items without a row, rows without an item, and rows that are there twice."""
+    wanted = {(item.section, item.label) for item in items if item.label != NO_PROMISE}
+    present = [(row.section, row.reference) for row in rows]
+    for section, label in sorted(wanted - set(present)):
+        yield f"{PARITY}: no row for {section} / {label}"
+    for section, label in sorted(set(present) - wanted):
+        yield f"{ITEMS}: no item for the row {section} / {label}"
+    for (section, label), count in Counter(present).items():
+        if count > 1:
+            yield f"{PARITY}: {count} rows for {section} / {label}"
+
+
+def compare_reference(items: Iterable[Item], reference: str) -> Iterator[str]:
+    """What the reference says that the committed list does not have, and the other way round."""
+    listed = {(item.section, item.digest) for item in items}
+    said = {(section, digest(text)): text for section, text in reference_items(reference)}
+    for section, name in sorted(said.keys() - listed):
+        yield f"{ITEMS}: not listed, {section}: {name}  {said[section, name][:60]}"
+    for section, name in sorted(listed - said.keys()):
+        yield f"{ITEMS}: not in the reference, {section}: {name}"
+
+
 def reference_items(text: str) -> list[tuple[str, str]]:
-    """(heading, label) for each heading, table row, bullet and example of the reference text."""
+    """(section, text) of each heading, table row, bullet, example and sentence of the reference."""
     items: list[tuple[str, str]] = []
     section = ""
+    lines: list[str] = []
     block: list[str] | None = None
-    for line in text.splitlines():
+
+    def end_of_paragraph() -> None:
+        items.extend((section, sentence) for sentence in _SENTENCE_END.split(" ".join(lines)) if sentence)
+        lines.clear()
+
+    for raw in text.splitlines():
+        line = raw.strip()
         if line.startswith("```"):
-            if block:
-                items.append((section, label("example: " + " ".join(block))))
+            end_of_paragraph()
+            if block is not None:
+                items.append((section, " ".join(block)))
             block = [] if block is None else None
         elif block is not None:
-            block.append(line.strip())
+            block.append(line)
+        elif not line or re.fullmatch(r"\*+", line):
+            end_of_paragraph()
         elif match := re.match(r"#+ +(.+)", line):
-            section = match[1].strip().rstrip(",")
-            items.append((section, "(heading)"))
-        elif line.startswith("|") and not re.match(r"\|[-* ]*-|\| *\*\*", line):
-            items.append((section, line.split("|")[1].strip()))
-        elif match := re.match(r"(?:-|\d+\.) +(.+)", line):
-            items.append((section, label(match[1])))
-    return list(dict.fromkeys(items))
+            end_of_paragraph()
+            section = match[1].rstrip(",")
+            items.append((section, section))
+        elif line.startswith("|"):
+            end_of_paragraph()
+            if not re.match(r"\|[-* ]*-|\| *\*\*", line):
+                items.append((section, line))
+        elif match := re.match(r"(?:[-*]|\d+\.) +(.+)", line):
+            end_of_paragraph()
+            lines.append(match[1])
+        else:
+            lines.append(line)
+    end_of_paragraph()
+    return items
 
 
-def label(text: str) -> str:
-    """A short name for a bullet or an example."""
-    text = re.sub(r"\s+", " ", text).strip().rstrip(".,:")
-    return text if len(text) <= 70 else text[:70].rsplit(" ", 1)[0] + " …"
-
-
-def missing(rows: Iterable[Row], reference: str) -> Iterator[str]:
-    """Items of the reference that have no row."""
-    present = {(row.section, row.reference) for row in rows}
-    for section, item in reference_items(reference):
-        if (section, item) not in present:
-            yield f"{PARITY}: no row for {section} / {item}"
+def digest(text: str) -> str:
+    """What an item of the reference goes by in the committed list."""
+    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:10]
 
 
 def main() -> int:
     """Check; returns the exit code."""
     rows, problems = parse((ROOT / PARITY).read_text())
     problems += problems_of(rows)
+    items, malformed = parse_items((ROOT / ITEMS).read_text())
+    problems += [*malformed, *compare(rows, items)]
     if REFERENCE.is_file():
-        problems += missing(rows, REFERENCE.read_text())
+        problems += compare_reference(items, REFERENCE.read_text())
     for problem in problems:
         print(problem, file=sys.stderr)
     counts = {status: sum(row.status == status for row in rows) for status in STATUSES}

@@ -350,6 +350,19 @@ def test_starts_and_ends_are_logged_unless_quiet(
     assert len(said) == (0 if quiet else 2)  # start and end, and no progress
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_quiet_queue_is_quiet_of_failures_too(
+    client: Client, server: HttpServer, models: Path, caplog: pytest.LogCaptureFixture, quiet: bool
+) -> None:
+    caplog.set_level(logging.INFO, "modelkeep.client.downloads")
+    queue = client.create_download_queue(f"quiet-failure-{quiet}", quiet=quiet)
+    job = queue.create_download_job(server.url("/nowhere"), models)
+    queue.join(timeout=20)
+    assert job.status == "error"
+    said = [record.levelname for record in caplog.records if record.name == "modelkeep.client.downloads"]
+    assert said == ([] if quiet else ["INFO", "ERROR"])
+
+
 # -- control --------------------------------------------------------------------------------------------
 
 
@@ -363,6 +376,19 @@ def test_an_idle_job_is_started_later(client: Client, server: HttpServer, models
     assert client.download_queue.id_to_job(job.id) is job
     assert job.ended
     assert (models / "idle.bin").read_bytes() == b"small"
+
+
+def test_a_job_is_controlled_by_its_number(client: Client, server: HttpServer, models: Path) -> None:
+    queue, handler = client.download_queue, Seen()
+    url = server.put("/number.bin", Resource(BODY, rate=SLOW))
+    job = queue.create_download_job(url, models, start=False, event_handlers=[handler])
+    assert queue.start_job(job.id) is job
+    handler.until_bytes_come()
+    assert queue.pause_job(job.id) is job
+    handler.until("paused")
+    assert queue.cancel_job(job.id) is job
+    handler.until("cancelled")
+    assert job.status is DownloadJobStatus.CANCELLED
 
 
 def test_the_lowest_priority_of_those_that_wait_runs_first(

@@ -169,3 +169,37 @@ def test_the_type_of_a_model_that_is_one_component_is_its_model_type(
     assert job.status == "completed", job.error
     model_info = client.model_loader.get_model(job.model_key)
     assert model_info.type is ModelType.Vae
+
+
+def test_the_workers_face_has_the_types_of_get_model(client: Client, key: str) -> None:
+    from modelkeep.worker import ModelInfo
+
+    info = client.model_loader.get_model(key, SubModelType("vae"))
+    assert type(info) is ModelInfo
+    assert type(info.type) is SubModelType
+
+
+def test_the_vae_of_a_record_may_be_relative_to_models_dir(client: Client, suite: Suite, key: str) -> None:
+    from support import tinymodels
+
+    folder = suite.data_dir.parent / "other-vae"
+    tinymodels.vae(seed=99).save_pretrained(folder)
+    installer, store = client.model_install, client.model_record_store
+    installed = installer.import_model(folder, inplace=False, config={"base_model": "sd-1"})
+    installer.wait_for_job(installed, timeout=30)
+    assert installed.config_out is not None, installed.error
+    relative = installed.config_out.path
+    assert not Path(relative).is_absolute()
+    with client.model_loader.get_model(key, "vae") as vae:
+        built_in = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
+    for path in (relative, str(suite.data_dir / "models" / relative)):
+        store.update_model(key, {"vae": path})
+        try:
+            with client.model_loader.get_model(key, "vae") as vae:
+                state = vae.state_dict()
+                expected = tinymodels.vae(seed=99).state_dict()
+                assert state.keys() == expected.keys()
+                assert all(torch.equal(state[name], expected[name]) for name in expected)
+                assert any(not torch.equal(state[name], built_in[name]) for name in expected)
+        finally:
+            store.update_model(key, {"vae": None})

@@ -230,6 +230,16 @@ def test_update_model_takes_an_object_or_a_sparse_dict(store: ModelRecordStore) 
     assert converted.variant is ModelVariantType.Inpaint
 
 
+def test_each_variant_and_prediction_type_is_stored(store: ModelRecordStore) -> None:
+    assert [variant.value for variant in ModelVariantType] == ["normal", "inpaint", "depth"]
+    for number, variant in enumerate(ModelVariantType):
+        for prediction in SchedulerPredictionType:
+            fields = {"path": f"/{number}/{prediction}", "variant": variant, "prediction_type": prediction}
+            stored = store.get_model(store.add_model(None, {**V1_5, **fields}).key)
+            assert isinstance(stored, MainCheckpointConfig)
+            assert (stored.variant, stored.prediction_type) == (variant, prediction)
+
+
 def test_update_model_raises_for_unknown_models_and_invalid_values(store: ModelRecordStore) -> None:
     with pytest.raises(UnknownModelException):
         store.update_model(KEY, {"name": "nobody"})

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from modelkeep.client import DownloadJobPath, DownloadJobRemoteSource, DownloadJobURL, ModelInstallJob
+from modelkeep.client import (
+    DownloadJobPath,
+    DownloadJobRemoteSource,
+    DownloadJobStatus,
+    DownloadJobURL,
+    ModelInstallJob,
+)
 from modelkeep.client._download_jobs import make_job
 from modelkeep.client._loader import precision_name
 from modelkeep.configs import SubmodelDefinition
@@ -108,6 +114,12 @@ def test_download_jobs_have_the_originals_fields_and_defaults() -> None:
     assert (job.bytes, job.total_bytes, job.access_token, job.error) == (0, 0, None, None)
     with pytest.raises(ValidationError):
         DownloadJobURL(source="no address", destination="/d")
+
+
+def test_the_statuses_have_the_originals_values() -> None:
+    values = {status.name: status.value for status in DownloadJobStatus}
+    names = ("IDLE", "ENQUEUED", "RUNNING", "PAUSED", "COMPLETED", "ERROR", "CANCELLED")
+    assert values == {name: name.lower() for name in names}
 
 
 def test_a_token_is_neither_shown_nor_dumped() -> None:

@@ -70,21 +70,46 @@ def test_a_bar_in_a_parity_cell_is_escaped() -> None:
     assert rows[0].reference == "`a | b`"
 
 
-def test_an_item_of_the_reference_without_a_row_is_missed() -> None:
+def test_the_items_of_the_reference_are_its_headings_rows_bullets_examples_and_sentences() -> None:
     table = "| **Field** | **Type** |\n|---|---|\n| `key` | str |\n"
-    reference = f"# Part\n\n- one\n1. two\n\n{table}\n```\ncode()\n```\n"
+    text = "It works. It\nfails, e.g. Sundays.\n- one\n  more\n* two\n1. three\n"
+    reference = f"# Part\n\n{text}\n{table}\n```\ncode()\n```\n"
     items = check_parity.reference_items(reference)
-    assert items == [
-        ("Part", "(heading)"),
-        ("Part", "one"),
-        ("Part", "two"),
-        ("Part", "`key`"),
-        ("Part", "example: code()"),
+    assert all(section == "Part" for section, _ in items)
+    texts = [
+        "Part",
+        "It works.",
+        "It fails, e.g. Sundays.",
+        "one more",
+        "two",
+        "three",
+        "| `key` | str |",
+        "code()",
     ]
-    rows, _ = check_parity.parse("## Part\n| one | | | | later |")
-    assert list(check_parity.missing(rows, "# Part\n- one\n- three\n")) == [
+    assert [text for _, text in items] == texts
+
+
+def test_rows_and_the_list_of_items_and_the_reference_are_held_against_each_other() -> None:
+    name = check_parity.digest
+    listed = (
+        f"# what this is\n## Part\n{name('Part')}  (heading)\n{name('Once.')}  promise\n{name('Gone.')}  -\n"
+    )
+    items, problems = check_parity.parse_items(listed)
+    assert problems == []
+    assert check_parity.parse_items("nonsense")[1] == [
+        "scripts/parity_items.txt:1: neither a section nor an item"
+    ]
+    rows, _ = check_parity.parse(
+        "## Part\n| promise | | | | later |\n| promise | | | | later |\n| new | | | | later |"
+    )
+    assert list(check_parity.compare(rows, items)) == [
         "docs/parity.md: no row for Part / (heading)",
-        "docs/parity.md: no row for Part / three",
+        "scripts/parity_items.txt: no item for the row Part / new",
+        "docs/parity.md: 2 rows for Part / promise",
+    ]
+    assert list(check_parity.compare_reference(items, "# Part\nOnce. Twice.\n")) == [
+        f"scripts/parity_items.txt: not listed, Part: {name('Twice.')}  Twice.",
+        f"scripts/parity_items.txt: not in the reference, Part: {name('Gone.')}",
     ]
 
 
