@@ -1,6 +1,6 @@
 """A contract for import-linter: modules chosen by name patterns must not reach others, directly or not.
 
-Its own contracts know whole packages only; `modelkeep_*.domain*` needs patterns. Used in pyproject.toml.
+Its own contracts know whole packages only; `modelkeep_*.domain.*` needs patterns. Used in pyproject.toml.
 """
 
 from __future__ import annotations

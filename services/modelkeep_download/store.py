@@ -24,12 +24,14 @@ from modelkeep_download.domain.job import (
     JobState,
     SecretKind,
     SourceKind,
-    adopted,
-    begun,
-    stamped,
     unknown_job,
 )
 from modelkeep_download.domain.ranges import ByteRanges
+from modelkeep_download.domain.transitions import (
+    adopted,
+    begun,
+    stamped,
+)
 
 #: Name of the jobs in the change log.
 COLLECTION = "downloads"

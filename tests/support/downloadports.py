@@ -10,8 +10,12 @@ from typing import Any, TypeVar
 
 from modelkeep.exceptions import DiskFullException
 from modelkeep_download.config import DownloadSettings
-from modelkeep_download.domain.job import Job, JobSpec, JobState, SourceKind, begun, stamped, unknown_job
+from modelkeep_download.domain.job import Job, JobSpec, JobState, SourceKind, unknown_job
 from modelkeep_download.domain.ranges import ByteRanges
+from modelkeep_download.domain.transitions import (
+    begun,
+    stamped,
+)
 from modelkeep_download.engine.attempt import Attempt
 from modelkeep_download.engine.scheduler import Scheduler
 from modelkeep_download.engine.transport import Stopped

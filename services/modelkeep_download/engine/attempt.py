@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 from modelkeep_common.room import check_room
-from modelkeep_download.domain.job import Job, Stage, at_stage, started_over
+from modelkeep_download.domain.job import Job, Stage
 from modelkeep_download.domain.names import choose_name
 from modelkeep_download.domain.progress import ProgressMeter
 from modelkeep_download.domain.ranges import ByteRanges
+from modelkeep_download.domain.transitions import (
+    at_stage,
+    started_over,
+)
 from modelkeep_download.engine import files
 from modelkeep_download.engine.transfer import Answered, Credentials, Durable, Head, News, Restarted, Written
 from modelkeep_download.engine.transport import Stopped, StopSignal

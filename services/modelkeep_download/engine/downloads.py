@@ -22,14 +22,16 @@ from modelkeep_download.domain.job import (
     SourceKind,
     Stage,
     check_etag,
+    token_required,
+)
+from modelkeep_download.domain.names import is_safe_component
+from modelkeep_download.domain.transitions import (
     started_over,
     to_cancel,
     to_pause,
     to_start,
     to_update,
-    token_required,
 )
-from modelkeep_download.domain.names import is_safe_component
 from modelkeep_download.engine import files
 from modelkeep_download.engine.places import Places, bad_field
 from modelkeep_download.engine.scheduler import Scheduler

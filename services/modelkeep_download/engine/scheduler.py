@@ -24,11 +24,10 @@ from modelkeep.exceptions import (
 )
 from modelkeep_common.urls import origin_of
 from modelkeep_download.config import DownloadSettings
-from modelkeep_download.domain.job import (
-    Failure,
-    Job,
-    JobState,
-    Stage,
+from modelkeep_download.domain.job import Failure, Job, JobState, Stage
+from modelkeep_download.domain.queue import PriorityQueue
+from modelkeep_download.domain.retry import StartOver, TransientError, delay_before
+from modelkeep_download.domain.transitions import (
     cancelled,
     completed,
     ended,
@@ -37,8 +36,6 @@ from modelkeep_download.domain.job import (
     stopped,
     to_cancel,
 )
-from modelkeep_download.domain.queue import PriorityQueue
-from modelkeep_download.domain.retry import StartOver, TransientError, delay_before
 from modelkeep_download.engine import files
 from modelkeep_download.engine.attempt import Attempt
 from modelkeep_download.engine.ports import Clock, Jobs, Timer, Tries

@@ -21,9 +21,18 @@ from modelkeep.exceptions import (
     TokenRequiredException,
     WrongStateException,
 )
-from modelkeep_download.domain import job as domain
+from modelkeep_download.domain import transitions as domain
 from modelkeep_download.domain.checks import check_sha256
-from modelkeep_download.domain.job import Job, JobSpec, JobState, SecretKind, SourceKind, Stage
+from modelkeep_download.domain.job import (
+    Failure,
+    Job,
+    JobSpec,
+    JobState,
+    SecretKind,
+    SourceKind,
+    Stage,
+    check_etag,
+)
 from modelkeep_download.domain.names import choose_name, is_safe_component, name_from_disposition
 from modelkeep_download.domain.progress import ProgressMeter
 from modelkeep_download.domain.queue import PriorityQueue
@@ -166,7 +175,7 @@ def test_calls_move_jobs_between_states_as_documented() -> None:
         S.CANCELLED: (None, None, S.CANCELLED),
     }
     for state, after in table.items():
-        calls: tuple[Callable[[domain.Job], domain.Job], ...] = (
+        calls: tuple[Callable[[Job], Job], ...] = (
             lambda j: domain.to_start(j, 5),
             domain.to_pause,
             domain.to_cancel,
@@ -223,7 +232,7 @@ def test_a_stop_that_nobody_wants_any_more_puts_the_job_back_into_the_queue() ->
 
 def test_a_problem_is_shown_only_as_long_as_the_job_waits_for_it() -> None:
     S = JobState
-    waiting = domain.Failure("UNAVAILABLE", "UPSTREAM_UNAVAILABLE", "503", retry_time=1.0)
+    waiting = Failure("UNAVAILABLE", "UPSTREAM_UNAVAILABLE", "503", retry_time=1.0)
     for after in (
         domain.begun(job(S.RUNNING, Stage.WAITING, failure=waiting), 1),
         domain.restored(job(S.RUNNING, Stage.WAITING, failure=waiting)),
@@ -257,10 +266,10 @@ def test_an_object_may_change_once() -> None:
 
 
 def test_a_stale_etag_is_refused() -> None:
-    domain.check_etag(job(JobState.IDLE), "")
-    domain.check_etag(job(JobState.IDLE), '"1-1"')
+    check_etag(job(JobState.IDLE), "")
+    check_etag(job(JobState.IDLE), '"1-1"')
     with pytest.raises(EtagMismatchException):
-        domain.check_etag(job(JobState.IDLE), '"1-2"')
+        check_etag(job(JobState.IDLE), '"1-2"')
 
 
 def test_rates_need_time_to_pass() -> None:

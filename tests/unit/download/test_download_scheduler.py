@@ -16,18 +16,15 @@ from modelkeep.exceptions import (
     ModelkeepError,
     SourceNotFoundException,
 )
-from modelkeep_download.domain.job import (
-    Job,
-    JobState,
-    SecretKind,
-    Stage,
+from modelkeep_download.domain.job import Job, JobState, SecretKind, Stage
+from modelkeep_download.domain.ranges import ByteRanges
+from modelkeep_download.domain.retry import StartOver, TransientError
+from modelkeep_download.domain.transitions import (
     to_cancel,
     to_pause,
     to_start,
     to_update,
 )
-from modelkeep_download.domain.ranges import ByteRanges
-from modelkeep_download.domain.retry import StartOver, TransientError
 from modelkeep_download.engine.transfer import Answered, Credentials, Durable, Head, Restarted, Written
 from modelkeep_download.engine.transport import Stopped
 from support.downloadports import World
@@ -201,6 +198,7 @@ async def test_a_pause_keeps_what_is_there_and_the_job_stays_where_it_is(world: 
         await world.settle()
         job = world.jobs.rows[1]
     assert (job.state, job.stage, job.bytes_done) == (JobState.PAUSED, Stage.NONE, 5)
+    assert world.clock.waits == []
     others = [job_id for job_id in (2, 3) if job_id in world.tries.running]
     for job_id in others:
         await world.end(job_id)
@@ -222,6 +220,7 @@ async def test_a_cancel_leaves_nothing_behind(world: World, step: Step) -> None:
         await world.settle()
         job = world.jobs.rows[1]
     assert (job.state, job.stage, job.staging) == (JobState.CANCELLED, Stage.NONE, "")
+    assert world.clock.waits == []
     assert job.end_time == world.clock.now
     assert world.tries.discarded == ["/s/download-1"]
     await world.wait(1000)

@@ -199,8 +199,10 @@ def test_ignored_folders_are_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bad", "kept"),
     [
-        ({"modelkeep_record/domain.py": "import modelkeep_common.serving\n"}, "Domain code knows no gRPC"),
-        ({"modelkeep_record/domain_x.py": "import grpc\n"}, "Domain code knows no gRPC"),
+        ({"modelkeep_record/domain/x.py": "import modelkeep_common.serving\n"}, "Domain code knows no gRPC"),
+        ({"modelkeep_record/domain/x.py": "import grpc\n"}, "Domain code knows no gRPC"),
+        ({"modelkeep_record/domain/__init__.py": "import sqlite3\n"}, "no database"),
+        ({"modelkeep_install/domain/x.py": "from socket import socket\n"}, "no sockets"),
         (
             {"modelkeep_record/store.py": "import modelkeep_install.config\n"},
             "Services do not import each other",
@@ -223,6 +225,9 @@ def test_an_import_rule_is_broken_by_the_import_it_forbids(
     sources |= {
         "modelkeep/__init__.py": "",
         "modelkeep/cli/__init__.py": "",
+        **{
+            f"modelkeep_{name}/domain/__init__.py": "" for name in ("record", "download", "install", "loader")
+        },
         "modelkeep_common/serving.py": "import grpc\n",
         "modelkeep_download/sources/__init__.py": "import httpx\n",
         "modelkeep_convert/components.py": "import torch\n",
