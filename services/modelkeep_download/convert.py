@@ -9,7 +9,7 @@ from modelkeep_common.urls import is_address, parse_url
 from modelkeep_common.watch import Event, Frame
 from modelkeep_common.wire import to_timestamp
 from modelkeep_download.domain.job import Failure, Job, JobState, SourceKind, Stage
-from modelkeep_download.engine.downloads import NewDownload
+from modelkeep_download.engine.requests import NewDownload
 from modelkeep_download.store import JobFilter
 
 _STATE_TO_PROTO = {

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from modelkeep.exceptions import DiskFullException, ModelkeepError, QueueFullException
-from modelkeep_common.auth import NOBODY, Principal
 from modelkeep_common.sqlite import Changed, Database
 from modelkeep_common.urls import mark_of, parse_url
 from modelkeep_common.watch.sqlite_log import resume_token
-from modelkeep_download.domain.checks import bad_source, check_sha256, check_token
+from modelkeep_download.domain.checks import bad_source
 from modelkeep_download.domain.job import (
     Job,
-    JobSpec,
     SecretKind,
-    SourceKind,
     Stage,
     check_etag,
-    token_required,
 )
-from modelkeep_download.domain.names import is_safe_component
 from modelkeep_download.domain.transitions import (
     started_over,
     to_cancel,
@@ -33,34 +26,13 @@ from modelkeep_download.domain.transitions import (
     to_update,
 )
 from modelkeep_download.engine import files
-from modelkeep_download.engine.places import Places, bad_field
+from modelkeep_download.engine.places import Places
+from modelkeep_download.engine.requests import NewDownload, check_target, renewed, spec_of
 from modelkeep_download.engine.scheduler import Scheduler
-from modelkeep_download.engine.transfer import Credentials
 from modelkeep_download.store import COLLECTION, JobFilter, JobStore
 
 #: Jobs that one answer of `wait` holds at most.
 MAX_WAITED = 1000
-
-
-@dataclass(frozen=True)
-class NewDownload:
-    """What a caller asks for, as it came. Its repr shows no secrets."""
-
-    url: str = field(default="", repr=False)
-    path: str = ""
-    copy: bool = False
-    destination: str = ""
-    filename: str = ""
-    queue: str = ""
-    priority: int = 10
-    start: bool = True
-    preserve_partial: bool = False
-    expected_sha256: str = ""
-    access_token: str = field(default="", repr=False)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    #: Whether the caller may fill the staging folder of an install.
-    installs: bool = False
-    named_by: Principal = NOBODY
 
 
 #: Runs the work inside a transaction, or replays an earlier answer: (answer, whether it was replayed).
@@ -101,7 +73,7 @@ class Downloads:
         """
         refused: ModelkeepError | None = None
         try:
-            spec, credentials, secret = await asyncio.to_thread(self._spec, new)
+            spec, credentials, secret = await asyncio.to_thread(spec_of, new, self._places)
             mark = mark_of(credentials.url)
         except ModelkeepError as error:
             refused = error  # a repeat is answered all the same: its source may have been moved by now
@@ -111,7 +83,7 @@ class Downloads:
             def run() -> bytes:
                 if refused is not None:
                     raise refused
-                self._check_target(spec)
+                check_target(spec)
                 if self._store.open_count(conn) >= self._max_jobs:
                     raise QueueFullException(
                         f"{self._max_jobs} downloads have not ended yet; cancel some, or wait",
@@ -168,7 +140,7 @@ class Downloads:
         """
         job = await self.get(job_id)
         to_start(job, job.enqueue_order)  # refuse before anything is remembered
-        credentials, secret = self._renewed(job, access_token, source_url)
+        credentials, secret = renewed(job, self._scheduler.credentials.get(job_id), access_token, source_url)
 
         def write(conn: sqlite3.Connection) -> Job:
             order = self._store.next_order(conn)
@@ -298,28 +270,6 @@ class Downloads:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _renewed(self, job: Job, access_token: str, source_url: str) -> tuple[Credentials, SecretKind]:
-        check_token(access_token)
-        if job.spec.kind is SourceKind.PATH and not source_url:
-            return Credentials(job.spec.source), SecretKind.NONE
-        held = self._scheduler.credentials.get(job.id)
-        url, userinfo, token = job.spec.source, "", access_token or (held.token if held else None)
-        url_secret = False
-        if source_url:
-            parsed = parse_url(source_url, "source_url")
-            if job.spec.kind is not SourceKind.URL or parsed.shown != job.spec.source:
-                raise bad_source("this is not the job's own source", "source_url")
-            url, userinfo, url_secret = parsed.url, parsed.userinfo, parsed.has_secret
-        elif held is not None:
-            url, userinfo = held.url, held.userinfo
-            url_secret = job.secret.in_url
-        have = SecretKind.of(url=url_secret, token=bool(token))
-        lacks_url = job.secret.in_url and not url_secret
-        lacks_token = job.secret in (SecretKind.ACCESS_TOKEN, SecretKind.BOTH) and not token
-        if (lacks_url or lacks_token) and not job.complete:
-            raise token_required(job)
-        return Credentials(url, userinfo, token or None), have
-
     def _begins_anew(self, job: Job, url: str) -> bool:
         """Whether what a job has may be another object's than that of the address that it gets now.
 
@@ -330,55 +280,3 @@ class Downloads:
         if same is False or (same is None and not job.secret.in_url):
             raise bad_source("this is not the job's own source", "source_url")
         return same is None and not job.complete
-
-    def _spec(self, new: NewDownload) -> tuple[JobSpec, Credentials, SecretKind]:
-        """Check a request against the file system; blocking."""
-        if not new.url and not new.path:
-            raise bad_source("must name a url or a local_path")
-        destination, is_folder = self._places.destination(
-            new.destination, new.filename, installs=new.installs
-        )
-        filename = new.filename
-        check_token(new.access_token)
-        if new.url:
-            parsed = parse_url(new.url, "source.url")
-            credentials = Credentials(parsed.url, parsed.userinfo, new.access_token or None)
-            secret = SecretKind.of(url=parsed.has_secret, token=bool(new.access_token))
-            kind, source = SourceKind.URL, parsed.shown
-        else:
-            path = self._places.local_source(new.path, new.named_by, copy=new.copy)
-            if destination.is_relative_to(path):
-                raise bad_source("the destination lies inside the source", "destination")
-            if path.is_dir() and new.expected_sha256:
-                raise bad_field("expected_sha256", "a folder has no single hash")
-            asked = Path(os.path.normpath(new.path))
-            if is_folder and not filename and asked.is_symlink() and is_safe_component(asked.name):
-                filename = asked.name  # the name that the caller knows it by, not that of what it leads to
-            if is_folder and not filename and not is_safe_component(path.name):
-                raise bad_field("filename", "must be given, since the source's own name is no plain one")
-            credentials, secret = Credentials(str(path)), SecretKind.NONE
-            kind, source = SourceKind.PATH, str(path)
-        spec = JobSpec(
-            queue=new.queue,
-            kind=kind,
-            source=source,
-            destination=destination,
-            destination_is_folder=is_folder,
-            filename=filename,
-            root=self._places.root_of(destination),
-            priority=new.priority,
-            preserve_partial=new.preserve_partial,
-            copy=new.copy,
-            expected_sha256=check_sha256(new.expected_sha256),
-            start=new.start,
-            labels=dict(new.labels),
-        )
-        return spec, credentials, secret
-
-    @staticmethod
-    def _check_target(spec: JobSpec) -> None:
-        """Refuse a destination that is taken, as far as its name is known."""
-        name = spec.filename or (Path(spec.source).name if spec.kind is SourceKind.PATH else "")
-        target = spec.destination / name if spec.destination_is_folder and name else spec.destination
-        if (name or not spec.destination_is_folder) and files.inode_of(target) is not None:
-            raise files.destination_exists(target)
