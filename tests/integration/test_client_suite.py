@@ -24,7 +24,7 @@ from modelkeep.client import (
     DownloadJobStatus,
     DownloadJobURL,
     InstallStatus,
-    _downloads,
+    _jobs,
 )
 from modelkeep.client._watch import follow
 from modelkeep.configs import LoRAConfig, VaeCheckpointConfig, VaeDiffusersConfig
@@ -409,7 +409,7 @@ def test_a_watch_and_the_jobs_outlive_a_restart_of_the_service(
 def test_handlers_hear_of_what_ended_while_the_service_was_away_for_too_long(
     client: Client, suite: Suite, server: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_downloads, "follow", functools.partial(follow, patience_s=0.2))
+    monkeypatch.setattr(_jobs, "follow", functools.partial(follow, patience_s=0.2))
     url = server.put("/away.bin", Resource(pattern(1_000_000), rate=50_000))
     heard: list[str] = []
     job = client.download_queue.create_download_job(

@@ -6,10 +6,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
-
-from google.protobuf.duration_pb2 import Duration
-from grpc import aio
+from typing import TYPE_CHECKING, Any
 
 from modelkeep.client._download_jobs import (
     ACTIVE,
@@ -21,9 +18,10 @@ from modelkeep.client._download_jobs import (
     make_job,
     status_of,
 )
-from modelkeep.client._tracker import EventThread, JobTracker, chain, refresh
+from modelkeep.client._jobs import Jobs
+from modelkeep.client._tracker import EventThread, chain, refresh
 from modelkeep.client._transport import Peer
-from modelkeep.client._watch import STREAM_DEADLINE_S, WatchEvent, WatchFrame, events_with_progress, follow
+from modelkeep.client._watch import WatchFrame
 from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep.download.v1.download_service_pb2_grpc import DownloadServiceStub
@@ -32,10 +30,7 @@ from modelkeep.exceptions import UnknownJobIDException
 if TYPE_CHECKING:
     from modelkeep.download.v1.download_service_pb2_grpc import DownloadServiceAsyncStub
 
-_Tracker: TypeAlias = JobTracker[DownloadJobBase, download_pb2.Download]
 _log = logging.getLogger("modelkeep.client.downloads")
-_PAGE: Final = 1000
-_BOOKMARK: Final = Duration(seconds=15)
 
 
 class AsyncDownloadQueue:
@@ -67,7 +62,9 @@ class AsyncDownloadQueue:
         self._queue = queue
         self._handlers = list(event_handlers)
         self._quiet = quiet
-        self._tracker: _Tracker | None = None
+        self._jobs: Jobs[DownloadJobBase, download_pb2.Download] = Jobs(
+            peer, lambda to: DownloadServiceStub(to).WatchDownloads, self._watched, self._own, self._tell
+        )
 
     @property
     def _stub(self) -> DownloadServiceAsyncStub:
@@ -133,7 +130,7 @@ class AsyncDownloadQueue:
             expected_sha256=job.expected_sha256 or "",
             access_token=str(getattr(job, "access_token", None) or ""),
         )
-        tracker = await self._following()
+        tracker = await self._jobs.following()
         async with tracker.creating():
             answer = await self._peer.call(self._stub.CreateDownload, request)
             job._owner = self
@@ -143,16 +140,9 @@ class AsyncDownloadQueue:
 
     async def list_jobs(self) -> list[DownloadJobBase]:
         """All jobs of the queue that were not pruned, ordered by number."""
-        request = pb.ListDownloadsRequest(
-            queue=self._queue or "", all_queues=self._queue is None, page_size=_PAGE
-        )
-        jobs: list[DownloadJobBase] = []
-        while True:
-            answer = await self._peer.call(self._stub.ListDownloads, request)
-            jobs += map(self._job, answer.downloads)
-            if not answer.next_page_token:
-                return jobs
-            request.page_token = answer.next_page_token
+        request = pb.ListDownloadsRequest(queue=self._queue or "", all_queues=self._queue is None)
+        pages = self._peer.pages(self._stub.ListDownloads, request)
+        return [self._jobs.of(message) async for page in pages for message in page.downloads]
 
     async def id_to_job(self, id: int) -> DownloadJobBase:
         """The job of this queue that has a number.
@@ -163,7 +153,7 @@ class AsyncDownloadQueue:
         answer = await self._peer.call(self._stub.GetDownload, pb.GetDownloadRequest(id=id))
         if self._queue is not None and answer.download.queue != self._queue:
             raise _unknown(id)
-        return self._job(answer.download)
+        return self._jobs.of(answer.download)
 
     async def join(self, timeout: float | None = None) -> None:
         """Wait until no job of the queue is enqueued or running, and all its handlers have run.
@@ -171,7 +161,7 @@ class AsyncDownloadQueue:
         Raises:
             DeadlineExceededException: Some still are, after `timeout` seconds.
         """
-        tracker = await self._following()
+        tracker = await self._jobs.following()
 
         def idle() -> bool:
             told = (tracker.told(id) for id in tracker.jobs)
@@ -201,18 +191,7 @@ class AsyncDownloadQueue:
             resume_token: Place to go on from, out of an earlier frame; empty: a snapshot first.
             skip_snapshot: Without a token: only changes from now on.
         """
-
-        events = events_with_progress()
-
-        def convert(frame: pb.WatchDownloadsResponse) -> list[WatchEvent[DownloadJobBase]]:
-            return [
-                WatchEvent(e.id, job_of(e.put) if e.put else None, e.progress, e.revision)
-                for e in events(frame)
-            ]
-
-        return follow(
-            self._peer, self._opener(ids), convert, resume_token=resume_token, skip_snapshot=skip_snapshot
-        )
+        return self._jobs.watch(ids, resume_token, skip_snapshot)
 
     # -- controlling jobs ---------------------------------------------------------------------------------
 
@@ -255,18 +234,9 @@ class AsyncDownloadQueue:
 
     async def close(self) -> None:
         """Stop following. Jobs go on in the service."""
-        if self._tracker is not None:
-            await self._tracker.close()
+        await self._jobs.close()
 
     # -- inside -------------------------------------------------------------------------------------------
-
-    async def _following(self) -> _Tracker:
-        if self._tracker is None:
-            self._tracker = JobTracker(
-                lambda: follow(self._peer, self._opener(), events_with_progress()), self._own, self._tell
-            )
-        await self._tracker.start()
-        return self._tracker
 
     async def _id(self, job: DownloadJobBase | int) -> int:
         """The number of a job of this queue."""
@@ -281,34 +251,14 @@ class AsyncDownloadQueue:
         job._owner = self
         return job
 
-    def _job(self, message: download_pb2.Download) -> DownloadJobBase:
-        """The live object of a job if there is one, brought up to date."""
-        live = self._tracker.jobs.get(message.id) if self._tracker is not None else None
-        if live is None:
-            return self._own(message)
-        refresh(live, message)
-        return live
-
     def _refreshed(self, job: DownloadJobBase | int, message: download_pb2.Download) -> DownloadJobBase:
         if isinstance(job, int):
-            return self._job(message)
+            return self._jobs.of(message)
         refresh(job, message)
         return job
 
-    def _opener(self, ids: Sequence[int] = ()) -> Any:
-        def open_stream(token: str, skip: bool) -> aio.UnaryStreamCall[Any, pb.WatchDownloadsResponse]:
-            request = pb.WatchDownloadsRequest(
-                resume_token=token,
-                queue=self._queue or "",
-                all_queues=self._queue is None,
-                ids=ids,
-                skip_snapshot=skip,
-                bookmark_interval=_BOOKMARK,
-            )
-            stub = DownloadServiceStub(self._peer.stream_channel)
-            return stub.WatchDownloads(request, timeout=STREAM_DEADLINE_S)
-
-        return open_stream
+    def _watched(self, ids: Sequence[int]) -> pb.WatchDownloadsRequest:
+        return pb.WatchDownloadsRequest(queue=self._queue or "", all_queues=self._queue is None, ids=ids)
 
     async def _tell(
         self,

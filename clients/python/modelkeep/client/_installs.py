@@ -9,9 +9,6 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from google.protobuf.duration_pb2 import Duration
-from grpc import aio
-
 from modelkeep.client._install_jobs import (
     SETTLED,
     InstallStatus,
@@ -20,10 +17,11 @@ from modelkeep.client._install_jobs import (
     source_message,
     status_of,
 )
-from modelkeep.client._tracker import EventThread, JobTracker, refresh
+from modelkeep.client._jobs import Jobs
+from modelkeep.client._tracker import EventThread, JobTracker
 from modelkeep.client._transport import Peer
 from modelkeep.client._values import absolute, is_url
-from modelkeep.client._watch import STREAM_DEADLINE_S, WatchEvent, WatchFrame, events_with_progress, follow
+from modelkeep.client._watch import WatchFrame
 from modelkeep.configs.overrides import overrides_of
 from modelkeep.exceptions import UnknownJobIDException
 from modelkeep.install.v1 import install_pb2
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
 #: Name of the channel on which an event bus gets what happens to models, as in the original.
 MODEL_EVENT: Final = "model_event"
 _Tracker: TypeAlias = JobTracker[ModelInstallJob, install_pb2.Install]
-_PAGE: Final = 1000
-_BOOKMARK: Final = Duration(seconds=15)
 
 
 class EventBus(Protocol):
@@ -65,7 +61,13 @@ class AsyncModelInstall:
         self._peer = peer
         self._events = events
         self._event_bus = event_bus
-        self._tracker: _Tracker | None = None
+        self._jobs: Jobs[ModelInstallJob, install_pb2.Install] = Jobs(
+            peer,
+            lambda to: InstallServiceStub(to).WatchInstalls,
+            lambda ids: pb.WatchInstallsRequest(ids=ids),
+            ModelInstallJob,
+            self._tell,
+        )
         self._own: dict[Any, ModelInstallJob] = {}
 
     @property
@@ -117,7 +119,7 @@ class AsyncModelInstall:
             expected_sha256=expected_sha256 or "",
             priority=priority,
         )
-        tracker = await self._following()
+        tracker = await self._jobs.following()
         async with tracker.creating():
             answer = await self._peer.call(self._stub.ImportModel, request)
             fresh = ModelInstallJob(answer.install, source=source)
@@ -143,7 +145,7 @@ class AsyncModelInstall:
         Raises:
             DeadlineExceededException: Some have not ended in time.
         """
-        tracker = await self._following()
+        tracker = await self._jobs.following()
         own = dict(self._own)
         # of several that are shown alike, all are waited for, and the newest is told
         waited = list(own.values()) or [job for _, job in sorted(tracker.jobs.items()) if not job.settled]
@@ -158,7 +160,7 @@ class AsyncModelInstall:
             DeadlineExceededException: It has not ended in time.
         """
         waited = await self.get_job_by_id(job) if isinstance(job, int) else job
-        tracker = await self._following()
+        tracker = await self._jobs.following()
         live = tracker.jobs.get(waited.id, waited)
         await self._settle(tracker, [live], timeout)
         return live
@@ -168,16 +170,9 @@ class AsyncModelInstall:
 
         Of an address, its secrets aside: jobs that differ in what is hidden are shown alike.
         """
-        request = pb.ListInstallsRequest(
-            source_contains=os.fspath(source) if source is not None else "", page_size=_PAGE
-        )
-        jobs: list[ModelInstallJob] = []
-        while True:
-            answer = await self._peer.call(self._stub.ListInstalls, request)
-            jobs += [self._job(message) for message in answer.installs]
-            if not answer.next_page_token:
-                return jobs
-            request.page_token = answer.next_page_token
+        request = pb.ListInstallsRequest(source_contains=os.fspath(source) if source is not None else "")
+        pages = self._peer.pages(self._stub.ListInstalls, request)
+        return [self._jobs.of(message) async for page in pages for message in page.installs]
 
     async def get_job(self, source: str | os.PathLike[str] | Any) -> ModelInstallJob:
         """The newest job of a source.
@@ -208,7 +203,7 @@ class AsyncModelInstall:
             UnknownJobIDException: There is none.
         """
         answer = await self._peer.call(self._stub.GetInstall, pb.GetInstallRequest(id=id))
-        return self._job(answer.install)
+        return self._jobs.of(answer.install)
 
     async def cancel_job(self, job: ModelInstallJob | int) -> ModelInstallJob:
         """Cancel a job; it ends soon, in status cancelled, or completed if its record was written before.
@@ -219,7 +214,7 @@ class AsyncModelInstall:
         """
         id = job if isinstance(job, int) else job.id
         answer = await self._peer.call(self._stub.CancelInstall, pb.CancelInstallRequest(id=id))
-        return self._job(answer.install)
+        return self._jobs.of(answer.install)
 
     async def prune_jobs(self) -> int:
         """Forget the jobs that have ended; answers how many. Models stay."""
@@ -237,22 +232,7 @@ class AsyncModelInstall:
             resume_token: Place to go on from, out of an earlier frame; empty: a snapshot first.
             skip_snapshot: Without a token: only changes from now on.
         """
-
-        events = events_with_progress()
-
-        def convert(frame: pb.WatchInstallsResponse) -> list[WatchEvent[ModelInstallJob]]:
-            return [
-                WatchEvent(e.id, ModelInstallJob(e.put) if e.put else None, e.progress, e.revision)
-                for e in events(frame)
-            ]
-
-        return follow(
-            self._peer,
-            self._opener(ids),
-            convert,
-            resume_token=resume_token,
-            skip_snapshot=skip_snapshot,
-        )
+        return self._jobs.watch(ids, resume_token, skip_snapshot)
 
     # -- models -------------------------------------------------------------------------------------------
 
@@ -301,27 +281,16 @@ class AsyncModelInstall:
 
     async def start_events(self) -> None:
         """Begin to follow the jobs now, so that the event bus misses nothing."""
-        await self._following()
+        await self._jobs.following()
 
     async def close(self) -> None:
         """Stop following. Jobs go on in the service."""
-        if self._tracker is not None:
-            await self._tracker.close()
+        await self._jobs.close()
 
     async def _uninstall(self, key: str, files: pb.UninstallFiles) -> list[Path]:
         request = pb.UninstallModelRequest(key=key, files=files)
         answer = await self._peer.call(self._stub.UninstallModel, request)
         return [Path(path) for path in answer.deleted_paths]
-
-    async def _following(self) -> _Tracker:
-        if self._tracker is None:
-            self._tracker = JobTracker(
-                lambda: follow(self._peer, self._opener(), events_with_progress()),
-                ModelInstallJob,
-                self._tell,
-            )
-        await self._tracker.start()
-        return self._tracker
 
     async def _settle(
         self, tracker: _Tracker, jobs: Iterable[ModelInstallJob], timeout: float | None
@@ -333,24 +302,6 @@ class AsyncModelInstall:
             return message is not None and status_of(message) in SETTLED
 
         await tracker.until(lambda: all(map(settled, jobs)), timeout, "installs that have not ended")
-
-    def _job(self, message: install_pb2.Install) -> ModelInstallJob:
-        """The live object of a job if there is one, brought up to date."""
-        live = self._tracker.jobs.get(message.id) if self._tracker is not None else None
-        if live is None:
-            return ModelInstallJob(message)
-        refresh(live, message)
-        return live
-
-    def _opener(self, ids: Sequence[int] = ()) -> Any:
-        def open_stream(token: str, skip: bool) -> aio.UnaryStreamCall[Any, pb.WatchInstallsResponse]:
-            request = pb.WatchInstallsRequest(
-                resume_token=token, ids=ids, skip_snapshot=skip, bookmark_interval=_BOOKMARK
-            )
-            stub = InstallServiceStub(self._peer.stream_channel)
-            return stub.WatchInstalls(request, timeout=STREAM_DEADLINE_S)
-
-        return open_stream
 
     async def _tell(
         self,

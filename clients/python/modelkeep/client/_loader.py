@@ -7,13 +7,10 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from google.protobuf.duration_pb2 import Duration
-from grpc import aio
-
 from modelkeep.client._installs import MODEL_EVENT, EventBus
 from modelkeep.client._transport import Peer
 from modelkeep.client._values import wire
-from modelkeep.client._watch import STREAM_DEADLINE_S, WatchFrame, events_with_progress, follow
+from modelkeep.client._watch import WatchFrame, events_with_progress, follow
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.loader.v1 import loader_service_pb2 as pb
 from modelkeep.loader.v1 import resident_pb2
@@ -24,8 +21,6 @@ if TYPE_CHECKING:
     from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceAsyncStub
     from modelkeep.worker import ModelInfo, ModelLoader
 
-_PAGE: Final = 1000
-_BOOKMARK: Final = Duration(seconds=15)
 _SHORT: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 Precision: TypeAlias = Literal["auto", "float32", "float16", "bfloat16"]
 _PRECISIONS: Final[tuple[Precision, ...]] = ("auto", "float32", "float16", "bfloat16")
@@ -144,25 +139,13 @@ class AsyncModelLoader:
 
     async def residents(self, key: str | None = None) -> list[resident_pb2.Resident]:
         """The components in memory; of one model if a key is given."""
-        request = pb.ListResidentsRequest(key=key or "", page_size=_PAGE)
-        found: list[resident_pb2.Resident] = []
-        while True:
-            answer = await self._peer.call(self._stub.ListResidents, request)
-            found += answer.residents
-            if not answer.next_page_token:
-                return found
-            request.page_token = answer.next_page_token
+        pages = self._peer.pages(self._stub.ListResidents, pb.ListResidentsRequest(key=key or ""))
+        return [found async for page in pages for found in page.residents]
 
     async def leases(self, key: str | None = None) -> list[resident_pb2.Lease]:
         """The leases that have not ended; on one model if a key is given."""
-        request = pb.ListLeasesRequest(key=key or "", page_size=_PAGE)
-        found: list[resident_pb2.Lease] = []
-        while True:
-            answer = await self._peer.call(self._stub.ListLeases, request)
-            found += answer.leases
-            if not answer.next_page_token:
-                return found
-            request.page_token = answer.next_page_token
+        pages = self._peer.pages(self._stub.ListLeases, pb.ListLeasesRequest(key=key or ""))
+        return [found async for page in pages for found in page.leases]
 
     async def revoke(self, lease_id: str, why: str = "") -> resident_pb2.Lease:
         """End somebody's lease at once; what its holder has mapped goes on working there.
@@ -191,20 +174,11 @@ class AsyncModelLoader:
             resume_token: Place to go on from, out of an earlier frame; empty: a snapshot first.
             skip_snapshot: Without a token: only changes from now on.
         """
-
-        def open_stream(token: str, skip: bool) -> aio.UnaryStreamCall[Any, pb.WatchResidentsResponse]:
-            request = pb.WatchResidentsRequest(
-                resume_token=token, key=key or "", skip_snapshot=skip, bookmark_interval=_BOOKMARK
-            )
-            stub = LoaderServiceStub(self._peer.stream_channel)
-            return stub.WatchResidents(request, timeout=STREAM_DEADLINE_S)
-
+        request = pb.WatchResidentsRequest(
+            key=key or "", resume_token=resume_token, skip_snapshot=skip_snapshot
+        )
         return follow(
-            self._peer,
-            open_stream,
-            events_with_progress(),
-            resume_token=resume_token,
-            skip_snapshot=skip_snapshot,
+            self._peer, lambda to: LoaderServiceStub(to).WatchResidents, request, events_with_progress()
         )
 
     async def close(self) -> None:

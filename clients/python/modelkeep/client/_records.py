@@ -7,13 +7,11 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
-from grpc import aio
 
 from modelkeep.client._transport import Peer
 from modelkeep.client._values import absolute, listed, wire, wires
-from modelkeep.client._watch import STREAM_DEADLINE_S, WatchEvent, WatchFrame, follow
+from modelkeep.client._watch import WatchEvent, WatchFrame, follow
 from modelkeep.configs import (
     AnyModelConfig,
     ModelConfigBase,
@@ -39,10 +37,10 @@ if TYPE_CHECKING:
 Order: TypeAlias = Literal["name", "type", "size", "create_time", "update_time", "path"]
 
 _KEY: Final = re.compile(r"[0-9a-f]{32}")
-_PAGE: Final = 1000
+#: How many keys a call names at most.
+_BATCH: Final = 1000
 #: What the service sets by itself.
 _OUTPUT_ONLY: Final = ("etag", "create_time", "update_time", "revision")
-_BOOKMARK: Final = Duration(seconds=15)
 
 #: Finds the folders that hold installed models: (absolute path, root id) of each.
 FindRoots: TypeAlias = Callable[[], Awaitable[Sequence[tuple[str, str]]]]
@@ -111,7 +109,7 @@ class AsyncModelRecordStore:
         found: list[AnyModelConfig] = []
         left = list(keys)
         while left:
-            batch, left = left[:_PAGE], left[_PAGE:]
+            batch, left = left[:_BATCH], left[_BATCH:]
             answer = await self._peer.call(self._stub.BatchGetModels, pb.BatchGetModelsRequest(keys=batch))
             found += map(from_model, answer.models)
             left = [*answer.deferred_keys, *left]
@@ -224,14 +222,8 @@ class AsyncModelRecordStore:
 
     async def list_files(self, key: str) -> list[ModelFile]:
         """The files of a model, ordered by path."""
-        request = pb.ListModelFilesRequest(key=key, page_size=_PAGE)
-        files: list[ModelFile] = []
-        while True:
-            answer = await self._peer.call(self._stub.ListModelFiles, request)
-            files += map(from_file, answer.files)
-            if not answer.next_page_token:
-                return files
-            request.page_token = answer.next_page_token
+        pages = self._peer.pages(self._stub.ListModelFiles, pb.ListModelFilesRequest(key=key))
+        return [from_file(file) async for page in pages for file in page.files]
 
     async def version(self) -> str:
         """Version of the store's data model: "3.2"."""
@@ -263,19 +255,12 @@ class AsyncModelRecordStore:
             resume_token: Place to go on from, out of an earlier frame; empty: a snapshot first.
             skip_snapshot: Without a token: only changes from now on.
         """
-        chosen = model_filter(base=base, type=type, format=format, tags=tags, text=text)
-
-        def open_stream(token: str, skip: bool) -> aio.UnaryStreamCall[Any, pb.WatchModelsResponse]:
-            request = pb.WatchModelsRequest(
-                resume_token=token, filter=chosen, skip_snapshot=skip, bookmark_interval=_BOOKMARK
-            )
-            return RecordServiceStub(self._peer.stream_channel).WatchModels(
-                request, timeout=STREAM_DEADLINE_S
-            )
-
-        return follow(
-            self._peer, open_stream, _events, resume_token=resume_token, skip_snapshot=skip_snapshot
+        request = pb.WatchModelsRequest(
+            filter=model_filter(base=base, type=type, format=format, tags=tags, text=text),
+            resume_token=resume_token,
+            skip_snapshot=skip_snapshot,
         )
+        return follow(self._peer, lambda to: RecordServiceStub(to).WatchModels, request, _events)
 
     # -- writing ------------------------------------------------------------------------------------------
 
@@ -342,14 +327,9 @@ class AsyncModelRecordStore:
         await self._peer.call(self._stub.DeleteModel, pb.DeleteModelRequest(key=key, etag=etag or ""))
 
     async def _list(self, request: pb.ListModelsRequest) -> list[AnyModelConfig]:
-        request.page_size, request.view = _PAGE, pb.MODEL_VIEW_FULL
-        found: list[AnyModelConfig] = []
-        while True:
-            answer = await self._peer.call(self._stub.ListModels, request)
-            found += map(from_model, answer.models)
-            if not answer.next_page_token:
-                return found
-            request.page_token = answer.next_page_token
+        request.view = pb.MODEL_VIEW_FULL
+        pages = self._peer.pages(self._stub.ListModels, request)
+        return [from_model(model) async for page in pages for model in page.models]
 
 
 def _merge(present: AnyModelConfig, key: str, changes: Mapping[str, Any]) -> tuple[AnyModelConfig, list[str]]:

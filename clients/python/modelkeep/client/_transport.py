@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
 from modelkeep import rpc
+from modelkeep.backoff import Backoff
 from modelkeep.client import _fork
 from modelkeep.client._methods import ensure_request_id, may_repeat
 from modelkeep.defaults import ServiceName
@@ -28,6 +28,10 @@ DEFAULT_TIMEOUT_S: Final = 30.0
 #: a person who mistyped an address should not wait longer.
 MAX_TRIES: Final = 4
 FIRST_DELAY_S: Final = 0.1
+#: By what part a wait is shorter or longer at most: many clients must not come back at once.
+SPREAD: Final = 0.5
+#: How much of a list is asked for at once.
+_PAGE: Final = 1000
 
 #: Streams get a connection of their own, so that a slow reader of a stream does not hold up calls.
 _OWN_CONNECTION: Final = ("grpc.use_local_subchannel_pool", 1)
@@ -93,21 +97,34 @@ class Peer:
         """
         ensure_request_id(request)
         deadline = time.monotonic() + (self._timeout_s if timeout is None else timeout)
-        delay = FIRST_DELAY_S
+        backoff = Backoff(FIRST_DELAY_S, spread=SPREAD)
         for tries_left in range(MAX_TRIES - 1, -1, -1):
             try:
                 return await method(request, timeout=max(0.001, deadline - time.monotonic()))
             except aio.AioRpcError as error:
                 failure = rpc.decode(error, self.address)
-                pause = max(jitter(delay), failure.retry_after or 0.0)
+                pause = max(backoff.next(), failure.retry_after or 0.0)
                 late = time.monotonic() + pause >= deadline
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or not may_repeat(request):
                     raise failure from error
                 if not tries_left or late:
                     raise failure from error
             await asyncio.sleep(pause)
-            delay *= 2
         raise AssertionError("unreachable: the last try returns or raises")
+
+    async def pages(self, method: aio.UnaryUnaryMultiCallable[Any, A], request: Any) -> AsyncIterator[A]:
+        """The answers to a call that lists something, page by page.
+
+        Raises:
+            ModelkeepError: The class of the error's reason.
+        """
+        request.page_size = _PAGE
+        while True:
+            answer: Any = await self.call(method, request)
+            yield answer
+            if not answer.next_page_token:
+                return
+            request.page_token = answer.next_page_token
 
     async def stream(
         self, method: aio.UnaryStreamMultiCallable[Q, A], request: Q, *, timeout: float
@@ -141,8 +158,3 @@ class Peer:
 def peers(addresses: Mapping[ServiceName, Address], *, timeout_s: float) -> dict[ServiceName, Peer]:
     """A peer for each address."""
     return {service: Peer(address, timeout_s=timeout_s) for service, address in addresses.items()}
-
-
-def jitter(delay_s: float) -> float:
-    """The delay, half as long to one and a half times as long: many clients must not come back at once."""
-    return delay_s * random.uniform(0.5, 1.5)

@@ -8,10 +8,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
+from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 
 from modelkeep import rpc
-from modelkeep.client._transport import FIRST_DELAY_S, Peer, jitter
+from modelkeep.backoff import Backoff
+from modelkeep.client._transport import FIRST_DELAY_S, SPREAD, Peer
 from modelkeep.exceptions import (
     DeadlineExceededException,
     ModelkeepError,
@@ -28,15 +30,18 @@ F = TypeVar("F", bound="ServerFrame")
 
 #: A stream is opened anew after this many seconds: no call is without a deadline.
 STREAM_DEADLINE_S: Final = 3600.0
-#: Bookmarks come every 15 s; after this long without any frame the connection is taken for dead.
+#: After this long without any frame, bookmarks included, the connection is taken for dead.
 SILENCE_S: Final = 60.0
 #: How long a service may be away before the first frame: a wrong address should show soon.
 PATIENCE_AT_START_S: Final = 1.0
 #: How long it may be away later: a restart, an update.
 PATIENCE_S: Final = 60.0
 _LONGEST_DELAY_S: Final = 5.0
+_BOOKMARK: Final = Duration(seconds=15)
 
 Phase: TypeAlias = Literal["snapshot", "live"]
+#: A method that watches, on a channel.
+WatchMethod: TypeAlias = Callable[[aio.Channel], aio.UnaryStreamMultiCallable[Any, F]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,34 +144,32 @@ def _moved(last: dict[Any, Any], progress: Any) -> Any:
 
 async def follow(
     peer: Peer,
-    open_stream: Callable[[str, bool], aio.UnaryStreamCall[Any, F]],
+    method: WatchMethod[F],
+    request: Any,
     convert: Callable[[F], Sequence[WatchEvent[T]]],
     *,
-    resume_token: str = "",
-    skip_snapshot: bool = False,
     patience_s: float = PATIENCE_S,
 ) -> AsyncGenerator[WatchFrame[T]]:
     """The frames of a watch, for as long as the caller wants them.
 
     Args:
         peer: The service.
-        open_stream: Opens the stream from a resume token; the second argument is `skip_snapshot`.
+        method: The method that watches, on a channel.
+        request: Its request, which says where to begin; it is kept up to date with where to go on.
         convert: The events of a response.
-        resume_token: Where to begin; empty: with a snapshot.
-        skip_snapshot: Without a token: begin with changes from now on.
         patience_s: Seconds without any answer after which the watch gives up, once it has begun.
 
     Raises:
         UnavailableException: The service was away for too long.
         ModelkeepError: Whatever a new try would not mend.
     """
-    token = resume_token
+    request.bookmark_interval.CopyFrom(_BOOKMARK)
     restarted = False
     patience = PATIENCE_AT_START_S
     away_since: float | None = None
-    delay = FIRST_DELAY_S
+    backoff = Backoff(FIRST_DELAY_S, _LONGEST_DELAY_S, spread=SPREAD)
     while True:
-        call = open_stream(token, skip_snapshot and not restarted)
+        call = method(peer.stream_channel)(request, timeout=STREAM_DEADLINE_S)
         try:
             while True:
                 # Not asyncio.wait_for: before Python 3.12 it may swallow a cancellation.
@@ -176,13 +179,14 @@ async def follow(
                     failure: ModelkeepError = rpc.unreachable(peer.address, "the stream ended")
                     break
                 frame = cast(F, answer)
-                token = frame.resume_token or token
-                away_since, delay, patience = None, FIRST_DELAY_S, patience_s
+                request.resume_token = frame.resume_token or request.resume_token
+                away_since, patience = None, patience_s
+                backoff.reset()
                 yield WatchFrame(
                     events=convert(frame),
                     phase="snapshot" if frame.phase == watch_pb2.WATCH_PHASE_SNAPSHOT else "live",
                     snapshot_complete=frame.snapshot_complete,
-                    resume_token=token,
+                    resume_token=request.resume_token,
                     restarted=restarted,
                 )
                 restarted = False
@@ -190,20 +194,22 @@ async def follow(
             failure = rpc.unreachable(peer.address, f"nothing was heard of it for {SILENCE_S:g} s")
         except aio.AioRpcError as error:
             failure = rpc.decode(error, peer.address)
-            if isinstance(failure, ResumeTokenExpiredException | ResumeTokenForeignException) and token:
-                token, restarted = "", True
+            if (
+                isinstance(failure, ResumeTokenExpiredException | ResumeTokenForeignException)
+                and request.resume_token
+            ):
+                request.resume_token, request.skip_snapshot, restarted = "", False, True
                 continue
             if not _passes(failure):
                 raise failure from error
-            token = failure.metadata.get("resume_token") or token
+            request.resume_token = failure.metadata.get("resume_token") or request.resume_token
         finally:
             call.cancel()
         now = time.monotonic()
         away_since = now if away_since is None else away_since
         if now - away_since > patience:
             raise failure
-        await asyncio.sleep(jitter(delay))
-        delay = min(delay * 2, _LONGEST_DELAY_S)
+        await asyncio.sleep(backoff.next())
 
 
 def _passes(failure: ModelkeepError) -> bool:
