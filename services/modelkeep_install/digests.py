@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from modelkeep.backoff import Backoff
 from modelkeep.exceptions import DiskFullException, ModelkeepError, UnknownModelException
-from modelkeep_common.backoff import Backoff
 
 from .domain.ports import TRY_AGAIN, DigestState, DigestWork, JobStore, RecordFile, RecordPort
 from .domain.roots import ModelRoots

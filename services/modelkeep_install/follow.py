@@ -7,8 +7,8 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator
 
+from modelkeep.backoff import Backoff
 from modelkeep.exceptions import InvalidRequestException, ModelkeepError, UnknownJobIDException
-from modelkeep_common.backoff import Backoff
 
 from .domain.ports import DownloadPort, DownloadState, DownloadStatus
 

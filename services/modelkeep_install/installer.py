@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from modelkeep.backoff import Backoff
 from modelkeep.exceptions import (
     DiskFullException,
     FieldInvalidException,
@@ -23,7 +24,6 @@ from modelkeep.exceptions import (
     UnknownJobIDException,
 )
 from modelkeep_common.auth import NOBODY, Principal
-from modelkeep_common.backoff import Backoff
 from modelkeep_common.room import Room
 from modelkeep_common.urls import parse_url
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar, cast
 
+from modelkeep.backoff import Backoff
 from modelkeep.exceptions import ModelkeepError
-from modelkeep_common.backoff import Backoff
 from modelkeep_common.room import Room
 
 from .domain.jobs import TRANSITIONS, Job, JobError, Progress, SourceKind, Stage, State

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from modelkeep.backoff import Backoff
 from modelkeep.exceptions import (
     AccessException,
     ConflictException,
@@ -21,7 +22,6 @@ from modelkeep.exceptions import (
     RootMismatchException,
     UnknownModelException,
 )
-from modelkeep_common.backoff import Backoff
 
 from . import files
 from .domain.ownership import Kept, owned_by, plan

@@ -141,7 +141,7 @@ async def test_a_cancelled_task_cancels_its_call() -> None:
 async def test_the_first_call_after_a_long_outage_finds_a_service_that_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_transport, "jitter", lambda delay: delay)  # the spread of it is not the matter here
+    monkeypatch.setattr(_transport, "SPREAD", 0.0)  # the spread of it is not the matter here
     flaky = flaky_service(0)
 
     def register(server: aio.Server) -> None:
