@@ -1,19 +1,17 @@
 """The diffusers configuration of a VAE that comes as one file, from its shapes and its family.
 
 What a shape shows is read off the shapes; what none shows (scaling factor and the like) stands in
-``configs/vae.json`` by family, as the families' published configurations have it. No torch here.
+the table of families. No torch here.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from functools import cache
-from importlib import resources
 from typing import Any
 
 from modelkeep.exceptions import InvalidModelException
+from modelkeep_common.families import BY_BASE, FAMILIES
 
 _DIFFUSERS_BLOCK = re.compile(r"^encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.conv1\.weight$")
 _LDM_BLOCK = re.compile(r"^encoder\.down\.(\d+)\.block\.(\d+)\.conv1\.weight$")
@@ -68,16 +66,16 @@ def infer(
             "The file is no VAE of the AutoencoderKL kind: its tensors have other names.",
             metadata={"detail": "no AutoencoderKL"},
         )
-    family = _families().get(base)
-    if family is None:
+    family = BY_BASE.get(base)
+    if family is None or not family.vae:
+        known = ", ".join(sorted(one.base for one in FAMILIES if one.vae))
         raise InvalidModelException(
-            f"A VAE in one file needs a base among {', '.join(sorted(_families()))}; the record says "
-            f"{base!r}. Set the record's base.",
+            f"A VAE in one file needs a base among {known}; the record says {base!r}. Set the record's base.",
             metadata={"detail": f"base {base}"},
         )
     return {
         "_class_name": "AutoencoderKL",
-        **family,
+        **family.vae,
         **({} if scaling_factor is None else {"scaling_factor": scaling_factor}),
         **inner,
         "block_out_channels": widths,
@@ -90,10 +88,3 @@ def infer(
             name.startswith(("encoder.mid_block.attentions.", "encoder.mid.attn_1.")) for name in plain
         ),
     }
-
-
-@cache
-def _families() -> dict[str, dict[str, Any]]:
-    text = resources.files("modelkeep_convert").joinpath("configs/vae.json").read_text(encoding="utf-8")
-    families: dict[str, dict[str, Any]] = json.loads(text)
-    return families

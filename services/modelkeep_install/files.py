@@ -21,7 +21,7 @@ from modelkeep_common.room import Claim
 from modelkeep_common.wire import clamped_time
 
 from .hashing import Interrupted
-from .probe.headers import Opener, open_regular
+from .probe.readers.headers import Opener, open_regular
 from .system_errors import no_regular_file, reading, writing
 
 _FICLONE = 0x40049409  # _IOW(0x94, 9, int): share the source's blocks (btrfs, XFS, bcachefs)

@@ -23,7 +23,7 @@ import imohash
 from modelkeep.exceptions import InvalidModelException
 from modelkeep_common.digests import Digesting, Digests, Interrupted
 
-from .probe.headers import Opener, open_regular
+from .probe.readers.headers import Opener, open_regular
 from .system_errors import reading
 
 #: imohash's own defaults. Given by position: the keyword is misspelt in the released version.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .headers import open_regular, read_header
 from .probe import list_files, probe
+from .readers.headers import open_regular, read_header
 from .result import Evidence, Hints, Match, NoMatch, ProbeResult, RuledOut, Strength
 
 __all__ = [

@@ -6,23 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-#: What people write for a base in file and folder names, most specific first.
-_BASE_WORDS: Sequence[tuple[str, str]] = (
-    ("sdxl-refiner", r"refiner"),
-    ("sdxl", r"sd[-_ ]?xl|(?<![a-z])xl(?![a-z])"),
-    ("sd-2", r"sd[-_ ]?v?2(?!\d)|stable[-_ ]diffusion[-_ ]v?2|(?<![a-z0-9])v2[-_.][01]|768[-_]v"),
-    ("sd-1", r"sd[-_ ]?v?1(?!\d\d)|stable[-_ ]diffusion[-_ ]v?1|(?<![a-z0-9])v1[-_.][45]"),
-)
+from modelkeep_common.families import BY_BASE, FAMILIES
 
 _TYPE_WORDS = {"main": "main model", "vae": "VAE", "lora": "LoRA"}
-_BASE_NAMES = {
-    "sd-1": "Stable Diffusion 1",
-    "sd-2": "Stable Diffusion 2",
-    "sdxl": "Stable Diffusion XL",
-    "sdxl-refiner": "Stable Diffusion XL refiner",
-    "flux": "FLUX",
-    "sd-3": "Stable Diffusion 3",
-}
 
 #: Folders that say nothing about what is in them.
 _NO_NAMES = frozenset(
@@ -33,12 +19,11 @@ _NO_NAMES = frozenset(
 def base_from_name(path: Path, candidates: Sequence[str]) -> tuple[str, str] | None:
     """The candidate that the file's or a close folder's name speaks of, with the words that say so."""
     for part in (path.name, path.parent.name, path.parent.parent.name):
-        for base, words in _BASE_WORDS:
-            found = re.search(words, part.lower())
-            if found and base in candidates:
-                return base, part
-            if found:
-                break  # it speaks of something that the files rule out: no evidence for another one
+        # The later families have the more specific words: "sdxl-refiner" also speaks of SDXL. What a name
+        # speaks of that the files rule out is no evidence for another one.
+        spoken = (f.base for f in reversed(FAMILIES) if f.words and re.search(f.words, part.lower()))
+        if (base := next(spoken, "")) in candidates:
+            return base, part
     return None
 
 
@@ -56,7 +41,7 @@ def default_description(type_: str, base: str, variant: str) -> str:
     """One line: ``Stable Diffusion 1 inpaint main model``; empty for an unknown type."""
     if type_ not in _TYPE_WORDS:
         return ""
-    words = [_BASE_NAMES.get(base, "" if base == "unknown" else base)]
+    words = [BY_BASE[base].name if base in BY_BASE else "" if base == "unknown" else base]
     if variant not in ("", "normal"):
         words.append(variant)
     words.append(_TYPE_WORDS[type_])

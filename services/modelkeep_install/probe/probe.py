@@ -12,11 +12,12 @@ from modelkeep.exceptions import InvalidModelException
 from modelkeep_common.wire import total
 
 from ..system_errors import cannot_read, reading
-from .families import FILE_FAMILIES
-from .families.vae import narrow
-from .folder import PICKLE_SUFFIXES, Folder, as_folder, lora_in, probe_folder, unsafe
-from .headers import Opener, open_regular, read_header
+from .matching import FILE_KINDS
+from .matching.pipeline import as_folder, lora_in, probe_folder
+from .matching.vae import narrow
 from .names import base_from_name, default_description, default_name
+from .readers.folder import PICKLE_SUFFIXES, Folder, unsafe
+from .readers.headers import Opener, open_regular, read_header
 from .result import UNKNOWN, Hints, Match, NoMatch, ProbeResult, RuledOut, Strength, certain, likely, weak
 
 #: More files than any model has: a folder of them is a whole collection, or a mistake.
@@ -146,7 +147,7 @@ def _match_file(path: Path, opener: Opener) -> Match:
     header = read_header(path, opener)
     matches: list[Match] = []
     ruled_out: list[RuledOut] = []
-    for family in FILE_FAMILIES:
+    for family in FILE_KINDS:
         answer = family.match(header)
         if isinstance(answer, NoMatch):
             ruled_out.append(RuledOut(family.name, answer.why))

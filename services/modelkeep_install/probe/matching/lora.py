@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from modelkeep.headers import Header
+from modelkeep_common.families import FAMILIES, bases_by
 
 from ..result import UNKNOWN, Evidence, Match, NoMatch, RuledOut, certain
 from .unet import BASE_BY_CONTEXT
@@ -37,7 +38,13 @@ _QUERY = re.compile(r"[._](q_proj(?=[._])|to_q_lora)")
 _DEEP = re.compile(r"transformer_blocks[._]([2-9]|1\d)[._]")
 
 #: Width of a text encoder -> bases that have one so wide.
-_BASES_BY_TEXT = {768: ("sd-1", "sdxl"), 1024: ("sd-2",), 1280: ("sdxl", "sdxl-refiner")}
+_BASES_BY_TEXT = bases_by(lambda family: family.text_widths)
+#: What kohya's tools number the text encoders of.
+_NUMBERED = tuple(
+    family.base for family in FAMILIES if any(part.name == "text_encoder_2" for part in family.components)
+)
+#: More transformer blocks in a row than _DEEP passes over.
+_DEEPER = tuple(family.base for family in FAMILIES if family.block_depth > 2)
 
 
 class LoraFile:
@@ -116,11 +123,11 @@ class LoraFile:
             evidence.append(certain("base", f"adapts a text encoder {width} features wide"))
             bases = _keep(bases, _BASES_BY_TEXT.get(width, ()))
         if any(name.startswith(("lora_te1_", "lora_te2_", "text_encoder_2.")) for name in text):
-            evidence.append(certain("base=sdxl|sdxl-refiner", "tells two text encoders apart"))
-            bases = _keep(bases, ("sdxl", "sdxl-refiner"))
+            evidence.append(certain(f"base={'|'.join(_NUMBERED)}", "tells two text encoders apart"))
+            bases = _keep(bases, _NUMBERED)
         if len(bases) > 1 and any(_DEEP.search(name) for name in unet):
-            evidence.append(certain("base=sdxl|sdxl-refiner", "more than two transformer blocks in a row"))
-            bases = _keep(bases, ("sdxl", "sdxl-refiner"))
+            evidence.append(certain(f"base={'|'.join(_DEEPER)}", "more than two transformer blocks in a row"))
+            bases = _keep(bases, _DEEPER)
         if len(bases) > 1:
             evidence.append(certain(f"base={'|'.join(bases)}", "nothing in the file tells these apart"))
         return bases

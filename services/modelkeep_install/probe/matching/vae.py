@@ -7,22 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from modelkeep.headers import Header
+from modelkeep_common.families import bases_by
 
 from ..result import UNKNOWN, Evidence, Match, NoMatch, RuledOut, Strength, certain, likely
 
 #: Latent channels -> bases whose autoencoders have them, with the same names and shapes otherwise.
-BASES_BY_LATENTS: Mapping[int, tuple[str, ...]] = {4: ("sd-1", "sd-2", "sdxl"), 16: ("flux", "sd-3")}
-
-#: Autoencoders of these share one latent space.
-_SAME_LATENTS = frozenset({"sd-1", "sd-2"})
-
-#: scaling_factor in a diffusers config -> bases that use it.
-BASES_BY_SCALING: Mapping[float, tuple[str, ...]] = {
-    0.18215: ("sd-1", "sd-2"),
-    0.13025: ("sdxl",),
-    0.3611: ("flux",),
-    1.5305: ("sd-3",),
-}
+BASES_BY_LATENTS = bases_by(lambda family: [family.latent_channels] if family.vae else [])
+#: scaling_factor in a diffusers config -> bases that use it. One of a number of channels is one latent space.
+BASES_BY_SCALING = bases_by(lambda family: [family.vae["scaling_factor"]] if family.vae else [])
 
 _ROOTS = ("encoder", "decoder", "quant_conv", "post_quant_conv", "loss", "model_ema", "bn")
 _LAYOUTS = {
@@ -40,7 +32,7 @@ class VaeFile:
     name = "VAE"
 
     def match(self, header: Header) -> Match | NoMatch:
-        """See ``FileFamily``. A VAE whose dtype cannot be lent raises InvalidModelException."""
+        """See ``FileKind``. A VAE whose dtype cannot be lent raises InvalidModelException."""
         prefix = "first_stage_model." if "first_stage_model.encoder.conv_in.weight" in header else ""
         anchors = {"encoder.conv_in.weight": (1, 3), "decoder.conv_out.weight": (0, 3)}
         for name, (axis, size) in anchors.items():
@@ -135,10 +127,10 @@ def narrow(match: Match, bases: Sequence[str], evidence: Evidence) -> Match:
     if not left or match.base != UNKNOWN:
         return match
     base = left[0]
-    if match.type == "vae" and base in _SAME_LATENTS:
-        same = tuple(b for b in match.possible_bases if b in _SAME_LATENTS and b != base)
-    else:
-        same = ()
+    same: tuple[str, ...] = ()
+    if match.type == "vae":
+        sharing = next((bases for bases in BASES_BY_SCALING.values() if base in bases), ())
+        same = tuple(b for b in match.possible_bases if b in sharing and b != base)
     possible = (base, *(b for b in match.possible_bases if b != base))
     possible = possible if evidence.strength is not Strength.CERTAIN else tuple(left)
     return replace(

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from modelkeep.configs import SubmodelDefinition
 from modelkeep.headers import Header
 from modelkeep.taxonomy import SubModelType
+from modelkeep_common.families import BY_BASE, VARIANT_BY_CHANNELS, Component
 
 from ..result import Evidence, Match, NoMatch, RuledOut, certain, likely, weak
-from .unet import BASE_BY_CONTEXT, VARIANT_BY_CHANNELS
+from .unet import BASE_BY_CONTEXT
 
 _UNET = "model.diffusion_model."
 _CONV_IN = _UNET + "input_blocks.0.0.weight"
 _CROSS_KEY = ".attn2.to_k.weight"
-
-
-def _part(type_: str, prefix: str, class_name: str, library: str) -> SubmodelDefinition:
-    return SubmodelDefinition(
-        type=SubModelType(type_), path_or_prefix=prefix, class_name=class_name, library=library
-    )
-
-
-#: Key prefixes of the components beside the UNet, per base: (submodel, prefix, class).
-_COMPONENTS: Mapping[str, tuple[SubmodelDefinition, ...]] = {
-    "sd-1": (_part("text_encoder", "cond_stage_model.transformer.", "CLIPTextModel", "transformers"),),
-    "sd-2": (_part("text_encoder", "cond_stage_model.model.", "CLIPTextModel", "transformers"),),
-    "sdxl": (
-        _part("text_encoder", "conditioner.embedders.0.transformer.", "CLIPTextModel", "transformers"),
-        _part(
-            "text_encoder_2", "conditioner.embedders.1.model.", "CLIPTextModelWithProjection", "transformers"
-        ),
-    ),
-    "sdxl-refiner": (
-        _part(
-            "text_encoder_2", "conditioner.embedders.0.model.", "CLIPTextModelWithProjection", "transformers"
-        ),
-    ),
-}
-_VAE = _part("vae", "first_stage_model.", "AutoencoderKL", "diffusers")
+_DENOISER = Component("unet", _UNET, "UNet2DConditionModel", "diffusers")
 
 
 class MainCheckpoint:
@@ -73,12 +48,8 @@ class MainCheckpoint:
             certain(f"variant={variant}", f"the UNet takes {conv_in[1]} channels"),
         ]
         components, absent = self._components(header, base)
-        evidence += [
-            certain(f"submodel={part.type}", f"tensors under {part.path_or_prefix}") for part in components
-        ]
-        evidence += [
-            certain(f"no submodel={part.type}", f"nothing under {part.path_or_prefix}") for part in absent
-        ]
+        evidence += [certain(f"submodel={part.name}", f"tensors under {part.prefix}") for part in components]
+        evidence += [certain(f"no submodel={part.name}", f"nothing under {part.prefix}") for part in absent]
         prediction = self._prediction_type(header, base, evidence)
         return Match(
             type="main",
@@ -87,7 +58,7 @@ class MainCheckpoint:
             possible_bases=(base,),
             settings={
                 "variant": variant,
-                "submodels": [_part("unet", _UNET, "UNet2DConditionModel", "diffusers"), *components],
+                "submodels": [_submodel(part) for part in (_DENOISER, *components)],
             }
             | ({"prediction_type": prediction} if prediction else {}),
             evidence=tuple(evidence),
@@ -99,9 +70,9 @@ class MainCheckpoint:
         )
 
     @staticmethod
-    def _components(header: Header, base: str) -> tuple[list[SubmodelDefinition], list[SubmodelDefinition]]:
-        expected = (*_COMPONENTS[base], _VAE)
-        found = [part for part in expected if header.first_under(part.path_or_prefix)]
+    def _components(header: Header, base: str) -> tuple[list[Component], list[Component]]:
+        expected = BY_BASE[base].components
+        found = [part for part in expected if header.first_under(part.prefix)]
         return found, [part for part in expected if part not in found]
 
     @staticmethod
@@ -133,3 +104,12 @@ class MainCheckpoint:
             )
         )
         return "epsilon"
+
+
+def _submodel(part: Component) -> SubmodelDefinition:
+    return SubmodelDefinition(
+        type=SubModelType(part.name),
+        path_or_prefix=part.prefix,
+        class_name=part.class_name,
+        library=part.library,
+    )

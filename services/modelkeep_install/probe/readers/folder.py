@@ -1,0 +1,136 @@
+"""A model's folder: its configs, and the headers of its weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from modelkeep.exceptions import InvalidModelException, UnsafeFormatException
+from modelkeep.headers import Allowance, Header
+from modelkeep.modeljson import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
+from modelkeep.worker.classconfig import checked_config
+from modelkeep.worker.classes import ALLOWED as LENDABLE_CLASSES
+
+from ...system_errors import reading
+from .headers import Opener, read_header
+
+#: Files of these kinds may run code when they are read.
+PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".bin", ".pth"})
+
+#: Names listed in one error.
+_MAX_LISTED = 10
+
+#: ``model.safetensors.index.json``, and of a variant ``model.safetensors.index.fp16.json``.
+_SHARD_INDEX = re.compile(r"\.safetensors\.index(\.\w+)?\.json$")
+
+
+def unsafe(path: Path) -> UnsafeFormatException:
+    """The refusal of a pickle file."""
+    return UnsafeFormatException(
+        f"{path.name} is a pickle, which may run code when it is read: convert it to safetensors first.",
+        metadata={"path": str(path), "format": path.suffix.lower()},
+    )
+
+
+class Folder:
+    """One model folder: its files by relative path, and readers that go through the opener."""
+
+    def __init__(self, path: Path, files: Mapping[str, int], opener: Opener) -> None:
+        self.path = path
+        self.files = files
+        self._opener = opener
+        self._allowance = Allowance()
+
+    def config(self, relative: str, limit: int = MAX_CONFIG_BYTES) -> Mapping[str, Any] | None:
+        """A JSON object of the folder; None if there is no such file.
+
+        Raises:
+            InvalidModelException: It is there, and is no JSON object, or beyond the reader's bounds.
+        """
+        if relative not in self.files:
+            return None
+        path = self.path / relative
+        with reading(path), self._opener(path) as file:
+            return read_object(file.fileno(), path, limit)
+
+    def check_config(self, component: str, library: object, class_name: object) -> None:
+        """What a component's config asks for is within reason, if its class is one that can be lent.
+
+        Raises:
+            InvalidModelException: It is not.
+        """
+        relative = f"{component}/config.json".lstrip("/")
+        config = self.config(relative)
+        if config is not None and (str(library), str(class_name)) in LENDABLE_CLASSES:
+            checked_config(str(class_name), config, self.path / relative)
+
+    def check_shards(self) -> None:
+        """Every shard that an index names must lie beside it.
+
+        Raises:
+            InvalidModelException: Shards are missing (the text names them), or the index is broken.
+        """
+        for name in filter(_SHARD_INDEX.search, self.files):
+            weight_map = (self.config(name, MAX_INDEX_BYTES) or {}).get("weight_map")
+            shards = list(weight_map.values()) if isinstance(weight_map, dict) else []
+            if not shards or not all(isinstance(shard, str) for shard in shards):
+                raise self.invalid(name, "no weight_map from tensors to files")
+            wanted = sorted(set(shards))
+            outside = [shard for shard in wanted if shard in ("", ".", "..") or "/" in shard or "\\" in shard]
+            if outside:
+                raise self.invalid(
+                    name, f"no plain file names: {_listed([repr(shard) for shard in outside])}"
+                )
+            missing = [shard for shard in wanted if str(PurePosixPath(name).parent / shard) not in self.files]
+            if missing:
+                raise self.invalid(
+                    name,
+                    f"{len(missing)} of its {len(wanted)} shards are not there: {_listed(missing)}; "
+                    "fetch the missing files, then install again",
+                )
+
+    def weights(self, component: str) -> list[Header]:
+        """Headers of a component's safetensors files (its shards, and its variants such as fp16).
+
+        Raises:
+            UnsafeFormatException: The only weights there are pickles.
+            InvalidModelException: A file is damaged, holds what cannot be lent, or there is none.
+        """
+        inside = [name for name in self.files if folder_of(name) == component]
+        tensors = sorted(name for name in inside if name.endswith(".safetensors"))
+        pickles = [name for name in inside if PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES]
+        if not tensors and pickles:
+            raise unsafe(self.path / pickles[0])
+        if not tensors:
+            raise self.invalid(component, "no safetensors weights in this folder")
+        headers = [read_header(self.path / name, self._opener, self._allowance) for name in tensors]
+        for header in headers:
+            header.check_lendable()
+        return headers
+
+    def invalid(self, relative: str, detail: str) -> InvalidModelException:
+        where = f"{relative} in {self.path.name}" if relative else self.path.name
+        return InvalidModelException(
+            f"{where}: {detail}.",
+            metadata={"path": str(self.path / relative), "detail": detail},
+        )
+
+
+def shortened(value: object) -> str:
+    """What a config says, short enough to be quoted."""
+    said = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return said if len(said) <= 200 else f"{said[:200]}…"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are."""
+    first = [shortened(name) for name in names[:_MAX_LISTED]]
+    return ", ".join(first) + (f" and {len(names) - len(first):,} more" if len(names) > len(first) else "")
+
+
+def folder_of(relative: str) -> str:
+    """The folder that a file of the model lies in; empty for the model's own."""
+    parent = str(PurePosixPath(relative).parent)
+    return "" if parent == "." else parent
