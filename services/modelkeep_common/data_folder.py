@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from .startup import EXIT_CONFIG, StartupError
+from modelkeep.defaults import EXIT_CONFIG
+
+from .startup import StartupError
 
 #: What the services and the supervisor keep in the data folder, each in a folder of its own.
 OWN_FOLDERS: Final = ("record", "download", "install", "loader", "run", "logs")

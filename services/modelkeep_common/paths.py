@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import stat
 import sys
@@ -22,11 +21,13 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from modelkeep.defaults import EXIT_CONFIG, EXIT_DATA, EXIT_NOT_WRITABLE
 from modelkeep.exceptions import ForbiddenPathException
+from modelkeep.locks import LockedError, take_lock
 
 from .auth.principal import OWNER, Principal
 from .data_folder import DataFolder, real_path
-from .startup import EXIT_CONFIG, EXIT_DATA, EXIT_NOT_WRITABLE, StartupError
+from .startup import StartupError
 
 #: The file in ``models_dir`` that holds its ``root_id``. Scans skip every name that begins like this.
 MARKER = ".modelkeep-root"
@@ -304,23 +305,15 @@ def lock_file(path: Path, what: str, *, taken: int = EXIT_NOT_WRITABLE) -> Itera
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = take_lock(path)
+    except LockedError as error:
+        holder = f" ({error.holder})" if error.holder else ""
+        raise StartupError(
+            taken, f"{what} is in use by another process{holder}: stop that one, or set another folder"
+        ) from None
     except OSError as error:
         raise StartupError(EXIT_NOT_WRITABLE, f"cannot write {path}: {error.strerror}") from None
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
-            raise StartupError(
-                taken,
-                f"{what} is in use by another process{f' ({holder})' if holder else ''}: "
-                "stop that one, or set another folder",
-            ) from None
-        # Who holds it is for people; a full disk must not keep a service from starting.
-        with contextlib.suppress(OSError):
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, str(os.getpid()).encode(), 0)
         yield
     finally:
-        os.close(fd)
+        os.close(descriptor)

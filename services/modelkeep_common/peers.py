@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelkeep.defaults import ServiceName
+from modelkeep.defaults import EXIT_CONFIG, ServiceName
 from modelkeep.exceptions import CredentialsMissingException
 from modelkeep.rpc import Address, peer
 
-from .startup import EXIT_CONFIG, StartupError
+from .startup import StartupError
 
 __all__ = ["Address", "peer_address"]
 

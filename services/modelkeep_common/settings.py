@@ -26,11 +26,11 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from modelkeep.defaults import EXIT_CONFIG
 from modelkeep.reserve import DEFAULT_BYTES
 
 from . import modes
 from .sqlite import StoreLimits
-from .startup import EXIT_CONFIG
 from .urls import is_secret_name
 
 S = TypeVar("S", bound="ServiceSettings")

@@ -1,21 +1,9 @@
-"""Why a service could not start, as the exit code its supervisor sees."""
+"""Why a service could not start, with the exit code that its supervisor sees; see modelkeep.defaults."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-
-from modelkeep.defaults import EXIT_ADDRESS_TAKEN, EXIT_CONFIG, EXIT_DATA, EXIT_HUNG, EXIT_NOT_WRITABLE
-
-__all__ = [
-    "EXIT_ADDRESS_TAKEN",
-    "EXIT_CONFIG",
-    "EXIT_DATA",
-    "EXIT_HUNG",
-    "EXIT_NOT_WRITABLE",
-    "StartupError",
-    "tell",
-]
 
 
 class StartupError(Exception):

@@ -180,7 +180,7 @@ class Run:
 
     async def wait_for_peer(self, error: ModelkeepError, waits: Backoff, *, ending: bool = False) -> None:
         """Waits until a peer may be asked again; noted once, the later tries are not stored each."""
-        wait = waits.next()
+        wait = waits.next(error.retry_after)
         if self.job.stage is not Stage.WAITING_FOR_PEER:
             waiting = JobError.of(error, retry_time=self.tools.now() + wait)
             await self.enter(State.RUNNING, Stage.WAITING_FOR_PEER, error=waiting)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import socket
@@ -22,9 +21,11 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from modelkeep.defaults import EXIT_ADDRESS_TAKEN, EXIT_CONFIG, EXIT_NOT_WRITABLE
 from modelkeep.exceptions import ForbiddenTicketException, ModelkeepError, ServerBusyException
+from modelkeep.locks import LockedError, take_lock
 from modelkeep.private import MAX_SOCKET_BYTES, UnsafeFolderError, make_private, runtime_folder
-from modelkeep_common.startup import EXIT_ADDRESS_TAKEN, EXIT_CONFIG, EXIT_NOT_WRITABLE, StartupError
+from modelkeep_common.startup import StartupError
 from modelkeep_loader.domain.tickets import SECRET_BYTES
 from modelkeep_loader.processes import DeathWatch, peer_of
 
@@ -264,16 +265,12 @@ def _private_folder(folder: Path) -> int:
     """Make the folder, check that it is the user's alone, and lock it; the lock's descriptor."""
     try:
         make_private(folder)
-        lock = os.open(folder / "fd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        return take_lock(folder / "fd.lock")
+    except LockedError:
+        raise StartupError(
+            EXIT_ADDRESS_TAKEN, f"another loader serves descriptors in {folder}: stop it, or set data_dir"
+        ) from None
     except UnsafeFolderError as error:
         raise StartupError(EXIT_NOT_WRITABLE, f"{error}, or set descriptor_dir") from None
     except OSError as error:
         raise StartupError(EXIT_NOT_WRITABLE, f"cannot make {folder}: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise StartupError(
-            EXIT_ADDRESS_TAKEN, f"another loader serves descriptors in {folder}: stop it, or set data_dir"
-        ) from None
-    return lock

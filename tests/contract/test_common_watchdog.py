@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from modelkeep_common.startup import EXIT_HUNG
+from modelkeep.defaults import EXIT_HUNG
 from support.commonapp import SERVICE
 
 pytestmark = pytest.mark.timeout(120)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
+from modelkeep.defaults import EXIT_CONFIG
 from modelkeep.exceptions import CredentialsMissingException, RoleRequiredException
 
 from ..calls import Call
 from ..settings import ServiceSettings
-from ..startup import EXIT_CONFIG, StartupError
+from ..startup import StartupError
 from .principal import ADMIN, OPERATOR, OWNER, THE_OWNER, VIEWER, Authenticator, Metadata, Principal
 from .tokens import read_tokens
 

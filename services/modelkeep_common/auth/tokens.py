@@ -20,9 +20,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from modelkeep.defaults import EXIT_CONFIG
 from modelkeep.exceptions import CredentialsInvalidException
 
-from ..startup import EXIT_CONFIG, StartupError
+from ..startup import StartupError
 from .principal import ROLES, Metadata, Principal
 
 HEADER = "authorization"

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import grpc.aio
 
+from modelkeep.defaults import EXIT_ADDRESS_TAKEN, EXIT_CONFIG
 from modelkeep.hosts import check_spelling, is_loopback
 from modelkeep.private import MAX_SOCKET_BYTES, UnsafeFolderError, make_private
 
 from ..paths import lock_file
 from ..settings import ServiceSettings
-from ..startup import EXIT_ADDRESS_TAKEN, EXIT_CONFIG, StartupError
+from ..startup import StartupError
 
 
 def check(settings: ServiceSettings) -> None:

@@ -24,6 +24,7 @@ from typing import Any, Protocol, TypeVar, cast
 import grpc
 import grpc.aio
 
+from modelkeep.defaults import EXIT_NOT_WRITABLE
 from modelkeep.server.v1 import server_service_pb2_grpc
 
 from .. import logs
@@ -38,7 +39,7 @@ from ..calls.validation import collector
 from ..idempotency import KEEP_SECONDS
 from ..paging import MAX_PAGE_SIZE
 from ..settings import ServiceSettings
-from ..startup import EXIT_NOT_WRITABLE, StartupError, tell
+from ..startup import StartupError, tell
 from ..threads import in_thread
 from ..watch.log import HISTORY_CHANGES, HISTORY_SECONDS
 from . import address

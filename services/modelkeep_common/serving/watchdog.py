@@ -11,7 +11,9 @@ import faulthandler
 import os
 import threading
 
-from ..startup import EXIT_HUNG, tell
+from modelkeep.defaults import EXIT_HUNG
+
+from ..startup import tell
 
 _BEAT_S = 1.0
 

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from modelkeep.defaults import EXIT_DATA, EXIT_NOT_WRITABLE
 from modelkeep.reserve import Reserve
 
-from ..startup import EXIT_DATA, EXIT_NOT_WRITABLE, StartupError
+from ..startup import StartupError
 from .migrations import Migration, migrate
 
 #: A file system with less room than this counts as full.

@@ -16,7 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..startup import EXIT_DATA, StartupError
+from modelkeep.defaults import EXIT_DATA
+
+from ..startup import StartupError
 
 #: "MKEP" as SQLite's application id.
 APPLICATION_ID = 0x4D4B4550

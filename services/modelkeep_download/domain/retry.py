@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 from modelkeep.exceptions import (
     ModelkeepError,
     SourceNotFoundException,
@@ -42,22 +40,6 @@ class StartOver(Exception):
         super().__init__(message)
         self.message = message
         self.changed = changed
-
-
-def delay_before(
-    attempt: int, retry_after: float | None, *, base: float, cap: float, longest: float
-) -> float:
-    """Seconds before try number `attempt` + 1: exponential with full jitter in its upper half.
-
-    Args:
-        attempt: How many tries failed since the last progress, from 1.
-        retry_after: What the source asked for; it wins where it is longer, up to `longest`.
-        base: Mean of the first delay, roughly.
-        cap: Longest delay by back-off alone.
-        longest: Longest delay that a source may ask for.
-    """
-    backoff = min(cap, base * 2.0 ** min(attempt - 1, 30)) * random.uniform(0.5, 1.0)
-    return backoff if retry_after is None else max(backoff, min(retry_after, longest))
 
 
 def status_error(

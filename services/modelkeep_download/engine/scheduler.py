@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from modelkeep.backoff import wait_after
 from modelkeep.exceptions import (
     DiskFullException,
     ModelkeepError,
@@ -26,7 +27,7 @@ from modelkeep_common.urls import origin_of
 from modelkeep_download.config import DownloadSettings
 from modelkeep_download.domain.job import Failure, Job, JobState, Stage
 from modelkeep_download.domain.queue import PriorityQueue
-from modelkeep_download.domain.retry import StartOver, TransientError, delay_before
+from modelkeep_download.domain.retry import StartOver, TransientError
 from modelkeep_download.domain.transitions import (
     cancelled,
     completed,
@@ -312,13 +313,8 @@ class Scheduler:
         )
         if failures >= limits.max_attempts:
             return await self._failed(job_id, problem)
-        delay = delay_before(
-            failures,
-            error.retry_after,
-            base=limits.retry_base_s,
-            cap=limits.retry_cap_s,
-            longest=limits.max_retry_after_s,
-        )
+        asked = min(error.retry_after or 0.0, limits.max_retry_after_s)
+        delay = wait_after(failures, limits.retry_base_s, limits.retry_cap_s, asked_s=asked)
         return await self._wait_for_retry(job_id, problem, delay)
 
     async def _start_over(self, job_id: int, error: StartOver, attempt: Attempt) -> Job:

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from modelkeep.backoff import doubled
 from modelkeep.exceptions import (
     CancelledException,
     ModelInUseException,
@@ -388,7 +389,7 @@ class RamCache:
             raise
         except Exception as error:  # whatever a build raises is the answer to those who wait for it
             resident.failures += 1
-            pause = min(_FIRST_COOLDOWN_S * 2 ** (resident.failures - 1), _LONGEST_COOLDOWN_S)
+            pause = doubled(resident.failures, _FIRST_COOLDOWN_S, _LONGEST_COOLDOWN_S)
             if isinstance(error, ModelkeepError) and error.retry_after == 0:
                 pause = 0.0  # the next try is another one
             resident.retry_at = self._clock() + pause

@@ -37,7 +37,7 @@ from modelkeep_download.domain.names import choose_name, is_safe_component, name
 from modelkeep_download.domain.progress import ProgressMeter
 from modelkeep_download.domain.queue import PriorityQueue
 from modelkeep_download.domain.ranges import ByteRanges
-from modelkeep_download.domain.retry import TransientError, delay_before, status_error
+from modelkeep_download.domain.retry import TransientError, status_error
 from modelkeep_download.engine.http1 import parse_retry_after
 
 
@@ -95,15 +95,6 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert parse_retry_after(formatdate(now - 30, usegmt=True), now) == 0.0
     assert [parse_retry_after(text) for text in (None, "", "soon", "-5", "1.5")] == [None] * 5
     assert parse_retry_after("9" * 400) is not None
-
-
-def test_delays_grow_with_jitter_and_are_capped() -> None:
-    kwargs = {"base": 1.0, "cap": 60.0, "longest": 600.0}
-    for attempt, most in ((1, 1.0), (2, 2.0), (4, 8.0), (50, 60.0)):
-        delays = [delay_before(attempt, None, **kwargs) for _ in range(50)]
-        assert most / 2 <= min(delays) < max(delays) <= most
-    assert delay_before(1, 5.0, **kwargs) == 5.0
-    assert delay_before(1, 1e9, **kwargs) == 600.0
 
 
 def test_access_errors_depend_on_who_answered_and_whether_a_token_was_sent() -> None:

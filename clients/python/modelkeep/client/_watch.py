@@ -13,7 +13,7 @@ from grpc import aio
 
 from modelkeep import rpc
 from modelkeep.backoff import Backoff
-from modelkeep.client._transport import FIRST_DELAY_S, SPREAD, Peer
+from modelkeep.client._transport import FIRST_DELAY_S, Peer
 from modelkeep.exceptions import (
     DeadlineExceededException,
     ModelkeepError,
@@ -167,7 +167,7 @@ async def follow(
     restarted = False
     patience = PATIENCE_AT_START_S
     away_since: float | None = None
-    backoff = Backoff(FIRST_DELAY_S, _LONGEST_DELAY_S, spread=SPREAD)
+    backoff = Backoff(FIRST_DELAY_S, _LONGEST_DELAY_S)
     while True:
         call = method(peer.stream_channel)(request, timeout=STREAM_DEADLINE_S)
         try:
@@ -209,7 +209,7 @@ async def follow(
         away_since = now if away_since is None else away_since
         if now - away_since > patience:
             raise failure
-        await asyncio.sleep(backoff.next())
+        await asyncio.sleep(backoff.next(failure.retry_after))
 
 
 def _passes(failure: ModelkeepError) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import stat
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from modelkeep.defaults import EXIT_NOT_WRITABLE
+from modelkeep.locks import LockedError, take_lock
 from modelkeep.reserve import Reserve, is_full
 from modelkeep.supervisor._errors import SuiteError
 
@@ -141,15 +141,11 @@ def lock_data_dir(data_dir: Path) -> int:
         SuiteError: when another suite has it, or its file cannot be written (exit code 73).
     """
     try:
-        descriptor = os.open(data_dir / "run" / "suite.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return take_lock(data_dir / "run" / "suite.lock")
+    except LockedError:
+        raise SuiteError(f"Another suite is running on {data_dir}{_who(data_dir)}") from None
     except OSError as error:
         raise not_writable(data_dir, error) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise SuiteError(f"Another suite is running on {data_dir}{_who(data_dir)}") from None
-    return descriptor
 
 
 def _who(data_dir: Path) -> str:

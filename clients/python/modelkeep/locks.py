@@ -1,0 +1,43 @@
+"""Locks between processes: files that the system lets go of when their holder ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+
+class LockedError(Exception):
+    """Another process holds the lock; ``holder`` is its pid as a text, or empty."""
+
+    def __init__(self, path: Path, holder: str) -> None:
+        super().__init__(f"{path} is locked by another process")
+        self.holder = holder
+
+
+def take_lock(path: Path) -> int:
+    """Lock a file, which is made if need be.
+
+    Returns:
+        The descriptor that holds the lock: for as long as it is open here or in a process that got it.
+
+    Raises:
+        LockedError: Another process holds it.
+        OSError: The file cannot be made, or is a link.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise LockedError(path, holder) from None
+    except OSError:
+        os.close(descriptor)
+        raise
+    # Who holds it is for people; a full disk must not keep anybody from starting.
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
