@@ -2,8 +2,8 @@
 
 A file carries SQLite's ``application_id`` (all of the suite's files have the same) and in table
 ``meta`` the kind of store (``record``, ``download``, …), so that a service given another's file says
-so instead of writing to it. Each migration runs in one transaction and only expands the schema: the
-release before this one keeps working on the file. ``user_version`` holds the service's schema version.
+so instead of writing to it. The migrations of one opening are one transaction; ``user_version`` holds the
+service's schema version, and a file whose schema is newer than the release knows is refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an HTTP status means for a job, and how long to wait before the next try. Pure."""
+"""What an HTTP status means for a job: try again, or give up, and why. Pure."""
 
 from __future__ import annotations
 
