@@ -1,8 +1,9 @@
 """One class for each kind of model: a type in the formats that it may have.
 
 Class names are the original's where it had the kind. The literal types of ``model_type`` and
-``model_format`` are what a kind is chosen by (:mod:`modelkeep.configs._union`). A class of two parents states ``model_type`` again: pydantic takes a field from
-the first parent that has it in any form, not by Python's order of resolution.
+``model_format`` are what a kind is chosen by (:mod:`modelkeep.configs._union`). A class of two parents
+states ``model_type`` again: pydantic takes a field from the first parent that has it in any form, not
+by Python's order of resolution.
 """
 
 from __future__ import annotations
