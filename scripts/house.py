@@ -9,8 +9,8 @@ is a check: a figure tells where to look, not what is right.
 * wing: for each package the modules, the imports between them (arrows), and the longest chain of imports
   (depth; modules that import each other count as one floor).
 * stops of an install: one install of a file, copied, from the begin of its run to its record, in this
-  process. A stop is a call from one module of modelkeep_install into another; a call that repeats does not
-  count again.
+  process. A stop is a call from one module of modelkeep_install into another; a coroutine that goes on is no
+  new call, and what a thread does that ran before is not seen.
 """
 
 from __future__ import annotations

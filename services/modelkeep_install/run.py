@@ -64,7 +64,6 @@ class Tools:
     copies: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "copy"))
     sources: KeyedLocks = field(default_factory=KeyedLocks)
     now: Callable[[], float] = time.time
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
 class Run:
@@ -184,7 +183,7 @@ class Run:
         if self.job.stage is not Stage.WAITING_FOR_PEER:
             waiting = JobError.of(error, retry_time=self.tools.now() + wait)
             await self.enter(State.RUNNING, Stage.WAITING_FOR_PEER, error=waiting)
-        over = self.tools.sleep(wait)
+        over = asyncio.sleep(wait)
         await (over if ending else self.unless_cancelled(over))
 
     async def unless_cancelled(

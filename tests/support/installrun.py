@@ -1,0 +1,330 @@
+"""One run of an install with its store and peers in memory: no server, no SQLite, and a clock that skips.
+
+What is on disk is real: a small model in an import folder, and ``models_dir``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from modelkeep.exceptions import (
+    DeadlineExceededException,
+    UnavailableException,
+    UnknownJobIDException,
+    UnknownModelException,
+)
+from modelkeep_common.room import Room
+from modelkeep_install.domain.jobs import Job, Overrides, Progress, Source, SourceKind, Stage, State
+from modelkeep_install.domain.ports import (
+    DigestWork,
+    DownloadNews,
+    DownloadOrder,
+    DownloadState,
+    DownloadStatus,
+    RecordFile,
+    StoredModel,
+)
+from modelkeep_install.domain.roots import ModelRoots
+from modelkeep_install.follow import ENDED, DownloadFollower
+from modelkeep_install.run import Run, Tools
+from modelkeep_install.steps import install
+from support.faketime import now
+from support.installs import small_lora
+
+T = TypeVar("T")
+
+KEY, URL = "ab" * 16, "https://models.example/style.safetensors"
+
+
+class Killed(BaseException):
+    """What ends a run as a kill would: no handler sees it."""
+
+
+@dataclass
+class Faults:
+    """What goes wrong with a peer's calls, by their names."""
+
+    #: Calls that are not answered: as many times.
+    silent: dict[str, int] = field(default_factory=dict)
+    #: Calls that are done, and whose answers are lost.
+    lost: dict[str, int] = field(default_factory=dict)
+    #: Calls that are refused.
+    refused: dict[str, Exception] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+
+    async def answer(self, name: str, work: Callable[[], T]) -> T:
+        """The answer of a call, or what goes wrong with it."""
+        self.calls.append(name)
+        await asyncio.sleep(0)
+        if self.silent.get(name):
+            self.silent[name] -= 1
+            raise UnavailableException("The peer does not answer.")
+        if name in self.refused:
+            raise self.refused[name]
+        answer = work()
+        if self.lost.get(name):
+            self.lost[name] -= 1
+            raise DeadlineExceededException("The peer did not answer in time.")
+        return answer
+
+
+class Records:
+    """RecordService: a request id makes one record."""
+
+    def __init__(self) -> None:
+        self.faults = Faults()
+        self.made: dict[str, tuple[str, Any, Sequence[RecordFile]]] = {}
+
+    async def create(self, draft: Any, files: Sequence[RecordFile], request_id: str) -> StoredModel:
+        def make() -> StoredModel:
+            made, *_ = self.made.setdefault(KEY, (request_id, draft, files))
+            assert made == request_id, "a second record was asked for"
+            return StoredModel(KEY, "e", "", "", b"the record")
+
+        return await self.faults.answer("create", make)
+
+    async def get(self, key: str) -> StoredModel:
+        def find() -> StoredModel:
+            if key not in self.made:
+                raise UnknownModelException(f"There is no model {key}.")
+            return StoredModel(key, "e", "", "", b"the record")
+
+        return await self.faults.answer("get", find)
+
+
+class Downloads:
+    """DownloadService: a second after it was ordered a download runs, and one later it delivers."""
+
+    def __init__(self, content: bytes) -> None:
+        self.faults = Faults()
+        self.content = content
+        self.orders: dict[str, DownloadOrder] = {}
+        self.statuses: dict[int, DownloadStatus] = {}
+        self.started: list[tuple[str, str]] = []
+        #: What a download does; each a second after the one before.
+        self.plan = [DownloadState.RUNNING, DownloadState.COMPLETED]
+        self._news: asyncio.Queue[DownloadNews] = asyncio.Queue()
+
+    async def create(self, order: DownloadOrder) -> DownloadStatus:
+        def make() -> DownloadStatus:
+            known = list(self.orders)
+            if order.request_id in self.orders:
+                return self.statuses[known.index(order.request_id) + 1]
+            self.orders[order.request_id] = order
+            status = DownloadStatus(len(self.orders), DownloadState.ENQUEUED, labels=order.labels)
+            self.statuses[status.id] = status
+            self.play(status.id, self.plan)
+            return status
+
+        return await self.faults.answer("create", make)
+
+    def play(self, download_id: int, plan: Sequence[DownloadState]) -> None:
+        """Lets a download go through states, a second each."""
+        for second, state in enumerate(plan, 1):
+            asyncio.get_running_loop().call_later(second, self.move, download_id, state)
+
+    def move(self, download_id: int, state: DownloadState, **values: Any) -> None:
+        """Lets a download change."""
+        status = self.statuses.get(download_id)
+        if status is None or status.state is DownloadState.CANCELLED:
+            return
+        size = len(self.content)
+        if state is DownloadState.COMPLETED:
+            path = Path([*self.orders.values()][download_id - 1].folder) / "style.safetensors"
+            path.write_bytes(self.content)
+            values = {"path": str(path), "progress": Progress(size, size), **values}
+        elif state is DownloadState.RUNNING:
+            values = {"progress": Progress(size // 2, size), **values}
+        self.statuses[download_id] = replace(status, state=state, **values)
+        self._news.put_nowait(DownloadNews("", (self.statuses[download_id],)))
+
+    def forget(self) -> None:
+        """Loses all downloads; another of the same number is somebody else's."""
+        self.statuses.clear()
+
+    async def get(self, download_id: int) -> DownloadStatus:
+        def find() -> DownloadStatus:
+            if download_id not in self.statuses:
+                raise UnknownJobIDException(f"There is no download {download_id}.")
+            return self.statuses[download_id]
+
+        return await self.faults.answer("get", find)
+
+    async def start(self, download_id: int, access_token: str, source_url: str) -> DownloadStatus:
+        def begin() -> DownloadStatus:
+            self.started.append((access_token, source_url))
+            self.play(download_id, [DownloadState.RUNNING, DownloadState.COMPLETED])
+            return self.statuses[download_id]
+
+        return await self.faults.answer("start", begin)
+
+    async def cancel(self, download_id: int) -> None:
+        await self.faults.answer("cancel", lambda: self.move(download_id, DownloadState.CANCELLED))
+
+    async def prune(self) -> None:
+        raise AssertionError("a run prunes nothing")
+
+    async def watch(self, resume_token: str) -> AsyncIterator[DownloadNews]:
+        while True:
+            yield await self._news.get()
+
+
+class Store:
+    """The jobs in memory, and every write of them."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[int, Job] = {}
+        self.writes: list[Job] = []
+        self.record = b""
+        self.digests: DigestWork | None = None
+        #: Called around the n-th write of the store: does what shall happen there.
+        self.at: dict[int, Callable[[], None]] = {}
+        self.after = True
+        self._written = asyncio.Event()
+
+    async def save(self, job: Job, *, record: bytes = b"", digests: DigestWork | None = None) -> Job:
+        act = self.at.get(len(self.writes) + 1, lambda: None)
+        await asyncio.sleep(0)
+        if not self.after:
+            act()
+        cancelled = job.cancel_requested or self.jobs[job.id].cancel_requested
+        stored = replace(job, revision=job.revision + 1, cancel_requested=cancelled)
+        self.jobs[job.id] = stored
+        self.writes.append(stored)
+        self.record, self.digests = record or self.record, digests or self.digests
+        self._written.set()
+        self._written = asyncio.Event()
+        if self.after:
+            act()
+        return stored
+
+    async def until(self, condition: Callable[[Job], bool]) -> None:
+        """Waits for a write of a job that is so."""
+        while not condition(self.jobs[1]):
+            await self._written.wait()
+
+    @property
+    def told(self) -> list[tuple[State, Stage]]:
+        """The states and stages that were written, repetitions left out."""
+        steps = [(job.state, job.stage) for job in self.writes]
+        return [step for n, step in enumerate(steps) if n == 0 or steps[n - 1] != step]
+
+
+class Bench:
+    """A job, and all that its runs work with."""
+
+    def __init__(self, folder: Path, kind: str, **fields: Any) -> None:
+        self.imports, self.models = folder / "import", folder / "data" / "models"
+        self.models.mkdir(parents=True)
+        self.source = small_lora(self.imports / "style.safetensors")
+        self.content = self.source.read_bytes()
+        self.kind = kind
+        self.store, self.records, self.downloads = Store(), Records(), Downloads(self.content)
+        self.news: list[Job] = []
+        self.roots = ModelRoots(self.models, "root", [self.imports], data_dir=folder / "data")
+        url = kind == "url"
+        self.store.jobs[1] = Job(
+            id=1,
+            uid="00000000-0000-4000-8000-000000000001",
+            source=Source(SourceKind.URL, URL) if url else Source(SourceKind.PATH, str(self.source)),
+            inplace=kind == "in place",
+            key=KEY,
+            create_time=0.0,
+            local_path="" if url else str(self.source),
+            **{"overrides": Overrides(), **fields},
+        )
+
+    @property
+    def job(self) -> Job:
+        """As it is stored."""
+        return self.store.jobs[1]
+
+    @contextlib.asynccontextmanager
+    async def started(self, **secrets: str) -> AsyncIterator[tuple[Run, asyncio.Task[None]]]:
+        """A run of the job as it is stored, as after a start of the service."""
+        store: Any = self.store
+        records: Any = self.records
+        follower = DownloadFollower(self.downloads)
+        tools = Tools(
+            store,
+            records,
+            self.downloads,
+            follower,
+            self.roots,
+            Room(self.models, 0),
+            self.news.append,
+            now=now,
+        )
+        run = Run(self.job, tools, **secrets)
+        task = asyncio.ensure_future(install(run))
+        try:
+            yield run, task
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Killed):
+                await task
+            await follower.close()
+            for pool in (tools.quick, tools.copies):
+                pool.shutdown()
+
+    async def finish(self, **secrets: str) -> Job:
+        """Runs the job to its end."""
+        async with self.started(**secrets) as (_, task):
+            await task
+        return self.job
+
+    async def interrupt(self, how: str, at: int) -> None:
+        """Runs the job, and does something to it at a write.
+
+        Args:
+            how: ``cancel`` by a caller, ``drain`` of the service, or ``kill before`` or ``after`` the write.
+            at: Number of the write, from 1.
+        """
+        self.store.after = how != "kill before"
+        async with self.started() as (run, task):
+            self.store.at = {at: lambda: self._do(how, run, task)}
+            await asyncio.wait({task})
+        self.store.at = {}
+
+    def _do(self, how: str, run: Run, task: asyncio.Task[None]) -> None:
+        if how == "cancel":
+            self.cancel(run)
+        elif how == "drain":
+            run.stopped.set()
+            task.cancel()
+        else:
+            raise Killed
+
+    def cancel(self, run: Run) -> None:
+        """As CancelInstall does."""
+        if not self.job.state.final:
+            self.store.jobs[1] = replace(self.job, cancel_requested=True)
+            run.request_cancel()
+
+    def check_completed(self) -> None:
+        """COMPLETED: one record, one copy, the source as it was, and nothing else."""
+        assert (self.job.state, self.job.error) == (State.COMPLETED, None)
+        assert list(self.records.made) == [KEY]
+        assert self.store.record == b"the record"
+        assert self.source.read_bytes() == self.content
+        placed = self.models / KEY / "style.safetensors"
+        assert self.job.local_path == str(self.source if self.kind == "in place" else placed)
+        assert self.files() == ([] if self.kind == "in place" else [placed])
+        assert all(path.read_bytes() == self.content for path in self.files())
+        assert self.store.digests is not None
+        assert self.store.digests.location == self.job.local_path
+
+    def check_nothing_left(self) -> None:
+        """No record and no file; the source is as it was."""
+        assert (self.records.made, self.files()) == ({}, [])
+        assert self.source.read_bytes() == self.content
+        assert all(status.state in ENDED for status in self.downloads.statuses.values())
+
+    def files(self) -> list[Path]:
+        """Every file in models_dir."""
+        return [path for path in self.models.rglob("*") if path.is_file()]
