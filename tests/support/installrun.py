@@ -19,7 +19,7 @@ from modelkeep.exceptions import (
     UnknownModelException,
 )
 from modelkeep_common.room import Room
-from modelkeep_install.domain.jobs import Job, Overrides, Progress, Source, SourceKind, Stage, State
+from modelkeep_install.domain.jobs import Job, Progress, Source, SourceKind, Stage, State
 from modelkeep_install.domain.ports import (
     DigestWork,
     DownloadNews,
@@ -236,7 +236,7 @@ class Bench:
             key=KEY,
             create_time=0.0,
             local_path="" if url else str(self.source),
-            **{"overrides": Overrides(), **fields},
+            **{"overrides": {}, **fields},
         )
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +100,3 @@ def draft_of_job(job: Job, models_dir: Path, root_id: str) -> model_pb2.Model:
             violations=[FieldViolation(f"overrides.{name}", f"no field of type {kind}") for name in wrong],
         )
     return model
-
-
-def name_of_source(job: Job) -> str:
-    """The name that the model's file or folder keeps."""
-    return os.path.basename(job.staged_path or job.source.text)

@@ -18,10 +18,10 @@ from ..run import Run
 
 async def register(run: Run) -> None:
     """Writes the record, and ends the job."""
-    run.job = replace(run.job, registering=True)
+    roots, records = run.tools.roots, run.tools.records
+    draft = draft_of_job(run.job, roots.models_dir, roots.root_id)
+    run.job = job = replace(run.job, registering=True)
     await run.save()
-    job, records, roots = run.job, run.tools.records, run.tools.roots
-    draft = draft_of_job(job, roots.models_dir, roots.root_id)
     try:
         create = partial(records.create, draft, _listed(job), job.request_id("create-model"))
         stored = await run.ask(create)
