@@ -113,7 +113,7 @@ def test_a_silent_record_service_is_waited_for_which_is_noted_once(tmp_path: Pat
         bench.check_completed()
         assert bench.records.faults.calls == ["create"] * 7
         waited = 0.1 * (2**6 - 1)
-        assert 0.8 * waited <= now() - began <= 1.2 * waited + (2 if kind == "url" else 0)
+        assert waited / 2 <= now() - began <= waited + (2 if kind == "url" else 0)
         [waiting] = [job for job in bench.store.writes if job.stage is Stage.WAITING_FOR_PEER]
         assert waiting.error is not None
         assert waiting.error.retry_time is not None
