@@ -169,7 +169,7 @@ def test_a_stop_interrupts_a_tls_handshake_and_a_name_look_up() -> None:
             began = time.monotonic()
             with pytest.raises(Stopped):
                 transport.open(f"https://127.0.0.1:{port}/", token=None, userinfo="", headers={}, stop=stop)
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < 2.5
 
 
 def test_headers_that_never_end_are_given_up() -> None:
@@ -194,7 +194,7 @@ def test_headers_that_never_end_are_given_up() -> None:
         began = time.monotonic()
         with pytest.raises(TransientError):
             fetch(transport, f"http://127.0.0.1:{listener.getsockname()[1]}/")
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4
         thread.join()
 
 

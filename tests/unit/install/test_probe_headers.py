@@ -64,10 +64,10 @@ BAD: dict[str, tuple[Any, int, int | None]] = {
 def test_a_header_that_lies_is_refused_at_once(tmp_path: Path, kind: str) -> None:
     header, buffer, claimed = BAD[kind]
     path = write_raw(tmp_path / "bad.safetensors", header, buffer=buffer, claimed=claimed)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(InvalidModelException) as caught:
         probe(path)
-    assert time.perf_counter() - start < 0.25
+    assert time.process_time() - start < 0.25
     assert caught.value.metadata["path"] == str(path)
     assert 0 < len(caught.value.metadata["detail"]) < 1500
 
