@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelkeep.cli._errors import complain, guarded
-from modelkeep.cli._installs import progress
+from modelkeep.cli._follow import follow, follow_all
 from modelkeep.cli._output import (
     LAST_ID,
     Json,
     as_json,
-    counted,
     print_json,
+    print_pruned,
     print_table,
+    progress,
     short,
     visible,
     when,
 )
 from modelkeep.defaults import EXIT_FAILED, EXIT_OK
-from modelkeep.exceptions import ModelkeepError, UnknownJobIDException
+from modelkeep.exceptions import ModelkeepError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,9 +85,9 @@ def watch_downloads(
     """Follow a download until it ends, or all of them until Ctrl-C."""
     with _queue(queue) as jobs:
         if id is None:
-            _watch_all(jobs, json)
+            follow_all(jobs.watch(), _state, as_lines=json)
             return
-        job = _follow(jobs, id, json)
+        job = follow(jobs.watch([id]), id, "download", _state, lambda job: job.ended, as_lines=json)
     if job.error is not None and not json and isinstance(job.error, ModelkeepError):
         complain(job.error, prefix=f"Download {id} is {job.status.value}")
     elif not json:
@@ -131,10 +132,7 @@ def prune_downloads(queue: Queue = None, json: Json = False) -> None:
     """Forget the downloads that have ended; files stay."""
     with _queue(queue) as jobs:
         count = jobs.prune_jobs()
-    if json:
-        print_json({"pruned_count": str(count)})
-    else:
-        typer.echo(f"Forgot {counted(count, 'download')}.")
+    print_pruned(count, "download", json)
 
 
 def _state(job: DownloadJobBase) -> str:
@@ -158,41 +156,3 @@ def _tell(job: DownloadJobBase, json: bool) -> None:
         typer.echo(f"Download {job.id} is {job.status.value}.")
     else:
         typer.echo(f"Download {job.id} is {_state(job)}.")
-
-
-def _follow(jobs: DownloadQueue, id: int, json: bool) -> DownloadJobBase:
-    from modelkeep.cli._follow import Bar
-
-    last: DownloadJobBase | None = None
-    with Bar().shown() as bar, contextlib.closing(jobs.watch([id])) as frames:
-        for frame in frames:
-            for event in frame.events:
-                last = event.put
-                if last is None:
-                    raise UnknownJobIDException(f"Download {id} was pruned.", metadata={"id": str(id)})
-                if json:
-                    print_json(as_json(last.message), lines=True)
-                else:
-                    moved = last.message.progress
-                    bar.update(f"Download {id}: {_state(last)}", moved.bytes_done, moved.bytes_total)
-            if last is not None and last.ended:
-                return last
-            if frame.snapshot_complete and last is None:
-                raise UnknownJobIDException(f"There is no download {id}.", metadata={"id": str(id)})
-    raise ModelkeepError("The watch ended.")
-
-
-def _watch_all(jobs: DownloadQueue, json: bool) -> None:
-    said: dict[int, str] = {}
-    with contextlib.closing(jobs.watch()) as frames:
-        for frame in frames:
-            for event in frame.events:
-                if json:
-                    line = {"removed_id": str(event.id)} if event.put is None else as_json(event.put.message)
-                    print_json(line, lines=True)
-                    continue
-                text = _state(event.put) if event.put is not None else "pruned"
-                if said.get(event.id) != text:
-                    source = visible(event.put.source) if event.put is not None else ""
-                    print(f"{event.id}\t{text}\t{source}", flush=True)
-                said[event.id] = text

@@ -1,21 +1,31 @@
-"""Following an install until it ends: a progress bar on a terminal, lines elsewhere."""
+"""Following jobs: a progress bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import typer
 
-from modelkeep.cli._errors import complain
-from modelkeep.cli._output import as_json, console, print_json, short, size, visible
-from modelkeep.defaults import EXIT_FAILED, EXIT_OK
+from modelkeep.cli._output import as_json, console, print_json, visible
 from modelkeep.exceptions import ModelkeepError, UnknownJobIDException
 
 if TYPE_CHECKING:
-    from modelkeep.client import Client, ModelInstallJob
+    from modelkeep.client import WatchFrame
+
+
+class _Job(Protocol):
+    """What both kinds of jobs have in common."""
+
+    source: Any
+
+    @property
+    def message(self) -> Any: ...
+
+
+J = TypeVar("J", bound=_Job)
 
 
 class Bar:
@@ -53,61 +63,62 @@ class Bar:
         self._said = text
 
 
-def stage_of(job: ModelInstallJob) -> str:
-    """What an install does now, for people."""
-    from modelkeep.install.v1 import install_pb2
+def follow(
+    frames: Generator[WatchFrame[J]],
+    id: int,
+    noun: str,
+    state: Callable[[J], str],
+    is_over: Callable[[J], bool],
+    *,
+    as_lines: bool = False,
+) -> J:
+    """Show a job until it is over; answers with its last state.
 
-    stage = install_pb2.InstallStage.Name(job.message.stage)
-    if job.status != "running" or stage == "INSTALL_STAGE_UNSPECIFIED":
-        return job.status.value
-    return short(stage, "INSTALL_STAGE_")
-
-
-def follow_install(client: Client, id: int, *, as_lines: bool = False) -> ModelInstallJob:
-    """Show an install until nothing more happens to it by itself; answers with its last state.
+    Args:
+        frames: A watch of this job alone.
+        id: Its number.
+        noun: What it is, "install".
+        state: What it does now, for people.
+        is_over: Whether there is nothing more to wait for.
+        as_lines: Print each change as a line of JSON in place of a bar.
 
     Raises:
         UnknownJobIDException: There is no such job.
     """
-    last: ModelInstallJob | None = None
-    with Bar().shown() as bar, contextlib.closing(client.model_install.watch([id])) as frames:
+    last: J | None = None
+    name = f"{noun.capitalize()} {id}"
+    with Bar().shown() as bar, contextlib.closing(frames):
         for frame in frames:
             for event in frame.events:
                 last = event.put
                 if last is None:
-                    raise UnknownJobIDException(f"Install {id} was pruned.", metadata={"id": str(id)})
+                    raise UnknownJobIDException(f"{name} was pruned.", metadata={"id": str(id)})
                 if as_lines:
                     print_json(as_json(last.message), lines=True)
                 else:
-                    bar.update(f"Install {id}: {stage_of(last)}", last.bytes, last.total_bytes)
-            if last is not None and last.settled:
+                    moved = last.message.progress
+                    bar.update(f"{name}: {state(last)}", moved.bytes_done, moved.bytes_total)
+            if last is not None and is_over(last):
                 return last
             if frame.snapshot_complete and last is None:
-                raise UnknownJobIDException(f"There is no install {id}.", metadata={"id": str(id)})
+                raise UnknownJobIDException(f"There is no {noun} {id}.", metadata={"id": str(id)})
     raise ModelkeepError("The watch ended.")
 
 
-def report(job: ModelInstallJob) -> int:
-    """Say how an install ended; answers with the exit code."""
-    if job.status == "completed" and job.config_out is not None:
-        config = job.config_out
-        typer.echo(
-            f"Installed {visible(config.name)} as {config.key} ({config.model_type}, {config.base_model}, "
-            f"{config.model_format}, {size(config.size_bytes)})"
-        )
-        return EXIT_OK
-    if job.exception is not None:
-        state = "is paused" if job.status == "paused" else "failed"
-        complain(job.exception, prefix=f"Install {job.id} {state}")
-    else:
-        typer.echo(f"Install {job.id} is {job.status.value}.", err=True)
-    return EXIT_FAILED
-
-
-def how_to_go_on(id: int) -> str:
-    """What a person who left an install can do."""
-    return (
-        f"Detached; install {id} goes on.\n"
-        f"  watch it:  modelkeep installs watch {id}\n"
-        f"  cancel it: modelkeep installs cancel {id}"
-    )
+def follow_all(
+    frames: Generator[WatchFrame[J]], state: Callable[[J], str], *, as_lines: bool = False
+) -> None:
+    """Print a line whenever a job of a watch changes its state; as JSON whenever anything changes."""
+    said: dict[int, str] = {}
+    with contextlib.closing(frames):
+        for frame in frames:
+            for event in frame.events:
+                if as_lines:
+                    line = {"removed_id": str(event.id)} if event.put is None else as_json(event.put.message)
+                    print_json(line, lines=True)
+                    continue
+                text = state(event.put) if event.put is not None else "pruned"
+                if said.get(event.id) != text:
+                    source = event.put.source if event.put is not None else ""
+                    print(f"{event.id}\t{text}\t{visible(source)}", flush=True)
+                said[event.id] = text

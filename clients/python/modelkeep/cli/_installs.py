@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelkeep.cli._errors import guarded
+from modelkeep.cli._errors import complain, guarded
+from modelkeep.cli._follow import follow, follow_all
 from modelkeep.cli._output import (
     LAST_ID,
     Json,
     as_json,
-    counted,
     print_json,
+    print_pruned,
     print_table,
+    progress,
+    short,
     size,
     visible,
     when,
@@ -91,7 +93,6 @@ def install(
     json: Json = False,
 ) -> None:
     """Install a model. Ctrl-C leaves the install running; the same command again joins it."""
-    from modelkeep.cli._follow import follow_install, how_to_go_on, report
     from modelkeep.client import Client
 
     config = overrides(set_) | ({"name": name} if name else {})
@@ -106,17 +107,17 @@ def install(
         )
         try:
             if not detach:
-                job = follow_install(client, job.id)
+                job = _follow(client, job.id)
         except KeyboardInterrupt:
-            typer.echo(f"\n{how_to_go_on(job.id)}", err=True)
+            typer.echo(f"\n{_how_to_go_on(job.id)}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
     if json:
         print_json(as_json(job.message))
     if detach:
         if not json:
-            typer.echo(how_to_go_on(job.id))
+            typer.echo(_how_to_go_on(job.id))
         return
-    raise typer.Exit(_code(job) if json else report(job))
+    raise typer.Exit(_code(job) if json else _report(job))
 
 
 @_group.callback()
@@ -134,7 +135,6 @@ def list_installs(
     json: Json = False,
 ) -> None:
     """List the installs, newest first."""
-    from modelkeep.cli._follow import stage_of
     from modelkeep.client import Client
 
     with Client() as client:
@@ -145,7 +145,7 @@ def list_installs(
     print_table(
         ("ID", "STATE", "PROGRESS", "RESULT", "STARTED", "SOURCE"),
         [
-            (job.id, stage_of(job), progress(job), _result(job), when(job.job_started), job.source)
+            (job.id, _stage(job), progress(job), _result(job), when(job.job_started), job.source)
             for job in jobs
         ],
         empty=f"No install has {source!r} in its source." if source else "There are no installs.",
@@ -161,14 +161,13 @@ def watch_installs(
     json: Json = False,
 ) -> None:
     """Follow an install until it ends, or all of them until Ctrl-C."""
-    from modelkeep.cli._follow import follow_install, report
     from modelkeep.client import Client
 
     with Client() as client:
         if id is not None:
-            job = follow_install(client, id, as_lines=json)
-            raise typer.Exit(_code(job) if json else report(job))
-        _watch_all(client, json)
+            job = _follow(client, id, as_lines=json)
+            raise typer.Exit(_code(job) if json else _report(job))
+        follow_all(client.model_install.watch(), _stage, as_lines=json)
 
 
 @_group.command("cancel")
@@ -194,17 +193,7 @@ def prune_installs(json: Json = False) -> None:
 
     with Client() as client:
         count = client.model_install.prune_jobs()
-    if json:
-        print_json({"pruned_count": str(count)})
-    else:
-        typer.echo(f"Forgot {counted(count, 'install')}.")
-
-
-def progress(job: Any) -> str:
-    """Bytes done of bytes in total, for people."""
-    if not job.total_bytes:
-        return ""
-    return f"{size(job.bytes)} of {size(job.total_bytes)}"
+    print_pruned(count, "install", json)
 
 
 def _result(job: ModelInstallJob) -> str:
@@ -215,19 +204,42 @@ def _code(job: ModelInstallJob) -> int:
     return EXIT_OK if job.status == "completed" else EXIT_FAILED
 
 
-def _watch_all(client: Client, json: bool) -> None:
-    from modelkeep.cli._follow import stage_of
+def _stage(job: ModelInstallJob) -> str:
+    """What an install does now, for people."""
+    from modelkeep.install.v1 import install_pb2
 
-    said: dict[int, str] = {}
-    with contextlib.closing(client.model_install.watch()) as frames:
-        for frame in frames:
-            for event in frame.events:
-                if json:
-                    line = {"removed_id": str(event.id)} if event.put is None else as_json(event.put.message)
-                    print_json(line, lines=True)
-                    continue
-                text = stage_of(event.put) if event.put is not None else "pruned"
-                if said.get(event.id) != text:
-                    source = event.put.source if event.put is not None else ""
-                    print(f"{event.id}\t{text}\t{visible(source)}", flush=True)
-                said[event.id] = text
+    stage = install_pb2.InstallStage.Name(job.message.stage)
+    if job.status != "running" or stage == "INSTALL_STAGE_UNSPECIFIED":
+        return job.status.value
+    return short(stage, "INSTALL_STAGE_")
+
+
+def _follow(client: Client, id: int, *, as_lines: bool = False) -> ModelInstallJob:
+    watch = client.model_install.watch([id])
+    return follow(watch, id, "install", _stage, lambda job: job.settled, as_lines=as_lines)
+
+
+def _report(job: ModelInstallJob) -> int:
+    """Say how an install ended; answers with the exit code."""
+    if job.status == "completed" and job.config_out is not None:
+        config = job.config_out
+        typer.echo(
+            f"Installed {visible(config.name)} as {config.key} ({config.model_type}, {config.base_model}, "
+            f"{config.model_format}, {size(config.size_bytes)})"
+        )
+        return EXIT_OK
+    if job.exception is not None:
+        state = "is paused" if job.status == "paused" else "failed"
+        complain(job.exception, prefix=f"Install {job.id} {state}")
+    else:
+        typer.echo(f"Install {job.id} is {job.status.value}.", err=True)
+    return EXIT_FAILED
+
+
+def _how_to_go_on(id: int) -> str:
+    """What a person who left an install can do."""
+    return (
+        f"Detached; install {id} goes on.\n"
+        f"  watch it:  modelkeep installs watch {id}\n"
+        f"  cancel it: modelkeep installs cancel {id}"
+    )

@@ -83,6 +83,14 @@ def print_facts(facts: Iterable[tuple[str, object]]) -> None:
         print(f"{name + ':':<{width + 1}} " + ("\n" + " " * (width + 2)).join(lines))
 
 
+def print_pruned(count: int, noun: str, json: bool) -> None:
+    """Say how many jobs were forgotten."""
+    if json:
+        print_json({"pruned_count": str(count)})
+    else:
+        typer.echo(f"Forgot {counted(count, noun)}.")
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console that takes text as it is."""
     from rich.console import Console
@@ -98,6 +106,13 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def progress(job: Any) -> str:
+    """Bytes done of bytes in total, for people."""
+    if not job.total_bytes:
+        return ""
+    return f"{size(job.bytes)} of {size(job.total_bytes)}"
 
 
 def when(seconds: float | None) -> str:
