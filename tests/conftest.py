@@ -11,13 +11,16 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
 from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
 
+from support.httpserver import HttpServer
 from support.processes import processes_of
+from support.suite import OwnersSuite, service_suite
 
 # In CI the same examples every time, so that a red run is about the change; at a desk new ones each time.
 settings.register_profile("ci", derandomize=True, max_examples=60, deadline=None)
@@ -69,6 +72,34 @@ def data_dir() -> Iterator[Path]:
     (parent / "data").mkdir()
     yield parent / "data"
     shutil.rmtree(parent, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """An empty folder with a short path, for all tests of a module."""
+    made = Path(tempfile.mkdtemp(prefix="mk-"))
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def web() -> Iterator[HttpServer]:
+    """A web server that serves, and breaks off, as a test tells it."""
+    with HttpServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def suite_options() -> dict[str, Any]:
+    """Arguments of `service_suite` for the fixture `suite`; a module may have its own."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def suite(suite_options: dict[str, Any]) -> Iterator[OwnersSuite]:
+    """A suite of real services, one for all tests of a module."""
+    with service_suite(**suite_options) as started:
+        yield started
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -37,8 +37,9 @@ from modelkeep_loader.config import LoaderSettings
 from modelkeep_record.app import RecordApplication
 from modelkeep_record.config import RecordSettings
 from support.commonapp import SERVICE, App, AppSettings, Client, serving
-from support.commoncalls import echo, fails, reason_of
-from support.records import failure_of, vae
+from support.commoncalls import echo, error_of, reason_of
+from support.failures import failure_of
+from support.records import vae
 from support.tokens import bearer, write_tokens
 
 REFUSALS = {"ROLE_REQUIRED", "CREDENTIALS_MISSING", "CREDENTIALS_INVALID"}
@@ -126,7 +127,7 @@ async def test_without_credentials_only_health_answers(data_dir: Path) -> None:
 async def test_a_method_that_is_not_in_the_table_is_refused_to_everybody(data_dir: Path) -> None:
     app = App({"Echo": echo})
     async with serving(app, data_dir, allowed={f"{SERVICE}/Echo": frozenset()}) as (_, client):
-        assert reason_of(await fails(client.unary("Echo"))) == "ROLE_REQUIRED"
+        assert reason_of(await error_of(client.unary("Echo"))) == "ROLE_REQUIRED"
 
 
 async def who(request: StringValue, context: Any) -> StringValue:
@@ -199,7 +200,7 @@ async def test_wrong_credentials_are_refused_and_never_taken_for_none(
     everyone = {f"{SERVICE}/Who": ROLES}
     settings: dict[str, Any] = {"token_file": tokens, "anonymous": anonymous, "insecure": False}
     async with serving(App({"Who": who}), data_dir, allowed=everyone, **settings) as (_, client):
-        error = await fails(client.unary("Who", metadata=headers))
+        error = await error_of(client.unary("Who", metadata=headers))
     assert (error.code().name, reason_of(error)) == ("UNAUTHENTICATED", "CREDENTIALS_INVALID")
     assert "nonsense" not in str(error.details())
 
@@ -208,7 +209,7 @@ async def test_a_refusal_says_which_role_is_needed_and_how_to_show_it(data_dir: 
     tokens = write_tokens(data_dir / "t.json", {"ci": ["viewer"]})
     settings: dict[str, Any] = {"token_file": tokens, "anonymous": "viewer", "insecure": False}
     async with serving(App({"Echo": echo}), data_dir, **settings) as (_, client):
-        error = await fails(client.unary("Echo", metadata=bearer("ci")))
+        error = await error_of(client.unary("Echo", metadata=bearer("ci")))
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED
     assert "Bearer" in str(error.details())
     assert "modelkeep token" in str(error.details())

@@ -23,7 +23,8 @@ from modelkeep.server.v1 import server_service_pb2, server_service_pb2_grpc
 from modelkeep_common.auth import ADMIN
 from modelkeep_common.calls.admission import Admission, Gate
 from support.commonapp import SERVICE, App, AppSettings, Client, serving
-from support.commoncalls import echo, fails, reason_of, status_of, until
+from support.commoncalls import echo, error_of, reason_of, until
+from support.failures import status_of
 from support.http2 import Connection
 
 pytestmark = pytest.mark.timeout(90)
@@ -103,7 +104,7 @@ async def test_a_callers_streams_leave_room_for_other_callers_and_other_calls(da
         crowd = [client.stream("StreamEndless", **as_(GREEDY)) for _ in range(4)]
         for call in crowd:
             await call.read()
-        refused = await fails(client.stream("StreamEndless", **as_(GREEDY)).read())
+        refused = await error_of(client.stream("StreamEndless", **as_(GREEDY)).read())
         assert reason_of(refused) == "SERVER_BUSY"
         kinds = [detail.type_url.rsplit(".", 1)[-1] for detail in status_of(refused).details]
         assert "RetryInfo" in kinds

@@ -19,7 +19,8 @@ import modelkeep_common
 from modelkeep_common.calls.chain import Chain
 from modelkeep_common.sqlite import Database, Migration
 from support.commonapp import SERVICE, App, serving
-from support.commoncalls import echo, fails, reason_of, status_of, until
+from support.commoncalls import echo, error_of, reason_of, until
+from support.failures import status_of
 
 SECRET = "hf_abcdefgh12345678 at /home/me/secret"
 
@@ -72,7 +73,7 @@ async def test_pitfall_1_an_exceptions_text_never_reaches_the_client(
 ) -> None:
     async with serving(App({method: handler}), data_dir) as (_, client):
         call = client.stream(method) if method.startswith("Stream") else client.unary(method)
-        error = await fails(call)
+        error = await error_of(call)
     assert error.code() == grpc.StatusCode.INTERNAL
     assert reason_of(error) == "INTERNAL"
     request_id = dict(error.trailing_metadata() or ())["x-request-id"]
@@ -86,7 +87,7 @@ async def test_pitfall_1_an_exceptions_text_never_reaches_the_client(
 async def test_pitfall_1_a_request_that_cannot_be_parsed_is_a_bad_field(data_dir: Path) -> None:
     async with serving(App({"Echo": echo}), data_dir) as (_, client):
         method: Any = client.channel.unary_unary(f"/{SERVICE}/Echo")
-        error = await fails(method(b"\xff\xff\xff"))
+        error = await error_of(method(b"\xff\xff\xff"))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert reason_of(error) == "FIELD_INVALID"
 
@@ -231,7 +232,7 @@ async def test_pitfall_5_health_answers_when_the_server_is_full(data_dir: Path) 
     async with serving(App({"Slow": slow}), data_dir, max_writes=2, principal_share=1) as (server, client):
         busy = [client.unary("Slow") for _ in range(2)]
         await until(lambda: server.admission.write.active == 2)
-        error = await fails(client.unary("Slow"))
+        error = await error_of(client.unary("Slow"))
         assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert reason_of(error) == "SERVER_BUSY"
         kinds = [detail.type_url.rsplit(".", 1)[-1] for detail in status_of(error).details]

@@ -30,7 +30,7 @@ from modelkeep_common.startup import StartupError
 from modelkeep_common.watch import Frame, WatchHub, stream_frames
 from modelkeep_common.watch.sqlite_log import SqliteLog, append_change
 from support.commonapp import SERVICE, App, AppSettings, Client, serving
-from support.commoncalls import echo, fails, reason_of, until
+from support.commoncalls import echo, error_of, reason_of, until
 
 # 10
 
@@ -62,7 +62,7 @@ async def test_pitfall_10_all_four_kinds_of_handlers_keep_their_kind(data_dir: P
         assert (await uploading(iter(messages))).value == "cd"
         chatting: Any = client.channel.stream_stream(f"/{SERVICE}/ChatBack", *codec)
         assert [m.value async for m in chatting(iter(messages))] == ["c", "d"]
-        error = await fails(client.unary("Missing"))
+        error = await error_of(client.unary("Missing"))
         assert error.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -91,7 +91,7 @@ async def test_pitfall_11_a_handlers_own_abort_passes_untouched_and_once(
 
     async with serving(App({"Abort": aborts, "StreamAbort": aborts_midway}), data_dir) as (_, client):
         for call in (client.unary("Abort"), client.stream("StreamAbort")):
-            error = await fails(call)
+            error = await error_of(call)
             assert (error.code(), error.details()) == (grpc.StatusCode.DATA_LOSS, "as said")
     assert [record for record in caplog.records if record.levelname in ("ERROR", "WARNING")] == []
 
@@ -132,7 +132,7 @@ async def test_pitfall_12_code_and_message_of_call_and_status_are_the_same_and_d
             ("Huge", "FIELD_INVALID"),
             ("Full", "DISK_FULL"),
         ):
-            error = await fails(client.unary(method))
+            error = await error_of(client.unary(method))
             rich = rpc_status.from_call(_SyncView(error))  # raises if they differ
             assert rich is not None
             assert rich.ByteSize() < 4096
@@ -197,7 +197,7 @@ async def test_pitfall_14_two_servers_in_one_loop_are_apart(data_dir: Path) -> N
     ):
         assert first.port != second.port
         assert (await client.unary("Echo", "x")).value == "x"
-        assert (await fails(other.unary("Echo"))).code() == grpc.StatusCode.INTERNAL
+        assert (await error_of(other.unary("Echo"))).code() == grpc.StatusCode.INTERNAL
 
 
 # 15
@@ -247,7 +247,7 @@ async def test_pitfall_20_a_handler_is_cancelled_at_the_deadline_and_its_write_i
         return request
 
     async with serving(App({"Insert": insert}), data_dir) as (server, client):
-        error = await fails(client.unary("Insert", timeout=0.2))
+        error = await error_of(client.unary("Insert", timeout=0.2))
         assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         await until(lambda: server.admission.write.active == 0)
         assert seen == ["cancelled"]
@@ -267,11 +267,11 @@ async def test_pitfall_20_a_call_without_a_deadline_gets_the_servers(data_dir: P
 
     handlers = {"Slow": slow, "OwnTimeout": own_timeout}
     async with serving(App(handlers), data_dir, max_unary_s=0.2) as (_, client):
-        error = await fails(client.unary("Slow"))
+        error = await error_of(client.unary("Slow"))
         assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         assert reason_of(error) == "DEADLINE_EXCEEDED"
         # A time-out of the handler's own is a bug that it did not handle, not the caller's deadline.
-        assert (await fails(client.unary("OwnTimeout"))).code() == grpc.StatusCode.INTERNAL
+        assert (await error_of(client.unary("OwnTimeout"))).code() == grpc.StatusCode.INTERNAL
 
 
 # 26
@@ -324,7 +324,7 @@ async def test_pitfall_26_a_stalled_reader_slows_nobody_and_is_ended_with_its_la
             assert token
             assert hub.watchers == 1
             # Once it reads again it gets what was on its way, and then the reason.
-            error = await fails(stalled)
+            error = await error_of(stalled)
             assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
             assert reason_of(error) == "WATCHER_TOO_SLOW"
             healthy.cancel()

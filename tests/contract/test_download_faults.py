@@ -7,7 +7,7 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from email.utils import formatdate
 from pathlib import Path
 
@@ -36,12 +36,6 @@ SHA256 = hashlib.sha256(BODY).hexdigest()
 COMPLETED = download_pb2.DOWNLOAD_STATE_COMPLETED
 ERROR = download_pb2.DOWNLOAD_STATE_ERROR
 PAUSED = download_pb2.DOWNLOAD_STATE_PAUSED
-
-
-@pytest.fixture
-def web() -> Iterator[HttpServer]:
-    with HttpServer() as server:
-        yield server
 
 
 @pytest.fixture

@@ -29,12 +29,6 @@ def disk() -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture
-def web() -> Iterator[HttpServer]:
-    with HttpServer() as server:
-        yield server
-
-
 def staged(client: DownloadClient) -> list[str]:
     """The names of the partial files' folders."""
     return [path.name for path in (client.folder / ".staging").glob("*")]

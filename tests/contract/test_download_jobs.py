@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -24,10 +24,9 @@ STATE = download_pb2.DownloadState
 
 
 @pytest.fixture
-def web() -> Iterator[HttpServer]:
-    with HttpServer() as server:
-        server.put("/m.safetensors", Resource(BODY))
-        yield server
+def web(web: HttpServer) -> HttpServer:
+    web.put("/m.safetensors", Resource(BODY))
+    return web
 
 
 @pytest.fixture

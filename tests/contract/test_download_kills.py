@@ -21,12 +21,6 @@ PAUSED = download_pb2.DOWNLOAD_STATE_PAUSED
 
 
 @pytest.fixture
-def web() -> Iterator[HttpServer]:
-    with HttpServer() as server:
-        yield server
-
-
-@pytest.fixture
 def service(data_dir: Path) -> Iterator[DownloadProcess]:
     process = DownloadProcess(data_dir, checkpoint_bytes=1 << 20, checkpoint_s=0.2)
     yield process

@@ -19,7 +19,7 @@ from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_download.engine import files
 from support.downloads import DownloadClient, alter_job, download_service
-from support.records import failure_of
+from support.failures import failure_of
 
 BODY, SECRET = b"model" * 1000, b"secret" * 1000
 COMPLETED = download_pb2.DOWNLOAD_STATE_COMPLETED

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +34,6 @@ NEW: dict[str, Any] = {
     **{"create_time": 1.5, "start_time": None, "end_time": None, "update_time": 1.5, "version": 1},
     "revision": 1,
 }
-
-
-@pytest.fixture
-def web() -> Iterator[HttpServer]:
-    with HttpServer() as server:
-        yield server
 
 
 async def old_database(path: Path, rows: list[dict[str, Any]], *, last_id: int) -> None:

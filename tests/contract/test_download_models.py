@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -20,12 +20,6 @@ from support.httpserver import HttpServer, Resource, pattern
 BODY = pattern(20_000)
 KEY = "f" * 32
 COMPLETED = download_pb2.DOWNLOAD_STATE_COMPLETED
-
-
-@pytest.fixture
-def web() -> Iterator[HttpServer]:
-    with HttpServer() as server:
-        yield server
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -19,12 +19,6 @@ from support.httpserver import HttpServer, Resource, pattern
 BODY = pattern(20_000)
 COMPLETED = download_pb2.DOWNLOAD_STATE_COMPLETED
 ERROR = download_pb2.DOWNLOAD_STATE_ERROR
-
-
-@pytest.fixture
-def web() -> Iterator[HttpServer]:
-    with HttpServer() as server:
-        yield server
 
 
 @pytest.fixture

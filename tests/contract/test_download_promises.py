@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,17 @@ from modelkeep_download.domain.job import Job, JobState
 from modelkeep_download.engine import downloads
 from modelkeep_download.store import JobStore
 from support.downloads import REPOSITORY, DownloadClient, download_service
+from support.failures import failure_of
 from support.httpserver import Cut, HttpServer, Resource, pattern
-from support.records import failure_of
 
 BODY = pattern(300_000)
 COMPLETED = download_pb2.DOWNLOAD_STATE_COMPLETED
 
 
 @pytest.fixture
-def web() -> Iterator[HttpServer]:
-    with HttpServer() as server:
-        server.put("/m.bin", Resource(BODY))
-        yield server
+def web(web: HttpServer) -> HttpServer:
+    web.put("/m.bin", Resource(BODY))
+    return web
 
 
 @pytest.fixture

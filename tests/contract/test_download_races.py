@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -23,12 +22,6 @@ _FAULTS: tuple[Fault, ...] = (
     *([Status(503)] * 10),
     *([Fault()] * 20),
 )
-
-
-@pytest.fixture
-def web() -> Iterator[HttpServer]:
-    with HttpServer() as server:
-        yield server
 
 
 async def pester(client: DownloadClient, job: download_pb2.Download, luck: random.Random) -> None:

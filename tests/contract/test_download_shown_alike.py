@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,17 +10,11 @@ import pytest
 from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from support.downloads import DownloadClient, download_service
+from support.failures import fails
 from support.httpserver import HttpServer, Resource, Status, pattern
-from support.records import fails
 
 #: Two objects of one size, with one validator, as servers give it that count changes.
 BODIES = {name: pattern(400_000, seed=seed) for seed, name in enumerate(("anna", "bert"))}
-
-
-@pytest.fixture
-def web() -> Iterator[HttpServer]:
-    with HttpServer() as server:
-        yield server
 
 
 @pytest.fixture

@@ -30,12 +30,6 @@ async def service(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         yield client
 
 
-@pytest.fixture
-def source(data_dir: Path) -> Path:
-    (data_dir.parent / "import").mkdir(exist_ok=True)
-    return data_dir.parent / "import"
-
-
 def long_lora(path: Path) -> Path:
     """A sound file of 8 GB that takes no room: most of its last tensor was never written."""
     unit = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_"

@@ -24,17 +24,12 @@ from modelkeep_install.domain.jobs import Job
 from modelkeep_install.steps import probe
 from modelkeep_install.store import InstallStore
 from support.downloads import downloads_beside
+from support.failures import fails
 from support.httpserver import HttpServer, Resource
-from support.installs import InstallClient, fails, install_service, small_lora
+from support.installs import InstallClient, install_service, small_lora
 
 COMPLETED = install_pb2.INSTALL_STATE_COMPLETED
 ERROR = install_pb2.INSTALL_STATE_ERROR
-
-
-@pytest.fixture
-async def service(data_dir: Path) -> AsyncIterator[InstallClient]:
-    async with install_service(data_dir) as client:
-        yield client
 
 
 @pytest.fixture
@@ -45,12 +40,6 @@ async def with_downloads(data_dir: Path) -> AsyncIterator[InstallClient]:
         install_service(data_dir, download_address=address) as client,
     ):
         yield client
-
-
-@pytest.fixture
-def source(data_dir: Path) -> Path:
-    (data_dir.parent / "import").mkdir(exist_ok=True)
-    return data_dir.parent / "import"
 
 
 def refuse(patch: pytest.MonkeyPatch, call: str, number: int, concerns: Callable[[Path], bool]) -> None:
@@ -295,10 +284,10 @@ async def test_a_file_that_the_service_may_not_read_is_forbidden_with_what_to_do
         return open_beneath(self, asked, *args, **kwargs)
 
     monkeypatch.setattr(AllowedRoots, "open_beneath", refusing)
-    with fails(code="PERMISSION_DENIED", reason="FORBIDDEN_PATH") as metadata:
+    with fails(code="PERMISSION_DENIED", reason="FORBIDDEN_PATH") as failure:
         await service.stub.ProbeModel(pb.ProbeModelRequest(path=str(path)))
-    assert metadata[0]["path"] == str(path)
-    assert (metadata[0]["setting"], metadata[0]["detail"]) == ("", "Permission denied")
+    assert failure[0].metadata["path"] == str(path)
+    assert (failure[0].metadata["setting"], failure[0].metadata["detail"]) == ("", "Permission denied")
     job = await service.install(path)
     assert (job.error.code, job.error.reason) == ("PERMISSION_DENIED", "FORBIDDEN_PATH")
     assert "Let the user that runs InstallService read it" in job.error.message

@@ -29,24 +29,13 @@ from modelkeep_install.hashing import digest_file
 from modelkeep_install.peers import Downloads, Records
 from modelkeep_install.store import InstallStore
 from support.downloads import downloads_beside
+from support.failures import fails
 from support.httpserver import HttpServer, Resource
-from support.installs import (
-    InstallClient,
-    fails,
-    install_service,
-    records_beside,
-    small_lora,
-)
+from support.installs import InstallClient, install_service, records_beside, small_lora
 
 COMPLETED = install_pb2.INSTALL_STATE_COMPLETED
 CANCELLED = install_pb2.INSTALL_STATE_CANCELLED
 ERROR = install_pb2.INSTALL_STATE_ERROR
-
-
-@pytest.fixture
-async def service(data_dir: Path) -> AsyncIterator[InstallClient]:
-    async with install_service(data_dir) as client:
-        yield client
 
 
 @pytest.fixture
@@ -57,12 +46,6 @@ async def with_downloads(data_dir: Path) -> AsyncIterator[InstallClient]:
         install_service(data_dir, download_address=address) as client,
     ):
         yield client
-
-
-@pytest.fixture
-def source(data_dir: Path) -> Path:
-    (data_dir.parent / "import").mkdir(exist_ok=True)
-    return data_dir.parent / "import"
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 15) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import blake3
@@ -17,9 +17,9 @@ from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep_install.installer import Installer
+from support.failures import fails
 from support.installs import (
     InstallClient,
-    fails,
     for_the_owner,
     install_beside,
     install_service,
@@ -31,18 +31,6 @@ from support.modelshapes import table, write_checkpoint, write_pipeline, write_s
 COMPLETED = install_pb2.INSTALL_STATE_COMPLETED
 ERROR = install_pb2.INSTALL_STATE_ERROR
 CANCELLED = install_pb2.INSTALL_STATE_CANCELLED
-
-
-@pytest.fixture
-async def service(data_dir: Path) -> AsyncIterator[InstallClient]:
-    async with install_service(data_dir) as client:
-        yield client
-
-
-@pytest.fixture
-def source(data_dir: Path) -> Path:
-    (data_dir.parent / "import").mkdir(exist_ok=True)
-    return data_dir.parent / "import"
 
 
 async def test_a_file_is_registered_in_place_with_everything_that_the_probe_found(
@@ -283,7 +271,8 @@ async def test_the_same_source_and_arguments_are_the_same_job_and_others_are_ref
         assert (again.install.id, again.existing) == (job.id, True)
         with fails(code="ALREADY_EXISTS", reason="INSTALL_IN_PROGRESS") as failure:
             await service.submit(path, inplace=False)
-        assert failure[0] == {"id": str(job.id)}
+        assert failure[0].metadata == {"id": str(job.id)}
+        assert failure[0].domain == "install.modelkeep.dev"
 
 
 async def test_a_repeated_request_id_answers_with_its_job_also_after_the_end(

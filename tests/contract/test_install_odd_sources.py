@@ -13,7 +13,8 @@ import pytest
 
 from modelkeep.install.v1 import install_pb2
 from modelkeep.model.v1 import model_pb2
-from support.installs import InstallClient, fails, install_service, small_lora
+from support.failures import fails
+from support.installs import InstallClient, install_service, small_lora
 from support.smalldisk import small_disk
 
 COMPLETED, ERROR = install_pb2.INSTALL_STATE_COMPLETED, install_pb2.INSTALL_STATE_ERROR

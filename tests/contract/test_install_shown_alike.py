@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,19 +11,14 @@ import pytest
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from support.downloads import downloads_beside
+from support.failures import fails
 from support.httpserver import HttpServer, Resource
-from support.installs import InstallClient, fails, install_beside, records_beside, small_lora
+from support.installs import InstallClient, install_beside, records_beside, small_lora
 
 COMPLETED = install_pb2.INSTALL_STATE_COMPLETED
 PAUSED = install_pb2.INSTALL_STATE_PAUSED
 #: Names that are hidden as nobody knows them, and might be a credential's or an object's.
 UNKNOWN = ("weights", "key", "code", "tokenizer")
-
-
-@pytest.fixture
-def web() -> Iterator[HttpServer]:
-    with HttpServer() as server:
-        yield server
 
 
 @pytest.fixture
@@ -115,7 +109,7 @@ async def test_an_install_that_waits_for_its_secrets_after_a_restart_takes_the_n
             await service.until(ordered, lambda i: i.state == PAUSED)
             with fails(code="ALREADY_EXISTS", reason="INSTALL_IN_PROGRESS") as found:
                 await submitted(service, ordered.source.url, access_token="t")  # it hides what is needed
-            assert found[0]["id"] == str(waiting.id)
+            assert found[0].metadata["id"] == str(waiting.id)
             answer = await submitted(service, urls[1])
             assert (answer.existing, answer.install.id) == (True, waiting.id)
             assert not (await submitted(service, urls[0])).existing
@@ -151,7 +145,7 @@ async def test_an_install_whose_download_was_ordered_before_a_restart_is_not_joi
             for url in urls:
                 with fails(code="ALREADY_EXISTS", reason="INSTALL_IN_PROGRESS") as found:
                     await submitted(service, url)
-                assert found[0]["id"] == str(first.id)
+                assert found[0].metadata["id"] == str(first.id)
             # what the error says to do
             await service.stub.CancelInstall(pb.CancelInstallRequest(id=first.id))
             done = await service.ended((await submitted(service, urls[1])).install)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,24 +10,13 @@ from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2 as record_pb
-from support.installs import InstallClient, fails, install_service, small_lora
+from support.failures import fails
+from support.installs import InstallClient, small_lora
 from support.modelshapes import table, write_safetensors
 
 KEEP = pb.UNINSTALL_FILES_KEEP
 OWNED = pb.UNINSTALL_FILES_OWNED
 ANY = pb.UNINSTALL_FILES_ANY_ALLOWED_ROOT
-
-
-@pytest.fixture
-async def service(data_dir: Path) -> AsyncIterator[InstallClient]:
-    async with install_service(data_dir) as client:
-        yield client
-
-
-@pytest.fixture
-def source(data_dir: Path) -> Path:
-    (data_dir.parent / "import").mkdir(exist_ok=True)
-    return data_dir.parent / "import"
 
 
 async def uninstall(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +30,6 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)
 
 LIMIT = 5
 KILOBYTE = 1024
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    place = Path(tempfile.mkdtemp(prefix="mk-"))
-    yield place
-    shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -7,7 +7,7 @@ import inspect
 import json
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,6 @@ MADE: dict[str, Callable[[], Any]] = {
     "text_encoder": tinymodels.text_encoder,
     "t5_encoder": tinymodels.t5_encoder,
 }
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    place = Path(tempfile.mkdtemp(prefix="mk-"))
-    yield place
-    shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

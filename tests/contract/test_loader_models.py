@@ -8,8 +8,7 @@ import os
 import re
 import resource
 import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,6 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)
 
 VAE = taxonomy_pb2.MODEL_TYPE_VAE
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    place = Path(tempfile.mkdtemp(prefix="mk-"))
-    yield place
-    shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

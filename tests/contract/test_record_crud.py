@@ -12,7 +12,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2 as pb
-from support.records import KEY, fails, record_service, vae
+from support.failures import fails
+from support.records import KEY, record_service, vae
 
 SHA = "ab" * 32
 BLAKE = "cd" * 32

@@ -19,7 +19,8 @@ from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep_record.app import RecordApplication
 from modelkeep_record.config import RecordSettings
 from modelkeep_record.stores.sqlite.schema import MIGRATIONS
-from support.records import RecordProcess, failure_of, vae
+from support.failures import failure_of
+from support.records import RecordProcess, vae
 
 
 async def everything(stub: Any) -> dict[str, model_pb2.Model]:

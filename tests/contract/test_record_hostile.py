@@ -17,7 +17,8 @@ from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep_common import paging, tokens
 from modelkeep_common.idempotency import fingerprint
 from modelkeep_common.wire import MAX_INT64
-from support.records import KEY, fails, failure_of, record_service, vae
+from support.failures import fails, failure_of
+from support.records import KEY, record_service, vae
 
 
 @pytest.fixture

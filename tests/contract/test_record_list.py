@@ -10,7 +10,8 @@ import pytest
 
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2 as pb
-from support.records import fails, record_service, vae
+from support.failures import fails
+from support.records import record_service, vae
 
 MAIN = taxonomy_pb2.MODEL_TYPE_MAIN
 VAE = taxonomy_pb2.MODEL_TYPE_VAE

@@ -19,7 +19,8 @@ from modelkeep.server.v1 import watch_pb2
 from modelkeep_common.serving import start_server
 from modelkeep_record.app import RecordApplication
 from modelkeep_record.config import RecordSettings
-from support.records import RecordProcess, fails, record_service, vae
+from support.failures import fails
+from support.records import RecordProcess, record_service, vae
 
 SNAPSHOT, LIVE = watch_pb2.WATCH_PHASE_SNAPSHOT, watch_pb2.WATCH_PHASE_LIVE
 

@@ -64,12 +64,6 @@ class Secrets:
 
 
 @pytest.fixture
-def web() -> Iterator[HttpServer]:
-    with HttpServer() as server:
-        yield server
-
-
-@pytest.fixture
 def log_file(data_dir: Path) -> Iterator[Path]:
     path = data_dir / "all.log"
     logs.configure("download", level="DEBUG", file=path)

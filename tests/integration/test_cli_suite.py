@@ -6,13 +6,11 @@ import json
 import os
 import re
 import select
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +21,6 @@ from modelkeep.cli.main import app
 from modelkeep.supervisor import Suite
 from support import modelshapes
 from support.httpserver import HttpServer, Resource
-from support.suite import service_suite
-
-
-@pytest.fixture(scope="module")
-def suite() -> Iterator[Suite]:
-    folder = Path(tempfile.mkdtemp(prefix="mk-"))
-    try:
-        with service_suite(folder) as started:
-            yield started
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -198,8 +185,8 @@ def test_the_cache_is_shown_and_emptied_by_command(suite: Suite) -> None:
 def test_ctrl_c_leaves_the_install_running_and_the_same_command_joins_it(suite: Suite, lora: Path) -> None:
     body = lora.read_bytes()
     with HttpServer() as server:
-        # Slow enough to be interrupted, and done soon after.
-        url = server.put("/slow.safetensors", Resource(body, rate=len(body) // 4))
+        # Slow enough to be interrupted, until it is followed again.
+        url = server.put("/slow.safetensors", Resource(body, rate=len(body) // 600))
         first = start(suite, "install", url)
         until(
             lambda: any(
@@ -218,6 +205,9 @@ def test_ctrl_c_leaves_the_install_running_and_the_same_command_joins_it(suite: 
         assert f"modelkeep installs cancel {id[1]}" in said
 
         second = start(suite, "install", url, "--json")
+        assert second.stderr is not None
+        assert f"Install {id[1]}: " in second.stderr.readline()
+        server.resources["/slow.safetensors"].rate = None
         out, said = second.communicate(timeout=30)
         assert second.returncode == 0, said
         job = json.loads(out)

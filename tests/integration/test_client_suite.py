@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +39,6 @@ from modelkeep.exceptions import (
 from modelkeep.supervisor import Suite
 from support import modelshapes
 from support.httpserver import HttpServer, Resource, pattern
-from support.suite import service_suite
 
 README = Path(__file__).resolve().parents[2] / "clients" / "python" / "README.md"
 VAE = {"name": "v", "path": "/v.safetensors", "type": "vae", "format": "checkpoint", "base": "sd-1"}
@@ -62,28 +59,12 @@ class Bus:
         return [payload for _, payload in self.events if payload["data"]["source"] == str(source)]
 
 
-@pytest.fixture(scope="module")
-def suite() -> Iterator[Suite]:
-    folder = Path(tempfile.mkdtemp(prefix="mk-"))
-    try:
-        with service_suite(folder / "data") as started:
-            yield started
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 @pytest.fixture
 def client(suite: Suite) -> Iterator[Client]:
     with Client(data_dir=suite.data_dir) as opened:
         yield opened
         for config in opened.model_record_store.all_models():
             opened.model_record_store.del_model(config.key)
-
-
-@pytest.fixture
-def server() -> Iterator[HttpServer]:
-    with HttpServer() as started:
-        yield started
 
 
 @pytest.fixture
@@ -201,9 +182,9 @@ def test_overrides_win_in_the_record_and_bad_ones_are_refused_at_once(client: Cl
     assert {violation.field for violation in caught.value.violations} == {"prediction_type", "key"}
 
 
-def test_the_event_bus_hears_of_an_install_in_order(suite: Suite, server: HttpServer, lora: Path) -> None:
+def test_the_event_bus_hears_of_an_install_in_order(suite: Suite, web: HttpServer, lora: Path) -> None:
     body = lora.read_bytes()
-    url = server.put("/events.safetensors", Resource(body, rate=len(body)))
+    url = web.put("/events.safetensors", Resource(body, rate=len(body)))
     bus = Bus()
     with Client(data_dir=suite.data_dir, event_bus=bus) as client:
         remote = client.model_install.import_model(url)
@@ -229,9 +210,9 @@ def test_the_event_bus_hears_of_an_install_in_order(suite: Suite, server: HttpSe
 
 
 def test_the_same_source_joins_its_job_and_other_arguments_are_refused(
-    client: Client, server: HttpServer
+    client: Client, web: HttpServer
 ) -> None:
-    url = server.put("/twice.safetensors", Resource(pattern(1_000_000), rate=100_000))
+    url = web.put("/twice.safetensors", Resource(pattern(1_000_000), rate=100_000))
     job = client.model_install.import_model(url)
     assert client.model_install.import_model(url) is job
     with pytest.raises(InstallInProgressException) as caught:
@@ -247,10 +228,10 @@ def test_the_same_source_joins_its_job_and_other_arguments_are_refused(
 
 
 def test_handlers_hear_of_a_download_in_order_the_jobs_own_first(
-    client: Client, suite: Suite, server: HttpServer
+    client: Client, suite: Suite, web: HttpServer
 ) -> None:
     body = pattern(2_000_000)
-    url = server.put("/file.bin", Resource(body, rate=4_000_000))
+    url = web.put("/file.bin", Resource(body, rate=4_000_000))
     heard: list[tuple[str, str]] = []
     queue = client.create_download_queue(
         "ordered", event_handlers=[lambda job: heard.append(("queue", job.status))]
@@ -279,10 +260,8 @@ def test_handlers_hear_of_a_download_in_order_the_jobs_own_first(
     assert set(states[1:-1]) == {"running"}
 
 
-def test_a_handler_may_call_the_client_it_belongs_to(
-    client: Client, suite: Suite, server: HttpServer
-) -> None:
-    url = server.put("/endless.bin", Resource(pattern(1_000_000), rate=50_000))
+def test_a_handler_may_call_the_client_it_belongs_to(client: Client, suite: Suite, web: HttpServer) -> None:
+    url = web.put("/endless.bin", Resource(pattern(1_000_000), rate=50_000))
     heard: list[str] = []
 
     def stop(job: Any) -> None:
@@ -299,9 +278,9 @@ def test_a_handler_may_call_the_client_it_belongs_to(
 
 
 def test_a_failing_handler_harms_nobody(
-    client: Client, suite: Suite, server: HttpServer, caplog: pytest.LogCaptureFixture
+    client: Client, suite: Suite, web: HttpServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    url = server.put("/small.bin", Resource(b"small"))
+    url = web.put("/small.bin", Resource(b"small"))
 
     def fail(job: Any) -> None:
         raise RuntimeError("a handler's own fault")
@@ -314,8 +293,8 @@ def test_a_failing_handler_harms_nobody(
     assert "a handler's own fault" in caplog.text
 
 
-def test_queues_are_apart_and_know_their_own_jobs(client: Client, suite: Suite, server: HttpServer) -> None:
-    url = server.put("/idle.bin", Resource(b"idle"))
+def test_queues_are_apart_and_know_their_own_jobs(client: Client, suite: Suite, web: HttpServer) -> None:
+    url = web.put("/idle.bin", Resource(b"idle"))
     one, two = client.create_download_queue("one"), client.create_download_queue("two")
     folder = suite.data_dir / "downloads" / "apart"
     job = one.create_download_job(url, folder, start=False, priority=3)
@@ -367,9 +346,9 @@ async def test_the_asyncio_client_has_the_same_methods(suite: Suite, lora: Path)
 
 
 async def test_who_waits_for_a_job_is_told_that_the_client_was_closed(
-    suite: Suite, server: HttpServer, lora: Path
+    suite: Suite, web: HttpServer, lora: Path
 ) -> None:
-    url = server.put("/slow.safetensors", Resource(lora.read_bytes(), rate=10_000))
+    url = web.put("/slow.safetensors", Resource(lora.read_bytes(), rate=10_000))
     client = AsyncClient(data_dir=suite.data_dir)
     job = await client.model_install.import_model(url)
     download = await client.download_queue.create_download_job(url, suite.data_dir / "downloads" / "slow.bin")
@@ -407,10 +386,10 @@ def test_a_watch_and_the_jobs_outlive_a_restart_of_the_service(
 
 
 def test_handlers_hear_of_what_ended_while_the_service_was_away_for_too_long(
-    client: Client, suite: Suite, server: HttpServer, monkeypatch: pytest.MonkeyPatch
+    client: Client, suite: Suite, web: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_jobs, "follow", functools.partial(follow, patience_s=0.2))
-    url = server.put("/away.bin", Resource(pattern(1_000_000), rate=50_000))
+    url = web.put("/away.bin", Resource(pattern(1_000_000), rate=50_000))
     heard: list[str] = []
     job = client.download_queue.create_download_job(
         url, suite.data_dir / "downloads" / "away", event_handlers=[lambda job: heard.append(job.status)]
@@ -418,7 +397,7 @@ def test_handlers_hear_of_what_ended_while_the_service_was_away_for_too_long(
     suite.kill("download")
     with pytest.raises(UnavailableException):
         client.download_queue.join(timeout=20)
-    server.put("/away.bin", Resource(pattern(1_000_000)))
+    web.put("/away.bin", Resource(pattern(1_000_000)))
     suite.restart("download")
     client.download_queue.join(timeout=20)
     assert job.status == "completed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,14 @@ from modelkeep.record.v1 import record_service_pb2_grpc as record_rpc
 from modelkeep.supervisor import Suite
 from support.httpserver import HttpServer, Resource
 from support.installs import InstallClient, small_lora
-from support.suite import service_suite
 
 SERVICES = ("record", "download", "install")
 COMPLETED = install_pb2.INSTALL_STATE_COMPLETED
 
 
 @pytest.fixture(scope="module")
-def suite() -> Iterator[Suite]:
-    with service_suite(services=SERVICES, env={"MODELKEEP_DOWNLOAD_RETRY_BASE_S": "0.05"}) as running:
-        yield running
+def suite_options() -> dict[str, Any]:
+    return {"services": SERVICES, "env": {"MODELKEEP_DOWNLOAD_RETRY_BASE_S": "0.05"}}
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import itertools
 import logging
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -31,7 +31,6 @@ from modelkeep.exceptions import (
 )
 from modelkeep.supervisor import Suite
 from support.httpserver import HttpServer, Resource, Status, pattern
-from support.suite import service_suite
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -74,17 +73,8 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def suite() -> Iterator[Suite]:
-    folder = Path(tempfile.mkdtemp(prefix="mk-"))
-    try:
-        env = {
-            "MODELKEEP_DOWNLOAD_ALLOW_PRIVATE_ADDRESSES": "true",
-            "MODELKEEP_DOWNLOAD_MAX_PARALLEL_DOWNLOADS": "1",
-        }
-        with service_suite(folder / "data", services=("download",), env=env) as started:
-            yield started
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def suite_options() -> dict[str, Any]:
+    return {"services": ("download",), "env": {"MODELKEEP_DOWNLOAD_MAX_PARALLEL_DOWNLOADS": "1"}}
 
 
 @pytest.fixture
@@ -105,19 +95,13 @@ def models(suite: Suite) -> Path:
     return Path(tempfile.mkdtemp(dir=suite.data_dir / "downloads"))
 
 
-@pytest.fixture
-def server() -> Iterator[HttpServer]:
-    with HttpServer() as started:
-        yield started
-
-
 # -- jobs -----------------------------------------------------------------------------------------------
 
 
-def test_a_job_made_by_hand_is_submitted(client: Client, server: HttpServer, models: Path) -> None:
+def test_a_job_made_by_hand_is_submitted(client: Client, web: HttpServer, models: Path) -> None:
     first, second = Seen(), Seen()
     job = DownloadJobRemoteSource(
-        source=server.put("/models/13456", Resource(BODY, disposition='attachment; filename="theirs.bin"')),
+        source=web.put("/models/13456", Resource(BODY, disposition='attachment; filename="theirs.bin"')),
         destination=f"{models}/",
         event_handlers=[first, second],
     )
@@ -140,10 +124,10 @@ def test_a_job_made_by_hand_is_submitted(client: Client, server: HttpServer, mod
     assert first.states == second.states
 
 
-def test_create_download_job_makes_and_submits_it(client: Client, server: HttpServer, models: Path) -> None:
+def test_create_download_job_makes_and_submits_it(client: Client, web: HttpServer, models: Path) -> None:
     handler = Seen()
     job = client.download_queue.create_download_job(
-        source=server.put("/models/13456", Resource(BODY)),
+        source=web.put("/models/13456", Resource(BODY)),
         destdir=models,
         filename="my_model.safetensors",
         event_handlers=[handler],
@@ -156,9 +140,9 @@ def test_create_download_job_makes_and_submits_it(client: Client, server: HttpSe
 
 
 def test_a_destination_that_is_a_new_file_names_the_file(
-    client: Client, server: HttpServer, models: Path
+    client: Client, web: HttpServer, models: Path
 ) -> None:
-    url = server.put("/theirs.bin", Resource(b"small"))
+    url = web.put("/theirs.bin", Resource(b"small"))
     client.download_queue.submit_download_job(
         DownloadJobRemoteSource(source=url, destination=models / "new.bin")
     )
@@ -195,8 +179,8 @@ def test_an_url_is_validated(client: Client, models: Path) -> None:
     assert client.download_queue.list_jobs() == []
 
 
-def test_access_token_is_presented_to_the_source(client: Client, server: HttpServer, models: Path) -> None:
-    url = server.put("/locked.bin", Resource(b"locked", authorization="Bearer open-sesame"))
+def test_access_token_is_presented_to_the_source(client: Client, web: HttpServer, models: Path) -> None:
+    url = web.put("/locked.bin", Resource(b"locked", authorization="Bearer open-sesame"))
     queue = client.download_queue
     opened = queue.create_download_job(url, models, access_token="open-sesame")
     refused = queue.create_download_job(url, models, filename="refused.bin")
@@ -206,9 +190,9 @@ def test_access_token_is_presented_to_the_source(client: Client, server: HttpSer
     assert "open-sesame" not in str(opened.message)
 
 
-def test_an_error_is_kept_as_an_exception(client: Client, server: HttpServer, models: Path) -> None:
+def test_an_error_is_kept_as_an_exception(client: Client, web: HttpServer, models: Path) -> None:
     handler = Seen()
-    job = client.download_queue.create_download_job(server.url("/nowhere"), models, event_handlers=[handler])
+    job = client.download_queue.create_download_job(web.url("/nowhere"), models, event_handlers=[handler])
     client.download_queue.join(timeout=20)
     assert job.status is DownloadJobStatus.ERROR
     assert isinstance(job.error, SourceNotFoundException)
@@ -218,9 +202,9 @@ def test_an_error_is_kept_as_an_exception(client: Client, server: HttpServer, mo
 
 @pytest.mark.parametrize("preserve", [False, True])
 def test_partial_files_go_after_an_error_unless_preserved(
-    client: Client, server: HttpServer, models: Path, preserve: bool
+    client: Client, web: HttpServer, models: Path, preserve: bool
 ) -> None:
-    url = server.put("/partial.bin", Resource(BODY, rate=SLOW))
+    url = web.put("/partial.bin", Resource(BODY, rate=SLOW))
     queue, handler = client.download_queue, Seen()
     failing = DownloadJobRemoteSource(
         source=url,
@@ -232,23 +216,23 @@ def test_partial_files_go_after_an_error_unless_preserved(
     handler.until_bytes_come()
     queue.pause_job(failing)
     handler.until("paused")
-    server.resources["/partial.bin"].faults = [Status(404)]
+    web.resources["/partial.bin"].faults = [Status(404)]
     queue.start_job(failing)
     queue.join(timeout=20)
     assert failing.status == "error"
-    server.resources["/partial.bin"].rate = None
+    web.resources["/partial.bin"].rate = None
     again = queue.submit_download_job(DownloadJobRemoteSource(source=url, destination=models / "partial.bin"))
     queue.join(timeout=20)
     assert again.status == "completed"
     assert (models / "partial.bin").read_bytes() == BODY
     # Relaunched, it goes on where the preserved file ends.
-    assert (server.requests_of("/partial.bin")[-1].offset > 0) is preserve
+    assert (web.requests_of("/partial.bin")[-1].offset > 0) is preserve
 
 
 # -- events ---------------------------------------------------------------------------------------------
 
 
-def test_the_events_of_a_successful_download(client: Client, server: HttpServer, models: Path) -> None:
+def test_the_events_of_a_successful_download(client: Client, web: HttpServer, models: Path) -> None:
     heard: list[tuple[str, str]] = []
     progress = Seen()
 
@@ -257,7 +241,7 @@ def test_the_events_of_a_successful_download(client: Client, server: HttpServer,
 
     queue = client.create_download_queue("with-handlers", event_handlers=[log_download_event])
     job = queue.create_download_job(
-        server.put("/events.bin", Resource(BODY, rate=SLOW)),
+        web.put("/events.bin", Resource(BODY, rate=SLOW)),
         models,
         event_handlers=[lambda job: heard.append(("job's", job.status.value)), progress],
     )
@@ -273,9 +257,9 @@ def test_the_events_of_a_successful_download(client: Client, server: HttpServer,
     assert [state for who, state in heard if who == "queue's"] == progress.states
 
 
-def test_the_events_of_a_download_that_is_paused(client: Client, server: HttpServer, models: Path) -> None:
+def test_the_events_of_a_download_that_is_paused(client: Client, web: HttpServer, models: Path) -> None:
     handler, queue = Seen(), client.download_queue
-    url = server.put("/paused.bin", Resource(BODY, rate=SLOW))
+    url = web.put("/paused.bin", Resource(BODY, rate=SLOW))
     job = queue.create_download_job(url, models, event_handlers=[handler])
     handler.until_bytes_come()
     queue.pause_job(job)
@@ -283,7 +267,7 @@ def test_the_events_of_a_download_that_is_paused(client: Client, server: HttpSer
     assert job.status is DownloadJobStatus.PAUSED
     assert isinstance(job, DownloadJobURL)
     reached = job.bytes
-    server.resources["/paused.bin"].rate = None
+    web.resources["/paused.bin"].rate = None
     queue.start_job(job)
     queue.join(timeout=20)
     # It goes on through the queue, so that it may have to wait there again.
@@ -295,14 +279,14 @@ def test_the_events_of_a_download_that_is_paused(client: Client, server: HttpSer
     ]
     assert handler.order[0] == "enqueued"
     # It picks up where it left off.
-    assert server.requests_of("/paused.bin")[-1].offset == reached > 0
+    assert web.requests_of("/paused.bin")[-1].offset == reached > 0
     assert (models / "paused.bin").read_bytes() == BODY
 
 
-def test_handlers_are_added_to_a_job_and_cleared(client: Client, server: HttpServer, models: Path) -> None:
+def test_handlers_are_added_to_a_job_and_cleared(client: Client, web: HttpServer, models: Path) -> None:
     early, late, queue = Seen(), Seen(), client.download_queue
     job = queue.create_download_job(
-        server.put("/late.bin", Resource(b"small")), models, start=False, event_handlers=[early]
+        web.put("/late.bin", Resource(b"small")), models, start=False, event_handlers=[early]
     )
     job.clear_event_handlers()
     job.add_event_handler(late)
@@ -312,25 +296,23 @@ def test_handlers_are_added_to_a_job_and_cleared(client: Client, server: HttpSer
     assert late.order[-1] == "completed"
 
 
-def test_the_default_queue_may_have_handlers_of_its_own(
-    suite: Suite, server: HttpServer, models: Path
-) -> None:
+def test_the_default_queue_may_have_handlers_of_its_own(suite: Suite, web: HttpServer, models: Path) -> None:
     handler = Seen()
     with Client(data_dir=suite.data_dir, download_event_handlers=[handler]) as client:
-        client.download_queue.create_download_job(server.put("/default.bin", Resource(b"small")), models)
+        client.download_queue.create_download_job(web.put("/default.bin", Resource(b"small")), models)
         client.download_queue.join(timeout=20)
         client.download_queue.prune_jobs()
     assert handler.order == ["enqueued", "running", "completed"]
 
 
-def test_a_handler_may_cancel_its_job(client: Client, server: HttpServer, models: Path) -> None:
+def test_a_handler_may_cancel_its_job(client: Client, web: HttpServer, models: Path) -> None:
     seen, queue = Seen(), client.download_queue
 
     def enough(job: DownloadJobBase) -> None:
         if job.status == "running":
             queue.cancel_job(job)
 
-    url = server.put("/enough.bin", Resource(BODY, rate=SLOW))
+    url = web.put("/enough.bin", Resource(BODY, rate=SLOW))
     job = queue.create_download_job(url, models, event_handlers=[seen, enough])
     queue.join(timeout=20)
     assert job.status is DownloadJobStatus.CANCELLED
@@ -340,11 +322,11 @@ def test_a_handler_may_cancel_its_job(client: Client, server: HttpServer, models
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_starts_and_ends_are_logged_unless_quiet(
-    client: Client, server: HttpServer, models: Path, caplog: pytest.LogCaptureFixture, quiet: bool
+    client: Client, web: HttpServer, models: Path, caplog: pytest.LogCaptureFixture, quiet: bool
 ) -> None:
     caplog.set_level(logging.INFO, "modelkeep.client.downloads")
     queue = client.create_download_queue(f"quiet-{quiet}", quiet=quiet)
-    queue.create_download_job(server.put("/logged.bin", Resource(BODY, rate=4 * SLOW)), models)
+    queue.create_download_job(web.put("/logged.bin", Resource(BODY, rate=4 * SLOW)), models)
     queue.join(timeout=20)
     said = [record for record in caplog.records if record.name == "modelkeep.client.downloads"]
     assert len(said) == (0 if quiet else 2)  # start and end, and no progress
@@ -352,11 +334,11 @@ def test_starts_and_ends_are_logged_unless_quiet(
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_a_quiet_queue_is_quiet_of_failures_too(
-    client: Client, server: HttpServer, models: Path, caplog: pytest.LogCaptureFixture, quiet: bool
+    client: Client, web: HttpServer, models: Path, caplog: pytest.LogCaptureFixture, quiet: bool
 ) -> None:
     caplog.set_level(logging.INFO, "modelkeep.client.downloads")
     queue = client.create_download_queue(f"quiet-failure-{quiet}", quiet=quiet)
-    job = queue.create_download_job(server.url("/nowhere"), models)
+    job = queue.create_download_job(web.url("/nowhere"), models)
     queue.join(timeout=20)
     assert job.status == "error"
     said = [record.levelname for record in caplog.records if record.name == "modelkeep.client.downloads"]
@@ -366,9 +348,9 @@ def test_a_quiet_queue_is_quiet_of_failures_too(
 # -- control --------------------------------------------------------------------------------------------
 
 
-def test_an_idle_job_is_started_later(client: Client, server: HttpServer, models: Path) -> None:
+def test_an_idle_job_is_started_later(client: Client, web: HttpServer, models: Path) -> None:
     queue = client.download_queue
-    job = queue.create_download_job(server.put("/idle.bin", Resource(b"small")), models, start=False)
+    job = queue.create_download_job(web.put("/idle.bin", Resource(b"small")), models, start=False)
     queue.join(timeout=20)  # it is not active, so nothing is waited for
     assert job.status == DownloadJobStatus.IDLE
     queue.start_job(job)
@@ -378,9 +360,9 @@ def test_an_idle_job_is_started_later(client: Client, server: HttpServer, models
     assert (models / "idle.bin").read_bytes() == b"small"
 
 
-def test_a_job_is_controlled_by_its_number(client: Client, server: HttpServer, models: Path) -> None:
+def test_a_job_is_controlled_by_its_number(client: Client, web: HttpServer, models: Path) -> None:
     queue, handler = client.download_queue, Seen()
-    url = server.put("/number.bin", Resource(BODY, rate=SLOW))
+    url = web.put("/number.bin", Resource(BODY, rate=SLOW))
     job = queue.create_download_job(url, models, start=False, event_handlers=[handler])
     assert queue.start_job(job.id) is job
     handler.until_bytes_come()
@@ -392,15 +374,15 @@ def test_a_job_is_controlled_by_its_number(client: Client, server: HttpServer, m
 
 
 def test_the_lowest_priority_of_those_that_wait_runs_first(
-    client: Client, server: HttpServer, models: Path
+    client: Client, web: HttpServer, models: Path
 ) -> None:
     queue, running = client.download_queue, Seen()
     first = queue.create_download_job(
-        server.put("/first.bin", Resource(BODY, rate=SLOW)), models, event_handlers=[running]
+        web.put("/first.bin", Resource(BODY, rate=SLOW)), models, event_handlers=[running]
     )
     running.until("running")
     late, normal, urgent = (
-        queue.create_download_job(server.put(f"/{priority}.bin", Resource(b"x")), models, priority=priority)
+        queue.create_download_job(web.put(f"/{priority}.bin", Resource(b"x")), models, priority=priority)
         for priority in (20, 10, 1)
     )
     assert [job.status for job in (late, normal, urgent)] == [DownloadJobStatus.ENQUEUED] * 3
@@ -410,10 +392,8 @@ def test_the_lowest_priority_of_those_that_wait_runs_first(
     assert by_sequence == [first, urgent, normal, late]
 
 
-def test_queues_are_isolated_and_know_only_their_jobs(
-    client: Client, server: HttpServer, models: Path
-) -> None:
-    url = server.put("/apart.bin", Resource(b"small"))
+def test_queues_are_isolated_and_know_only_their_jobs(client: Client, web: HttpServer, models: Path) -> None:
+    url = web.put("/apart.bin", Resource(b"small"))
     one, two = client.create_download_queue("one"), client.create_download_queue("two")
     job = one.create_download_job(url, models, start=False)
     assert one.list_jobs() == [job]
@@ -427,12 +407,12 @@ def test_queues_are_isolated_and_know_only_their_jobs(
         two.id_to_job(job.id)
 
 
-def test_jobs_are_listed_found_by_id_and_pruned(client: Client, server: HttpServer, models: Path) -> None:
+def test_jobs_are_listed_found_by_id_and_pruned(client: Client, web: HttpServer, models: Path) -> None:
     queue = client.download_queue
-    url = server.put("/listed.bin", Resource(b"small"))
+    url = web.put("/listed.bin", Resource(b"small"))
     idle = queue.create_download_job(url, models, filename="idle.bin", start=False)
     done = queue.create_download_job(url, models, filename="done.bin")
-    failed = queue.create_download_job(server.url("/nowhere"), models)
+    failed = queue.create_download_job(web.url("/nowhere"), models)
     queue.join(timeout=20)
     assert {job.id for job in queue.list_jobs()} == {idle.id, done.id, failed.id}
     assert queue.id_to_job(done.id) is done
@@ -444,10 +424,10 @@ def test_jobs_are_listed_found_by_id_and_pruned(client: Client, server: HttpServ
 
 
 def test_a_cancelled_job_leaves_no_temporary_file(
-    client: Client, suite: Suite, server: HttpServer, models: Path
+    client: Client, suite: Suite, web: HttpServer, models: Path
 ) -> None:
     handler, queue = Seen(), client.download_queue
-    url = server.put("/cancelled.bin", Resource(BODY, rate=SLOW))
+    url = web.put("/cancelled.bin", Resource(BODY, rate=SLOW))
     job = queue.create_download_job(url, models, event_handlers=[handler])
     handler.until_bytes_come()
     queue.cancel_job(job)

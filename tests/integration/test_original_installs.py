@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ from modelkeep.exceptions import UnknownJobIDException, UnknownModelException
 from modelkeep.supervisor import Suite
 from support import modelshapes
 from support.httpserver import HttpServer, Resource
-from support.suite import service_suite
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -41,13 +38,8 @@ class Bus:
 
 
 @pytest.fixture(scope="module")
-def suite() -> Iterator[Suite]:
-    folder = Path(tempfile.mkdtemp(prefix="mk-"))
-    try:
-        with service_suite(folder, services=("record", "download", "install")) as started:
-            yield started
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def suite_options() -> dict[str, Any]:
+    return {"services": ("record", "download", "install")}
 
 
 @pytest.fixture
@@ -66,19 +58,13 @@ def client(suite: Suite, bus: Bus) -> Iterator[Client]:
 
 
 @pytest.fixture
-def server() -> Iterator[HttpServer]:
-    with HttpServer() as started:
-        yield started
-
-
-@pytest.fixture
 def sushi(tmp_path: Path) -> Path:
     """A local safetensors file: a LoRA of true shapes."""
     return modelshapes.write_safetensors(tmp_path / "sushi.safetensors", modelshapes.table("lora.sd-1.peft"))
 
 
 def test_the_basic_usage_of_import_model(
-    client: Client, server: HttpServer, sushi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    client: Client, web: HttpServer, sushi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     installer = client.model_install
     broken = tmp_path / "broken.safetensors"
@@ -86,7 +72,7 @@ def test_the_basic_usage_of_import_model(
     sources = [
         sushi,  # a local safetensors file
         modelshapes.write_vae_folder(tmp_path / "sushi_diffusers"),  # a local diffusers folder
-        server.put("/fjacks/sd-3.safetensors", Resource(sushi.read_bytes())),  # arbitrary URL
+        web.put("/fjacks/sd-3.safetensors", Resource(sushi.read_bytes())),  # arbitrary URL
         str(broken),
     ]
 
@@ -152,10 +138,10 @@ def test_the_fields_of_a_job_that_fails(client: Client, bus: Bus, tmp_path: Path
 
 
 def test_a_remote_model_is_downloaded_into_models_dir_with_events_on_the_way(
-    client: Client, suite: Suite, server: HttpServer, bus: Bus, sushi: Path
+    client: Client, suite: Suite, web: HttpServer, bus: Bus, sushi: Path
 ) -> None:
     body = sushi.read_bytes()
-    url = server.put("/remote.safetensors", Resource(body, rate=2 * len(body)))
+    url = web.put("/remote.safetensors", Resource(body, rate=2 * len(body)))
     job = client.model_install.import_model(url)
     assert job.local_path is None
     client.model_install.wait_for_installs(timeout=30)
@@ -203,11 +189,9 @@ def test_inplace_registers_and_otherwise_a_copy_goes_into_models_dir(
     assert where.read_bytes() == sushi.read_bytes()
 
 
-def test_access_token_opens_a_source_that_requires_it(
-    client: Client, server: HttpServer, sushi: Path
-) -> None:
+def test_access_token_opens_a_source_that_requires_it(client: Client, web: HttpServer, sushi: Path) -> None:
     resource = Resource(sushi.read_bytes(), authorization="Bearer open-sesame")
-    url = server.put("/locked.safetensors", resource)
+    url = web.put("/locked.safetensors", resource)
     job = client.model_install.import_model(url, access_token="open-sesame")
     client.model_install.wait_for_installs(timeout=20)
     assert job.status == "completed", job.error
@@ -266,22 +250,22 @@ def test_jobs_are_listed_found_and_pruned(client: Client, sushi: Path, tmp_path:
 
 
 def test_jobs_of_addresses_that_are_shown_alike_are_each_found_by_their_own(
-    client: Client, server: HttpServer, sushi: Path
+    client: Client, web: HttpServer, sushi: Path
 ) -> None:
     installer = client.model_install
-    server.put("/get.safetensors", Resource(sushi.read_bytes()))
-    one, other = (server.url(f"/get.safetensors?weights={name}") for name in ("anna", "bert"))
+    web.put("/get.safetensors", Resource(sushi.read_bytes()))
+    one, other = (web.url(f"/get.safetensors?weights={name}") for name in ("anna", "bert"))
     jobs = installer.import_model(one), installer.import_model(other)
-    assert {job.message.source.url for job in jobs} == {server.url("/get.safetensors?weights=REDACTED")}
+    assert {job.message.source.url for job in jobs} == {web.url("/get.safetensors?weights=REDACTED")}
     assert installer.wait_for_installs(timeout=20) == {one: jobs[0], other: jobs[1]}
     assert (installer.get_job(one).id, installer.get_job(other).id) == (jobs[0].id, jobs[1].id)
     with pytest.raises(UnknownJobIDException):  # its newest job is another model's, for all that is shown
-        installer.get_job(server.url("/get.safetensors?weights=carl"))
+        installer.get_job(web.url("/get.safetensors?weights=carl"))
 
 
-def test_prune_jobs_leaves_what_is_pending(client: Client, server: HttpServer, sushi: Path) -> None:
+def test_prune_jobs_leaves_what_is_pending(client: Client, web: HttpServer, sushi: Path) -> None:
     body = sushi.read_bytes()
-    url = server.put("/slow.safetensors", Resource(body, rate=len(body) // 10))
+    url = web.put("/slow.safetensors", Resource(body, rate=len(body) // 10))
     pending = client.model_install.import_model(url)
     done = client.model_install.import_model(sushi)
     client.model_install.wait_for_job(done, timeout=20)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,21 +20,14 @@ from modelkeep.exceptions import (
 from modelkeep.supervisor import Suite
 from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
 from support import modelshapes
-from support.suite import service_suite
 
 pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
-def suite() -> Iterator[Suite]:
-    folder = Path(tempfile.mkdtemp(prefix="mk-"))
-    try:
-        # The loader's helper imports its libraries while the pipeline is made.
-        env = {"MODELKEEP_LOADER_WARM_HELPER": "true"}
-        with service_suite(folder / "data", services=("record", "install", "loader"), env=env) as started:
-            yield started
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def suite_options() -> dict[str, Any]:
+    # The loader's helper imports its libraries while the pipeline is made.
+    return {"services": ("record", "install", "loader"), "env": {"MODELKEEP_LOADER_WARM_HELPER": "true"}}
 
 
 @pytest.fixture(scope="module")

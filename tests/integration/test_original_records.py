@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,6 @@ from modelkeep.exceptions import (
     UnknownModelException,
 )
 from modelkeep.supervisor import Suite
-from support.suite import service_suite
 
 KEY = "f13dd932c0c35c22dcb8d6cda4203764"
 PATH = "/data/models/ckpts/v1-5-pruned-emaonly.safetensors"
@@ -57,13 +54,8 @@ V1_5: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def suite() -> Iterator[Suite]:
-    folder = Path(tempfile.mkdtemp(prefix="mk-"))
-    try:
-        with service_suite(folder, services=("record", "install")) as started:
-            yield started
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def suite_options() -> dict[str, Any]:
+    return {"services": ("record", "install")}
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import grpc
 import pytest
@@ -13,7 +12,6 @@ from grpc_reflection.v1alpha import reflection_pb2
 from modelkeep.server.v1 import server_service_pb2, server_service_pb2_grpc
 from modelkeep.supervisor import SERVICES, Suite
 from support import apidescriptors, comments
-from support.suite import service_suite
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -28,12 +26,6 @@ OF_ERRORS = (
     "google.rpc.PreconditionFailure",
 )
 SERVER_INFO = "modelkeep/server/v1/server_service.proto"
-
-
-@pytest.fixture(scope="module")
-def suite() -> Iterator[Suite]:
-    with service_suite() as running:
-        yield running
 
 
 def reflected(suite: Suite, service: str, version: str, *requests: dict[str, str]) -> list[FileDescriptorSet]:

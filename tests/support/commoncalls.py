@@ -9,28 +9,20 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
-from google.rpc import error_details_pb2, status_pb2
 
-
-def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            return status_pb2.Status.FromString(value)
-    raise AssertionError("no status details")
+from support.failures import failure_of
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:
-    infos = []
-    for detail in status_of(error).details:
-        info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info):
-            infos.append(info)
-    (info,) = infos
-    assert info.domain == "test.modelkeep.dev"
-    return str(info.reason)
+    """The reason of an error of the tests' service."""
+    failure = failure_of(error)
+    assert failure.domain == "test.modelkeep.dev"
+    return failure.reason
 
 
-async def fails(call: Any) -> grpc.aio.AioRpcError:
+async def error_of(call: Any) -> grpc.aio.AioRpcError:
+    """What a call, or a stream read to its end, fails with."""
+
     async def finish() -> None:
         if not hasattr(call, "read"):
             await call

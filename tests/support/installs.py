@@ -6,13 +6,11 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
-import pytest
-from google.rpc import error_details_pb2, status_pb2
 
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
@@ -33,27 +31,6 @@ ENDED = (
     install_pb2.INSTALL_STATE_ERROR,
     install_pb2.INSTALL_STATE_CANCELLED,
 )
-
-
-@contextlib.contextmanager
-def fails(*, code: str, reason: str, fields: list[str] | None = None) -> Iterator[list[dict[str, str]]]:
-    """The call inside fails like this; gives the ErrorInfo's metadata, afterwards."""
-    found: list[dict[str, str]] = []
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        yield found
-    status, info, bad = status_pb2.Status(), error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    for key, value in raised.value.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            assert isinstance(value, bytes)
-            status.ParseFromString(value)
-    for detail in status.details:
-        detail.Unpack(info)
-        detail.Unpack(bad)
-    assert (raised.value.code().name, info.reason) == (code, reason), raised.value.details()
-    assert info.domain == "install.modelkeep.dev"
-    if fields is not None:
-        assert [violation.field for violation in bad.field_violations] == fields
-    found.append(dict(info.metadata))
 
 
 #: A port on which nothing listens.

@@ -7,15 +7,12 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
-import pytest
-from google.rpc import error_details_pb2, status_pb2
 
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2 as pb
@@ -38,50 +35,6 @@ def vae(name: str = "vae", path: str | None = None, **fields: Any) -> model_pb2.
         "path": path or f"/models/{name}",
     }
     return model_pb2.Model(**(values | fields))
-
-
-@dataclass
-class Failure:
-    """What a call answered in place of a response."""
-
-    code: grpc.StatusCode
-    reason: str
-    metadata: dict[str, str]
-    #: Paths of the bad fields.
-    fields: list[str]
-
-
-@contextlib.contextmanager
-def fails(*, code: str, reason: str, fields: list[str] | None = None) -> Iterator[list[Failure]]:
-    """The call inside fails like this; ``fields`` are those that BadRequest must name."""
-    found: list[Failure] = []
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        yield found
-    failure = failure_of(raised.value)
-    found.append(failure)
-    assert (failure.code.name, failure.reason) == (code, reason), raised.value.details()
-    if fields is not None:
-        assert failure.fields == fields
-    if code == "INVALID_ARGUMENT" and reason not in ("REQUEST_ID_REUSED", "RESUME_TOKEN_FOREIGN"):
-        assert failure.fields, "bad input is answered with the bad fields"
-
-
-def failure_of(error: grpc.aio.AioRpcError) -> Failure:
-    """The parts of an error's google.rpc.Status."""
-    status = status_pb2.Status()
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            assert isinstance(value, bytes)
-            status.ParseFromString(value)
-    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    for detail in status.details:
-        if detail.Is(info.DESCRIPTOR):
-            detail.Unpack(info)
-        elif detail.Is(bad.DESCRIPTOR):
-            detail.Unpack(bad)
-    if info.reason:
-        assert info.domain.endswith(".modelkeep.dev")
-    return Failure(error.code(), info.reason, dict(info.metadata), [v.field for v in bad.field_violations])
 
 
 @contextlib.asynccontextmanager
