@@ -27,8 +27,8 @@ from safetensors import safe_open
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
+from modelkeep.dtypes import DTYPES as FILE_DTYPES
 from modelkeep.exceptions import InvalidModelException
-from modelkeep.headers import DTYPES as FILE_DTYPES
 from modelkeep.headers import Tensor
 from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import resolve_class
@@ -37,17 +37,9 @@ from modelkeep.worker.shell import DTYPES, build_module
 from modelkeep_convert import sealed, vaeconfig
 from modelkeep_convert.request import Build
 
+#: torch's dtype → code, of those that this torch has.
 _CODES = {
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float64: "F64",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
+    getattr(torch, dtype.name): code for code, dtype in FILE_DTYPES.items() if hasattr(torch, dtype.name)
 }
 
 #: What the parts of an attention were called in early diffusers, and are now. Files with the old names

@@ -14,16 +14,13 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from modelkeep.headers import DTYPES, Header, Tensor
+from modelkeep.dtypes import DTYPES, PRECISIONS
+from modelkeep.headers import Header, Tensor
 
 #: The header of a laid-out file ends at a multiple of this.
 HEADER_ALIGNMENT: Final = 4096
 #: Tensors whose size is a multiple of this come first.
 TENSOR_ALIGNMENT: Final = 64
-
-#: Names of the precisions that can be asked for, and their codes.
-CODE_OF_PRECISION: Final[Mapping[str, str]] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-PRECISION_OF_CODE: Final[Mapping[str, str]] = {code: name for name, code in CODE_OF_PRECISION.items()}
 
 
 def cast_bytes(header: Header, precision: str, kept: Collection[str] = ()) -> int:
@@ -34,7 +31,7 @@ def cast_bytes(header: Header, precision: str, kept: Collection[str] = ()) -> in
         precision: Name of the precision.
         kept: Modules whose tensors are in float32 where that is float16.
     """
-    item, wide = DTYPES[CODE_OF_PRECISION[precision]].bits // 8, DTYPES["F32"].bits // 8
+    item, wide = DTYPES[PRECISIONS[precision]].bits // 8, DTYPES["F32"].bits // 8
     total = 0
     for tensor in header.tensors:
         if not DTYPES[tensor.dtype].is_float:
@@ -48,9 +45,10 @@ def cast_bytes(header: Header, precision: str, kept: Collection[str] = ()) -> in
 
 def main_float_code(header: Header) -> str | None:
     """The code of a precision that can be asked for that most bytes have; None if no tensor has one."""
+    codes = frozenset(PRECISIONS.values())
     total: dict[str, int] = {}
     for tensor in header.tensors:
-        if tensor.dtype in PRECISION_OF_CODE:
+        if tensor.dtype in codes:
             total[tensor.dtype] = total.get(tensor.dtype, 0) + tensor.size_bytes
     return max(total, key=lambda code: total[code]) if total else None
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelkeep.worker.loader import Precision
+    from modelkeep.dtypes import Precision
 
 ROOT = Path(__file__).resolve().parents[2]
 

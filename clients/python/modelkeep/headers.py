@@ -32,6 +32,7 @@ from typing import IO, Any, Final, NoReturn
 from pydantic_core import from_json
 
 from modelkeep import processes
+from modelkeep.dtypes import DTYPES
 from modelkeep.exceptions import InvalidModelException
 
 #: The library's own limit. A longer header is refused unread.
@@ -59,47 +60,6 @@ _TENSORS_A_LINE: Final = 500
 #: One at a time: each may take gigabytes of memory.
 _apart = threading.Lock()
 
-
-@dataclass(frozen=True, slots=True)
-class Dtype:
-    """An element type of the format.
-
-    Attributes:
-        bits: What an element takes.
-        is_float: Whether a cast to another precision applies to it.
-        lendable: Whether it can be read one element at a time and cast; complex and packed ones cannot.
-    """
-
-    bits: int
-    is_float: bool = False
-    lendable: bool = True
-
-
-#: By the code that headers have.
-DTYPES: Final[Mapping[str, Dtype]] = {
-    "BOOL": Dtype(8),
-    "U8": Dtype(8),
-    "I8": Dtype(8),
-    "F8_E4M3": Dtype(8, is_float=True),
-    "F8_E5M2": Dtype(8, is_float=True),
-    "F8_E4M3FNUZ": Dtype(8, is_float=True),
-    "F8_E5M2FNUZ": Dtype(8, is_float=True),
-    "F8_E8M0": Dtype(8, is_float=True),
-    "F4": Dtype(4, is_float=True, lendable=False),
-    "F6_E2M3": Dtype(6, is_float=True, lendable=False),
-    "F6_E3M2": Dtype(6, is_float=True, lendable=False),
-    "I16": Dtype(16),
-    "U16": Dtype(16),
-    "F16": Dtype(16, is_float=True),
-    "BF16": Dtype(16, is_float=True),
-    "I32": Dtype(32),
-    "U32": Dtype(32),
-    "F32": Dtype(32, is_float=True),
-    "C64": Dtype(64, lendable=False),
-    "F64": Dtype(64, is_float=True),
-    "I64": Dtype(64),
-    "U64": Dtype(64),
-}
 _BITS: Final[Mapping[str, int]] = {code: dtype.bits for code, dtype in DTYPES.items()}
 
 #: As the header has it: ``dtype``, ``shape``, and in ``data_offsets`` the first byte and the one after the

@@ -16,11 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from modelkeep.dtypes import DTYPES
 from modelkeep.exceptions import InvalidModelException, ModelNotFoundException
 from modelkeep.headers import Allowance, Header
 from modelkeep.worker.classes import KEPT_IN_FLOAT32
 from modelkeep_common.wire import clamped_int
-from modelkeep_convert.weightfile import PRECISION_OF_CODE, cast_bytes, main_float_code
+from modelkeep_convert.weightfile import cast_bytes, main_float_code
 from modelkeep_loader.domain.components import ComponentRef, ModelFacts, Plan, SourceFile, signature_of
 from modelkeep_loader.domain.digests import Digester, Reading
 from modelkeep_loader.domain.find import INDEX_NAMES, Finder, Found
@@ -268,7 +269,7 @@ def _unreadable(record: Record, path: Path, error: OSError) -> InvalidModelExcep
 
 def _own_precision(headers: list[Header]) -> str:
     largest = max(headers, key=lambda header: header.size_bytes - header.header_bytes)
-    return PRECISION_OF_CODE.get(main_float_code(largest) or "F32", "float32")
+    return DTYPES[main_float_code(largest) or "F32"].name
 
 
 def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,14 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelkeep.headers import DTYPES, Tensor, read_header
+from modelkeep.dtypes import DTYPES, PRECISIONS, Precision
+from modelkeep.headers import Tensor, read_header
+from modelkeep.loader.v1 import resident_pb2
 from modelkeep_convert.weightfile import cast_bytes, lay_out, main_float_code
 
 tensors = st.builds(
@@ -77,3 +80,8 @@ def test_the_size_after_a_cast_counts_only_floats() -> None:
     os.close(fd)
     assert cast_bytes(read, "bfloat16") == (2 + 12) * 2 + 8
     assert main_float_code(read) == "F32", "8 bits are no precision that can be asked for"
+
+
+def test_every_precision_that_can_be_asked_for_has_a_code_and_a_name_on_the_wire() -> None:
+    wire = {name.removeprefix("PRECISION_").lower() for name in resident_pb2.Precision.keys()}  # noqa: SIM118
+    assert {"auto", *PRECISIONS} == set(get_args(Precision)) == wire - {"unspecified"}

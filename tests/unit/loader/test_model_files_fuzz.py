@@ -12,8 +12,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from modelkeep.dtypes import DTYPES
 from modelkeep.exceptions import ModelkeepError
-from modelkeep.headers import DTYPES, read_header
+from modelkeep.headers import read_header
 from modelkeep.modeljson import read_object
 from modelkeep.worker.classconfig import checked_config, known_keys
 from modelkeep.worker.classes import ALLOWED

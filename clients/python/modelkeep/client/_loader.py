@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from modelkeep.client._installs import MODEL_EVENT, EventBus
 from modelkeep.client._transport import Peer
 from modelkeep.client._values import wire
 from modelkeep.client._watch import WatchFrame, events_with_progress, follow
+from modelkeep.dtypes import Precision
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.loader.v1 import loader_service_pb2 as pb
 from modelkeep.loader.v1 import resident_pb2
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from modelkeep.worker import ModelInfo, ModelLoader
 
 _SHORT: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-Precision: TypeAlias = Literal["auto", "float32", "float16", "bfloat16"]
-_PRECISIONS: Final[tuple[Precision, ...]] = ("auto", "float32", "float16", "bfloat16")
+_PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 
 def precision_name(precision: Any) -> Precision:

@@ -7,12 +7,13 @@ import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import grpc
 import torch
 
 from modelkeep.addresses import find_addresses
+from modelkeep.dtypes import Precision
 from modelkeep.exceptions import ModelkeepError
 from modelkeep.loader.v1 import loader_service_pb2 as pb
 from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
@@ -21,9 +22,8 @@ from modelkeep.rpc import decode, open_channel, with_retries
 from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
 from modelkeep.worker._hold import Hold, hold
 from modelkeep.worker.info import ModelInfo, ModelLocker
+from modelkeep.worker.shell import DTYPES
 
-#: Name of a precision; "auto" is that of the model's files.
-Precision: TypeAlias = Literal["auto", "float32", "float16", "bfloat16"]
 #: Called with the name of an event and its payload.
 EventHandler: TypeAlias = Callable[[str, dict[str, Any]], None]
 
@@ -31,9 +31,7 @@ EventHandler: TypeAlias = Callable[[str, dict[str, Any]], None]
 CONTEXT_FIELDS: Final = ("queue_id", "queue_item_id", "queue_batch_id", "graph_execution_state_id")
 
 _DTYPES: Final = {
-    resident_pb2.PRECISION_FLOAT32: torch.float32,
-    resident_pb2.PRECISION_FLOAT16: torch.float16,
-    resident_pb2.PRECISION_BFLOAT16: torch.bfloat16,
+    resident_pb2.Precision.Value(f"PRECISION_{name.upper()}"): dtype for name, dtype in DTYPES.items()
 }
 
 

@@ -13,17 +13,14 @@ from typing import Any, Final
 import torch
 from torch.utils._device import DeviceContext
 
+from modelkeep.dtypes import PRECISIONS
 from modelkeep.exceptions import InvalidModelException
 from modelkeep.worker.classconfig import ATTENTIONS
 from modelkeep.worker.classes import resolve_class
 from modelkeep.worker.manifest import Manifest
 
 #: Precision name → torch dtype.
-DTYPES: Final[Mapping[str, torch.dtype]] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+DTYPES: Final[Mapping[str, torch.dtype]] = {name: getattr(torch, name) for name in PRECISIONS}
 
 #: Shells are kept pickled: loading one takes a fifth of building it anew. Pickling takes half of that
 #: time again, so a shell is kept when it is asked for a second time; until then its place is empty.
