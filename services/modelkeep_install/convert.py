@@ -26,7 +26,7 @@ from .domain.ports import (
     RecordFile,
     StoredModel,
 )
-from .installer import FilePolicy, ImportRequest
+from .domain.requests import FilePolicy, ImportRequest
 from .probe import Match, ProbeResult
 
 _STATES_BACK = {install_pb2.InstallState.Value(f"INSTALL_STATE_{state.name}"): state for state in State}

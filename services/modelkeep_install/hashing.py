@@ -1,8 +1,9 @@
 """Hashes of models: a sampled one in constant time, and two true digests in one pass.
 
 **Sampled hash** (``original_hash``, ``current_hash``): imohash, murmur3-128 over the first, middle and last
-16 KiB of a file and its size (the whole file below 128 KiB); 32 hexadecimal characters. It tells a changed
-model quickly. It is no identity: whoever wants to can make two files with the same one.
+16 KiB of a file and its size (the whole file below 128 KiB); 32 hexadecimal characters. It tells most
+changes quickly, but none that keeps the size and lies between the samples. It is no identity: whoever wants
+to can make two files with the same one.
 
 **Sampled hash of a folder**: for each file, in ascending order of the UTF-8 bytes of its path relative to
 the folder with ``/`` between components, the line ``<imohash> <path>\\n``; the imohash of all these lines

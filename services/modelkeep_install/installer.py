@@ -10,7 +10,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from modelkeep.exceptions import (
     ModelkeepError,
     UnknownJobIDException,
 )
-from modelkeep_common.auth import NOBODY, Principal
+from modelkeep_common.auth import Principal
 from modelkeep_common.room import Room
 from modelkeep_common.urls import parse_url
 
@@ -31,13 +31,14 @@ from . import files
 from .digests import DigestWorker
 from .domain.jobs import Job, Overrides, Source, SourceKind, State
 from .domain.ports import DownloadPort, JobStore, RecordPort
+from .domain.requests import Caller, FilePolicy, ImportRequest
 from .domain.roots import STAGING, ModelRoots
 from .follow import DownloadFollower
 from .probe import Hints, ProbeResult, probe
 from .run import Run, Tools
 from .steps import install
 from .system_errors import reading
-from .uninstall import FilePolicy, Uninstalled, Uninstalling
+from .uninstall import Uninstalled, Uninstalling
 
 _log = logging.getLogger(__name__)
 
@@ -47,29 +48,6 @@ T = TypeVar("T")
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 10.0
 #: A drain waits so long for what callers have begun; the next start makes up for the rest.
 _CALLS_END_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class ImportRequest:
-    """What a caller asks to install. ``url`` and ``access_token`` may hold secrets."""
-
-    local_path: str = ""
-    url: str = ""
-    inplace: bool = True
-    overrides: Overrides = field(default_factory=dict)
-    access_token: str = ""
-    expected_sha256: str = ""
-    priority: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, and what makes the call safe to repeat."""
-
-    request_id: str = ""
-    fingerprint: bytes = b""
-    principal: Principal = NOBODY
-    method: str = ""
 
 
 class Installer:
@@ -358,6 +336,3 @@ class Installer:
     async def uninstall(self, key: str, policy: FilePolicy, etag: str) -> Uninstalled:
         """Deletes a record and, as the policy says, its files."""
         return await self._whole(self._uninstalling.uninstall(key, policy, etag))
-
-
-__all__ = ["Caller", "FilePolicy", "ImportRequest", "Installer", "State", "Uninstalled"]

@@ -28,7 +28,8 @@ from modelkeep_common.wire import to_seconds
 
 from . import convert
 from .domain.jobs import Job
-from .installer import Caller, Installer
+from .domain.requests import Caller
+from .installer import Installer
 from .store import InstallStore
 
 _DEFAULT_WAIT_S, _MAX_WAIT_S = 30.0, 60.0

@@ -8,7 +8,6 @@ import logging
 import os
 import uuid
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 
 from modelkeep.backoff import Backoff
@@ -26,6 +25,7 @@ from modelkeep.exceptions import (
 from . import files
 from .domain.ownership import Kept, owned_by, plan
 from .domain.ports import JobStore, RecordPort, Removal, StoredModel
+from .domain.requests import FilePolicy
 from .domain.roots import ModelRoots
 from .locks import KeyedLocks
 
@@ -35,14 +35,6 @@ _log = logging.getLogger(__name__)
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 10.0
 #: Lists of files asked for side by side.
 _LISTS_AT_ONCE = 16
-
-
-class FilePolicy(StrEnum):
-    """What happens to the files."""
-
-    KEEP = "keep"
-    OWNED = "owned"
-    ANY_ALLOWED_ROOT = "any_allowed_root"
 
 
 @dataclass(frozen=True, slots=True)

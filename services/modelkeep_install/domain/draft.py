@@ -9,8 +9,7 @@ from modelkeep.configs.wire import assemble
 from modelkeep.exceptions import FieldViolation, InvalidModelConfigException, InvalidModelException
 from modelkeep.model.v1 import model_pb2
 
-from ..probe import ProbeResult
-from ..probe.result import UNKNOWN
+from ..probe.result import UNKNOWN, ProbeResult
 from .jobs import Job, Overrides, SourceKind
 
 

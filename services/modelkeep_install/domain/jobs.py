@@ -14,7 +14,7 @@ from pydantic import BeforeValidator
 
 from modelkeep.exceptions import ModelkeepError
 
-from ..probe import Hints, ProbeResult
+from ..probe.result import Hints, ProbeResult
 
 
 class State(StrEnum):

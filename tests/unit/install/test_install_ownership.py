@@ -21,8 +21,9 @@ from modelkeep.exceptions import ForbiddenPathException, UnknownModelException
 from modelkeep_install.domain.jobs import Job
 from modelkeep_install.domain.ownership import trail
 from modelkeep_install.domain.ports import RecordFile, Removal, StoredModel
+from modelkeep_install.domain.requests import FilePolicy
 from modelkeep_install.domain.roots import ModelRoots
-from modelkeep_install.uninstall import FilePolicy, Uninstalling
+from modelkeep_install.uninstall import Uninstalling
 
 _KEYS = [f"{n:032x}" for n in range(6)]
 

@@ -1,0 +1,41 @@
+"""What callers ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from modelkeep_common.auth import NOBODY, Principal
+
+from .jobs import Overrides
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRequest:
+    """What a caller asks to install. ``url`` and ``access_token`` may hold secrets."""
+
+    local_path: str = ""
+    url: str = ""
+    inplace: bool = True
+    overrides: Overrides = field(default_factory=dict)
+    access_token: str = ""
+    expected_sha256: str = ""
+    priority: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and what makes the call safe to repeat."""
+
+    request_id: str = ""
+    fingerprint: bytes = b""
+    principal: Principal = NOBODY
+    method: str = ""
+
+
+class FilePolicy(StrEnum):
+    """What happens to the files."""
+
+    KEEP = "keep"
+    OWNED = "owned"
+    ANY_ALLOWED_ROOT = "any_allowed_root"
