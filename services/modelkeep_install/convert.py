@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from modelkeep.configs.fields import fill, values_of
+from modelkeep.configs.fields import fill, readable_values, values_of
 from modelkeep.download.v1 import download_pb2
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import model_pb2
 from modelkeep.server.v1 import job_pb2
+from modelkeep.taxonomy import DigestState, wire_name
 from modelkeep_common.urls import shown
 from modelkeep_common.watch import Frame
 from modelkeep_common.wire import to_seconds, to_timestamp
@@ -18,7 +19,6 @@ from modelkeep_common.wire import to_seconds, to_timestamp
 from .domain.draft import draft_of
 from .domain.jobs import Job, JobError, Overrides, Progress, SourceKind, State
 from .domain.ports import (
-    DigestState,
     DownloadNews,
     DownloadOrder,
     DownloadState,
@@ -30,7 +30,6 @@ from .domain.requests import FilePolicy, ImportRequest
 from .probe import Match, ProbeResult
 
 _STATES_BACK = {install_pb2.InstallState.Value(f"INSTALL_STATE_{state.name}"): state for state in State}
-_DIGESTS_BACK = {model_pb2.DigestState.Value(f"DIGEST_STATE_{state.name}"): state for state in DigestState}
 _POLICIES = {
     pb.UNINSTALL_FILES_KEEP: FilePolicy.KEEP,
     pb.UNINSTALL_FILES_OWNED: FilePolicy.OWNED,
@@ -195,19 +194,20 @@ def file_message(file: RecordFile) -> model_pb2.ModelFile:
         modify_time=to_timestamp(file.modify_time),
         sha256=file.sha256,
         blake3=file.blake3,
-        digest_state=_wire("DIGEST_STATE", file.state),
+        digest_state=wire_name(file.state),
     )
 
 
 def file_of(message: model_pb2.ModelFile) -> RecordFile:
     """One file of a record."""
+    state = readable_values(message, ("digest_state",))  # one of a newer version is taken as pending
     return RecordFile(
         path=message.path,
         size_bytes=message.size_bytes,
         modify_time=to_seconds(message.modify_time),
         sha256=message.sha256,
         blake3=message.blake3,
-        state=_DIGESTS_BACK.get(message.digest_state, DigestState.PENDING),
+        state=DigestState(state.get("digest_state", DigestState.Pending)),
     )
 
 

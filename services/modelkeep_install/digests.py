@@ -15,8 +15,9 @@ from pathlib import Path
 
 from modelkeep.backoff import Backoff
 from modelkeep.exceptions import DiskFullException, ModelkeepError, UnknownModelException
+from modelkeep.taxonomy import DigestState
 
-from .domain.ports import TRY_AGAIN, DigestState, DigestWork, JobStore, RecordFile, RecordPort
+from .domain.ports import TRY_AGAIN, DigestWork, JobStore, RecordFile, RecordPort
 from .domain.roots import ModelRoots
 from .hashing import Digesting, Digests, Interrupted, digest_file
 
@@ -149,17 +150,17 @@ class DigestWorker:
                 return None
         except (ModelkeepError, OSError) as error:
             _log.warning("cannot hash %s: %s", path, error)
-            return replace(file, state=DigestState.FAILED)
+            return replace(file, state=DigestState.Failed)
         if found.size_bytes != file.size_bytes or abs(found.modify_time - file.modify_time) > _SAME_TIME_S:
             # also while it was read: the digests would be of no content that the file ever had
             _log.warning("%s changed since it was installed: it has no digests", path)
-            return replace(file, state=DigestState.FAILED)
+            return replace(file, state=DigestState.Failed)
         verified = work.expected_sha256 and found.sha256 == work.expected_sha256.lower()
         return replace(
             file,
             sha256=found.sha256,
             blake3=found.blake3,
-            state=DigestState.VERIFIED if verified else DigestState.COMPUTED,
+            state=DigestState.Verified if verified else DigestState.Computed,
         )
 
     def _park(self, name: tuple[str, str], begun: Digesting) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 from pydantic import TypeAdapter
 
 from modelkeep.exceptions import InstallInProgressException, UnknownJobIDException, WrongStateException
+from modelkeep.taxonomy import DigestState
 from modelkeep_common.idempotency import replay_or_run, request_id_reused
 from modelkeep_common.marks import SourceMarks
 from modelkeep_common.sqlite import Database, Migration
@@ -21,7 +22,7 @@ from modelkeep_common.urls import mark_of, shown
 from modelkeep_common.watch.sqlite_log import append_change, next_revision, resume_token
 
 from .domain.jobs import FINAL, Job, SourceKind, State
-from .domain.ports import DigestState, DigestWork, RecordFile, Removal
+from .domain.ports import DigestWork, RecordFile, Removal
 
 #: The name of the jobs' collection in the change log.
 COLLECTION = "installs"
@@ -334,7 +335,7 @@ def _work(conn: sqlite3.Connection, clause: str) -> list[DigestWork]:
 
 
 def _put_file(conn: sqlite3.Connection, key: str, file: RecordFile, *, only_if_known: bool = False) -> None:
-    state = "pending" if file.state is DigestState.PENDING else "done"
+    state = "pending" if file.state is DigestState.Pending else "done"
     if only_if_known and not conn.execute("SELECT 1 FROM digest_work WHERE key = ?", (key,)).fetchone():
         return  # uninstalled meanwhile
     conn.execute(

@@ -9,20 +9,12 @@ from typing import Protocol
 
 from modelkeep.exceptions import DeadlineExceededException, ServerBusyException, UnavailableException
 from modelkeep.model.v1.model_pb2 import Model
+from modelkeep.taxonomy import DigestState
 
 from .jobs import Job, JobError, Progress
 
 #: What a peer's silence raises: the same call may be made again.
 TRY_AGAIN = (UnavailableException, ServerBusyException, DeadlineExceededException)
-
-
-class DigestState(StrEnum):
-    """State of a file's digests."""
-
-    PENDING = "pending"
-    COMPUTED = "computed"
-    VERIFIED = "verified"
-    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +26,7 @@ class RecordFile:
     modify_time: float
     sha256: str = ""
     blake3: str = ""
-    state: DigestState = DigestState.PENDING
+    state: DigestState = DigestState.Pending
 
 
 @dataclass(frozen=True, slots=True)
