@@ -71,19 +71,18 @@ async def test_health_lists_every_name(data_dir: Path) -> None:
 
 
 async def test_a_health_watch_sees_the_drain_and_does_not_hold_it_up(data_dir: Path) -> None:
-    server = await start_server(App({}), AppSettings.for_test(data_dir, drain_grace_s=10))
+    server = await start_server(App({}), AppSettings.for_test(data_dir, drain_grace_s=300))
     async with grpc.aio.insecure_channel(server.address) as channel:
         watches = [
             health(channel).Watch(health_pb2.HealthCheckRequest(service=name)) for name in ("", "live", "?")
         ]
         first = [(await watch.read()).status for watch in watches]
         assert first == [SERVING, SERVING, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN]
-        began = time.monotonic()
         stopping = asyncio.ensure_future(server.stop(delay_s=0.1))
         assert (await watches[0].read()).status == NOT_SERVING
         assert (await health(channel).Check(health_pb2.HealthCheckRequest(service="live"))).status == SERVING
-        await stopping
-        assert time.monotonic() - began < 5
+        async with asyncio.timeout(30):
+            await stopping
         for watch in watches:
             assert await watch.code() == grpc.StatusCode.UNAVAILABLE
 

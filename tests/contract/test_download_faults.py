@@ -115,12 +115,12 @@ async def test_retry_after_is_obeyed_and_shown(
     client: DownloadClient, web: HttpServer, as_date: bool
 ) -> None:
     after = formatdate(time.time() + 2, usegmt=True) if as_date else "1"
-    began = time.monotonic()
+    began, asked = time.monotonic(), time.time()
     job = await client.create(web.put("/m.bin", Resource(BODY, faults=[Status(429, after)])))
     waiting = await client.until(job, lambda now: now.stage == download_pb2.DOWNLOAD_STAGE_WAITING)
     assert waiting.state == download_pb2.DOWNLOAD_STATE_RUNNING
     assert waiting.error.reason == "UPSTREAM_UNAVAILABLE"
-    assert 0 < waiting.error.retry_time.ToSeconds() - time.time() + 1 < 4
+    assert asked - 1 < waiting.error.retry_time.ToSeconds() < time.time() + 3
     ended = await client.ended(job)
     assert (ended.state, ended.HasField("error")) == (COMPLETED, False)
     assert time.monotonic() - began >= 0.95
@@ -130,9 +130,10 @@ async def test_an_absurd_retry_after_is_capped_and_a_waiting_job_pauses_and_canc
     client: DownloadClient, web: HttpServer
 ) -> None:
     url = web.put("/m.bin", Resource(BODY, faults=[Status(503, "999999999")] * 2))
+    asked = time.time()
     job = await client.create(url)
     waiting = await client.until(job, lambda now: now.stage == download_pb2.DOWNLOAD_STAGE_WAITING)
-    assert 590 < waiting.error.retry_time.ToSeconds() - time.time() < 601
+    assert asked + 598 < waiting.error.retry_time.ToSeconds() < time.time() + 601
     paused = (await client.stub.PauseDownload(pb.PauseDownloadRequest(id=job.id))).download
     assert paused.state == PAUSED
     await client.stub.StartDownload(pb.StartDownloadRequest(id=job.id))
@@ -293,7 +294,7 @@ async def test_a_stall_is_noticed_and_the_bytes_are_kept(
     client: DownloadClient, web: HttpServer, after: int
 ) -> None:
     began = time.monotonic()
-    job = await client.run(web.put("/m.bin", Resource(BODY, faults=[Hang(after)])))
+    job = await client.run(web.put("/m.bin", Resource(BODY, faults=[Hang(after, 300)])))
     assert (job.state, job.sha256, job.restarts) == (COMPLETED, SHA256, 0)
     assert 0.9 < time.monotonic() - began < 15
     assert ranges(web) == [None, "bytes=100000-" if after > 0 else None]
@@ -310,8 +311,8 @@ async def test_a_trickle_counts_as_a_stall(data_dir: Path, web: HttpServer) -> N
 
 
 async def test_a_pause_during_a_hang_does_not_wait_for_it(data_dir: Path, web: HttpServer) -> None:
-    async with download_service(data_dir, stall_timeout_s=30, headers_timeout_s=30) as client:
-        for number, fault in enumerate((Hang(-1), Hang(10_000))):
+    async with download_service(data_dir, stall_timeout_s=300, headers_timeout_s=300) as client:
+        for number, fault in enumerate((Hang(-1, 300), Hang(10_000, 300))):
             job = await client.create(web.put(f"/{number}.bin", Resource(BODY, faults=[fault])))
             await client.until(job, lambda now: bool(web.requests_of(f"/{number}.bin")))  # noqa: B023
             began = time.monotonic()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -177,11 +176,9 @@ async def test_a_stream_has_a_deadline_too() -> None:
 
 
 async def test_a_service_that_was_never_there_ends_the_watch_soon() -> None:
-    began = time.monotonic()
-    async with AsyncClient(install="127.0.0.1:1") as client:
+    async with AsyncClient(install="127.0.0.1:1") as client, asyncio.timeout(30):
         with pytest.raises(UnavailableException):
             await take(client, 1)
-    assert time.monotonic() - began < 10
 
 
 def test_the_blocking_client_iterates_and_an_early_end_closes_the_stream() -> None:

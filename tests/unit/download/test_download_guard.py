@@ -160,16 +160,18 @@ def test_a_stop_interrupts_a_tls_handshake_and_a_name_look_up() -> None:
         port = deaf.getsockname()[1]
 
         def slow(host: str, port: int) -> list[SocketAddress]:
-            time.sleep(3)
+            over.wait(60)
             return []
 
+        over = threading.Event()
         for transport in (HttpTransport(guard), HttpTransport(guard, resolver=slow)):
             stop = StopSignal()
             threading.Timer(0.2, stop.stop).start()
             began = time.monotonic()
             with pytest.raises(Stopped):
                 transport.open(f"https://127.0.0.1:{port}/", token=None, userinfo="", headers={}, stop=stop)
-            assert time.monotonic() - began < 2.5
+            assert time.monotonic() - began < 20  # the name would take a minute, the handshake for ever
+        over.set()
 
 
 def test_headers_that_never_end_are_given_up() -> None:
@@ -182,7 +184,7 @@ def test_headers_that_never_end_are_given_up() -> None:
             with connection:
                 try:
                     connection.sendall(b"HTTP/1.1 200 OK\r\n")
-                    for _ in range(100):
+                    for _ in range(1000):
                         connection.sendall(b"X-Drip: 1\r\n")
                         time.sleep(0.05)
                 except OSError:
@@ -194,7 +196,7 @@ def test_headers_that_never_end_are_given_up() -> None:
         began = time.monotonic()
         with pytest.raises(TransientError):
             fetch(transport, f"http://127.0.0.1:{listener.getsockname()[1]}/")
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 20  # they would end after 50 s
         thread.join()
 
 
