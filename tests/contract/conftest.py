@@ -1,13 +1,14 @@
-"""Fixtures of the tests that call one service in this process."""
+"""Services that the tests of more than one file call."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from support.installs import InstallClient, install_service
+from support.services import Services, all_services
 
 
 @pytest.fixture
@@ -22,3 +23,10 @@ def source(data_dir: Path) -> Path:
     """A folder that the InstallService may import from."""
     (data_dir.parent / "import").mkdir(exist_ok=True)
     return data_dir.parent / "import"
+
+
+@pytest.fixture(scope="module")
+def services(folder: Path) -> Iterator[Services]:
+    """All four services as processes, which may import from one folder only."""
+    with all_services(folder) as started:
+        yield started

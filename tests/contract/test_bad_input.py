@@ -5,17 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import socket
-import sqlite3
 import struct
-import subprocess
-import sys
-import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,97 +16,22 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from modelkeep.client import Client
 from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as download
-from modelkeep.download.v1.download_service_pb2_grpc import DownloadServiceStub
-from modelkeep.exceptions import ModelkeepError
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as install
-from modelkeep.install.v1.install_service_pb2_grpc import InstallServiceStub
 from modelkeep.loader.v1 import loader_service_pb2 as loader
 from modelkeep.loader.v1 import resident_pb2
-from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceStub
 from modelkeep.model.v1 import model_pb2
 from modelkeep.record.v1 import record_service_pb2 as record
-from modelkeep.record.v1.record_service_pb2_grpc import RecordServiceStub
-from modelkeep.rpc import Address, decode
-from modelkeep.supervisor import Suite, SuiteError
 from support import modelshapes
-from support.httpserver import HttpServer, Resource
-from support.suite import OwnersSuite, service_suite
+from support.failures import refused
+from support.services import URL, Services
 
 pytestmark = pytest.mark.timeout(60)
 
-ROOT = Path(__file__).resolve().parents[2]
 NOBODY = "0" * 32
 FORGED = 10**9
-URL = "http://127.0.0.1:9/file.bin"
-
-
-@dataclass(frozen=True)
-class Services:
-    """Stubs of a suite, whose import roots are one folder."""
-
-    suite: OwnersSuite
-    #: The one folder, besides models_dir, that models may be taken from.
-    allowed: Path
-    record: Any
-    download: Any
-    install: Any
-    loader: Any
-
-    @property
-    def models(self) -> Path:
-        return self.suite.data_dir / "models"
-
-    def create(self, path: Path | str, **fields: Any) -> model_pb2.Model:
-        """Make a record of a VAE at a path; RecordService grants nothing by it, and takes any."""
-        values = {"name": "vae", "type": "MODEL_TYPE_VAE", "format": "MODEL_FORMAT_CHECKPOINT"} | fields
-        model = model_pb2.Model(path=str(path), base="sd-1", **values)
-        files = [model_pb2.ModelFile(path=Path(path).name)]
-        request = record.CreateModelRequest(model=model, files=files)
-        created: model_pb2.Model = self.record.CreateModel(request).model
-        return created
-
-    def idle(self, name: str) -> download_pb2.Download:
-        """A download that is not started."""
-        request = self.to_download(destination=f"{self.suite.data_dir}/downloads/{name}")
-        created: download_pb2.Download = self.download.CreateDownload(request).download
-        return created
-
-    def to_download(self, **fields: Any) -> download.CreateDownloadRequest:
-        values = {
-            "source": download_pb2.DownloadSource(url=URL),
-            "destination": f"{self.suite.data_dir}/downloads/",
-            **fields,
-        }
-        return download.CreateDownloadRequest(start=False, **values)
-
-
-@pytest.fixture(scope="module")
-def services() -> Iterator[Services]:
-    folder = Path(tempfile.mkdtemp(prefix="mk-"))
-    allowed = folder / "allowed"
-    allowed.mkdir()
-    env = {}
-    for service in ("DOWNLOAD", "INSTALL", "LOADER"):
-        env[f"MODELKEEP_{service}_ALLOW_ANY_IMPORT_ROOT"] = "false"
-        env[f"MODELKEEP_{service}_IMPORT_ROOTS"] = str(allowed)
-    try:
-        with service_suite(folder / "data", env=env) as suite, contextlib.ExitStack() as stack:
-            stubs = {
-                name: stub(stack.enter_context(grpc.insecure_channel(suite.addresses[name])))
-                for name, stub in (
-                    ("record", RecordServiceStub),
-                    ("download", DownloadServiceStub),
-                    ("install", InstallServiceStub),
-                    ("loader", LoaderServiceStub),
-                )
-            }
-            yield Services(suite, allowed, **stubs)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -129,22 +47,6 @@ def sent(service: Services, call: str, request: Any) -> Any:
     name, method = call.split(".")
     answer = getattr(getattr(service, name), method)(request, timeout=20)
     return list(answer) if hasattr(answer, "__iter__") else answer
-
-
-@contextlib.contextmanager
-def refused(reason: str) -> Iterator[list[ModelkeepError]]:
-    """What is inside fails with this reason; the exception that it stands for is in the list afterwards."""
-    found: list[ModelkeepError] = []
-    with pytest.raises(grpc.RpcError) as raised:
-        yield found
-    error = decode(raised.value, Address("record", "", "the test"))
-    assert error.reason == reason, raised.value
-    assert error.message
-    assert "Traceback" not in str(raised.value)
-    assert raised.value.code() not in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
-    if raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT and reason == "FIELD_INVALID":
-        assert error.violations, "a bad field is named"
-    found.append(error)
 
 
 def component(key: str, **fields: Any) -> resident_pb2.ComponentRef:
@@ -187,11 +89,11 @@ def calls_with_number(id: int) -> Mapping[str, Any]:
 def test_a_key_is_unknown_or_no_key_at_all(services: Services, call: str) -> None:
     with refused("UNKNOWN_MODEL") as found:
         sent(services, call, calls_with_key(NOBODY)[call])
-    assert found[0].metadata["key"] == NOBODY
+    assert found.metadata["key"] == NOBODY
     for key in ("", "xyz", "A" * 32, "../" * 10 + "ab"):
         with refused("FIELD_INVALID") as found:
             sent(services, call, calls_with_key(key)[call])
-        assert "key" in found[0].violations[0].field
+        assert "key" in found.violations[0].field
 
 
 @pytest.mark.parametrize("call", calls_with_number(FORGED))
@@ -201,7 +103,7 @@ def test_a_job_is_unknown_or_no_number_of_a_job(services: Services, call: str) -
     for id in (0, -1):
         with refused("FIELD_INVALID") as found:
             sent(services, call, calls_with_number(id)[call])
-        assert all(violation.field.endswith("id") for violation in found[0].violations)
+        assert all(violation.field.endswith("id") for violation in found.violations)
 
 
 def test_a_lease_is_unknown(services: Services) -> None:
@@ -478,100 +380,3 @@ def test_a_wrong_ticket_gets_no_descriptor(services: Services) -> None:
         assert answer[:1] == b"\x01"
         assert b"FORBIDDEN_TICKET" in answer or answer == b"\x01"
         assert descriptors == []
-
-
-# -- processes and folders ------------------------------------------------------------------------------
-
-
-def ended(service: str, *arguments: str) -> tuple[int, str]:
-    """Exit code and words of a service that cannot start."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    paths = [str(ROOT / "services"), str(ROOT / "clients" / "python")]
-    done = subprocess.run(
-        [sys.executable, "-m", f"modelkeep_{service}", "--insecure", *arguments],
-        env={**environment, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("service", ["download", "install", "loader"])
-def test_a_data_folder_that_cannot_be_written_ends_the_start_with_73(service: str, data_dir: Path) -> None:
-    (data_dir / service).write_text("in the way")
-    code, said = ended(service, "--data-dir", str(data_dir), "--port", "0")
-    assert code == 73, said
-    assert str(data_dir) in said
-
-
-@pytest.mark.parametrize("service", ["download", "install"])
-def test_a_database_of_a_newer_schema_ends_the_start_with_65(
-    services: Services, service: str, data_dir: Path
-) -> None:
-    # RecordService's own tests have its turn; the loader's database begins anew with each start.
-    copy = data_dir / service / f"{service}.db"
-    copy.parent.mkdir()
-    with (
-        contextlib.closing(sqlite3.connect(services.suite.data_dir / service / copy.name)) as running,
-        contextlib.closing(sqlite3.connect(copy)) as newer,
-    ):
-        running.backup(newer)
-        newer.execute("PRAGMA user_version = 9999")
-    before = copy.read_bytes()
-    code, said = ended(service, "--data-dir", str(data_dir), "--port", "0")
-    assert code == 65, said
-    assert "newer" in said
-    assert copy.read_bytes() == before
-
-
-def test_a_taken_port_ends_the_start_with_98(services: Services, data_dir: Path) -> None:
-    taken = services.suite.over_tcp["record"].rpartition(":")[2]
-    code, said = ended("record", "--data-dir", str(data_dir), "--port", taken)
-    assert code == 98, said
-    assert taken in said
-    with pytest.raises(SuiteError, match=rf"Port {taken} .* taken") as raised:
-        Suite(data_dir, ports={"install": int(taken)}).start()
-    assert raised.value.exit_code == 98
-
-
-def test_a_second_suite_or_service_on_a_data_folder_is_refused(services: Services) -> None:
-    with pytest.raises(SuiteError, match="Another suite is running"):
-        service_suite(services.suite.data_dir).start()
-    for service in ("download", "install"):
-        code, said = ended(service, "--data-dir", str(services.suite.data_dir), "--port", "0")
-        assert code == 73, said
-        assert "in use" in said
-    assert services.record.GetStoreInfo(record.GetStoreInfoRequest()).schema_version == "3.2"
-
-
-def test_an_install_goes_on_when_the_suite_is_stopped_in_its_middle_and_started_again(data_dir: Path) -> None:
-    body = modelshapes.write_safetensors(
-        data_dir / "style.safetensors", modelshapes.table("lora.sd-1.peft")
-    ).read_bytes()
-    three = ("record", "download", "install")
-    with HttpServer() as server:
-        resource = Resource(body, rate=len(body) // 3)
-        url = server.put("/style.safetensors", resource)
-        with service_suite(data_dir, services=three), Client(data_dir=data_dir) as client:
-            job = client.model_install.import_model(url)
-            until(lambda: job.bytes > len(body) // 20)
-        resource.rate = None
-        with service_suite(data_dir, services=three), Client(data_dir=data_dir) as client:
-            resumed = client.model_install.wait_for_job(job.id, timeout=20)
-            assert resumed.status == "completed", resumed.error
-            assert [config.key for config in client.model_record_store.all_models()] == [job.model_key]
-        assert server.requests_of("/style.safetensors")[-1].offset > 0
-        # A drain keeps every byte that arrived; those on their way in buffers are asked for again.
-        assert server.bytes_served("/style.safetensors") < len(body) * 1.5
-    assert resumed.local_path is not None
-    assert resumed.local_path.read_bytes() == body
-
-
-def until(done: Callable[[], bool], within_s: float = 20.0) -> None:
-    """Wait until something that nobody tells is so."""
-    deadline = time.monotonic() + within_s
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

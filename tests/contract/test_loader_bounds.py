@@ -22,8 +22,9 @@ from modelkeep.worker._fetch import _connect
 from modelkeep_convert import sealed
 from modelkeep_loader import convert, service
 from support import tinymodels
+from support.failures import refused
 from support.lending import acquire, hand_in, hold, leases, load, release
-from support.loaders import Lender, component, lender, refused
+from support.loaders import Lender, component, lender
 from support.workers import shared_workers
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]

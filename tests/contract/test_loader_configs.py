@@ -19,7 +19,8 @@ from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.worker.classconfig import checked_config, known_keys
 from modelkeep.worker.classes import ALLOWED, resolve_class
 from support import tinymodels
-from support.loaders import Lender, component, lender, refused
+from support.failures import refused
+from support.loaders import Lender, component, lender
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 

@@ -21,8 +21,9 @@ from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2
 from modelkeep.worker.manifest import Manifest
 from support import tinymodels
+from support.failures import refused
 from support.lending import acquire, load, release
-from support.loaders import Lender, component, files_of, lender, refused
+from support.loaders import Lender, component, files_of, lender
 from support.workers import Worker, shared_workers
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]

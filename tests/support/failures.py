@@ -11,6 +11,9 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from modelkeep.exceptions import BY_REASON, ModelkeepError
+from modelkeep.rpc import Address, decode
+
 
 @dataclass
 class Failure:
@@ -64,3 +67,19 @@ def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
             assert isinstance(value, bytes)
             return status_pb2.Status.FromString(value)
     return status_pb2.Status()
+
+
+@contextlib.contextmanager
+def refused(reason: str) -> Iterator[ModelkeepError]:
+    """What is inside fails with this reason; afterwards the exception it stands for can be looked at."""
+    found = BY_REASON[reason]("")
+    with pytest.raises(grpc.RpcError) as raised:
+        yield found
+    error = decode(raised.value, Address("record", "", "the test"))
+    assert error.reason == reason, raised.value
+    assert error.message
+    assert "Traceback" not in str(raised.value)
+    assert raised.value.code() not in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+    if raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT and reason == "FIELD_INVALID":
+        assert error.violations, "a bad field is named"
+    found.__dict__.update(error.__dict__)

@@ -11,18 +11,16 @@ from typing import Any, cast
 
 import grpc
 import grpc.aio
-import pytest
 
-from modelkeep.exceptions import BY_REASON, ModelkeepError
 from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2, record_service_pb2_grpc
-from modelkeep.rpc import Address, decode
 from modelkeep_common.serving import start_server
 from modelkeep_loader.app import LoaderApplication, OpenLoader
 from modelkeep_loader.config import LoaderSettings
 from modelkeep_record.app import RecordApplication
 from modelkeep_record.config import RecordSettings
+from support.failures import refused as refused
 
 
 @dataclass
@@ -101,17 +99,6 @@ async def lender(data_dir: Path, models: Path, **settings: Any) -> AsyncIterator
             await loader.stop()
     finally:
         await record.stop()
-
-
-@contextlib.contextmanager
-def refused(reason: str) -> Iterator[ModelkeepError]:
-    """The call inside fails with this reason; afterwards the exception it stands for can be looked at."""
-    found = BY_REASON[reason]("")
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        yield found
-    error = decode(raised.value, Address("loader", "", "the test"))
-    assert error.reason == reason, error
-    found.__dict__.update(error.__dict__)
 
 
 def component(key: str, submodel: str = "", precision: str = "auto") -> resident_pb2.ComponentRef:
