@@ -22,15 +22,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_origin
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from modelkeep.defaults import EXIT_CONFIG
 from modelkeep.reserve import DEFAULT_BYTES
 
 from . import modes
-from .sqlite import StoreLimits
+from .limits import StoreLimits
 from .urls import is_secret_name
 
 S = TypeVar("S", bound="ServiceSettings")
@@ -38,11 +37,11 @@ S = TypeVar("S", bound="ServiceSettings")
 _SERVICES = frozenset({"record", "download", "install", "loader"})
 
 
-class ServiceSettings(BaseSettings):
+class ServiceSettings(BaseModel):
     """What every service can be told. Frozen: a running service never changes its mind."""
 
     service: ClassVar[str] = "service"
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str = Field(
         "127.0.0.1", description="Address to listen on; one that is not loopback needs --insecure."
@@ -136,18 +135,6 @@ class ServiceSettings(BaseSettings):
     def env_prefix(cls) -> str:
         """The prefix of this service's environment variables."""
         return f"MODELKEEP_{cls.service.upper()}_"
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only explicit values: :func:`load_settings` merges the layers and names each one's origin."""
-        return (init_settings,)
 
     def redacted(self) -> dict[str, Any]:
         """The settings as plain values, secrets hidden; safe to log."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,6 +19,7 @@ from modelkeep_common.paging import (
     decode_page_token,
     encode_page_token,
 )
+from modelkeep_common.sqlite import Connection
 from modelkeep_common.watch import WatchHub, stream_frames
 from modelkeep_common.watch.frames import chunked, message_size
 from modelkeep_common.wire import to_seconds
@@ -46,7 +46,7 @@ class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
         """See the .proto."""
         call, mark = current_call(), fingerprint(convert.without_secrets(request))
 
-        def once(conn: sqlite3.Connection, run: Callable[[], bytes]) -> tuple[bytes, bool]:
+        def once(conn: Connection, run: Callable[[], bytes]) -> tuple[bytes, bool]:
             answer, replayed = replay_or_run(
                 conn, request.request_id, mark, run, method=call.method, principal=call.principal.name
             )
@@ -164,7 +164,7 @@ class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
         jobs, done = await self._downloads.wait(request.queue, request.ids, timeout)
         return pb.WaitDownloadsResponse(downloads=_fitting(jobs), done=done)
 
-    def _snapshot(self, conn: sqlite3.Connection) -> Iterable[tuple[str, download_pb2.Download]]:
+    def _snapshot(self, conn: Connection) -> Iterable[tuple[str, download_pb2.Download]]:
         return [(resource_id(job.id), convert.job_to_proto(job)) for job in self._downloads.snapshot(conn)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +20,7 @@ from modelkeep_common.paging import (
     decode_page_token,
     encode_page_token,
 )
+from modelkeep_common.sqlite import Connection
 from modelkeep_common.urls import shown
 from modelkeep_common.watch import WatchHub, stream_frames
 from modelkeep_common.watch.frames import chunked, message_size
@@ -138,7 +138,7 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
         messages = (self._with_record(job, record) for job, record in jobs)
         return next(iter(chunked(messages, message_size, MAX_PAGE_SIZE, MAX_PAGE_BYTES)), [])
 
-    def _snapshot(self, conn: sqlite3.Connection) -> list[tuple[str, install_pb2.Install]]:
+    def _snapshot(self, conn: Connection) -> list[tuple[str, install_pb2.Install]]:
         return [(id_, install_pb2.Install.FromString(data)) for id_, data in self._store.snapshot(conn)]
 
 

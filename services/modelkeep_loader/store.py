@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from modelkeep.loader.v1 import resident_pb2
-from modelkeep_common.sqlite import StoreLimits
+from modelkeep_common.limits import StoreLimits
 from modelkeep_common.watch import WatchHub
 from modelkeep_common.watch.memory_log import Kept, MemoryLog
 

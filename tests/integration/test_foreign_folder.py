@@ -24,7 +24,7 @@ _NAMES = {
     *("modelkeep_common", "modelkeep_record", "modelkeep_download", "modelkeep_install", "modelkeep_loader"),
     *("modelkeep_convert", "accelerate", "blake3", "diffusers", "google", "grpc", "grpc_health", "numpy"),
     *("PIL", "protovalidate"),
-    *("pydantic", "pydantic_settings", "rich", "safetensors", "torch", "transformers", "typer", "uvloop"),
+    *("pydantic", "rich", "safetensors", "torch", "transformers", "typer", "uvloop"),
     *("yaml", "sitecustomize", "usercustomize"),
 }
 

@@ -8,11 +8,12 @@ import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from modelkeep.defaults import EXIT_DATA, EXIT_NOT_WRITABLE
 from modelkeep.reserve import Reserve
 
+from ..limits import StoreLimits
 from ..startup import StartupError
 from .migrations import Migration, migrate
 
@@ -25,18 +26,6 @@ _WAL_BYTES, _MAX_WAL_BYTES = 16 << 20, 64 << 20
 _WAL_WAIT_MS = 500
 #: Free pages that the file keeps for what comes next, and how many are given back at a time.
 _FREE_PAGES, _GIVE_BACK_PAGES = 4096, 1024
-
-
-class StoreLimits(NamedTuple):
-    """How much a store keeps of what only serves clients that come back, and for those that watch."""
-
-    #: Payloads of changes inside the history window; see ``watch/sqlite_log.py``.
-    history_bytes: int = 64 << 20
-    #: Answers for repeated request ids; see ``idempotency.py``.
-    answers_bytes: int = 32 << 20
-    #: What one watcher, and all of them together, may leave unread; see ``watch/budget.py``.
-    watch_queue_bytes: int = 1 << 20
-    watch_queues_bytes: int = 256 << 20
 
 
 #: What a commit changed: (collection, resource id) of each row that it appended to the change log.

@@ -35,15 +35,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 from modelkeep.exceptions import DiskFullException, ServerBusyException, ServerDrainingException
 from modelkeep.reserve import DEFAULT_BYTES, Reserve
 
-from .connections import (
-    FULL_BELOW_BYTES,
-    Changed,
-    Connection,
-    StoreLimits,
-    is_full,
-    keep_small,
-    open_connections,
-)
+from ..limits import StoreLimits
+from .connections import FULL_BELOW_BYTES, Changed, Connection, is_full, keep_small, open_connections
 from .migrations import Migration
 from .searches import SearchLane
 
@@ -54,7 +47,7 @@ _RENEW_S = 10.0
 #: A transaction takes no further write in after this long, so that the first is not kept waiting.
 _GROUP_S = 0.01
 
-_Work = Callable[[sqlite3.Connection], Any]
+_Work = Callable[[Connection], Any]
 
 
 class _Job(NamedTuple):
@@ -151,11 +144,11 @@ class Database:
         )
         return cls(path, store_id, epoch, writer, read, reserve)
 
-    async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+    async def read(self, fn: Callable[[Connection], T]) -> T:
         """Run ``fn`` in one read transaction and return what it returns."""
         return cast(T, await self._submit(self._reads, _Job(fn, self._loop.create_future())))
 
-    async def read_by_key(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+    async def read_by_key(self, fn: Callable[[Connection], T]) -> T:
         """As :meth:`read`, on a thread that only such reads use: for few rows, found by an index."""
         return cast(T, await self._submit(self._key_reads, _Job(fn, self._loop.create_future())))
 
@@ -173,9 +166,7 @@ class Database:
         self._lanes.append(lane)
         return lane
 
-    async def write(
-        self, fn: Callable[[sqlite3.Connection], T], *, synced: bool = True, grows: bool = False
-    ) -> T:
+    async def write(self, fn: Callable[[Connection], T], *, synced: bool = True, grows: bool = False) -> T:
         """Run ``fn`` in a write transaction: committed when it returns, rolled back when it raises.
 
         Others' units of work may share the transaction, before and after this one. Cancelling the caller
@@ -194,7 +185,7 @@ class Database:
         # The unit of work sees the call that it is done for, as replay_or_run does.
         context = contextvars.copy_context()
 
-        def work(connection: sqlite3.Connection) -> Any:
+        def work(connection: Connection) -> Any:
             return context.run(fn, connection)
 
         return cast(

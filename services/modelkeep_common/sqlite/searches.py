@@ -30,13 +30,13 @@ _STEPS = 5000
 class _Search:
     """One read: before, while and after it runs."""
 
-    def __init__(self, work: Callable[[sqlite3.Connection], Any], future: asyncio.Future[Any]) -> None:
+    def __init__(self, work: Callable[[Connection], Any], future: asyncio.Future[Any]) -> None:
         self.work = work
         self.future = future
         #: Whether a thread has taken it.
         self.begun = False
         self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
+        self._connection: Connection | None = None
         self._stopped = False
 
     def stop(self) -> None:
@@ -46,7 +46,7 @@ class _Search:
             if self._connection is not None:
                 self._connection.interrupt()
 
-    def run(self, connection: sqlite3.Connection) -> Any:
+    def run(self, connection: Connection) -> Any:
         """Run it in a read transaction; what :meth:`stop` ends raises sqlite3.OperationalError."""
         with self._lock:
             if self._stopped:
@@ -105,7 +105,7 @@ class SearchLane:
         self._searches: set[_Search] = set()
         self._closed = False
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in one read transaction and return what it returns.
 
         Raises:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
-from ..sqlite import StoreLimits
+from ..limits import StoreLimits
 from .log import HISTORY_CHANGES, HISTORY_SECONDS, ChangeRow, EpochTable, LogView, Position
 
 T = TypeVar("T")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from modelkeep.exceptions import DiskFullException, ModelkeepError, QueueFullException
-from modelkeep_common.sqlite import Changed, Database
+from modelkeep_common.sqlite import Changed, Connection, Database
 from modelkeep_common.urls import mark_of, parse_url
 from modelkeep_common.watch.sqlite_log import resume_token
 from modelkeep_download.domain.checks import bad_source
@@ -36,7 +35,7 @@ MAX_WAITED = 1000
 
 
 #: Runs the work inside a transaction, or replays an earlier answer: (answer, whether it was replayed).
-Once = Callable[[sqlite3.Connection, Callable[[], bytes]], tuple[bytes, bool]]
+Once = Callable[[Connection, Callable[[], bytes]], tuple[bytes, bool]]
 
 
 class Downloads:
@@ -79,7 +78,7 @@ class Downloads:
             refused = error  # a repeat is answered all the same: its source may have been moved by now
         made: list[Job] = []
 
-        def run_once(conn: sqlite3.Connection) -> bytes:
+        def run_once(conn: Connection) -> bytes:
             def run() -> bytes:
                 if refused is not None:
                     raise refused
@@ -121,14 +120,14 @@ class Downloads:
     async def list_page(self, wanted: JobFilter, *, after: int, limit: int) -> tuple[list[Job], str]:
         """Jobs by id after `after`, and the resume token of that moment."""
 
-        def read(conn: sqlite3.Connection) -> tuple[list[Job], str]:
+        def read(conn: Connection) -> tuple[list[Job], str]:
             jobs = list(self._store.list(conn, wanted, after=after, limit=limit))
             return jobs, resume_token(conn, COLLECTION)
 
         jobs, token = await self._db.read(read)
         return [self._scheduler.live(job) for job in jobs], token
 
-    def snapshot(self, conn: sqlite3.Connection) -> list[Job]:
+    def snapshot(self, conn: Connection) -> list[Job]:
         """All jobs, for a watch; on a reader's thread."""
         return [self._scheduler.live(job) for job in self._store.list(conn, JobFilter())]
 
@@ -142,7 +141,7 @@ class Downloads:
         to_start(job, job.enqueue_order)  # refuse before anything is remembered
         credentials, secret = renewed(job, self._scheduler.credentials.get(job_id), access_token, source_url)
 
-        def write(conn: sqlite3.Connection) -> Job:
+        def write(conn: Connection) -> Job:
             order = self._store.next_order(conn)
 
             def transition(job: Job) -> Job:

@@ -12,7 +12,8 @@ import pytest
 
 from modelkeep.exceptions import ResumeTokenExpiredException, WatcherTooSlowException
 from modelkeep_common.idempotency import replay_or_run
-from modelkeep_common.sqlite import Database, StoreLimits
+from modelkeep_common.limits import StoreLimits
+from modelkeep_common.sqlite import Database
 from modelkeep_common.watch import WatchHub
 from modelkeep_common.watch.log import position_of
 from modelkeep_common.watch.sqlite_log import (

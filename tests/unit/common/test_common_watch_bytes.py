@@ -11,7 +11,8 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from modelkeep.exceptions import WatcherTooSlowException
-from modelkeep_common.sqlite import Database, StoreLimits
+from modelkeep_common.limits import StoreLimits
+from modelkeep_common.sqlite import Database
 from modelkeep_common.watch import Frame, Watch, WatchHub
 from modelkeep_common.watch.sqlite_log import SqliteLog, append_change
 from support.commoncalls import until

@@ -212,6 +212,15 @@ def test_ignored_folders_are_not_read(tmp_path: Path) -> None:
         ({"modelkeep/cli/main.py": "import modelkeep_common.serving\n"}, "import no service"),
         ({"modelkeep_convert/request.py": "import modelkeep_loader.config\n"}, "helper processes imports no"),
         ({"modelkeep_install/service.py": "import httpx\n"}, "speaks HTTP"),
+        ({"modelkeep_install/service.py": "import sqlite3\n"}, "Only stores know SQLite"),
+        ({"modelkeep_install/store.py": "import sqlite3\n"}, None),
+        (
+            {
+                "modelkeep_install/service.py": "import modelkeep_record.store\n",
+                "modelkeep_record/store.py": "import sqlite3\n",
+            },
+            "do not import each other",
+        ),
         ({}, None),
     ],
 )

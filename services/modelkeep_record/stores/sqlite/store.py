@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, Self
 from modelkeep.model.v1.model_pb2 import Model, ModelFile
 from modelkeep.reserve import DEFAULT_BYTES
 from modelkeep_common.idempotency import replay_or_run
+from modelkeep_common.limits import StoreLimits
 from modelkeep_common.paging import Key
-from modelkeep_common.sqlite import Database, StoreLimits
+from modelkeep_common.sqlite import Database
 from modelkeep_common.watch.sqlite_log import (
     append_change,
     current_revision,
