@@ -201,7 +201,13 @@ def test_ignored_folders_are_not_read(tmp_path: Path) -> None:
     [
         ({"modelkeep_record/domain/x.py": "import modelkeep_common.serving\n"}, "Domain code knows no gRPC"),
         ({"modelkeep_record/domain/x.py": "import grpc\n"}, "Domain code knows no gRPC"),
-        ({"modelkeep_record/domain/__init__.py": "import sqlite3\n"}, "no database"),
+        (
+            {
+                "modelkeep_record/domain/__init__.py": "import modelkeep_record.store\n",
+                "modelkeep_record/store.py": "import sqlite3\n",
+            },
+            "no database",
+        ),
         ({"modelkeep_install/domain/x.py": "from socket import socket\n"}, "no sockets"),
         (
             {"modelkeep_record/store.py": "import modelkeep_install.config\n"},
