@@ -21,8 +21,8 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from modelkeep.exceptions import RequestIdReusedException
 
-from .calls import current_call
-from .sqlite import Connection
+from .calls.call import current_call
+from .sqlite.connections import Connection
 
 #: Seconds for which an answer is kept.
 KEEP_SECONDS = 24 * 3600.0

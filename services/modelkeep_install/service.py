@@ -10,8 +10,8 @@ import grpc.aio
 from modelkeep.install.v1 import install_pb2, install_service_pb2_grpc
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep_common.auth import ADMIN
-from modelkeep_common.auth.callers import need_role
 from modelkeep_common.calls import current_call
+from modelkeep_common.calls.authentication import need_role
 from modelkeep_common.idempotency import fingerprint
 from modelkeep_common.paging import (
     MAX_PAGE_BYTES,

@@ -16,8 +16,8 @@ from modelkeep.model.v1.model_pb2 import Model
 from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep.record.v1 import record_service_pb2_grpc as pb_grpc
 from modelkeep_common.auth import ADMIN, INSTALL
-from modelkeep_common.auth.callers import need_role
 from modelkeep_common.calls import current_call
+from modelkeep_common.calls.authentication import need_role
 from modelkeep_common.idempotency import fingerprint
 from modelkeep_common.paging import MAX_PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
 from modelkeep_common.watch import WatchHub, stream_frames

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from modelkeep.defaults import EXIT_CONFIG
-from modelkeep.exceptions import CredentialsMissingException, RoleRequiredException
+from modelkeep.exceptions import CredentialsMissingException
 
-from ..calls import Call
 from ..settings import ServiceSettings
 from ..startup import StartupError
 from .principal import ADMIN, OPERATOR, OWNER, THE_OWNER, VIEWER, Authenticator, Metadata, Principal
@@ -22,7 +21,8 @@ ANONYMOUS = Principal("anonymous", frozenset({VIEWER}))
 #: A caller over TCP where the operator wants no tokens.
 ANYBODY = Principal("anybody", frozenset({ADMIN}))
 
-_HOW = (
+#: How a caller says who he is.
+HOW = (
     'send the header "authorization: Bearer TOKEN" (`modelkeep token` prints the owner\'s), '
     "or call through the UNIX socket that run/suite.json in the data folder names"
 )
@@ -64,7 +64,7 @@ class Callers:
             if principal is not None:
                 return principal
         if self._otherwise is None:
-            raise CredentialsMissingException(f"This service wants to know who calls: {_HOW}.")
+            raise CredentialsMissingException(f"This service wants to know who calls: {HOW}.")
         return self._otherwise
 
 
@@ -88,30 +88,6 @@ def callers_of(settings: ServiceSettings) -> Callers:
     if settings.token_file is None and settings.insecure:
         return Callers(authenticators, ANYBODY)
     return Callers(authenticators, ANONYMOUS if settings.anonymous == "viewer" else None)
-
-
-def need_role(call: Call, field: str, *roles: str) -> None:
-    """Check that the caller has one of the roles that a field of the request takes.
-
-    Raises:
-        RoleRequiredException: He has none of them.
-    """
-    if not call.principal.has(*roles):
-        raise role_required(call.principal, call.method, frozenset(roles), field)
-
-
-def role_required(
-    principal: Principal, method: str, allowed: frozenset[str], field: str = ""
-) -> RoleRequiredException:
-    """The answer to a caller who has none of the roles that a method, or a field of its request, takes."""
-    wanted = " or ".join(sorted(allowed)) or "(none: it is closed)"
-    has = ", ".join(sorted(principal.roles))
-    what = f"{field} of {method}" if field else method
-    metadata = {"role": ",".join(sorted(allowed)), "method": method, "principal": principal.name}
-    return RoleRequiredException(
-        f"{what} takes the role {wanted}; {principal.name} is {has}: {_HOW}.",
-        metadata={**metadata, "field": field} if field else metadata,
-    )
 
 
 def _check_roots(settings: ServiceSettings, known: Iterable[Principal]) -> None:

@@ -6,7 +6,7 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from ..auth import NOBODY, Principal
+from ..auth.principal import NOBODY, Principal
 
 
 @dataclass(slots=True)

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from typing import TypeVar
 
-from ..sqlite import Changed, Connection, Database
+from ..sqlite.connections import Changed, Connection
+from ..sqlite.database import Database
 from .log import HISTORY_CHANGES, HISTORY_SECONDS, ChangeRow, EpochTable, LogView, Position
 
 T = TypeVar("T")
