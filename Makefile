@@ -24,7 +24,7 @@ test-all: setup ## everything: the long tests, and those that need Go's grpcurl
 	@scripts/tools.sh
 	@PATH="$(CURDIR)/.cache/bin:$$PATH" $(PY) -m pytest -q -m "not cuda" $(ARGS)
 
-check: setup ## lint, format, types, .proto, generated code, import rules, parity, text (ARGS="types")
+check: setup ## lint, format, types, .proto, generated code, import rules, layout, parity, text (ARGS="types")
 	@scripts/check.sh $(ARGS)
 
 fix: setup  ## mend what can be mended: lint, format of Python and .proto

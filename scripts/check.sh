@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 bin="${VENV:-.venv}/bin"
 python="$bin/python"
 
-checks=(lint format types proto-lint proto-format proto-current proto-breaking imports parity text spelling)
+checks=(lint format types proto-lint proto-format proto-current proto-breaking imports layout parity text spelling)
 describe() {
     case "$1" in
     lint) "$bin/ruff" check --quiet . ;;
@@ -17,6 +17,7 @@ describe() {
     proto-current) "$python" scripts/proto.py --check ;;
     proto-breaking) "$python" scripts/baseline.py ;;
     imports) "$bin/lint-imports" --no-cache 2>&1 | sed -n '/^Contracts/,$p' | grep -v KEPT; return "${PIPESTATUS[0]}" ;;
+    layout) "$python" scripts/check_layout.py ;;
     parity) "$python" scripts/check_parity.py ;;
     text) "$python" scripts/check_text.py ;;
     spelling) "$bin/codespell" ;;

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.downloads import downloads_beside
 from support.installs import InstallClient, install_service
 from support.services import Services, all_services
 
@@ -15,6 +16,16 @@ from support.services import Services, all_services
 async def service(data_dir: Path) -> AsyncIterator[InstallClient]:
     """An InstallService beside a RecordService."""
     async with install_service(data_dir) as client:
+        yield client
+
+
+@pytest.fixture
+async def with_downloads(data_dir: Path) -> AsyncIterator[InstallClient]:
+    """An InstallService with a DownloadService beside it."""
+    async with (
+        downloads_beside(data_dir) as address,
+        install_service(data_dir, download_address=address) as client,
+    ):
         yield client
 
 

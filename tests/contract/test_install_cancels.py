@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,16 @@ from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep_install import files
 from modelkeep_install.domain.jobs import Job
 from modelkeep_install.store import InstallStore
-from support.downloads import downloads_beside
 from support.httpserver import HttpServer, Resource
-from support.installs import InstallClient, install_service, small_lora
+from support.installs import InstallClient, small_lora
 
 COMPLETED = install_pb2.INSTALL_STATE_COMPLETED
 CANCELLED = install_pb2.INSTALL_STATE_CANCELLED
 
 
 @pytest.fixture
-async def service(data_dir: Path) -> AsyncIterator[InstallClient]:
-    """An InstallService with a DownloadService beside it."""
-    async with (
-        downloads_beside(data_dir) as address,
-        install_service(data_dir, download_address=address) as client,
-    ):
-        yield client
+def service(with_downloads: InstallClient) -> InstallClient:
+    return with_downloads
 
 
 @pytest.mark.timeout(90)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +23,12 @@ from modelkeep_install import files
 from modelkeep_install.domain.jobs import Job
 from modelkeep_install.steps import probe
 from modelkeep_install.store import InstallStore
-from support.downloads import downloads_beside
 from support.failures import fails
 from support.httpserver import HttpServer, Resource
-from support.installs import InstallClient, install_service, small_lora
+from support.installs import InstallClient, small_lora
 
 COMPLETED = install_pb2.INSTALL_STATE_COMPLETED
 ERROR = install_pb2.INSTALL_STATE_ERROR
-
-
-@pytest.fixture
-async def with_downloads(data_dir: Path) -> AsyncIterator[InstallClient]:
-    """An InstallService with a DownloadService beside it."""
-    async with (
-        downloads_beside(data_dir) as address,
-        install_service(data_dir, download_address=address) as client,
-    ):
-        yield client
 
 
 def refuse(patch: pytest.MonkeyPatch, call: str, number: int, concerns: Callable[[Path], bool]) -> None:

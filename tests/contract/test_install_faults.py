@@ -9,7 +9,7 @@ import re
 import shutil
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +28,13 @@ from modelkeep_install.domain.jobs import Job, State
 from modelkeep_install.hashing import digest_file
 from modelkeep_install.peers import Downloads, Records
 from modelkeep_install.store import InstallStore
-from support.downloads import downloads_beside
 from support.failures import fails
 from support.httpserver import HttpServer, Resource
-from support.installs import InstallClient, install_service, records_beside, small_lora
+from support.installs import InstallClient, records_beside, small_lora
 
 COMPLETED = install_pb2.INSTALL_STATE_COMPLETED
 CANCELLED = install_pb2.INSTALL_STATE_CANCELLED
 ERROR = install_pb2.INSTALL_STATE_ERROR
-
-
-@pytest.fixture
-async def with_downloads(data_dir: Path) -> AsyncIterator[InstallClient]:
-    """An InstallService with a DownloadService beside it."""
-    async with (
-        downloads_beside(data_dir) as address,
-        install_service(data_dir, download_address=address) as client,
-    ):
-        yield client
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 15) -> None:

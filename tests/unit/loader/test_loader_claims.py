@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,6 @@ from modelkeep_loader.domain.records import FileFacts
 from support.plans import KEY, OTHER, WEIGHTS, Shelf, hashed, pipeline, plan, planner_of, record, weights
 
 HONEST, LYING = KEY, OTHER
-
-
-@pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    (tmp_path / "models").mkdir()
-    return Shelf(tmp_path / "models")
-
-
-@pytest.fixture
-def planner(shelf: Shelf) -> Iterator[Planner]:
-    made = planner_of(shelf)
-    yield made
-    made.close()
 
 
 def two_models(shelf: Shelf) -> tuple[Path, Path]:

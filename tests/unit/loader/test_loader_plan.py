@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,7 @@ from modelkeep.exceptions import (
     UnsafeFormatException,
 )
 from modelkeep_loader.domain.plan import Planner
-from support.plans import KEY, Shelf, facts_of, hashed, pipeline, plan, planner_of, record, weights
-
-
-@pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    (tmp_path / "models").mkdir()
-    return Shelf(tmp_path / "models")
-
-
-@pytest.fixture
-def planner(shelf: Shelf) -> Iterator[Planner]:
-    made = planner_of(shelf)
-    yield made
-    made.close()
+from support.plans import KEY, Shelf, facts_of, hashed, pipeline, plan, record, weights
 
 
 async def test_the_same_bytes_have_the_same_id_whatever_the_model_is_called(

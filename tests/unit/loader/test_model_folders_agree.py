@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from modelkeep.headers import MAX_TENSORS, Allowance, read_header
 from modelkeep_install.probe import probe
 from modelkeep_loader.domain.plan import Planner
 from support.headers import EMPTY, entry, write_header
-from support.plans import KEY, Shelf, pipeline, plan, planner_of, record
+from support.plans import KEY, Shelf, pipeline, plan, record
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -41,19 +41,6 @@ ODD: dict[str, Callable[[Path], object]] = {
     "nothing": lambda path: None,
     "no bytes": Path.touch,
 }
-
-
-@pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    (tmp_path / "models").mkdir()
-    return Shelf(tmp_path / "models")
-
-
-@pytest.fixture
-def planner(shelf: Shelf) -> Iterator[Planner]:
-    made = planner_of(shelf)
-    yield made
-    made.close()
 
 
 def is_known(path: Path) -> bool:

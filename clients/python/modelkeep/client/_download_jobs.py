@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from modelkeep.client._values import absolute, is_url, seconds
+from modelkeep.client._values import absolute, is_url, seconds, state_of
 from modelkeep.download.v1 import download_pb2
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.rpc import exception_of
@@ -186,8 +186,4 @@ def job_of(message: download_pb2.Download) -> DownloadJobBase:
 
 def status_of(message: download_pb2.Download) -> DownloadJobStatus:
     """The state; one of a newer service counts as running."""
-    try:
-        name = download_pb2.DownloadState.Name(message.state)
-    except ValueError:
-        return DownloadJobStatus.RUNNING
-    return DownloadJobStatus(name.removeprefix("DOWNLOAD_STATE_").lower())
+    return state_of(download_pb2.DownloadState, message.state, DownloadJobStatus)

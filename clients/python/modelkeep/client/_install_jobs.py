@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from modelkeep.client._values import seconds
+from modelkeep.client._values import seconds, state_of
 from modelkeep.configs import AnyModelConfig
 from modelkeep.configs.overrides import config_of
 from modelkeep.configs.wire import from_model
@@ -118,11 +118,7 @@ class ModelInstallJob:
 
 def status_of(message: install_pb2.Install) -> InstallStatus:
     """The state; one of a newer service counts as running."""
-    try:
-        name = install_pb2.InstallState.Name(message.state)
-    except ValueError:
-        return InstallStatus.RUNNING
-    return InstallStatus(name.removeprefix("INSTALL_STATE_").lower())
+    return state_of(install_pb2.InstallState, message.state, InstallStatus)
 
 
 def exception_name(message: install_pb2.Install) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -38,6 +38,15 @@ def wire(enum: type[E], value: str, field: str) -> str:
 def wires(enum: type[E], values: Iterable[str], field: str) -> list[str]:
     """The names of several."""
     return [wire(enum, value, field) for value in values]
+
+
+def state_of(states: Any, number: int, enum: type[E]) -> E:
+    """A job's state on the wire as Python's; one of a newer service counts as running."""
+    try:
+        name: str = states.Name(number)
+    except ValueError:
+        name = "_STATE_RUNNING"
+    return enum(name.partition("_STATE_")[2].lower())
 
 
 def listed(value: str | Sequence[str] | None) -> list[str]:
