@@ -16,7 +16,7 @@ async def leases(loader: Lender) -> list[resident_pb2.Lease]:
     return list((await loader.stub.ListLeases(pb.ListLeasesRequest())).leases)
 
 
-async def no_leases(loader: Lender, within_s: float = 2.0) -> float:
+async def no_leases(loader: Lender, within_s: float = 20.0) -> float:
     """Seconds until there is no lease any more."""
     started = time.monotonic()
     while await leases(loader):

@@ -20,7 +20,6 @@ from modelkeep_loader.app import LoaderApplication, OpenLoader
 from modelkeep_loader.config import LoaderSettings
 from modelkeep_record.app import RecordApplication
 from modelkeep_record.config import RecordSettings
-from support.failures import refused as refused
 
 
 @dataclass
