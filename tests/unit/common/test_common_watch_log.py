@@ -10,9 +10,13 @@ import pytest
 
 from modelkeep.exceptions import (
     ModelkeepError,
+    ResumeTokenExpiredException,
 )
+from modelkeep_common.limits import StoreLimits
 from modelkeep_common.sqlite import Database
 from modelkeep_common.watch import Frame, WatchHub
+from modelkeep_common.watch.log import position_of
+from modelkeep_common.watch.memory_log import MemoryLog
 from modelkeep_common.watch.sqlite_log import current_revision, trim_history
 from support.commonwatch import (
     Item,
@@ -148,3 +152,16 @@ async def test_random_traffic_and_reconnects_always_end_in_the_true_state(
 async def test_every_error_of_a_watch_is_one_of_the_suite(hub: WatchHub[Item]) -> None:
     with pytest.raises(ModelkeepError):
         await following(watch(hub, "nonsense"))
+
+
+async def test_a_log_in_memory_keeps_so_many_bytes_and_every_resource() -> None:
+    log = MemoryLog("items", StoreLimits(history_bytes=10_000))
+    first = log.token()
+    for number in range(100):
+        log.append(f"k{number}", b"x" * 1000)
+    assert sum(row.size_bytes for row in log.changes(log.floor)) <= 10_000
+    assert log.floor == 90
+    assert len(log.resources) == 100
+    with pytest.raises(ResumeTokenExpiredException):
+        position_of(log, "items", first)
+    assert position_of(log, "items", log.token()).revision == 100
