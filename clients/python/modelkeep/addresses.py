@@ -7,17 +7,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from modelkeep.defaults import DEFAULT_ADDRESSES, SERVICES, ServiceName
+from modelkeep.defaults import DEFAULT_ADDRESSES, SERVICES, ServiceName, find_data_dir
 from modelkeep.exceptions import ForbiddenPathException
 from modelkeep.rpc import Address, Token, TokenFile, variable
-
-
-def find_data_dir(
-    data_dir: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
-) -> Path:
-    """The suite's data folder: the argument, MODELKEEP_DATA_DIR, or ``./modelkeep-data``."""
-    environ = os.environ if environ is None else environ
-    return Path(data_dir or environ.get("MODELKEEP_DATA_DIR") or "modelkeep-data")
 
 
 def find_addresses(

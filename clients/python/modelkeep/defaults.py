@@ -1,8 +1,10 @@
-"""What several parts of the suite go by: the names of the services, their ports, and what exit codes mean."""
+"""What several parts of the suite go by: the services' names, ports and folder, and what exit codes mean."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 #: Short name of a service.
@@ -15,6 +17,9 @@ DEFAULT_PORTS: Final[Mapping[str, int]] = {name: 50051 + place for place, name i
 DEFAULT_ADDRESSES: Final[Mapping[str, str]] = {
     name: f"127.0.0.1:{port}" for name, port in DEFAULT_PORTS.items()
 }
+
+#: The suite's data folder, unless another one is named.
+DATA_DIR: Final = Path("modelkeep-data")
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
@@ -36,3 +41,11 @@ EXIT_CONFIG: Final = 78
 EXIT_ADDRESS_TAKEN: Final = 98
 #: Ctrl-C.
 EXIT_INTERRUPTED: Final = 130
+
+
+def find_data_dir(
+    data_dir: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
+) -> Path:
+    """The suite's data folder: the argument, MODELKEEP_DATA_DIR, or ``./modelkeep-data``."""
+    environ = os.environ if environ is None else environ
+    return Path(data_dir or environ.get("MODELKEEP_DATA_DIR") or DATA_DIR)

@@ -11,7 +11,7 @@ import typer
 
 from modelkeep.cli._errors import guarded
 from modelkeep.cli._output import visible
-from modelkeep.defaults import DEFAULT_PORTS, EXIT_FAILED
+from modelkeep.defaults import DEFAULT_PORTS, EXIT_FAILED, find_data_dir
 
 
 class Anonymous(StrEnum):
@@ -58,7 +58,7 @@ def up(
     from modelkeep.supervisor import ports_from
     from modelkeep.supervisor import up as run
 
-    folder = data_dir or Path(os.environ.get("MODELKEEP_DATA_DIR") or "modelkeep-data")
+    folder = find_data_dir(data_dir)
     # It names the folder of this command line; the services get theirs by flag.
     os.environ.pop("MODELKEEP_DATA_DIR", None)
     raise typer.Exit(

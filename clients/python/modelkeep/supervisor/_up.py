@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeAlias
 
-from modelkeep.defaults import DEFAULT_PORTS, EXIT_FAILED, EXIT_OK, SERVICES
+from modelkeep.defaults import DATA_DIR, DEFAULT_PORTS, EXIT_FAILED, EXIT_OK, SERVICES
 from modelkeep.supervisor._errors import SuiteError
 from modelkeep.supervisor._process import ServiceProcess
 from modelkeep.supervisor._suite import DRAIN_LIMIT_S, Suite
@@ -27,7 +27,7 @@ _INSECURE = (
 
 
 def up(
-    data_dir: Path = Path("modelkeep-data"),
+    data_dir: Path = DATA_DIR,
     *,
     host: str = "127.0.0.1",
     ports: Mapping[str, int] | None = None,
