@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import time
@@ -55,6 +56,19 @@ def test_a_killed_services_last_words_come_from_its_log_when_it_printed_nothing(
         path, words = suite.processes["record"].last_words()
     assert path == journal
     assert json.loads(words[-1])["message"] == "serving"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give folders away")
+@pytest.mark.parametrize("place", [".", "run"])
+def test_a_data_folder_of_another_user_is_refused_before_anything_is_written(
+    data_dir: Path, place: str
+) -> None:
+    (data_dir / "run").mkdir(mode=0o700)
+    os.chown(data_dir / place, 65534, 65534)
+    with pytest.raises(SuiteError, match=r"of another user \(uid 65534\).*chown -R") as caught:
+        service_suite(data_dir, services=("record",)).start()
+    assert caught.value.exit_code == 73
+    assert not any((data_dir / "run").iterdir())
 
 
 @pytest.mark.timeout(60)

@@ -74,7 +74,9 @@ def make_private(folder: Path) -> None:
         if found.st_mode & 0o077:
             folder.chmod(0o700)
     except OSError as error:
-        raise UnsafeFolderError(f"cannot make {folder}: {error.strerror}") from None
+        raise UnsafeFolderError(
+            f"cannot make {folder}: {error.strerror}; set XDG_RUNTIME_DIR to a folder of yours with mode 0700"
+        ) from None
 
 
 def _foreign(folder: Path) -> UnsafeFolderError:

@@ -85,6 +85,12 @@ def test_a_folder_of_another_user_is_refused_and_what_to_do_is_said(tmp_path: Pa
         make_private(folder)
 
 
+def test_a_folder_that_cannot_be_made_is_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UnsafeFolderError, match="File exists; set XDG_RUNTIME_DIR"):
+        make_private(tmp_path / "file" / "mine")
+
+
 def test_a_folder_that_others_could_replace_is_refused(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)

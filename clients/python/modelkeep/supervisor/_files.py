@@ -104,8 +104,16 @@ def _close_to_others(data_dir: Path) -> None:
     """What a suite keeps is its user's alone: the folder shuts out all others.
 
     Raises:
-        SuiteError: exit code 73 for a folder that others are meant to use, as /tmp.
+        SuiteError: exit code 73 for a folder that others are meant to use, as /tmp, or that one of them owns.
     """
+    for folder in (data_dir, data_dir / "run", data_dir / "logs"):
+        if (owner := folder.stat().st_uid) != os.geteuid():
+            raise SuiteError(
+                f"{folder} is of another user (uid {owner}), who could put his files in the place of the "
+                "suite's. Run the suite as that user, change the owner with `chown -R`, or name another "
+                "folder: modelkeep up --data-dir FOLDER",
+                exit_code=EXIT_NOT_WRITABLE,
+            )
     mode = stat.S_IMODE(data_dir.stat().st_mode)
     if not mode & 0o077:
         return
