@@ -324,12 +324,20 @@ def _split(text: str) -> tuple[str | None, str | None, str, str | None]:
 
 
 def _shown_path(path: str) -> str:
-    path = _SECRET_PATH.sub(HIDDEN, path)
-    return "/".join(_shown_segment(segment) for segment in path.split("/"))
+    segments = _SECRET_PATH.sub(HIDDEN, path).split("/")
+    last = len(segments) - 1
+    for at in range(last, 0, -1):
+        is_file = at == last and "." in segments[at]
+        named = _compact(segments[at - 1]) in _CREDENTIALS and len(segments[at]) > _SHORT and not is_file
+        segments[at] = HIDDEN if named else _shown_segment(segments[at])
+    return "/".join([_shown_segment(segments[0]), *segments[1:]])
 
 
 def _shown_segment(segment: str) -> str:
     plain = _decoded(segment)
+    name, colon, _ = plain.partition(":")
+    if colon and _compact(name) in _CREDENTIALS:
+        return HIDDEN
     if plain != segment and (_TOKEN.search(plain) or ("=" in plain and "=" not in segment)):
         return HIDDEN
     before, at, after = _TOKEN.sub(HIDDEN, segment).rpartition("@")
@@ -362,7 +370,7 @@ def _shown_pair(pair: str, *, goes_on: bool) -> str:
         return f"{HIDDEN}={HIDDEN}"
     harmless = plain.lower() in _HARMLESS and _PLAIN_VALUE.fullmatch(content) and "//" not in content
     short = len(value) <= _SHORT and not is_secret_name(plain)
-    return pair if not value or short or (harmless and not _TOKEN.search(content)) else f"{name}={HIDDEN}"
+    return pair if not value or short or (harmless and redact(content) == content) else f"{name}={HIDDEN}"
 
 
 def _compact(name: str) -> str:

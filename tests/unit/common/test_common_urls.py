@@ -142,6 +142,10 @@ _PLACES = (
     "https://h/{a}?{s}",
     "https://h/{a}/m;token={s}/{b}",
     "https://h/token={s}&{b}/m",
+    "https://h/x/api-key/{s}/{a}",
+    "https://h/Access_Token/{s}",
+    "https://h/token:{s}/{a}",
+    "https://h/a?q=Bearer%20{s}&{b}",
     "//u:{s}@h/{a}",
     "http:\\\\u:{s}@h/{a}",
 )
