@@ -26,6 +26,12 @@ from .system_errors import no_regular_file, reading, writing
 
 _FICLONE = 0x40049409  # _IOW(0x94, 9, int): share the source's blocks (btrfs, XFS, bcachefs)
 _COPY_BYTES = 16 << 20
+_READ_BYTES = 1 << 20
+#: Not between these two file systems; of EIO, reading and writing apart tell which one has it.
+_NOT_IN_KERNEL = frozenset(
+    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EIO}
+)
+_READ_BYTES = 1 << 20
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 Advance = Callable[[int], None]
@@ -139,7 +145,7 @@ def copy_file(source: Path, target: Path, how: Copying | None = None) -> int:
             if _reflink(file.fileno(), out):
                 how.went_on(size)
             else:
-                size = _copy_bytes(file.fileno(), out, how)
+                size = _copy_bytes(source, file.fileno(), out, how)
             after = os.fstat(file.fileno())
             if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
                 raise source_changed(source)
@@ -166,7 +172,7 @@ def _reflink(source: int, target: int) -> bool:
     return True
 
 
-def _copy_bytes(source: int, target: int, how: Copying) -> int:
+def _copy_bytes(path: Path, source: int, target: int, how: Copying) -> int:
     total = 0
     in_kernel = True
     while True:
@@ -177,22 +183,26 @@ def _copy_bytes(source: int, target: int, how: Copying) -> int:
             try:
                 count = os.copy_file_range(source, target, _COPY_BYTES)
             except OSError as error:
-                if error.errno not in (
-                    errno.EXDEV,
-                    errno.EINVAL,
-                    errno.ENOSYS,
-                    errno.EOPNOTSUPP,
-                    errno.EPERM,
-                ):
+                if error.errno not in _NOT_IN_KERNEL:
                     raise
-                in_kernel = False  # not between these two file systems
+                in_kernel = False
                 continue
         else:
-            count = os.sendfile(target, source, None, _COPY_BYTES)
+            # not sendfile: some file systems cannot, and it does not tell a bad source from a bad target
+            with reading(path):
+                block = os.read(source, _READ_BYTES)
+            _write_all(target, block)
+            count = len(block)
         if count == 0:
             return total
         total += count
         how.went_on(count)
+
+
+def _write_all(target: int, block: bytes) -> None:
+    rest = memoryview(block)
+    while rest:
+        rest = rest[os.write(target, rest) :]
 
 
 def copy_tree(source: Path, files: Iterable[str], target: Path, how: Copying | None = None) -> None:

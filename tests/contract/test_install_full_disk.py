@@ -61,14 +61,14 @@ def check_disk_full(job: install_pb2.Install) -> None:
 
 def watch_the_copy(patch: pytest.MonkeyPatch, seen: Any) -> None:
     """Copies in blocks of a MiB; ``seen`` is called before each."""
-    real = os.sendfile  # between two file systems
+    real = files._write_all  # between two file systems
 
-    def copying(*args: Any) -> int:
+    def copying(*args: Any) -> None:
         seen()
-        return real(*args)
+        real(*args)
 
-    patch.setattr(files, "_COPY_BYTES", MIB)
-    patch.setattr(os, "sendfile", copying)
+    patch.setattr(files, "_READ_BYTES", MIB)
+    patch.setattr(files, "_write_all", copying)
 
 
 @pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])

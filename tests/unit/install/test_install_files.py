@@ -43,6 +43,25 @@ def test_a_copy_between_file_systems_takes_the_long_way(
     assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
 
 
+def test_a_file_of_the_kernels_is_copied_though_it_has_no_size(tmp_path: Path) -> None:
+    # the kernel splices nothing from it; so do some file systems that programs serve
+    assert files.copy_file(Path("/proc/self/cmdline"), tmp_path / "b") > 0
+    assert (tmp_path / "b").read_bytes() == Path("/proc/self/cmdline").read_bytes()
+
+
+def test_a_source_that_its_disk_does_not_give_is_told_from_a_bad_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (tmp_path / "a").write_bytes(b"x" * 1000)
+    monkeypatch.setattr(os, "copy_file_range", broken)
+    monkeypatch.setattr(os, "read", broken)
+    with pytest.raises(InvalidModelException, match=r"a cannot be read: Input/output error"):
+        files.copy_file(tmp_path / "a", tmp_path / "b")
+
+
 def test_a_copy_never_replaces_and_never_goes_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"new")
     (tmp_path / "victim").write_bytes(b"old")
