@@ -79,9 +79,11 @@ class Ear:
 
     def __init__(self) -> None:
         self.heard: list[tuple[float, News]] = []
+        self._news = asyncio.Event()
 
     async def __call__(self, news: News) -> None:
         self.heard.append((round(now(), 3), news))
+        self._news.set()
 
     def times(self, kind: type[News]) -> list[float]:
         return [when for when, news in self.heard if isinstance(news, kind)]
@@ -98,7 +100,8 @@ class Ear:
             for _, news in self.heard:
                 if isinstance(news, Granted):
                     return news
-            await asyncio.sleep(0.001)
+            self._news.clear()
+            await self._news.wait()
 
 
 @dataclass
