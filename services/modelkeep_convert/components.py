@@ -22,10 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from torch.overrides import TorchFunctionMode
 
 from modelkeep.dtypes import DTYPES as FILE_DTYPES
 from modelkeep.exceptions import InvalidModelException
@@ -33,7 +31,7 @@ from modelkeep.headers import Tensor
 from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import resolve_class
 from modelkeep.worker.manifest import Manifest
-from modelkeep.worker.shell import DTYPES, build_module
+from modelkeep.worker.shell import DTYPES, build_module, without_weights
 from modelkeep_convert import sealed, vaeconfig
 from modelkeep_convert.request import Build
 
@@ -70,7 +68,7 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
     else:
         config, names = wanted.config, dict.fromkeys(sources)
     config = checked_config(wanted.class_name, {**config, **wanted.overrides}, Path("config.json"))
-    with _Unfilled(), init_empty_weights(include_buffers=False), _within_reason(sources):
+    with without_weights(), _within_reason(sources):
         shell = build_module(wanted.library, wanted.class_name, config, DTYPES[wanted.precision])
     if wanted.config is None and names.keys() != shell.state_dict().keys():
         stray = sorted(names.keys() ^ shell.state_dict().keys())
@@ -82,15 +80,6 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
     if _is_plain(cls, shell, sources, names):
         return _from_sources(wanted, config, shell, sources, names)
     return _from_module(wanted, config, _from_pretrained(cls, wanted, config, descriptors))
-
-
-class _Unfilled(TorchFunctionMode):
-    """Parameters get no memory, not even until they are registered. Buffers do: their values are needed."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.empty:  # what every layer makes its parameters with
-            kwargs = {**(kwargs or {}), "device": "meta"}
-        return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager

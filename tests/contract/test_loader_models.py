@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import resource
 import shutil
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -286,18 +288,61 @@ async def test_text_that_protobuf_cannot_carry_does_no_harm_beyond_its_own_model
 async def test_threads_that_build_side_by_side_leave_the_libraries_verbosity_as_it_was(
     loader: Lender,
 ) -> None:
-    from diffusers.utils import logging
+    from diffusers.utils import logging as library
 
     from modelkeep.worker.shell import empty_module
 
     config = json.loads((loader.models / "vae" / "config.json").read_text())
-    before = logging.get_verbosity()
+    before = library.get_verbosity()
     manifests = [
         Manifest("diffusers", "AutoencoderKL", {**config, "sample_size": size}, "float32", {}, (), ())
         for size in range(8, 32)
     ]
     await asyncio.gather(*(asyncio.to_thread(empty_module, manifest) for manifest in manifests))
-    assert logging.get_verbosity() == before
+    assert library.get_verbosity() == before
+
+
+async def test_a_thread_that_makes_modules_without_weights_leaves_those_of_others_as_they_are() -> None:
+    import torch
+
+    from modelkeep.worker.shell import without_weights
+
+    untouched = torch.empty, torch.nn.Linear.reset_parameters, torch.nn.Conv2d.reset_parameters
+    with ThreadPoolExecutor(1) as other:
+        with without_weights():
+            with without_weights():
+                pass
+            bare = torch.nn.Sequential(
+                torch.nn.Conv2d(4, 8, 3), torch.nn.Linear(8, 8), torch.nn.GroupNorm(2, 8)
+            )
+            theirs = other.submit(torch.nn.Linear, 8, 8).result()
+        after = torch.nn.Linear(8, 8)
+    assert all(parameter.is_meta for layer in bare for parameter in layer.parameters())
+    for layer in (theirs, after):
+        assert layer.weight.device.type == "cpu"
+        assert 0 < layer.weight.abs().max() < 1  # drawn, and not whatever lay there
+    assert untouched == (torch.empty, torch.nn.Linear.reset_parameters, torch.nn.Conv2d.reset_parameters)
+
+
+async def test_libraries_are_quiet_in_the_thread_that_makes_a_shell_and_in_no_other() -> None:
+    from diffusers.utils import logging as library
+
+    from modelkeep.worker.shell import _quiet
+
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    log = library.get_logger("diffusers.configuration_utils")
+    library.add_handler(handler)
+    try:
+        with ThreadPoolExecutor(1) as other, _quiet():
+            log.warning("of this thread")
+            log.error("an error")
+            other.submit(log.warning, "of another thread").result()
+        log.warning("afterwards")
+    finally:
+        library.remove_handler(handler)
+    assert said == ["an error", "of another thread", "afterwards"]
 
 
 async def test_memory_that_the_helper_cannot_get_is_not_the_models_fault(loader: Lender) -> None:

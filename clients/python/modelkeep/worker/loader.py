@@ -64,6 +64,8 @@ class ModelLoader:
         self._address = find_addresses({"loader": address}, token_file=token_file)["loader"]
         self._channel = open_channel(self._address, with_retries())
         self._stub = loader_service_pb2_grpc.LoaderServiceStub(self._channel)
+        # Begins to connect, and nobody waits for it: the first call then finds a connection that stands.
+        self._stub.GetCapacity.future(pb.GetCapacityRequest())
         self._precision = precision
         self._max_wait_s = max_wait_s
         self._on_event = on_event

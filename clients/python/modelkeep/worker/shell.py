@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import logging
 import pickle
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import torch
-from torch.utils._device import DeviceContext
 
 from modelkeep.dtypes import PRECISIONS
 from modelkeep.exceptions import InvalidModelException
@@ -28,35 +29,62 @@ _KEPT_SHELLS: Final = 8
 _shells: OrderedDict[str, bytes] = OrderedDict()
 _lock = threading.Lock()
 
-#: Threads that build a shell right now, and the libraries' verbosity before the first of them began.
-_building = 0
-_verbosity = (0, 0)
-
-#: What draws initial values; a shell has nowhere to put them.
-_DRAWING: Final = frozenset(
-    [
-        *(
-            function
-            for name, function in vars(torch.nn.init).items()
-            if name.endswith("_") and callable(function)
-        ),
-        *(torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.fill_, torch.Tensor.zero_),
-    ]
+#: Whether this thread makes modules without weights, and whether libraries are quiet in it.
+_this_thread = threading.local()
+#: Threads that do, and what they have replaced.
+_bare_threads = 0
+_originals: list[tuple[Any, str, Any]] = []
+#: What fills the parameters of the layers that a module is made of.
+_FILLING: Final = (
+    torch.nn.Linear,
+    torch.nn.modules.conv._ConvNd,
+    torch.nn.Embedding,
+    torch.nn.GroupNorm,
+    torch.nn.LayerNorm,
 )
 
 
-class _Shell(DeviceContext):
-    """``with torch.device("meta")``, which is this class of torch, without drawing initial values.
+@contextlib.contextmanager
+def without_weights() -> Iterator[None]:
+    """Parameters that this thread's new layers make get neither memory nor initial values.
 
-    Drawing them for no memory is half of the time that building on the meta device takes.
+    They are on the meta device; buffers are made as ever. Other threads notice nothing. ``torch.device``
+    does the like, and takes longer for it than building the module does: it looks at every call of torch.
     """
+    global _bare_threads
+    with _lock:
+        if _bare_threads == 0:
+            _replace(torch, "empty", lambda empty: functools.partial(_on_meta, empty))
+            for layer in _FILLING:
+                _replace(layer, "reset_parameters", lambda reset: lambda layer: None)
+        _bare_threads += 1
+    before = getattr(_this_thread, "is_bare", False)
+    _this_thread.is_bare = True
+    try:
+        yield
+    finally:
+        _this_thread.is_bare = before
+        with _lock:
+            _bare_threads -= 1
+            while _bare_threads == 0 and _originals:
+                setattr(*_originals.pop())
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _DRAWING:
-            target = args[0] if args else (kwargs or {}).get("tensor")
-            if isinstance(target, torch.Tensor) and target.is_meta:
-                return target
-        return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]  # torch's
+
+def _on_meta(empty: Callable[..., torch.Tensor], *args: Any, **more: Any) -> torch.Tensor:
+    return empty(*args, **{**more, "device": "meta"})
+
+
+def _replace(owner: Any, name: str, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Change a function for the threads that make modules without weights; the others get the original."""
+    original = getattr(owner, name)
+    changed = change(original)
+
+    @functools.wraps(original)
+    def either(*args: Any, **more: Any) -> Any:
+        return (changed if getattr(_this_thread, "is_bare", False) else original)(*args, **more)
+
+    _originals.append((owner, name, original))
+    setattr(owner, name, either)
 
 
 def build_module(library: str, class_name: str, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
@@ -82,11 +110,8 @@ def build_module(library: str, class_name: str, config: Mapping[str, Any], dtype
 
 
 def empty_module(manifest: Manifest) -> Any:
-    """A new module on the meta device, in evaluation mode, its parameters not requiring gradients.
-
-    The device's context is local to the thread, unlike accelerate's init_empty_weights, which
-    patches torch for every thread of a worker. That also leaves buffers without data: the caller must
-    fill all of them, and :func:`modelkeep.worker.attachment.attach` does.
+    """A new module in evaluation mode whose parameters hold no data: the caller must replace all of them,
+    and :func:`modelkeep.worker.attachment.attach` does.
     """
     key = json.dumps(
         [manifest.library, manifest.class_name, manifest.config, manifest.precision], sort_keys=True
@@ -97,12 +122,12 @@ def empty_module(manifest: Manifest) -> Any:
             _shells.move_to_end(key)
     if kept:
         return pickle.loads(kept)  # made by this very process a few lines below
-    with _quiet(), _Shell(torch.device("meta")):
+    with _quiet(), without_weights():
         module = build_module(
             manifest.library, manifest.class_name, manifest.config, DTYPES[manifest.precision]
         )
-    module.eval()
-    module.requires_grad_(False)
+    for part in module.modules():
+        vars(part)["training"] = False  # what eval() comes to, without a module's costly __setattr__
     pickled = b"" if kept is None else pickle.dumps(module, protocol=pickle.HIGHEST_PROTOCOL)
     with _lock:
         _shells[key] = pickled
@@ -115,24 +140,21 @@ def empty_module(manifest: Manifest) -> Any:
 def _quiet() -> Iterator[None]:
     """Libraries warn about configuration keys of other versions; from_pretrained keeps that quiet too.
 
-    Their verbosity is the whole process's. Of threads that build side by side the first notes it and the
-    last puts it back, or one would put back what another has set.
+    For this thread only. Their verbosity is the whole process's, and setting it takes a millisecond, since
+    every logger forgets then what it is enabled for.
     """
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    global _building, _verbosity
-    with _lock:
-        if _building == 0:
-            _verbosity = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
-            diffusers_logging.set_verbosity_error()
-            transformers_logging.set_verbosity_error()
-        _building += 1
+    for library in (diffusers_logging, transformers_logging):
+        for handler in library.get_logger(library._get_library_name()).handlers:
+            handler.addFilter(_passes)  # once, however often
+    _this_thread.is_quiet = True
     try:
         yield
     finally:
-        with _lock:
-            _building -= 1
-            if _building == 0:
-                diffusers_logging.set_verbosity(_verbosity[0])
-                transformers_logging.set_verbosity(_verbosity[1])
+        _this_thread.is_quiet = False
+
+
+def _passes(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR or not getattr(_this_thread, "is_quiet", False)
