@@ -20,11 +20,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from typing import Any
 
-from modelkeep.exceptions import InvalidModelException, ModelkeepError
-from modelkeep_convert import frames, sealed, weightfile
+from modelkeep.exceptions import ModelkeepError
+from modelkeep_convert import frames, sealed
 from modelkeep_convert.request import Build
 
 _PROGRESS_INTERVAL_S = 0.05
@@ -54,7 +53,7 @@ def serve(sock: socket.socket) -> None:
 
 def _answer(sock: socket.socket, message: dict[str, Any], descriptors: list[int]) -> None:
     if "build" not in message:
-        import modelkeep_convert.components  # noqa: F401  (warming: the slow imports happen now)
+        import modelkeep_convert.build  # noqa: F401  (warming: the slow imports happen now)
 
         frames.send_frame(sock, {"warm": True})
         return
@@ -68,7 +67,10 @@ def _answer(sock: socket.socket, message: dict[str, Any], descriptors: list[int]
 
     memory = -1
     try:
-        memory = build(Build(**message["build"]), descriptors, progress)
+        wanted = Build(**message["build"])
+        from modelkeep_convert.build import build  # torch comes with it
+
+        memory = build(wanted, descriptors, progress)
         frames.send_frame(sock, {"built": {"size_bytes": os.fstat(memory).st_size}}, [memory])
     except ModelkeepError as error:
         reply = {"reason": error.reason, "message": error.message, "metadata": error.metadata}
@@ -88,46 +90,6 @@ def _answer(sock: socket.socket, message: dict[str, Any], descriptors: list[int]
     finally:
         if memory >= 0:
             os.close(memory)
-
-
-def build(wanted: Build, descriptors: list[int], progress: Callable[[int], None]) -> int:
-    """Build one component.
-
-    Returns:
-        Descriptor of the sealed memory.
-
-    Raises:
-        InvalidModelException: The files do not make up the component.
-    """
-    from modelkeep_convert.components import collect
-
-    if len(descriptors) != len(wanted.files):
-        raise InvalidModelException(f"{len(wanted.files)} files named, {len(descriptors)} handed over.")
-    parts = collect(wanted, descriptors)
-    layout = weightfile.lay_out(parts.tensors, {"format": "pt", "modelkeep": parts.manifest.to_json()})
-    memory = sealed.create(wanted.name, layout.size_bytes)
-    try:
-        _write(memory, 0, layout.head)
-        for tensor in layout.tensors:
-            data = parts.read(tensor)
-            if data.nbytes != tensor.size_bytes:  # it would lie over its neighbour
-                raise InvalidModelException(
-                    f"{tensor.name} has {data.nbytes} bytes, not {tensor.size_bytes}."
-                )
-            _write(memory, tensor.begin, data)
-            progress(tensor.end)
-        sealed.seal(memory)
-    except BaseException:
-        os.close(memory)
-        raise
-    return memory
-
-
-def _write(fd: int, position: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(fd, view, position)
-        view, position = view[count:], position + count
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -95,6 +95,7 @@ class RamCache:
         on_change: Called with a resident whose stage or leases changed, and whether it is gone.
         on_progress: Called with a resident whose build went on.
         clock: Monotonic seconds.
+        wall_clock: Seconds since 1970.
     """
 
     def __init__(
@@ -105,12 +106,14 @@ class RamCache:
         on_change: Callable[[Resident, bool], None] = lambda resident, gone: None,
         on_progress: Callable[[Resident], None] = lambda resident: None,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.budget_bytes = budget_bytes
         self._builder = builder
         self._on_change = on_change
         self._on_progress = on_progress
         self._clock = clock
+        self._wall_clock = wall_clock
         self._residents: dict[str, Resident] = {}
         self._builds: dict[str, asyncio.Task[None]] = {}
         self._zombies: list[Memory] = []
@@ -170,7 +173,7 @@ class RamCache:
 
     def give_back(self, holder: str) -> None:
         """Let go of everything that a lease or request holds."""
-        now, wall = self._clock(), time.time()
+        now, wall = self._clock(), self._wall_clock()
         for resident in list(self._residents.values()):
             if resident.leases.pop(holder, None) is not None:
                 resident.last_use, resident.use_time = now, wall
@@ -294,7 +297,7 @@ class RamCache:
         for plan in demand.plans:
             resident = self._residents[plan.id]
             _remember(resident, plan.ref)
-            resident.last_use, resident.use_time = now, time.time()
+            resident.last_use, resident.use_time = now, self._wall_clock()
             if demand.is_lease:
                 resident.leases[demand.holder] = keys[plan.id]
             else:
@@ -403,7 +406,7 @@ class RamCache:
             resident.built = built
             resident.size_bytes = resident.bytes_done = built.memory.size_bytes
             resident.load_seconds = self._clock() - started
-            resident.load_time = time.time()
+            resident.load_time = self._wall_clock()
             resident.error, resident.failures = None, 0
             resident.stage = Stage.RESIDENT
         finally:

@@ -113,6 +113,7 @@ class LeaseTable:
         max_leases: Leases in all.
         max_per_principal: Leases of one caller.
         clock: Monotonic seconds.
+        wall_clock: Seconds since 1970.
     """
 
     def __init__(
@@ -124,11 +125,13 @@ class LeaseTable:
         max_leases: int = 4096,
         max_per_principal: int = 64,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._on_end = on_end
         self._on_deadline = on_deadline
         self._grace = detach_grace_s
         self._clock = clock
+        self._wall_clock = wall_clock
         self._max_leases = max_leases
         self._max_per_principal = max_per_principal
         self._leases: dict[str, Lease] = {}
@@ -223,7 +226,7 @@ class LeaseTable:
             [plan.id for plan in plans],
             plans,
             residents,
-            time.time(),
+            self._wall_clock(),
             principal=principal,
             label=label,
             claimed_pid=claimed_pid,
@@ -275,7 +278,7 @@ class LeaseTable:
     def bind_ttl(self, lease: Lease, ttl_s: float) -> None:
         """The lease lives for so many seconds from now on, whatever else happens."""
         lease.expires_at = self._clock() + ttl_s
-        lease.expire_time = time.time() + ttl_s
+        lease.expire_time = self._wall_clock() + ttl_s
         self._settle(lease)
         self._on_deadline()
 

@@ -89,6 +89,7 @@ class Lending:
         max_leases: Leases in all.
         max_per_principal: Leases of one caller.
         clock: Monotonic seconds.
+        wall_clock: Seconds since 1970.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Lending:
         max_leases: int = 4096,
         max_per_principal: int = 64,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.leases = LeaseTable(
             on_end=self._ended,
@@ -111,6 +113,7 @@ class Lending:
             max_leases=max_leases,
             max_per_principal=max_per_principal,
             clock=clock,
+            wall_clock=wall_clock,
         )
         self.planner = planner
         self.cache = cache

@@ -1,0 +1,49 @@
+"""One build: a component's tensors into a sealed memfd that is a safetensors file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from modelkeep.exceptions import InvalidModelException
+from modelkeep_convert import sealed, weightfile
+from modelkeep_convert.components import collect
+from modelkeep_convert.request import Build
+
+
+def build(wanted: Build, descriptors: list[int], progress: Callable[[int], None]) -> int:
+    """Build one component.
+
+    Returns:
+        Descriptor of the sealed memory.
+
+    Raises:
+        InvalidModelException: The files do not make up the component.
+    """
+    if len(descriptors) != len(wanted.files):
+        raise InvalidModelException(f"{len(wanted.files)} files named, {len(descriptors)} handed over.")
+    parts = collect(wanted, descriptors)
+    layout = weightfile.lay_out(parts.tensors, {"format": "pt", "modelkeep": parts.manifest.to_json()})
+    memory = sealed.create(wanted.name, layout.size_bytes)
+    try:
+        _write(memory, 0, layout.head)
+        for tensor in layout.tensors:
+            data = parts.read(tensor)
+            if data.nbytes != tensor.size_bytes:  # it would lie over its neighbour
+                raise InvalidModelException(
+                    f"{tensor.name} has {data.nbytes} bytes, not {tensor.size_bytes}."
+                )
+            _write(memory, tensor.begin, data)
+            progress(tensor.end)
+        sealed.seal(memory)
+    except BaseException:
+        os.close(memory)
+        raise
+    return memory
+
+
+def _write(fd: int, position: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, position)
+        view, position = view[count:], position + count
