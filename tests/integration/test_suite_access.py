@@ -202,6 +202,17 @@ def test_the_tokens_of_an_earlier_start_are_void_and_clients_read_the_new_ones(d
             assert type(refusal(at, DownloadServiceStub, "PruneDownloads", request, metadata)) is raised
 
 
+def test_services_call_each_other_where_no_other_user_can_stand_in_for_one(suite: Suite) -> None:
+    called = set()
+    for pid in suite.pids.values():
+        for entry in Path(f"/proc/{pid}/environ").read_text().split("\0"):
+            name, _, value = entry.partition("=")
+            if name.startswith("MODELKEEP_") and name.endswith("_ADDRESS"):
+                assert value in suite.sockets.values(), name
+                called.add(name.removeprefix("MODELKEEP_"))
+    assert called == {"INSTALL_RECORD_ADDRESS", "INSTALL_DOWNLOAD_ADDRESS", "LOADER_RECORD_ADDRESS"}
+
+
 def test_no_token_is_in_the_arguments_or_the_environment_of_a_service(suite: Suite) -> None:
     tokens = [
         path.read_text().strip()

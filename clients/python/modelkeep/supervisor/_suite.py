@@ -276,7 +276,8 @@ class Suite:
 
     def _environment(self, name: str) -> dict[str, str | None]:
         defaults = _ON_LOOPBACK if self._is_local else {}
-        addresses = self._over_tcp()
+        # Without tokens a caller over a socket would be the owner, whoever has it call.
+        addresses = self._over_tcp() if self._insecure else self.sockets
         peers = {setting: addresses[peer] for setting, peer in _PEERS.items() if peer in addresses}
         unset = {
             key: value for key, value in {**defaults, **_start_folder(name)}.items() if key not in os.environ
