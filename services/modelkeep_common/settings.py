@@ -87,6 +87,9 @@ class ServiceSettings(BaseModel):
     max_watches: int = Field(8000, ge=1, description="Streams and long polls at once that only look.")
     max_holds: int = Field(4096, ge=1, description="Streams at once that keep something for the caller.")
     max_health: int = Field(1000, ge=1, description="Questions about the health at once.")
+    max_connections: int = Field(
+        4096, ge=1, description="Connections at once, over TCP and over the UNIX socket each."
+    )
     max_connection_streams: int = Field(1000, ge=1, description="Calls at once on one connection.")
     principal_share: float = Field(
         0.5, gt=0, le=1, description="Part of each of these bounds, but health's, that one caller may take."

@@ -7,11 +7,14 @@ import contextlib
 import hashlib
 import json
 import logging
+import resource
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -22,6 +25,7 @@ from modelkeep.record.v1 import record_service_pb2
 from modelkeep.server.v1 import server_service_pb2, server_service_pb2_grpc
 from modelkeep_common.auth import ADMIN
 from modelkeep_common.calls.admission import Admission, Gate
+from modelkeep_common.serving.connections import connection_limit
 from support.commonapp import SERVICE, App, AppSettings, Client, serving
 from support.commoncalls import echo, error_of, reason_of, until
 from support.failures import status_of
@@ -141,6 +145,53 @@ async def test_more_streams_than_a_connection_may_have_wait_and_others_are_serve
         await asyncio.sleep(0.3)
         assert begun <= 50
         await asyncio.to_thread(crowd.close)
+
+
+async def test_a_crowd_of_connections_over_tcp_leaves_the_socket_open_and_goes_when_it_goes(
+    data_dir: Path,
+) -> None:
+    path = data_dir / "s" / "app.sock"
+    async with serving(App({"Echo": echo}), data_dir, max_connections=20, unix_socket=path) as (server, _):
+        crowd: list[Connection] = []
+
+        def gather() -> None:
+            for _ in range(60):
+                with contextlib.suppress(OSError):
+                    crowd.append(Connection(server.address, f"{SERVICE}/Echo"))
+
+        await asyncio.to_thread(gather)
+        async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+            assert (await Client(channel).unary("Echo", "owner", timeout=30)).value == "owner"
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await Client(channel).unary("Echo", "late", timeout=30)
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            for one in crowd:
+                one.close()
+            assert (
+                await Client(channel).unary("Echo", "later", timeout=30, wait_for_ready=True)
+            ).value == "later"
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "limit", "raised"),
+    [
+        (1024, 100_000, 4096, 8704),
+        (20_000, 20_000, 4096, None),
+        (1024, 1024, 256, 1024),
+        (256, 256, 16, 256),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 4096, None),
+        (1024, resource.RLIM_INFINITY, 4096, 8704),
+    ],
+)
+def test_connections_leave_descriptors_for_files(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, limit: int, raised: int | None
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: told.append(limits))
+    assert connection_limit(4096) == limit
+    assert told == ([] if raised is None else [(raised, hard)])
 
 
 async def test_a_burst_beyond_what_a_connection_may_have_loses_no_call(data_dir: Path) -> None:

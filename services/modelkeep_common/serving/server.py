@@ -43,6 +43,7 @@ from ..startup import StartupError, tell
 from ..threads import in_thread
 from ..watch.log import HISTORY_CHANGES, HISTORY_SECONDS
 from . import address
+from .connections import connection_limit
 from .health import NAME as HEALTH
 from .health import HealthServicer
 from .server_info import FULL_NAME, ProcessFacts, ServerServicer
@@ -167,7 +168,8 @@ async def start_server(
         domain_of(settings.service), admission, telemetry, callers.identify, settings.max_unary_s, allowed
     )
     registrar = Registrar(chain)
-    server = grpc.aio.server(options=_options(settings))
+    connections = connection_limit(settings.max_connections)
+    server = grpc.aio.server(options=_options(settings, connections))
     async with contextlib.AsyncExitStack() as opening:
         await opening.enter_async_context(in_thread(address.hold_socket(settings)))
         opening.push_async_callback(_give_back, server)
@@ -176,7 +178,7 @@ async def start_server(
         service.register(cast(grpc.aio.Server, registrar))
         facts = await asyncio.to_thread(ProcessFacts.read)
         health, end_reflection = _register_common(
-            app, service, settings, registrar, facts, _limits(settings, admission)
+            app, service, settings, registrar, facts, _limits(settings, admission, connections)
         )
         registrar.add_to(server)
         await server.start()
@@ -221,7 +223,7 @@ def _register_common(
     return health, reflection.end
 
 
-def _limits(settings: ServiceSettings, admission: Admission) -> dict[str, int]:
+def _limits(settings: ServiceSettings, admission: Admission, connections: int) -> dict[str, int]:
     """The bounds that every service has, as GetServerInfo tells them."""
     return {
         "max_message_bytes": MAX_MESSAGE_BYTES,
@@ -233,6 +235,7 @@ def _limits(settings: ServiceSettings, admission: Admission) -> dict[str, int]:
         "max_kept_answers_bytes": settings.kept_answers_bytes,
         "max_watch_queue_bytes": settings.watch_queue_bytes,
         "max_watch_queues_bytes": settings.watch_queues_bytes,
+        "max_connections": connections,
         "max_connection_streams": settings.max_connection_streams,
         "reserve_bytes": settings.reserve_bytes,
         "log_file_bytes": settings.log_file_bytes,
@@ -240,7 +243,7 @@ def _limits(settings: ServiceSettings, admission: Admission) -> dict[str, int]:
     }
 
 
-def _options(settings: ServiceSettings) -> tuple[tuple[str, Any], ...]:
+def _options(settings: ServiceSettings, connections: int) -> tuple[tuple[str, Any], ...]:
     """Channel arguments; the reasons are in docs/operations.md, the numbers gRPC's names say."""
     return (
         # On by default on Linux: a second server would share the port without a word.
@@ -255,6 +258,8 @@ def _options(settings: ServiceSettings) -> tuple[tuple[str, Any], ...]:
         # Calls that wait for the loop are otherwise CANCELLED from 1,000 on; admission answers better.
         ("grpc.server.max_pending_requests", 10_000),
         ("grpc.server.max_pending_requests_hard_limit", 30_000),
+        # Of each listener. A connection beyond is closed at once.
+        ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.max_concurrent_streams", settings.max_connection_streams),
         # Else an honest burst beyond that number loses calls as UNAVAILABLE, where they can simply wait.
         ("grpc.http.overload_protection", 0),
