@@ -82,6 +82,16 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(app, arguments).exit_code == 2
 
 
+@pytest.mark.parametrize("arguments", [["up", "--data-dir", ""], ["--data-dir", " ", "up"]])
+def test_an_empty_data_folder_is_not_taken_for_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, arguments)
+    assert (result.exit_code, list(tmp_path.iterdir())) == (2, [])
+    assert "leave the option out" in result.output
+
+
 def test_the_shell_completes_commands() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "modelkeep.cli"],

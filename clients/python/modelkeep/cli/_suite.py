@@ -21,6 +21,17 @@ class Anonymous(StrEnum):
     NONE = "none"
 
 
+def folder_named(text: str) -> Path:
+    """A folder that an option names.
+
+    An empty text, as an unset variable of the shell gives, is none: as a path it would be the current folder,
+    which would be made a data folder and closed to others.
+    """
+    if not text.strip():
+        raise typer.BadParameter("names no folder; leave the option out for ./modelkeep-data")
+    return Path(text)
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(up)
@@ -32,7 +43,9 @@ def add_to(app: typer.Typer) -> None:
 def up(
     data_dir: Annotated[
         Path | None,
-        typer.Option(help="Data folder, made if it is not there; ./modelkeep-data by default."),
+        typer.Option(
+            help="Data folder, made if it is not there; ./modelkeep-data by default.", parser=folder_named
+        ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[

@@ -34,7 +34,9 @@ def root(
     data_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Data folder of the suite; ./modelkeep-data by default.", envvar="MODELKEEP_DATA_DIR"
+            help="Data folder of the suite; ./modelkeep-data by default.",
+            envvar="MODELKEEP_DATA_DIR",
+            parser=_suite.folder_named,
         ),
     ] = None,
     token_file: Annotated[
