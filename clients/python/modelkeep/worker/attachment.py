@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import gc
 import os
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ from modelkeep.exceptions import InvalidModelException
 from modelkeep.worker.manifest import METADATA_KEY, Manifest
 from modelkeep.worker.shell import empty_module
 
+#: What most attributes of modules are.
+_PLAIN = frozenset({bool, int, float, str, type(None), tuple, list, dict, set, OrderedDict})
 #: Attribute of an attached module: parameter name → address that the parameter must keep.
 _ADDRESSES = "_modelkeep_addresses"
 
@@ -159,7 +162,8 @@ def _check_complete(manifest: Manifest, owners: Mapping[str, torch.nn.Module]) -
     for path, owner in owners.items():
         for held in (owner._parameters, owner._buffers, vars(owner)):
             for name, value in held.items():
-                if isinstance(value, torch.Tensor) and value.is_meta:
+                # Whether a thing is a tensor is a slow question of torch's, and asked of all attributes.
+                if type(value) not in _PLAIN and isinstance(value, torch.Tensor) and value.is_meta:
                     raise _misfit(manifest, f"{path}.{name} is left empty")
 
 
