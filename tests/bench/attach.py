@@ -32,7 +32,7 @@ from modelkeep.supervisor import Suite
 ROUNDS = 7
 GRANTS = 200
 #: Submodel → times as fast as from_pretrained that it should be ready.
-READY_BARS = {"vae": 20.0, "unet": 10.0}
+READY_BARS = {"vae": 8.0, "unet": 25.0}
 PRIVATE_BAR = 0.02
 P50_BAR_MS = 2.0
 P99_BAR_MS = 20.0
