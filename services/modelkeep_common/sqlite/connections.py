@@ -155,3 +155,12 @@ def _connect(path: Path, opened: list[Connection]) -> Connection:
 def _close_all(connections: list[Connection]) -> None:
     for connection in connections:
         connection.close()
+
+
+def reuse_log(writer: Connection) -> bool:
+    """Have the next write begin at the log's start, which takes no room; False if it cannot yet."""
+    try:
+        (busy, _, _) = writer.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+    except sqlite3.Error:
+        return False
+    return not busy

@@ -28,7 +28,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -36,7 +36,15 @@ from modelkeep.exceptions import DiskFullException, ServerBusyException, ServerD
 from modelkeep.reserve import DEFAULT_BYTES, Reserve
 
 from ..limits import StoreLimits
-from .connections import FULL_BELOW_BYTES, Changed, Connection, is_full, keep_small, open_connections
+from .connections import (
+    FULL_BELOW_BYTES,
+    Changed,
+    Connection,
+    is_full,
+    keep_small,
+    open_connections,
+    reuse_log,
+)
 from .migrations import Migration
 from .searches import SearchLane
 
@@ -315,21 +323,29 @@ class Database:
     def _commit_on_full_disk(
         self, connection: Connection, jobs: list[_Job], outcomes: list[_Outcome]
     ) -> list[_Outcome]:
-        """Run what the disk had no room for again, each alone, with slices of the reserve if it may."""
+        """Run what the disk had no room for again, each alone, with what room there is for it."""
         appended = connection.appended
         final: list[_Outcome] = []
         for job, first in zip(jobs, outcomes, strict=True):
-            outcome, tried = first, False
-            while self._is_full(outcome.error) and (not tried or self._may_free(job)):
-                tried = True
+            outcome, rooms = first, self._rooms(connection, job)
+            while self._is_full(outcome.error) and next(rooms, False):
                 (outcome,) = self._commit(connection, deque([job]), [])
                 appended = appended + connection.appended
             final.append(outcome)
         connection.appended = appended
         return final
 
-    def _may_free(self, job: _Job) -> bool:
-        return not job.grows and self.reserve.give_up()
+    def _rooms(self, connection: Connection, job: _Job) -> Iterator[bool]:
+        """Tries that a unit of work has on a full disk, each with more room than the one before."""
+        yield True  # alone it may fit
+        if job.grows:
+            return
+        if reuse_log(connection):
+            yield True
+        while self.reserve.give_up():
+            # What the log holds may need room in the database itself before the log can begin anew.
+            reuse_log(connection)
+            yield True
 
     def _run_job(self, connection: Connection, job: _Job) -> _Outcome:
         if job.grows and not self.reserve.has_room():
