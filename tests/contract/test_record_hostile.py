@@ -212,7 +212,7 @@ async def failure_of_search(stub: Any) -> str:
 
 
 async def test_a_search_that_takes_too_long_ends_with_what_to_do(data_dir: Path) -> None:
-    async with record_service(data_dir, search_seconds=0.01) as stub:
+    async with record_service(data_dir, search_seconds=0.001) as stub:
         for n in range(60):
             await stub.CreateModel(pb.CreateModelRequest(model=vae(f"m{n}", description="d" * 65_000)))
         failures = [await failure_of_search(stub) for _ in range(100)]
