@@ -263,6 +263,19 @@ def test_jobs_of_addresses_that_are_shown_alike_are_each_found_by_their_own(
         installer.get_job(web.url("/get.safetensors?weights=carl"))
 
 
+def test_of_installs_that_are_shown_alike_everyone_is_waited_for(
+    client: Client, suite: Suite, web: HttpServer, sushi: Path
+) -> None:
+    body = sushi.read_bytes()
+    web.put("/get.safetensors?weights=anna", Resource(body, rate=len(body) // 2))
+    web.put("/get.safetensors?weights=bert", Resource(body, rate=len(body)))
+    with Client(data_dir=suite.data_dir) as onlooker:
+        for name in ("anna", "bert"):
+            client.model_install.import_model(web.url(f"/get.safetensors?weights={name}"))
+        onlooker.model_install.wait_for_installs(timeout=20)
+        assert {job.status for job in onlooker.model_install.list_jobs()} == {"completed"}
+
+
 def test_prune_jobs_leaves_what_is_pending(client: Client, web: HttpServer, sushi: Path) -> None:
     body = sushi.read_bytes()
     url = web.put("/slow.safetensors", Resource(body, rate=len(body) // 10))
