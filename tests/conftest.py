@@ -49,6 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("MODELKEEP_")]:
         if not name.startswith("MODELKEEP_KILL_"):
             del os.environ[name]
+    # A shell's background jobs ignore Ctrl-C, and so would every process that a test interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # tmp_path stays, to be looked at
     os.environ[_RUN] = tempfile.tempdir = tempfile.mkdtemp(prefix="mk-")
 
