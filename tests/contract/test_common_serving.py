@@ -127,8 +127,15 @@ async def test_reflection_answers_under_both_names_and_describes_all_it_lists(
 
 async def test_reflection_can_be_off(data_dir: Path) -> None:
     async with serving(App({}), data_dir, reflection=False) as (_, client):
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await _reflect(client.channel, "v1", reflection_pb2.ServerReflectionRequest(list_services="*"))
+        for _ in range(10):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await _reflect(
+                    client.channel, "v1", reflection_pb2.ServerReflectionRequest(list_services="*")
+                )
+            if (
+                caught.value.code() != grpc.StatusCode.INTERNAL
+            ):  # gRPC's own, if the refusal outruns the request
+                break
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -86,7 +86,8 @@ def test_what_a_store_cannot_take_is_no_token(value: object) -> None:
     raw = json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode()
     found = tokens.decode(base64.urlsafe_b64encode(raw).decode().rstrip("="))
     for field in found or ():
-        assert type(field) is not str or field.encode()
+        if isinstance(field, str):
+            field.encode()  # fails for what is no text
         assert type(field) is not int or wire.MIN_INT64 <= field <= wire.MAX_INT64
         assert type(field) is not float or math.isfinite(field)
 
