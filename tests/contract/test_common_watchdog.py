@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -67,25 +68,36 @@ def call(channel: grpc.Channel, method: str) -> Any:
     return stub.future(b"", timeout=90, wait_for_ready=True)
 
 
-@pytest.mark.parametrize(("method", "place"), [("Hold", "hold_the_interpreter"), ("Block", "block_the_loop")])
-def test_a_process_that_stands_still_ends_with_a_traceback(method: str, place: str) -> None:
-    process = start("--watchdog-s", "2")
-    with grpc.insecure_channel(address_of(process)) as channel:
-        answer = call(channel, method)
-        _, rest = process.communicate(timeout=60)
-        assert answer.code() == grpc.StatusCode.UNAVAILABLE
-    assert process.returncode == 1
-    assert "Timeout (0:00:02)!" in rest
-    assert place in rest
+@pytest.fixture(scope="module")
+def slow_one() -> subprocess.Popen[str]:
+    """Started before all tests: it takes its time while others stand still."""
+    return start("--watchdog-s", "2")
 
 
-def test_slow_starts_calls_and_drains_do_not_count_as_standing_still() -> None:
-    process = start("--watchdog-s", "2")
-    with grpc.insecure_channel(address_of(process)) as channel:
+def test_a_process_that_stands_still_ends_with_a_traceback(slow_one: subprocess.Popen[str]) -> None:
+    places = {"Hold": "hold_the_interpreter", "Block": "block_the_loop"}
+    processes = {method: start("--watchdog-s", "2") for method in places}
+    with contextlib.ExitStack() as channels:
+        answers = {}
+        for method, process in processes.items():
+            channel = channels.enter_context(grpc.insecure_channel(address_of(process)))
+            answers[method] = call(channel, method)
+        for method, process in processes.items():
+            _, rest = process.communicate(timeout=60)
+            assert answers[method].code() == grpc.StatusCode.UNAVAILABLE
+            assert process.returncode == 1
+            assert "Timeout (0:00:02)!" in rest
+            assert places[method] in rest
+
+
+def test_slow_starts_calls_and_drains_do_not_count_as_standing_still(
+    slow_one: subprocess.Popen[str],
+) -> None:
+    with grpc.insecure_channel(address_of(slow_one)) as channel:
         assert call(channel, "Long").result(60)
-    process.terminate()
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == 0, rest
+    slow_one.terminate()
+    _, rest = slow_one.communicate(timeout=60)
+    assert slow_one.returncode == 0, rest
 
 
 def test_a_drain_that_turns_and_never_ends_is_given_up() -> None:

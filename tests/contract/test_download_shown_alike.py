@@ -20,27 +20,27 @@ BODIES = {name: pattern(400_000, seed=seed) for seed, name in enumerate(("anna",
 @pytest.fixture
 def urls(web: HttpServer) -> list[str]:
     """The addresses of both, which are shown alike."""
-    return [web.put(f"/get?weights={name}", Resource(body, rate=400_000)) for name, body in BODIES.items()]
+    return [web.put(f"/get?weights={name}", Resource(body, rate=200_000)) for name, body in BODIES.items()]
 
 
-async def paused(client: DownloadClient, url: str) -> download_pb2.Download:
+async def paused(client: DownloadClient, web: HttpServer, url: str) -> download_pb2.Download:
     """A download that was paused in its middle."""
     job = await client.create(url, preserve_partial=True, filename="m.bin")
     await client.until(job, lambda now: now.progress.bytes_done > 50_000)
     answer = await client.stub.PauseDownload(pb.PauseDownloadRequest(id=job.id))
     assert 0 < answer.download.progress.bytes_done < 400_000
+    for served in web.resources.values():
+        served.rate = None
     return answer.download  # type: ignore[no-any-return]
 
 
 async def failed(client: DownloadClient, web: HttpServer, url: str) -> None:
     """A download that failed in its middle and kept its partial file."""
-    job = await paused(client, url)
+    job = await paused(client, web, url)
     [resource] = [resource for path, resource in web.resources.items() if url.endswith(path)]
     resource.faults = [Status(404)]
     await client.stub.StartDownload(pb.StartDownloadRequest(id=job.id))
     assert (await client.ended(job)).error.reason == "SOURCE_NOT_FOUND"
-    for served in web.resources.values():
-        served.rate = None
 
 
 async def test_a_partial_file_is_gone_on_with_from_the_very_source_only(
@@ -70,8 +70,8 @@ async def test_a_paused_download_takes_its_own_address_only(
     data_dir: Path, web: HttpServer, urls: list[str]
 ) -> None:
     async with download_service(data_dir) as client:
-        web.put("/get", Resource(BODIES["anna"], rate=400_000))
-        job = await paused(client, f"{urls[0]}&token=aaaaaaaa")
+        web.put("/get", Resource(BODIES["anna"], rate=200_000))
+        job = await paused(client, web, f"{urls[0]}&token=aaaaaaaa")
         with fails(code="INVALID_ARGUMENT", reason="FIELD_INVALID", fields=["source_url"]):
             await client.stub.StartDownload(
                 pb.StartDownloadRequest(id=job.id, source_url=f"{urls[1]}&token=aaaaaaaa")
@@ -89,7 +89,7 @@ async def test_after_a_restart_a_download_begins_anew_with_an_address_that_may_b
     data_dir: Path, web: HttpServer, urls: list[str]
 ) -> None:
     async with download_service(data_dir) as client:
-        job = await paused(client, urls[0])
+        job = await paused(client, web, urls[0])
     async with download_service(data_dir) as client:
         await client.stub.StartDownload(pb.StartDownloadRequest(id=job.id, source_url=urls[1]))
         done = await client.ended(job)
@@ -101,9 +101,9 @@ async def test_after_a_restart_a_download_begins_anew_with_an_address_that_may_b
 async def test_after_a_restart_a_download_goes_on_if_only_credentials_were_hidden(
     data_dir: Path, web: HttpServer
 ) -> None:
-    url = web.put("/get", Resource(BODIES["anna"], rate=400_000))
+    url = web.put("/get", Resource(BODIES["anna"], rate=200_000))
     async with download_service(data_dir) as client:
-        job = await paused(client, f"{url}?X-Amz-Date=20240101T000000Z&X-Amz-Signature=aa00")
+        job = await paused(client, web, f"{url}?X-Amz-Date=20240101T000000Z&X-Amz-Signature=aa00")
     async with download_service(data_dir) as client:
         fresh = f"{url}?X-Amz-Date=20250101T000000Z&X-Amz-Signature=bb00"
         await client.stub.StartDownload(pb.StartDownloadRequest(id=job.id, source_url=fresh))

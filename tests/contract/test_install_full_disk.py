@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,7 @@ async def test_on_a_full_disk_cancels_prunes_uninstalls_and_a_restart_work(
                 nonlocal held
                 held += 1
                 while held == 3 and not cancelling.exists():
-                    pass
+                    time.sleep(0.01)
 
             cancelling = data_dir / "cancelling"
             watch_the_copy(patch, seen)

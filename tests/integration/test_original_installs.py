@@ -267,8 +267,8 @@ def test_of_installs_that_are_shown_alike_everyone_is_waited_for(
     client: Client, suite: Suite, web: HttpServer, sushi: Path
 ) -> None:
     body = sushi.read_bytes()
-    web.put("/get.safetensors?weights=anna", Resource(body, rate=len(body) // 2))
-    web.put("/get.safetensors?weights=bert", Resource(body, rate=len(body)))
+    web.put("/get.safetensors?weights=anna", Resource(body, rate=len(body)))
+    web.put("/get.safetensors?weights=bert", Resource(body, rate=2 * len(body)))
     with Client(data_dir=suite.data_dir) as onlooker:
         for name in ("anna", "bert"):
             client.model_install.import_model(web.url(f"/get.safetensors?weights={name}"))

@@ -8,7 +8,7 @@ import math
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modelkeep_common import tokens, wire
@@ -82,6 +82,7 @@ JSON = st.recursive(
 
 
 @given(JSON | st.lists(JSON))
+@example([""])
 def test_what_a_store_cannot_take_is_no_token(value: object) -> None:
     raw = json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode()
     found = tokens.decode(base64.urlsafe_b64encode(raw).decode().rstrip("="))
