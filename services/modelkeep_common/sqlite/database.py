@@ -212,7 +212,6 @@ class Database:
         if self._closed:
             return
         self._closed = True
-        self._writes.put(None)
         self._key_reads.put(None)
         for _ in self._threads[2:]:
             self._reads.put(None)
@@ -221,8 +220,12 @@ class Database:
         await asyncio.to_thread(self._join)
 
     def _join(self) -> None:
-        for thread in self._threads:
+        writer, *readers = self._threads
+        for thread in readers:
             thread.join()
+        # The last that closes empties the log into the file; two at the same time would both leave it.
+        self._writes.put(None)
+        writer.join()
 
     def _submit(self, lane: queue.SimpleQueue[_Job | None], job: _Job) -> asyncio.Future[Any]:
         if self._closed:

@@ -86,6 +86,7 @@ async def test_what_was_deleted_is_given_back(db: Database) -> None:
         await put(db, "item", text=str(n))
     await db.close()
     assert db.path.stat().st_size < 30 * MIB
+    assert not db.path.with_name(f"{db.path.name}-wal").exists()
 
 
 async def answers(db: Database, principal: str = "") -> list[str]:
