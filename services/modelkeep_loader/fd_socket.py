@@ -18,6 +18,7 @@ import logging
 import os
 import socket
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -162,48 +163,54 @@ class DescriptorServer:
                 oldest = next(iter(self._silent))
                 del self._silent[oldest]
                 oldest.cancel()
-            self._silent[self._spawn(self._serve(connection))] = None
+            task = self._spawn(self._serve(connection))
+            # Not by the task itself: one that is cancelled before its first step never runs.
+            task.add_done_callback(partial(_close, connection))
+            self._silent[task] = None
+            # An accept that finds somebody waiting does not give way: a crowd would keep all others from running.
+            await asyncio.sleep(0)
 
     async def _serve(self, connection: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        with connection:
+        granted = await self._granted(connection)
+        if granted is None:
+            return
+        try:
             try:
-                ticket = b""
-                async with asyncio.timeout(_TICKET_TIMEOUT_S):
-                    while len(ticket) < SECRET_BYTES:
-                        data = await loop.sock_recv(connection, SECRET_BYTES - len(ticket))
-                        if not data:
-                            return
-                        ticket += data
-                self._heard()
-                granted = self._redeem(ticket, connection)
-            except (TimeoutError, OSError):
-                return
-            except ModelkeepError as error:
-                _refuse(connection, error)
-                return
-            finally:
-                self._heard()
-            try:
-                try:
-                    descriptors = granted.descriptors()
-                except OSError as error:
-                    _log.warning("the descriptors of a lease cannot be opened: %s", error)
-                    busy = ServerBusyException(
-                        f"The loader cannot open the memory ({error.strerror}): try again with a new ticket."
-                    )
-                    _refuse(connection, busy)
-                    return
-                _send(connection, descriptors)
-                await _until_end(connection, granted.ended)
+                descriptors = granted.descriptors()
             except OSError as error:
-                _log.info("a connection of the descriptor socket broke: %s", error)
-            finally:
-                granted.closed()
+                _log.warning("the descriptors of a lease cannot be opened: %s", error)
+                busy = ServerBusyException(
+                    f"The loader cannot open the memory ({error.strerror}): try again with a new ticket."
+                )
+                _refuse(connection, busy)
+                return
+            _send(connection, descriptors)
+            await _until_end(connection, granted.ended)
+        except OSError as error:
+            _log.info("a connection of the descriptor socket broke: %s", error)
+        finally:
+            granted.closed()
 
-    def _heard(self) -> None:
-        if (task := asyncio.current_task()) is not None:
-            self._silent.pop(task, None)
+    async def _granted(self, connection: socket.socket) -> Connection | None:
+        """What the ticket that comes on the connection gives; None, and said to the client, if nothing."""
+        loop = asyncio.get_running_loop()
+        try:
+            ticket = b""
+            async with asyncio.timeout(_TICKET_TIMEOUT_S):
+                while len(ticket) < SECRET_BYTES:
+                    data = await loop.sock_recv(connection, SECRET_BYTES - len(ticket))
+                    if not data:
+                        return None
+                    ticket += data
+            return self._redeem(ticket, connection)
+        except (TimeoutError, OSError):
+            return None
+        except ModelkeepError as error:
+            _refuse(connection, error)
+            return None
+        finally:
+            if (task := asyncio.current_task()) is not None:
+                self._silent.pop(task, None)
 
     def _redeem(self, ticket: bytes, connection: socket.socket) -> Connection:
         peer = peer_of(connection)
@@ -224,6 +231,10 @@ class DescriptorServer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _close(connection: socket.socket, _: asyncio.Task[None]) -> None:
+    connection.close()
 
 
 async def _until_end(connection: socket.socket, ended: asyncio.Event) -> None:

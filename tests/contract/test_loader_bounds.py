@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.server.v1 import server_service_pb2, server_service_pb2_grpc
 from modelkeep.worker._fetch import _connect
 from modelkeep_convert import sealed
-from modelkeep_loader import convert, service
+from modelkeep_loader import convert, fd_socket, service
 from support import tinymodels
 from support.failures import refused
 from support.lending import acquire, hand_in, hold, leases, load, release
@@ -249,3 +250,21 @@ async def test_many_who_connect_and_say_nothing_keep_nobody_out(
     finally:
         for one in silent:
             one.close()
+
+
+async def test_those_who_come_all_at_once_and_are_turned_away_are_hung_up_on(
+    loader: Lender, ref: resident_pb2.ComponentRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that is cancelled before its first step cannot close what it was given."""
+    monkeypatch.setattr(fd_socket, "_MOST_SILENT", 1)
+    grant = await acquire(loader, ref)
+    with contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(100)]
+        for one in crowd:  # on the loop's own thread: the server sees none of them before all are there
+            one.settimeout(4)
+            _connect(one, grant.socket_path)
+
+        def hung_up_on() -> bool:
+            return all(one.recv(1) == b"" for one in crowd[:-1])
+
+        assert await asyncio.to_thread(hung_up_on)
