@@ -167,7 +167,7 @@ class DescriptorServer:
             # Not by the task itself: one that is cancelled before its first step never runs.
             task.add_done_callback(partial(_close, connection))
             self._silent[task] = None
-            # An accept that finds somebody waiting does not give way: a crowd would keep all others from running.
+            # An accept that finds somebody waiting does not give way: a crowd would hold up the loop.
             await asyncio.sleep(0)
 
     async def _serve(self, connection: socket.socket) -> None:
