@@ -32,6 +32,7 @@ from typing import IO, Any, Final, NoReturn
 from pydantic_core import from_json
 
 from modelkeep import processes
+from modelkeep.contents import BEGINNING_BYTES, content_of
 from modelkeep.dtypes import DTYPES
 from modelkeep.exceptions import InvalidModelException
 
@@ -193,10 +194,17 @@ def read_header(
         OSError: It cannot be read, or there is no memory to parse it.
     """
     size = os.fstat(fd).st_size
-    start = os.pread(fd, 8, 0)
+    start = os.pread(fd, BEGINNING_BYTES, 0)
+    content = content_of(start, size)
+    if content.is_known:
+        raise InvalidModelException(
+            f"{path.name} is no valid safetensors file: it is {content.what}"
+            + (f"; {content.advice}." if content.advice else "."),
+            metadata={"path": str(path), "detail": content.what},
+        )
     if len(start) < 8:
         _bad(path, "shorter than the 8 bytes that every safetensors file begins with")
-    (length,) = struct.unpack("<Q", start)
+    (length,) = struct.unpack("<Q", start[:8])
     if length > size - 8:
         _bad(path, f"the header claims {length:,} bytes, the file has {size:,}")
     left = allowance if allowance is not None else Allowance()

@@ -79,11 +79,13 @@ def test_a_text_file_with_the_suffix_of_a_model_is_refused(tmp_path: Path) -> No
         probe(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"1234567"])
-def test_a_file_without_room_for_a_header_is_refused(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"), [(b"", "it is empty"), (b"\x01\x02\x03", "shorter than the 8 bytes")]
+)
+def test_a_file_without_room_for_a_header_is_refused(tmp_path: Path, content: bytes, why: str) -> None:
     path = tmp_path / "tiny.safetensors"
     path.write_bytes(content)
-    with pytest.raises(InvalidModelException, match="shorter than the 8 bytes"):
+    with pytest.raises(InvalidModelException, match=why):
         probe(path)
 
 
