@@ -14,6 +14,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
+from modelkeep.configs.fields import is_map
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 
 M = TypeVar("M", bound=Message)
@@ -204,8 +205,7 @@ def _value(message: Message, path: str) -> Any:
         return None
     value = getattr(message, leaf)
     if field.is_repeated:
-        is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
-        return dict(value) if is_map else list(value)
+        return dict(value) if is_map(field) else list(value)
     return value
 
 

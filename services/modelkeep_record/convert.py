@@ -45,6 +45,7 @@ def to_query(filter: pb.ModelFilter) -> Query:
         types=frozenset(filter.types),
         formats=frozenset(filter.formats),
         tags=frozenset(filter.tags),
+        labels=tuple(sorted(filter.labels.items())),
         paths=frozenset(filter.paths),
         root_id=filter.root_id,
         hash=filter.hash,

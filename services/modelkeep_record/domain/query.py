@@ -7,6 +7,7 @@ from enum import Enum
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.model.v1.model_pb2 import Model
+from modelkeep_common.labels import have
 
 #: Longest text that is searched, in characters; what lies beyond in a record is not found.
 MAX_SEARCH_CHARS = 65_536
@@ -44,6 +45,8 @@ class Query:
     formats: frozenset[int] = frozenset()
     #: All of these.
     tags: frozenset[str] = frozenset()
+    #: All of these pairs.
+    labels: tuple[tuple[str, str], ...] = ()
     paths: frozenset[str] = frozenset()
     root_id: str = ""
     #: Original or current hash; in the store also a digest of one of the files.
@@ -70,6 +73,7 @@ class Query:
             and (not self.types or model.type in self.types)
             and (not self.formats or model.format in self.formats)
             and self.tags.issubset(model.tags)
+            and have(model.labels, dict(self.labels))
             and self._path_matches(model)
             and (not self.hash or self.hash in (model.original_hash, model.current_hash))
             and (not self.source or model.source == self.source)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from modelkeep.configs.fields import is_map
 from modelkeep.install.v1 import install_pb2
 from modelkeep.model.v1 import model_pb2
 from modelkeep_install.convert import overrides_of
@@ -41,7 +42,7 @@ def kind(field: Any) -> tuple[object, ...]:
     return (
         field.type,
         field.is_repeated,
-        field.message_type and field.message_type.full_name,
+        is_map(field) or (field.message_type and field.message_type.full_name),
         field.enum_type and field.enum_type.full_name,
     )
 
@@ -70,6 +71,8 @@ def test_a_text_or_number_that_is_set_differs_from_one_that_is_not() -> None:
 
 def sample(field: Any) -> Any:
     """A value that a field may have, other than its default."""
+    if is_map(field):
+        return {"a": "a label"}
     if field.enum_type is not None:
         one: Any = field.enum_type.values[1].number
     elif field.message_type is not None:

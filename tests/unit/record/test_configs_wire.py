@@ -64,6 +64,7 @@ SIMPLE: dict[str, st.SearchStrategy[Any]] = {
     "source": optional(TEXT),
     "source_type": optional(st.sampled_from(ModelSourceType)),
     "tags": st.lists(TEXT, max_size=3),
+    "labels": st.dictionaries(TEXT, TEXT, max_size=3),
     "trigger_phrases": st.lists(TEXT, max_size=3),
     "license": optional(TEXT),
     "create_time": optional(TIMES),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelkeep.cli._errors import guarded
-from modelkeep.cli._installs import assignments, overrides
+from modelkeep.cli._installs import assignments, labels, overrides
 from modelkeep.cli._output import (
     Json,
     as_json,
@@ -95,6 +95,9 @@ def list_models(
     base: Annotated[list[str] | None, typer.Option(help="Only models for these bases, such as sd-1.")] = None,
     format: Annotated[list[str] | None, typer.Option(help="Only these formats, such as diffusers.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="Only models with all of these tags.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only models with all of these labels.")
+    ] = None,
     sort: Annotated[Sorting, typer.Option(help="What to sort by.")] = Sorting.NAME,
     reverse: Annotated[bool, typer.Option("--reverse", "-r", help="Turn the order round.")] = False,
     json: Json = False,
@@ -102,11 +105,18 @@ def list_models(
     """List the models."""
     from modelkeep.client import Client
 
+    wanted = labels(label)
     with Client() as client:
         configs = client.model_record_store.list_models(
-            type=type, base=base, format=format, tags=tag, order=sort.value, descending=reverse
+            type=type,
+            base=base,
+            format=format,
+            tags=tag,
+            labels=wanted,
+            order=sort.value,
+            descending=reverse,
         )
-    filtered = type or base or format or tag
+    filtered = type or base or format or tag or label
     nothing = "There are no models; `modelkeep install SOURCE` brings one."
     _print_models(configs, json, empty="No model passes these filters." if filtered else nothing)
 
@@ -278,6 +288,8 @@ def _facts(config: AnyModelConfig) -> list[tuple[str, Any]]:
             value = when(value.timestamp()) if value else ""
         elif name == "submodels":
             value = ", ".join(part.type.value for part in value)
+        elif isinstance(value, dict):
+            value = ", ".join(f"{label}={text}" for label, text in value.items())
         elif isinstance(value, list):
             value = ", ".join(map(str, value))
         facts.append((name, value))

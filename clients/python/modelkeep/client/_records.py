@@ -53,6 +53,7 @@ def model_filter(
     type: str | Sequence[str] | None = None,
     format: str | Sequence[str] | None = None,
     tags: str | Sequence[str] | None = None,
+    labels: Mapping[str, str] | None = None,
     paths: Sequence[str] = (),
     hash: str | None = None,
     source: str | None = None,
@@ -65,6 +66,7 @@ def model_filter(
         types=wires(ModelType, listed(type), "filter.types"),
         formats=wires(ModelFormat, listed(format), "filter.formats"),
         tags=listed(tags),
+        labels=labels,
         paths=paths,
         hash=hash or "",
         source=source or "",
@@ -184,6 +186,7 @@ class AsyncModelRecordStore:
         type: str | Sequence[str] | None = None,
         format: str | Sequence[str] | None = None,
         tags: str | Sequence[str] | None = None,
+        labels: Mapping[str, str] | None = None,
         paths: Sequence[str] = (),
         hash: str | None = None,
         source: str | None = None,
@@ -199,6 +202,7 @@ class AsyncModelRecordStore:
             type: One of these types.
             format: One of these formats.
             tags: All of these tags.
+            labels: All of these labels, each with exactly this value.
             paths: One of these paths as stored.
             hash: The original or current hash, or SHA-256 or BLAKE3 of one of the files.
             source: Exactly this source.
@@ -212,6 +216,7 @@ class AsyncModelRecordStore:
             type=type,
             format=format,
             tags=tags,
+            labels=labels,
             paths=paths,
             hash=hash,
             source=source,
@@ -240,6 +245,7 @@ class AsyncModelRecordStore:
         type: str | Sequence[str] | None = None,
         format: str | Sequence[str] | None = None,
         tags: str | Sequence[str] | None = None,
+        labels: Mapping[str, str] | None = None,
         text: str | None = None,
         resume_token: str = "",
         skip_snapshot: bool = False,
@@ -247,16 +253,17 @@ class AsyncModelRecordStore:
         """A snapshot of the models, then every change; goes on by itself when the service was away.
 
         Args:
-            base: As in :meth:`list_models`, and so are type, format, tags and text.
+            base: As in :meth:`list_models`, and so are type, format, tags, labels and text.
             type: One of these types.
             format: One of these formats.
             tags: All of these tags.
+            labels: All of these labels.
             text: Words that all occur.
             resume_token: Place to go on from, out of an earlier frame; empty: a snapshot first.
             skip_snapshot: Without a token: only changes from now on.
         """
         request = pb.WatchModelsRequest(
-            filter=model_filter(base=base, type=type, format=format, tags=tags, text=text),
+            filter=model_filter(base=base, type=type, format=format, tags=tags, labels=labels, text=text),
             resume_token=resume_token,
             skip_snapshot=skip_snapshot,
         )

@@ -116,7 +116,10 @@ class ModelConfigBase(BaseModel):
     description: OptionalText = Field(default=None, description="Text for people.")
     source: OptionalText = Field(default=None, description="Where it came from: URL, repository or path.")
     source_type: ModelSourceType | None = Field(default=None, description="What kind of place the source is.")
-    tags: list[str] = Field(default_factory=list, description="Labels to search by.")
+    tags: list[str] = Field(default_factory=list, description="Words to search by.")
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="Pairs for callers' own use, to find the model again by."
+    )
     trigger_phrases: list[str] = Field(default_factory=list, description="Words that bring it out.")
     license: Annotated[License, BeforeValidator(_empty_if_none), PlainSerializer(str)] = Field(
         default=License(), description="Licence, or terms as name=value parts."

@@ -129,7 +129,7 @@ def config_class(
 
 
 def field_types() -> dict[str, tuple[type, type]]:
-    """Of every field of a config, by name: its type, and that of its items if it is a list.
+    """Of every field of a config, by name: its type, and that of its items (or keys) if it has some.
 
     Optional fields have the type that they have when they are set.
     """
@@ -141,8 +141,9 @@ def field_types() -> dict[str, tuple[type, type]]:
 
 
 def _field_type(annotation: Any) -> tuple[type, type]:
-    if get_origin(annotation) is list:
-        return list, get_args(annotation)[0]
+    origin = get_origin(annotation)
+    if origin in (list, dict):
+        return origin, get_args(annotation)[0]
     parts = [
         part
         for part in (annotation, *get_args(annotation))

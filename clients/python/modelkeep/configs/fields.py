@@ -76,7 +76,9 @@ def put(message: Message, name: str, value: Any) -> None:
     message.ClearField(name)
     if value is None:
         return
-    if field.is_repeated:
+    if is_map(field):
+        getattr(message, name).update(value)
+    elif field.is_repeated:
         for item in value:
             if field.message_type is None:
                 getattr(message, name).append(str(item))
@@ -126,7 +128,14 @@ def _is_set(message: Message, field: Any, value: Any) -> bool:
     return message.HasField(field.name) if field.has_presence else bool(value != field.default_value)
 
 
+def is_map(field: Any) -> bool:
+    """Whether the field is a map (of texts, in this API)."""
+    return bool(field.message_type is not None and field.message_type.GetOptions().map_entry)
+
+
 def _get(field: Any, value: Any) -> Any:
+    if is_map(field):
+        return dict(value)
     if field.is_repeated:
         return [values_of(item) if field.message_type is not None else item for item in value]
     if field.enum_type is not None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from google.protobuf.descriptor import FieldDescriptor
 
 from modelkeep.configs._base import SubmodelDefinition
-from modelkeep.configs.fields import WIRE_NAMES, enum_of, put, readable_values
+from modelkeep.configs.fields import WIRE_NAMES, enum_of, is_map, put, readable_values
 from modelkeep.exceptions import FieldViolation, InvalidModelConfigException
 from modelkeep.install.v1 import install_pb2
 from modelkeep.taxonomy import BaseModelType
@@ -64,6 +64,10 @@ def _checked(field: Any, value: Any) -> Any:
     """What a caller gave as what the field takes. Raises TypeError, ValueError."""
     if field.enum_type is not None:
         _check_member(enum_of(field.enum_type), value)
+    elif is_map(field):
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{value!r} is no mapping, such as {{'project': 'x'}}")
+        return {str(key): str(text) for key, text in value.items()}
     elif field.message_type is not None:
         return [SubmodelDefinition.model_validate(part, from_attributes=True) for part in value]
     elif field.name in _BASES or field.is_repeated:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from modelkeep.model.v1.model_pb2 import Model
-from modelkeep_common.sqlite import Migration
+from modelkeep_common.sqlite import Migration, labels
 from modelkeep_common.wire import to_micros
 
 from ...domain.query import search_text
@@ -89,6 +89,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         END;
         """,
     ),
+    Migration(2, labels.schema("models")),
 )
 
 

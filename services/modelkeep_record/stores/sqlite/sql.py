@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from modelkeep_common.paging import Key
+from modelkeep_common.sqlite import labels
 
 from ...domain.query import Order, Query
 
@@ -89,6 +90,8 @@ def _filters(query: Query) -> Iterator[_Filter]:
         yield _joined("model_bases", "base", sorted(query.effective_bases))
     for tag in sorted(query.tags):
         yield _joined("model_tags", "tag", [tag])
+    for pair in query.labels:
+        yield _Filter(labels.has("m.id"), pair, labels.OWNERS, pair)
     if query.paths:
         yield _column("path", sorted(query.paths))
         if query.root_id:

@@ -18,7 +18,7 @@ from modelkeep.reserve import DEFAULT_BYTES
 from modelkeep_common.idempotency import replay_or_run
 from modelkeep_common.limits import StoreLimits
 from modelkeep_common.paging import Key
-from modelkeep_common.sqlite import Database
+from modelkeep_common.sqlite import Database, labels
 from modelkeep_common.watch.sqlite_log import (
     append_change,
     current_revision,
@@ -274,6 +274,7 @@ class _Transaction:
             self._conn.execute(f"UPDATE models SET {assignments} WHERE id = ?", (*changed.values(), model_id))
         self._replace("model_bases", "base", model_id, to_bases(model))
         self._replace("model_tags", "tag", model_id, set(model.tags))
+        labels.keep(self._conn, model_id, model.labels)
         if files is not None:
             self._conn.execute("DELETE FROM model_files WHERE model_id = ?", (model_id,))
             self._conn.executemany(

@@ -110,7 +110,14 @@ class InstallSource(_message.Message):
     def __init__(self, local_path: _Optional[str] = ..., url: _Optional[str] = ...) -> None: ...
 
 class ModelOverrides(_message.Message):
-    __slots__ = ("name", "description", "type", "format", "base", "variant", "prediction_type", "upcast_attention", "vae", "tags", "trigger_phrases", "license", "checkpoint_config", "source", "compatible_bases", "source_type", "family_variant", "submodels", "scaling_factor", "rank", "key_layout", "image_encoder")
+    __slots__ = ("name", "description", "type", "format", "base", "variant", "prediction_type", "upcast_attention", "vae", "tags", "trigger_phrases", "license", "checkpoint_config", "source", "compatible_bases", "source_type", "family_variant", "submodels", "scaling_factor", "rank", "key_layout", "image_encoder", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -133,6 +140,7 @@ class ModelOverrides(_message.Message):
     RANK_FIELD_NUMBER: _ClassVar[int]
     KEY_LAYOUT_FIELD_NUMBER: _ClassVar[int]
     IMAGE_ENCODER_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     name: str
     description: str
     type: _taxonomy_pb2.ModelType
@@ -155,7 +163,8 @@ class ModelOverrides(_message.Message):
     rank: int
     key_layout: str
     image_encoder: str
-    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., type: _Optional[_Union[_taxonomy_pb2.ModelType, str]] = ..., format: _Optional[_Union[_taxonomy_pb2.ModelFormat, str]] = ..., base: _Optional[str] = ..., variant: _Optional[_Union[_taxonomy_pb2.ModelVariant, str]] = ..., prediction_type: _Optional[_Union[_taxonomy_pb2.PredictionType, str]] = ..., upcast_attention: _Optional[bool] = ..., vae: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., trigger_phrases: _Optional[_Iterable[str]] = ..., license: _Optional[str] = ..., checkpoint_config: _Optional[str] = ..., source: _Optional[str] = ..., compatible_bases: _Optional[_Iterable[str]] = ..., source_type: _Optional[_Union[_taxonomy_pb2.ModelSourceType, str]] = ..., family_variant: _Optional[str] = ..., submodels: _Optional[_Iterable[_Union[_model_pb2.Submodel, _Mapping]]] = ..., scaling_factor: _Optional[float] = ..., rank: _Optional[int] = ..., key_layout: _Optional[str] = ..., image_encoder: _Optional[str] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., type: _Optional[_Union[_taxonomy_pb2.ModelType, str]] = ..., format: _Optional[_Union[_taxonomy_pb2.ModelFormat, str]] = ..., base: _Optional[str] = ..., variant: _Optional[_Union[_taxonomy_pb2.ModelVariant, str]] = ..., prediction_type: _Optional[_Union[_taxonomy_pb2.PredictionType, str]] = ..., upcast_attention: _Optional[bool] = ..., vae: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., trigger_phrases: _Optional[_Iterable[str]] = ..., license: _Optional[str] = ..., checkpoint_config: _Optional[str] = ..., source: _Optional[str] = ..., compatible_bases: _Optional[_Iterable[str]] = ..., source_type: _Optional[_Union[_taxonomy_pb2.ModelSourceType, str]] = ..., family_variant: _Optional[str] = ..., submodels: _Optional[_Iterable[_Union[_model_pb2.Submodel, _Mapping]]] = ..., scaling_factor: _Optional[float] = ..., rank: _Optional[int] = ..., key_layout: _Optional[str] = ..., image_encoder: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ProbeResult(_message.Message):
     __slots__ = ("type", "format", "base", "possible_bases", "compatible_bases", "variant", "prediction_type", "submodels", "name", "description", "size_bytes", "file_count", "evidence", "ruled_out", "model")

@@ -31,7 +31,7 @@ from modelkeep.model.v1 import taxonomy_pb2 as modelkeep_dot_model_dot_v1_dot_ta
 from modelkeep.server.v1 import watch_pb2 as modelkeep_dot_server_dot_v1_dot_watch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(modelkeep/record/v1/record_service.proto\x12\x13modelkeep.record.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emodelkeep/model/v1/model.proto\x1a!modelkeep/model/v1/taxonomy.proto\x1a\x1fmodelkeep/server/v1/watch.proto\"\xed\x02\n\x0bModelFilter\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x1d\n\x05\x62\x61ses\x18\x02 \x03(\tB\x0e\xbaH\x0b\x92\x01\x08\x10@\"\x04r\x02\x18@\x12?\n\x05types\x18\x03 \x03(\x0e\x32\x1d.modelkeep.model.v1.ModelTypeB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07\x82\x01\x04\x10\x01 \x00\x12\x43\n\x07\x66ormats\x18\x04 \x03(\x0e\x32\x1f.modelkeep.model.v1.ModelFormatB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1d\n\x04tags\x18\x05 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\x80\x02\x12\x1e\n\x05paths\x18\x06 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\x80 \x12\x18\n\x07root_id\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x16\n\x04hash\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06source\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x16\n\x04text\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"\xa1\x01\n\x12\x43reateModelRequest\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.ModelB\x06\xbaH\x03\xc8\x01\x01\x12\x38\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x1d.modelkeep.model.v1.ModelFileB\n\xbaH\x07\x92\x01\x04\x10\xa0\x9c\x01\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"Q\n\x13\x43reateModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x10\n\x08revision\x18\x02 \x01(\x03\"5\n\x0fGetModelRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\"<\n\x10GetModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\"F\n\x15\x42\x61tchGetModelsRequest\x12-\n\x04keys\x18\x01 \x03(\tB\x1f\xbaH\x1c\x92\x01\x19\x08\x01\x10\xe8\x07\"\x12r\x10\x32\x0e^[0-9a-f]{32}$\"p\n\x16\x42\x61tchGetModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x14\n\x0cmissing_keys\x18\x02 \x03(\t\x12\x15\n\rdeferred_keys\x18\x03 \x03(\t\"~\n\x10\x46indModelRequest\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x04\x12\x17\n\x04\x62\x61se\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x37\n\x04type\x18\x03 \x01(\x0e\x32\x1d.modelkeep.model.v1.ModelTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"=\n\x11\x46indModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\"\x86\x02\n\x11ListModelsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .modelkeep.record.v1.ModelFilter\x12\x36\n\x04view\x18\x02 \x01(\x0e\x32\x1e.modelkeep.record.v1.ModelViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x38\n\x05order\x18\x03 \x01(\x0e\x32\x1f.modelkeep.record.v1.ModelOrderB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x12\n\ndescending\x18\x04 \x01(\x08\x12\x1a\n\tpage_size\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\npage_token\x18\x06 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x02\"n\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"v\n\x15ListModelFilesRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\npage_token\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x02\"_\n\x16ListModelFilesResponse\x12,\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1d.modelkeep.model.v1.ModelFile\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe9\x01\n\x12UpdateModelRequest\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.ModelB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x38\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x1d.modelkeep.model.v1.ModelFileB\n\xbaH\x07\x92\x01\x04\x10\xa0\x9c\x01\x12\x15\n\rreplace_files\x18\x04 \x01(\x08\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"Q\n\x13UpdateModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x10\n\x08revision\x18\x02 \x01(\x03\"q\n\x12\x44\x65leteModelRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"Q\n\x13\x44\x65leteModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xc3\x01\n\x12WatchModelsRequest\x12\x1e\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x30\n\x06\x66ilter\x18\x02 \x01(\x0b\x32 .modelkeep.record.v1.ModelFilter\x12\x15\n\rskip_snapshot\x18\x03 \x01(\x08\x12\x44\n\x11\x62ookmark_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\"\xa7\x01\n\x13WatchModelsResponse\x12.\n\x05phase\x18\x01 \x01(\x0e\x32\x1f.modelkeep.server.v1.WatchPhase\x12\x19\n\x11snapshot_complete\x18\x02 \x01(\x08\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12/\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x1f.modelkeep.record.v1.ModelEvent\"i\n\nModelEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12(\n\x03put\x18\x02 \x01(\x0b\x32\x19.modelkeep.model.v1.ModelH\x00\x12\x15\n\x0bremoved_key\x18\x03 \x01(\tH\x00\x42\x08\n\x06\x63hange\"\x15\n\x13GetStoreInfoRequest\"\xa0\x02\n\x14GetStoreInfoResponse\x12\x16\n\x0eschema_version\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x13\n\x0bmodel_count\x18\x05 \x01(\x03\x12\x18\n\x10unreadable_count\x18\x06 \x01(\x03\x12.\n\x06\x63ounts\x18\x07 \x03(\x0b\x32\x1e.modelkeep.record.v1.TypeCount\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x17\n\x0foldest_revision\x18\t \x01(\x03\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"G\n\tTypeCount\x12+\n\x04type\x18\x01 \x01(\x0e\x32\x1d.modelkeep.model.v1.ModelType\x12\r\n\x05\x63ount\x18\x02 \x01(\x03*R\n\tModelView\x12\x1a\n\x16MODEL_VIEW_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_VIEW_BASIC\x10\x01\x12\x13\n\x0fMODEL_VIEW_FULL\x10\x02*\xbb\x01\n\nModelOrder\x12\x1b\n\x17MODEL_ORDER_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_ORDER_NAME\x10\x01\x12\x14\n\x10MODEL_ORDER_TYPE\x10\x02\x12\x14\n\x10MODEL_ORDER_SIZE\x10\x03\x12\x1b\n\x17MODEL_ORDER_CREATE_TIME\x10\x04\x12\x1b\n\x17MODEL_ORDER_UPDATE_TIME\x10\x05\x12\x14\n\x10MODEL_ORDER_PATH\x10\x06\x32\x9a\x08\n\rRecordService\x12\x65\n\x0b\x43reateModel\x12\'.modelkeep.record.v1.CreateModelRequest\x1a(.modelkeep.record.v1.CreateModelResponse\"\x03\x90\x02\x00\x12\\\n\x08GetModel\x12$.modelkeep.record.v1.GetModelRequest\x1a%.modelkeep.record.v1.GetModelResponse\"\x03\x90\x02\x01\x12n\n\x0e\x42\x61tchGetModels\x12*.modelkeep.record.v1.BatchGetModelsRequest\x1a+.modelkeep.record.v1.BatchGetModelsResponse\"\x03\x90\x02\x01\x12_\n\tFindModel\x12%.modelkeep.record.v1.FindModelRequest\x1a&.modelkeep.record.v1.FindModelResponse\"\x03\x90\x02\x01\x12\x62\n\nListModels\x12&.modelkeep.record.v1.ListModelsRequest\x1a\'.modelkeep.record.v1.ListModelsResponse\"\x03\x90\x02\x01\x12n\n\x0eListModelFiles\x12*.modelkeep.record.v1.ListModelFilesRequest\x1a+.modelkeep.record.v1.ListModelFilesResponse\"\x03\x90\x02\x01\x12\x65\n\x0bUpdateModel\x12\'.modelkeep.record.v1.UpdateModelRequest\x1a(.modelkeep.record.v1.UpdateModelResponse\"\x03\x90\x02\x00\x12\x65\n\x0b\x44\x65leteModel\x12\'.modelkeep.record.v1.DeleteModelRequest\x1a(.modelkeep.record.v1.DeleteModelResponse\"\x03\x90\x02\x00\x12g\n\x0bWatchModels\x12\'.modelkeep.record.v1.WatchModelsRequest\x1a(.modelkeep.record.v1.WatchModelsResponse\"\x03\x90\x02\x01\x30\x01\x12h\n\x0cGetStoreInfo\x12(.modelkeep.record.v1.GetStoreInfoRequest\x1a).modelkeep.record.v1.GetStoreInfoResponse\"\x03\x90\x02\x01\x42t\n\x17\x64\x65v.modelkeep.record.v1B\x12RecordServiceProtoP\x01Z-modelkeep.dev/go/modelkeep/record/v1;recordv1\xaa\x02\x13Modelkeep.Record.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(modelkeep/record/v1/record_service.proto\x12\x13modelkeep.record.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emodelkeep/model/v1/model.proto\x1a!modelkeep/model/v1/taxonomy.proto\x1a\x1fmodelkeep/server/v1/watch.proto\"\x85\x04\n\x0bModelFilter\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x1d\n\x05\x62\x61ses\x18\x02 \x03(\tB\x0e\xbaH\x0b\x92\x01\x08\x10@\"\x04r\x02\x18@\x12?\n\x05types\x18\x03 \x03(\x0e\x32\x1d.modelkeep.model.v1.ModelTypeB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07\x82\x01\x04\x10\x01 \x00\x12\x43\n\x07\x66ormats\x18\x04 \x03(\x0e\x32\x1f.modelkeep.model.v1.ModelFormatB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1d\n\x04tags\x18\x05 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\x80\x02\x12\x1e\n\x05paths\x18\x06 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\x80 \x12\x18\n\x07root_id\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x16\n\x04hash\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06source\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x16\n\x04text\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12g\n\x06labels\x18\x0b \x03(\x0b\x32,.modelkeep.record.v1.ModelFilter.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa1\x01\n\x12\x43reateModelRequest\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.ModelB\x06\xbaH\x03\xc8\x01\x01\x12\x38\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x1d.modelkeep.model.v1.ModelFileB\n\xbaH\x07\x92\x01\x04\x10\xa0\x9c\x01\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"Q\n\x13\x43reateModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x10\n\x08revision\x18\x02 \x01(\x03\"5\n\x0fGetModelRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\"<\n\x10GetModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\"F\n\x15\x42\x61tchGetModelsRequest\x12-\n\x04keys\x18\x01 \x03(\tB\x1f\xbaH\x1c\x92\x01\x19\x08\x01\x10\xe8\x07\"\x12r\x10\x32\x0e^[0-9a-f]{32}$\"p\n\x16\x42\x61tchGetModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x14\n\x0cmissing_keys\x18\x02 \x03(\t\x12\x15\n\rdeferred_keys\x18\x03 \x03(\t\"~\n\x10\x46indModelRequest\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x04\x12\x17\n\x04\x62\x61se\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x37\n\x04type\x18\x03 \x01(\x0e\x32\x1d.modelkeep.model.v1.ModelTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"=\n\x11\x46indModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\"\x86\x02\n\x11ListModelsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .modelkeep.record.v1.ModelFilter\x12\x36\n\x04view\x18\x02 \x01(\x0e\x32\x1e.modelkeep.record.v1.ModelViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x38\n\x05order\x18\x03 \x01(\x0e\x32\x1f.modelkeep.record.v1.ModelOrderB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x12\n\ndescending\x18\x04 \x01(\x08\x12\x1a\n\tpage_size\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\npage_token\x18\x06 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x02\"n\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"v\n\x15ListModelFilesRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\npage_token\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x02\"_\n\x16ListModelFilesResponse\x12,\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1d.modelkeep.model.v1.ModelFile\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe9\x01\n\x12UpdateModelRequest\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.ModelB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x38\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x1d.modelkeep.model.v1.ModelFileB\n\xbaH\x07\x92\x01\x04\x10\xa0\x9c\x01\x12\x15\n\rreplace_files\x18\x04 \x01(\x08\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"Q\n\x13UpdateModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x10\n\x08revision\x18\x02 \x01(\x03\"q\n\x12\x44\x65leteModelRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"Q\n\x13\x44\x65leteModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xc3\x01\n\x12WatchModelsRequest\x12\x1e\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x30\n\x06\x66ilter\x18\x02 \x01(\x0b\x32 .modelkeep.record.v1.ModelFilter\x12\x15\n\rskip_snapshot\x18\x03 \x01(\x08\x12\x44\n\x11\x62ookmark_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\"\xa7\x01\n\x13WatchModelsResponse\x12.\n\x05phase\x18\x01 \x01(\x0e\x32\x1f.modelkeep.server.v1.WatchPhase\x12\x19\n\x11snapshot_complete\x18\x02 \x01(\x08\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12/\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x1f.modelkeep.record.v1.ModelEvent\"i\n\nModelEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12(\n\x03put\x18\x02 \x01(\x0b\x32\x19.modelkeep.model.v1.ModelH\x00\x12\x15\n\x0bremoved_key\x18\x03 \x01(\tH\x00\x42\x08\n\x06\x63hange\"\x15\n\x13GetStoreInfoRequest\"\xa0\x02\n\x14GetStoreInfoResponse\x12\x16\n\x0eschema_version\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x13\n\x0bmodel_count\x18\x05 \x01(\x03\x12\x18\n\x10unreadable_count\x18\x06 \x01(\x03\x12.\n\x06\x63ounts\x18\x07 \x03(\x0b\x32\x1e.modelkeep.record.v1.TypeCount\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x17\n\x0foldest_revision\x18\t \x01(\x03\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"G\n\tTypeCount\x12+\n\x04type\x18\x01 \x01(\x0e\x32\x1d.modelkeep.model.v1.ModelType\x12\r\n\x05\x63ount\x18\x02 \x01(\x03*R\n\tModelView\x12\x1a\n\x16MODEL_VIEW_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_VIEW_BASIC\x10\x01\x12\x13\n\x0fMODEL_VIEW_FULL\x10\x02*\xbb\x01\n\nModelOrder\x12\x1b\n\x17MODEL_ORDER_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_ORDER_NAME\x10\x01\x12\x14\n\x10MODEL_ORDER_TYPE\x10\x02\x12\x14\n\x10MODEL_ORDER_SIZE\x10\x03\x12\x1b\n\x17MODEL_ORDER_CREATE_TIME\x10\x04\x12\x1b\n\x17MODEL_ORDER_UPDATE_TIME\x10\x05\x12\x14\n\x10MODEL_ORDER_PATH\x10\x06\x32\x9a\x08\n\rRecordService\x12\x65\n\x0b\x43reateModel\x12\'.modelkeep.record.v1.CreateModelRequest\x1a(.modelkeep.record.v1.CreateModelResponse\"\x03\x90\x02\x00\x12\\\n\x08GetModel\x12$.modelkeep.record.v1.GetModelRequest\x1a%.modelkeep.record.v1.GetModelResponse\"\x03\x90\x02\x01\x12n\n\x0e\x42\x61tchGetModels\x12*.modelkeep.record.v1.BatchGetModelsRequest\x1a+.modelkeep.record.v1.BatchGetModelsResponse\"\x03\x90\x02\x01\x12_\n\tFindModel\x12%.modelkeep.record.v1.FindModelRequest\x1a&.modelkeep.record.v1.FindModelResponse\"\x03\x90\x02\x01\x12\x62\n\nListModels\x12&.modelkeep.record.v1.ListModelsRequest\x1a\'.modelkeep.record.v1.ListModelsResponse\"\x03\x90\x02\x01\x12n\n\x0eListModelFiles\x12*.modelkeep.record.v1.ListModelFilesRequest\x1a+.modelkeep.record.v1.ListModelFilesResponse\"\x03\x90\x02\x01\x12\x65\n\x0bUpdateModel\x12\'.modelkeep.record.v1.UpdateModelRequest\x1a(.modelkeep.record.v1.UpdateModelResponse\"\x03\x90\x02\x00\x12\x65\n\x0b\x44\x65leteModel\x12\'.modelkeep.record.v1.DeleteModelRequest\x1a(.modelkeep.record.v1.DeleteModelResponse\"\x03\x90\x02\x00\x12g\n\x0bWatchModels\x12\'.modelkeep.record.v1.WatchModelsRequest\x1a(.modelkeep.record.v1.WatchModelsResponse\"\x03\x90\x02\x01\x30\x01\x12h\n\x0cGetStoreInfo\x12(.modelkeep.record.v1.GetStoreInfoRequest\x1a).modelkeep.record.v1.GetStoreInfoResponse\"\x03\x90\x02\x01\x42t\n\x17\x64\x65v.modelkeep.record.v1B\x12RecordServiceProtoP\x01Z-modelkeep.dev/go/modelkeep/record/v1;recordv1\xaa\x02\x13Modelkeep.Record.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +39,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelkeep.record.v1.record_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\027dev.modelkeep.record.v1B\022RecordServiceProtoP\001Z-modelkeep.dev/go/modelkeep/record/v1;recordv1\252\002\023Modelkeep.Record.V1'
+  _globals['_MODELFILTER_LABELSENTRY']._loaded_options = None
+  _globals['_MODELFILTER_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_MODELFILTER'].fields_by_name['name']._loaded_options = None
   _globals['_MODELFILTER'].fields_by_name['name']._serialized_options = b'\272H\005r\003\030\200\004'
   _globals['_MODELFILTER'].fields_by_name['bases']._loaded_options = None
@@ -59,6 +61,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELFILTER'].fields_by_name['source']._serialized_options = b'\272H\005r\003\030\200@'
   _globals['_MODELFILTER'].fields_by_name['text']._loaded_options = None
   _globals['_MODELFILTER'].fields_by_name['text']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_MODELFILTER'].fields_by_name['labels']._loaded_options = None
+  _globals['_MODELFILTER'].fields_by_name['labels']._serialized_options = b'\272H&\232\001#\020 \"\030r\0262\024^[a-z0-9./_-]{1,63}$*\005r\003(\200\002'
   _globals['_CREATEMODELREQUEST'].fields_by_name['model']._loaded_options = None
   _globals['_CREATEMODELREQUEST'].fields_by_name['model']._serialized_options = b'\272H\003\310\001\001'
   _globals['_CREATEMODELREQUEST'].fields_by_name['files']._loaded_options = None
@@ -125,56 +129,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDSERVICE'].methods_by_name['WatchModels']._serialized_options = b'\220\002\001'
   _globals['_RECORDSERVICE'].methods_by_name['GetStoreInfo']._loaded_options = None
   _globals['_RECORDSERVICE'].methods_by_name['GetStoreInfo']._serialized_options = b'\220\002\001'
-  _globals['_MODELVIEW']._serialized_start=3375
-  _globals['_MODELVIEW']._serialized_end=3457
-  _globals['_MODELORDER']._serialized_start=3460
-  _globals['_MODELORDER']._serialized_end=3647
+  _globals['_MODELVIEW']._serialized_start=3527
+  _globals['_MODELVIEW']._serialized_end=3609
+  _globals['_MODELORDER']._serialized_start=3612
+  _globals['_MODELORDER']._serialized_end=3799
   _globals['_MODELFILTER']._serialized_start=294
-  _globals['_MODELFILTER']._serialized_end=659
-  _globals['_CREATEMODELREQUEST']._serialized_start=662
-  _globals['_CREATEMODELREQUEST']._serialized_end=823
-  _globals['_CREATEMODELRESPONSE']._serialized_start=825
-  _globals['_CREATEMODELRESPONSE']._serialized_end=906
-  _globals['_GETMODELREQUEST']._serialized_start=908
-  _globals['_GETMODELREQUEST']._serialized_end=961
-  _globals['_GETMODELRESPONSE']._serialized_start=963
-  _globals['_GETMODELRESPONSE']._serialized_end=1023
-  _globals['_BATCHGETMODELSREQUEST']._serialized_start=1025
-  _globals['_BATCHGETMODELSREQUEST']._serialized_end=1095
-  _globals['_BATCHGETMODELSRESPONSE']._serialized_start=1097
-  _globals['_BATCHGETMODELSRESPONSE']._serialized_end=1209
-  _globals['_FINDMODELREQUEST']._serialized_start=1211
-  _globals['_FINDMODELREQUEST']._serialized_end=1337
-  _globals['_FINDMODELRESPONSE']._serialized_start=1339
-  _globals['_FINDMODELRESPONSE']._serialized_end=1400
-  _globals['_LISTMODELSREQUEST']._serialized_start=1403
-  _globals['_LISTMODELSREQUEST']._serialized_end=1665
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1667
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1777
-  _globals['_LISTMODELFILESREQUEST']._serialized_start=1779
-  _globals['_LISTMODELFILESREQUEST']._serialized_end=1897
-  _globals['_LISTMODELFILESRESPONSE']._serialized_start=1899
-  _globals['_LISTMODELFILESRESPONSE']._serialized_end=1994
-  _globals['_UPDATEMODELREQUEST']._serialized_start=1997
-  _globals['_UPDATEMODELREQUEST']._serialized_end=2230
-  _globals['_UPDATEMODELRESPONSE']._serialized_start=2232
-  _globals['_UPDATEMODELRESPONSE']._serialized_end=2313
-  _globals['_DELETEMODELREQUEST']._serialized_start=2315
-  _globals['_DELETEMODELREQUEST']._serialized_end=2428
-  _globals['_DELETEMODELRESPONSE']._serialized_start=2430
-  _globals['_DELETEMODELRESPONSE']._serialized_end=2511
-  _globals['_WATCHMODELSREQUEST']._serialized_start=2514
-  _globals['_WATCHMODELSREQUEST']._serialized_end=2709
-  _globals['_WATCHMODELSRESPONSE']._serialized_start=2712
-  _globals['_WATCHMODELSRESPONSE']._serialized_end=2879
-  _globals['_MODELEVENT']._serialized_start=2881
-  _globals['_MODELEVENT']._serialized_end=2986
-  _globals['_GETSTOREINFOREQUEST']._serialized_start=2988
-  _globals['_GETSTOREINFOREQUEST']._serialized_end=3009
-  _globals['_GETSTOREINFORESPONSE']._serialized_start=3012
-  _globals['_GETSTOREINFORESPONSE']._serialized_end=3300
-  _globals['_TYPECOUNT']._serialized_start=3302
-  _globals['_TYPECOUNT']._serialized_end=3373
-  _globals['_RECORDSERVICE']._serialized_start=3650
-  _globals['_RECORDSERVICE']._serialized_end=4700
+  _globals['_MODELFILTER']._serialized_end=811
+  _globals['_MODELFILTER_LABELSENTRY']._serialized_start=766
+  _globals['_MODELFILTER_LABELSENTRY']._serialized_end=811
+  _globals['_CREATEMODELREQUEST']._serialized_start=814
+  _globals['_CREATEMODELREQUEST']._serialized_end=975
+  _globals['_CREATEMODELRESPONSE']._serialized_start=977
+  _globals['_CREATEMODELRESPONSE']._serialized_end=1058
+  _globals['_GETMODELREQUEST']._serialized_start=1060
+  _globals['_GETMODELREQUEST']._serialized_end=1113
+  _globals['_GETMODELRESPONSE']._serialized_start=1115
+  _globals['_GETMODELRESPONSE']._serialized_end=1175
+  _globals['_BATCHGETMODELSREQUEST']._serialized_start=1177
+  _globals['_BATCHGETMODELSREQUEST']._serialized_end=1247
+  _globals['_BATCHGETMODELSRESPONSE']._serialized_start=1249
+  _globals['_BATCHGETMODELSRESPONSE']._serialized_end=1361
+  _globals['_FINDMODELREQUEST']._serialized_start=1363
+  _globals['_FINDMODELREQUEST']._serialized_end=1489
+  _globals['_FINDMODELRESPONSE']._serialized_start=1491
+  _globals['_FINDMODELRESPONSE']._serialized_end=1552
+  _globals['_LISTMODELSREQUEST']._serialized_start=1555
+  _globals['_LISTMODELSREQUEST']._serialized_end=1817
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1819
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1929
+  _globals['_LISTMODELFILESREQUEST']._serialized_start=1931
+  _globals['_LISTMODELFILESREQUEST']._serialized_end=2049
+  _globals['_LISTMODELFILESRESPONSE']._serialized_start=2051
+  _globals['_LISTMODELFILESRESPONSE']._serialized_end=2146
+  _globals['_UPDATEMODELREQUEST']._serialized_start=2149
+  _globals['_UPDATEMODELREQUEST']._serialized_end=2382
+  _globals['_UPDATEMODELRESPONSE']._serialized_start=2384
+  _globals['_UPDATEMODELRESPONSE']._serialized_end=2465
+  _globals['_DELETEMODELREQUEST']._serialized_start=2467
+  _globals['_DELETEMODELREQUEST']._serialized_end=2580
+  _globals['_DELETEMODELRESPONSE']._serialized_start=2582
+  _globals['_DELETEMODELRESPONSE']._serialized_end=2663
+  _globals['_WATCHMODELSREQUEST']._serialized_start=2666
+  _globals['_WATCHMODELSREQUEST']._serialized_end=2861
+  _globals['_WATCHMODELSRESPONSE']._serialized_start=2864
+  _globals['_WATCHMODELSRESPONSE']._serialized_end=3031
+  _globals['_MODELEVENT']._serialized_start=3033
+  _globals['_MODELEVENT']._serialized_end=3138
+  _globals['_GETSTOREINFOREQUEST']._serialized_start=3140
+  _globals['_GETSTOREINFOREQUEST']._serialized_end=3161
+  _globals['_GETSTOREINFORESPONSE']._serialized_start=3164
+  _globals['_GETSTOREINFORESPONSE']._serialized_end=3452
+  _globals['_TYPECOUNT']._serialized_start=3454
+  _globals['_TYPECOUNT']._serialized_end=3525
+  _globals['_RECORDSERVICE']._serialized_start=3802
+  _globals['_RECORDSERVICE']._serialized_end=4852
 # @@protoc_insertion_point(module_scope)

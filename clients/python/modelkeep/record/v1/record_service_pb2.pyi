@@ -43,7 +43,14 @@ MODEL_ORDER_UPDATE_TIME: ModelOrder
 MODEL_ORDER_PATH: ModelOrder
 
 class ModelFilter(_message.Message):
-    __slots__ = ("name", "bases", "types", "formats", "tags", "paths", "root_id", "hash", "source", "text")
+    __slots__ = ("name", "bases", "types", "formats", "tags", "paths", "root_id", "hash", "source", "text", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     BASES_FIELD_NUMBER: _ClassVar[int]
     TYPES_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +61,7 @@ class ModelFilter(_message.Message):
     HASH_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     name: str
     bases: _containers.RepeatedScalarFieldContainer[str]
     types: _containers.RepeatedScalarFieldContainer[_taxonomy_pb2.ModelType]
@@ -64,7 +72,8 @@ class ModelFilter(_message.Message):
     hash: str
     source: str
     text: str
-    def __init__(self, name: _Optional[str] = ..., bases: _Optional[_Iterable[str]] = ..., types: _Optional[_Iterable[_Union[_taxonomy_pb2.ModelType, str]]] = ..., formats: _Optional[_Iterable[_Union[_taxonomy_pb2.ModelFormat, str]]] = ..., tags: _Optional[_Iterable[str]] = ..., paths: _Optional[_Iterable[str]] = ..., root_id: _Optional[str] = ..., hash: _Optional[str] = ..., source: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., bases: _Optional[_Iterable[str]] = ..., types: _Optional[_Iterable[_Union[_taxonomy_pb2.ModelType, str]]] = ..., formats: _Optional[_Iterable[_Union[_taxonomy_pb2.ModelFormat, str]]] = ..., tags: _Optional[_Iterable[str]] = ..., paths: _Optional[_Iterable[str]] = ..., root_id: _Optional[str] = ..., hash: _Optional[str] = ..., source: _Optional[str] = ..., text: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class CreateModelRequest(_message.Message):
     __slots__ = ("model", "files", "request_id")
