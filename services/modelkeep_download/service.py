@@ -77,9 +77,8 @@ class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
         )
         page = _fitting(jobs[:size])
         more = encode_page_token([page[-1].id], mark) if len(jobs) > len(page) else ""
-        first = (
-            token if not request.page_token else ""
-        )  # it covers what changes while the other pages are read
+        # It covers what changes while the other pages are read.
+        first = token if not request.page_token else ""
         return pb.ListDownloadsResponse(downloads=page, next_page_token=more, resume_token=first)
 
     async def StartDownload(self, request: pb.StartDownloadRequest, context: Any) -> pb.StartDownloadResponse:

@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -135,6 +135,19 @@ class Installer:
         return await asyncio.shield(task)
 
     # ---- jobs ----------------------------------------------------------------------------------------
+    async def get(self, job_id: int) -> tuple[Job, bytes]:
+        """A job as of now, with its record; UnknownJobIDException if there is none."""
+        return self._as_of_now(*await self._store.get_with_record(job_id))
+
+    async def page(
+        self, *, source_contains: str, states: Sequence[State], before: int | None, limit: int
+    ) -> tuple[list[tuple[Job, bytes]], str]:
+        """At most ``limit`` jobs as of now with their records, newest first, and a token for a watch."""
+        jobs, token = await self._store.page(
+            source_contains=source_contains, states=states, before=before, limit=limit
+        )
+        return [self._as_of_now(*found) for found in jobs], token
+
     async def import_model(self, request: ImportRequest, caller: Caller) -> tuple[Job, bool]:
         """Makes a job, or answers with the one under way (True) for the same source and arguments.
 
@@ -287,8 +300,11 @@ class Installer:
                 await self._tools.downloads.prune()
         return count
 
-    async def wait(self, ids: Iterable[int], timeout_s: float) -> list[int]:
-        """Waits until the jobs have ended or were pruned, or the time is over; gives the ids waited for.
+    async def wait(self, ids: Iterable[int], timeout_s: float) -> list[tuple[Job, bytes]]:
+        """Waits until the jobs have ended or were pruned, or the time is over; without ids for all.
+
+        Returns:
+            Those that are still there, as of now, with their records.
 
         Raises:
             UnknownJobIDException: One of them is not there.
@@ -302,7 +318,7 @@ class Installer:
                 for job_id in wanted:
                     with contextlib.suppress(UnknownJobIDException):
                         await self._ended(job_id)
-        return wanted
+        return [self._as_of_now(*found) for found in await self._store.present(wanted)]
 
     async def _ended(self, job_id: int) -> None:
         while True:
@@ -312,12 +328,12 @@ class Installer:
                 return
             await changed.wait()
 
-    def with_progress(self, job: Job) -> Job:
+    def _as_of_now(self, job: Job, record: bytes) -> tuple[Job, bytes]:
         """The job with its bytes as of now; the store has those of its last step."""
         running = self._running.get(job.id)
-        if running is None or job.state.final:
-            return job
-        return replace(job, progress=running[1].job.progress)
+        if running is not None and not job.state.final:
+            job = replace(job, progress=running[1].job.progress)
+        return job, record
 
     def _wake(self) -> None:
         self._changed.set()

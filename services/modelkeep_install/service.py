@@ -38,7 +38,13 @@ _MAX_PATHS, _MAX_PATHS_BYTES = 1000, 1 << 20
 
 
 class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
-    """The methods are those of the .proto, which says what they do."""
+    """The methods are those of the .proto, which says what they do.
+
+    Args:
+        installer: The core.
+        store: For the snapshots of a watch, which are read inside the hub's transaction.
+        hub: For watches.
+    """
 
     def __init__(self, installer: Installer, store: InstallStore, hub: WatchHub[install_pb2.Install]) -> None:
         self._installer = installer
@@ -49,33 +55,32 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
         call = current_call()
         caller = Caller(request.request_id, _mark(request), call.principal, call.method)
         job, existing = await self._installer.import_model(convert.import_request_of(request), caller)
-        return pb.ImportModelResponse(install=await self._message(job), existing=existing)
+        return pb.ImportModelResponse(install=await self._message(job.id), existing=existing)
 
     async def GetInstall(self, request: pb.GetInstallRequest, context: object) -> pb.GetInstallResponse:
-        job, record = await self._store.get_with_record(request.id)
-        return pb.GetInstallResponse(install=self._with_record(job, record))
+        return pb.GetInstallResponse(install=await self._message(request.id))
 
     async def ListInstalls(self, request: pb.ListInstallsRequest, context: object) -> pb.ListInstallsResponse:
         mark = fingerprint(request, without=("page_token", "page_size"))
         position = decode_page_token(request.page_token, mark, (int,))
         size = clamp_page_size(request.page_size)
-        jobs, token = await self._store.page(
+        jobs, token = await self._installer.page(
             source_contains=request.source_contains,
             states=[state for state in map(convert.state_of, request.states) if state is not None],
             before=int(position[0]) if position else None,
             limit=size + 1,
         )
-        page = self._fitting(jobs[:size])
+        page = _fitting(jobs[:size])
         more = encode_page_token([page[-1].id], mark) if len(jobs) > len(page) else ""
-        first = (
-            token if not request.page_token else ""
-        )  # it covers what changes while the other pages are read
+        # It covers what changes while the other pages are read.
+        first = token if not request.page_token else ""
         return pb.ListInstallsResponse(installs=page, next_page_token=more, resume_token=first)
 
     async def CancelInstall(
         self, request: pb.CancelInstallRequest, context: object
     ) -> pb.CancelInstallResponse:
-        return pb.CancelInstallResponse(install=await self._message(await self._installer.cancel(request.id)))
+        job = await self._installer.cancel(request.id)
+        return pb.CancelInstallResponse(install=await self._message(job.id))
 
     async def PruneInstalls(
         self, request: pb.PruneInstallsRequest, context: object
@@ -102,11 +107,8 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
         if left is not None:
             # the answer must leave before the caller stops waiting
             timeout = min(timeout, max(0.0, left - min(0.5, left / 4)))
-        waited = await self._installer.wait(request.ids, timeout)
-        jobs = await self._store.present(waited)
-        return pb.WaitInstallsResponse(
-            installs=self._fitting(jobs), done=all(job.state.final for job, _ in jobs)
-        )
+        jobs = await self._installer.wait(request.ids, timeout)
+        return pb.WaitInstallsResponse(installs=_fitting(jobs), done=all(job.state.final for job, _ in jobs))
 
     async def ProbeModel(self, request: pb.ProbeModelRequest, context: object) -> pb.ProbeModelResponse:
         overrides = convert.overrides_of(request.overrides)
@@ -126,20 +128,17 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
             revision=done.revision,
         )
 
-    async def _message(self, job: Job) -> install_pb2.Install:
-        job, record = await self._store.get_with_record(job.id)
-        return self._with_record(job, record)
-
-    def _with_record(self, job: Job, record: bytes) -> install_pb2.Install:
-        return convert.install_message(self._installer.with_progress(job), record)
-
-    def _fitting(self, jobs: Iterable[tuple[Job, bytes]]) -> list[install_pb2.Install]:
-        """The first of the jobs, at least one, as far as they fit into an answer."""
-        messages = (self._with_record(job, record) for job, record in jobs)
-        return next(iter(chunked(messages, message_size, MAX_PAGE_SIZE, MAX_PAGE_BYTES)), [])
+    async def _message(self, job_id: int) -> install_pb2.Install:
+        return convert.install_message(*await self._installer.get(job_id))
 
     def _snapshot(self, conn: Connection) -> list[tuple[str, install_pb2.Install]]:
         return [(id_, install_pb2.Install.FromString(data)) for id_, data in self._store.snapshot(conn)]
+
+
+def _fitting(jobs: Iterable[tuple[Job, bytes]]) -> list[install_pb2.Install]:
+    """The first of the jobs, at least one, as far as they fit into an answer."""
+    messages = (convert.install_message(job, record) for job, record in jobs)
+    return next(iter(chunked(messages, message_size, MAX_PAGE_SIZE, MAX_PAGE_BYTES)), [])
 
 
 def _bytes(text: str) -> int:

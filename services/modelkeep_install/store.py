@@ -202,8 +202,6 @@ class InstallStore:
     async def page(
         self, *, source_contains: str, states: Sequence[State], before: int | None, limit: int
     ) -> tuple[list[tuple[Job, bytes]], str]:
-        """At most ``limit`` jobs with their records, newest first, and a token for a watch."""
-
         def unit(conn: sqlite3.Connection) -> tuple[list[tuple[Job, bytes]], str]:
             where, values = [], list[str]()
             if source_contains:
@@ -225,12 +223,9 @@ class InstallStore:
         return await self.db.read(unit)
 
     async def get_with_record(self, job_id: int) -> tuple[Job, bytes]:
-        """A job with its record; UnknownJobIDException if there is none."""
         return await self.db.read(partial(_get, job_id=job_id))
 
     async def present(self, ids: Sequence[int]) -> list[tuple[Job, bytes]]:
-        """Those of the jobs that are there, with their records, in the order of the ids."""
-
         def unit(conn: sqlite3.Connection) -> list[tuple[Job, bytes]]:
             return [found for job_id in ids if (found := _find(conn, job_id)) is not None]
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
-from modelkeep_install.installer import Installer
+from modelkeep_install.domain.jobs import Job
+from modelkeep_install.store import InstallStore
 from support.failures import fails
 from support.installs import (
     InstallClient,
@@ -79,14 +80,13 @@ async def test_large_jobs_come_in_answers_that_every_client_takes(
 async def test_a_wait_ends_also_when_its_jobs_are_pruned_meanwhile(
     service: InstallClient, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wait = Installer.wait
+    present = InstallStore.present
 
-    async def pruned_at_once(self: Installer, ids: Iterable[int], timeout_s: float) -> list[int]:
-        waited = await wait(self, ids, timeout_s)
+    async def pruned_before(self: InstallStore, ids: Sequence[int]) -> list[tuple[Job, bytes]]:
         await self.prune()
-        return waited
+        return await present(self, ids)
 
-    monkeypatch.setattr(Installer, "wait", pruned_at_once)
+    monkeypatch.setattr(InstallStore, "present", pruned_before)
     for named in (True, False):
         job = await service.submit(small_lora(source / f"{named}.safetensors"), inplace=False)
         answer = await service.stub.WaitInstalls(pb.WaitInstallsRequest(ids=[job.id] if named else []))

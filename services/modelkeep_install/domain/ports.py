@@ -11,7 +11,7 @@ from modelkeep.exceptions import DeadlineExceededException, ServerBusyException,
 from modelkeep.model.v1.model_pb2 import Model
 from modelkeep.taxonomy import DigestState
 
-from .jobs import Job, JobError, Progress
+from .jobs import Job, JobError, Progress, State
 
 #: What a peer's silence raises: the same call may be made again.
 TRY_AGAIN = (UnavailableException, ServerBusyException, DeadlineExceededException)
@@ -167,6 +167,17 @@ class JobStore(Protocol):
 
     async def get(self, job_id: int) -> Job:
         """One job; UnknownJobIDException if there is none."""
+
+    async def get_with_record(self, job_id: int) -> tuple[Job, bytes]:
+        """A job with its record, serialised; UnknownJobIDException if there is none."""
+
+    async def page(
+        self, *, source_contains: str, states: Sequence[State], before: int | None, limit: int
+    ) -> tuple[list[tuple[Job, bytes]], str]:
+        """At most ``limit`` jobs with their records, newest first, and a token for a watch."""
+
+    async def present(self, ids: Sequence[int]) -> list[tuple[Job, bytes]]:
+        """Those of the jobs that are there, with their records, in the order of the ids."""
 
     async def save(self, job: Job, *, record: bytes = b"", digests: DigestWork | None = None) -> Job:
         """Stores a changed job, with its finished record and the digests to compute; gives its revision."""
