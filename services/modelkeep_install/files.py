@@ -20,9 +20,9 @@ from modelkeep_common.modes import read_only_in
 from modelkeep_common.room import Claim
 from modelkeep_common.wire import clamped_time
 
+from .domain.system_errors import no_regular_file, reading, writing
 from .hashing import Interrupted
 from .probe.readers.headers import Opener, open_regular
-from .system_errors import no_regular_file, reading, writing
 
 _FICLONE = 0x40049409  # _IOW(0x94, 9, int): share the source's blocks (btrfs, XFS, bcachefs)
 _COPY_BYTES = 16 << 20

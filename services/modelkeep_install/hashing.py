@@ -24,8 +24,8 @@ import imohash
 from modelkeep.exceptions import InvalidModelException
 from modelkeep_common.digests import Digesting, Digests, Interrupted
 
+from .domain.system_errors import reading
 from .probe.readers.headers import Opener, open_regular
-from .system_errors import reading
 
 #: imohash's own defaults. Given by position: the keyword is misspelt in the released version.
 _SAMPLE_THRESHOLD, _SAMPLE_SIZE = 128 * 1024, 16 * 1024

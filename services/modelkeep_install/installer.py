@@ -33,11 +33,11 @@ from .domain.jobs import Job, Overrides, Source, SourceKind, State
 from .domain.ports import DownloadPort, JobStore, RecordPort
 from .domain.requests import Caller, FilePolicy, ImportRequest
 from .domain.roots import STAGING, ModelRoots
+from .domain.system_errors import reading
 from .follow import DownloadFollower
 from .probe import Hints, ProbeResult, probe
 from .run import Run, Tools
 from .steps import install
-from .system_errors import reading
 from .uninstall import Uninstalled, Uninstalling
 
 _log = logging.getLogger(__name__)

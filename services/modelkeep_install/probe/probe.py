@@ -11,7 +11,7 @@ from pathlib import Path
 from modelkeep.exceptions import InvalidModelException
 from modelkeep_common.wire import total
 
-from ..system_errors import cannot_read, reading
+from ..domain.system_errors import cannot_read, reading
 from .matching import FILE_KINDS
 from .matching.pipeline import as_folder, lora_in, probe_folder
 from .matching.vae import narrow

@@ -13,7 +13,7 @@ from modelkeep.modeljson import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
 from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import ALLOWED as LENDABLE_CLASSES
 
-from ...system_errors import reading
+from ...domain.system_errors import reading
 from .headers import Opener, read_header
 
 #: Files of these kinds may run code when they are read.

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from modelkeep import headers
 from modelkeep.headers import Header
 
-from ...system_errors import no_regular_file, reading
+from ...domain.system_errors import no_regular_file, reading
 
 #: Opens a file for reading; the service's own also refuses what lies outside the allowed roots.
 Opener = Callable[[Path], BinaryIO]
