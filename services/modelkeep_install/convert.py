@@ -101,6 +101,8 @@ def install_message(job: Job, record: bytes = b"") -> install_pb2.Install:
         local_path=job.local_path,
         download_id=job.download_id,
         attempt=job.attempt,
+        download_attempt=job.download_attempt,
+        ended=job.state.final,
         revision=job.revision,
         create_time=to_timestamp(job.create_time),
         progress=job_pb2.Progress(
@@ -232,6 +234,7 @@ def download_of(message: download_pb2.Download) -> DownloadStatus:
         path=message.path,
         progress=_progress_of(message.progress),
         error=_error_of(message.error) if message.HasField("error") else None,
+        attempt=message.attempt,
         labels=dict(message.labels),
     )
 

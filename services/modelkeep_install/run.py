@@ -16,7 +16,7 @@ from functools import partial
 from typing import TypeVar, cast
 
 from modelkeep.backoff import Backoff
-from modelkeep.exceptions import ModelkeepError
+from modelkeep.exceptions import ModelkeepError, QueueFullException
 from modelkeep_common.room import Room
 
 from .domain.jobs import TRANSITIONS, Job, JobError, Progress, SourceKind, Stage, State
@@ -179,7 +179,10 @@ class Run:
 
     async def wait_for_peer(self, error: ModelkeepError, waits: Backoff, *, ending: bool = False) -> None:
         """Waits until a peer may be asked again; noted once, the later tries are not stored each."""
-        wait = waits.next(error.retry_after)
+        asked = error.retry_after
+        if isinstance(error, QueueFullException):
+            asked = min(asked or LAST_RETRY_S, LAST_RETRY_S)  # any of our downloads may end, and make room
+        wait = waits.next(asked)
         if self.job.stage is not Stage.WAITING_FOR_PEER:
             waiting = JobError.of(error, retry_time=self.tools.now() + wait)
             await self.enter(State.RUNNING, Stage.WAITING_FOR_PEER, error=waiting)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ from modelkeep_install.domain.roots import ModelRoots
 from modelkeep_install.follow import ENDED, DownloadFollower
 from modelkeep_install.run import Run, Tools
 from modelkeep_install.steps import install
-from support.faketime import now
+from support.faketime import now, run
 from support.installs import small_lora
 
 T = TypeVar("T")
@@ -328,3 +328,14 @@ class Bench:
     def files(self) -> list[Path]:
         """Every file in models_dir."""
         return [path for path in self.models.rglob("*") if path.is_file()]
+
+
+def on_bench(
+    tmp_path: Path, kind: str, story: Callable[[Bench], Coroutine[Any, Any, None]], **job: Any
+) -> None:
+    """Plays a story of one job."""
+
+    async def play() -> None:
+        await story(Bench(tmp_path, kind, **job))
+
+    run(play())

@@ -156,6 +156,8 @@ class Job:
     download_id: int = 0
     #: The download was asked for: only DownloadService knows whether it is there.
     ordering: bool = False
+    #: Tries of the download since it was last started.
+    download_attempt: int = 0
     #: Counts downloads made for this job: DownloadService may have forgotten one.
     download_generation: int = 0
     #: Where the downloaded or copied files are before they get their final name.

@@ -7,14 +7,19 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from modelkeep.exceptions import DeadlineExceededException, ServerBusyException, UnavailableException
+from modelkeep.exceptions import (
+    DeadlineExceededException,
+    QueueFullException,
+    ServerBusyException,
+    UnavailableException,
+)
 from modelkeep.model.v1.model_pb2 import Model
 from modelkeep.taxonomy import DigestState
 
 from .jobs import Job, JobError, Progress, State
 
-#: What a peer's silence raises: the same call may be made again.
-TRY_AGAIN = (UnavailableException, ServerBusyException, DeadlineExceededException)
+#: What a peer's silence or a full queue raises: the same call may be made again.
+TRY_AGAIN = (UnavailableException, ServerBusyException, DeadlineExceededException, QueueFullException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ class DownloadStatus:
     path: str = ""
     progress: Progress = field(default_factory=Progress)
     error: JobError | None = None
+    attempt: int = 0
     #: What the order was labelled with.
     labels: Mapping[str, str] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@ from modelkeep.exceptions import (
     FieldInvalidException,
     InvalidModelException,
     ModelkeepError,
+    QueueFullException,
     SourceNotFoundException,
     TokenRequiredException,
     UnknownJobIDException,
@@ -61,9 +62,10 @@ async def _cancel(run: Run) -> None:
         try:
             download_id = (await run.tools.downloads.create(_order_of(run))).id
         except ModelkeepError as error:
-            if isinstance(error, TRY_AGAIN) or error.code == "INTERNAL":
-                raise
-            return  # refused: there is none
+            refused = not isinstance(error, TRY_AGAIN) and error.code != "INTERNAL"
+            if refused or isinstance(error, QueueFullException):
+                return  # there is none
+            raise
         run.job = replace(run.job, download_id=download_id)
     with contextlib.suppress(UnknownJobIDException):  # DownloadService has forgotten it
         await _cancel_and_follow(run)
@@ -188,10 +190,11 @@ async def _mirror(run: Run, status: DownloadStatus) -> None:
     if status.state is DownloadState.CANCELLED:
         raise Cancelled
     paused = status.state in (DownloadState.PAUSED, DownloadState.IDLE)
-    if paused and (run.job.state is not State.PAUSED or run.job.error != status.error):
-        await run.enter(State.PAUSED, Stage.DOWNLOADING, error=status.error)
-    elif not paused and (run.job.state is State.PAUSED or run.job.stage is not Stage.DOWNLOADING):
-        await run.enter(State.RUNNING, Stage.DOWNLOADING)
+    state = State.PAUSED if paused else State.RUNNING
+    told = (run.job.state, run.job.stage, run.job.error, run.job.download_attempt)
+    if told != (state, Stage.DOWNLOADING, status.error, status.attempt):
+        run.job = replace(run.job, download_attempt=status.attempt)
+        await run.enter(state, Stage.DOWNLOADING, error=status.error)
     run.progressed(status.progress)
 
 

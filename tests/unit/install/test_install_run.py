@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,22 +17,11 @@ from modelkeep.exceptions import (
 from modelkeep_install.domain.jobs import Job, JobError, Progress, Stage, State
 from modelkeep_install.domain.ports import DownloadState
 from modelkeep_install.steps import COPIED, FETCHED, IN_PLACE
-from support.faketime import now, run
-from support.installrun import KEY, URL, Bench
+from support.faketime import now
+from support.installrun import KEY, URL, Bench, on_bench
 
 KINDS = ["in place", "copy", "url"]
 RUNNING, PAUSED = State.RUNNING, State.PAUSED
-
-
-def on_bench(
-    tmp_path: Path, kind: str, story: Callable[[Bench], Coroutine[Any, Any, None]], **job: Any
-) -> None:
-    """Plays a story of one job."""
-
-    async def play() -> None:
-        await story(Bench(tmp_path, kind, **job))
-
-    run(play())
 
 
 # ---- the steps --------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ EVIDENCE_STRENGTH_LIKELY: EvidenceStrength
 EVIDENCE_STRENGTH_WEAK: EvidenceStrength
 
 class Install(_message.Message):
-    __slots__ = ("id", "etag", "source", "inplace", "overrides", "state", "stage", "model_key", "model", "local_path", "progress", "download_id", "error", "probe", "create_time", "start_time", "end_time", "attempt", "revision")
+    __slots__ = ("id", "etag", "source", "inplace", "overrides", "state", "stage", "model_key", "model", "local_path", "progress", "download_id", "error", "probe", "create_time", "start_time", "end_time", "attempt", "revision", "download_attempt", "ended")
     ID_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +80,8 @@ class Install(_message.Message):
     END_TIME_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    DOWNLOAD_ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
     id: int
     etag: str
     source: InstallSource
@@ -99,7 +101,9 @@ class Install(_message.Message):
     end_time: _timestamp_pb2.Timestamp
     attempt: int
     revision: int
-    def __init__(self, id: _Optional[int] = ..., etag: _Optional[str] = ..., source: _Optional[_Union[InstallSource, _Mapping]] = ..., inplace: _Optional[bool] = ..., overrides: _Optional[_Union[ModelOverrides, _Mapping]] = ..., state: _Optional[_Union[InstallState, str]] = ..., stage: _Optional[_Union[InstallStage, str]] = ..., model_key: _Optional[str] = ..., model: _Optional[_Union[_model_pb2.Model, _Mapping]] = ..., local_path: _Optional[str] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., download_id: _Optional[int] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., probe: _Optional[_Union[ProbeResult, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
+    download_attempt: int
+    ended: bool
+    def __init__(self, id: _Optional[int] = ..., etag: _Optional[str] = ..., source: _Optional[_Union[InstallSource, _Mapping]] = ..., inplace: _Optional[bool] = ..., overrides: _Optional[_Union[ModelOverrides, _Mapping]] = ..., state: _Optional[_Union[InstallState, str]] = ..., stage: _Optional[_Union[InstallStage, str]] = ..., model_key: _Optional[str] = ..., model: _Optional[_Union[_model_pb2.Model, _Mapping]] = ..., local_path: _Optional[str] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., download_id: _Optional[int] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., probe: _Optional[_Union[ProbeResult, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., revision: _Optional[int] = ..., download_attempt: _Optional[int] = ..., ended: _Optional[bool] = ...) -> None: ...
 
 class InstallSource(_message.Message):
     __slots__ = ("local_path", "url")

@@ -1,0 +1,97 @@
+"""What a follower of a job sees while the job waits."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import time
+from collections.abc import Generator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from modelkeep.cli import _follow
+from modelkeep.client import WatchFrame
+from modelkeep.client._install_jobs import ModelInstallJob
+from modelkeep.client._watch import WatchEvent
+from modelkeep.download.v1 import download_pb2
+from modelkeep.install.v1 import install_pb2
+from modelkeep.server.v1 import job_pb2
+
+BUSY = "The server answers 503."
+
+
+def waiting(attempt: int, until: float, **values: Any) -> install_pb2.Install:
+    """An install whose download waits for its next try."""
+    error = job_pb2.JobError(code="UNAVAILABLE", reason="UPSTREAM_UNAVAILABLE", message=BUSY)
+    error.retry_time.FromNanoseconds(int(until * 1e9))
+    fields: dict[str, Any] = {
+        "id": 3,
+        "state": install_pb2.INSTALL_STATE_RUNNING,
+        "stage": install_pb2.INSTALL_STAGE_DOWNLOADING,
+        "download_attempt": attempt,
+        "error": error,
+    }
+    return install_pb2.Install(**fields | values)
+
+
+def followed(*messages: install_pb2.Install) -> None:
+    """Follows a job through what a watch tells of it."""
+    over = install_pb2.Install(id=3, state=install_pb2.INSTALL_STATE_COMPLETED)
+
+    def frames() -> Generator[WatchFrame[ModelInstallJob]]:
+        for message in (*messages, over):
+            job = ModelInstallJob(message)
+            yield WatchFrame([WatchEvent(id=3, put=job)], "live", True, "")
+
+    _follow.follow(frames(), 3, "install", lambda job: job.status.value, lambda job: job.ended)
+
+
+def test_in_a_pipe_each_failed_try_is_a_line_with_its_reason_and_the_time_of_the_next(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    until = time.mktime((2026, 11, 27, 12, 30, 15, 0, 0, -1))
+    followed(waiting(1, until), waiting(1, until), waiting(2, until + 2))
+    lines = capsys.readouterr().err.splitlines()
+    said = f"Install 3: running: try {{}} failed: {BUSY} [UPSTREAM_UNAVAILABLE]; next try at 12:30:{{}}"
+    assert lines == [said.format(1, 15), said.format(2, 17), "Install 3: completed"]
+
+
+def test_of_a_peer_that_is_away_no_try_of_the_download_is_told() -> None:
+    away = waiting(2, 1e9, stage=install_pb2.INSTALL_STAGE_WAITING_FOR_PEER)
+    assert _follow.waits(away) == (f"{BUSY} [UPSTREAM_UNAVAILABLE]", 1e9)
+
+
+def test_a_download_that_waits_says_its_own_try() -> None:
+    error = waiting(1, 1e9).error
+    assert _follow.waits(download_pb2.Download(attempt=4, error=error))[0].startswith("try 4 failed: ")
+
+
+def test_what_waits_for_a_caller_or_has_failed_is_no_wait_that_ends_by_itself() -> None:
+    needed = job_pb2.JobError(reason="TOKEN_REQUIRED", message="A token, please.")
+    assert _follow.waits(install_pb2.Install(error=needed)) == ("", None)
+    assert _follow.waits(install_pb2.Install()) == ("", None)
+
+
+@pytest.mark.parametrize("columns", [50, 80, 200])
+def test_on_a_terminal_the_reason_stands_above_a_bar_that_fits_and_counts_down(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    for name, value in {"COLUMNS": columns, "LINES": 40, "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(_follow, "time", SimpleNamespace(time=lambda: 1000.0))
+    with _follow.Bar().shown() as bar:
+        bar.update("Install 3: downloading", 5, 10, *_follow.waits(waiting(2, 1012.0)))
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()).replace("\r", "\n").splitlines()
+    assert BUSY in " ".join(lines)
+    assert any("downloading" in line and "12 s" in line for line in lines), lines
+    assert max(map(len, lines)) <= columns
