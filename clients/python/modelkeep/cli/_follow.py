@@ -95,7 +95,7 @@ class _Left:
 
 
 def waits(message: Any) -> tuple[str, float | None]:
-    """(why a job of either kind waits, when it goes on by itself), for people; ("", None) if it does not wait."""
+    """(why a job of either kind waits, when it goes on by itself), for people; ("", None) if it does not."""
     if not message.HasField("error") or not message.error.HasField("retry_time"):
         return "", None
     from modelkeep.install.v1 import install_pb2
