@@ -178,6 +178,7 @@ def resident_message(resident: Resident, *, retry_in: float | None = None) -> re
         tensor_count=len(built.tensors) if built is not None else 0,
         lease_ids=heapq.nsmallest(MOST_NAMED, resident.leases),
         lease_count=len(resident.leases),
+        display_name=resident.display_name,
         load_seconds=resident.load_seconds or None,
         progress=_progress(resident),
     )
@@ -204,6 +205,7 @@ def lease_message(lease: Lease) -> resident_pb2.Lease:
         size_bytes=clamped_int(lease.size_bytes),
         end=f"LEASE_END_{lease.end.name}" if lease.end is not None else None,
         end_message=lease.end_message,
+        display_names=lease.display_names,
     )
     if lease.uid is not None:
         message.holder.uid = lease.uid

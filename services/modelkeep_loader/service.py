@@ -96,7 +96,8 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
 
     async def EvictModel(self, request: pb.EvictModelRequest, context: Any) -> pb.EvictModelResponse:
         """See the .proto."""
-        done = self._lending.evict(request.key, convert.submodel_name(request.submodel))
+        submodel = convert.submodel_name(request.submodel)
+        done = self._lending.evict(request.key, submodel, validate_only=request.validate_only)
         return pb.EvictModelResponse(
             evicted=_page(map(convert.resident_message, done.residents), MAX_PAGE_SIZE),
             evicted_count=len(done.residents),

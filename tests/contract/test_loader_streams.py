@@ -126,6 +126,7 @@ async def test_a_lease_by_time_is_renewed_released_listed_and_runs_out(loader: L
     second = await acquire(loader, component(key, "vae", "bfloat16"))
     pages = await loader.stub.ListLeases(pb.ListLeasesRequest(key=key, page_size=1))
     assert [lease.id for lease in pages.leases] == [grant.lease.id]
+    assert list(pages.leases[0].display_names) == ["tiny/vae"], "people know it by this"
     rest = await loader.stub.ListLeases(
         pb.ListLeasesRequest(key=key, page_size=1, page_token=pages.next_page_token)
     )

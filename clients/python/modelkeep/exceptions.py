@@ -13,6 +13,7 @@
         │   └── ResumeTokenExpiredException   RESUME_TOKEN_EXPIRED   OUT_OF_RANGE
         ├── NotFoundException                 (there is no such thing)
         │   ├── UnknownModelException         UNKNOWN_MODEL          NOT_FOUND
+        │   ├── UnknownSubmodelException      UNKNOWN_SUBMODEL       NOT_FOUND
         │   ├── UnknownJobIDException         UNKNOWN_JOB            NOT_FOUND
         │   └── UnknownLeaseException         UNKNOWN_LEASE          NOT_FOUND
         │       └── LeaseRevokedException     LEASE_REVOKED          NOT_FOUND
@@ -166,6 +167,13 @@ class UnknownModelException(NotFoundException):
     """No record has this key (or name, base and type)."""
 
     reason = "UNKNOWN_MODEL"
+    code = "NOT_FOUND"
+
+
+class UnknownSubmodelException(NotFoundException):
+    """The main model has no component of this name; the metadata names those that can be lent."""
+
+    reason = "UNKNOWN_SUBMODEL"
     code = "NOT_FOUND"
 
 

@@ -181,8 +181,8 @@ class RamCache:
             resident.pins.discard(holder)
         self._wake()
 
-    def evict(self, key: str, submodel: str = "") -> Eviction:
-        """Drop a model's components, or one of them.
+    def evict(self, key: str, submodel: str = "", *, validate_only: bool = False) -> Eviction:
+        """Drop a model's components, or one of them; or only say what that would do.
 
         A component that only other models' leases hold stays, and no longer counts as this model's.
 
@@ -203,19 +203,14 @@ class RamCache:
             raise ModelInUseException(
                 f"The model {key} is in use. {what}.", metadata={"key": key, "holders": ",".join(named)}
             )
-        dropped: list[Resident] = []
-        before = self.usage().zombie
-        for resident, refs in mine.items():
-            if resident.leases:
-                resident.refs -= refs
-                self._on_change(resident, False)
-                continue
-            self._drop(resident)
-            dropped.append(resident)
-        zombie = self.usage().zombie - before
-        held = sum(r.size_bytes for r in dropped if r.stage is not Stage.FAILED)
-        self._wake()
-        return Eviction(dropped, held - zombie, zombie)
+        dropped = [r for r in mine if not r.leases]
+        held = {r: r.size_bytes for r in dropped if r.built is not None}
+        zombie = sum(size for r, size in held.items() if r.built is not None and r.built.memory.in_use())
+        if not validate_only:
+            for resident, refs in mine.items():
+                self._forget(resident, refs)
+            self._wake()
+        return Eviction(dropped, sum(held.values()) - zombie, zombie)
 
     def sweep(self) -> None:
         """Notice what changes without an event: memory that nobody maps any more, old failures."""
@@ -296,7 +291,7 @@ class RamCache:
             self._start(plan, now)
         for plan in demand.plans:
             resident = self._residents[plan.id]
-            _remember(resident, plan.ref)
+            _remember(resident, plan)
             resident.last_use, resident.use_time = now, self._wall_clock()
             if demand.is_lease:
                 resident.leases[demand.holder] = keys[plan.id]
@@ -429,6 +424,15 @@ class RamCache:
             retry_after=round(wait, 3) or None,
         )
 
+    def _forget(self, resident: Resident, refs: Collection[ComponentRef]) -> None:
+        """It no longer counts as these; dropped, unless a lease of another model holds it."""
+        if resident.leases:
+            for ref in refs:
+                resident.refs.pop(ref, None)
+            self._on_change(resident, False)
+        else:
+            self._drop(resident)
+
     def _drop(self, resident: Resident) -> None:
         if resident.stage is not Stage.FAILED:
             resident.stage = Stage.EVICTING
@@ -446,13 +450,13 @@ class RamCache:
             demand.wake.set()
 
 
-def _remember(resident: Resident, ref: ComponentRef) -> None:
+def _remember(resident: Resident, plan: Plan) -> None:
     """Note by what name a component was asked for; of very many that no lease uses, one is forgotten."""
-    if ref not in resident.refs and len(resident.refs) >= _MOST_REFS:
+    if plan.ref not in resident.refs and len(resident.refs) >= _MOST_REFS:
         used = {key for keys in resident.leases.values() for key in keys}
         if (stale := next((r for r in resident.refs if r.key not in used), None)) is not None:
-            resident.refs.discard(stale)
-    resident.refs.add(ref)
+            del resident.refs[stale]
+    resident.refs[plan.ref] = plan.display_name
 
 
 def _some(names: Sequence[str], count: int) -> str:

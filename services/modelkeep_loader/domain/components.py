@@ -130,6 +130,11 @@ class Plan:
     size_bytes: int
     model: ModelFacts
 
+    @property
+    def display_name(self) -> str:
+        """What people know it by: "tiny-sd/vae"."""
+        return f"{self.model.name}/{self.ref.submodel}" if self.ref.submodel else self.model.name
+
 
 class Memory(Protocol):
     """Memory that holds a component, and whoever has it mapped keeps."""
@@ -187,7 +192,8 @@ class Resident:
     last_use: float
     bytes_done: int = 0
     built: Built | None = None
-    refs: set[ComponentRef] = field(default_factory=set)
+    #: What it was asked for as, in that order → display name.
+    refs: dict[ComponentRef, str] = field(default_factory=dict)
     #: Lease → keys of the models that the lease names this component by.
     leases: dict[str, frozenset[str]] = field(default_factory=dict)
     #: Requests without a lease that are loading it right now.
@@ -203,6 +209,11 @@ class Resident:
     def id(self) -> str:
         """Identity of the component."""
         return self.plan.id
+
+    @property
+    def display_name(self) -> str:
+        """What people know it by: its name in the model that asked for it first."""
+        return next(iter(self.refs.values()), self.plan.display_name)
 
     @property
     def wanted(self) -> bool:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Final
@@ -19,12 +19,16 @@ from modelkeep.exceptions import (
     FieldInvalidException,
     FieldViolation,
     InvalidModelException,
+    ModelkeepError,
+    ModelNotFoundException,
     RootMismatchException,
     SubmodelRequiredException,
+    UnknownSubmodelException,
     UnsafeFormatException,
 )
 from modelkeep.headers import Allowance, Header, read_header
 from modelkeep.modeljson import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
+from modelkeep.taxonomy import SubModelType
 from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import ALLOWED
 from modelkeep_common.paths import AllowedRoots
@@ -174,13 +178,6 @@ class Finder:
 
     def _find_submodel(self, ref: ComponentRef, record: Record, ground: Ground, vae: Ground | None) -> Found:
         place = ground.place
-        index = self._read_json(place, "model_index.json", ground.listing) if place.is_dir() else {}
-        if not ref.submodel:
-            available = sorted(k for k, v in index.items() if isinstance(v, list) and k[:1] != "_" and any(v))
-            raise SubmodelRequiredException(
-                f"{record.name!r} is a main model: say which component, such as vae or unet.",
-                metadata={"key": record.key, "available": ",".join(available)},
-            )
         if vae is not None:
             found = self._find_single(record, vae)
             if found.class_name != "AutoencoderKL":
@@ -196,18 +193,58 @@ class Finder:
                 f"{record.name!r} is a checkpoint in one file; only diffusers folders can be loaded.",
                 metadata={"path": str(place), "detail": "single-file main model"},
             )
-        entry = index.get(ref.submodel)
-        if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(e, str) for e in entry):
-            raise InvalidModelException(
-                f"{record.name!r} has no component {ref.submodel!r}; its model_index.json names none.",
-                metadata={"path": str(place), "detail": f"no component {ref.submodel}"},
+        index = self._read_json(place, "model_index.json", ground.listing)
+        if not ref.submodel:
+            parts = self._parts(record, ground, index)
+            raise SubmodelRequiredException(
+                f"{record.name!r} is a main model: say which component. {_told(parts)}",
+                metadata={
+                    "key": record.key,
+                    "available": ",".join(parts),
+                    "loadable": ",".join(_loadable(parts)),
+                },
             )
-        found = self._find_folder(record, ground, ref.submodel, entry[0], entry[1])
+        entry = _class_of(index.get(ref.submodel))
+        if entry is None:
+            parts = self._parts(record, ground, index)
+            raise UnknownSubmodelException(
+                f"{record.name!r} has no component {ref.submodel}. {_told(parts)}",
+                metadata={
+                    "key": record.key,
+                    "submodel": ref.submodel,
+                    "loadable": ",".join(_loadable(parts)),
+                },
+            )
+        found = self._find_folder(record, ground, ref.submodel, *entry)
         found.location = place
         # A configuration need not name it: then the class's own default is meant.
         if record.config.get("upcast_attention") and found.class_name == "UNet2DConditionModel":
             found.overrides["upcast_attention"] = True
         return found
+
+    def _parts(self, record: Record, ground: Ground, index: Mapping[str, Any]) -> dict[str, str]:
+        """Components of a main model that can be asked for → why one cannot be lent; "" if it can.
+
+        Names in folders are looked at; no weights are read.
+        """
+        parts: dict[str, str] = {}
+        for name in sorted(SubModelType):
+            if name == SubModelType.VAE and record.config.get("vae"):
+                parts[name] = ""  # the one that the record names
+                continue
+            if (entry := _class_of(index.get(name))) is None:
+                continue
+            listing = ground.listing.inside(name)
+            try:
+                folder = self._roots.resolve(ground.place / name)
+                self._check_class(*entry, folder, listing)
+                self._weights(folder, listing)
+                parts[name] = ""
+            except ModelkeepError as error:
+                parts[name] = error.reason
+            except OSError:
+                parts[name] = ModelNotFoundException.reason
+        return parts
 
     def _find_single(self, record: Record, ground: Ground) -> Found:
         place, listing = ground.place, ground.listing
@@ -234,7 +271,7 @@ class Finder:
         folder = self._roots.resolve(ground.place / submodel)
         if class_name:
             # Before anything is looked for: a tokenizer or scheduler has no weights to look for.
-            _check_class(library, class_name, folder)
+            self._check_class(library, class_name, folder, listing)
         config = self._read_json(folder, "config.json", listing)
         if not class_name:
             if isinstance(name := config.get("_class_name"), str):
@@ -246,14 +283,26 @@ class Finder:
                     f"The config.json of {record.name!r} does not say which class it is for.",
                     metadata={"path": str(folder), "detail": "no class"},
                 )
-        _check_class(library, class_name, folder)
+        self._check_class(library, class_name, folder, listing)
         # Names as the record has them, also where links lead elsewhere (a cache of blobs).
         files = [(name, self._roots.resolve(folder / name)) for name in self._weights(folder, listing)]
         config = checked_config(class_name, config, folder / "config.json")
         return Found(library, class_name, config, files, folder, listing)
 
+    def _check_class(self, library: str, class_name: str, folder: Path, listing: Listing) -> None:
+        if (library, class_name) in ALLOWED:
+            return
+        with contextlib.suppress(OSError):
+            if pickle := _pickle(_listed(folder, listing)):
+                raise _unsafe(folder / pickle)
+        raise InvalidModelException(
+            f"{class_name} of {library} is not among the classes that can be lent: "
+            f"{', '.join(sorted(name for _, name in ALLOWED))}.",
+            metadata={"path": str(folder), "detail": f"class {class_name}"},
+        )
+
     def _weights(self, folder: Path, listing: Listing) -> list[str]:
-        names = {entry.name for entry in os.scandir(folder) if listing.has(entry.name)}
+        names = _listed(folder, listing)
         for stem in _STEMS:
             whole, index = f"{stem}.safetensors", f"{stem}.safetensors.index.json"
             variant = re.compile(
@@ -263,8 +312,8 @@ class Finder:
             for name in (whole, index, *variants):
                 if name in names:
                     return [name] if name.endswith(".safetensors") else self._shards(folder, name, listing)
-        if pickles := sorted(n for n in names if Path(n).suffix.lower() in _PICKLES):
-            raise _unsafe(folder / pickles[0])
+        if pickle := _pickle(names):
+            raise _unsafe(folder / pickle)
         raise FileNotFoundError(2, "missing", str(folder / f"{_STEMS[0]}.safetensors"))
 
     def _shards(self, folder: Path, index: str, listing: Listing) -> list[str]:
@@ -323,12 +372,32 @@ class Finder:
         return value
 
 
-def _check_class(library: str, class_name: str, folder: Path) -> None:
-    if (library, class_name) not in ALLOWED:
-        raise InvalidModelException(
-            f"{class_name} of {library} is not among the classes that may be loaded.",
-            metadata={"path": str(folder), "detail": f"class {class_name}"},
-        )
+def _listed(folder: Path, listing: Listing) -> set[str]:
+    return {entry.name for entry in os.scandir(folder) if listing.has(entry.name)}
+
+
+def _class_of(entry: object) -> tuple[str, str] | None:
+    """Library and class that a model_index.json has for a component; None where it has none."""
+    if isinstance(entry, list) and len(entry) == 2 and all(isinstance(one, str) for one in entry):
+        return entry[0], entry[1]
+    return None
+
+
+def _loadable(parts: Mapping[str, str]) -> list[str]:
+    return [name for name, why in parts.items() if not why]
+
+
+def _told(parts: Mapping[str, str]) -> str:
+    can, others = _loadable(parts), [f"{name} ({why})" for name, why in parts.items() if why]
+    said = f"It can lend {', '.join(can)}." if can else "It has none that can be lent."
+    return f"{said} It cannot lend {', '.join(others)}." if others else said
+
+
+def _pickle(names: Collection[str]) -> str:
+    """A file that is named as weights and may run code, if the names have one and no other weights."""
+    if any(name.endswith(".safetensors") for name in names):
+        return ""
+    return min((name for name in names if Path(name).suffix.lower() in _PICKLES), default="")
 
 
 def _unsafe(path: Path) -> UnsafeFormatException:

@@ -67,6 +67,7 @@ class Lease:
     secret: bytes = field(repr=False)
     #: What was asked for, and the identities that it came to.
     refs: Sequence[ComponentRef]
+    display_names: Sequence[str]
     resident_ids: Sequence[str]
     plans: Sequence[Plan]
     residents: Sequence[Resident]
@@ -223,6 +224,7 @@ class LeaseTable:
             lease_id,
             secrets.token_bytes(SECRET_BYTES),
             [plan.ref for plan in plans],
+            [plan.display_name for plan in plans],
             [plan.id for plan in plans],
             plans,
             residents,

@@ -260,9 +260,9 @@ class Lending:
         finally:
             self.cache.give_back(demand.holder)
 
-    def evict(self, key: str, submodel: str = "") -> Eviction:
+    def evict(self, key: str, submodel: str = "", *, validate_only: bool = False) -> Eviction:
         """See :meth:`RamCache.evict`."""
-        return self.cache.evict(key, submodel)
+        return self.cache.evict(key, submodel, validate_only=validate_only)
 
     def find_residents(self, key: str, after: str) -> list[Resident]:
         """Residents by id, of a model ("": of all), and only those after an id."""

@@ -42,6 +42,7 @@ ZERO = {
     "loader.v1.ComponentRef.precision": "the precision of the files",
     "loader.v1.ComponentRef.submodel": "a model that is one component; others are refused",
     "loader.v1.EvictModelRequest.submodel": "all of the model that `key` names, where none is leased",
+    "loader.v1.EvictModelRequest.validate_only": "drops what the request names, where none is leased",
     "loader.v1.HoldModelRequest.delivery": "descriptors",
     "loader.v1.LoadModelRequest.tier": "RAM",
     "loader.v1.WatchResidentsRequest.skip_snapshot": "a snapshot first",

@@ -130,7 +130,7 @@ def test_advice_is_only_given_for_reasons_that_there_are() -> None:
 def test_advice_takes_its_facts_from_the_error() -> None:
     busy = InstallInProgressException("x", metadata={"id": "7"})
     assert "modelkeep installs cancel 7" in _errors.remedy(busy)
-    assert "vae,unet" in _errors.remedy(SubmodelRequiredException("x", metadata={"available": "vae,unet"}))
+    assert "vae,unet" in _errors.remedy(SubmodelRequiredException("x", metadata={"loadable": "vae,unet"}))
     assert "{" not in _errors.remedy(SubmodelRequiredException("x"))
     assert _errors.remedy(ModelkeepError("x", metadata={"remedy": "Log in."})) == "Log in."
 

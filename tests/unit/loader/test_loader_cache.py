@@ -249,6 +249,17 @@ async def test_eviction_spares_what_is_leased_and_what_another_model_leases(cach
     assert names(cache) == []
 
 
+async def test_what_an_eviction_would_do_is_told_and_not_done(cache: RamCache) -> None:
+    await held(cache, "lease", plan("a", 2 * MB))
+    with pytest.raises(ModelInUseException):
+        cache.evict("a", validate_only=True)
+    cache.give_back("lease")
+    told = cache.evict("a", validate_only=True)
+    assert (told.freed, told.zombie, names(cache)) == (2 * MB, 0, ["a"])
+    assert cache.evict("a").freed == 2 * MB
+    assert names(cache) == []
+
+
 async def test_a_request_that_is_cancelled_holds_nothing_and_the_build_goes_on(
     cache: RamCache, kiln: Kiln
 ) -> None:

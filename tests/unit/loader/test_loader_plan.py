@@ -17,6 +17,7 @@ from modelkeep.exceptions import (
     InvalidModelException,
     ModelNotFoundException,
     SubmodelRequiredException,
+    UnknownSubmodelException,
     UnsafeFormatException,
 )
 from modelkeep_loader.domain.plan import Planner
@@ -86,8 +87,8 @@ async def test_shards_and_variants_are_found(planner: Planner, shelf: Shelf, tmp
     [
         ("", SubmodelRequiredException),
         ("scheduler", InvalidModelException),
-        ("safety_checker", InvalidModelException),
-        ("transformer", InvalidModelException),
+        ("safety_checker", UnknownSubmodelException),
+        ("transformer", UnknownSubmodelException),
     ],
 )
 async def test_a_main_model_lends_only_components_with_weights(
@@ -169,7 +170,7 @@ async def test_what_is_missing_unsafe_or_of_another_kind_is_told_apart(
     with pytest.raises(SubmodelRequiredException) as raised:
         await attempt("one")
     assert raised.value.metadata["available"] == "unet"
-    with pytest.raises(InvalidModelException):
+    with pytest.raises(UnknownSubmodelException):
         await attempt("one", "vae")
 
 
@@ -234,7 +235,7 @@ async def test_a_plan_is_kept_until_a_file_that_it_was_made_from_changes(
     assert second.config["sample_size"] == 3
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"vae": [None, None]}))
-    with pytest.raises(InvalidModelException):
+    with pytest.raises(UnknownSubmodelException):
         await plan(planner)
 
 

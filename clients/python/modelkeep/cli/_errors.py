@@ -46,7 +46,8 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "MODEL_NOT_FOUND_ON_DISK": "Put the files back, or remove the record: `modelkeep rm {key}`.",
     "INVALID_MODEL": "Fetch again what is incomplete. What the files do not tell, say: "
     "`modelkeep install PATH --set type=vae --set base=sd-1`, or later `modelkeep edit MODEL base=sd-1`.",
-    "SUBMODEL_REQUIRED": "Name the component, such as --submodel vae; there are: {available}.",
+    "SUBMODEL_REQUIRED": "Name the component, such as --submodel vae; these can be loaded: {loadable}.",
+    "UNKNOWN_SUBMODEL": "These components can be loaded: {loadable}.",
     "MODEL_IN_USE": "End the workers that hold it; `modelkeep cache leases` names them.",
     "UNSAFE_FORMAT": "Use the model's safetensors file in its place.",
     "FORBIDDEN_PATH": "Allow the folder with the service's setting import_roots, or move the model.",

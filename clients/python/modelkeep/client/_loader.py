@@ -126,14 +126,23 @@ class AsyncModelLoader:
                 on_progress(answer.progress)
         return residents
 
-    async def evict(self, key: str, submodel: SubModelType | str | None = None) -> pb.EvictModelResponse:
+    async def evict(
+        self, key: str, submodel: SubModelType | str | None = None, *, validate_only: bool = False
+    ) -> pb.EvictModelResponse:
         """Drop a model's components, or one of them, from memory.
+
+        Args:
+            key: Key of the model.
+            submodel: Only this component; None: all.
+            validate_only: Only say what would be dropped, or fail as the call would.
 
         Raises:
             ModelInUseException: A lease holds one; nothing was dropped.
         """
         request = pb.EvictModelRequest(
-            key=key, submodel=wire(SubModelType, submodel, "submodel") if submodel else None
+            key=key,
+            submodel=wire(SubModelType, submodel, "submodel") if submodel else None,
+            validate_only=validate_only,
         )
         return await self._peer.call(self._stub.EvictModel, request)
 

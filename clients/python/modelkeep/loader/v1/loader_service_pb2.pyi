@@ -251,12 +251,14 @@ class LoadPlan(_message.Message):
     def __init__(self, manifests: _Optional[_Iterable[_Union[_resident_pb2.ComponentManifest, _Mapping]]] = ...) -> None: ...
 
 class EvictModelRequest(_message.Message):
-    __slots__ = ("key", "submodel")
+    __slots__ = ("key", "submodel", "validate_only")
     KEY_FIELD_NUMBER: _ClassVar[int]
     SUBMODEL_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     key: str
     submodel: _taxonomy_pb2.SubModelType
-    def __init__(self, key: _Optional[str] = ..., submodel: _Optional[_Union[_taxonomy_pb2.SubModelType, str]] = ...) -> None: ...
+    validate_only: bool
+    def __init__(self, key: _Optional[str] = ..., submodel: _Optional[_Union[_taxonomy_pb2.SubModelType, str]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class EvictModelResponse(_message.Message):
     __slots__ = ("evicted", "freed_bytes", "zombie_bytes", "evicted_count")

@@ -127,7 +127,7 @@ class LoaderServiceServicer:
 
         Only files that the model's record lists are lent, and only if their digests are those that it has.
 
-        Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
+        Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
         CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
         wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer); FIELD_INVALID if
         the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
@@ -189,7 +189,8 @@ class LoaderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListLeases(self, request, context):
-        """Lists the leases page by page, ordered by time of creation.
+        """Lists the leases that have not ended, page by page, ordered by time of creation. With a `key` it tells
+        whether a model is in use, and by whom; page_size 1 is enough to know whether it is.
 
         Errors: PAGE_TOKEN_MISMATCH.
         """

@@ -51,7 +51,7 @@ class LoaderServiceStub:
 
     Only files that the model's record lists are lent, and only if their digests are those that it has.
 
-    Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
+    Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
     CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
     wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer); FIELD_INVALID if
     the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
@@ -89,7 +89,8 @@ class LoaderServiceStub:
     Errors: UNKNOWN_LEASE.
     """
     ListLeases: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.ListLeasesRequest, _loader_service_pb2.ListLeasesResponse]
-    """Lists the leases page by page, ordered by time of creation.
+    """Lists the leases that have not ended, page by page, ordered by time of creation. With a `key` it tells
+    whether a model is in use, and by whom; page_size 1 is enough to know whether it is.
 
     Errors: PAGE_TOKEN_MISMATCH.
     """
@@ -143,7 +144,7 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
 
     Only files that the model's record lists are lent, and only if their digests are those that it has.
 
-    Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
+    Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
     CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
     wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer); FIELD_INVALID if
     the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
@@ -181,7 +182,8 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     Errors: UNKNOWN_LEASE.
     """
     ListLeases: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.ListLeasesRequest, _loader_service_pb2.ListLeasesResponse]  # type: ignore[assignment]
-    """Lists the leases page by page, ordered by time of creation.
+    """Lists the leases that have not ended, page by page, ordered by time of creation. With a `key` it tells
+    whether a model is in use, and by whom; page_size 1 is enough to know whether it is.
 
     Errors: PAGE_TOKEN_MISMATCH.
     """
@@ -238,7 +240,7 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Only files that the model's record lists are lent, and only if their digests are those that it has.
 
-        Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
+        Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
         CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
         wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer); FIELD_INVALID if
         the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
@@ -312,7 +314,8 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _loader_service_pb2.ListLeasesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_loader_service_pb2.ListLeasesResponse, _abc.Awaitable[_loader_service_pb2.ListLeasesResponse]]:
-        """Lists the leases page by page, ordered by time of creation.
+        """Lists the leases that have not ended, page by page, ordered by time of creation. With a `key` it tells
+        whether a model is in use, and by whom; page_size 1 is enough to know whether it is.
 
         Errors: PAGE_TOKEN_MISMATCH.
         """
