@@ -189,8 +189,7 @@ class LoaderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListLeases(self, request, context):
-        """Lists the leases that have not ended, page by page, ordered by time of creation. With a `key` it tells
-        whether a model is in use, and by whom; page_size 1 is enough to know whether it is.
+        """Lists the leases that have not ended page by page, ordered by time of creation; with a key: who uses it.
 
         Errors: PAGE_TOKEN_MISMATCH.
         """

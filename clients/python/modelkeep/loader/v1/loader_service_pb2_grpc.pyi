@@ -89,8 +89,7 @@ class LoaderServiceStub:
     Errors: UNKNOWN_LEASE.
     """
     ListLeases: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.ListLeasesRequest, _loader_service_pb2.ListLeasesResponse]
-    """Lists the leases that have not ended, page by page, ordered by time of creation. With a `key` it tells
-    whether a model is in use, and by whom; page_size 1 is enough to know whether it is.
+    """Lists the leases that have not ended page by page, ordered by time of creation; with a key: who uses it.
 
     Errors: PAGE_TOKEN_MISMATCH.
     """
@@ -182,8 +181,7 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     Errors: UNKNOWN_LEASE.
     """
     ListLeases: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.ListLeasesRequest, _loader_service_pb2.ListLeasesResponse]  # type: ignore[assignment]
-    """Lists the leases that have not ended, page by page, ordered by time of creation. With a `key` it tells
-    whether a model is in use, and by whom; page_size 1 is enough to know whether it is.
+    """Lists the leases that have not ended page by page, ordered by time of creation; with a key: who uses it.
 
     Errors: PAGE_TOKEN_MISMATCH.
     """
@@ -314,8 +312,7 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _loader_service_pb2.ListLeasesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_loader_service_pb2.ListLeasesResponse, _abc.Awaitable[_loader_service_pb2.ListLeasesResponse]]:
-        """Lists the leases that have not ended, page by page, ordered by time of creation. With a `key` it tells
-        whether a model is in use, and by whom; page_size 1 is enough to know whether it is.
+        """Lists the leases that have not ended page by page, ordered by time of creation; with a key: who uses it.
 
         Errors: PAGE_TOKEN_MISMATCH.
         """
