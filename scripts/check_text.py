@@ -1,4 +1,4 @@
-"""What no file of the repository may hold, and how long a hand-written one may be."""
+"""What no file of the repository may hold."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-#: A file is to be read in one sitting: 100 to 400 lines is the aim, this the limit.
-MAX_LINES = 600
 _SKIPPED_FOLDERS = {
     ".git",
     ".venv",
@@ -110,9 +108,6 @@ def problems_of(path: Path, root: Path) -> Iterator[str]:
         return
     if is_generated(path):
         return
-    length = text.count("\n")
-    if path.suffix in (".py", ".proto") and length > MAX_LINES:
-        yield f"{name}: {length} lines; split it, {MAX_LINES} is the limit"
     for what, pattern in _RULES + (_PYTHON_RULES if path.suffix == ".py" else ()):
         if match := pattern.search(text):
             line = text.count("\n", 0, match.start()) + 1

@@ -118,10 +118,6 @@ def test_rows_and_the_list_of_items_and_the_reference_are_held_against_each_othe
     [
         ("good.py", '"""Good."""\n', None),
         ("guide.md", "see services/record/ and ~/work/ and https://example.org/home/page/\n", None),
-        ("long.py", "x = 1\n" * 601, "601 lines"),
-        ("long.proto", "//\n" * 601, "601 lines"),
-        ("long_pb2.py", "x = 1\n" * 601, None),
-        ("notes.md", "x\n" * 601, None),
         ("uv.lock", "", "must not be committed"),
         ("pip.conf", "index = https://" + "pypi" + ".org/simple\n", "registry"),
         ("package-lock.json", '{"resolved": "https://example.org/x.tgz"}', "resolved addresses"),
@@ -203,8 +199,8 @@ def test_ignored_folders_are_not_read(tmp_path: Path) -> None:
         ({"modelkeep_record/domain/x.py": "import grpc\n"}, "Domain code knows no gRPC"),
         (
             {
-                "modelkeep_record/domain/__init__.py": "import modelkeep_record.store\n",
-                "modelkeep_record/store.py": "import sqlite3\n",
+                "modelkeep_install/domain/__init__.py": "import modelkeep_install.store\n",
+                "modelkeep_install/store.py": "import sqlite3\n",
             },
             "no database",
         ),
@@ -219,11 +215,15 @@ def test_ignored_folders_are_not_read(tmp_path: Path) -> None:
         ({"modelkeep_convert/request.py": "import modelkeep_loader.config\n"}, "helper processes imports no"),
         ({"modelkeep_install/service.py": "import httpx\n"}, "speaks HTTP"),
         ({"modelkeep_install/service.py": "import sqlite3\n"}, "Only stores know SQLite"),
+        (
+            {"modelkeep_install/deep/__init__.py": "", "modelkeep_install/deep/store.py": "import sqlite3\n"},
+            "Only stores know SQLite",
+        ),
         ({"modelkeep_install/store.py": "import sqlite3\n"}, None),
         (
             {
-                "modelkeep_install/service.py": "import modelkeep_record.store\n",
-                "modelkeep_record/store.py": "import sqlite3\n",
+                "modelkeep_record/service.py": "import modelkeep_install.store\n",
+                "modelkeep_install/store.py": "import sqlite3\n",
             },
             "do not import each other",
         ),

@@ -37,6 +37,42 @@ def test_a_private_module_is_for_its_own_package() -> None:
     assert problem.startswith("p.qq imports")
 
 
+def _write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def test_a_private_name_is_for_its_own_package(tmp_path: Path) -> None:
+    root = _write(
+        tmp_path,
+        {
+            "services/p/q/inner.py": "_x = 1",
+            "services/p/q/beside.py": "from .inner import _x",
+            "services/p/q/deep/below.py": "from ..inner import _x",
+            "services/p/q/__init__.py": "from . import _module",
+            "services/p/q/_module.py": "from __future__ import annotations",
+            "services/p/r.py": "def f():\n    from p.q.inner import _x",
+            "services/p/s/t.py": "from ..q.inner import y, _x",
+            "clients/python/m/a.py": "from p.q import _made_there",
+        },
+    )
+    assert sorted(check_layout.borrowed_names(root)) == [
+        "clients/python/m/a.py imports _made_there, which is private to p.q",
+        "services/p/r.py imports _x, which is private to p.q",
+        "services/p/s/t.py imports _x, which is private to p.q",
+    ]
+
+
+def test_a_package_that_the_checks_do_not_name_is_told_of(tmp_path: Path) -> None:
+    told = '[tool.importlinter]\nroot_packages = ["modelkeep_new"]\n'
+    root = _write(tmp_path, {"pyproject.toml": told, "services/modelkeep_new/a.py": ""})
+    assert list(check_layout.overlooked(root)) == ["scripts/house.py does not name the package modelkeep_new"]
+    _write(root, {"services/modelkeep_install/a.py": ""})
+    assert "pyproject.toml does not name the package modelkeep_install" in list(check_layout.overlooked(root))
+
+
 def test_the_depth_of_a_wing_counts_a_circle_as_one_floor() -> None:
     floors = house.floors_of({"a": {"b"}, "b": {"a", "c"}, "c": set()})
     assert floors["a"] == floors["b"] != floors["c"]
