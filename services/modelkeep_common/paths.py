@@ -24,6 +24,7 @@ from pathlib import Path
 from modelkeep.defaults import EXIT_CONFIG, EXIT_DATA, EXIT_NOT_WRITABLE
 from modelkeep.exceptions import ForbiddenPathException
 from modelkeep.locks import LockedError, take_lock
+from modelkeep.private import make_above
 
 from .auth.principal import OWNER, Principal
 from .data_folder import DataFolder, real_path
@@ -31,6 +32,8 @@ from .startup import StartupError
 
 #: The file in ``models_dir`` that holds its ``root_id``. Scans skip every name that begins like this.
 MARKER = ".modelkeep-root"
+#: The folder in a root for what is not whole yet, with one folder per job while it runs; scans leave it out.
+STAGING = ".staging"
 
 _SYS_OPENAT2 = 437  # the same number on every architecture
 _RESOLVE_NO_MAGICLINKS = 0x02
@@ -256,7 +259,8 @@ def ensure_marker(models_dir: Path, *, create: bool = True) -> str:
     marker = models_dir / MARKER
     try:
         if create:
-            models_dir.mkdir(parents=True, exist_ok=True)
+            make_above(models_dir)
+            models_dir.mkdir(exist_ok=True)
             if not marker.exists():
                 _write_marker(marker)
         text = marker.read_text("ascii").strip()
@@ -270,7 +274,14 @@ def ensure_marker(models_dir: Path, *, create: bool = True) -> str:
             EXIT_DATA, f"{marker} is broken: it must hold the UUID of this models folder"
         ) from None
     except OSError as error:
-        raise StartupError(EXIT_NOT_WRITABLE, f"cannot write {models_dir}: {error.strerror}") from None
+        raise _not_writable(models_dir, error.strerror) from None
+
+
+def _not_writable(folder: Path, why: str | None) -> StartupError:
+    return StartupError(
+        EXIT_NOT_WRITABLE,
+        f"cannot write {folder}: {why}. Change its owner or mode, or set another folder",
+    )
 
 
 def _write_marker(marker: Path) -> None:
@@ -289,9 +300,13 @@ def lock_root(models_dir: Path, *, role: str = "install") -> Iterator[str]:
     """Hold the models folder for one process per role; gives its ``root_id``.
 
     Raises:
-        StartupError: 73 if another suite's process in this role has it.
+        StartupError: 73 if another suite's process in this role has it, or it cannot be written.
     """
     root_id = ensure_marker(models_dir)
+    for folder in (models_dir, models_dir / STAGING):
+        # Marker and lock may be there from better times.
+        if folder.exists() and not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+            raise _not_writable(folder, os.strerror(errno.EACCES))
     with lock_file(models_dir / f"{MARKER}.{role}.lock", f"the models folder {models_dir}"):
         yield root_id
 

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, get_origin
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from modelkeep.defaults import EXIT_CONFIG
+from modelkeep.defaults import DATA_DIR, EXIT_CONFIG, MODELS, SERVICES
 from modelkeep.reserve import DEFAULT_BYTES
 
 from . import modes
@@ -33,8 +33,6 @@ from .limits import StoreLimits
 from .urls import is_secret_name
 
 S = TypeVar("S", bound="ServiceSettings")
-
-_SERVICES = frozenset({"record", "download", "install", "loader"})
 
 
 class ServiceSettings(BaseModel):
@@ -48,7 +46,12 @@ class ServiceSettings(BaseModel):
     )
     port: int = Field(0, ge=0, le=65535, description="TCP port; 0 takes a free one.")
     unix_socket: Path | None = Field(None, description="Also listen on this UNIX socket (at most 107 bytes).")
-    data_dir: Path = Field(Path("modelkeep-data"), description="The suite's data folder.")
+    data_dir: Path = Field(DATA_DIR, description="The suite's data folder.")
+    models_dir: Path | None = Field(
+        None,
+        description="The suite's folder of installed models, the same for all its services; "
+        "<data-dir>/models when unset.",
+    )
     base_dir: Path | None = Field(
         None, description="Folder that relative paths in the settings start from; the current one when unset."
     )
@@ -118,6 +121,11 @@ class ServiceSettings(BaseModel):
         return StoreLimits(
             self.history_bytes, self.kept_answers_bytes, self.watch_queue_bytes, self.watch_queues_bytes
         )
+
+    @property
+    def models(self) -> Path:
+        """The folder of installed models in force, absolute and without links."""
+        return Path(self.models_dir or self.data_dir / MODELS).expanduser().resolve()
 
     @property
     def service_dir(self) -> Path:
@@ -256,7 +264,7 @@ def _read_yaml(cls: type[S], path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(loaded, dict):
         raise _BadSettings(f"{path} must be a mapping of settings")
-    values = {key: value for key, value in loaded.items() if key not in _SERVICES}
+    values = {key: value for key, value in loaded.items() if key not in SERVICES}
     section = loaded.get(cls.service) or {}
     if not isinstance(section, dict):
         raise _BadSettings(f"section {cls.service} of {path} must be a mapping of settings")

@@ -22,11 +22,6 @@ class DownloadSettings(ServiceSettings):
     download_roots: tuple[Path, ...] = Field(
         (), description="Folders that downloads may be written beneath; <data-dir>/downloads when unset."
     )
-    models_dir: Path | None = Field(
-        None,
-        description="InstallService's folder of models, in whose staging folders it has downloads put; "
-        "<data-dir>/models when unset. Nothing else is written in it, and nothing taken away.",
-    )
     import_roots: tuple[Path, ...] = Field(
         (), description="Folders that local sources may be taken from, besides the download roots."
     )
@@ -58,11 +53,6 @@ class DownloadSettings(ServiceSettings):
         64 << 30, ge=1, description="Most bytes taken of a source that does not say how many it sends."
     )
     disk_reserve_bytes: int = Field(64 << 20, ge=0, description="Room that downloads leave on a file system.")
-
-    @property
-    def models(self) -> Path:
-        """The folder of models in force, absolute."""
-        return Path(self.models_dir or self.data_dir / "models").expanduser().resolve()
 
     @property
     def roots(self) -> tuple[Path, ...]:

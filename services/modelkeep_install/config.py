@@ -20,11 +20,6 @@ class InstallSettings(ServiceSettings):
     port: int = Field(DEFAULT_PORTS["install"], ge=0, le=65535, description="TCP port; 0 takes a free one.")
     record_address: str = Field(DEFAULT_ADDRESSES["record"], description="Address of RecordService.")
     download_address: str = Field(DEFAULT_ADDRESSES["download"], description="Address of DownloadService.")
-    models_dir: Path | None = Field(
-        None,
-        description="Folder of installed models; <data-dir>/models when unset. On one file system with "
-        "DownloadService.",
-    )
     import_roots: tuple[Path, ...] = Field(
         (), description="Folders that local models may be taken from, besides models_dir; none when unset."
     )
@@ -36,11 +31,6 @@ class InstallSettings(ServiceSettings):
     disk_reserve_bytes: int = Field(
         16 << 20, ge=0, description="Room that copies leave on the file system of models_dir."
     )
-
-    @property
-    def models(self) -> Path:
-        """The folder of installed models in force, absolute."""
-        return Path(self.models_dir or self.data_dir / "models").expanduser().resolve()
 
     @property
     def roots(self) -> tuple[Path, ...]:

@@ -24,6 +24,7 @@ from modelkeep.exceptions import (
     UnknownJobIDException,
 )
 from modelkeep_common.auth import Principal
+from modelkeep_common.paths import STAGING
 from modelkeep_common.room import Room
 from modelkeep_common.urls import parse_url
 
@@ -32,7 +33,7 @@ from .digests import DigestWorker
 from .domain.jobs import Job, Overrides, Source, SourceKind, State
 from .domain.ports import DownloadPort, JobStore, RecordPort
 from .domain.requests import Caller, FilePolicy, ImportRequest
-from .domain.roots import STAGING, ModelRoots
+from .domain.roots import ModelRoots
 from .domain.system_errors import reading
 from .follow import DownloadFollower
 from .probe import Hints, ProbeResult, probe

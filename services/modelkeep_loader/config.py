@@ -25,9 +25,6 @@ class LoaderSettings(ServiceSettings):
     record_address: str = Field(
         DEFAULT_ADDRESSES["record"], description="RecordService: host:port, or unix:path."
     )
-    models_dir: Path | None = Field(
-        None, description="Folder of the installed models, only read; <data-dir>/models when unset."
-    )
     import_roots: tuple[Path, ...] = Field(
         (), description="Folders that models registered in place may lie in, besides models_dir."
     )
@@ -61,15 +58,10 @@ class LoaderSettings(ServiceSettings):
     )
 
     @property
-    def models_root(self) -> Path:
-        """The models folder in force, absolute."""
-        return Path(self.models_dir or self.data_dir / "models").expanduser().absolute()
-
-    @property
     def roots(self) -> tuple[Path, ...]:
         """Everything that may be read."""
         imports = (Path("/"),) if self.allow_any_import_root else self.import_roots
-        return (self.models_root, *(Path(root).expanduser().absolute() for root in imports))
+        return (self.models, *(Path(root).expanduser().absolute() for root in imports))
 
     @property
     def ram_budget(self) -> int:

@@ -60,5 +60,9 @@ class RecordApplication:
                 "max_search_milliseconds": round(self._settings.search_seconds * 1000),
                 "max_search_words": MAX_SEARCH_WORDS,
             },
+            # It opens no model's file; where they are it tells if it was told itself.
+            "roots": [{"purpose": "models", "path": self._settings.models}]
+            if self._settings.models_dir
+            else [],
             "store_id": store.db.store_id,
         }

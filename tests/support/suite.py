@@ -30,6 +30,7 @@ class OwnersSuite(Suite):
 def service_suite(
     data_dir: Path | None = None,
     *,
+    models_dir: Path | None = None,
     services: Sequence[str] = SERVICES,
     env: Mapping[str, str] | None = None,
     arguments: Mapping[str, Sequence[str]] | None = None,
@@ -42,7 +43,7 @@ def service_suite(
     Use it as a context manager. From a coroutine, enter it in a thread: its methods block.
     """
     settings = {**(LOOPBACK_DOWNLOADS if "download" in services else {}), **(env or {})}
-    return OwnersSuite(data_dir, services=services, env=settings, arguments=arguments)
+    return OwnersSuite(data_dir, models_dir=models_dir, services=services, env=settings, arguments=arguments)
 
 
 def toy_suite(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from modelkeep.defaults import DEFAULT_ADDRESSES, SERVICES, ServiceName, find_data_dir
 from modelkeep.exceptions import ForbiddenPathException
 from modelkeep.rpc import Address, Token, TokenFile, variable
+from modelkeep.suitefile import SuiteFile, read_suite_file, suite_file_path, token_path
 
 
 def find_addresses(
@@ -36,14 +36,15 @@ def find_addresses(
     """
     environ = os.environ if environ is None else environ
     given = given or {}
-    run = find_data_dir(data_dir, environ) / "run"
-    suite_file = run / "suite.json"
+    folder = find_data_dir(data_dir, environ)
+    suite_file = suite_file_path(folder)
     if not (data_dir or environ.get("MODELKEEP_DATA_DIR")):
         _refuse_strangers(suite_file)
-    running, sockets = _read_suite_file(suite_file)
+    suite = read_suite_file(folder) or SuiteFile()
+    running, sockets = suite.addresses, suite.sockets
     named = token_file or environ.get("MODELKEEP_TOKEN_FILE")
     shown: Token | None = TokenFile(Path(named)) if named else None
-    owners = TokenFile(run / "tokens" / "owner")
+    owners = TokenFile(token_path(folder))
 
     def token_for(target: str) -> Token | None:
         if shown is None and target in running.values() and os.access(owners.path, os.R_OK):
@@ -75,9 +76,7 @@ def find_token(
     """
     environ = os.environ if environ is None else environ
     named = environ.get("MODELKEEP_TOKEN_FILE")
-    return TokenFile(
-        Path(named) if named else find_data_dir(data_dir, environ) / "run" / "tokens" / "owner"
-    )()
+    return TokenFile(Path(named) if named else token_path(find_data_dir(data_dir, environ)))()
 
 
 def _refuse_strangers(suite_file: Path) -> None:
@@ -93,16 +92,3 @@ def _refuse_strangers(suite_file: Path) -> None:
             f"If you mean it, say so: --data-dir {data_dir}, or MODELKEEP_DATA_DIR={data_dir}.",
             metadata={"path": str(data_dir)},
         )
-
-
-def _read_suite_file(path: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Addresses and sockets in a suite's description; none if there is no readable one."""
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        addresses, sockets = said["addresses"], said.get("sockets", {})
-        return (
-            {str(name): str(target) for name, target in addresses.items()},
-            {str(name): str(socket) for name, socket in sockets.items()},
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}, {}

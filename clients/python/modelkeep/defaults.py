@@ -20,6 +20,8 @@ DEFAULT_ADDRESSES: Final[Mapping[str, str]] = {
 
 #: The suite's data folder, unless another one is named.
 DATA_DIR: Final = Path("modelkeep-data")
+#: The folder of installed models in it, unless another one is named.
+MODELS: Final = "models"
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1

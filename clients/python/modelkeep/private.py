@@ -46,6 +46,44 @@ def runtime_folder(of: Path, longest_name: str) -> Path:
     )
 
 
+def make_above(folder: Path, mode: int = 0o777) -> None:
+    """Make the folders that a folder lies in, however many: ``mkdir(parents=True)`` takes a level of Python's
+    stack for each and ends at about a thousand.
+
+    Raises:
+        OSError: One cannot be made.
+    """
+    missing = []
+    for above in folder.parents:
+        if above.is_dir():
+            break
+        missing.append(above)
+    for above in reversed(missing):
+        above.mkdir(mode=mode, exist_ok=True)
+
+
+def who_may_replace(folder: Path) -> str:
+    """Why another user may put a folder of his own in the place of this one; empty if none can.
+
+    A folder can be renamed by whoever may write to the one that it lies in, and so on upwards. The group may:
+    many systems give each user a group of his own.
+
+    Args:
+        folder: What it lies in must be there.
+
+    Raises:
+        OSError: It cannot be looked at.
+    """
+    trusted = {0, os.geteuid(), os.stat("/").st_uid}  # in a container root may go by another number
+    for above in dict.fromkeys((*folder.absolute().parents, *Path(os.path.realpath(folder)).parents)):
+        found = above.stat()
+        if found.st_uid not in trusted:
+            return f"{above} is of another user (uid {found.st_uid})"
+        if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+            return f"every user may write to {above} (mode {stat.S_IMODE(found.st_mode):04o})"
+    return ""
+
+
 def make_private(folder: Path) -> None:
     """Make a folder, with those above it, and make sure that it is this user's alone.
 

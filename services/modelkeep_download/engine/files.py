@@ -23,6 +23,7 @@ from modelkeep.exceptions import (
     ForbiddenPathException,
     SourceNotFoundException,
 )
+from modelkeep_common.paths import STAGING
 
 PARTIAL = "data"
 QUARANTINED = "quarantined"
@@ -44,7 +45,7 @@ def forbidden(path: Path, *, setting: str = "download_roots") -> ForbiddenPathEx
 def is_staging(path: Path) -> bool:
     """Whether a path is the staging folder of a job, or lies in one."""
     return any(
-        folder.parent.name == ".staging" and folder.name.startswith("download-")
+        folder.parent.name == STAGING and folder.name.startswith("download-")
         for folder in (path, *path.parents)
     )
 
@@ -121,7 +122,7 @@ def make_staging(root: Path, destination: Path, job_id: int) -> Path:
         existing = existing.parent
     if mount_at(existing) != mount_at(root):
         base = existing  # another file system is mounted inside the root
-    folder = base / ".staging" / f"download-{job_id}"
+    folder = base / STAGING / f"download-{job_id}"
     os.close(open_folder(root, folder, create=True, durable=False))
     return folder
 
@@ -149,14 +150,14 @@ def mount_at(folder: Path) -> tuple[int, str]:
 def remove_staging(staging: str) -> None:
     """Remove a job's staging folder with all in it; nothing else can ever be meant."""
     folder = Path(staging)
-    if staging and folder.parent.name == ".staging" and folder.name.startswith("download-"):
+    if staging and folder.parent.name == STAGING and folder.name.startswith("download-"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_orphans(roots: Iterable[Path], known: Collection[str]) -> None:
     """Remove the staging folders beneath the roots that no job knows of: a kill left them."""
     for root in roots:
-        for folder in root.glob(".staging/download-*"):
+        for folder in root.glob(f"{STAGING}/download-*"):
             if str(folder) not in known:
                 remove_staging(str(folder))
 

@@ -11,14 +11,13 @@ from pathlib import Path
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation, ForbiddenPathException
 from modelkeep_common.auth import Principal
-from modelkeep_common.paths import MARKER, AllowedRoots
+from modelkeep_common.paths import MARKER, STAGING, AllowedRoots
 from modelkeep_download.domain.checks import bad_source
 from modelkeep_download.domain.names import is_safe_component
 from modelkeep_download.engine import files
 
 #: What InstallService holds in its folder of models while it runs, and leaves there.
 _OWNED = f"{MARKER}.install.lock"
-_STAGING = ".staging"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class Places:
         models = self._models_with(destination)
         if models is not None:
             self._check_staging(models, destination, is_folder=is_folder, allowed=installs)
-        self._check_components(destination, root if models is None else models / _STAGING)
+        self._check_components(destination, root if models is None else models / STAGING)
         if filename and not is_safe_component(filename):
             raise bad_field("filename", "must be one plain name: no '/', not hidden, no control characters")
         if not is_folder and not is_safe_component(destination.name):
@@ -88,7 +87,7 @@ class Places:
         """
         field = "source.local_path.path"
         path = self.sources.resolve(text, whole=True, named_by=named_by)
-        if files.is_staging(path) or path.name == _STAGING or path.name.startswith(MARKER):
+        if files.is_staging(path) or path.name == STAGING or path.name.startswith(MARKER):
             raise files.forbidden(path, setting=self.sources.setting)
         with _told_as(field):
             if not path.exists():
@@ -100,7 +99,7 @@ class Places:
         if any(root.is_relative_to(path) for root in self.roots.roots):
             raise bad_source("is one of the service's own roots, or has one in it", field)
         models = self._models_with(path)
-        if models is not None and path.is_relative_to(models / _STAGING):
+        if models is not None and path.is_relative_to(models / STAGING):
             raise files.forbidden(path, setting=self.sources.setting)
         if models is not None and not copy:
             raise _models_own(path, "what lies there is copied, never moved: leave move out")
@@ -120,7 +119,7 @@ class Places:
         """Refuse all among the models but the staging folder of an install, or a file right in it."""
         folder = destination if is_folder else destination.parent
         parts = folder.relative_to(models).parts
-        of_install = len(parts) == 2 and parts[0] == _STAGING and parts[1].isascii() and parts[1].isdigit()
+        of_install = len(parts) == 2 and parts[0] == STAGING and parts[1].isascii() and parts[1].isdigit()
         if not (of_install and allowed and folder.is_dir()):
             raise _models_own(
                 destination, "downloads go elsewhere: take a folder of download_roots, and install from there"

@@ -16,12 +16,9 @@ from modelkeep.exceptions import (
     RootMismatchException,
 )
 from modelkeep_common.auth import Principal
-from modelkeep_common.paths import AllowedRoots
+from modelkeep_common.paths import STAGING, AllowedRoots
 
 from .system_errors import no_regular_file, reading
-
-#: Folder in models_dir with one folder per job while it runs; scans and sync leave it out.
-STAGING = ".staging"
 
 
 class ModelRoots:

@@ -13,7 +13,7 @@ import pytest
 
 from modelkeep.exceptions import ForbiddenPathException
 from modelkeep_common import paths
-from modelkeep_common.paths import MARKER, AllowedRoots, ensure_marker, lock_root, open_by_hand
+from modelkeep_common.paths import MARKER, STAGING, AllowedRoots, ensure_marker, lock_root, open_by_hand
 from modelkeep_common.startup import StartupError
 
 
@@ -172,6 +172,36 @@ def test_a_broken_or_missing_marker_is_told(tmp_path: Path) -> None:
     with pytest.raises(StartupError) as caught:
         ensure_marker(tmp_path / "file" / "models")
     assert caught.value.exit_code == 73
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can be another user for a while")
+@pytest.mark.parametrize("closed", ["", STAGING])
+def test_a_folder_that_was_ours_once_and_cannot_be_written_is_told(folder: Path, closed: str) -> None:
+    models = folder / f"models{closed}"
+    (models / STAGING).mkdir(parents=True)
+    for above in (folder, folder.parent):  # the temporary folder of the run
+        above.chmod(0o711)
+    with lock_root(models):
+        pass
+    for path in (*models.rglob("*"), models):
+        os.chown(path, 65534, 65534)
+    (models / closed).chmod(0o555)
+    os.seteuid(65534)
+    try:
+        told = rf"cannot write {models / closed}: Permission"
+        with pytest.raises(StartupError, match=told) as caught, lock_root(models):
+            pass
+    finally:
+        os.seteuid(0)
+    assert caught.value.exit_code == 73
+
+
+def test_a_models_folder_may_lie_a_thousand_levels_deep(folder: Path) -> None:
+    deep = folder.joinpath(*"a" * 1000)
+    try:
+        assert ensure_marker(deep) == ensure_marker(deep, create=False)
+    finally:  # Python's own rmtree gives up at that depth
+        subprocess.run(["rm", "-rf", folder / "a"], check=True)
 
 
 def test_one_process_per_role_holds_a_models_folder_until_it_dies(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from modelkeep.supervisor import Suite, SuiteError, ports_from, read_suite_file
+from modelkeep.suitefile import read_suite_file
+from modelkeep.supervisor import Suite, SuiteError, ports_from
 from support.suite import toy_environment, toy_suite
 
 #: Processes start and drain in nearly every test, on machines that may be busy.
@@ -172,6 +173,34 @@ def test_a_file_of_the_suite_that_cannot_be_written_is_73_too(data_dir: Path, fi
     wait_until_gone(suite.pids)
 
 
+def test_a_data_folder_of_a_thousand_levels_is_refused_in_words(data_dir: Path) -> None:
+    with pytest.raises(SuiteError, match=r"2,0\d\d bytes.*up to 480.*--data-dir") as refused:
+        toy_suite(data_dir.joinpath(*["a"] * 1000)).start()
+    assert refused.value.exit_code == 73
+    assert not list(data_dir.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give folders away")
+@pytest.mark.parametrize("above", ["of another user", "writable by all"])
+def test_a_data_folder_that_others_can_replace_is_refused_before_it_is_made(
+    data_dir: Path, above: str
+) -> None:
+    inner = data_dir / "above" / "mine"
+    inner.mkdir(parents=True)
+    if above == "of another user":
+        os.chown(inner.parent, 65534, 65534)
+    else:
+        inner.parent.chmod(0o777)
+    with pytest.raises(SuiteError, match=r"can be replaced by others: .*above.*--data-dir") as refused:
+        toy_suite(inner / "data").start()
+    assert refused.value.exit_code == 73
+    assert not list(inner.iterdir())
+    inner.parent.chmod(0o1777)
+    os.chown(inner.parent, 0, 0)
+    with toy_suite(inner / "data"):
+        pass
+
+
 def test_what_does_not_drain_is_killed_after_the_time_out() -> None:
     suite = toy_suite(env={"TOY_BETA": "deaf"})
     suite.start()
@@ -250,9 +279,18 @@ def test_a_killed_supervisor_leaves_no_services_and_a_free_folder(data_dir: Path
 
 def test_a_suite_file_that_makes_no_sense_counts_as_none(data_dir: Path) -> None:
     (data_dir / "run").mkdir()
-    for nonsense in ("", "[]", "{}", '{"pid": 1}'):
+    for nonsense in ("", "[]", "{}", '{"pid": 1}', '{"addresses": 3}', '{"addresses": null}', "[" * 100_000):
         (data_dir / "run" / "suite.json").write_text(nonsense)
         assert read_suite_file(data_dir) is None
+
+
+def test_a_suite_file_of_another_version_is_read_as_far_as_it_goes(data_dir: Path) -> None:
+    (data_dir / "run").mkdir()
+    said = {"addresses": {"record": "a:1"}, "news": [1]}
+    (data_dir / "run" / "suite.json").write_text(json.dumps(said))
+    read = read_suite_file(data_dir)
+    assert read is not None
+    assert (read.addresses, read.sockets, read.pid) == ({"record": "a:1"}, {}, 0)
 
 
 def test_stopping_what_never_started_is_harmless() -> None:

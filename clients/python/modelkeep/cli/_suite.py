@@ -28,7 +28,7 @@ def folder_named(text: str) -> Path:
     which would be made a data folder and closed to others.
     """
     if not text.strip():
-        raise typer.BadParameter("names no folder; leave the option out for ./modelkeep-data")
+        raise typer.BadParameter("names no folder; leave the option out for its default")
     return Path(text)
 
 
@@ -45,6 +45,14 @@ def up(
         Path | None,
         typer.Option(
             help="Data folder, made if it is not there; ./modelkeep-data by default.", parser=folder_named
+        ),
+    ] = None,
+    models_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of installed models, made if it is not there; in the data folder by default.",
+            envvar="MODELKEEP_MODELS_DIR",
+            parser=folder_named,
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -77,6 +85,7 @@ def up(
     raise typer.Exit(
         run(
             folder,
+            models_dir=models_dir,
             host=host,
             ports=ports_from(port),
             insecure=insecure,

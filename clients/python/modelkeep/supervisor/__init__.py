@@ -9,8 +9,8 @@ The services are processes only: nothing here imports one. A service that dies i
 from __future__ import annotations
 
 from modelkeep.defaults import DEFAULT_PORTS, SERVICES
+from modelkeep.suitefile import SuiteFile, read_suite_file
 from modelkeep.supervisor._errors import SuiteError
-from modelkeep.supervisor._files import SuiteFile, read_suite_file
 from modelkeep.supervisor._suite import Suite, ports_from
 from modelkeep.supervisor._up import up
 

@@ -13,28 +13,18 @@ from pathlib import Path
 from modelkeep.defaults import EXIT_CONFIG
 from modelkeep.private import UnsafeFolderError, make_private, runtime_folder
 from modelkeep.reserve import Reserve
+from modelkeep.suitefile import OWNER, token_path
 from modelkeep.supervisor._errors import SuiteError
 from modelkeep.supervisor._files import RESERVE_BYTES, write_private
 
-#: Whose token the starter's is, and what it is good for.
-OWNER = "owner"
+#: What the starter's token is good for.
 _OWNER_ROLES = ("admin", "owner")
 _ACCEPTED = "accepted.json"
 
 
-def token_folder(data_dir: Path) -> Path:
-    """Where the tokens of a suite are."""
-    return data_dir / "run" / "tokens"
-
-
-def token_path(data_dir: Path, name: str = OWNER) -> Path:
-    """The file with the token of the owner, or of a service."""
-    return token_folder(data_dir) / name
-
-
 def accepted_path(data_dir: Path) -> Path:
     """The file by which services know callers; it holds digests, so no token can be read from it."""
-    return token_folder(data_dir) / _ACCEPTED
+    return token_path(data_dir, _ACCEPTED)
 
 
 def make_tokens(data_dir: Path, services: Sequence[str]) -> None:
@@ -42,7 +32,7 @@ def make_tokens(data_dir: Path, services: Sequence[str]) -> None:
 
     On a full disk the room for them comes from the supervisor's reserve.
     """
-    folder = token_folder(data_dir)
+    folder = token_path(data_dir).parent
     reserve = Reserve(folder.parent, RESERVE_BYTES)
     reserve.run(lambda: folder.mkdir(mode=0o700, exist_ok=True))
     folder.chmod(0o700)

@@ -6,57 +6,21 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from modelkeep.defaults import EXIT_NOT_WRITABLE
 from modelkeep.locks import LockedError, take_lock
+from modelkeep.private import make_above, who_may_replace
 from modelkeep.reserve import Reserve, is_full
+from modelkeep.suitefile import SuiteFile, read_suite_file, suite_file_path
 from modelkeep.supervisor._errors import SuiteError
 
 #: Kept in ``run`` for the files there.
 RESERVE_BYTES = 256 << 10
-
-
-@dataclass(frozen=True, slots=True)
-class SuiteFile:
-    """What ``<data_dir>/run/suite.json`` says while a suite runs.
-
-    Attributes:
-        pid: The supervisor's process id.
-        data_dir: The absolute data folder.
-        addresses: Service name (``record``, …) to ``host:port``.
-        sockets: Service name to the path of the UNIX socket where its owner calls.
-        pids: Service name to process id.
-        versions: Distribution name to version.
-        start_time: Seconds since the epoch at which all services were healthy.
-    """
-
-    pid: int
-    data_dir: str
-    addresses: Mapping[str, str] = field(default_factory=dict)
-    sockets: Mapping[str, str] = field(default_factory=dict)
-    pids: Mapping[str, int] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    start_time: float = 0.0
-
-
-def suite_file_path(data_dir: Path) -> Path:
-    """Where the suite of a data folder describes itself."""
-    return data_dir / "run" / "suite.json"
-
-
-def read_suite_file(data_dir: Path) -> SuiteFile | None:
-    """The running suite of a data folder, or None when there is no (readable) description.
-
-    A suite that was killed leaves its file behind, so what it says is a hint and not a promise.
-    """
-    try:
-        said = json.loads(suite_file_path(data_dir).read_text())
-        return SuiteFile(**{name: said[name] for name in SuiteFile.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+#: Bytes that the path of a data folder may have: SQLite opens files of up to 504, and one in it is called
+#: download/download.db.
+MAX_PATH_BYTES = 480
 
 
 def write_suite_file(data_dir: Path, content: SuiteFile) -> None:
@@ -87,10 +51,19 @@ def make_data_dir(data_dir: Path) -> None:
     """Make the data folder and what the supervisor needs inside.
 
     Raises:
-        SuiteError: exit code 73 when it cannot be made or written.
+        SuiteError: exit code 73 when it cannot be made or written, or other users may replace it.
     """
+    if (
+        size := max(len(os.fsencode(data_dir)), len(os.fsencode(os.path.realpath(data_dir))))
+    ) > MAX_PATH_BYTES:
+        raise SuiteError(
+            f"The path of the data folder has {size:,} bytes, and databases in it are opened up to "
+            f"{MAX_PATH_BYTES}. Name a shorter one: modelkeep up --data-dir FOLDER",
+            exit_code=EXIT_NOT_WRITABLE,
+        )
     try:
-        data_dir.parent.mkdir(parents=True, exist_ok=True)
+        make_above(data_dir)
+        _keep_in_place(data_dir)
         for folder in (data_dir, data_dir / "run", data_dir / "logs"):
             folder.mkdir(mode=0o700, exist_ok=True)
             if not os.access(folder, os.W_OK | os.X_OK):
@@ -98,6 +71,20 @@ def make_data_dir(data_dir: Path) -> None:
         _close_to_others(data_dir)
     except OSError as error:
         raise not_writable(data_dir, error) from error
+
+
+def _keep_in_place(data_dir: Path) -> None:
+    """What the services write and read goes by the folder's path: nobody else may put another one there.
+
+    Raises:
+        SuiteError: exit code 73 when somebody may.
+    """
+    if why := who_may_replace(data_dir):
+        raise SuiteError(
+            f"The data folder {data_dir} can be replaced by others: {why}, who could have the suite read and "
+            "write what they like. Name a folder that lies in yours: modelkeep up --data-dir FOLDER",
+            exit_code=EXIT_NOT_WRITABLE,
+        )
 
 
 def _close_to_others(data_dir: Path) -> None:
@@ -118,9 +105,14 @@ def _close_to_others(data_dir: Path) -> None:
     if not mode & 0o077:
         return
     if mode & 0o1002:
+        remedy = "Name a folder inside it: modelkeep up --data-dir FOLDER"
+        if not mode & stat.S_ISVTX:
+            remedy = (
+                f"If all in it is yours: `chmod 700 {data_dir}`; else name another folder with --data-dir"
+            )
         raise SuiteError(
             f"Other users may write to the data folder {data_dir} (mode {mode:04o}), and could take the "
-            "suite's files for theirs. Name a folder inside it: modelkeep up --data-dir FOLDER",
+            f"suite's files for theirs. {remedy}",
             exit_code=EXIT_NOT_WRITABLE,
         )
     data_dir.chmod(0o700)

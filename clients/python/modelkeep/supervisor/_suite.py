@@ -25,16 +25,11 @@ from modelkeep.defaults import (
 )
 from modelkeep.hosts import check_spelling, is_loopback
 from modelkeep.reserve import has_room
+from modelkeep.suitefile import SuiteFile, suite_file_path, token_path
 from modelkeep.supervisor import _access, _ports
 from modelkeep.supervisor._errors import PASSED_THROUGH, SuiteError
-from modelkeep.supervisor._files import (
-    SuiteFile,
-    lock_data_dir,
-    make_data_dir,
-    not_writable,
-    suite_file_path,
-    write_suite_file,
-)
+from modelkeep.supervisor._files import lock_data_dir, make_data_dir, not_writable, write_suite_file
+from modelkeep.supervisor._models import models_folder
 from modelkeep.supervisor._process import ServiceProcess
 
 #: Setting of one service that holds the address of another.
@@ -70,6 +65,7 @@ class Suite:
 
     Args:
         data_dir: The data folder; None makes a temporary one that goes when the suite stops.
+        models_dir: The folder of installed models, of all services; by default ``models`` in the data folder.
         host: The address that the services listen on.
         ports: Service name to port; 0, or a service that is not named, takes a free one.
         services: Which services to start.
@@ -87,6 +83,7 @@ class Suite:
         self,
         data_dir: Path | None = None,
         *,
+        models_dir: Path | None = None,
         host: str = "127.0.0.1",
         ports: Mapping[str, int] | None = None,
         services: Sequence[str] = SERVICES,
@@ -97,6 +94,8 @@ class Suite:
         startup_timeout_s: float = 60.0,
     ) -> None:
         self._given_data_dir = data_dir
+        self._given_models_dir = models_dir
+        self._models_dir: Path | None = None
         self._host = host
         self._is_local = False
         self._ports = dict(ports or {})
@@ -125,6 +124,11 @@ class Suite:
     def addresses(self) -> dict[str, str]:
         """Service name to ``host:port``; whoever calls there needs a token to do more than look."""
         return self._over_tcp()
+
+    @property
+    def models_dir(self) -> Path | None:
+        """The folder of installed models, once started; None if only the services' files of settings know."""
+        return self._models_dir
 
     @property
     def sockets(self) -> dict[str, str]:
@@ -163,6 +167,9 @@ class Suite:
             make_data_dir(self.data_dir)
             self._lock = lock_data_dir(self.data_dir)
             self._look_at_host()
+            self._models_dir = models_folder(
+                self._given_models_dir, self.data_dir, self._services, {**os.environ, **self._env}
+            )
             self._sockets = _access.socket_paths(self.data_dir, self._services)
             try:
                 _access.make_tokens(self.data_dir, self._services)
@@ -291,9 +298,12 @@ class Suite:
         socket = ["--unix-socket", str(self._sockets[name])]
         if self._insecure:
             return [*socket, "--insecure"]
-        accepted, own = _access.accepted_path(self.data_dir), _access.token_path(self.data_dir, name)
+        accepted, own = _access.accepted_path(self.data_dir), token_path(self.data_dir, name)
         tokens = ["--token-file", str(accepted), "--peer-token-file", str(own)]
         return [*socket, *tokens, "--anonymous", self._anonymous]
+
+    def _models_arguments(self) -> list[str]:
+        return [] if self._models_dir is None else ["--models-dir", str(self._models_dir)]
 
     def _spawn(self, name: str) -> None:
         if (old := self._processes.get(name)) is not None:
@@ -306,7 +316,8 @@ class Suite:
                 module=f"modelkeep_{name}",
                 arguments=[
                     *("--host", self._host, "--port", str(self._chosen[name])),
-                    *("--data-dir", str(self.data_dir), *self._access_arguments(name)),
+                    *("--data-dir", str(self.data_dir), *self._models_arguments()),
+                    *self._access_arguments(name),
                     *self._arguments.get(name, ()),
                 ],
                 environment=self._environment(name),
@@ -361,6 +372,7 @@ class Suite:
         said = SuiteFile(
             pid=os.getpid(),
             data_dir=str(self.data_dir),
+            models_dir="" if self._models_dir is None else str(self._models_dir),
             addresses=self._over_tcp(),
             sockets={name: str(path) for name, path in self._sockets.items()},
             pids=self.pids,

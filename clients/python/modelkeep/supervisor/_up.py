@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeAlias
 
-from modelkeep.defaults import DATA_DIR, DEFAULT_PORTS, EXIT_FAILED, EXIT_OK, SERVICES
+from modelkeep.defaults import DATA_DIR, DEFAULT_PORTS, EXIT_FAILED, EXIT_OK, MODELS, SERVICES
 from modelkeep.supervisor._errors import SuiteError
 from modelkeep.supervisor._process import ServiceProcess
 from modelkeep.supervisor._suite import DRAIN_LIMIT_S, Suite
@@ -29,6 +29,7 @@ _INSECURE = (
 def up(
     data_dir: Path = DATA_DIR,
     *,
+    models_dir: Path | None = None,
     host: str = "127.0.0.1",
     ports: Mapping[str, int] | None = None,
     services: Sequence[str] = SERVICES,
@@ -45,6 +46,7 @@ def up(
 
     Args:
         data_dir: The data folder, made when it is not there.
+        models_dir: The folder of installed models; ``models`` in the data folder by default.
         host: The address to listen on.
         ports: Service name to port; the defaults are 50051 to 50054, 0 takes a free one.
         services: Which services to run.
@@ -63,6 +65,7 @@ def up(
     """
     suite = Suite(
         data_dir,
+        models_dir=models_dir,
         host=host,
         ports={**DEFAULT_PORTS, **(ports or {})},
         services=services,
@@ -106,6 +109,8 @@ def _report_end(
 def _greet(suite: Suite, say: Callable[[str], None]) -> None:
     width = max(len(name) for name in suite.services)
     lines = [f"modelkeep {version('modelkeep')} is up; its data are in {suite.data_dir}"]
+    if suite.models_dir not in (None, suite.data_dir / MODELS):
+        lines.append(f"and its models in {suite.models_dir}")
     lines += [f"  {name:<{width}}  {address}" for name, address in suite.addresses.items()]
     if (record := suite.addresses.get("record")) is not None:
         lines.append(f"Try: grpcurl -plaintext {record} modelkeep.record.v1.RecordService/ListModels")
