@@ -3,7 +3,7 @@
 Without arguments: fail where the .proto files break what was promised, or where the baseline was renewed
 without a decision. With the path of a decision record: renew the baseline, and note that in the record::
 
-    scripts/baseline.py docs/adr/0010-the-api-is-promised.md
+    scripts/baseline.py docs/adr/0010-the-api-takes-its-breaking-changes-now.md
 """
 
 from __future__ import annotations

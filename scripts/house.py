@@ -10,7 +10,8 @@ is a check: a figure tells where to look, not what is right.
   (depth; modules that import each other count as one floor).
 * stops of an install: one install of a file, copied, from the begin of its run to its record, in this
   process. A stop is a call from one module of modelkeep_install into another; a coroutine that goes on is no
-  new call, and what a thread does that ran before is not seen.
+  new call. Those on the event loop are what the run itself does; the others, on threads, are what its steps
+  have done there: probing, hashing, copying, storing.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def _mutual(reach: dict[str, set[str]], one: str, other: str) -> bool:
 
 
 class Stops:
-    """Counts the calls between modules of one package while it is the profiler of a thread.
+    """Counts the calls between modules of one package on the threads that it is the profiler of.
 
     Args:
         package: Whose modules count.
@@ -132,6 +133,9 @@ class Stops:
         self._package, self._begin, self._end = package + ".", begin, end
         #: (module that calls, module that is called, qualified name of the function), in order.
         self.calls: list[tuple[str, str, str]] = []
+        #: Those of them that the thread made which made this.
+        self.own: list[tuple[str, str, str]] = []
+        self._thread = threading.get_ident()
         self._seen: set[FrameType] = set()
         self._counting = self._over = False
 
@@ -148,6 +152,8 @@ class Stops:
         caller = self._caller(frame)
         if caller not in ("", module) and not name.endswith("__init__"):
             self.calls.append((caller, module, name))
+            if threading.get_ident() == self._thread:
+                self.own.append(self.calls[-1])
         self._over = name == self._end
 
     def _caller(self, frame: FrameType) -> str:
@@ -168,15 +174,15 @@ async def trace_install(stops: Stops) -> None:
     from support.installs import install_service, small_lora
 
     with tempfile.TemporaryDirectory() as folder:
-        async with install_service(Path(folder) / "data") as client:
-            model = small_lora(Path(folder) / "import" / "lora.safetensors")
-            threading.setprofile(stops)
-            sys.setprofile(stops)
-            try:
+        model = small_lora(Path(folder) / "import" / "lora.safetensors")
+        threading.setprofile(stops)  # before there are threads: those that run already would not be seen
+        try:
+            async with install_service(Path(folder) / "data") as client:
+                sys.setprofile(stops)
                 await client.install(model, inplace=False)
-            finally:
-                sys.setprofile(None)
-                threading.setprofile(None)
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
 
 
 def main() -> int:
@@ -199,7 +205,7 @@ def main() -> int:
     visited = {module for caller, callee, _ in stops.calls for module in (caller, callee)}
     print(
         f"stops of an install  {len(stops.calls)}, {len(set(stops.calls))} of them different, "
-        f"in {len(visited)} modules"
+        f"in {len(visited)} modules; {len(stops.own)} on the event loop"
     )
     if options.verbose:
         print(*files, *(" ".join(call) for call in stops.calls), sep="\n")
