@@ -7,8 +7,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from support import modelshapes
 from support.httpserver import HttpServer, Resource
 from support.services import Services
 from support.suite import service_suite
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -99,7 +98,7 @@ def test_an_install_goes_on_when_the_suite_is_stopped_in_its_middle_and_started_
         url = server.put("/style.safetensors", resource)
         with service_suite(data_dir, services=three), Client(data_dir=data_dir) as client:
             job = client.model_install.import_model(url)
-            until(lambda: job.bytes > len(body) // 20)
+            wait_until(lambda: job.bytes > len(body) // 20)
         resource.rate = None
         with service_suite(data_dir, services=three), Client(data_dir=data_dir) as client:
             resumed = client.model_install.wait_for_job(job.id, timeout=20)
@@ -110,11 +109,3 @@ def test_an_install_goes_on_when_the_suite_is_stopped_in_its_middle_and_started_
         assert server.bytes_served("/style.safetensors") < len(body) * 1.5
     assert resumed.local_path is not None
     assert resumed.local_path.read_bytes() == body
-
-
-def until(done: Callable[[], bool], within_s: float = 20.0) -> None:
-    """Wait until something that nobody tells is so."""
-    deadline = time.monotonic() + within_s
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

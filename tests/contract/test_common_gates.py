@@ -27,9 +27,10 @@ from modelkeep_common.auth import ADMIN
 from modelkeep_common.calls.admission import Admission, Gate
 from modelkeep_common.serving.connections import connection_limit
 from support.commonapp import SERVICE, App, AppSettings, Client, serving
-from support.commoncalls import echo, error_of, reason_of, until
+from support.commoncalls import echo, error_of, reason_of
 from support.failures import status_of
 from support.http2 import Connection
+from support.waiting import until
 
 pytestmark = pytest.mark.timeout(90)
 GREEDY, MODEST = "greedy-token-of-16", "modest-token-of-16"

@@ -19,8 +19,9 @@ import modelkeep_common
 from modelkeep_common.calls.chain import Chain
 from modelkeep_common.sqlite import Database, Migration
 from support.commonapp import SERVICE, App, serving
-from support.commoncalls import echo, error_of, reason_of, until
+from support.commoncalls import echo, error_of, reason_of
 from support.failures import status_of
+from support.waiting import until
 
 SECRET = "hf_abcdefgh12345678 at /home/me/secret"
 

@@ -29,7 +29,8 @@ from modelkeep_common.startup import StartupError
 from modelkeep_common.watch import Frame, WatchHub, stream_frames
 from modelkeep_common.watch.sqlite_log import SqliteLog, append_change
 from support.commonapp import SERVICE, App, AppSettings, Client, serving
-from support.commoncalls import echo, error_of, reason_of, until
+from support.commoncalls import echo, error_of, reason_of
+from support.waiting import until
 
 # 10
 

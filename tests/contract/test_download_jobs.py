@@ -264,7 +264,7 @@ async def test_wait_answers_at_its_time_out_with_what_is(client: DownloadClient,
     answer = await client.stub.WaitDownloads(
         pb.WaitDownloadsRequest(ids=[job.id], timeout={"nanos": 200_000_000})
     )
-    assert 0.15 < time.monotonic() - began < 10
+    assert time.monotonic() - began > 0.15
     assert (answer.done, [j.id for j in answer.downloads]) == (False, [job.id])
     await client.stub.CancelDownload(pb.CancelDownloadRequest(id=job.id))
     answer = await client.stub.WaitDownloads(pb.WaitDownloadsRequest())

@@ -8,8 +8,6 @@ import os
 import re
 import shutil
 import sqlite3
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +29,11 @@ from modelkeep_install.store import InstallStore
 from support.failures import fails
 from support.httpserver import HttpServer, Resource
 from support.installs import InstallClient, records_beside, small_lora
+from support.waiting import until
 
 COMPLETED = install_pb2.INSTALL_STATE_COMPLETED
 CANCELLED = install_pb2.INSTALL_STATE_CANCELLED
 ERROR = install_pb2.INSTALL_STATE_ERROR
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 15) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "never so"
-        await asyncio.sleep(0.02)
 
 
 async def leave_in_the_middle(call: Any, begun: asyncio.Event) -> None:

@@ -9,8 +9,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from modelkeep.cli.main import app
 from modelkeep.supervisor import Suite
 from support import modelshapes
 from support.httpserver import HttpServer, Resource
+from support.waiting import wait_until
 
 
 @pytest.fixture
@@ -50,13 +49,6 @@ def start(suite: Suite, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def test_a_model_is_installed_looked_at_changed_and_removed(suite: Suite, lora: Path) -> None:
@@ -188,7 +180,7 @@ def test_ctrl_c_leaves_the_install_running_and_the_same_command_joins_it(suite: 
         # Slow enough to be interrupted, until it is followed again.
         url = server.put("/slow.safetensors", Resource(body, rate=len(body) // 600))
         first = start(suite, "install", url)
-        until(
+        wait_until(
             lambda: any(
                 job["source"].get("url") == url and int(job["progress"]["bytes_done"]) > 0
                 for job in run_json(suite, "installs", "list")["installs"]
@@ -222,7 +214,7 @@ def test_a_download_is_paused_resumed_and_followed_by_command(suite: Suite, lora
         resource = Resource(body, rate=len(body) // 6)
         url = server.put("/held.safetensors", resource)
         run(suite, "install", url, "--detach")
-        until(lambda: server.bytes_served("/held.safetensors") > 0, "the download does not begin")
+        wait_until(lambda: server.bytes_served("/held.safetensors") > 0, "the download does not begin")
         (job,) = [
             job for job in run_json(suite, "downloads", "list")["downloads"] if job["source"]["url"] == url
         ]
@@ -246,12 +238,12 @@ def test_an_install_is_cancelled_by_command_and_jobs_are_pruned(suite: Suite, lo
     with HttpServer() as server:
         url = server.put("/endless.safetensors", Resource(body, rate=len(body) // 60))
         run(suite, "install", url, "--detach")
-        until(lambda: server.bytes_served("/endless.safetensors") > 0, "the download does not begin")
+        wait_until(lambda: server.bytes_served("/endless.safetensors") > 0, "the download does not begin")
         id = run_json(suite, "installs", "list", "endless")["installs"][0]["id"]
         assert "cancelled" in run(suite, "installs", "cancel", id).stdout
     run(suite, "installs", "prune")
     assert run_json(suite, "installs", "list") == {"installs": []}
-    until(
+    wait_until(
         lambda: (
             run_json(suite, "downloads", "prune") is not None
             and run_json(suite, "downloads", "list") == {"downloads": []}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import grpc
@@ -37,9 +36,3 @@ async def error_of(call: Any) -> grpc.aio.AioRpcError:
 
 async def echo(request: StringValue, context: Any) -> StringValue:
     return request
-
-
-async def until(condition: Any, timeout: float = 5) -> None:
-    async with asyncio.timeout(timeout):
-        while not condition():  # noqa: ASYNC110  what is waited for is on the other side of a socket
-            await asyncio.sleep(0.01)

@@ -27,6 +27,7 @@ from modelkeep.install.v1.install_service_pb2_grpc import (
 from modelkeep.server.v1 import job_pb2, watch_pb2
 from modelkeep_common.calls.status import CODES, domain_of, to_status
 from support.scripted import serving
+from support.waiting import until
 
 RUNNING = install_pb2.INSTALL_STATE_RUNNING
 
@@ -91,14 +92,6 @@ async def take(client: AsyncClient, count: int, **arguments: Any) -> list[Any]:
             if len(frames) == count:
                 break
     return frames
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not come to that")
 
 
 async def test_a_watch_goes_on_with_the_last_token_when_the_stream_breaks() -> None:

@@ -15,8 +15,8 @@ from modelkeep_common.limits import StoreLimits
 from modelkeep_common.sqlite import Database
 from modelkeep_common.watch import Frame, Watch, WatchHub
 from modelkeep_common.watch.sqlite_log import SqliteLog, append_change
-from support.commoncalls import until
 from support.commonwatch import MIGRATIONS
+from support.waiting import until
 
 KIB = 1024
 LIMITS = StoreLimits(watch_queue_bytes=100 * KIB, watch_queues_bytes=1000 * KIB)
