@@ -1,10 +1,10 @@
-"""What no file of the repository may hold."""
+"""What no file of the repository may hold, and files that others speak of and that are not there."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,6 +76,12 @@ _HOMES = (
     ),
     ("a token's decoding", re.compile(r"\bb64decode\("), "services/modelkeep_common/tokens.py"),
 )
+#: Another file of the repository.
+_NAMED = re.compile(
+    r"(?<![\w/.<>-])(?:docs|tests|scripts|services|clients|proto)/[\w./-]+\.(?:py|md|sh|proto|txt)\b"
+)
+#: In a README: a module, by its place in the folder that is described, or by its name alone.
+_MODULE = re.compile(r"`([\w/]+\.py)`")
 _LOCKFILE_ADDRESS = re.compile(r'"resolved"\s*:')
 
 
@@ -120,9 +126,33 @@ def problems_of(path: Path, root: Path) -> Iterator[str]:
         yield f"{name}: holds resolved addresses; set omit-lockfile-registry-resolved"
 
 
+def missing(root: Path, name: str, names: Collection[str]) -> Iterator[str]:
+    """What one of the files says of another that is not there."""
+    text = (root / name).read_text(errors="replace")
+    for found in sorted({*_NAMED.findall(text)} - {*names}):
+        yield f"{name}: names {found}, which is not there"
+    if name.endswith("README.md"):
+        below = (name.removesuffix("README.md"), "tests/")
+        for found in sorted({*_MODULE.findall(text)}):
+            full = {found, f"services/{found}", f"clients/python/{found}"}
+            near = (other for other in names if other.startswith(below) and other.endswith(f"/{found}"))
+            if full.isdisjoint(names) and not any(near):
+                yield f"{name}: names {found}, which is not there"
+
+
 def main(root: Path = ROOT) -> int:
     """Check the repository; returns the exit code."""
-    problems = [problem for path in files(root) for problem in problems_of(path, root)]
+    present = list(files(root))
+    problems = [problem for path in present for problem in problems_of(path, root)]
+    names = {path.relative_to(root).as_posix() for path in present}
+    texts = (name for name in names if name.endswith((".md", ".py", ".proto")))
+    # A test may speak of what it makes itself.
+    problems += [
+        problem
+        for name in sorted(texts)
+        if not name.startswith("tests/")
+        for problem in missing(root, name, names)
+    ]
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

@@ -139,6 +139,27 @@ def test_a_file_may_not_hold_what_the_repository_bans(
     assert (complaint or "") in said
 
 
+def test_a_file_that_another_speaks_of_must_be_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = {
+        "services/modelkeep_a/README.md": "`store.py` `domain/jobs.py` `test_a.py` `gone.py` `m_b/x.py`",
+        "services/modelkeep_a/store.py": '"""See docs/why.md and docs/adr/NNNN-….md."""\n',
+        "services/modelkeep_a/domain/jobs.py": "",
+        "services/modelkeep_b/gone.py": "",
+        "services/m_b/x.py": "",
+        "tests/unit/test_a.py": "# makes docs/other.md\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert check_text.main(tmp_path) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "services/modelkeep_a/README.md: names gone.py, which is not there",
+        "services/modelkeep_a/store.py: names docs/why.md, which is not there",
+    ]
+
+
 @pytest.mark.parametrize("call", ["stamp.ToDatetime()", "base64.b64decode(token)"])
 def test_a_conversion_that_can_fail_has_one_home(
     tmp_path: Path, call: str, capsys: pytest.CaptureFixture[str]
