@@ -239,6 +239,14 @@ def without_query(url: str) -> str:
     return shown(url).partition("?")[0]
 
 
+def hidden_parts(url: str) -> list[str]:
+    """What of a URL's query is not shown, as it is written and decoded: for texts that may repeat it."""
+    told = shown(url)
+    pieces = {piece for piece in re.split("[&;=]", _split(url)[3] or "") if len(piece) > _SHORT}
+    hidden = {piece for piece in pieces if piece not in told}
+    return sorted(hidden | {unquote(piece) for piece in hidden})
+
+
 def is_address(text: str) -> bool:
     """Whether a source string means an address rather than a local path or a repository's name."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text.strip()) is not None

@@ -315,10 +315,10 @@ async def test_a_failed_jobs_partial_file_goes_unless_it_is_preserved(
         job = await client.create(web.url("/p.bin"), preserve_partial=preserve)
         await client.until(job, lambda now: now.progress.bytes_done > 50_000)
         await client.stub.PauseDownload(pb.PauseDownloadRequest(id=job.id))
-        web.resources["/p.bin"].faults = [Status(404)]
+        web.resources["/p.bin"].faults = [Status(503)] * 8
         await client.stub.StartDownload(pb.StartDownloadRequest(id=job.id))
         ended = await client.ended(job)
-        assert ended.error.reason == "SOURCE_NOT_FOUND"
+        assert ended.error.reason == "UPSTREAM_UNAVAILABLE"
         return ended
 
     await fail(preserve=False)

@@ -38,9 +38,9 @@ async def failed(client: DownloadClient, web: HttpServer, url: str) -> None:
     """A download that failed in its middle and kept its partial file."""
     job = await paused(client, web, url)
     [resource] = [resource for path, resource in web.resources.items() if url.endswith(path)]
-    resource.faults = [Status(404)]
+    resource.faults = [Status(503)] * 8
     await client.stub.StartDownload(pb.StartDownloadRequest(id=job.id))
-    assert (await client.ended(job)).error.reason == "SOURCE_NOT_FOUND"
+    assert (await client.ended(job)).error.reason == "UPSTREAM_UNAVAILABLE"
 
 
 async def test_a_partial_file_is_gone_on_with_from_the_very_source_only(

@@ -30,7 +30,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -53,10 +53,12 @@ class Fault:
 
 @dataclass(frozen=True)
 class Status(Fault):
-    """Answer with this status, and Retry-After if given."""
+    """Answer with this status, and with Retry-After, other headers and a body if given."""
 
     code: int
     retry_after: str | None = None
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self, resource: Resource, fault: Fault | None, request: Request) -> None:
         if isinstance(fault, Status):
             extra = {} if fault.retry_after is None else {"Retry-After": fault.retry_after}
-            self._send_status(request, fault.code, extra)
+            self._send_status(request, fault.code, {**extra, **fault.headers}, fault.body)
         elif isinstance(fault, Garbage):
             self.wfile.write(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
             self.close_connection = True
@@ -306,12 +308,15 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.owner._closing.wait(seconds):
             self.close_connection = True
 
-    def _send_status(self, request: Request, code: int, headers: dict[str, str] | None = None) -> None:
+    def _send_status(
+        self, request: Request, code: int, headers: dict[str, str] | None = None, body: bytes = b""
+    ) -> None:
         request.status = code
         self.send_response(code)
-        for name, value in {"Content-Length": "0", **(headers or {})}.items():
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
+        self.wfile.write(body)
 
     def _send_json(self, value: object) -> None:
         text = json.dumps(value).encode()

@@ -41,7 +41,11 @@
         │   ├── RootMismatchException         ROOT_MISMATCH          FAILED_PRECONDITION
         │   ├── WrongHostException            WRONG_HOST             FAILED_PRECONDITION
         │   ├── TokenRequiredException        TOKEN_REQUIRED         FAILED_PRECONDITION
-        │   └── TokenRejectedException        TOKEN_REJECTED         FAILED_PRECONDITION
+        │   ├── TokenRejectedException        TOKEN_REJECTED         FAILED_PRECONDITION
+        │   ├── LicenseNotAcceptedException   LICENSE_NOT_ACCEPTED   FAILED_PRECONDITION
+        │   ├── PurchaseRequiredException     PURCHASE_REQUIRED      FAILED_PRECONDITION
+        │   ├── EarlyAccessException          EARLY_ACCESS           FAILED_PRECONDITION
+        │   └── AddressExpiredException       ADDRESS_EXPIRED        FAILED_PRECONDITION
         ├── ExhaustedException                (no room; free some, or wait)
         │   ├── RamExhaustedException         RAM_EXHAUSTED          RESOURCE_EXHAUSTED
         │   ├── DiskFullException             DISK_FULL              RESOURCE_EXHAUSTED
@@ -361,6 +365,34 @@ class TokenRejectedException(AccessException):
     """The source refused the access token."""
 
     reason = "TOKEN_REJECTED"
+    code = "FAILED_PRECONDITION"
+
+
+class LicenseNotAcceptedException(AccessException):
+    """The source gives the file only to accounts that accepted its terms."""
+
+    reason = "LICENSE_NOT_ACCEPTED"
+    code = "FAILED_PRECONDITION"
+
+
+class PurchaseRequiredException(AccessException):
+    """The source gives the file only to accounts that paid for it."""
+
+    reason = "PURCHASE_REQUIRED"
+    code = "FAILED_PRECONDITION"
+
+
+class EarlyAccessException(AccessException):
+    """The source gives the file only to those who pay, until a date that it may name."""
+
+    reason = "EARLY_ACCESS"
+    code = "FAILED_PRECONDITION"
+
+
+class AddressExpiredException(AccessException):
+    """The address served the file, or was signed, and does not any more: a new one is needed."""
+
+    reason = "ADDRESS_EXPIRED"
     code = "FAILED_PRECONDITION"
 
 

@@ -180,6 +180,16 @@ class Job:
         return self.bytes_total is not None and self.bytes_total > 0 and self.bytes_done >= self.bytes_total
 
     @property
+    def resumable(self) -> bool:
+        """Whether there are bytes that a later try can go on from."""
+        return self.bytes_done > 0 and bool(self.validator)
+
+    @property
+    def has_served(self) -> bool:
+        """Whether its address has served this very job bytes that are still good."""
+        return self.resumable and bool(self.final_url)
+
+    @property
     def target(self) -> Path:
         """Where the file goes; needs `name` where the destination is a folder."""
         if not self.spec.destination_is_folder:

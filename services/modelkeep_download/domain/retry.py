@@ -1,9 +1,16 @@
-"""What an HTTP status means for a job: try again, or give up, and why. Pure."""
+"""Which failures may pass, and how often they are worth another try. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from modelkeep.exceptions import (
+    AddressExpiredException,
+    EarlyAccessException,
+    LicenseNotAcceptedException,
     ModelkeepError,
+    NotAModelFileException,
+    PurchaseRequiredException,
     SourceNotFoundException,
     TokenRejectedException,
     TokenRequiredException,
@@ -13,7 +20,27 @@ from modelkeep.exceptions import (
 TRANSIENT_STATUSES = frozenset(
     {408, 421, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524, 529}
 )
+_OF_ONE_NODE = (SourceNotFoundException, NotAModelFileException)
+_OF_SOMEBODY = (
+    *(AddressExpiredException, TokenRequiredException, TokenRejectedException),
+    *(LicenseNotAcceptedException, PurchaseRequiredException, EarlyAccessException),
+)
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+
+
+def is_transient(status: int) -> bool:
+    """Whether the same request may be answered otherwise a while later."""
+    return status in TRANSIENT_STATUSES or (status >= 500 and status not in (501, 505))
+
+
+def may_be_one_nodes(error: ModelkeepError) -> bool:
+    """Whether a source that has served bytes may take this back: one of its nodes may lack the object."""
+    return isinstance(error, _OF_ONE_NODE)
+
+
+def waits_for_somebody(error: ModelkeepError) -> bool:
+    """Whether a source that has served bytes refuses more for what somebody can bring."""
+    return isinstance(error, _OF_SOMEBODY)
 
 
 class TransientError(Exception):
@@ -21,12 +48,26 @@ class TransientError(Exception):
 
     Attributes:
         retry_after: Seconds that the source asks to wait, or None.
+        tries: How many tries that is worth as long as the source has never answered; None: as many as any.
+        metadata: Facts for the error that people see.
+        final: What the job ends with when no try is left; None: UPSTREAM_UNAVAILABLE.
     """
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        retry_after: float | None = None,
+        *,
+        tries: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        final: ModelkeepError | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
+        self.tries = tries
+        self.metadata = dict(metadata or {})
+        self.final = final
 
 
 class StartOver(Exception):
@@ -40,42 +81,3 @@ class StartOver(Exception):
         super().__init__(message)
         self.message = message
         self.changed = changed
-
-
-def status_error(
-    status: int, *, host: str, at_source: bool, had_token: bool, retry_after: float | None
-) -> Exception:
-    """The exception for a status that is neither success nor a redirect.
-
-    Args:
-        status: The HTTP status.
-        host: Host that answered, for the message.
-        at_source: Whether it is the source's own host, the only one that saw the token.
-        had_token: Whether a token was sent.
-        retry_after: Seconds that the answer asks to wait, if any.
-    """
-    facts = {"host": host, "status": str(status)}
-    if status in TRANSIENT_STATUSES or (status >= 500 and status not in (501, 505)):
-        return TransientError(f"{host} answers {status}", retry_after)
-    if not at_source and status in (400, 401, 403):
-        # A storage host behind a redirect: its signed address has run out. Ask the source anew.
-        return TransientError(f"{host} answers {status} to the address that the source gave")
-    if status in (401, 403):
-        return _access_error(status, facts, had_token=had_token)
-    if status in (404, 410):
-        return SourceNotFoundException(f"{host} answers {status}: there is no such file", metadata=facts)
-    return SourceNotFoundException(f"{host} answers {status} and serves no file", metadata=facts)
-
-
-def _access_error(status: int, facts: dict[str, str], *, had_token: bool) -> ModelkeepError:
-    host = facts["host"]
-    if had_token:
-        facts["remedy"] = "check that the token is valid and may read the file; start with another one"
-        return TokenRejectedException(
-            f"{host} answers {status} to this access token; check that it is valid and may read the file",
-            metadata=facts,
-        )
-    facts["remedy"] = "create the download with an access token of the source"
-    return TokenRequiredException(
-        f"{host} answers {status}; it wants an access token: create the download with one", metadata=facts
-    )

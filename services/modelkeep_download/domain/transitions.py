@@ -100,7 +100,8 @@ def begun(job: Job, sequence: int, *, has_secrets: bool = True) -> Job:
         stage=Stage.CONNECTING,
         attempt=job.attempt + 1,
         job_sequence=sequence if enqueued else job.job_sequence,
-        failure=None,
+        # Of a job that tries again the last failure stays told until its source answers.
+        failure=replace(job.failure, retry_time=None) if waiting and job.failure is not None else None,
     )
 
 

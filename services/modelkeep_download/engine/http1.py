@@ -24,12 +24,18 @@ _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/(?:([0-9]{1,19})|\*)")
+_RATE_FIELD = re.compile(r"[;\s]([rt])\s*=\s*([0-9]{1,12})(?![0-9])", re.ASCII)
+_RATE_RESET = re.compile(r"(?<![\w-])reset\s*=\s*([0-9]{1,12})(?![0-9])", re.ASCII)
 _MAX_SIZE = 2**63 - 1
 _MAX_DATE = 64
 
 
 class BadAnswerError(Exception):
     """An answer that is no HTTP/1.1, breaks off, or contradicts itself; the text is for people."""
+
+
+class NoHttpError(BadAnswerError):
+    """An answer whose first line is none of HTTP/1.1: another protocol is spoken there."""
 
 
 class EncodedAnswerError(Exception):
@@ -92,7 +98,7 @@ def read_head(file: Reader) -> AnswerHead:
     for _ in range(MAX_INTERIM + 1):
         match = _STATUS_LINE.fullmatch(_line(file, "no answer at all"))
         if match is None:
-            raise BadAnswerError("the answer is no HTTP/1.1")
+            raise NoHttpError("the answer is no HTTP/1.1")
         status, headers = int(match[2]), _headers(file)
         if status == 101:
             raise BadAnswerError("it changes the protocol, which was not asked for")
@@ -245,3 +251,24 @@ def parse_retry_after(value: str | None, now: float | None = None) -> float | No
         return float(value[:12])
     moment = http_date(value)
     return None if moment is None else max(0.0, moment - (time.time() if now is None else now))
+
+
+def asked_to_wait(headers: Headers, now: float | None = None) -> float | None:
+    """Seconds that an answer asks to wait: by Retry-After, else by its rate limit; None if by neither.
+
+    Rate limits as the IETF's drafts have them: `RateLimit: "name";r=0;t=6` (of several those count that have
+    nothing left), before that `RateLimit: remaining=0, reset=6`, and `RateLimit-Reset: 6`.
+    """
+    asked = parse_retry_after(headers.get("Retry-After"), now)
+    if asked is not None:
+        return asked
+    limits = ",".join(headers.all("RateLimit"))
+    waits = [float(seconds) for seconds in _RATE_RESET.findall(limits)]
+    for item in limits.split(",")[:20]:
+        fields = dict(_RATE_FIELD.findall(item))
+        if "t" in fields and int(fields.get("r", "0")) == 0:
+            waits.append(float(fields["t"]))
+    reset = (headers.get("RateLimit-Reset") or "").strip()
+    if not waits and re.fullmatch("[0-9]{1,12}", reset, re.ASCII):
+        waits.append(float(reset))
+    return max(waits, default=None)

@@ -27,7 +27,12 @@ from modelkeep_common.urls import origin_of
 from modelkeep_download.config import DownloadSettings
 from modelkeep_download.domain.job import Failure, Job, JobState, Stage
 from modelkeep_download.domain.queue import PriorityQueue
-from modelkeep_download.domain.retry import StartOver, TransientError
+from modelkeep_download.domain.retry import (
+    StartOver,
+    TransientError,
+    may_be_one_nodes,
+    waits_for_somebody,
+)
 from modelkeep_download.domain.transitions import (
     cancelled,
     completed,
@@ -286,7 +291,10 @@ class Scheduler:
         except StartOver as error:
             return await self._start_over(job.id, error, attempt)
         except ModelkeepError as error:
-            return await self._failed(job.id, error)
+            if job.has_served and may_be_one_nodes(error):
+                passing = TransientError(error.message, metadata=error.metadata, final=error)
+                return await self._retry(job.id, passing, attempt)
+            return await self._failed(job.id, error, waits=job.has_served and waits_for_somebody(error))
         except OSError as error:
             if (unusable := files.unusable_name(error)) is not None:
                 return await self._failed(job.id, unusable)
@@ -307,12 +315,15 @@ class Scheduler:
         failures = 1 if attempt.reached > most else failures + 1
         self._failures[job_id] = (failures, max(most, attempt.reached))
         limits = self._settings
+        tries = limits.max_attempts
+        if error.tries is not None and not attempt.job.final_url:  # it has never answered
+            tries = min(tries, error.tries)
+        counts = {"attempts": str(failures), "max_attempts": str(tries)}
         problem = UpstreamUnavailableException(
-            error.message,
-            metadata={"peer": _peer(attempt.job), "attempts": str(failures)},
+            error.message, metadata={"peer": _peer(attempt.job), **counts, **error.metadata}
         )
-        if failures >= limits.max_attempts:
-            return await self._failed(job_id, problem)
+        if failures >= tries:
+            return await self._failed(job_id, error.final or problem, waits=error.final is not None)
         asked = min(error.retry_after or 0.0, limits.max_retry_after_s)
         delay = wait_after(failures, limits.retry_base_s, limits.retry_cap_s, asked_s=asked)
         return await self._wait_for_retry(job_id, problem, delay)
@@ -367,15 +378,15 @@ class Scheduler:
             job = await self._change(job_id, lambda job: stopped(job) if job.stage is Stage.PAUSING else job)
             self.poke(await self._cleaned_up(job))
 
-    async def _failed(self, job_id: int, error: ModelkeepError) -> Job:
+    async def _failed(self, job_id: int, error: ModelkeepError, *, waits: bool = False) -> Job:
+        """Record an error; `waits`: the job pauses in place of ending, if it has good bytes."""
         job = await self._jobs.get(job_id)
         failure = Failure.of(error)
         failure = replace(failure, metadata={"source": job.spec.source, **failure.metadata})
-        resumable = job.bytes_done > 0 and bool(job.validator)
-        # Nothing is wrong with what is there: keep it until somebody has made room.
-        waits = isinstance(error, DiskFullException) and resumable
+        # Nothing is wrong with what is there: keep it until there is room, or somebody brought what is missing.
+        waits = job.resumable and (waits or isinstance(error, DiskFullException))
         quarantined = "quarantined_path" in error.metadata
-        keep = waits or (job.preserve_partial and resumable) or quarantined
+        keep = waits or (job.preserve_partial and job.resumable) or quarantined
         if not keep:
             await self._tries.discard(job.staging)
 

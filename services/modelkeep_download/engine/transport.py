@@ -1,19 +1,21 @@
 """One HTTP GET over a checked connection: resolve, guard, connect, guard again, follow redirects by hand.
 
 Blocking; runs on a transfer's thread. Proxies of the environment are not used: a proxy would make the
-address guard blind.
+address guard blind. Where nothing answers, the error names the variables that were passed over.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import functools
+import os
 import re
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
@@ -26,8 +28,9 @@ from modelkeep.exceptions import (
     SourceNotFoundException,
     UpstreamUnavailableException,
 )
-from modelkeep_common.urls import Origin, authority_of, origin_of, redirected, request_target
-from modelkeep_download.domain.retry import REDIRECT_STATUSES, TransientError, status_error
+from modelkeep_common.urls import Origin, authority_of, hidden_parts, origin_of, redirected, request_target
+from modelkeep_download.domain.refusals import MAX_BODY_BYTES, Asked, Refusal, error_of, read_refusal
+from modelkeep_download.domain.retry import REDIRECT_STATUSES, TransientError
 from modelkeep_download.engine.guard import AddressGuard
 from modelkeep_download.engine.http1 import (
     AnswerHead,
@@ -35,7 +38,8 @@ from modelkeep_download.engine.http1 import (
     Body,
     EncodedAnswerError,
     Headers,
-    parse_retry_after,
+    NoHttpError,
+    asked_to_wait,
     read_head,
 )
 
@@ -43,6 +47,17 @@ from modelkeep_download.engine.http1 import (
 SocketAddress = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
 Resolver = Callable[[str, int], list[SocketAddress]]
 Dialer = Callable[[socket.socket, SocketAddress], None]
+#: Seconds that a refusal's words are waited for.
+_REFUSAL_S = 5.0
+#: Tries that a failure is worth while the source has never answered: it may just be starting.
+_FEW_TRIES = 3
+_NOBODY_THERE = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL})
+_NO_SUCH_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_FAIL})
+#: What OpenSSL says of an answer that is no TLS.
+_NO_TLS = frozenset(
+    {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"}
+)
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 class Stopped(Exception):
@@ -184,14 +199,24 @@ class HttpTransport:
     dialer: Dialer = connect_socket
     tls: Callable[[], ssl.SSLContext] = default_tls
     user_agent: str = "modelkeep/0.1"
+    #: Where variables that name a proxy would be.
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     def open(
-        self, url: str, *, token: str | None, userinfo: str, headers: Mapping[str, str], stop: StopSignal
+        self,
+        url: str,
+        *,
+        token: str | None,
+        userinfo: str,
+        headers: Mapping[str, str],
+        stop: StopSignal,
+        worked: bool = False,
     ) -> Response:
         """GET the URL, following at most `max_redirects` redirects.
 
         The token (as a bearer) and the user information go to the URL's own scheme, host and port
-        only; once a redirect has led elsewhere they are not sent again.
+        only; once a redirect has led elsewhere they are not sent again. `worked`: the URL has served bytes
+        of the object before.
 
         Raises:
             TransientError: The source may answer later.
@@ -210,18 +235,27 @@ class HttpTransport:
                 continue
             if response.status in (200, 206, 416):
                 return response
-            retry_after = parse_retry_after(response.headers.get("Retry-After"))
-            response.close()
-            raise status_error(
-                response.status,
-                host=origin.host if trusted else origin_of(url).host,
-                at_source=trusted,
-                had_token=bool(credentials),
-                retry_after=retry_after,
-            )
+            secrets = [token or "", userinfo, userinfo.partition(":")[2], *hidden_parts(url)]
+            refusal = self._refusal(response, stop, secrets)
+            raise error_of(refusal, Asked(at_source=trusted, had_token=bool(credentials), worked=worked))
         raise SourceNotFoundException(
             f"{origin.host} redirects more than {self.limits.max_redirects} times",
             metadata={"host": origin.host, "max_redirects": str(self.limits.max_redirects)},
+        )
+
+    def _refusal(self, response: Response, stop: StopSignal, secrets: Collection[str]) -> Refusal:
+        """What an answer that is no file says; closes it. That it says nothing in time is no error."""
+        body = b""
+        with (
+            contextlib.closing(response),
+            _limited(stop, min(_REFUSAL_S, self.limits.headers_timeout_s)),
+            contextlib.suppress(OSError, ValueError, BadAnswerError, EncodedAnswerError),
+        ):
+            body = _beginning(Body(response.head, response.file), MAX_BODY_BYTES)
+        stop.check()
+        headers, wait = response.headers, asked_to_wait(response.headers)
+        return read_refusal(
+            response.status, response.host, headers.get, body, secrets=secrets, retry_after=wait
         )
 
     def _redirect_target(self, url: str, targets: set[str]) -> str:
@@ -245,38 +279,41 @@ class HttpTransport:
 
     def _request(self, url: str, headers: Mapping[str, str], stop: StopSignal) -> Response:
         scheme, host, port = origin_of(url)
-        deadline: threading.Timer | None = None
         file: BufferedReader | None = None
         sock = self._connect(host, port, stop)
         try:
-            # Headers that trickle in would pass every time-out of a single recv.
-            deadline = threading.Timer(self.limits.headers_timeout_s, stop.abort)
-            deadline.daemon = True
-            deadline.start()
-            if scheme == "https":
-                # Wrapping empties the plain socket: watch the new one before the handshake waits.
-                # An end without TLS's own farewell is a broken connection, not the end of a body.
-                sock = tls = self.tls().wrap_socket(
-                    sock, server_hostname=host, do_handshake_on_connect=False, suppress_ragged_eofs=False
-                )
-                stop.watch(tls)
-                tls.do_handshake()
-            sock.sendall(self._request_head(url, headers))
-            file = sock.makefile("rb")
-            head = read_head(file)
+            with _limited(stop, self.limits.headers_timeout_s):
+                if scheme == "https":
+                    # Wrapping empties the plain socket: watch the new one before the handshake waits.
+                    # An end without TLS's own farewell is a broken connection, not the end of a body.
+                    sock = tls = self.tls().wrap_socket(
+                        sock, server_hostname=host, do_handshake_on_connect=False, suppress_ragged_eofs=False
+                    )
+                    stop.watch(tls)
+                    tls.do_handshake()
+                sock.sendall(self._request_head(url, headers))
+                file = sock.makefile("rb")
+                head = read_head(file)
         except ssl.SSLCertVerificationError as error:
             _close(file, sock)
+            remedy = (
+                "if it is of an authority of your own, start the service with SSL_CERT_FILE naming its file"
+            )
             raise UpstreamUnavailableException(
-                f"{host} shows a certificate that is not valid: {error.verify_message}",
-                metadata={"peer": host},
+                f"{host} shows a certificate that is not valid: {error.verify_message}; {remedy}",
+                metadata={"peer": host, "remedy": remedy},
             ) from error
         except (OSError, BadAnswerError, ValueError) as error:
             _close(file, sock)
             stop.check()
-            raise TransientError(f"{host} does not answer as it should: {describe(error)}") from error
-        finally:
-            if deadline is not None:
-                deadline.cancel()
+            if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+                raise TransientError(
+                    f"{host}:{port} speaks no TLS: is it http, not https?", tries=1
+                ) from error
+            raise TransientError(
+                f"{host} does not answer as it should: {describe(error)}",
+                tries=1 if isinstance(error, NoHttpError) else None,
+            ) from error
         sock.settimeout(self.limits.stall_timeout_s)
         return Response(head, url, file, sock)
 
@@ -324,7 +361,8 @@ class HttpTransport:
             sock.settimeout(self.limits.headers_timeout_s)
             return sock
         stop.check()
-        raise TransientError(f"{host}:{port} cannot be reached: {describe(error)}") from error
+        tries = _FEW_TRIES if isinstance(error, OSError) and error.errno in _NOBODY_THERE else None
+        raise self._unreachable(f"{host}:{port} cannot be reached: {describe(error)}", tries) from error
 
     def _resolve(self, host: str, port: int, stop: StopSignal) -> list[SocketAddress]:
         """Look the name up on a thread of its own: getaddrinfo cannot be interrupted by a pause."""
@@ -343,11 +381,48 @@ class HttpTransport:
             except FutureTimeoutError:
                 stop.check()
             except (OSError, UnicodeError) as error:
-                raise TransientError(f"the name {host} cannot be resolved: {describe(error)}") from error
+                passes = isinstance(error, socket.gaierror) and error.errno not in _NO_SUCH_NAME
+                text = f"the name {host} cannot be resolved: {describe(error)}"
+                raise self._unreachable(text, _FEW_TRIES if passes else 1) from error
             else:
                 if not addresses:
-                    raise TransientError(f"the name {host} has no addresses")
+                    raise self._unreachable(f"the name {host} has no addresses", 1)
                 return addresses
+
+    def _unreachable(self, message: str, tries: int | None) -> TransientError:
+        """The error for a source that nothing comes back from; it names the proxies that are set in vain."""
+        ignored = [
+            name for name in _PROXIES if self.environment.get(name) or self.environment.get(name.lower())
+        ]
+        if not ignored:
+            return TransientError(message, tries=tries)
+        names = ", ".join(ignored)
+        return TransientError(
+            f"{message}; this service connects directly and ignores {names} of its environment, so it must be"
+            " able to reach the source without a proxy",
+            tries=tries,
+            metadata={"ignored_variables": names},
+        )
+
+
+@contextlib.contextmanager
+def _limited(stop: StopSignal, seconds: float) -> Iterator[None]:
+    """Shut the watched socket after so long: what trickles in would pass every time-out of a single recv."""
+    deadline = threading.Timer(seconds, stop.abort)
+    deadline.daemon = True
+    deadline.start()
+    try:
+        yield
+    finally:
+        deadline.cancel()
+
+
+def _beginning(body: Body, most: int) -> bytes:
+    """The first bytes of a body, or all of it."""
+    found, buffer = b"", memoryview(bytearray(most))
+    while len(found) < most and (count := body.readinto(buffer[: most - len(found)])):
+        found += bytes(buffer[:count])
+    return found
 
 
 def _close(file: BufferedReader | None, sock: socket.socket) -> None:

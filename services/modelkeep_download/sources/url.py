@@ -98,7 +98,12 @@ class HttpTransfer:
     ) -> str:
         headers = {"Range": f"bytes={offset}-", "If-Range": partial.validator} if offset else {}
         response = self._transport.open(
-            source.url, token=source.token, userinfo=source.userinfo, headers=headers, stop=stop
+            source.url,
+            token=source.token,
+            userinfo=source.userinfo,
+            headers=headers,
+            stop=stop,
+            worked=partial.have.size > 0,
         )
         try:
             body = response.body()

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelkeep.contents import MAX_QUOTE
 from modelkeep.exceptions import (
+    AddressExpiredException,
     EtagMismatchException,
     FieldInvalidException,
     SourceChangedException,
@@ -37,7 +39,8 @@ from modelkeep_download.domain.names import choose_name, is_safe_component, name
 from modelkeep_download.domain.progress import ProgressMeter
 from modelkeep_download.domain.queue import PriorityQueue
 from modelkeep_download.domain.ranges import ByteRanges
-from modelkeep_download.domain.retry import TransientError, status_error
+from modelkeep_download.domain.refusals import Asked, Refusal, error_of, read_refusal
+from modelkeep_download.domain.retry import TransientError
 from modelkeep_download.engine.http1 import parse_retry_after
 
 
@@ -98,14 +101,28 @@ def test_retry_after_is_seconds_or_a_date() -> None:
 
 
 def test_access_errors_depend_on_who_answered_and_whether_a_token_was_sent() -> None:
-    def error(status: int, *, at_source: bool = True, had_token: bool = False) -> Exception:
-        return status_error(status, host="h", at_source=at_source, had_token=had_token, retry_after=None)
+    def error(status: int, **asked: bool) -> Exception:
+        return error_of(Refusal(status, "h"), Asked(**asked))
 
     assert isinstance(error(401), TokenRequiredException)
     assert isinstance(error(403, had_token=True), TokenRejectedException)
+    assert isinstance(error(403, worked=True), AddressExpiredException)
+    assert isinstance(error(403, worked=True, had_token=True), TokenRejectedException)
     assert isinstance(error(403, at_source=False, had_token=True), TransientError)
     assert isinstance(error(503), TransientError)
     assert not isinstance(error(501), TransientError)
+
+
+@given(st.integers(400, 599), st.binary(max_size=300), st.text(max_size=100), st.booleans(), st.booleans())
+def test_whatever_a_source_says_becomes_one_clean_line(
+    status: int, body: bytes, header: str, had_token: bool, worked: bool
+) -> None:
+    refusal = read_refusal(status, "h", {"X-Error-Message": header}.get, body + b"5ecret", secrets=["5ecret"])
+    error = error_of(refusal, Asked(had_token=had_token, worked=worked))
+    text = str(error)
+    assert text.isprintable()
+    assert "5ecret" not in text
+    assert len(refusal.sentence) <= MAX_QUOTE
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=40))
@@ -221,11 +238,13 @@ def test_a_stop_that_nobody_wants_any_more_puts_the_job_back_into_the_queue() ->
     assert domain.cancelled(gone) == gone
 
 
-def test_a_problem_is_shown_only_as_long_as_the_job_waits_for_it() -> None:
+def test_a_problem_is_shown_only_as_long_as_the_job_tries_again_because_of_it() -> None:
     S = JobState
     waiting = Failure("UNAVAILABLE", "UPSTREAM_UNAVAILABLE", "503", retry_time=1.0)
+    trying = domain.begun(job(S.RUNNING, Stage.WAITING, failure=waiting), 1)
+    assert trying.failure == dataclasses.replace(waiting, retry_time=None)
     for after in (
-        domain.begun(job(S.RUNNING, Stage.WAITING, failure=waiting), 1),
+        domain.begun(job(S.ENQUEUED, failure=waiting), 1),
         domain.restored(job(S.RUNNING, Stage.WAITING, failure=waiting)),
         domain.restored(job(S.RUNNING, Stage.PAUSING, failure=waiting)),
         domain.stopped(job(S.RUNNING, Stage.PAUSING, failure=waiting)),

@@ -30,10 +30,21 @@ class DownloadServiceStub:
     service with a way out to the internet.
 
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
-    SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL. What goes wrong while a job runs is the job's `error`, with
-    the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_CHANGED, NOT_A_MODEL_FILE,
-    TOKEN_REQUIRED, TOKEN_REJECTED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH,
-    DESTINATION_EXISTS, DISK_FULL, INTERNAL.
+    SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL. What goes wrong while a job runs is
+    the job's `error`, with the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_CHANGED,
+    NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS,
+    ADDRESS_EXPIRED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH, DESTINATION_EXISTS, DISK_FULL, INTERNAL.
+
+    What may pass (most answers of 500 and more, 408, 429, connections that break off or stall) is tried again, with
+    growing waits or as long as the source asks; meanwhile the job is RUNNING, and `error` says why, with
+    `retry_time` while it waits, and with `attempts` and `max_attempts` in the metadata. A name that does not
+    exist, or an answer that is no HTTP, ends a job at once, and a refused connection after three tries, as long as
+    the source has never answered. Environment variables that name a proxy are ignored; where nothing answers,
+    `ignored_variables` in the metadata names those that are set.
+
+    A job whose source has served bytes, and then refuses more (by TOKEN_REQUIRED, TOKEN_REJECTED,
+    LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS, ADDRESS_EXPIRED; by SOURCE_NOT_FOUND or NOT_A_MODEL_FILE
+    after all tries), or whose disk is full, is PAUSED and keeps its bytes: StartDownload goes on.
     """
 
     def __init__(self, channel):
@@ -99,10 +110,21 @@ class DownloadServiceServicer:
     service with a way out to the internet.
 
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
-    SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL. What goes wrong while a job runs is the job's `error`, with
-    the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_CHANGED, NOT_A_MODEL_FILE,
-    TOKEN_REQUIRED, TOKEN_REJECTED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH,
-    DESTINATION_EXISTS, DISK_FULL, INTERNAL.
+    SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL. What goes wrong while a job runs is
+    the job's `error`, with the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_CHANGED,
+    NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS,
+    ADDRESS_EXPIRED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH, DESTINATION_EXISTS, DISK_FULL, INTERNAL.
+
+    What may pass (most answers of 500 and more, 408, 429, connections that break off or stall) is tried again, with
+    growing waits or as long as the source asks; meanwhile the job is RUNNING, and `error` says why, with
+    `retry_time` while it waits, and with `attempts` and `max_attempts` in the metadata. A name that does not
+    exist, or an answer that is no HTTP, ends a job at once, and a refused connection after three tries, as long as
+    the source has never answered. Environment variables that name a proxy are ignored; where nothing answers,
+    `ignored_variables` in the metadata names those that are set.
+
+    A job whose source has served bytes, and then refuses more (by TOKEN_REQUIRED, TOKEN_REJECTED,
+    LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS, ADDRESS_EXPIRED; by SOURCE_NOT_FOUND or NOT_A_MODEL_FILE
+    after all tries), or whose disk is full, is PAUSED and keeps its bytes: StartDownload goes on.
     """
 
     def CreateDownload(self, request, context):
@@ -273,10 +295,21 @@ class DownloadService:
     service with a way out to the internet.
 
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
-    SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL. What goes wrong while a job runs is the job's `error`, with
-    the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_CHANGED, NOT_A_MODEL_FILE,
-    TOKEN_REQUIRED, TOKEN_REJECTED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH,
-    DESTINATION_EXISTS, DISK_FULL, INTERNAL.
+    SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL. What goes wrong while a job runs is
+    the job's `error`, with the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_CHANGED,
+    NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS,
+    ADDRESS_EXPIRED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH, DESTINATION_EXISTS, DISK_FULL, INTERNAL.
+
+    What may pass (most answers of 500 and more, 408, 429, connections that break off or stall) is tried again, with
+    growing waits or as long as the source asks; meanwhile the job is RUNNING, and `error` says why, with
+    `retry_time` while it waits, and with `attempts` and `max_attempts` in the metadata. A name that does not
+    exist, or an answer that is no HTTP, ends a job at once, and a refused connection after three tries, as long as
+    the source has never answered. Environment variables that name a proxy are ignored; where nothing answers,
+    `ignored_variables` in the metadata names those that are set.
+
+    A job whose source has served bytes, and then refuses more (by TOKEN_REQUIRED, TOKEN_REJECTED,
+    LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS, ADDRESS_EXPIRED; by SOURCE_NOT_FOUND or NOT_A_MODEL_FILE
+    after all tries), or whose disk is full, is PAUSED and keeps its bytes: StartDownload goes on.
     """
 
     @staticmethod
