@@ -30,13 +30,13 @@ from modelkeep_download.domain.retry import TransientError, is_transient
 MAX_BODY_BYTES = 16 * 1024
 
 _LICENSE = re.compile(
-    r"licen[cs]e|terms of|\bagree(?:ment)?\b|\bgated\b|authori[sz]ed list|ask for access|request access"
+    r"licen[cs]e|terms of|\bagree(?:d|ments?)?\b|\bgated\b|authori[sz]ed list|ask for access|request access"
     r"|accept(?:ed)? (?:the|its|these|our)|share your contact|access to (?:model|dataset|this) .*restricted",
     re.IGNORECASE | re.DOTALL,
 )
 _EARLY = re.compile(r"early[ -]?access", re.IGNORECASE)
 _PURCHASE = re.compile(
-    r"\bpurchas|\bbuy\b|\bpay(?:ment|wall)?\b|\bpaid\b|subscri(?:be|ption)|\bmembers? only\b", re.IGNORECASE
+    r"\bpurchas|\bbuy\b|\bpay(?:wall|ments?)?\b|\bpaid\b|subscri(?:be|ption)|\bmembers? only\b", re.IGNORECASE
 )
 _EXPIRED = re.compile(
     r"expired|has run out|signature (?:does not|doesn.t) match|SignatureDoesNotMatch|no longer valid",

@@ -383,7 +383,7 @@ class Scheduler:
         job = await self._jobs.get(job_id)
         failure = Failure.of(error)
         failure = replace(failure, metadata={"source": job.spec.source, **failure.metadata})
-        # Nothing is wrong with what is there: keep it until there is room, or somebody brought what is missing.
+        # Nothing is wrong with what is there: keep it until there is room, or what is missing was brought.
         waits = job.resumable and (waits or isinstance(error, DiskFullException))
         quarantined = "quarantined_path" in error.metadata
         keep = waits or (job.preserve_partial and job.resumable) or quarantined
