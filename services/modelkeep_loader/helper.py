@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +33,7 @@ from modelkeep_common.paths import AllowedRoots
 from modelkeep_convert import frames, sealed
 from modelkeep_convert.request import Build
 from modelkeep_loader.domain.components import BuildProgress, Built, Plan, Stage, refuse_changed
+from modelkeep_loader.domain.digests import verify
 from modelkeep_loader.tiers.ram import SealedMemory
 
 _log = logging.getLogger(__name__)
@@ -107,13 +109,23 @@ class Helper:
             name=f"modelkeep:{plan.id[:12]}:{plan.class_name}",
         )
         request = {"build": asdict(wanted)}
+        stop = threading.Event()
+        verifying = asyncio.ensure_future(asyncio.to_thread(verify, plan, descriptors, stop.is_set))
         try:
             answer, memory = await self._ask(request, descriptors, progress)
+            try:
+                await asyncio.shield(verifying)  # its thread reads the descriptors, whoever waits for it
+            except BaseException:
+                for fd in memory:
+                    os.close(fd)
+                raise
             if "error" not in answer:
                 return await asyncio.to_thread(_accept, memory, plan, descriptors)
         except _HelperDied as died:
             raise _explain(plan, died.returncode) from None
         finally:
+            stop.set()
+            await asyncio.gather(verifying, return_exceptions=True)
             for fd in descriptors:
                 os.close(fd)
         error = answer["error"]

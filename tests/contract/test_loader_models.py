@@ -12,7 +12,6 @@ import shutil
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -20,12 +19,11 @@ import pytest_asyncio
 from modelkeep.loader.v1 import loader_service_pb2 as pb
 from modelkeep.loader.v1 import resident_pb2
 from modelkeep.model.v1 import taxonomy_pb2
-from modelkeep.record.v1 import record_service_pb2
 from modelkeep.worker.manifest import Manifest
 from support import tinymodels
 from support.failures import refused
 from support.lending import acquire, load, release
-from support.loaders import Lender, component, files_of, lender
+from support.loaders import Lender, component, lender
 from support.workers import Worker, shared_workers
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -194,73 +192,6 @@ async def test_a_build_that_fails_is_cooled_down_and_says_why(loader: Lender) ->
     listed = (await loader.stub.ListResidents(pb.ListResidentsRequest(key=key))).residents
     assert [r.state for r in listed] == [resident_pb2.RESIDENT_STATE_FAILED]
     assert listed[0].error.reason == "INVALID_MODEL"
-
-
-@pytest.mark.parametrize("moment", ["before", "during"])
-async def test_a_file_that_changes_between_plan_and_memory_is_not_lent_under_the_old_identity(
-    loader: Lender, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
-    place = loader.models / f"changes-{moment}"
-    tinymodels.vae(seed=11 if moment == "before" else 12).save_pretrained(place)
-    weights = place / WEIGHTS
-    ref = component(await loader.register(place, type=VAE), "", "bfloat16")
-    helper = loader.app.helper
-    step = "_build" if moment == "before" else "_ask"
-    do = getattr(helper, step)
-
-    async def change_and_do(*arguments: Any) -> Any:
-        if moment == "before":
-            await asyncio.to_thread(shutil.copyfile, loader.models / "vae" / WEIGHTS, weights)
-        done = await do(*arguments)
-        await asyncio.to_thread(os.utime, weights)
-        return done
-
-    monkeypatch.setattr(helper, step, change_and_do)
-    with refused("INVALID_MODEL") as error:
-        await acquire(loader, ref)
-    assert "ask again" in error.message
-    monkeypatch.undo()
-    twin = loader.models / f"twin-{moment}"
-    await asyncio.to_thread(shutil.copytree, place, twin)
-    lent = await acquire(loader, ref)
-    now = await acquire(loader, component(await loader.register(twin, type=VAE), "", "bfloat16"))
-    assert lent.manifests[0].resident_id == now.manifests[0].resident_id
-    for grant in (lent, now):
-        await release(loader, grant)
-
-
-@pytest.mark.parametrize("first", ["honest", "lying"])
-async def test_a_record_that_lies_about_a_digest_gets_nobody_other_weights(
-    loader: Lender, worker: Worker, first: str
-) -> None:
-    honest, lying = (loader.models / f"{who}-{first}" for who in ("honest", "lying"))
-    tinymodels.vae(seed=21 if first == "honest" else 22).save_pretrained(honest)
-    shutil.copytree(honest, lying)
-    keys = {
-        "honest": await loader.register(honest, type=VAE),
-        "lying": await loader.register(lying, type=VAE),
-    }
-    with (lying / WEIGHTS).open("r+b") as file:  # its record goes on claiming the honest one's digest
-        file.seek(-1_000_000, os.SEEK_END)
-        file.write(b"\x42" * 1_000_000)
-    status = (honest / WEIGHTS).stat()
-    for path in (honest / WEIGHTS, lying / WEIGHTS):
-        os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns))
-    files = list(files_of(honest))
-    for key in keys.values():
-        update = record_service_pb2.UpdateModelRequest(model={"key": key}, files=files, replace_files=True)
-        await loader.records.UpdateModel(update)
-    expected = await worker.do(
-        "reference", folder=str(honest), class_name="AutoencoderKL", precision="bfloat16"
-    )
-    for who in (first, "honest", "lying", "honest"):
-        if who == "lying":
-            with refused("CHECKSUM_MISMATCH"):
-                await acquire(loader, component(keys[who], "", "bfloat16"))
-            continue
-        await worker.do("hold", key=keys[who], submodel=None, precision="bfloat16")
-        assert await worker.do("tensors") == expected["tensors"]
-        await worker.do("release")
 
 
 async def test_text_that_protobuf_cannot_carry_does_no_harm_beyond_its_own_model(loader: Lender) -> None:

@@ -72,7 +72,7 @@ class Clock:
 
 def plan(name: str, size: int = MB, key: str = "") -> Plan:
     ref = ComponentRef(key or name, "", "float32")
-    return Plan(ref, name, True, "diffusers", "AutoencoderKL", {}, {}, "float32", (), None, size, FACTS)
+    return Plan(ref, name, True, "diffusers", "AutoencoderKL", {}, {}, "float32", (), (), None, size, FACTS)
 
 
 def want(holder: str, *plans: Plan, lease: bool = True) -> Demand:

@@ -10,7 +10,14 @@ from typing import Any
 
 from modelkeep.exceptions import InvalidModelException
 from modelkeep_loader.domain.cache import RamCache
-from modelkeep_loader.domain.components import BuildProgress, Built, ComponentRef, Plan, Stage
+from modelkeep_loader.domain.components import (
+    BuildProgress,
+    Built,
+    ChangedMeanwhileException,
+    ComponentRef,
+    Plan,
+    Stage,
+)
 from modelkeep_loader.domain.digests import Reading
 from modelkeep_loader.domain.lending import Lending
 from modelkeep_loader.domain.requests import Granted, News, Wish
@@ -27,10 +34,14 @@ class Drawer:
         self.takes_s = 0.0
         self.sizes: dict[str, int] = {}
         self.closed = False
+        self.distrusted: list[str] = []
 
     async def plan(self, refs: Sequence[ComponentRef], reading: Reading | None = None) -> list[Plan]:
         await asyncio.sleep(self.takes_s)
         return [plan(ref.key, self.sizes.get(ref.key, MB)) for ref in refs]
+
+    def distrust(self, plans: Sequence[Plan]) -> None:
+        self.distrusted += [plan.ref.key for plan in plans]
 
     def close(self) -> None:
         self.closed = True
@@ -60,6 +71,8 @@ class Forge:
 
     takes_s: float = 0.0
     broken: bool = False
+    #: Builds that find another file than the plan was made from.
+    changing: int = 0
     began: list[float] = field(default_factory=list)
     slabs: dict[str, Slab] = field(default_factory=dict)
 
@@ -68,6 +81,9 @@ class Forge:
         for step in range(10):
             progress(Stage.CONVERTING, plan.size_bytes * step // 10)
             await asyncio.sleep(self.takes_s / 10)
+        if self.changing:
+            self.changing -= 1
+            raise ChangedMeanwhileException(f"{plan.id} was changed", retry_after=0.0)
         if self.broken:
             raise InvalidModelException(f"{plan.id} is broken", metadata={"path": "x"})
         self.slabs[plan.id] = Slab(plan.size_bytes)

@@ -74,18 +74,27 @@ class SourceFile:
         return cls(path, model, status.st_size, signature_of(status), status.st_ctime_ns, is_ours)
 
 
+class ChangedMeanwhileException(InvalidModelException):
+    """A file is not the one that the plan was made from: another plan will do."""
+
+
+def changed(file: SourceFile) -> ChangedMeanwhileException:
+    """What is said of a file that is another one by now: its plan's id stands for other bytes."""
+    return ChangedMeanwhileException(
+        f"{file.path.name} of {file.model!r} was changed while it was being loaded: ask again.",
+        metadata={"path": str(file.path), "detail": "changed while it was being loaded"},
+        retry_after=0.0,
+    )
+
+
 def refuse_changed(file: SourceFile, descriptor: int) -> None:
-    """Compare an open file with the one that a plan was made from: its id stands for that one's bytes.
+    """Compare an open file with the one that a plan was made from.
 
     Raises:
-        InvalidModelException: It is another one, or was changed.
+        ChangedMeanwhileException: It is another one, or was changed.
     """
     if signature_of(os.fstat(descriptor)) != file.signature:
-        raise InvalidModelException(
-            f"{file.path.name} of {file.model!r} was changed while it was being loaded: ask again.",
-            metadata={"path": str(file.path), "detail": "changed while it was being loaded"},
-            retry_after=0.0,
-        )
+        raise changed(file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,14 @@ class ModelFacts:
     type: str
     location: Path
     hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """What a file's bytes were, and when, in monotonic seconds, the last of them was read."""
+
+    blake3: str
+    read_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +129,7 @@ class Plan:
         overrides: Entries of the configuration that the record changes.
         precision: Never "auto".
         files: The weight files.
+        digests: BLAKE3 of each, in hexadecimal, and when it was read; of what is too large to be read: none.
         scaling_factor: What the record says; for a single-file VAE.
         size_bytes: Estimate of the memory it will take.
         model: For callers.
@@ -126,6 +144,7 @@ class Plan:
     overrides: Mapping[str, Any]
     precision: str
     files: tuple[SourceFile, ...]
+    digests: tuple[Identified, ...]
     scaling_factor: float | None
     size_bytes: int
     model: ModelFacts

@@ -3,6 +3,10 @@
 Identities rest on these and on nothing else. A file is read once, and its digest kept for as long as its
 device, inode, size and both its times stay as they are; nobody can set the time of the last change of its
 status. The build that follows finds the bytes in the page cache.
+
+Yet a file may change without a sign: through a mapping whose pages are dirty already, or on a network file
+system that makes its inodes and times up. So a build reads it anew if the digest is not of this moment
+(:func:`verify`).
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +23,15 @@ from typing import Final
 
 from modelkeep.exceptions import CancelledException
 from modelkeep_common.digests import Digests, Interrupted, digest_descriptor
-from modelkeep_loader.domain.components import SourceFile, refuse_changed
+from modelkeep_loader.domain.components import Identified, Plan, SourceFile, changed, refuse_changed
 
 #: Two changes in quick succession may leave the same time: a file is not read before it is this old.
 _SETTLED_S: Final = 0.05
 _KEPT: Final = 16_384
 #: Files that are read at a time.
 _READERS: Final = 2
+#: Seconds that a digest is of this moment.
+_FRESH_S: Final = 5.0
 
 
 @dataclass(slots=True)
@@ -36,9 +42,17 @@ class Reading:
     total: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The digests of a file, and when, in monotonic seconds, the last byte was read."""
+
+    digests: Digests
+    read_at: float
+
+
 @dataclass(slots=True, eq=False)
 class _Work:
-    task: asyncio.Task[Digests]
+    task: asyncio.Task[Known]
     stop: threading.Event
     waiting: int = 0
     done: int = 0
@@ -54,11 +68,11 @@ class Digester:
 
     def __init__(self, opener: Callable[[Path], AbstractContextManager[int]]) -> None:
         self._opener = opener
-        self._kept: OrderedDict[str, Digests] = OrderedDict()
+        self._kept: OrderedDict[str, Known] = OrderedDict()
         self._running: dict[tuple[str, bool], _Work] = {}
         self._turn = asyncio.Semaphore(_READERS)
 
-    async def digest(self, file: SourceFile, *, with_sha256: bool, reading: Reading) -> Digests:
+    async def digest(self, file: SourceFile, *, with_sha256: bool, reading: Reading) -> Known:
         """The digests of a file, which must still be the one that was looked at.
 
         Args:
@@ -72,7 +86,7 @@ class Digester:
             OSError: It cannot be read.
         """
         kept = self._kept.get(file.signature)
-        if kept is not None and (kept.sha256 or not with_sha256):
+        if kept is not None and (kept.digests.sha256 or not with_sha256):
             self._kept.move_to_end(file.signature)
             reading.done += file.size_bytes
             return kept
@@ -93,6 +107,10 @@ class Digester:
             if work.waiting == 0:
                 work.stop.set()
 
+    def forget(self, file: SourceFile) -> None:
+        """The digest is not to be relied on: read the file anew when it is asked for."""
+        self._kept.pop(file.signature, None)
+
     def close(self) -> None:
         """Stop inside the present files."""
         for work in self._running.values():
@@ -104,7 +122,7 @@ class Digester:
         task = asyncio.get_running_loop().create_task(self._run(file, with_sha256, stop), name="digest")
         work = self._running[key] = _Work(task, stop)
 
-        def finished(task: asyncio.Task[Digests]) -> None:
+        def finished(task: asyncio.Task[Known]) -> None:
             if self._running.get(key) is work:
                 del self._running[key]
             if not task.cancelled():
@@ -113,7 +131,7 @@ class Digester:
         task.add_done_callback(finished)
         return work
 
-    async def _run(self, file: SourceFile, with_sha256: bool, stop: threading.Event) -> Digests:
+    async def _run(self, file: SourceFile, with_sha256: bool, stop: threading.Event) -> Known:
         loop = asyncio.get_running_loop()
 
         def advance(done: int) -> None:
@@ -139,11 +157,36 @@ class Digester:
         async with self._turn:
             if stop.is_set():
                 raise Interrupted
-            found = await asyncio.to_thread(read)
+            found = Known(await asyncio.to_thread(read), time.monotonic())
         self._kept[file.signature] = found
         while len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
         return found
+
+
+def verify(plan: Plan, descriptors: Sequence[int], stop: Callable[[], bool]) -> None:
+    """Read anew what was not read just now; blocks, in a thread beside the build.
+
+    Args:
+        plan: What is being built.
+        descriptors: Its files, open.
+        stop: Asked all the time; true ends it.
+
+    Raises:
+        ChangedMeanwhileException: A file is another one than the plan's id says.
+        Interrupted: `stop` said so.
+        OSError: It cannot be read.
+    """
+    for file, known, fd in zip(plan.files, plan.digests, descriptors, strict=True):
+        if is_fresh(known) and file.is_ours:
+            continue
+        if digest_descriptor(fd, with_sha256=False, stop=stop).blake3 != known.blake3:
+            raise changed(file)
+
+
+def is_fresh(known: Identified) -> bool:
+    """Whether a file was read a moment ago."""
+    return time.monotonic() - known.read_at < _FRESH_S
 
 
 def _wait_until_settled(file: SourceFile, stop: threading.Event) -> None:

@@ -23,7 +23,7 @@ from modelkeep.exceptions import (
     WrongHostException,
 )
 from modelkeep_loader.domain.cache import Demand, Eviction, RamCache, Usage
-from modelkeep_loader.domain.components import ComponentRef, Plan, Resident
+from modelkeep_loader.domain.components import ChangedMeanwhileException, ComponentRef, Plan, Resident
 from modelkeep_loader.domain.digests import Reading
 from modelkeep_loader.domain.drain import Drain
 from modelkeep_loader.domain.leases import Lease, LeaseEnd, LeaseTable, ended
@@ -59,6 +59,10 @@ class Plans(Protocol):
 
     async def plan(self, refs: Sequence[ComponentRef], reading: Reading | None = None) -> list[Plan]:
         """See :meth:`modelkeep_loader.domain.plan.Planner.plan`."""
+        ...
+
+    def distrust(self, plans: Sequence[Plan]) -> None:
+        """See :meth:`modelkeep_loader.domain.plan.Planner.distrust`."""
         ...
 
     def close(self) -> None:
@@ -253,7 +257,12 @@ class Lending:
         demand = await self._demand(refs, tell, is_lease=False)
         await tell(Planned(demand))
         try:
-            await self._meet(demand, max_wait_s, tell)
+            try:
+                await self._meet(demand, max_wait_s, tell)
+            except ChangedMeanwhileException:
+                demand = await self._again(demand, tell)
+                await tell(Planned(demand))
+                await self._meet(demand, max_wait_s, tell)
             last = len(demand.residents) - 1
             for place, resident in enumerate(demand.residents):
                 await tell(Loaded(resident, place == last))
@@ -289,7 +298,11 @@ class Lending:
         """A new lease, and its brief. Bind it at once."""
         with self.leases.room_for(wish.principal):
             demand = await self._demand(wish.refs, tell, is_lease=True)
-            await self._meet(demand, wish.max_wait_s, tell)
+            try:
+                await self._meet(demand, wish.max_wait_s, tell)
+            except ChangedMeanwhileException:
+                demand = await self._again(demand, tell)
+                await self._meet(demand, wish.max_wait_s, tell)
             try:
                 brief = wish.brief(demand.plans, demand.residents)
             except BaseException:
@@ -336,6 +349,11 @@ class Lending:
             return Demand(work.result(), LeaseTable.new_id())
         self._loads += 1
         return Demand(work.result(), f"load-{self._loads}", is_lease=False)
+
+    async def _again(self, demand: Demand, tell: Tell | None) -> Demand:
+        """What is wanted, now that files have become others since it was worked out."""
+        self.planner.distrust(demand.plans)
+        return await self._demand([plan.ref for plan in demand.plans], tell, is_lease=demand.is_lease)
 
     async def _meet(self, demand: Demand, max_wait_s: float, tell: Tell | None) -> None:
         """Make a demand's components resident, and tell of it while it takes time. Holds nothing if it

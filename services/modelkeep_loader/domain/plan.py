@@ -22,7 +22,14 @@ from modelkeep.headers import Allowance, Header
 from modelkeep.worker.classes import KEPT_IN_FLOAT32
 from modelkeep_common.wire import clamped_int
 from modelkeep_convert.weightfile import cast_bytes, main_float_code
-from modelkeep_loader.domain.components import ComponentRef, ModelFacts, Plan, SourceFile, signature_of
+from modelkeep_loader.domain.components import (
+    ComponentRef,
+    Identified,
+    ModelFacts,
+    Plan,
+    SourceFile,
+    signature_of,
+)
 from modelkeep_loader.domain.digests import Digester, Reading
 from modelkeep_loader.domain.find import INDEX_NAMES, Finder, Found
 from modelkeep_loader.domain.listing import refuse_other
@@ -126,6 +133,15 @@ class Planner:
             plans.append(one.plan)
         return plans
 
+    def distrust(self, plans: Sequence[Plan]) -> None:
+        """Files of these are not what they were, whatever their times say: read them anew next time."""
+        for plan in plans:
+            for file in plan.files:
+                self._digester.forget(file)
+        files = {file for plan in plans for file in plan.files}
+        for ref in [ref for ref, one in self._kept.items() if not files.isdisjoint(one.plan.files)]:
+            self._kept_weight -= self._kept.pop(ref).weight
+
     def close(self) -> None:
         """Stop reading."""
         self._digester.close()
@@ -147,16 +163,18 @@ class Planner:
         draft = await asyncio.to_thread(self._survey, ref, record, files, vae)
         found = draft.found
         contents: list[object] = []
+        digests: list[Identified] = []
         fits = draft.size_bytes <= self._budget
         reading.total += sum(file.size_bytes for file in draft.files) if fits else 0
         for file, claim in zip(draft.files, draft.claims, strict=True):
             if not fits:
                 contents.append(file.signature)  # it is refused for its size before it is read
                 continue
-            digest = await self._digest(file, claim, record, reading)
+            known = await self._digest(file, claim, record, reading)
+            digests.append(known)
             # A file that others may write could be one thing now and another when it is built: what they
             # make of it is lent as their file, and as no other.
-            contents.append(digest if file.is_ours else [file.signature, digest])
+            contents.append(known.blake3 if file.is_ours else [file.signature, known.blake3])
         scaling = record.config.get("scaling_factor") if found.config is None else None
         identity = [
             LAYOUT_VERSION,
@@ -178,6 +196,7 @@ class Planner:
             overrides=found.overrides,
             precision=draft.precision,
             files=tuple(draft.files),
+            digests=tuple(digests),
             scaling_factor=scaling,
             size_bytes=draft.size_bytes,
             model=ModelFacts(record.name, record.base, record.type, found.location, record.hash),
@@ -187,17 +206,18 @@ class Planner:
 
     async def _digest(
         self, file: SourceFile, claim: FileFacts | None, record: Record, reading: Reading
-    ) -> str:
+    ) -> Identified:
         sha256 = claim is not None and claim.digest.startswith("sha256:")
         try:
-            digests = await self._digester.digest(file, with_sha256=sha256, reading=reading)
+            known = await self._digester.digest(file, with_sha256=sha256, reading=reading)
         except FileNotFoundError:
             raise _gone(record, file.path) from None
         except OSError as error:
             raise _unreadable(record, file.path, error) from None
         if claim is not None:
-            refuse_other(claim, digests.sha256 if sha256 else digests.blake3, file.path, record.name)
-        return digests.blake3
+            actual = known.digests.sha256 if sha256 else known.digests.blake3
+            refuse_other(claim, actual, file.path, record.name)
+        return Identified(known.digests.blake3, known.read_at)
 
     async def _owner(self, record: Record) -> tuple[Record | None, Mapping[str, FileFacts]]:
         """The record that the path of another model's VAE belongs to, and its files."""

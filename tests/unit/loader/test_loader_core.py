@@ -338,6 +338,23 @@ def test_a_build_that_fails_is_tried_again_after_two_seconds_then_four_up_to_a_m
     run(story())
 
 
+def test_files_that_change_while_they_are_loaded_are_looked_at_once_more_and_no_more() -> None:
+    async def story() -> None:
+        async with core() as made:
+            made.forge.changing = 1
+            granted = await made.lending.acquire(wish("a"), None)
+            assert granted.brief == ["a"]
+            assert made.drawer.distrusted == ["a"]
+            made.forge.changing, ear = 1, Ear()
+            await made.lending.load([ComponentRef("b", "", "float32")], 0.0, ear)
+            assert ear.words[-1] == "Loaded"
+            made.forge.changing = 2
+            with pytest.raises(InvalidModelException, match="was changed"):
+                await made.lending.acquire(wish("c"), None)
+
+    run(story())
+
+
 def test_memory_that_is_mapped_without_a_lease_is_neither_dropped_nor_free() -> None:
     async def story() -> None:
         async with core(budget=MB) as made:

@@ -70,11 +70,11 @@ async def test_a_file_is_read_once_for_all_who_ask(
     await slow.until(lambda: slow.begun == 1)
     both[0].cancel()  # the other goes on
     slow.let.set()
-    assert (await both[1]).blake3 == blake3(CONTENT).hexdigest()
+    assert (await both[1]).digests.blake3 == blake3(CONTENT).hexdigest()
     again = Reading()
-    assert (await digester.digest(file, with_sha256=False, reading=again)).sha256 == ""
+    assert (await digester.digest(file, with_sha256=False, reading=again)).digests.sha256 == ""
     assert (slow.begun, slow.stopped, again.done) == (1, 0, len(CONTENT))
-    assert (await digester.digest(file, with_sha256=True, reading=again)).sha256
+    assert (await digester.digest(file, with_sha256=True, reading=again)).digests.sha256
     assert slow.begun == 2
 
 
@@ -87,7 +87,8 @@ async def test_when_nobody_waits_any_more_the_reading_stops_and_can_begin_anew(
     first.cancel()
     await slow.until(lambda: slow.stopped == 1)
     slow.let.set()
-    assert (await digester.digest(file, with_sha256=False, reading=Reading())).size_bytes == len(CONTENT)
+    known = await digester.digest(file, with_sha256=False, reading=Reading())
+    assert known.digests.size_bytes == len(CONTENT)
     slow.let.clear()
     waits = asyncio.ensure_future(digester.digest(file, with_sha256=True, reading=Reading()))
     await slow.until(lambda: slow.begun == 3)
@@ -130,3 +131,16 @@ async def test_a_file_that_was_just_written_is_not_read_in_the_same_tick(
     file = await asyncio.to_thread(source)
     await Digester(opened).digest(file, with_sha256=False, reading=Reading())
     assert time.time_ns() - file.change_time_ns >= 50_000_000
+
+
+async def test_a_digest_that_is_not_relied_on_any_more_is_computed_anew(
+    source: Callable[[], SourceFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, digester, file = Slow(monkeypatch), Digester(opened), await asyncio.to_thread(source)
+    slow.let.set()
+    for _ in range(2):
+        await digester.digest(file, with_sha256=False, reading=Reading())
+    assert slow.begun == 1
+    digester.forget(file)
+    await digester.digest(file, with_sha256=False, reading=Reading())
+    assert slow.begun == 2
