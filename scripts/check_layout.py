@@ -1,4 +1,4 @@
-"""How the code is laid out: no file too long, no import circle, and what is private used at home only.
+"""How the code is laid out: no file too long, no import circle, what is private used at home, nothing unused.
 
 Which packages and libraries may be imported where is told in pyproject.toml, to import-linter and ruff;
 that they look at every package is seen to here.
@@ -10,6 +10,7 @@ import ast
 import re
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,26 @@ def borrowed_names(root: Path = ROOT) -> Iterator[str]:
                     yield f"{path.relative_to(root)} imports {name}, which is private to {'.'.join(owner)}"
 
 
+def unused(root: Path = ROOT) -> Iterator[str]:
+    """Functions and values of modules whose name stands nowhere else; a decorator may use what it is on."""
+    texts = {
+        path: path.read_text("utf-8")
+        for path in hand_written((*_PACKAGES, "tests", "scripts"), (".py",), root)
+    }
+    words = Counter(word for text in texts.values() for word in re.findall(r"\w+", text))
+    for _, path in _modules(root):
+        for node in ast.parse(texts[path]).body:
+            names = []
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.decorator_list:
+                names = [node.name]
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names = [target.id for target in targets if isinstance(target, ast.Name)]
+            for name in names:
+                if words[name] == 1 and not name.startswith("__"):
+                    yield f"{path.relative_to(root)}: nothing uses {name}"
+
+
 def overlooked(root: Path = ROOT) -> Iterator[str]:
     """Packages that the checks of imports do not look at."""
     told = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
@@ -96,7 +117,14 @@ def main() -> int:
     """Check; returns the exit code."""
     sys.path[:0] = [str(ROOT / folder) for folder in ("services", "clients/python")]
     arrows = arrows_of_all()
-    problems = [*too_long(), *circles(arrows), *trespasses(arrows), *borrowed_names(), *overlooked()]
+    problems = [
+        *too_long(),
+        *circles(arrows),
+        *trespasses(arrows),
+        *borrowed_names(),
+        *unused(),
+        *overlooked(),
+    ]
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

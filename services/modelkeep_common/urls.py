@@ -100,7 +100,6 @@ _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}\Z")
 _AUTHORITY = re.compile(r"[\w.-]*(?::\d{0,5})?|\[[0-9A-Fa-f:.]*\](?::\d{0,5})?")
 _NAME = re.compile(r"[\w.\-\[\]$ ]{1,40}")
 _PLAIN_VALUE = re.compile(r"[\w.\-+,:/()\[\]| ]*")
-_NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f-\x9f\\\ud800-\udfff]")
 _SHORT = 3
 _MAX_URL = 8192
 

@@ -15,8 +15,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 #: Bounds of int64.
 MIN_INT64, MAX_INT64 = -(1 << 63), (1 << 63) - 1
-#: The largest size in bytes that a client may state, of which every language's double holds each value.
-MAX_SIZE_BYTES = 1 << 53
 #: Timestamps reach from the year 1 to the year 9999, as seconds since 1970.
 MIN_TIME_S, MAX_TIME_S = -62_135_596_800, 253_402_300_799
 #: Durations reach 10,000 years both ways.

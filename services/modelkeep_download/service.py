@@ -30,7 +30,6 @@ from modelkeep_download.store import resource_id
 
 _MUTABLE = frozenset({"priority", "preserve_partial"})
 _DEFAULT_WAIT_S, _MAX_WAIT_S = 30.0, 60.0
-_WATCH_FIELDS = frozenset({"queue", "all_queues", "ids"})
 
 
 class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):

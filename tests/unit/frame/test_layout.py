@@ -65,6 +65,20 @@ def test_a_private_name_is_for_its_own_package(tmp_path: Path) -> None:
     ]
 
 
+def test_what_nothing_uses_is_told_of(tmp_path: Path) -> None:
+    root = _write(
+        tmp_path,
+        {
+            "services/p/a.py": "def used(): ...\ndef idle(): ...\n@command\ndef made(): ...\n_IDLE = 1\n",
+            "tests/test_a.py": "from p.a import used\n",
+        },
+    )
+    assert list(check_layout.unused(root)) == [
+        "services/p/a.py: nothing uses idle",
+        "services/p/a.py: nothing uses _IDLE",
+    ]
+
+
 def test_a_package_that_the_checks_do_not_name_is_told_of(tmp_path: Path) -> None:
     told = '[tool.importlinter]\nroot_packages = ["modelkeep_new"]\n'
     root = _write(tmp_path, {"pyproject.toml": told, "services/modelkeep_new/a.py": ""})

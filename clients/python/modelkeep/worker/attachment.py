@@ -89,16 +89,6 @@ def attach(descriptor: int) -> torch.nn.Module:
     return module
 
 
-def read_manifest(descriptor: int) -> Manifest:
-    """The manifest of a lent file.
-
-    Raises:
-        InvalidModelException: It has none, or one of another version.
-    """
-    with _open(descriptor) as file:
-        return _manifest_in(file)
-
-
 def _open(descriptor: int) -> Any:
     # The library opens it anew, and another worker may have taken the right to that away.
     with contextlib.suppress(OSError):
