@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from .family import Family
+from .networks import Autoencoder
 
 FLUX = Family(
     base="flux",
     name="FLUX",
-    latent_channels=16,
+    autoencoder=Autoencoder(16),
     vae={
         "act_fn": "silu",
         "norm_num_groups": 32,

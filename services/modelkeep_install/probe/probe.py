@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from modelkeep.configs import formats_of
 from modelkeep.exceptions import InvalidModelException
+from modelkeep.taxonomy import ModelType
+from modelkeep_common.families import BY_BASE
 from modelkeep_common.wire import total
 
 from ..domain.system_errors import cannot_read, reading
@@ -25,6 +29,10 @@ MAX_FILES = 10_000
 #: Hidden files and folders too, which are not listed and take their time all the same.
 _MAX_ENTRIES = 10 * MAX_FILES
 _MAX_DEPTH = 8
+
+#: What a model of a type without "checkpoint" or "diffusers" has as one file and as a folder.
+_FORMATS_OF_FILES = ("checkpoint", "lycoris", "embedding_file")
+_FORMATS_OF_FOLDERS = ("diffusers", "embedding_folder", "onnx")
 
 #: The caller says nothing.
 NO_HINTS = Hints()
@@ -150,7 +158,7 @@ def _match_file(path: Path, opener: Opener) -> Match:
     for family in FILE_KINDS:
         answer = family.match(header)
         if isinstance(answer, NoMatch):
-            ruled_out.append(RuledOut(family.name, answer.why))
+            ruled_out.append(RuledOut(family.name, answer.why, answer.near))
         else:
             matches.append(answer)
     if len(matches) == 1:
@@ -179,13 +187,27 @@ def _match_folder(folder: Folder) -> Match:
 
 def _weigh_names(match: Match, path: Path) -> Match:
     """Lets the file's and folders' names choose among bases that the files leave open."""
-    if match.type == UNKNOWN or match.base != UNKNOWN:
+    if match.type == UNKNOWN:
         return match
+    if match.base != UNKNOWN:
+        return _heed_lookalikes(match, path)
     named = base_from_name(path, match.possible_bases)
     if named is None:
         return match
     base, words = named
     return narrow(match, (base,), weak(f"base={base}", f"the name {words!r}"))
+
+
+def _heed_lookalikes(match: Match, path: Path) -> Match:
+    """Leaves a base open that is only likely, where the names speak of a family that looks the same."""
+    base = f"base={match.base}"
+    if any(e.finding == base and e.strength is Strength.CERTAIN for e in match.evidence):
+        return match
+    for name, words in BY_BASE[match.base].lookalikes.items():
+        if re.search(words, f"{path.parent.name}/{path.name}", re.IGNORECASE):
+            seen = weak("base=unknown", f"the name speaks of {name}, whose layers are the same")
+            return replace(match, base=UNKNOWN, evidence=(*match.evidence, seen))
+    return match
 
 
 def apply_hints(match: Match, hints: Hints) -> Match:
@@ -208,9 +230,8 @@ def apply_hints(match: Match, hints: Hints) -> Match:
             evidence.append(likely(f"{what}={said}", f"the caller says so{against}"))
     match = replace(match, evidence=tuple(evidence))
     if hints.type and hints.type != match.type:
-        match = Match(
-            type=hints.type, format=match.format, evidence=match.evidence, ruled_out=match.ruled_out
-        )
+        format_ = _format_that_fits(hints.type, match.format)
+        match = Match(type=hints.type, format=format_, evidence=match.evidence, ruled_out=match.ruled_out)
     base = hints.base or match.base
     return replace(
         match,
@@ -218,3 +239,11 @@ def apply_hints(match: Match, hints: Hints) -> Match:
         format=hints.format or match.format,
         compatible_bases=tuple(other for other in match.compatible_bases if other != base),
     )
+
+
+def _format_that_fits(type_: str, found: str) -> str:
+    """The format that was found if such a model may have it, else the one that it has as a file or folder."""
+    formats = formats_of(ModelType(type_)) if type_ in set(ModelType) else []
+    is_folder = found in (UNKNOWN, "diffusers")
+    wanted = (found, *(_FORMATS_OF_FOLDERS if is_folder else _FORMATS_OF_FILES), *formats)
+    return next((str(format_) for format_ in wanted if format_ in formats), found)

@@ -34,10 +34,11 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class RuledOut:
-    """A candidate that does not fit, and why."""
+    """A candidate that does not fit, and why; ``near`` as in ``NoMatch``."""
 
     candidate: str
     why: str
+    near: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,13 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class NoMatch:
-    """A family did not recognise the model: the first thing that does not fit."""
+    """A family did not recognise the model: the first thing that does not fit.
+
+    ``near``: it is something of this kind all the same, which is not known, or not supported.
+    """
 
     why: str
+    near: bool = False
 
 
 def _with_settings(match: Any) -> Any:

@@ -10,6 +10,8 @@ from modelkeep.taxonomy import BaseModelType, ModelVariantType, SubModelType
 from modelkeep.worker.classconfig import known_keys
 from modelkeep.worker.classes import ALLOWED
 from modelkeep_common.families import BY_BASE, FAMILIES, VARIANT_BY_CHANNELS, Family, bases_by
+from modelkeep_common.families.networks import Autoencoder, Layout, TextEncoder
+from support.modelshapes import Table, table
 
 BY_NAME = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: str(family.base))
 
@@ -26,6 +28,40 @@ def test_what_a_family_has_can_be_lent(family: Family) -> None:
     assert {(part.library, part.class_name) for part in family.components} <= ALLOWED.keys()
     assert family.vae.keys() <= known_keys("AutoencoderKL")
     assert bool(family.vae) == bool(family.latent_channels) == ("scaling_factor" in family.vae)
+
+
+def layers_of(tensors: Table) -> dict[str, tuple[int, ...]]:
+    weights = {name.removesuffix(".weight"): shape for name, shape in tensors.items() if "weight" in name}
+    return {name: tuple(shape[:2]) for name, shape in weights.items()}
+
+
+@pytest.mark.parametrize("layout", ["ldm", "diffusers"])
+@pytest.mark.parametrize("base", [family.base for family in FAMILIES if family.unet])
+def test_the_layers_of_a_unet_are_those_of_the_libraries(base: str, layout: Layout) -> None:
+    unet = BY_BASE[base].unet
+    assert unet is not None
+    assert unet.layers(layout) == layers_of(table(f"unet.{base}.{layout}"))
+
+
+@pytest.mark.parametrize(("file", "width", "depth"), [("clip-l", 768, 12), ("openclip-g", 1280, 32)])
+def test_the_layers_of_a_text_encoder_are_those_of_the_library(file: str, width: int, depth: int) -> None:
+    layers = layers_of(table(f"text.{file}.transformers"))
+    assert TextEncoder(width, depth).layers() == {"text_projection": (width, width)} | layers
+
+
+@pytest.mark.parametrize(
+    ("file", "latents", "layout"), [("vae.ldm", 4, "ldm"), ("vae.flux.diffusers", 16, "diffusers")]
+)
+def test_the_layers_of_an_autoencoder_are_those_of_the_libraries(
+    file: str, latents: int, layout: Layout
+) -> None:
+    layers = layers_of(table(file))
+    found = Autoencoder(latents).layers(layout)
+    assert layers.items() <= found.items()
+    assert {name.rpartition(".")[2] for name in found.keys() - layers.keys()} <= {
+        "quant_conv",
+        "post_quant_conv",
+    }
 
 
 def test_every_base_stands_once_and_is_told_apart_by_what_its_denoiser_takes() -> None:

@@ -174,8 +174,9 @@ def test_a_probe_of_the_longest_headers_takes_little_longer_than_parsing_their_j
     with path.open("rb") as file:
         text = file.read(*struct.unpack("<Q", file.read(8)))
     assert len(json.loads(text)) == len(tensors) > 2400
-    # in units of the machine at hand: 1.3 and 1.6 when this was written, where parsing took 1.8 and 2.2 ms
-    assert best_of(15, lambda: probe(path)) < 2.5 * best_of(15, lambda: json.loads(text))
+    # in units of the machine at hand: 2 and 3.2 when this was written, where parsing took 1.8 and 2.2 ms;
+    # every layer is compared with those of the families
+    assert best_of(15, lambda: probe(path)) < 6 * best_of(15, lambda: json.loads(text))
 
 
 def test_a_lying_header_of_a_huge_file_answers_in_the_same_time(tmp_path: Path) -> None:

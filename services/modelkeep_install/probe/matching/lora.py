@@ -1,142 +1,164 @@
-"""LoRA files: low-rank pairs for the UNet and text encoders of a Stable Diffusion model."""
+"""LoRA files: adapters of layers of a Stable Diffusion UNet and its text encoders."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
+from modelkeep.exceptions import InvalidModelException
 from modelkeep.headers import Header
-from modelkeep_common.families import FAMILIES, bases_by
+from modelkeep_common.families import BY_BASE, FAMILIES
+from modelkeep_common.families.others import looks_like
 
-from ..result import UNKNOWN, Evidence, Match, NoMatch, RuledOut, certain
-from .unet import BASE_BY_CONTEXT
+from ..result import UNKNOWN, Evidence, Match, NoMatch, RuledOut, certain, likely
+from .adapters import adapters_of, may_hold_adapters
+from .places import Place, place
 
-Shape = tuple[int, ...]
-
-#: Ends of the tensors of one adapted layer; "down" is [rank, in, …], "up" is [out, rank, …].
-_DOWN = (
-    ".lora_down.weight",
-    ".lora_A.weight",
-    ".lora_A.default.weight",
-    ".lora.down.weight",
-    "_lora.down.weight",
-    ".lora_linear_layer.down.weight",
-)
-_UP = tuple(end.translate(str.maketrans("A", "B")).replace("down", "up") for end in _DOWN)
-_REST = (*_UP, ".alpha", ".dora_scale", ".lora_mid.weight", ".lora_magnitude_vector", ".diff", ".diff_b")
-
-#: The family's UNet and text encoders, as each key layout names them.
-_UNET = re.compile(
-    r"^(lora_unet_(input_blocks|middle_block|output_blocks|down_blocks|mid_block|up_blocks)_"
-    r"|(base_model\.model\.)?(unet\.)?(down_blocks|mid_block|up_blocks)\.)"
-)
-_TEXT = re.compile(
-    r"^(lora_te[12]?_text_model_|(base_model\.model\.)?(text_encoder|text_encoder_2|text_model)\.)"
-)
-_CROSS = re.compile(r"attn2[._](processor\.)?to_[kv](?=[._]lora|_lora)")
-_QUERY = re.compile(r"[._](q_proj(?=[._])|to_q_lora)")
-_DEEP = re.compile(r"transformer_blocks[._]([2-9]|1\d)[._]")
-
-#: Width of a text encoder -> bases that have one so wide.
-_BASES_BY_TEXT = bases_by(lambda family: family.text_widths)
-#: What kohya's tools number the text encoders of.
-_NUMBERED = tuple(
-    family.base for family in FAMILIES if any(part.name == "text_encoder_2" for part in family.components)
-)
-#: More transformer blocks in a row than _DEEP passes over.
-_DEEPER = tuple(family.base for family in FAMILIES if family.block_depth > 2)
+#: More than any layer is wide.
+_MAX_RANK: Final = 1 << 16
+#: Names that are quoted in one piece of evidence.
+_MAX_QUOTED: Final = 3
+_CROSS: Final = re.compile(r"attn2[._]to_[kv]$")
+_SECOND_EMBEDDING: Final = re.compile(r"add_embedding|label_emb")
+#: What may lie beside the adapters, as trainers write it: embeddings of words that were trained along.
+_BUNDLED: Final = "bundle_emb."
 
 
 class LoraFile:
-    """LoRA for SD-1, SD-2, SDXL or the refiner, in kohya's, diffusers' or PEFT's key layout."""
+    """LoRA, DoRA or an algorithm of LyCORIS, for SD-1, SD-2, SDXL or the refiner, in any key layout."""
 
     name = "LoRA"
 
     def match(self, header: Header) -> Match | NoMatch:
-        if not header:
-            return NoMatch("no tensors")
-        unet: dict[str, Shape] = {}
-        text: dict[str, Shape] = {}
-        down = other = ""
-        for name in header:
-            if name.endswith(_DOWN):
-                down = down or name
-                if _UNET.match(name):
-                    unet[name] = header[name]
-                elif _TEXT.match(name):
-                    text[name] = header[name]
-                else:
-                    other = other or name
-            elif not name.endswith(_REST):
-                what = (
-                    "holds more than low-rank pairs"
-                    if down
-                    else "no low-rank pair (lora_down/lora_up, lora_A/lora_B)"
-                )
-                return NoMatch(f"{what}: {name}")
-        if not down:
-            return NoMatch("no low-rank pairs")
-        layout = self._layout(down)
-        if other:
-            return NoMatch(f"low-rank pairs ({layout} layout), but for no Stable Diffusion model: {other}")
-        pairs = len(unet) + len(text)
-        evidence = [certain("type=lora", f"nothing but {pairs} low-rank pairs, in the {layout} key layout")]
-        bases = self._bases(unet, text, evidence)
-        ranks = {shape[0] for part in (unet, text) for shape in part.values() if shape}
+        """See ``FileKind``. A rank that no layer has raises InvalidModelException."""
+        first = next(iter(header), "no tensors")
+        none = NoMatch(f"no low-rank weights (lora_down/lora_up, lora_A/lora_B): {first}")
+        if not may_hold_adapters(header):
+            return none
+        adapters, rest = adapters_of(header)
+        if not adapters:
+            return none
+        places: list[Place] = []
+        foreign: list[str] = []
+        for layer, adapter in adapters.items():
+            _check_rank(header, layer, adapter.rank)
+            found = place(layer, adapter)
+            if found is None:
+                foreign.append(layer)
+            else:
+                places.append(found)
+        bundled = [name for name in rest if name.startswith(_BUNDLED)]
+        rest = [name for name in rest if not name.startswith(_BUNDLED)]
+        if why := _not_ours(places, foreign, rest):
+            return why
+        bases, ruled_out = _bases(places)
         if not bases:
-            return NoMatch("its layers' widths belong to no Stable Diffusion model, or to several at once")
+            against = "; ".join(f"{item.candidate}: {item.why}" for item in ruled_out)
+            what = "a LoRA whose layers have the shapes of no Stable Diffusion model, or of several at once"
+            return NoMatch(f"{what}: {against}", near=True)
+        layout = _layout(places[0].layer, header)
+        # what was not understood may change what the rest means
+        sure = likely if foreign or rest else certain
+        algorithms = Counter(found.adapter.algorithm for found in places)
+        evidence = [
+            sure(
+                "type=lora",
+                f"adapters of {len(places)} layers of {_networks(places)}, in the {layout} key layout",
+            ),
+            *(certain(f"algorithm={name}", f"of {n} layers") for name, n in sorted(algorithms.items())),
+            _base_evidence(places, bases, sure),
+        ]
+        if bundled:
+            evidence.append(certain("also", f"embeddings of words: {_quoted(bundled)}"))
+        if foreign:
+            evidence.append(certain("also", f"adapters of layers that no known base has: {_quoted(foreign)}"))
+        if rest:
+            evidence.append(certain("also", f"tensors that are no part of an adapter: {_quoted(rest)}"))
+        ranks = {found.adapter.rank for found in places} - {None}
+        is_plain = algorithms.keys() <= {"lora", "dora"}
         return Match(
             type="lora",
-            format="lycoris" if layout == "kohya" else "diffusers",
+            format="lycoris" if layout == "kohya" or not is_plain else "diffusers",
             base=bases[0] if len(bases) == 1 else UNKNOWN,
             possible_bases=bases,
             compatible_bases=bases if len(bases) > 1 else (),
             settings={"key_layout": layout} | ({"rank": ranks.pop()} if len(ranks) == 1 else {}),
             evidence=tuple(evidence),
-            ruled_out=tuple(
-                RuledOut(base, "its layers have other widths")
-                for base in BASE_BY_CONTEXT.values()
-                if base not in bases
-            ),
+            ruled_out=ruled_out,
         )
 
-    @staticmethod
-    def _layout(name: str) -> str:
-        if name.startswith("lora_"):
-            return "kohya"
-        return "peft" if ".lora_A." in name else "diffusers"
 
-    def _bases(
-        self, unet: Mapping[str, Shape], text: Mapping[str, Shape], evidence: list[Evidence]
-    ) -> tuple[str, ...]:
-        """Every base that all observations allow; the observations join ``evidence``."""
-        bases: tuple[str, ...] = tuple(BASE_BY_CONTEXT.values())
-        cross = {shape[1] for name, shape in unet.items() if len(shape) >= 2 and _CROSS.search(name)}
-        if cross:
-            evidence.append(certain("base", f"cross-attention takes {_list(sorted(cross))} features of text"))
-            if len(cross) > 1:
-                return ()
-            bases = _keep(bases, [BASE_BY_CONTEXT.get(cross.pop(), "")])
-        for width in sorted(
-            {shape[1] for name, shape in text.items() if len(shape) >= 2 and _QUERY.search(name)}
-        ):
-            evidence.append(certain("base", f"adapts a text encoder {width} features wide"))
-            bases = _keep(bases, _BASES_BY_TEXT.get(width, ()))
-        if any(name.startswith(("lora_te1_", "lora_te2_", "text_encoder_2.")) for name in text):
-            evidence.append(certain(f"base={'|'.join(_NUMBERED)}", "tells two text encoders apart"))
-            bases = _keep(bases, _NUMBERED)
-        if len(bases) > 1 and any(_DEEP.search(name) for name in unet):
-            evidence.append(certain(f"base={'|'.join(_DEEPER)}", "more than two transformer blocks in a row"))
-            bases = _keep(bases, _DEEPER)
-        if len(bases) > 1:
-            evidence.append(certain(f"base={'|'.join(bases)}", "nothing in the file tells these apart"))
-        return bases
+def _check_rank(header: Header, layer: str, rank: int | None) -> None:
+    if rank is not None and not 0 < rank <= _MAX_RANK:
+        raise InvalidModelException(
+            f"{header.path.name}: the adapter of {layer[:200]} has the rank {rank:,}, which no model's has.",
+            metadata={"path": str(header.path), "detail": f"rank {rank}"},
+        )
 
 
-def _keep(bases: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:
-    allowed = set(wanted)
-    return tuple(base for base in bases if base in allowed)
+def _layout(layer: str, header: Header) -> str:
+    if layer.startswith(("lora_", "lycoris_", "oft_")):
+        return "kohya"
+    return "peft" if any(".lora_A." in name for name in header) else "diffusers"
 
 
-def _list(values: Iterable[object]) -> str:
-    return ", ".join(map(str, values))
+def _not_ours(places: Sequence[Place], foreign: Sequence[str], rest: Sequence[str]) -> NoMatch | None:
+    """Why these adapters are for no Stable Diffusion model; None if they are."""
+    what, name = looks_like(rest)
+    if what.startswith(("an IP adapter", "a Control")):  # these carry low-rank weights of their own
+        return NoMatch(f"{what}, which is not supported yet: {name}", near=True)
+    what, name = looks_like(foreign)
+    if what in ("Kolors", "a motion module of AnimateDiff") or (what and len(foreign) >= len(places)):
+        return NoMatch(f"a LoRA for {what}, which is not supported yet: {name}", near=True)
+    if len(foreign) >= len(places):
+        return NoMatch(f"a LoRA, but for no Stable Diffusion model: {foreign[0]}", near=True)
+    if len(rest) > sum(len(found.adapter.names) for found in places):
+        return NoMatch(f"holds more than low-rank weights: {rest[0]}")
+    return None
+
+
+def _bases(places: Iterable[Place]) -> tuple[tuple[str, ...], tuple[RuledOut, ...]]:
+    """The bases whose layers all of these may be; of the others, what speaks against them first."""
+    left = {family.base for family in FAMILIES if family.unet is not None}
+    ruled_out = {}
+    for found in places:
+        for base in tuple(left):
+            if why := found.against(base):
+                left.remove(base)
+                ruled_out[base] = why
+    order = [family.base for family in FAMILIES]
+    return (
+        tuple(base for base in order if base in left),
+        tuple(RuledOut(base, ruled_out[base]) for base in order if base in ruled_out),
+    )
+
+
+def _base_evidence(
+    places: Sequence[Place], bases: Sequence[str], sure: Callable[[str, str], Evidence]
+) -> Evidence:
+    if len(bases) > 1:
+        return certain(f"base={'|'.join(bases)}", "nothing in the file tells these apart")
+    base = bases[0]
+    seen = f"all {len(places)} layers have the names and shapes of its own"
+    cross = {found.adapter.taken for found in places if _CROSS.search(found.layer)} - {None}
+    if cross:
+        seen += f"; cross-attention takes {', '.join(map(str, sorted(cross, key=str)))} features of text"
+    if (others := BY_BASE[base].lookalikes) and not any(
+        found.is_text or _SECOND_EMBEDDING.search(found.layer) for found in places
+    ):
+        return likely(f"base={base}", f"{seen}, as those of {', '.join(others)} do")
+    return sure(f"base={base}", seen)
+
+
+def _networks(places: Iterable[Place]) -> str:
+    kinds = {found.is_text for found in places}
+    return " and ".join(
+        what for is_text, what in ((False, "the UNet"), (True, "the text encoders")) if is_text in kinds
+    )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    first = ", ".join(name[:100] for name in names[:_MAX_QUOTED])
+    return f"{first} and {len(names) - _MAX_QUOTED:,} more" if len(names) > _MAX_QUOTED else first
