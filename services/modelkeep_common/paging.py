@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation, PageTokenMismatchException
 
@@ -22,6 +26,7 @@ MAX_PAGE_SIZE = 1000
 MAX_PAGE_BYTES = 2 << 20
 
 Key = str | int | float
+M = TypeVar("M", bound=Message)
 
 
 def clamp_page_size(page_size: int) -> int:
@@ -37,6 +42,18 @@ def clamp_page_size(page_size: int) -> int:
             violations=[FieldViolation("page_size", "must be 0 (the default of 50) or more")],
         )
     return min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+
+
+def fitting(messages: Iterable[M], most: int = MAX_PAGE_SIZE) -> list[M]:
+    """The first of the messages, at least one, as many as an answer holds by number and by bytes."""
+    page: list[M] = []
+    room = MAX_PAGE_BYTES
+    for message in itertools.islice(messages, most):
+        room -= message.ByteSize()
+        if room < 0 and page:
+            break
+        page.append(message)
+    return page
 
 
 def encode_page_token(position: Sequence[Key], query_fingerprint: bytes) -> str:

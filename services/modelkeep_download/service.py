@@ -13,15 +13,13 @@ from modelkeep_common.calls import current_call
 from modelkeep_common.idempotency import fingerprint, replay_or_run, request_id_reused
 from modelkeep_common.masks import apply_update
 from modelkeep_common.paging import (
-    MAX_PAGE_BYTES,
-    MAX_PAGE_SIZE,
     clamp_page_size,
     decode_page_token,
     encode_page_token,
+    fitting,
 )
 from modelkeep_common.sqlite import Connection
 from modelkeep_common.watch import WatchHub, stream_frames
-from modelkeep_common.watch.frames import chunked, message_size
 from modelkeep_common.wire import to_seconds
 from modelkeep_download import convert
 from modelkeep_download.domain.job import Job, check_etag
@@ -29,7 +27,6 @@ from modelkeep_download.engine.downloads import Downloads
 from modelkeep_download.store import resource_id
 
 _MUTABLE = frozenset({"priority", "preserve_partial"})
-_DEFAULT_WAIT_S, _MAX_WAIT_S = 30.0, 60.0
 
 
 class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
@@ -74,7 +71,7 @@ class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
         jobs, token = await self._downloads.list_page(
             convert.list_filter(request), after=after, limit=size + 1
         )
-        page = _fitting(jobs[:size])
+        page = fitting(map(convert.job_to_proto, jobs[:size]))
         more = encode_page_token([page[-1].id], mark) if len(jobs) > len(page) else ""
         # It covers what changes while the other pages are read.
         first = token if not request.page_token else ""
@@ -155,21 +152,12 @@ class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
     async def WaitDownloads(self, request: pb.WaitDownloadsRequest, context: Any) -> pb.WaitDownloadsResponse:
         """See the .proto."""
         asked = to_seconds(request.timeout) if request.HasField("timeout") else None
-        timeout = min(_DEFAULT_WAIT_S if asked is None else max(0.0, asked), _MAX_WAIT_S)
-        left = current_call().time_remaining()
-        if left is not None:
-            timeout = min(timeout, max(0.0, left - 0.2))  # answer before the caller gives up
-        jobs, done = await self._downloads.wait(request.queue, request.ids, timeout)
-        return pb.WaitDownloadsResponse(downloads=_fitting(jobs), done=done)
+        patience = current_call().patience(asked)
+        jobs, done = await self._downloads.wait(request.queue, request.ids, patience)
+        return pb.WaitDownloadsResponse(downloads=fitting(map(convert.job_to_proto, jobs)), done=done)
 
     def _snapshot(self, conn: Connection) -> Iterable[tuple[str, download_pb2.Download]]:
         return [(resource_id(job.id), convert.job_to_proto(job)) for job in self._downloads.snapshot(conn)]
-
-
-def _fitting(jobs: Iterable[Job]) -> list[download_pb2.Download]:
-    """The first of the jobs, at least one, as far as they fit into an answer."""
-    messages = map(convert.job_to_proto, jobs)
-    return next(iter(chunked(messages, message_size, MAX_PAGE_SIZE, MAX_PAGE_BYTES)), [])
 
 
 def _matcher(request: pb.WatchDownloadsRequest) -> Callable[[download_pb2.Download], bool]:

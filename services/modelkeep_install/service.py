@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
 from typing import Any
 
 import grpc.aio
@@ -14,25 +14,22 @@ from modelkeep_common.calls import current_call
 from modelkeep_common.calls.authentication import need_role
 from modelkeep_common.idempotency import fingerprint
 from modelkeep_common.paging import (
-    MAX_PAGE_BYTES,
-    MAX_PAGE_SIZE,
     clamp_page_size,
     decode_page_token,
     encode_page_token,
+    fitting,
 )
 from modelkeep_common.sqlite import Connection
 from modelkeep_common.urls import shown
 from modelkeep_common.watch import WatchHub, stream_frames
-from modelkeep_common.watch.frames import chunked, message_size
+from modelkeep_common.watch.frames import chunked
 from modelkeep_common.wire import to_seconds
 
 from . import convert
-from .domain.jobs import Job
 from .domain.requests import Caller
 from .installer import Installer
 from .store import InstallStore
 
-_DEFAULT_WAIT_S, _MAX_WAIT_S = 30.0, 60.0
 #: How much of what was deleted an answer names.
 _MAX_PATHS, _MAX_PATHS_BYTES = 1000, 1 << 20
 
@@ -70,7 +67,7 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
             before=int(position[0]) if position else None,
             limit=size + 1,
         )
-        page = _fitting(jobs[:size])
+        page = fitting(itertools.starmap(convert.install_message, jobs[:size]))
         more = encode_page_token([page[-1].id], mark) if len(jobs) > len(page) else ""
         # It covers what changes while the other pages are read.
         first = token if not request.page_token else ""
@@ -101,14 +98,12 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
         await stream_frames(context, watch, convert.watch_response)
 
     async def WaitInstalls(self, request: pb.WaitInstallsRequest, context: object) -> pb.WaitInstallsResponse:
-        asked = to_seconds(request.timeout) if request.HasField("timeout") else _DEFAULT_WAIT_S
-        timeout = min(max(0.0, asked), _MAX_WAIT_S)
-        left = current_call().time_remaining()
-        if left is not None:
-            # the answer must leave before the caller stops waiting
-            timeout = min(timeout, max(0.0, left - min(0.5, left / 4)))
-        jobs = await self._installer.wait(request.ids, timeout)
-        return pb.WaitInstallsResponse(installs=_fitting(jobs), done=all(job.state.final for job, _ in jobs))
+        asked = to_seconds(request.timeout) if request.HasField("timeout") else None
+        jobs = await self._installer.wait(request.ids, current_call().patience(asked))
+        return pb.WaitInstallsResponse(
+            installs=fitting(itertools.starmap(convert.install_message, jobs)),
+            done=all(job.state.final for job, _ in jobs),
+        )
 
     async def ProbeModel(self, request: pb.ProbeModelRequest, context: object) -> pb.ProbeModelResponse:
         overrides = convert.overrides_of(request.overrides)
@@ -133,12 +128,6 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
 
     def _snapshot(self, conn: Connection) -> list[tuple[str, install_pb2.Install]]:
         return [(id_, install_pb2.Install.FromString(data)) for id_, data in self._store.snapshot(conn)]
-
-
-def _fitting(jobs: Iterable[tuple[Job, bytes]]) -> list[install_pb2.Install]:
-    """The first of the jobs, at least one, as far as they fit into an answer."""
-    messages = (convert.install_message(job, record) for job, record in jobs)
-    return next(iter(chunked(messages, message_size, MAX_PAGE_SIZE, MAX_PAGE_BYTES)), [])
 
 
 def _bytes(text: str) -> int:

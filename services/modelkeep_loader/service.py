@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -14,19 +13,16 @@ from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
 from modelkeep_common.calls import current_call
 from modelkeep_common.idempotency import fingerprint
 from modelkeep_common.paging import (
-    MAX_PAGE_BYTES,
-    MAX_PAGE_SIZE,
     clamp_page_size,
     decode_page_token,
     encode_page_token,
+    fitting,
 )
 from modelkeep_common.watch import stream_frames
 from modelkeep_loader import convert
 from modelkeep_loader.domain.lending import Lending
 from modelkeep_loader.domain.requests import News, Tell
 from modelkeep_loader.store import ResidentHistory, read_residents
-
-_M = TypeVar("_M", bound=Message)
 
 
 class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
@@ -81,7 +77,7 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         mark = fingerprint(request, without=("page_token", "page_size"))
         after = decode_page_token(request.page_token, mark, (float, str))
         leases = self._lending.find_leases(request.key, tuple(after))
-        page = _page(map(convert.lease_message, leases), clamp_page_size(request.page_size))
+        page = fitting(map(convert.lease_message, leases), clamp_page_size(request.page_size))
         last = leases[len(page) - 1] if len(leases) > len(page) else None
         more = encode_page_token([last.create_time, last.id], mark) if last is not None else ""
         return pb.ListLeasesResponse(leases=page, next_page_token=more)
@@ -99,7 +95,7 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         submodel = convert.submodel_name(request.submodel)
         done = self._lending.evict(request.key, submodel, validate_only=request.validate_only)
         return pb.EvictModelResponse(
-            evicted=_page(map(convert.resident_message, done.residents), MAX_PAGE_SIZE),
+            evicted=fitting(map(convert.resident_message, done.residents)),
             evicted_count=len(done.residents),
             freed_bytes=done.freed,
             zombie_bytes=done.zombie,
@@ -113,7 +109,7 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         token = self._history.flush()
         revisions = self._history.revisions()
         found = self._lending.find_residents(request.key, after=str(position[0]) if position else "")
-        page = _page(map(convert.resident_message, found), clamp_page_size(request.page_size))
+        page = fitting(map(convert.resident_message, found), clamp_page_size(request.page_size))
         for message in page:
             message.revision = revisions.get(message.id, 0)
         more = encode_page_token([page[-1].id], mark) if len(found) > len(page) else ""
@@ -153,15 +149,3 @@ def _teller(context: Any, response: Callable[[News], Message]) -> Tell:
         await context.write(response(news))
 
     return tell
-
-
-def _page(messages: Iterator[_M], size: int) -> list[_M]:
-    """The first few, as many as a page holds by number and by bytes; at least one if there is one."""
-    page: list[_M] = []
-    room = MAX_PAGE_BYTES
-    for message in itertools.islice(messages, size):
-        room -= message.ByteSize()
-        if room < 0 and page:
-            break
-        page.append(message)
-    return page

@@ -20,8 +20,9 @@ from modelkeep.loader.v1 import resident_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.server.v1 import server_service_pb2, server_service_pb2_grpc
 from modelkeep.worker._fetch import _connect
+from modelkeep_common import paging
 from modelkeep_convert import sealed
-from modelkeep_loader import convert, fd_socket, service
+from modelkeep_loader import convert, fd_socket
 from support import tinymodels
 from support.failures import refused
 from support.lending import acquire, hand_in, hold, leases, load, release
@@ -98,7 +99,7 @@ async def test_a_page_is_cut_by_its_bytes_and_nothing_is_left_out(
     loader: Lender, ref: resident_pb2.ComponentRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = {(await acquire(loader, ref, label="\N{SNOWMAN}" * 256)).lease.id for _ in range(LIMIT)}
-    monkeypatch.setattr(service, "MAX_PAGE_BYTES", 2500)  # two of them
+    monkeypatch.setattr(paging, "MAX_PAGE_BYTES", 2500)  # two of them
     request = pb.ListLeasesRequest(page_size=1000)
     seen: list[str] = []
     while True:

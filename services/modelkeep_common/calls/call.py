@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from ..auth.principal import NOBODY, Principal
 
+_DEFAULT_WAIT_S, _MAX_WAIT_S = 30.0, 60.0
+
 
 @dataclass(slots=True)
 class Call:
@@ -42,6 +44,15 @@ class Call:
     def time_remaining(self) -> float | None:
         """Seconds until the deadline, not below 0; None without one."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def patience(self, asked_s: float | None) -> float:
+        """Seconds that a Wait call may wait: as asked, 30 if nothing is, 60 at most.
+
+        The answer leaves before the caller stops waiting for it.
+        """
+        wait = _DEFAULT_WAIT_S if asked_s is None else min(max(0.0, asked_s), _MAX_WAIT_S)
+        left = self.time_remaining()
+        return wait if left is None else min(wait, max(0.0, left - min(0.5, left / 4)))
 
 
 NO_CALL = Call()

@@ -6,11 +6,12 @@ import base64
 import json
 
 import pytest
+from google.protobuf.wrappers_pb2 import BytesValue
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modelkeep.exceptions import FieldInvalidException, PageTokenMismatchException
-from modelkeep_common import tokens
+from modelkeep_common import paging, tokens
 from modelkeep_common.paging import Key, clamp_page_size, decode_page_token, encode_page_token
 
 KEYS = st.one_of(
@@ -97,3 +98,13 @@ def test_a_position_of_other_kinds_is_refused_though_its_digest_is_right(
         return
     with pytest.raises(PageTokenMismatchException):
         decode_page_token(encode_page_token(position, query), query, kinds(other))
+
+
+def test_an_answer_holds_as_many_messages_as_fit_and_one_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = [BytesValue(value=b"x" * 98) for _ in range(5)]  # 100 bytes each
+    assert paging.fitting(iter(messages)) == messages
+    assert paging.fitting(iter(messages), 2) == messages[:2]
+    for room, fit in ((350, 3), (300, 3), (299, 2), (10, 1)):
+        monkeypatch.setattr(paging, "MAX_PAGE_BYTES", room)
+        assert paging.fitting(iter(messages)) == messages[:fit]
+    assert paging.fitting(iter(messages[:0])) == []
