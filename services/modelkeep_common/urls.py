@@ -228,9 +228,12 @@ def request_target(url: str) -> str:
 
 
 def last_component(url: str) -> str:
-    """The last component of a URL's path, percent-decoded, without matrix parameters; may be empty."""
+    """The last component of a URL's path, percent-decoded, without matrix parameters; may be empty.
+
+    Of a component that is a whole key of an object store (`models%2Fvae%2Fx.bin`) the last part.
+    """
     path = _split(url)[2]
-    return unquote(path.rpartition("/")[2].partition(";")[0]).strip()
+    return unquote(path.rpartition("/")[2].partition(";")[0]).rpartition("/")[2].strip()
 
 
 def without_query(url: str) -> str:

@@ -24,6 +24,7 @@ from modelkeep.exceptions import (
     UnknownJobIDException,
 )
 from modelkeep_common.auth import Principal
+from modelkeep_common.hash_forms import sha256_of
 from modelkeep_common.paths import STAGING
 from modelkeep_common.room import Room
 from modelkeep_common.urls import parse_url
@@ -192,7 +193,7 @@ class Installer:
             overrides=request.overrides,
             key=secrets.token_hex(16),
             create_time=time.time(),
-            expected_sha256=request.expected_sha256.lower(),
+            expected_sha256=sha256_of(request.expected_sha256),
             priority=request.priority,
             has_secret=bool(secret_url or request.access_token),
             local_path=source.text if source.kind is SourceKind.PATH else "",

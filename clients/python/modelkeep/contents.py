@@ -177,6 +177,17 @@ def is_in_place_of(content: Content, name: str) -> bool:
     return suffix in _NEVER_TEXT or (not _SUFFIX.fullmatch(suffix) and not name.isupper())
 
 
+def with_suffix(name: str, content: Content) -> str:
+    """A name that a source gave without a suffix, with that of the format that the bytes are of.
+
+    A number at the end (``style v1.5``) is no suffix. Texts keep their name.
+    """
+    suffix = content.suffix
+    if content.kind in TEXTS or not suffix or _SUFFIX.fullmatch(PurePosixPath(name).suffix):
+        return name
+    return f"{name}{suffix}"
+
+
 def said(body: bytes) -> str:
     """What a body says in words, of an error in JSON, XML or HTML its message; "" if it is no text.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 
 
@@ -25,18 +23,3 @@ def check_token(token: str) -> None:
             "the access token cannot be used",
             violations=[FieldViolation("access_token", "has blanks, line ends or characters beyond ASCII")],
         )
-
-
-def check_sha256(text: str) -> str:
-    """The expected hash in lower case; "sha256:" in front is allowed. Empty stays empty.
-
-    Raises:
-        FieldInvalidException: Not 64 hexadecimal digits.
-    """
-    digest = text.strip().lower().removeprefix("sha256:")
-    if digest and not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise FieldInvalidException(
-            "the expected hash cannot be used",
-            violations=[FieldViolation("expected_sha256", "a SHA-256 has 64 hexadecimal digits")],
-        )
-    return digest

@@ -5,6 +5,10 @@ from __future__ import annotations
 import contextlib
 import re
 import unicodedata
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 from modelkeep_common.urls import last_component
 
@@ -14,6 +18,9 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|\Z)"
 _PARAMETER = re.compile(r""";\s*([\w!#$%&'*+.^`|~-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;"]*))""")
 _QUOTED_PAIR = re.compile(r"\\(.)")
 _EXTENDED = re.compile(r"(utf-8|iso-8859-1)'[\w-]*'([^\s'\"]*)", re.IGNORECASE)
+#: Encoded words (RFC 2047) and nothing else, in the charsets that are read here.
+_ENCODED_WORDS = re.compile(r"(?:=\?(?:utf-8|iso-8859-1)\?[bq]\?[^?\s]{1,1000}\?=\s*){1,20}", re.IGNORECASE)
+_PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 _FORBIDDEN = frozenset('/\\:*?"<>|')
 
 
@@ -36,7 +43,9 @@ def name_from_disposition(value: str | None) -> str:
     """The file name in a Content-Disposition header, as one safe component, or "".
 
     Of `filename*` and `filename` the first counts (RFC 6266, 4.3), unless it is not safe. A path is cut
-    to its last component. The charsets are those of RFC 8187, UTF-8 and ISO-8859-1.
+    to its last component. The charsets are those of RFC 8187, UTF-8 and ISO-8859-1. As browsers do, a plain
+    `filename` is decoded where it is percent-encoded UTF-8 or an encoded word (RFC 2047), and what no file
+    system takes in a name becomes "_".
     """
     if not value:
         return ""
@@ -45,8 +54,8 @@ def name_from_disposition(value: str | None) -> str:
         names.setdefault(
             match[1].lower(), _QUOTED_PAIR.sub(r"\1", match[2]) if match[3] is None else match[3]
         )
-    texts = (_extended(names.get("filename*", "")), _utf8(names.get("filename", "")))
-    return next((name for name in map(_last_component, texts) if is_safe_component(name)), "")
+    texts = (_extended(names.get("filename*", "")), _plain(names.get("filename", "")))
+    return next((name for name in map(_mended, map(_last_component, texts)) if is_safe_component(name)), "")
 
 
 def _extended(text: str) -> str:
@@ -60,10 +69,27 @@ def _extended(text: str) -> str:
     return ""
 
 
-def _utf8(text: str) -> str:
+def _plain(text: str) -> str:
+    """A plain value: as UTF-8, and decoded once more where it is encoded besides."""
     with contextlib.suppress(UnicodeError):  # headers are read as Latin-1; many servers send UTF-8
-        return text.encode("latin-1").decode("utf-8")
+        text = text.encode("latin-1").decode("utf-8")
+    if _ENCODED_WORDS.fullmatch(text):
+        with contextlib.suppress(ValueError, LookupError, HeaderParseError):
+            return str(make_header(decode_header(text)))
+    if _PERCENT.search(text):
+        with contextlib.suppress(UnicodeError):
+            return unquote(text, errors="strict")
     return text
+
+
+def _mended(name: str) -> str:
+    """A name without the characters that file systems refuse, and cut before its suffix to what they take."""
+    plain = "".join("_" if c in _FORBIDDEN else c for c in name)
+    raw, suffix = plain.encode(errors="replace"), PurePosixPath(plain).suffix.encode(errors="replace")
+    if len(raw) <= _MAX_BYTES or len(suffix) > 20:
+        return plain
+    stem = raw[: _MAX_BYTES - len(suffix)].decode(errors="ignore").rstrip(". ")
+    return stem + suffix.decode(errors="ignore")
 
 
 def _last_component(text: str) -> str:

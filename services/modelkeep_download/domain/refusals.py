@@ -12,12 +12,13 @@ import unicodedata
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from modelkeep.contents import MAX_QUOTE, Kind, content_of, said
+from modelkeep.contents import MAX_QUOTE, Content, Kind, content_of, said
 from modelkeep.exceptions import (
     AddressExpiredException,
     EarlyAccessException,
     LicenseNotAcceptedException,
     ModelkeepError,
+    NotAModelFileException,
     PurchaseRequiredException,
     SourceNotFoundException,
     TokenRejectedException,
@@ -28,6 +29,8 @@ from modelkeep_download.domain.retry import TransientError, is_transient
 
 #: Bytes of a refusal's body that are worth reading.
 MAX_BODY_BYTES = 16 * 1024
+#: Media types of pages for people.
+HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 
 _LICENSE = re.compile(
     r"licen[cs]e|terms of|\bagree(?:d|ments?)?\b|\bgated\b|authori[sz]ed list|ask for access|request access"
@@ -121,6 +124,23 @@ def read_refusal(
         words=f"{sentence} {text}",
         deadline=clean(deadline[1], secrets) if deadline else "",
         retry_after=retry_after,
+    )
+
+
+def other_content(
+    host: str, content: Content, content_type: str, secrets: Collection[str] = ()
+) -> NotAModelFileException:
+    """The error for an answer of success that holds something else than the file."""
+    quote = clean(content.quote, secrets)
+    what, advice = content.what.replace(content.quote, quote) if quote else content.what, content.advice
+    if content_type in HTML_TYPES and content.kind is not Kind.WEB_PAGE:
+        what = "what it calls a web page"
+    if content_type in HTML_TYPES or content.kind is Kind.WEB_PAGE:
+        advice = "take the file's own link, or give a token if the page asks to log in"
+    facts = {"host": host, "content_type": content_type, "said": quote, "remedy": advice}
+    return NotAModelFileException(
+        f"{host} serves {what} in place of a file{f': {advice}' if advice else ''}",
+        metadata={name: text for name, text in facts.items() if text or name == "content_type"},
     )
 
 

@@ -11,17 +11,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
+from modelkeep.contents import Content, is_in_place_of, with_suffix
 from modelkeep_common.room import check_room
+from modelkeep_common.urls import origin_of
 from modelkeep_download.domain.job import Job, Stage
 from modelkeep_download.domain.names import choose_name
 from modelkeep_download.domain.progress import ProgressMeter
 from modelkeep_download.domain.ranges import ByteRanges
+from modelkeep_download.domain.refusals import HTML_TYPES, other_content
 from modelkeep_download.domain.transitions import (
     at_stage,
     started_over,
 )
 from modelkeep_download.engine import files
-from modelkeep_download.engine.transfer import Answered, Credentials, Durable, Head, News, Restarted, Written
+from modelkeep_download.engine.transfer import (
+    Answered,
+    Began,
+    Credentials,
+    Durable,
+    Head,
+    News,
+    Restarted,
+    Written,
+)
 from modelkeep_download.engine.transport import Stopped, StopSignal
 
 #: Bytes written between two looks at the room that is left.
@@ -74,12 +86,15 @@ class Attempt:
 
         Raises:
             DestinationExistsException, DiskFullException: The file will have no place.
+            NotAModelFileException: The source sends something in place of the file.
             SourceChangedException: The object changed for the second time.
             Stopped: The job has ended meanwhile.
         """
         match news:
             case Answered(head, kept):
                 self._answered(head, kept)
+            case Began(content):
+                self._began(content)
             case Durable(have):
                 self._checkpoint(have)
                 self.job = replace(self.job, have=have)
@@ -162,6 +177,23 @@ class Attempt:
             # A power cut before the first checkpoint leaves nothing worth knowing of.
             synced=False,
         )
+
+    def _began(self, content: Content) -> None:
+        """Refuse what is not the file, and give the file the suffix that its address does not tell."""
+        job = self.job
+        is_page = job.content_type in HTML_TYPES
+        if is_page or is_in_place_of(content, job.target.name):
+            host = origin_of(job.final_url or job.spec.source).host
+            raise other_content(host, content, job.content_type, self.credentials.secrets)
+        if job.spec.filename or not job.spec.destination_is_folder:
+            return
+        name = with_suffix(job.name, content)
+        if name == job.name:
+            return
+        target = replace(job, name=name).target
+        if files.inode_of(target) is not None:
+            raise files.destination_exists(target)
+        self._change(lambda job: replace(job, name=name), synced=False)
 
     def _check_room(self, needed: int) -> None:
         staging = Path(self._staging)

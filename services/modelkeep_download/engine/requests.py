@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelkeep_common.auth import NOBODY, Principal
+from modelkeep_common.hash_forms import sha256_of
 from modelkeep_common.urls import parse_url
-from modelkeep_download.domain.checks import bad_source, check_sha256, check_token
+from modelkeep_download.domain.checks import bad_source, check_token
 from modelkeep_download.domain.job import Job, JobSpec, SecretKind, SourceKind, token_required
 from modelkeep_download.domain.names import is_safe_component
 from modelkeep_download.engine import files
@@ -78,7 +79,7 @@ def spec_of(new: NewDownload, places: Places) -> tuple[JobSpec, Credentials, Sec
         priority=new.priority,
         preserve_partial=new.preserve_partial,
         copy=new.copy,
-        expected_sha256=check_sha256(new.expected_sha256),
+        expected_sha256=sha256_of(new.expected_sha256),
         start=new.start,
         labels=dict(new.labels),
     )

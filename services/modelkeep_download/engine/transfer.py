@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from modelkeep.contents import Content
 from modelkeep_download.domain.ranges import ByteRanges
 from modelkeep_download.domain.retry import StartOver
-from modelkeep_download.engine.transport import StopSignal
+from modelkeep_download.engine.transport import StopSignal, secrets_of
 
 BUFFER_BYTES = 1024 * 1024
 
@@ -55,6 +56,11 @@ class Credentials:
     userinfo: str = ""
     token: str | None = None
 
+    @property
+    def secrets(self) -> list[str]:
+        """What no text that a source writes may show."""
+        return secrets_of(self.url, self.token, self.userinfo)
+
     def __repr__(self) -> str:
         return "Credentials(…)"
 
@@ -65,6 +71,13 @@ class Answered:
 
     head: Head
     kept: ByteRanges
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """The object begins with this; nothing of it is written yet."""
+
+    content: Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +102,7 @@ class Restarted:
     changed: bool
 
 
-News: TypeAlias = Answered | Written | Durable | Restarted
+News: TypeAlias = Answered | Began | Written | Durable | Restarted
 #: Hears how a transfer goes, from one thread at a time: returns when all but `Written` is recorded, and may
 #: raise to end the transfer.
 Tell: TypeAlias = Callable[[News], None]
@@ -127,7 +140,7 @@ class Sink:
         self._every_bytes, self._every_s = every_bytes, every_s
         self._durable, self._durable_time = at, time.monotonic()
 
-    def write(self, piece: memoryview | bytes) -> None:
+    def write(self, piece: memoryview | bytes | bytearray) -> None:
         """Take the next bytes of the object."""
         view = memoryview(piece)
         self._digest.update(view)

@@ -231,8 +231,7 @@ class HttpTransport:
                 continue
             if response.status in (200, 206, 416):
                 return response
-            secrets = [token or "", userinfo, userinfo.partition(":")[2], *hidden_parts(url)]
-            refusal = self._refusal(response, stop, secrets)
+            refusal = self._refusal(response, stop, secrets_of(url, token, userinfo))
             raise error_of(refusal, Asked(at_source=trusted, had_token=bool(credentials), worked=worked))
         raise SourceNotFoundException(
             f"{origin.host} redirects more than {self.limits.max_redirects} times",
@@ -425,6 +424,11 @@ def _close(file: BufferedReader | None, sock: socket.socket) -> None:
     if file is not None:
         file.close()
     sock.close()
+
+
+def secrets_of(url: str, token: str | None, userinfo: str) -> list[str]:
+    """What goes to a source and must not be shown when that repeats it."""
+    return [text for text in (token, userinfo, userinfo.partition(":")[2], *hidden_parts(url)) if text]
 
 
 def describe(error: BaseException | None) -> str:

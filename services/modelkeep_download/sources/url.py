@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import os
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from modelkeep.exceptions import NotAModelFileException
+from modelkeep.contents import BEGINNING_BYTES, Kind, content_of
+from modelkeep.exceptions import InvalidModelException, NotAModelFileException
+from modelkeep.headers import read_header
 from modelkeep_common.urls import without_query
 from modelkeep_download.domain.job import Job
 from modelkeep_download.domain.names import name_from_disposition
@@ -22,6 +24,7 @@ from modelkeep_download.engine.http1 import BadAnswerError, Body, Headers, conte
 from modelkeep_download.engine.transfer import (
     BUFFER_BYTES,
     Answered,
+    Began,
     Credentials,
     Head,
     Partial,
@@ -32,10 +35,6 @@ from modelkeep_download.engine.transfer import (
     digest_of,
 )
 from modelkeep_download.engine.transport import HttpTransport, Response, StopSignal, describe
-
-_HTML_TYPES = ("text/html", "application/xhtml+xml")
-_SNIFFED_BYTES = 512
-_HTML_STARTS = (b"<!doctype html", b"<html")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,31 +117,40 @@ class HttpTransfer:
                 _check_range(response, body, head, offset, partial)
                 # An answer to If-Range need not repeat what tells the object from another.
                 head = replace(head, validator=partial.validator)
-            _refuse_other_content(response, head)
             tell(Answered(head, ByteRanges.first(offset)))
             sink = Sink(fd, digest, offset, tell, self._checkpoint_bytes, self._checkpoint_s)
             try:
-                self._pour(response, body, head, sink, stop)
+                self._pour(response, body, head, sink, tell, stop)
             except BaseException:
                 sink.checkpoint()  # a whole file is made durable by its delivery
                 raise
+            if head.total is None:
+                _refuse_cut(partial.path, fd, response.host)
             return digest.hexdigest()
         finally:
             stop.watch(None)
             response.close()
 
-    def _pour(self, response: Response, body: Body, head: Head, sink: Sink, stop: StopSignal) -> None:
+    def _pour(
+        self, response: Response, body: Body, head: Head, sink: Sink, tell: Tell, stop: StopSignal
+    ) -> None:
+        """Write what comes; the beginning of the object only once somebody has looked at it."""
         limits, host = self._transport.limits, response.host
         window_start, window_bytes = time.monotonic(), 0
-        beginning = b""
-        for piece in _pieces(response, body, None if head.total is None else head.total - sink.at, stop):
+        beginning, is_begun, at = bytearray(), sink.at > 0, sink.at
+        for piece in _pieces(response, body, None if head.total is None else head.total - at, stop):
             stop.check()
-            if sink.at == len(beginning) < _SNIFFED_BYTES:  # the first piece may be a single byte
-                beginning += bytes(piece[:_SNIFFED_BYTES])
-                _refuse_html(beginning, host)
-            if head.total is None and sink.at + len(piece) > self._max_unsized_bytes:
+            at += len(piece)
+            if head.total is None and at > self._max_unsized_bytes:
                 raise _endless(host, head.content_type, self._max_unsized_bytes)
-            sink.write(piece)
+            if not is_begun:
+                beginning += piece
+                if len(beginning) >= BEGINNING_BYTES:
+                    tell(Began(content_of(bytes(beginning), head.total)))
+                    sink.write(beginning)
+                    is_begun = True
+            else:
+                sink.write(piece)
             window_bytes += len(piece)
             passed = time.monotonic() - window_start
             if passed >= limits.stall_timeout_s:
@@ -150,8 +158,11 @@ class HttpTransfer:
                     raise TransientError(f"{host} stalls: {window_bytes} bytes in {passed:.0f} s")
                 window_start, window_bytes = time.monotonic(), 0
         stop.check()
-        if head.total is not None and sink.at < head.total:
-            raise TransientError(f"{host} broke off after {sink.at} of {head.total} bytes")
+        if head.total is not None and at < head.total:
+            raise TransientError(f"{host} broke off after {at} of {head.total} bytes")
+        if not is_begun:
+            tell(Began(content_of(bytes(beginning), at)))
+            sink.write(beginning)
 
 
 def _pieces(response: Response, body: Body, remaining: int | None, stop: StopSignal) -> Iterator[memoryview]:
@@ -219,15 +230,22 @@ def _check_range(response: Response, body: Body, head: Head, offset: int, partia
         raise StartOver("the source answers with another range than was asked for", changed=False)
 
 
-def _refuse_other_content(response: Response, head: Head) -> None:
-    host = response.host
-    if head.content_type in _HTML_TYPES:
-        raise _web_page(host, head.content_type)
-
-
-def _refuse_html(first: bytes, host: str) -> None:
-    if first.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(_HTML_STARTS):
-        raise _web_page(host, "text/html")
+def _refuse_cut(path: Path, fd: int, host: str) -> None:
+    """Of a file whose length the source does not tell, see whether it is whole, where its format says so."""
+    if content_of(os.pread(fd, BEGINNING_BYTES, 0)).kind is not Kind.SAFETENSORS:
+        return
+    try:
+        read_header(fd, path)
+    except InvalidModelException as error:
+        detail, remedy = (
+            error.metadata.get("detail", ""),
+            "fetch it again, or from a source that tells the size",
+        )
+        raise NotAModelFileException(
+            f"{host} does not say how many bytes it sends, and what came is no whole safetensors file:"
+            f" {detail}; {remedy}",
+            metadata={"host": host, "content_type": "", "detail": detail, "remedy": remedy},
+        ) from error
 
 
 def _endless(host: str, content_type: str, most: int) -> NotAModelFileException:
@@ -235,12 +253,4 @@ def _endless(host: str, content_type: str, most: int) -> NotAModelFileException:
         f"{host} does not say how many bytes it sends, and sends more than {most}: take a link that tells the"
         " size of the file, or raise max_unsized_bytes",
         metadata={"host": host, "content_type": content_type, "setting": "max_unsized_bytes"},
-    )
-
-
-def _web_page(host: str, content_type: str) -> NotAModelFileException:
-    return NotAModelFileException(
-        f"{host} serves a web page in place of a file: take the file's own link, or give a token if the page "
-        "asks to log in",
-        metadata={"host": host, "content_type": content_type},
     )

@@ -324,11 +324,23 @@ def test_a_content_range_is_a_range_or_nothing(text: str) -> None:
     [
         ("attachment; filename*=UTF-8''na%C3%AFve.bin", "naïve.bin"),
         ("attachment; filename*=iso-8859-1'en'%A3.bin", "£.bin"),
-        ('attachment; FileName*=utf-8\'\'; filename="a;b \\"c\\".bin"; x=y', ""),
+        ('attachment; FileName*=utf-8\'\'; filename="a;b \\"c\\".bin"; x=y', "a;b _c_.bin"),
         ('attachment; filename="a;b (c).bin"; filename="second.bin"', "a;b (c).bin"),
         ("attachment; filename=my model.bin ; size=3", "my model.bin"),
         ("attachment; filename*=utf-7''%2B2AA-.bin; filename=plain.bin", "plain.bin"),
         ("attachment; filename*=UTF-8''%FF%FE.bin; filename=plain.bin", "plain.bin"),
+        ('attachment; filename="%E5%A2%A8%E5%B9%BD_v1030.safetensors"', "墨幽_v1030.safetensors"),
+        ('attachment; filename="100%25 %E5.bin"', "100%25 %E5.bin"),  # no UTF-8, as no browser decodes it
+        ('attachment; filename="..%2F..%2Fetc%2Fpasswd"', "passwd"),
+        ('attachment; filename="=?UTF-8?B?5aKo5bm9LnNhZmV0ZW5zb3Jz?="', "墨幽.safetensors"),
+        (
+            'attachment; filename="=?utf-7?B?5aKo5bm9LnNhZmV0ZW5zb3Jz?="',
+            "=_utf-7_B_5aKo5bm9LnNhZmV0ZW5zb3Jz_=",
+        ),
+        ('attachment; filename="sd:v1.safetensors"', "sd_v1.safetensors"),
+        ('attachment; filename="C:\\\\models\\\\vae.safetensors"', "vae.safetensors"),
+        ('attachment; filename="' + "n" * 300 + '.safetensors"', "n" * 228 + ".safetensors"),
+        ('attachment; filename=".hidden"', ""),
         *(
             (f"attachment; filename*={charset}''a.bin", "")
             for charset in ("idna", "hex", "zlib", "undefined", "utf-16")
