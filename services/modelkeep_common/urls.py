@@ -236,6 +236,15 @@ def last_component(url: str) -> str:
     return unquote(path.rpartition("/")[2].partition(";")[0]).rpartition("/")[2].strip()
 
 
+def unescaped(text: str) -> str:
+    """A text percent-decoded as UTF-8.
+
+    Raises:
+        UnicodeError: What is encoded is no UTF-8.
+    """
+    return unquote(text, errors="strict")
+
+
 def without_query(url: str) -> str:
     """The URL as it is shown, without its query: signed addresses keep no signature."""
     return shown(url).partition("?")[0]

@@ -8,9 +8,8 @@ import unicodedata
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from pathlib import PurePosixPath
-from urllib.parse import unquote
 
-from modelkeep_common.urls import last_component
+from modelkeep_common.urls import last_component, unescaped
 
 _MAX_BYTES = 240  # 255 less room for suffixes
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|\Z)", re.IGNORECASE)
@@ -78,7 +77,7 @@ def _plain(text: str) -> str:
             return str(make_header(decode_header(text)))
     if _PERCENT.search(text):
         with contextlib.suppress(UnicodeError):
-            return unquote(text, errors="strict")
+            return unescaped(text)
     return text
 
 
