@@ -34,6 +34,7 @@ from modelkeep.worker.manifest import Manifest
 from modelkeep.worker.shell import DTYPES, build_module, without_weights
 from modelkeep_convert import sealed, vaeconfig
 from modelkeep_convert.request import Build
+from modelkeep_convert.spare import is_training, refuse_stray
 
 #: torch's dtype → code, of those that this torch has.
 _CODES = {
@@ -70,13 +71,11 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
     config = checked_config(wanted.class_name, {**config, **wanted.overrides}, Path("config.json"))
     with without_weights(), _within_reason(sources):
         shell = build_module(wanted.library, wanted.class_name, config, DTYPES[wanted.precision])
-    if wanted.config is None and names.keys() != shell.state_dict().keys():
-        stray = sorted(names.keys() ^ shell.state_dict().keys())
-        raise InvalidModelException(
-            f"The file does not hold a complete {wanted.class_name}: {len(stray)} tensors are missing or "
-            f"of no use, among them {stray[0]}.",
-            metadata={"detail": f"{len(stray)} tensors do not fit"},
-        )
+    if wanted.config is None:
+        expected = shell.state_dict().keys()
+        refuse_stray(wanted.class_name, names.keys() - expected)
+        if missing := sorted(expected - names.keys()):
+            raise _incomplete(wanted, missing)
     if _is_plain(cls, shell, sources, names):
         return _from_sources(wanted, config, shell, sources, names)
     return _from_module(wanted, config, _from_pretrained(cls, wanted, config, descriptors))
@@ -259,12 +258,18 @@ def _from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **dtype
         )
     if missing := sorted(report["missing_keys"]):
-        raise InvalidModelException(
-            f"The files lack {len(missing)} tensors of {wanted.class_name}, among them {missing[0]}.",
-            metadata={"detail": f"{len(missing)} tensors are missing"},
-        )
+        raise _incomplete(wanted, missing)
+    refuse_stray(wanted.class_name, report["unexpected_keys"])
     module: torch.nn.Module = loaded
     return module
+
+
+def _incomplete(wanted: Build, missing: list[str]) -> InvalidModelException:
+    return InvalidModelException(
+        f"The files lack {len(missing)} tensors of {wanted.class_name}, among them {missing[0]}: "
+        "fetch the model again, whole.",
+        metadata={"detail": f"{len(missing)} tensors are missing"},
+    )
 
 
 @contextlib.contextmanager
@@ -293,9 +298,18 @@ def _single_file_vae(
         return config, {new: None if new == name else sources[name].read() for name, new in today.items()}
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
+    # Of a whole checkpoint the VAE is what stands under its prefix; the rest is other components.
     prefix = vaeconfig.ldm_prefix(shapes)
-    checkpoint = {name: s.read() for name, s in sources.items() if name.startswith(prefix)}
-    return config, dict(convert_ldm_vae_checkpoint(checkpoint, config))
+    checkpoint = {
+        name: s.read()
+        for name, s in sources.items()
+        if name.startswith(prefix) and not is_training(name.removeprefix(prefix))
+    }
+    names = dict(convert_ldm_vae_checkpoint(checkpoint, config))
+    # It passes over what it does not know. What it takes it renames and reshapes, and does not copy.
+    taken = {tensor.data_ptr() for tensor in names.values()}
+    refuse_stray("AutoencoderKL", (name for name, t in checkpoint.items() if t.data_ptr() not in taken))
+    return config, names
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:

@@ -92,7 +92,7 @@ async def test_a_configuration_beyond_reason_is_the_models_fault_and_takes_no_me
     ("name", "entries", "why"),
     [
         ("vae", {"quantization_config": {"quant_method": "bitsandbytes"}}, "bitsandbytes"),
-        ("text_encoder", {"quantization_config": {"quant_method": "some"}}, "quantized"),
+        ("text_encoder", {"quantization_config": {"quant_method": "some"}}, "quantised"),
         ("text_encoder", {"_attn_implementation": "somebody/kernel"}, "somebody/kernel"),
         ("t5_encoder", {"attn_implementation": ["eager"]}, "attention"),
     ],

@@ -28,7 +28,7 @@ from modelkeep.exceptions import (
 )
 from modelkeep.headers import Allowance, Header, read_header
 from modelkeep.modeljson import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
-from modelkeep.taxonomy import SubModelType
+from modelkeep.taxonomy import ModelFormat, SubModelType
 from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import ALLOWED
 from modelkeep_common.paths import AllowedRoots
@@ -41,6 +41,15 @@ _MOST_NAMES: Final = 64
 _STEMS = ("diffusion_pytorch_model", "model")
 #: What says which files a component's shards are; also of a variant.
 INDEX_NAMES: Final = "*.safetensors.index*.json"
+#: Formats of records whose weights are numbers with scales beside them.
+_QUANTISED: Final = frozenset(
+    {
+        ModelFormat.BnbQuantizedInt8b,
+        ModelFormat.BnbQuantizedNf4b,
+        ModelFormat.GGUFQuantized,
+        ModelFormat.SDNQQuantized,
+    }
+)
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
@@ -189,8 +198,10 @@ class Finder:
         if not place.is_dir():
             if not place.exists():
                 raise FileNotFoundError(2, "missing", str(place))
+            what = "quantised" if record.format in _QUANTISED else "a checkpoint in one file"
             raise InvalidModelException(
-                f"{record.name!r} is a checkpoint in one file; only diffusers folders can be loaded.",
+                f"{record.name!r} is {what}, which cannot be lent yet: install the model as a folder in "
+                "diffusers' layout, with weights in float16, bfloat16 or float32.",
                 metadata={"path": str(place), "detail": "single-file main model"},
             )
         index = self._read_json(place, "model_index.json", ground.listing)

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from modelkeep.dtypes import DTYPES
 from modelkeep.exceptions import InvalidModelException, ModelNotFoundException
 from modelkeep.headers import Allowance, Header
+from modelkeep.quantised import refuse_quantised
 from modelkeep.worker.classes import KEPT_IN_FLOAT32
 from modelkeep_common.wire import clamped_int
 from modelkeep_convert.weightfile import cast_bytes, main_float_code
@@ -250,6 +251,8 @@ class Planner:
             found = self._finder.find(ref, record, own, other)
             left = Allowance()
             headers = [(name, path, *self._finder.read_header(path, left)) for name, path in found.files]
+            for _, _, header, _ in headers:
+                refuse_quantised(header)
         except FileNotFoundError as error:
             raise _gone(record, Path(str(error.filename)), place) from None
         except OSError as error:

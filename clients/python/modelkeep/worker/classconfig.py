@@ -106,7 +106,7 @@ def checked_config(class_name: str, config: Mapping[str, Any], path: Path) -> di
     """
     if quantized := config.get("quantization_config"):
         method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
-        _bad(path, f"quantized weights ({_said(method)}) cannot be lent: use a model that is not quantized")
+        _bad(path, f"quantised weights ({_said(method)}) cannot be lent yet: use one that is not quantised")
     for key in _ATTENTION_KEYS:
         if (attention := config.get(key)) is not None and attention not in ATTENTIONS:
             allowed = ", ".join(ATTENTIONS)
