@@ -75,7 +75,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     _LOADER + "ReleaseLease": _WORK | _BORROWER,
     _LOADER + "RevokeLease": _WORK,
     _LOADER + "GetLease": _LOOK | _BORROWER,
-    # Before they delete a model, InstallService and RecordService ask who uses it.
+    # For InstallService and RecordService too: who deletes a model may want to know who uses it.
     _LOADER + "ListLeases": _LOOK | _BORROWER | frozenset({INSTALL, RECORD}),
     _LOADER + "LoadModel": _WORK | _BORROWER,
     _LOADER + "EvictModel": _WORK,
