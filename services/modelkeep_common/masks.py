@@ -75,7 +75,6 @@ def apply_update(
     if violations:
         raise FieldInvalidException(
             "The update names fields that cannot be changed.",
-            metadata={"fields": ",".join(v.field for v in violations)[:500]},
             violations=violations,
         )
     paths = _without_covered(paths)

@@ -38,7 +38,6 @@ def clamp_page_size(page_size: int) -> int:
     if page_size < 0:
         raise FieldInvalidException(
             "page_size is negative.",
-            metadata={"page_size": str(page_size)},
             violations=[FieldViolation("page_size", "must be 0 (the default of 50) or more")],
         )
     return min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)

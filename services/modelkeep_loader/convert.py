@@ -151,7 +151,7 @@ def error_message(error: ModelkeepError, retry_in: float | None = None) -> job_p
         code=error.code,
         reason=error.reason,
         message=_text(error.message),
-        metadata={_text(key): _text(value) for key, value in error.metadata.items()},
+        metadata={_text(key): _text(value) for key, value in error.facts.items()},
     )
     if retry_in is not None:
         message.retry_time.CopyFrom(to_timestamp(time.time() + retry_in))

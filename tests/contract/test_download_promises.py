@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import sqlite3
 import threading
 import time
@@ -23,9 +22,10 @@ from modelkeep.exceptions import DiskFullException
 from modelkeep_download.domain.job import Job, JobState
 from modelkeep_download.engine import downloads
 from modelkeep_download.store import JobStore
-from support.downloads import REPOSITORY, DownloadClient, download_service
+from support.downloads import DownloadClient, download_service
 from support.failures import failure_of
 from support.httpserver import Cut, HttpServer, Resource, pattern
+from support.reasons import comments, promised
 
 BODY = pattern(300_000)
 COMPLETED = download_pb2.DOWNLOAD_STATE_COMPLETED
@@ -419,25 +419,14 @@ async def test_staging_folders_that_no_job_has_are_removed_at_the_start(
         assert sorted(path.name for path in staging.iterdir()) == ["12", f"download-{job.id}"]
 
 
-def promised_keys() -> dict[str, set[str]]:
-    """The metadata keys of each reason, out of error_reason.proto."""
-    text = (REPOSITORY / "proto/modelkeep/errors/v1/error_reason.proto").read_text()
-    found = re.findall(r"Metadata: ([^.]*)\.\n\s+ERROR_REASON_(\w+) =", text)
-    return {
-        reason: {re.sub(r" \(.*", "", key.strip()) for key in keys.split(",")} - {"none"}
-        for keys, reason in found
-        if " or " not in keys
-    }
-
-
 async def test_errors_carry_the_metadata_that_their_reasons_promise(
     data_dir: Path, web: HttpServer, tmp_path: Path
 ) -> None:
-    promised = promised_keys()
+    reasons = comments()
     seen: set[str] = set()
 
     def check(reason: str, metadata: Any) -> None:
-        assert promised[reason] <= set(metadata), (reason, dict(metadata))
+        assert promised(reasons[reason]) <= set(metadata), (reason, dict(metadata))
         seen.add(reason)
 
     web.put("/page", Resource(b"<html>", content_type="text/html"))

@@ -12,6 +12,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from modelkeep.exceptions import BY_REASON, ModelkeepError
+from modelkeep.reasons import COMMON_KEYS, SITUATIONS
 from modelkeep.rpc import Address, decode
 
 
@@ -39,6 +40,8 @@ def fails(*, code: str, reason: str, fields: list[str] | None = None) -> Iterato
     failure = failure_of(raised.value)
     found.append(failure)
     assert (failure.code.name, failure.reason) == (code, reason), raised.value.details()
+    known = {*SITUATIONS[reason].keys, *COMMON_KEYS}
+    assert failure.metadata.keys() <= known, f"{reason} has no such keys: see modelkeep/reasons.py"
     if fields is not None:
         assert failure.fields == fields
     if code == "INVALID_ARGUMENT" and reason not in ("REQUEST_ID_REUSED", "RESUME_TOKEN_FOREIGN"):

@@ -36,7 +36,7 @@ def to_status(error: ModelkeepError, domain: str, request_id: str = "") -> statu
     """The status of ``error``; its code and message are those to give the call as well."""
     code = CODES[error.code]
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=domain)
-    for key, value in error.metadata.items():
+    for key, value in error.facts.items():
         info.metadata[_clip(key)] = _clip(value)
     optional: list[Message] = []
     if error.retry_after is not None:

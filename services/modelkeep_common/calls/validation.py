@@ -16,7 +16,9 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
-from modelkeep.exceptions import FieldInvalidException, FieldViolation
+from modelkeep.exceptions import FieldInvalidException
+
+from .sentences import in_words
 
 #: Tag of the extensions (buf.validate.field), .message and .oneof: field 1159, length-delimited.
 _RULE_TAG = b"\xba\x48"
@@ -50,12 +52,8 @@ class Rules:
         """
         found = collector()(message, fail_fast=size > _LARGE_BYTES)
         if found:
-            violations = [_to_violation(violation.proto) for violation in found[:_MAX_VIOLATIONS]]
-            raise FieldInvalidException(
-                "The request has bad fields.",
-                metadata={"fields": ",".join(dict.fromkeys(v.field for v in violations))[:500]},
-                violations=violations,
-            )
+            violations = [in_words(violation, self._descriptor) for violation in found[:_MAX_VIOLATIONS]]
+            raise FieldInvalidException("", violations=violations)
 
 
 async def parsed(raw: bytes, parse: Callable[[bytes], Any], rules: Rules | None) -> Any:
@@ -101,14 +99,3 @@ def collector() -> Callable[..., list[Any]]:
     from protovalidate import Validator
 
     return Validator().collect_violations
-
-
-def _to_violation(violation: Any) -> FieldViolation:
-    path = ""
-    for element in violation.field.elements if violation.field is not None else ():
-        path += f".{element.field_name}" if path else element.field_name
-        subscript = element.subscript
-        if subscript is not None:
-            value = subscript.value
-            path += f"[{value!r}]" if not isinstance(value, str) else f'["{value}"]'
-    return FieldViolation(path, violation.message or violation.rule_id)

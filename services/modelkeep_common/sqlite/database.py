@@ -404,8 +404,10 @@ class Database:
         return isinstance(error, sqlite3.OperationalError) and is_full(error, self.path)
 
     def _no_room(self) -> DiskFullException:
+        remedy = "Free some space there."
         return DiskFullException(
-            f"The file system of {self.path.parent} has no room for the database: free some space.",
+            f"The file system of {self.path.parent} has no room for the database. {remedy}",
+            remedy=remedy,
             metadata={"path": str(self.path.parent), "bytes_short": str(FULL_BELOW_BYTES)},
             retry_after=30,
         )

@@ -88,7 +88,7 @@ class Failure:
     @classmethod
     def of(cls, error: ModelkeepError, *, retry_time: float | None = None) -> Failure:
         """The failure that an exception of the tree stands for."""
-        return cls(error.code, error.reason, error.message, dict(error.metadata), retry_time)
+        return cls(error.code, error.reason, error.message, error.facts, retry_time)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,8 +94,8 @@ class JobError:
             return cls(
                 code=error.code,
                 reason=error.reason,
-                message=str(error),
-                metadata=dict(error.metadata),
+                message=error.message,
+                metadata=error.facts,
                 retry_time=retry_time,
             )
         frames = traceback.extract_tb(error.__traceback__)

@@ -194,17 +194,16 @@ def check_record(model: Model, known: Model | None = None) -> None:
         FieldInvalidException: A field is bad.
         InvalidModelConfigException: Type, format, base and config do not fit together.
     """
-    for find, error, text in (
-        (_field_violations, FieldInvalidException, "The record cannot be stored."),
-        (_kind_violations, InvalidModelConfigException, "Type, format, base and config do not fit together."),
+    for find, error in (
+        (_field_violations, FieldInvalidException),
+        (_kind_violations, InvalidModelConfigException),
     ):
         violations = list(find(model))
         if violations and known is not None:
             excused = set(find(known))
             violations = [violation for violation in violations if violation not in excused]
         if violations:
-            fields = ",".join(violation.field for violation in violations)[:500]
-            raise error(text, violations=violations, metadata={"fields": fields})
+            raise error("", violations=violations)
 
 
 def check_files(files: Sequence[ModelFile]) -> None:
@@ -269,7 +268,7 @@ def not_the_only_one(count: int, name: str, base: str, type: str) -> ModelkeepEr
 
 def _get(records: Records, key: str, etag: str) -> Model:
     if not key:
-        raise FieldInvalidException("No key.", violations=[FieldViolation("model.key", "must be set")])
+        raise FieldInvalidException("", violations=[FieldViolation("model.key", "must be set")])
     model = records.get(key)
     if model is None:
         raise unknown_model(key)

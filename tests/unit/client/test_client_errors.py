@@ -35,7 +35,8 @@ def on_the_wire(error: ModelkeepError) -> aio.AioRpcError:
 def test_every_exception_comes_back_as_the_class_that_was_raised(cls: type[ModelkeepError]) -> None:
     back = decode(on_the_wire(cls("It is so.", metadata={"key": "a"})), ADDRESS)
     assert type(back) is cls
-    assert (back.message, back.metadata) == ("It is so.", {"key": "a"})
+    assert (back.message, back.metadata["key"]) == ("It is so.", "a")
+    assert back.remedy == cls("It is so.", metadata={"key": "a"}).remedy
 
 
 def test_violations_and_the_time_to_wait_come_back() -> None:

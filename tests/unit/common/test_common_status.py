@@ -27,16 +27,23 @@ def details(status: status_pb2.Status) -> dict[str, object]:
     return found
 
 
+def info_of(status: status_pb2.Status) -> error_details_pb2.ErrorInfo:
+    info = details(status)["ErrorInfo"]
+    assert isinstance(info, error_details_pb2.ErrorInfo)
+    return info
+
+
 @pytest.mark.parametrize("reason", sorted(BY_REASON))
 def test_every_exception_has_a_code_and_a_reason_that_the_api_lists(reason: str) -> None:
     cls = BY_REASON[reason]
     status = to_status(cls("What went wrong.", metadata={"key": "v"}, retry_after=2), "record.modelkeep.dev")
     assert status.code == grpc.StatusCode[cls.code].value[0]
     assert status.message == "What went wrong."
+    assert info_of(status).metadata.get("remedy", "") == cls("", metadata={"key": "v"}).remedy
     found = details(status)
     info = found["ErrorInfo"]
     assert isinstance(info, error_details_pb2.ErrorInfo)
-    assert (info.reason, info.domain, dict(info.metadata)) == (reason, "record.modelkeep.dev", {"key": "v"})
+    assert (info.reason, info.domain, info.metadata["key"]) == (reason, "record.modelkeep.dev", "v")
     retry = found["RetryInfo"]
     assert isinstance(retry, error_details_pb2.RetryInfo)
     assert retry.retry_delay.seconds == 2

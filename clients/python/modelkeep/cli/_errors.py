@@ -26,6 +26,7 @@ from modelkeep.exceptions import (
     SourceNotFoundException,
     UnavailableException,
 )
+from modelkeep.reasons import is_general
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,14 +77,17 @@ _REMEDIES: Final[Mapping[str, str]] = {
 
 def remedy(error: ModelkeepError) -> str:
     """What to do about an error; "" if there is no advice, or the message gives it."""
-    text = _REMEDIES.get(error.reason, "")
-    # Of a token the service says which call takes one, and not what to type.
-    if (told := error.metadata.get("remedy")) and not error.reason.startswith("TOKEN_"):
+    text, told = _REMEDIES.get(error.reason, ""), error.remedy
+    if told in error.message:
+        told = ""
+    # What helps in every case of a reason is said in calls of the API, and a person types commands. Of a
+    # token the service says which call takes one, and not what to type.
+    if told and not is_general(error.reason, error.metadata) and not error.reason.startswith("TOKEN_"):
         return told
     try:
-        return text.format(**error.metadata)
+        return text.format(**error.metadata) or told
     except (KeyError, IndexError):
-        return text.split("{", maxsplit=1)[0].rpartition(".")[0]
+        return text.split("{", maxsplit=1)[0].rpartition(".")[0] or told
 
 
 def code_of(error: ModelkeepError) -> int:
@@ -101,6 +105,8 @@ def complain(error: ModelkeepError, *, prefix: str = "Error") -> None:
     """Say on stderr what is wrong and what to do."""
     typer.secho(f"{prefix}: {visible(error.message)} [{error.reason}]", err=True, fg=typer.colors.RED)
     for violation in error.violations:
+        if violation.words in error.message:
+            continue
         typer.echo(f"  {visible(violation.field)}: {visible(violation.description)}", err=True)
     if advice := remedy(error):
         typer.echo(f"  {visible(advice)}", err=True)
