@@ -17,7 +17,7 @@ from modelkeep_common.watch import Frame
 from modelkeep_common.wire import to_seconds, to_timestamp
 
 from .domain.draft import draft_of
-from .domain.jobs import Job, JobError, Overrides, Progress, SourceKind, State
+from .domain.jobs import Job, JobError, Overrides, Progress, Reuse, SourceKind, State
 from .domain.ports import (
     DownloadNews,
     DownloadOrder,
@@ -34,6 +34,9 @@ _POLICIES = {
     pb.UNINSTALL_FILES_KEEP: FilePolicy.KEEP,
     pb.UNINSTALL_FILES_OWNED: FilePolicy.OWNED,
     pb.UNINSTALL_FILES_ANY_ALLOWED_ROOT: FilePolicy.ANY_ALLOWED_ROOT,
+}
+_REUSES = {install_pb2.REUSE_UNSPECIFIED: Reuse.SAME_SOURCE} | {
+    install_pb2.Reuse.Value(f"REUSE_{reuse.name}"): reuse for reuse in Reuse
 }
 _DOWNLOADS = {
     download_pb2.DownloadState.Value(f"DOWNLOAD_STATE_{state.name}"): state for state in DownloadState
@@ -68,6 +71,7 @@ def import_request_of(message: pb.ImportModelRequest) -> ImportRequest:
         access_token=message.access_token,
         expected_sha256=message.expected_sha256,
         priority=message.priority if message.HasField("priority") else None,
+        reuse=_REUSES[message.reuse],
     )
 
 
@@ -97,12 +101,15 @@ def install_message(job: Job, record: bytes = b"") -> install_pb2.Install:
         overrides=_overrides_message(job.overrides),
         state=_wire("INSTALL_STATE", job.state),
         stage=_wire("INSTALL_STAGE", job.stage),
-        model_key=job.key,
+        model_key=job.known_key or job.key,
         local_path=job.local_path,
         download_id=job.download_id,
         attempt=job.attempt,
         download_attempt=job.download_attempt,
         ended=job.state.final,
+        installed_already=bool(job.known_key),
+        same_content_keys=job.same_content,
+        reuse=_wire("REUSE", job.reuse),
         revision=job.revision,
         create_time=to_timestamp(job.create_time),
         progress=job_pb2.Progress(
@@ -185,6 +192,9 @@ def stored_model_of(message: model_pb2.Model) -> StoredModel:
         root_id=message.root_id,
         message=message.SerializeToString(),
         revision=message.revision,
+        source=message.source,
+        original_hash=message.original_hash,
+        size_bytes=message.size_bytes,
     )
 
 
@@ -235,6 +245,7 @@ def download_of(message: download_pb2.Download) -> DownloadStatus:
         progress=_progress_of(message.progress),
         error=_error_of(message.error) if message.HasField("error") else None,
         attempt=message.attempt,
+        sha256=message.sha256,
         labels=dict(message.labels),
     )
 

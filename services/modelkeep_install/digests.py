@@ -19,12 +19,11 @@ from modelkeep.taxonomy import DigestState
 
 from .domain.ports import TRY_AGAIN, DigestWork, JobStore, RecordFile, RecordPort
 from .domain.roots import ModelRoots
+from .files import is_same_time
 from .hashing import Digesting, Digests, Interrupted, digest_file
 
 _log = logging.getLogger(__name__)
 
-#: File systems keep times more coarsely than they first tell them.
-_SAME_TIME_S = 0.01
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 10.0
 #: Seconds that a file is hashed before others have their turn; every so many turns the oldest model has it.
 _TURN_S, _OLDEST_EVERY = 1.0, 4
@@ -151,7 +150,7 @@ class DigestWorker:
         except (ModelkeepError, OSError) as error:
             _log.warning("cannot hash %s: %s", path, error)
             return replace(file, state=DigestState.Failed)
-        if found.size_bytes != file.size_bytes or abs(found.modify_time - file.modify_time) > _SAME_TIME_S:
+        if found.size_bytes != file.size_bytes or not is_same_time(found.modify_time, file.modify_time):
             # also while it was read: the digests would be of no content that the file ever had
             _log.warning("%s changed since it was installed: it has no digests", path)
             return replace(file, state=DigestState.Failed)

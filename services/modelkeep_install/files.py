@@ -34,6 +34,9 @@ _NOT_IN_KERNEL = frozenset(
 _READ_BYTES = 1 << 20
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
+#: File systems keep times more coarsely than they first tell them.
+_SAME_TIME_S = 0.01
+
 Advance = Callable[[int], None]
 
 
@@ -314,3 +317,8 @@ def file_facts(path: Path) -> tuple[int, float]:
     if not stat.S_ISREG(status.st_mode):
         raise no_regular_file(path)
     return status.st_size, clamped_time(status.st_mtime)
+
+
+def is_same_time(one: float, other: float) -> bool:
+    """Whether two times of modification are of one state of a file."""
+    return abs(one - other) <= _SAME_TIME_S

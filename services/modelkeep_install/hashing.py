@@ -32,7 +32,15 @@ _SAMPLE_THRESHOLD, _SAMPLE_SIZE = 128 * 1024, 16 * 1024
 #: Some file systems do not tell how large they are.
 _ALWAYS_READ = 1 << 30
 
-__all__ = ["Digesting", "Digests", "Interrupted", "digest_file", "sampled_hash", "sampled_hash_of_folder"]
+__all__ = [
+    "Digesting",
+    "Digests",
+    "Interrupted",
+    "digest_file",
+    "sampled_hash",
+    "sampled_hash_of",
+    "sampled_hash_of_folder",
+]
 
 
 def sampled_hash(path: Path, opener: Opener = open_regular) -> str:
@@ -48,6 +56,11 @@ def sampled_hash_of_folder(folder: Path, files: Sequence[str], opener: Opener = 
         for name in sorted(files, key=lambda name: name.encode())
     ]
     return str(imohash.hashfileobject(io.BytesIO(b"".join(lines)), _SAMPLE_THRESHOLD, _SAMPLE_SIZE, True))
+
+
+def sampled_hash_of(path: Path, files: Sequence[str], opener: Opener = open_regular) -> str:
+    """The sampled hash of a model: of a folder, that of its files."""
+    return sampled_hash_of_folder(path, files, opener) if path.is_dir() else sampled_hash(path, opener)
 
 
 def digest_file(

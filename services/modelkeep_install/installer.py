@@ -195,6 +195,7 @@ class Installer:
             create_time=time.time(),
             expected_sha256=sha256_of(request.expected_sha256),
             priority=request.priority,
+            reuse=request.reuse,
             has_secret=bool(secret_url or request.access_token),
             local_path=source.text if source.kind is SourceKind.PATH else "",
         )

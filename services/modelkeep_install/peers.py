@@ -32,6 +32,8 @@ T = TypeVar("T")
 QUEUE = "install"
 
 _DEADLINE_S = 20.0
+#: Records that a search gives at most.
+MAX_FOUND = 16
 
 
 class _Peer:
@@ -64,6 +66,19 @@ class Records(_Peer):
             self._stub.GetModel(record_pb.GetModelRequest(key=key), timeout=_DEADLINE_S)
         )
         return convert.stored_model_of(answer.model)
+
+    async def find(
+        self, *, paths: Sequence[str] = (), root_id: str = "", source: str = "", hash: str = ""
+    ) -> list[StoredModel]:
+        filter = record_pb.ModelFilter(paths=paths, root_id=root_id, source=source, hash=hash)
+        request = record_pb.ListModelsRequest(
+            filter=filter,
+            view=record_pb.MODEL_VIEW_FULL,
+            order=record_pb.MODEL_ORDER_CREATE_TIME,
+            page_size=MAX_FOUND,
+        )
+        answer = await self._call(self._stub.ListModels(request, timeout=_DEADLINE_S))
+        return [convert.stored_model_of(model) for model in answer.models]
 
     async def all(self) -> list[StoredModel]:
         found: list[StoredModel] = []

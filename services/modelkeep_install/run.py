@@ -20,7 +20,7 @@ from modelkeep.exceptions import ModelkeepError, QueueFullException
 from modelkeep_common.room import Room
 
 from .domain.jobs import TRANSITIONS, Job, JobError, Progress, SourceKind, Stage, State
-from .domain.ports import TRY_AGAIN, DigestWork, DownloadPort, JobStore, RecordPort
+from .domain.ports import TRY_AGAIN, DigestWork, DownloadPort, JobStore, RecordPort, StoredModel
 from .domain.roots import ModelRoots
 from .follow import DownloadFollower
 from .locks import KeyedLocks
@@ -41,6 +41,14 @@ class Failed(Exception):
     def __init__(self, error: JobError) -> None:
         super().__init__(error.message)
         self.error = error
+
+
+class InstalledAlready(Exception):
+    """The job ends with a model that is there."""
+
+    def __init__(self, model: StoredModel) -> None:
+        super().__init__(model.key)
+        self.model = model
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +124,8 @@ class Run:
         async with self.tools.sources.hold(self.job.source.text if local else self.job.uid):
             for step in steps:
                 if not step.fills or not getattr(self.job, step.fills):
-                    await self.enter(State.RUNNING, step.stage)
+                    if step.stage:
+                        await self.enter(State.RUNNING, step.stage)
                     self.check()
                     await step.do(self)
 
@@ -227,7 +236,7 @@ class Step:
     """One step of an install; every one may be repeated.
 
     Attributes:
-        stage: What the job says meanwhile.
+        stage: What the job says meanwhile; none for a look that takes no time.
         do: Does it, and leaves what it found in ``run.job``.
         fills: Field of the job: where it is filled, the step is done, and a restart leaves it out.
     """

@@ -218,7 +218,7 @@ async def test_a_file_that_vanishes_after_the_probe_is_not_found_and_installs_wh
     path = small_lora(source / "a.safetensors")
     away = source / "away"
     with monkeypatch.context() as patch:
-        owner, name = (probe, "sampled_hash") if inplace else (files, "copy_file")
+        owner, name = (probe, "sampled_hash_of") if inplace else (files, "copy_file")
         before(patch, owner, name, lambda: path.rename(away))
         job = await service.install(path, inplace=inplace)
     assert (job.state, job.error.reason) == (ERROR, "SOURCE_NOT_FOUND"), job.error

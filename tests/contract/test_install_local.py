@@ -217,12 +217,13 @@ async def test_a_field_that_the_type_of_the_model_does_not_have_is_refused(
 
 async def test_a_second_spelling_of_a_path_is_the_same_path(service: InstallClient, source: Path) -> None:
     path = small_lora(source / "a.safetensors")
-    await service.install(path)
+    first = await service.install(path)
     for spelling in (f"/{path}", f"{source}/./x/..//{path.name}"):
         again = install_pb2.InstallSource(local_path=spelling)
         answer = await service.stub.ImportModel(pb.ImportModelRequest(source=again))
         assert answer.install.source.local_path == str(path)
-        assert (await service.ended(answer.install)).error.reason == "DUPLICATE_PATH"
+        ended = await service.ended(answer.install)
+        assert (ended.installed_already, ended.model_key) == (True, first.model_key)
 
 
 async def test_a_vae_whose_base_nothing_tells_is_found_under_each_possible_base(
@@ -249,7 +250,7 @@ async def test_a_second_record_for_a_path_is_refused_and_the_copy_is_taken_back(
 ) -> None:
     path = small_lora(source / "style.safetensors")
     first = await service.install(path)
-    second = await service.install(path)
+    second = await service.install(path, reuse=install_pb2.REUSE_NEVER)
     assert (second.state, second.error.reason) == (ERROR, "DUPLICATE_PATH")
     assert second.error.metadata["key"] == first.model_key
     assert path.exists()

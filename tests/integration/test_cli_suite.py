@@ -78,6 +78,26 @@ def test_a_model_is_installed_looked_at_changed_and_removed(suite: Suite, lora: 
     run(suite, "show", key, code=3)
 
 
+def test_what_is_installed_already_is_said_and_another_one_is_made_only_when_asked_for(
+    suite: Suite, lora: Path
+) -> None:
+    installed = run(suite, "install", str(lora), "--copy")
+    key = re.search("[0-9a-f]{32}", installed.stdout)[0]  # type: ignore[index]
+    for more in ([], ["--name", "other"]):
+        again = run(suite, "install", str(lora), "--copy", *more)
+        assert re.match(f"Installed already: {lora.stem} as {key} ", again.stdout)
+        assert "--again" in again.stderr
+    other = run(suite, "install", str(lora), "--copy", "--again")
+    assert key not in other.stdout
+    assert f"The same content is installed as {key}" in other.stderr
+    one = run(suite, "install", str(lora), "--one-copy")
+    assert one.stdout.startswith("Installed already: ")
+    assert len(run_json(suite, "list")["models"]) == 2
+    run(suite, "install", str(lora), "--one-copy", "--again", code=2)
+    for model in run_json(suite, "list")["models"]:
+        run(suite, "rm", model["key"])
+
+
 def test_a_copied_model_loses_its_files_with_its_record(suite: Suite, lora: Path) -> None:
     run(suite, "install", str(lora), "--copy", "--name", "copied")
     path = suite.data_dir / "models" / run_json(suite, "show", "copied")["model"]["path"]

@@ -79,6 +79,8 @@ class Records:
     def __init__(self) -> None:
         self.faults = Faults()
         self.made: dict[str, tuple[str, Any, Sequence[RecordFile]]] = {}
+        #: Records of earlier installs, with their files.
+        self.earlier: dict[str, tuple[StoredModel, list[RecordFile]]] = {}
 
     async def create(self, draft: Any, files: Sequence[RecordFile], request_id: str) -> StoredModel:
         def make() -> StoredModel:
@@ -95,6 +97,20 @@ class Records:
             return StoredModel(key, "e", "", "", b"the record")
 
         return await self.faults.answer("get", find)
+
+    async def find(
+        self, *, paths: Sequence[str] = (), root_id: str = "", source: str = "", hash: str = ""
+    ) -> list[StoredModel]:
+        return [
+            model
+            for model, files in self.earlier.values()
+            if (not paths or model.path in paths)
+            and source in ("", model.source)
+            and hash in ("", model.original_hash, *(file.sha256 for file in files))
+        ]
+
+    async def files(self, key: str) -> list[RecordFile]:
+        return self.earlier[key][1] if key in self.earlier else []
 
 
 class Downloads:

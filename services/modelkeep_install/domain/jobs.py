@@ -54,6 +54,14 @@ class SourceKind(StrEnum):
     URL = "url"
 
 
+class Reuse(StrEnum):
+    """What becomes of a job where the model is installed already."""
+
+    SAME_SOURCE = "same_source"
+    SAME_CONTENT = "same_content"
+    NEVER = "never"
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """An absolute path, or a URL without credentials."""
@@ -147,6 +155,7 @@ class Job:
     create_time: float
     expected_sha256: str = ""
     priority: int | None = None
+    reuse: Reuse = Reuse.SAME_SOURCE
     #: The source needs a secret that is held in memory only.
     has_secret: bool = False
     state: State = State.WAITING
@@ -160,6 +169,12 @@ class Job:
     download_attempt: int = 0
     #: Counts downloads made for this job: DownloadService may have forgotten one.
     download_generation: int = 0
+    #: SHA-256 of what was downloaded.
+    sha256: str = ""
+    #: Key of the model that was there already: the job ends with that.
+    known_key: str = ""
+    #: Keys of other models with the same content.
+    same_content: tuple[str, ...] = ()
     #: Where the downloaded or copied files are before they get their final name.
     staged_path: str = ""
     #: Where the model is now.
@@ -194,7 +209,7 @@ class Job:
 
     def arguments(self) -> tuple[object, ...]:
         """What must be equal for a second import of the source to be this job."""
-        return (self.inplace, self.overrides, self.expected_sha256)
+        return (self.inplace, self.overrides, self.expected_sha256, self.reuse)
 
 
 #: state -> the states that may follow it.

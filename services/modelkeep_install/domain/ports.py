@@ -44,6 +44,10 @@ class StoredModel:
     root_id: str
     message: bytes
     revision: int = 0
+    source: str = ""
+    #: The sampled hash of what was installed.
+    original_hash: str = ""
+    size_bytes: int = 0
 
 
 class RecordPort(Protocol):
@@ -54,6 +58,11 @@ class RecordPort(Protocol):
 
     async def get(self, key: str) -> StoredModel:
         """One record; UnknownModelException if there is none."""
+
+    async def find(
+        self, *, paths: Sequence[str] = (), root_id: str = "", source: str = "", hash: str = ""
+    ) -> list[StoredModel]:
+        """The records, at most 16, that have one of these paths, this source, or this hash or digest."""
 
     async def all(self) -> list[StoredModel]:
         """Every record, as far as where it lies; ``message`` is empty."""
@@ -90,6 +99,8 @@ class DownloadStatus:
     progress: Progress = field(default_factory=Progress)
     error: JobError | None = None
     attempt: int = 0
+    #: Of the delivered file.
+    sha256: str = ""
     #: What the order was labelled with.
     labels: Mapping[str, str] = field(default_factory=dict)
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from modelkeep_common.auth import NOBODY, Principal
 
-from .jobs import Overrides
+from .jobs import Overrides, Reuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class ImportRequest:
     access_token: str = ""
     expected_sha256: str = ""
     priority: int | None = None
+    reuse: Reuse = Reuse.SAME_SOURCE
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,31 +14,37 @@ from modelkeep.exceptions import ModelkeepError
 
 from ..domain.jobs import Job, JobError, SourceKind, Stage
 from ..hashing import Interrupted
-from ..run import Cancelled, Failed, Run, Step, blocking
-from . import download, ends, place, probe, register
+from ..run import Cancelled, Failed, InstalledAlready, Run, Step, blocking
+from . import download, ends, known, place, probe, register
 
 _log = logging.getLogger(__name__)
 
 #: From a URL.
 FETCHED = (
+    Step(Stage.NONE, known.same_source, fills="download_id"),
     Step(Stage.DOWNLOADING, download.fetch, fills="staged_path"),
     Step(Stage.PROBING, blocking(probe.identify), fills="probe"),
     Step(Stage.HASHING, blocking(probe.take_hash), fills="files"),
+    Step(Stage.NONE, known.same_content),
     Step(Stage.MOVING, blocking(place.move)),
     Step(Stage.REGISTERING, register.register),
 )
 #: From a path, into models_dir.
 COPIED = (
+    Step(Stage.NONE, known.same_source, fills="staged_path"),
     Step(Stage.PROBING, blocking(probe.identify), fills="probe"),
     Step(Stage.MOVING, blocking(place.copy, copies=True), fills="staged_path"),
     Step(Stage.HASHING, blocking(probe.take_hash), fills="files"),
+    Step(Stage.NONE, known.same_content),
     Step(Stage.MOVING, blocking(place.move)),
     Step(Stage.REGISTERING, register.register),
 )
 #: From a path, where it lies. It may have changed before a restart, which looks again.
 IN_PLACE = (
+    Step(Stage.NONE, known.same_source),
     Step(Stage.PROBING, blocking(probe.identify)),
     Step(Stage.HASHING, blocking(probe.take_hash)),
+    Step(Stage.NONE, known.same_content),
     Step(Stage.REGISTERING, register.register),
 )
 
@@ -51,6 +57,8 @@ async def install(run: Run) -> None:
         if not run.cancelled.is_set() and run.stopped.is_set():
             raise asyncio.CancelledError from None  # a drain stopped the copy, not a caller
         await ends.cancelled(run)
+    except InstalledAlready as found:
+        await ends.known(run, found.model)
     except Failed as failed:
         await ends.failed(run, failed.error)
     except ModelkeepError as error:

@@ -182,6 +182,7 @@ async def _take(run: Run, status: DownloadStatus) -> None:
         )
     progress = replace(status.progress, bytes_per_second=0)
     run.job = replace(run.job, staged_path=status.path, local_path=status.path, progress=progress)
+    run.job = replace(run.job, sha256=status.sha256)
 
 
 async def _mirror(run: Run, status: DownloadStatus) -> None:

@@ -1,4 +1,4 @@
-"""How a job ends that does not succeed: nothing of it stays, but a download that may be of use."""
+"""How a job ends that installs nothing: nothing of it stays, but of a failed one the download, for later."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from modelkeep.exceptions import DiskFullException
 
 from .. import files
 from ..domain.jobs import JobError, SourceKind, State
+from ..domain.ports import StoredModel
 from ..run import Run
 from . import download, register
 
@@ -23,6 +24,22 @@ async def cancelled(run: Run) -> None:
     await asyncio.to_thread(_remove_files, run)
     run.job = replace(run.job, end_time=run.tools.now(), staged_path="", local_path="")
     return await run.enter(State.CANCELLED)
+
+
+async def known(run: Run, model: StoredModel) -> None:
+    """Ends with a model that was there; what was staged meanwhile goes."""
+    roots = run.tools.roots
+    if not run.job.staged_path:
+        await download.cancel(run)
+    await asyncio.to_thread(files.remove_tree, roots.staging(run.job.id))
+    run.job = replace(
+        run.job,
+        known_key=model.key,
+        end_time=run.tools.now(),
+        staged_path="",
+        local_path=str(roots.locate(model.path, model.root_id)),
+    )
+    await run.enter(State.COMPLETED, record=model.message)
 
 
 async def failed(run: Run, error: JobError) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from .. import files
 from ..domain.draft import check_known
 from ..domain.jobs import FileFacts, SourceKind
-from ..hashing import sampled_hash, sampled_hash_of_folder
+from ..hashing import sampled_hash_of
 from ..probe import ProbeResult, probe
 from ..run import Run
 
@@ -29,10 +29,9 @@ def take_hash(run: Run) -> None:
     names = list(job.probe.files)
     if path.is_dir():
         facts = tuple(FileFacts(name, *files.file_facts(path / name)) for name in names)
-        hash_ = sampled_hash_of_folder(path, names, opener)
     else:
         facts = (FileFacts(path.name, *files.file_facts(path)),)
-        hash_ = sampled_hash(path, opener)
+    hash_ = sampled_hash_of(path, names, opener)
     if {file.path: file.size_bytes for file in facts} != dict(job.probe.files):
         raise files.source_changed(path)
     run.job = replace(job, hash=hash_, files=facts)

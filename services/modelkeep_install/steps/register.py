@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from modelkeep.exceptions import DuplicateModelException, UnknownModelException
+from modelkeep.exceptions import DuplicateModelException, DuplicatePathException, UnknownModelException
 
 from .. import files
 from ..domain.draft import draft_of_job
@@ -28,9 +28,20 @@ async def register(run: Run) -> None:
     except DuplicateModelException as error:
         # our own record, after longer than request ids are kept
         if error.metadata.get("key") != job.key:
-            raise
+            raise _with_remedy(error) from error
         stored = await run.ask(partial(records.get, job.key))
     await complete(run, stored)
+
+
+def _with_remedy(error: DuplicateModelException) -> DuplicateModelException:
+    if not isinstance(error, DuplicatePathException):
+        return error
+    key, path = (error.metadata.get(name, "") for name in ("key", "path"))
+    remedy = f"Uninstall {key}, keeping its files, then install again."
+    return DuplicatePathException(
+        f"{path} is registered as {key} already, and a path has one record. {remedy}",
+        metadata={**error.metadata, "remedy": remedy},
+    )
 
 
 async def complete(run: Run, stored: StoredModel) -> None:

@@ -62,7 +62,7 @@ def test_what_a_step_found_is_stored_with_the_stage_of_the_next(tmp_path: Path, 
 
 def test_each_step_that_a_restart_may_leave_out_fills_a_field_of_the_job() -> None:
     named = {step.fills for steps in (FETCHED, COPIED, IN_PLACE) for step in steps if step.fills}
-    assert named == {"staged_path", "probe", "files"}
+    assert named == {"download_id", "staged_path", "probe", "files"}
     assert named <= {field.name for field in fields(Job)}
 
 

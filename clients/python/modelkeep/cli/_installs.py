@@ -94,12 +94,21 @@ def install(
     priority: Annotated[
         int | None, typer.Option(help="Of the download; lower runs first.", min=-(1 << 31), max=(1 << 31) - 1)
     ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Make another model, also if this one is installed already.")
+    ] = False,
+    one_copy: Annotated[
+        bool,
+        typer.Option("--one-copy", help="Take a model with the same content, wherever that came from."),
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for the end.")] = False,
     json: Json = False,
 ) -> None:
     """Install a model. Ctrl-C leaves the install running; the same command again joins it."""
     from modelkeep.client import Client
 
+    if again and one_copy:
+        raise typer.BadParameter("--again makes another copy, and --one-copy none: give one of them.")
     config = overrides(set_) | ({"name": name} if name else {})
     with Client() as client:
         job = client.model_install.import_model(
@@ -109,6 +118,7 @@ def install(
             access_token=token,
             expected_sha256=sha256,
             priority=priority,
+            reuse="never" if again else "content" if one_copy else "source",
         )
         try:
             if not detach:
@@ -228,10 +238,19 @@ def _report(job: ModelInstallJob) -> int:
     """Say how an install ended; answers with the exit code."""
     if job.status == "completed" and job.config_out is not None:
         config = job.config_out
+        done = "Installed already:" if job.installed_already else "Installed"
         typer.echo(
-            f"Installed {visible(config.name)} as {config.key} ({config.model_type}, {config.base_model}, "
+            f"{done} {visible(config.name)} as {config.key} ({config.model_type}, {config.base_model}, "
             f"{config.model_format}, {size(config.size_bytes)})"
         )
+        if job.installed_already:
+            typer.echo("  Its record is as it was; `--again` makes another model.", err=True)
+        elif job.same_content:
+            typer.echo(
+                f"  The same content is installed as {', '.join(job.same_content)}; "
+                f"`--one-copy` takes that, and `modelkeep rm {config.key}` removes this one.",
+                err=True,
+            )
         return EXIT_OK
     if job.exception is not None:
         state = "is paused" if job.status == "paused" else "failed"

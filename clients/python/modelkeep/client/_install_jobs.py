@@ -78,6 +78,16 @@ class ModelInstallJob:
         return self.message.model_key
 
     @property
+    def installed_already(self) -> bool:
+        """Whether nothing was installed, since the model was there; `config_out` is that model, as it was."""
+        return self.message.installed_already
+
+    @property
+    def same_content(self) -> list[str]:
+        """Keys of other models with the same content, as far as is known."""
+        return list(self.message.same_content_keys)
+
+    @property
     def bytes(self) -> int:
         """Bytes downloaded or copied so far."""
         return self.message.progress.bytes_done

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 from modelkeep.client._install_jobs import (
     SETTLED,
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 
 #: Name of the channel on which an event bus gets what happens to models, as in the original.
 MODEL_EVENT: Final = "model_event"
+Reuse: TypeAlias = Literal["source", "content", "never"]
+REUSES: Final[Mapping[str, install_pb2.Reuse]] = {
+    "source": install_pb2.REUSE_SAME_SOURCE,
+    "content": install_pb2.REUSE_SAME_CONTENT,
+    "never": install_pb2.REUSE_NEVER,
+}
 _Tracker: TypeAlias = JobTracker[ModelInstallJob, install_pb2.Install]
 
 
@@ -90,10 +96,12 @@ class AsyncModelInstall:
         access_token: str | None = None,
         expected_sha256: str | None = None,
         priority: int | None = None,
+        reuse: Reuse = "source",
     ) -> ModelInstallJob:
         """Install a model; answers at once with the job.
 
-        The same source with the same arguments answers with the same job, while it has not ended.
+        The same source with the same arguments answers with the same job, while it has not ended. A model
+        that was installed from it, and is as it was then, completes the job at once (`installed_already`).
 
         Args:
             source: The path of a safetensors file or a diffusers folder, or an http(s) address of a file.
@@ -103,6 +111,8 @@ class AsyncModelInstall:
             access_token: Token for the source's host.
             expected_sha256: Hash that the downloaded file must have.
             priority: Of the download; lower runs first. Default 10.
+            reuse: What to take in place of another model: one from the same "source", or also one with
+                the same "content", so that there is one copy; "never": another one is made.
 
         Raises:
             InstallInProgressException: The source is being installed with other arguments.
@@ -118,6 +128,7 @@ class AsyncModelInstall:
             access_token=access_token or "",
             expected_sha256=expected_sha256 or "",
             priority=priority,
+            reuse=REUSES[reuse],
         )
         tracker = await self._jobs.following()
         async with tracker.creating():

@@ -14,6 +14,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Reuse(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REUSE_UNSPECIFIED: _ClassVar[Reuse]
+    REUSE_SAME_SOURCE: _ClassVar[Reuse]
+    REUSE_SAME_CONTENT: _ClassVar[Reuse]
+    REUSE_NEVER: _ClassVar[Reuse]
+
 class InstallState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     INSTALL_STATE_UNSPECIFIED: _ClassVar[InstallState]
@@ -40,6 +47,10 @@ class EvidenceStrength(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVIDENCE_STRENGTH_CERTAIN: _ClassVar[EvidenceStrength]
     EVIDENCE_STRENGTH_LIKELY: _ClassVar[EvidenceStrength]
     EVIDENCE_STRENGTH_WEAK: _ClassVar[EvidenceStrength]
+REUSE_UNSPECIFIED: Reuse
+REUSE_SAME_SOURCE: Reuse
+REUSE_SAME_CONTENT: Reuse
+REUSE_NEVER: Reuse
 INSTALL_STATE_UNSPECIFIED: InstallState
 INSTALL_STATE_WAITING: InstallState
 INSTALL_STATE_RUNNING: InstallState
@@ -60,7 +71,7 @@ EVIDENCE_STRENGTH_LIKELY: EvidenceStrength
 EVIDENCE_STRENGTH_WEAK: EvidenceStrength
 
 class Install(_message.Message):
-    __slots__ = ("id", "etag", "source", "inplace", "overrides", "state", "stage", "model_key", "model", "local_path", "progress", "download_id", "error", "probe", "create_time", "start_time", "end_time", "attempt", "revision", "download_attempt", "ended")
+    __slots__ = ("id", "etag", "source", "inplace", "overrides", "state", "stage", "model_key", "model", "local_path", "progress", "download_id", "error", "probe", "create_time", "start_time", "end_time", "attempt", "revision", "download_attempt", "ended", "installed_already", "same_content_keys", "reuse")
     ID_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +93,9 @@ class Install(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     DOWNLOAD_ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
+    INSTALLED_ALREADY_FIELD_NUMBER: _ClassVar[int]
+    SAME_CONTENT_KEYS_FIELD_NUMBER: _ClassVar[int]
+    REUSE_FIELD_NUMBER: _ClassVar[int]
     id: int
     etag: str
     source: InstallSource
@@ -103,7 +117,10 @@ class Install(_message.Message):
     revision: int
     download_attempt: int
     ended: bool
-    def __init__(self, id: _Optional[int] = ..., etag: _Optional[str] = ..., source: _Optional[_Union[InstallSource, _Mapping]] = ..., inplace: _Optional[bool] = ..., overrides: _Optional[_Union[ModelOverrides, _Mapping]] = ..., state: _Optional[_Union[InstallState, str]] = ..., stage: _Optional[_Union[InstallStage, str]] = ..., model_key: _Optional[str] = ..., model: _Optional[_Union[_model_pb2.Model, _Mapping]] = ..., local_path: _Optional[str] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., download_id: _Optional[int] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., probe: _Optional[_Union[ProbeResult, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., revision: _Optional[int] = ..., download_attempt: _Optional[int] = ..., ended: _Optional[bool] = ...) -> None: ...
+    installed_already: bool
+    same_content_keys: _containers.RepeatedScalarFieldContainer[str]
+    reuse: Reuse
+    def __init__(self, id: _Optional[int] = ..., etag: _Optional[str] = ..., source: _Optional[_Union[InstallSource, _Mapping]] = ..., inplace: _Optional[bool] = ..., overrides: _Optional[_Union[ModelOverrides, _Mapping]] = ..., state: _Optional[_Union[InstallState, str]] = ..., stage: _Optional[_Union[InstallStage, str]] = ..., model_key: _Optional[str] = ..., model: _Optional[_Union[_model_pb2.Model, _Mapping]] = ..., local_path: _Optional[str] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., download_id: _Optional[int] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., probe: _Optional[_Union[ProbeResult, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., revision: _Optional[int] = ..., download_attempt: _Optional[int] = ..., ended: _Optional[bool] = ..., installed_already: _Optional[bool] = ..., same_content_keys: _Optional[_Iterable[str]] = ..., reuse: _Optional[_Union[Reuse, str]] = ...) -> None: ...
 
 class InstallSource(_message.Message):
     __slots__ = ("local_path", "url")

@@ -26,7 +26,7 @@ UNINSTALL_FILES_OWNED: UninstallFiles
 UNINSTALL_FILES_ANY_ALLOWED_ROOT: UninstallFiles
 
 class ImportModelRequest(_message.Message):
-    __slots__ = ("source", "inplace", "overrides", "access_token", "expected_sha256", "priority", "request_id")
+    __slots__ = ("source", "inplace", "overrides", "access_token", "expected_sha256", "priority", "request_id", "reuse")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     INPLACE_FIELD_NUMBER: _ClassVar[int]
     OVERRIDES_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +34,7 @@ class ImportModelRequest(_message.Message):
     EXPECTED_SHA256_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REUSE_FIELD_NUMBER: _ClassVar[int]
     source: _install_pb2.InstallSource
     inplace: bool
     overrides: _install_pb2.ModelOverrides
@@ -41,7 +42,8 @@ class ImportModelRequest(_message.Message):
     expected_sha256: str
     priority: int
     request_id: str
-    def __init__(self, source: _Optional[_Union[_install_pb2.InstallSource, _Mapping]] = ..., inplace: _Optional[bool] = ..., overrides: _Optional[_Union[_install_pb2.ModelOverrides, _Mapping]] = ..., access_token: _Optional[str] = ..., expected_sha256: _Optional[str] = ..., priority: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+    reuse: _install_pb2.Reuse
+    def __init__(self, source: _Optional[_Union[_install_pb2.InstallSource, _Mapping]] = ..., inplace: _Optional[bool] = ..., overrides: _Optional[_Union[_install_pb2.ModelOverrides, _Mapping]] = ..., access_token: _Optional[str] = ..., expected_sha256: _Optional[str] = ..., priority: _Optional[int] = ..., request_id: _Optional[str] = ..., reuse: _Optional[_Union[_install_pb2.Reuse, str]] = ...) -> None: ...
 
 class ImportModelResponse(_message.Message):
     __slots__ = ("install", "existing")
