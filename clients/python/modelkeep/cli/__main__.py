@@ -1,7 +1,7 @@
 """``python -m modelkeep.cli``."""
 
 import modelkeep.safe_path  # noqa: F401  before all others
-from modelkeep.cli.main import main
+from modelkeep.cli import start
 
 if __name__ == "__main__":
-    main()
+    start()

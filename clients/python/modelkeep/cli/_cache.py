@@ -2,219 +2,275 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from modelkeep.cli._errors import guarded
-from modelkeep.cli._models import Model, find_key
-from modelkeep.cli._output import (
-    Json,
-    as_json,
-    counted,
-    print_facts,
-    print_json,
-    print_table,
-    short,
-    size,
-    visible,
-)
+from modelkeep.cli import _complete, _table, _watching
+from modelkeep.cli._asking import DryRun
+from modelkeep.cli._naming import Model, OneModel, find_key, find_part
+from modelkeep.cli._options import chosen
+from modelkeep.cli._output import as_json, counted, emit, print_facts, say, short, size
+from modelkeep.cli._places import connect
+from modelkeep.cli._table import Column, Listing, size_column, time_column
+from modelkeep.cli._terminal import visible
+from modelkeep.cli._verbs import DATA, LIST, group, verb
 
 if TYPE_CHECKING:
-    from modelkeep.loader.v1 import resident_pb2
+    from modelkeep.loader.v1 import loader_service_pb2, resident_pb2
 
-_group = typer.Typer(help="Look into the loader's memory.", invoke_without_command=True)
-
-Only = Annotated[str | None, typer.Argument(help="Only this model: its key, or its name.")]
+_group = group("Look into the loader's memory; without a command, show the capacity and what is there.")
+_NOTHING: Final = "Nothing is in memory; `modelkeep load MODEL` brings something."
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(load)
+    verb(
+        app,
+        takes=DATA,
+        examples=("modelkeep load tiny-sd/vae", "modelkeep load tiny-sd --submodel vae --precision bfloat16"),
+    )(load)
     app.add_typer(_group, name="cache")
+    _group.callback()(cache)
+    verb(
+        _group,
+        takes=LIST,
+        examples=("modelkeep cache residents -w", "modelkeep cache residents tiny-sd --sort size -r"),
+    )(residents)
+    verb(
+        _group,
+        takes=LIST,
+        examples=("modelkeep cache leases", "modelkeep cache leases --filter pid=4711 -q"),
+    )(leases)
+    verb(_group, takes=DATA, examples=("modelkeep cache revoke LEASE --why 'the machine goes down'",))(revoke)
+    verb(_group, takes=DATA, examples=("modelkeep cache capacity --json",))(capacity)
+    verb(_group, takes=DATA, examples=("modelkeep cache evict tiny-sd/vae --dry-run",))(evict)
 
 
-@guarded
+def residents_listing() -> Listing[resident_pb2.Resident]:
+    """How components in memory are listed."""
+    return Listing(
+        "component",
+        "residents",
+        (
+            Column("COMPONENT", _name, cut="end"),
+            Column("STATE", _state, drop=2),
+            Column("PRECISION", _precision, drop=3),
+            size_column(lambda r: r.size_bytes, drop=1),
+            Column("LEASES", lambda r: r.lease_count, right=True, drop=2, order=lambda r: r.lease_count),
+            Column("CLASS", lambda r: r.class_name, drop=4),
+            time_column("USED", lambda r: r.last_use_time.ToNanoseconds() / 1e9, drop=5),
+            Column("KEYS", lambda r: " ".join(map(_component, r.components)), wide=True),
+            Column("ID", lambda r: r.id, wide=True),
+        ),
+        key=lambda r: r.id,
+        name=_name,
+        data=as_json,
+        filters={
+            "model": lambda r: (_name(r).rpartition("/")[0] or _name(r), *(c.key for c in r.components)),
+            "component": lambda r: (_name(r),),
+            "state": lambda r: (_state(r),),
+            "precision": lambda r: (_precision(r),),
+            "class": lambda r: (r.class_name,),
+        },
+        totals=lambda rows: size(sum(r.size_bytes for r in rows)),
+    )
+
+
+def leases_listing() -> Listing[resident_pb2.Lease]:
+    """How leases are listed."""
+    from modelkeep.loader.v1 import resident_pb2
+
+    def state(lease: resident_pb2.Lease) -> str:
+        return short(resident_pb2.LeaseState.Name(lease.state), "LEASE_STATE_")
+
+    return Listing(
+        "lease",
+        "leases",
+        (
+            Column("COMPONENTS", lambda lease: " ".join(_lent(lease)), cut="end"),
+            Column("ID", lambda lease: lease.id),
+            Column("STATE", state, drop=3),
+            Column("PID", lambda lease: lease.holder.pid or "", right=True, drop=1),
+            Column("CALLER", lambda lease: lease.holder.principal, drop=4),
+            Column("HOLDER", lambda lease: lease.holder.label, drop=5, cut="end"),
+            size_column(lambda lease: lease.size_bytes, drop=2),
+            time_column("SINCE", lambda lease: lease.create_time.ToNanoseconds() / 1e9, drop=6),
+        ),
+        key=lambda lease: lease.id,
+        name=lambda lease: " ".join(_lent(lease)),
+        data=as_json,
+        filters={
+            "id": lambda lease: (lease.id,),
+            "state": lambda lease: (state(lease),),
+            "pid": lambda lease: (str(lease.holder.pid),),
+            "caller": lambda lease: (lease.holder.principal,),
+            "holder": lambda lease: (lease.holder.label,),
+            "component": _lent,
+            "model": lambda lease: [name.rpartition("/")[0] or name for name in _lent(lease)],
+        },
+        totals=lambda rows: size(sum(lease.size_bytes for lease in rows)),
+    )
+
+
 def load(
     model: Model,
     submodel: Annotated[
-        list[str] | None, typer.Option(help="Component of a main model, such as vae; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="Component of a main model, such as vae; may be repeated.", autocompletion=_complete.submodels
+        ),
     ] = None,
     precision: Annotated[
         str, typer.Option(help="auto (that of the files), float32, float16 or bfloat16.")
     ] = "auto",
-    json: Json = False,
 ) -> None:
     """Bring a model into the loader's memory, so that workers have it at once."""
-    from modelkeep.cli._follow import Bar
-    from modelkeep.client import Client
-    from modelkeep.loader.v1 import loader_service_pb2, resident_pb2
+    from modelkeep.cli._bar import Bar
+    from modelkeep.cli._follow import standing
+    from modelkeep.loader.v1 import resident_pb2
 
-    with Client() as client, Bar().shown() as bar:
+    with connect() as client, Bar().shown() as bar:
 
         def show(progress: loader_service_pb2.LoadProgress) -> None:
             stage = short(resident_pb2.ResidentState.Name(progress.stage), "RESIDENT_STATE_")
-            moved = progress.progress
-            bar.update(f"{_component(progress.component)}: {stage}", moved.bytes_done, moved.bytes_total)
+            bar.update(standing(f"{_component(progress.component, model)}: {stage}", progress))
 
-        key = find_key(client, model)
-        residents = client.model_loader.load(key, submodel or (), precision=precision, on_progress=show)
-    if json:
-        print_json({"residents": [as_json(resident) for resident in residents]})
+        key, part = find_part(client, model, None) if not submodel else (find_key(client, model), None)
+        parts = [one.lower() for one in submodel] if submodel else [part] if part else []
+        loaded = client.model_loader.load(key, parts, precision=precision.lower(), on_progress=show)
+    if emit(lambda: {"residents": [as_json(resident) for resident in loaded]}):
         return
-    for resident in residents:
-        held = short(resident_pb2.Precision.Name(resident.precision), "PRECISION_")
-        typer.echo(
-            f"{_names(resident)}: {visible(resident.class_name)}, {held}, {size(resident.size_bytes)} "
-            f"in memory ({resident.load_seconds:.2f} s)"
+    for resident in loaded:
+        say(
+            f"{visible(_name(resident))}: {visible(resident.class_name)}, {_precision(resident)}, "
+            f"{size(resident.size_bytes)} in memory ({resident.load_seconds:.2f} s)"
         )
 
 
-@_group.callback()
-@guarded
-def cache(context: typer.Context) -> None:
+def cache(ctx: typer.Context) -> None:
     """Look into the loader's memory; without a command, show the capacity and what is there."""
-    if context.invoked_subcommand is None:
+    if ctx.invoked_subcommand is None:
         capacity()
         residents()
 
 
-@_group.command()
-@guarded
-def residents(model: Only = None, json: Json = False) -> None:
+def residents(model: OneModel = None) -> None:
     """List the components in memory."""
-    from modelkeep.client import Client
-    from modelkeep.loader.v1 import resident_pb2
-
-    with Client() as client:
-        found = client.model_loader.residents(find_key(client, model) if model else None)
-    if json:
-        print_json({"residents": [as_json(resident) for resident in found]})
-        return
-    print_table(
-        ("COMPONENT", "CLASS", "PRECISION", "STATE", "SIZE", "LEASES"),
-        [
-            (
-                _names(r),
-                r.class_name,
-                short(resident_pb2.Precision.Name(r.precision), "PRECISION_"),
-                short(resident_pb2.ResidentState.Name(r.state), "RESIDENT_STATE_"),
-                size(r.size_bytes),
-                r.lease_count,
-            )
-            for r in found
-        ],
-        empty="Nothing is in memory; `modelkeep load MODEL` brings something.",
-    )
+    with connect() as client:
+        key = find_key(client, model) if model else None
+        if chosen().watch:
+            frames = _watching.of_frames(client.model_loader.watch(key))
+            _watching.watch(residents_listing(), frames, empty=_NOTHING)
+        found = client.model_loader.residents(key)
+    _table.show(residents_listing(), found, empty=_NOTHING)
 
 
-@_group.command()
-@guarded
-def leases(model: Only = None, json: Json = False) -> None:
+def leases(model: OneModel = None) -> None:
     """List the leases: who holds what."""
-    from modelkeep.client import Client
-    from modelkeep.loader.v1 import resident_pb2
-
-    with Client() as client:
-        found = client.model_loader.leases(find_key(client, model) if model else None)
-    if json:
-        print_json({"leases": [as_json(lease) for lease in found]})
-        return
-    print_table(
-        ("ID", "STATE", "PID", "CALLER", "HOLDER", "SIZE", "COMPONENTS"),
-        [
-            (
-                lease.id,
-                short(resident_pb2.LeaseState.Name(lease.state), "LEASE_STATE_"),
-                lease.holder.pid or "",
-                lease.holder.principal,
-                lease.holder.label,
-                size(lease.size_bytes),
-                " ".join(map(_component, lease.components)),
-            )
-            for lease in found
-        ],
-        empty="There are no leases.",
-    )
+    with connect() as client:
+        key = find_key(client, model) if model else None
+        listing = leases_listing()
+        if chosen().watch:
+            states = _watching.polled(lambda: client.model_loader.leases(key), listing.key)
+            _watching.watch(listing, states, empty="There are no leases.")
+        found = client.model_loader.leases(key)
+    _table.show(listing, found, empty="There are no leases.")
 
 
-@_group.command()
-@guarded
 def revoke(
-    lease: Annotated[str, typer.Argument(help="The lease's id, as `modelkeep cache leases` shows it.")],
+    lease: Annotated[
+        str,
+        typer.Argument(
+            help="The lease's id, as `modelkeep cache leases` shows it.", autocompletion=_complete.leases
+        ),
+    ],
     why: Annotated[str, typer.Option(help="What to tell its holder.")] = "",
-    json: Json = False,
 ) -> None:
     """End somebody's lease, so that its memory can be used for others."""
-    from modelkeep.client import Client
-
-    with Client() as client:
+    with connect() as client:
         ended = client.model_loader.revoke(lease, why)
-    if json:
-        print_json(as_json(ended))
-    else:
-        typer.echo(f"Ended {ended.id}. What its holder has mapped stays there until it lets go.")
+    if not emit(lambda: as_json(ended)):
+        say(
+            f"Ended {visible(ended.id)} of {visible(' '.join(_lent(ended)))}. What its holder has mapped stays "
+            "there until it lets go."
+        )
 
 
-@_group.command()
-@guarded
-def capacity(json: Json = False) -> None:
+def capacity() -> None:
     """Show budgets, and what is in use."""
-    from modelkeep.client import Client
+    with connect() as client:
+        answer = client.model_loader.capacity()
+    if not emit(lambda: as_json(answer)):
+        print_facts(capacity_facts(answer))
+
+
+def capacity_facts(answer: loader_service_pb2.GetCapacityResponse) -> list[tuple[str, object]]:
+    """Budgets and what is in use, for people."""
     from modelkeep.loader.v1 import resident_pb2
 
-    with Client() as client:
-        answer = client.model_loader.capacity()
-    if json:
-        print_json(as_json(answer))
-        return
-    for tier in answer.tiers:
-        name = short(resident_pb2.Tier.Name(tier.tier), "TIER_")
-        print_facts(
-            [
-                (
-                    f"{name} {tier.device}".strip(),
-                    f"{size(tier.used_bytes)} of {size(tier.budget_bytes)} in use, "
-                    f"{size(tier.leased_bytes)} leased, {size(tier.zombie_bytes)} evicted and still mapped",
-                )
-            ]
+    def name(tier: loader_service_pb2.TierCapacity) -> str:
+        return f"{short(resident_pb2.Tier.Name(tier.tier), 'TIER_')} {tier.device}".strip()
+
+    tiers: list[tuple[str, object]] = [
+        (
+            name(tier),
+            f"{size(tier.used_bytes)} of {size(tier.budget_bytes)} in use, "
+            f"{size(tier.leased_bytes)} leased, {size(tier.zombie_bytes)} evicted and still mapped",
         )
-    print_facts(
-        [
-            ("devices", ", ".join(answer.devices)),
-            ("leases", f"{answer.lease_count}, {answer.queued_count} waiting"),
-        ]
-    )
+        for tier in answer.tiers
+    ]
+    return [
+        *tiers,
+        ("devices", ", ".join(answer.devices)),
+        ("leases", f"{answer.lease_count}, {answer.queued_count} waiting"),
+    ]
 
 
-@_group.command()
-@guarded
 def evict(
     model: Model,
-    submodel: Annotated[str | None, typer.Option(help="Only this component.")] = None,
-    json: Json = False,
+    submodel: Annotated[
+        str | None, typer.Option(help="Only this component.", autocompletion=_complete.submodels)
+    ] = None,
+    dry_run: DryRun = False,
 ) -> None:
-    """Drop a model from memory."""
-    from modelkeep.client import Client
-
-    with Client() as client:
-        answer = client.model_loader.evict(find_key(client, model), submodel)
-    if json:
-        print_json(as_json(answer))
-    else:
+    """Drop a model, or `model/component`, from memory."""
+    with connect() as client:
+        key, part = find_part(client, model, submodel.lower() if submodel else None)
+        answer = client.model_loader.evict(key, part, validate_only=dry_run)
+    if not emit(lambda: as_json(answer)):
         mapped = f"; {size(answer.zombie_bytes)} still mapped by workers" if answer.zombie_bytes else ""
-        typer.echo(
-            f"Dropped {counted(len(answer.evicted), 'component')}, "
-            f"{size(answer.freed_bytes)} free again{mapped}."
+        did, again = ("Would drop", "") if dry_run else ("Dropped", " again")
+        say(
+            f"{did} {counted(answer.evicted_count, 'component')}, {size(answer.freed_bytes)} free{again}{mapped}."
         )
 
 
-def _component(ref: resident_pb2.ComponentRef) -> str:
+def _state(resident: resident_pb2.Resident) -> str:
+    from modelkeep.loader.v1 import resident_pb2
+
+    return short(resident_pb2.ResidentState.Name(resident.state), "RESIDENT_STATE_")
+
+
+def _precision(resident: resident_pb2.Resident) -> str:
+    from modelkeep.loader.v1 import resident_pb2
+
+    return short(resident_pb2.Precision.Name(resident.precision), "PRECISION_")
+
+
+def _component(ref: resident_pb2.ComponentRef, name: str = "") -> str:
     from modelkeep.model.v1 import taxonomy_pb2
 
     submodel = taxonomy_pb2.SubModelType.Name(ref.submodel).removeprefix("SUB_MODEL_TYPE_").lower()
-    return ref.key if submodel == "unspecified" else f"{ref.key}/{submodel}"
+    called = visible(name) or ref.key
+    return called if submodel == "unspecified" or called.endswith(f"/{submodel}") else f"{called}/{submodel}"
 
 
-def _names(resident: resident_pb2.Resident) -> str:
-    return " ".join(dict.fromkeys(map(_component, resident.components))) or resident.id
+def _name(resident: resident_pb2.Resident) -> str:
+    keys: Any = " ".join(dict.fromkeys(map(_component, resident.components)))
+    return resident.display_name or keys or resident.id
+
+
+def _lent(lease: resident_pb2.Lease) -> Sequence[str]:
+    return list(lease.display_names) or [_component(ref) for ref in lease.components]

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelkeep.cli._errors import complain, guarded
-from modelkeep.cli._follow import follow, follow_all
-from modelkeep.cli._output import (
-    LAST_ID,
-    Json,
-    as_json,
-    print_json,
-    print_pruned,
-    print_table,
-    progress,
-    short,
-    visible,
-    when,
-)
-from modelkeep.defaults import EXIT_FAILED, EXIT_OK
+from modelkeep.cli import _complete, _table, _terminal, _watching
+from modelkeep.cli._errors import code_of, complain
+from modelkeep.cli._follow import follow, waits
+from modelkeep.cli._options import chosen
+from modelkeep.cli._output import LAST_ID, as_json, counted, emit, print_facts, progress, say, short, size, when
+from modelkeep.cli._places import connect
+from modelkeep.cli._table import Column, Listing, time_column
+from modelkeep.cli._terminal import Look, visible
+from modelkeep.cli._verbs import DATA, LIST, group, verb
+from modelkeep.defaults import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from modelkeep.exceptions import ModelkeepError
 
 if TYPE_CHECKING:
@@ -29,110 +25,256 @@ if TYPE_CHECKING:
 
     from modelkeep.client import DownloadJobBase, DownloadQueue
 
-_group = typer.Typer(help="Look at downloads and control them.", invoke_without_command=True)
+_group = group("Look at downloads and control them; without a command, list them.")
 
-JobId = Annotated[int, typer.Argument(help="Number of the download.", min=1, max=LAST_ID)]
+JobId = Annotated[
+    int,
+    typer.Argument(help="Number of the download.", min=1, max=LAST_ID, autocompletion=_complete.downloads),
+]
 Queue = Annotated[str | None, typer.Option(help='Only this queue; "" is the default one.')]
+Token = Annotated[
+    str | None,
+    typer.Option(help="Token for the source's host.", envvar="MODELKEEP_ACCESS_TOKEN", show_envvar=True),
+]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.add_typer(_group, name="downloads")
+    _group.callback()(downloads)
+    verb(
+        _group,
+        "list",
+        takes=LIST,
+        examples=(
+            "modelkeep downloads list --filter state=running,enqueued",
+            "modelkeep downloads list -w",
+        ),
+    )(list_downloads)
+    verb(
+        _group,
+        takes=DATA,
+        examples=(
+            "modelkeep downloads add https://example.com/vae.safetensors modelkeep-data/downloads",
+            "modelkeep downloads add https://example.com/big.bin ./here --name small.bin --sha256 SUM -d",
+        ),
+    )(add)
+    verb(_group, "show", takes=DATA, examples=("modelkeep downloads show 3",))(show_download)
+    verb(
+        _group,
+        "watch",
+        takes=LIST,
+        examples=("modelkeep downloads watch 3", "modelkeep downloads watch --json"),
+    )(watch_downloads)
+    verb(_group, "pause", takes=DATA, examples=("modelkeep downloads pause 3",))(pause_download)
+    verb(
+        _group,
+        "resume",
+        takes=DATA,
+        examples=("modelkeep downloads resume 3", "MODELKEEP_ACCESS_TOKEN=… modelkeep downloads resume 3"),
+    )(resume_download)
+    verb(_group, "cancel", takes=DATA, examples=("modelkeep downloads cancel 3",))(cancel_download)
+    verb(_group, "prune", takes=DATA, examples=("modelkeep downloads prune",))(prune_downloads)
+
+
+def listing() -> Listing[DownloadJobBase]:
+    """How downloads are listed."""
+    return Listing(
+        "download",
+        "downloads",
+        (
+            Column("ID", lambda job: job.id, right=True, order=lambda job: job.id),
+            Column("STATE", _state, look=_look),
+            Column("PROGRESS", _bytes, right=True, drop=2, order=lambda job: job.message.progress.bytes_done),
+            Column("PRIORITY", lambda job: job.priority, right=True, drop=5, order=lambda job: job.priority),
+            time_column("STARTED", lambda job: job.job_started, drop=3),
+            Column("SOURCE", lambda job: job.source, drop=1, cut="start"),
+            Column("QUEUE", lambda job: job.message.queue, drop=6, wide=True),
+            Column("PATH", lambda job: job.path or "", drop=4, wide=True),
+            Column("WAITS FOR", lambda job: waits(job.message)[0], drop=6, wide=True),
+        ),
+        key=lambda job: str(job.id),
+        name=lambda job: str(job.path or job.source),
+        data=lambda job: as_json(job.message),
+        filters={
+            "id": lambda job: (str(job.id),),
+            "state": lambda job: (job.status.value, _state(job)),
+            "source": lambda job: (str(job.source),),
+            "queue": lambda job: (job.message.queue,),
+        },
+        totals=lambda jobs: size(sum(job.message.progress.bytes_done for job in jobs)),
+    )
 
 
 @contextlib.contextmanager
 def _queue(name: str | None) -> Iterator[DownloadQueue]:
     """A queue, or all of them as one."""
-    from modelkeep.client import Client
-
-    with Client() as client:
+    with connect() as client:
         yield client.create_download_queue(name, quiet=True)
 
 
-@_group.callback()
-@guarded
-def downloads(context: typer.Context) -> None:
+def downloads(ctx: typer.Context) -> None:
     """Look at downloads and control them; without a command, list them."""
-    if context.invoked_subcommand is None:
+    if ctx.invoked_subcommand is None:
         list_downloads()
 
 
-@_group.command("list")
-@guarded
-def list_downloads(queue: Queue = None, json: Json = False) -> None:
+def list_downloads(queue: Queue = None) -> None:
     """List the downloads of all queues."""
+    empty = f"There are no downloads in queue {queue!r}." if queue else "There are no downloads."
     with _queue(queue) as jobs_of:
+        if chosen().watch:
+            _watching.watch(listing(), _watching.of_frames(jobs_of.watch()), empty=empty)
         jobs = jobs_of.list_jobs()
-    if json:
-        print_json({"downloads": [as_json(job.message) for job in jobs]})
+    _table.show(listing(), jobs, empty=empty)
+
+
+def add(
+    source: Annotated[str, typer.Argument(help="An http(s) address, or a path on the service's host.")],
+    folder: Annotated[str, typer.Argument(help="Folder for the file, beneath one of the service's roots.")],
+    name: Annotated[str | None, typer.Option(help="Name of the file; by default that of the source.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Hash that the file must have.")] = None,
+    priority: Annotated[
+        int, typer.Option(help="Lower runs first.", min=-(1 << 31), max=(1 << 31) - 1)
+    ] = 10,
+    queue: Annotated[str, typer.Option(help="Queue that the download goes into.")] = "",
+    token: Token = None,
+    start: Annotated[bool, typer.Option("--start/--no-start", help="Begin at once, or with `resume`.")] = True,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for the end.")] = False,
+) -> None:
+    """Fetch a file, or copy a local one. Ctrl-C leaves the download running."""
+    with _queue(queue) as jobs:
+        made = jobs.submit_download_job(_job(source, folder, name, sha256, priority, token), start)
+        try:
+            if start and not detach:
+                made = _follow(jobs, made.id)
+        except KeyboardInterrupt:
+            _terminal.complain(f"\nDetached; `modelkeep downloads watch {made.id}` goes on watching it.")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+    if detach or not start:
+        _tell(made)
         return
-    print_table(
-        ("ID", "STATE", "PROGRESS", "PRIORITY", "STARTED", "SOURCE"),
-        [(j.id, _state(j), _bytes(j), j.priority, when(j.job_started), j.source) for j in jobs],
-        empty=f"There are no downloads in queue {queue!r}." if queue else "There are no downloads.",
+    raise typer.Exit(_report(made, quiet=emit(lambda: as_json(made.message))))
+
+
+def show_download(id: JobId) -> None:
+    """Show all that is known about a download."""
+    with _queue(None) as jobs:
+        job = jobs.id_to_job(id)
+    if emit(lambda: as_json(job.message)):
+        return
+    message = job.message
+    why, until = waits(message)
+    print_facts(
+        [
+            ("id", job.id),
+            ("state", _state(job)),
+            ("source", job.source),
+            ("comes from", message.final_url if message.final_url != str(job.source) else ""),
+            ("destination", message.destination),
+            ("path", job.path or ""),
+            ("progress", _bytes(job)),
+            ("queue", message.queue),
+            ("priority", job.priority),
+            ("attempt", message.attempt),
+            ("waits for", why),
+            ("next try", when(until)),
+            ("expected sha256", message.expected_sha256),
+            ("sha256", message.sha256),
+            ("verified", "yes" if message.verified else ""),
+            ("content type", message.content_type),
+            ("labels", ", ".join(f"{name}={value}" for name, value in message.labels.items())),
+            ("made", when(message.create_time.ToNanoseconds() / 1e9)),
+            ("started", when(job.job_started)),
+            ("ended", when(job.job_ended)),
+        ]
     )
+    if isinstance(job.error, ModelkeepError) and not why:
+        complain(job.error, prefix="Paused" if job.status == "paused" else "Error")
 
 
-@_group.command("watch")
-@guarded
 def watch_downloads(
     id: Annotated[
-        int | None, typer.Argument(help="Number of a download; none: all.", min=1, max=LAST_ID)
+        int | None,
+        typer.Argument(
+            help="Number of a download; none: all.", min=1, max=LAST_ID, autocompletion=_complete.downloads
+        ),
     ] = None,
     queue: Queue = None,
-    json: Json = False,
 ) -> None:
     """Follow a download until it ends, or all of them until Ctrl-C."""
     with _queue(queue) as jobs:
         if id is None:
-            follow_all(jobs.watch(), _state, as_lines=json)
+            frames = _watching.of_frames(jobs.watch())
+            _watching.watch(listing(), frames, empty="There are no downloads.")
             return
-        job = follow(jobs.watch([id]), id, "download", _state, lambda job: job.ended, as_lines=json)
-    if job.error is not None and not json and isinstance(job.error, ModelkeepError):
-        complain(job.error, prefix=f"Download {id} is {job.status.value}")
-    elif not json:
-        typer.echo(f"Download {id} is {job.status.value}: {visible(job.path or '')}")
-    raise typer.Exit(EXIT_OK if job.status == "completed" else EXIT_FAILED)
+        job = _follow(jobs, id, as_lines=chosen().as_data)
+    raise typer.Exit(_report(job, quiet=chosen().as_data))
 
 
-@_group.command("pause")
-@guarded
-def pause_download(id: JobId, json: Json = False) -> None:
+def pause_download(id: JobId) -> None:
     """Pause a download; its bytes stay."""
     with _queue(None) as jobs:
-        _tell(jobs.pause_job(id), json)
+        _tell(jobs.pause_job(id))
 
 
-@_group.command("resume")
-@guarded
-def resume_download(
-    id: JobId,
-    token: Annotated[
-        str | None,
-        typer.Option(help="A token anew.", envvar="MODELKEEP_ACCESS_TOKEN", show_envvar=True),
-    ] = None,
-    json: Json = False,
-) -> None:
+def resume_download(id: JobId, token: Token = None) -> None:
     """Let an idle or paused download go on where it stopped."""
     with _queue(None) as jobs:
-        _tell(jobs.start_job(id, token), json)
+        _tell(jobs.start_job(id, token))
 
 
-@_group.command("cancel")
-@guarded
-def cancel_download(id: JobId, json: Json = False) -> None:
+def cancel_download(id: JobId) -> None:
     """Cancel a download and remove its temporary files."""
     with _queue(None) as jobs:
-        _tell(jobs.cancel_job(id), json)
+        _tell(jobs.cancel_job(id))
 
 
-@_group.command("prune")
-@guarded
-def prune_downloads(queue: Queue = None, json: Json = False) -> None:
+def prune_downloads(queue: Queue = None) -> None:
     """Forget the downloads that have ended; files stay."""
     with _queue(queue) as jobs:
         count = jobs.prune_jobs()
-    print_pruned(count, "download", json)
+    if not emit(lambda: {"pruned_count": str(count)}):
+        say(f"Forgot {counted(count, 'download')}.")
+
+
+def _job(
+    source: str, folder: str, name: str | None, sha256: str | None, priority: int, token: str | None
+) -> DownloadJobBase:
+    from modelkeep.client import DownloadJobPath, DownloadJobURL
+
+    fields: dict[str, Any] = {
+        "source": source,
+        "destination": Path(folder),
+        "destination_is_folder": True,
+        "filename": name,
+        "priority": priority,
+        "expected_sha256": sha256,
+    }
+    try:
+        if "://" not in source:
+            return DownloadJobPath(**fields, keep_source=True)
+        return DownloadJobURL(**fields, access_token=token)
+    except ValueError as error:  # pydantic's; its text has lines of its own
+        raise typer.BadParameter(f"{source!r} is no address: {str(error).splitlines()[-2].strip()}") from None
+
+
+def _follow(jobs: DownloadQueue, id: int, *, as_lines: bool = False) -> DownloadJobBase:
+    def over(job: DownloadJobBase) -> bool:
+        # A paused or idle job goes on when somebody says so; who follows it would wait for ever.
+        return job.ended or job.status in ("paused", "idle")
+
+    return follow(jobs.watch([id]), id, "download", _state, over, as_lines=as_lines)
+
+
+def _report(job: DownloadJobBase, *, quiet: bool) -> int:
+    """Say how a download ended, unless that was done; answers with the exit code."""
+    if isinstance(job.error, ModelkeepError):
+        complain(job.error, prefix=f"Download {job.id} is {job.status.value}")
+        return code_of(job.error)
+    if not quiet:
+        say(f"Download {job.id} is {job.status.value}: {visible(job.path or '')}")
+    return EXIT_OK if job.status == "completed" else EXIT_FAILED
 
 
 def _state(job: DownloadJobBase) -> str:
@@ -145,14 +287,16 @@ def _state(job: DownloadJobBase) -> str:
     return f"{job.status.value} ({stage})" if stage else job.status.value
 
 
+def _look(job: DownloadJobBase) -> Look | None:
+    looks: dict[str, Look] = {"error": "red", "paused": "yellow", "completed": "green"}
+    return looks.get(job.status.value)
+
+
 def _bytes(job: Any) -> str:
     return progress(job) if hasattr(job, "total_bytes") else ""
 
 
-def _tell(job: DownloadJobBase, json: bool) -> None:
-    if json:
-        print_json(as_json(job.message))
-    elif job.ended or job.status != "running":
-        typer.echo(f"Download {job.id} is {job.status.value}.")
-    else:
-        typer.echo(f"Download {job.id} is {_state(job)}.")
+def _tell(job: DownloadJobBase) -> None:
+    if not emit(lambda: as_json(job.message)):
+        shown = job.status.value if job.ended or job.status != "running" else _state(job)
+        say(f"Download {job.id} is {shown}.")

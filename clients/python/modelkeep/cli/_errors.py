@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import typer
 
-from modelkeep.cli._output import visible
+from modelkeep.cli import _terminal
+from modelkeep.cli._options import chosen
+from modelkeep.cli._output import json_text
+from modelkeep.cli._terminal import visible
 from modelkeep.defaults import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -101,15 +104,44 @@ def code_of(error: ModelkeepError) -> int:
     return EXIT_FAILED
 
 
+def described(error: ModelkeepError) -> dict[str, Any]:
+    """An error for programs."""
+    said: dict[str, Any] = {
+        "reason": error.reason,
+        "message": error.message,
+        "metadata": error.metadata,
+        "remedy": remedy(error),
+    }
+    if error.violations:
+        said["violations"] = [{"field": v.field, "description": v.description} for v in error.violations]
+    return said
+
+
 def complain(error: ModelkeepError, *, prefix: str = "Error") -> None:
-    """Say on stderr what is wrong and what to do."""
-    typer.secho(f"{prefix}: {visible(error.message)} [{error.reason}]", err=True, fg=typer.colors.RED)
+    """Say on stderr what is wrong and what to do: for people, or where JSON was asked for as one object."""
+    if chosen().as_data:
+        _terminal.complain(json_text(described(error)))
+        return
+    _terminal.complain(f"{prefix}: {visible(error.message)} [{error.reason}]", "red")
     for violation in error.violations:
-        if violation.words in error.message:
-            continue
-        typer.echo(f"  {visible(violation.field)}: {visible(violation.description)}", err=True)
+        if violation.words not in error.message:
+            _terminal.complain(f"  {visible(violation.field)}: {visible(violation.description)}")
     if advice := remedy(error):
-        typer.echo(f"  {visible(advice)}", err=True)
+        _terminal.complain(f"  {visible(advice)}")
+
+
+def complain_of_usage(error: typer.TyperException, *, as_data: bool) -> None:
+    """Say on stderr how a command was written wrongly."""
+    if as_data or chosen().as_data:
+        said = {"reason": "USAGE", "message": error.format_message(), "metadata": {}, "remedy": ""}
+        context = getattr(error, "ctx", None)
+        if context is not None:
+            said["remedy"] = f"`{context.command_path} --help` says how it is written."
+        _terminal.complain(json_text(said))
+    elif (show := getattr(error, "show", None)) is not None:
+        show()
+    else:
+        _terminal.complain(f"Error: {visible(error.format_message())}", "red")
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:

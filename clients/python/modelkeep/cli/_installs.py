@@ -6,73 +6,89 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelkeep.cli._errors import complain, guarded
-from modelkeep.cli._follow import follow, follow_all
-from modelkeep.cli._output import (
-    LAST_ID,
-    Json,
-    as_json,
-    print_json,
-    print_pruned,
-    print_table,
-    progress,
-    short,
-    size,
-    visible,
-    when,
-)
+from modelkeep.cli import _complete, _table, _terminal, _watching
+from modelkeep.cli._errors import code_of, complain
+from modelkeep.cli._fields import overrides
+from modelkeep.cli._follow import follow, waits
+from modelkeep.cli._options import chosen
+from modelkeep.cli._output import LAST_ID, as_json, counted, emit, print_facts, progress, say, short, size, when
+from modelkeep.cli._places import connect
+from modelkeep.cli._table import Column, Listing, time_column
+from modelkeep.cli._terminal import Look, visible
+from modelkeep.cli._verbs import DATA, LIST, group, verb
 from modelkeep.defaults import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 
 if TYPE_CHECKING:
     from modelkeep.client import Client, ModelInstallJob
 
-_group = typer.Typer(help="Look at installs and control them.", invoke_without_command=True)
+_group = group("Look at installs and control them; without a command, list them.")
 
-JobId = Annotated[int, typer.Argument(help="Number of the install.", min=1, max=LAST_ID)]
+_NUMBER = typer.Argument(help="Number of the install.", min=1, max=LAST_ID, autocompletion=_complete.installs)
+JobId = Annotated[int, _NUMBER]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(install)
+    verb(
+        app,
+        takes=DATA,
+        examples=(
+            "modelkeep install ./tiny-sd",
+            "modelkeep install ~/loras/ink.safetensors --copy --name ink --set base=sdxl",
+            "modelkeep install https://example.com/vae.safetensors --sha256 SUM --detach",
+        ),
+    )(install)
     app.add_typer(_group, name="installs")
+    _group.callback()(installs)
+    verb(
+        _group,
+        "list",
+        takes=LIST,
+        examples=(
+            "modelkeep installs list --filter state=running,waiting -w",
+            "modelkeep installs list huggingface --limit 5",
+        ),
+    )(list_installs)
+    verb(_group, "show", takes=DATA, examples=("modelkeep installs show 7",))(show_install)
+    verb(
+        _group,
+        "watch",
+        takes=LIST,
+        examples=("modelkeep installs watch 7", "modelkeep installs watch --json"),
+    )(watch_installs)
+    verb(_group, "cancel", takes=DATA, examples=("modelkeep installs cancel 7",))(cancel_install)
+    verb(_group, "prune", takes=DATA, examples=("modelkeep installs prune",))(prune_installs)
 
 
-def assignments(given: list[str] | None) -> dict[str, Any]:
-    """``name=value`` texts as a dict; what is no text in a config is read as JSON, an empty value clears."""
-    import json
-
-    from modelkeep.configs import field_types
-
-    types = field_types()
-    values: dict[str, Any] = {}
-    for text in given or ():
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise typer.BadParameter(f"{text!r} is not FIELD=VALUE, such as name=my-model")
-        try:
-            parsed = json.loads(value)
-        except ValueError:
-            parsed = value
-        outer, inner = types.get(name, (str, str))
-        allowed = (int, float) if outer is float else outer
-        # A name may be 42, or true.
-        meant = parsed if isinstance(parsed, allowed) else value
-        alone = outer is list and issubclass(inner, str) and meant == value
-        values[name] = None if value == "" else [value] if alone else meant
-    return values
-
-
-def labels(given: list[str] | None) -> dict[str, str]:
-    """``key=value`` texts as labels; a key alone has the empty value."""
-    return {key: value for key, _, value in (text.partition("=") for text in given or ())}
-
-
-def overrides(given: list[str] | None) -> dict[str, Any]:
-    """The same over what a probe finds: an empty value leaves the record's empty, whatever is found."""
-    return {name: "" if value is None else value for name, value in assignments(given).items()}
+def listing() -> Listing[ModelInstallJob]:
+    """How installs are listed."""
+    return Listing(
+        "install",
+        "installs",
+        (
+            Column("ID", lambda job: job.id, right=True, order=lambda job: job.id),
+            Column("STATE", _stage, look=_look),
+            Column("PROGRESS", progress, right=True, drop=3, order=lambda job: job.bytes),
+            Column("RESULT", _result, drop=2, cut="end"),
+            time_column("STARTED", lambda job: job.job_started, drop=4),
+            Column("SOURCE", lambda job: job.source, drop=1, cut="start"),
+            time_column("ENDED", lambda job: job.job_ended, drop=5, wide=True),
+            Column("WAITS FOR", lambda job: waits(job.message)[0], drop=6, wide=True),
+            Column("KEY", lambda job: job.model_key, drop=7, wide=True),
+        ),
+        key=lambda job: str(job.id),
+        name=_result,
+        data=lambda job: as_json(job.message),
+        filters={
+            "id": lambda job: (str(job.id),),
+            "state": lambda job: (job.status.value, _stage(job)),
+            "source": lambda job: (str(job.source),),
+            "model": lambda job: (job.model_key, _result(job)),
+        },
+        totals=_totals,
+    )
 
 
-@guarded
 def install(
     source: Annotated[
         str, typer.Argument(help="A safetensors file, a diffusers folder, or an http(s) address of a file.")
@@ -102,15 +118,12 @@ def install(
         typer.Option("--one-copy", help="Take a model with the same content, wherever that came from."),
     ] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for the end.")] = False,
-    json: Json = False,
 ) -> None:
     """Install a model. Ctrl-C leaves the install running; the same command again joins it."""
-    from modelkeep.client import Client
-
     if again and one_copy:
         raise typer.BadParameter("--again makes another copy, and --one-copy none: give one of them.")
     config = overrides(set_) | ({"name": name} if name else {})
-    with Client() as client:
+    with connect() as client:
         job = client.model_install.import_model(
             source,
             inplace=not copy,
@@ -124,106 +137,133 @@ def install(
             if not detach:
                 job = _follow(client, job.id)
         except KeyboardInterrupt:
-            typer.echo(f"\n{_how_to_go_on(job.id)}", err=True)
+            _terminal.complain(f"\n{_how_to_go_on(job.id)}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
-    if json:
-        print_json(as_json(job.message))
+    told = emit(lambda: as_json(job.message))
     if detach:
-        if not json:
-            typer.echo(_how_to_go_on(job.id))
+        if not told:
+            say(_how_to_go_on(job.id))
         return
-    raise typer.Exit(_code(job) if json else _report(job))
+    raise typer.Exit(_report(job, quiet=told))
 
 
-@_group.callback()
-@guarded
-def installs(context: typer.Context) -> None:
+def installs(ctx: typer.Context) -> None:
     """Look at installs and control them; without a command, list them."""
-    if context.invoked_subcommand is None:
+    if ctx.invoked_subcommand is None:
         list_installs()
 
 
-@_group.command("list")
-@guarded
 def list_installs(
     source: Annotated[str | None, typer.Argument(help="Only those whose source contains this text.")] = None,
-    json: Json = False,
 ) -> None:
     """List the installs, newest first."""
-    from modelkeep.client import Client
-
-    with Client() as client:
+    empty = f"No install has {source!r} in its source." if source else "There are no installs."
+    with connect() as client:
+        if chosen().watch:
+            _watch(client, source, empty)
         jobs = client.model_install.list_jobs(source)
-    if json:
-        print_json({"installs": [as_json(job.message) for job in jobs]})
+    _table.show(listing(), jobs, empty=empty)
+
+
+def show_install(id: JobId) -> None:
+    """Show all that is known about an install."""
+    with connect() as client:
+        job = client.model_install.get_job_by_id(id)
+    if emit(lambda: as_json(job.message)):
         return
-    print_table(
-        ("ID", "STATE", "PROGRESS", "RESULT", "STARTED", "SOURCE"),
+    why, until = waits(job.message)
+    print_facts(
         [
-            (job.id, _stage(job), progress(job), _result(job), when(job.job_started), job.source)
-            for job in jobs
-        ],
-        empty=f"No install has {source!r} in its source." if source else "There are no installs.",
+            ("id", job.id),
+            ("state", _stage(job)),
+            ("source", job.source),
+            ("inplace", job.inplace),
+            ("asked for", ", ".join(f"{name}={value}" for name, value in job.config_in.items())),
+            ("progress", progress(job)),
+            ("model", _result(job) if job.status == "completed" else ""),
+            ("key", job.model_key),
+            ("path", job.local_path or ""),
+            ("download", job.message.download_id or ""),
+            ("attempt", job.message.attempt),
+            ("waits for", why),
+            ("next try", when(until)),
+            ("made", when(job.message.create_time.ToNanoseconds() / 1e9)),
+            ("started", when(job.job_started)),
+            ("ended", when(job.job_ended)),
+        ]
     )
+    if job.exception is not None and not why:
+        complain(job.exception, prefix="Paused" if job.status == "paused" else "Error")
 
 
-@_group.command("watch")
-@guarded
 def watch_installs(
     id: Annotated[
-        int | None, typer.Argument(help="Number of an install; none: all.", min=1, max=LAST_ID)
+        int | None,
+        typer.Argument(
+            help="Number of an install; none: all.", min=1, max=LAST_ID, autocompletion=_complete.installs
+        ),
     ] = None,
-    json: Json = False,
 ) -> None:
     """Follow an install until it ends, or all of them until Ctrl-C."""
-    from modelkeep.client import Client
+    with connect() as client:
+        if id is None:
+            _watch(client, None, "There are no installs.")
+            return
+        job = _follow(client, id, as_lines=chosen().as_data)
+    raise typer.Exit(_report(job, quiet=chosen().as_data))
 
-    with Client() as client:
-        if id is not None:
-            job = _follow(client, id, as_lines=json)
-            raise typer.Exit(_code(job) if json else _report(job))
-        follow_all(client.model_install.watch(), _stage, as_lines=json)
 
-
-@_group.command("cancel")
-@guarded
-def cancel_install(id: JobId, json: Json = False) -> None:
+def cancel_install(id: JobId) -> None:
     """Cancel an install and remove what it staged."""
-    from modelkeep.client import Client
-
-    with Client() as client:
+    with connect() as client:
         client.model_install.cancel_job(id)
         job = client.model_install.wait_for_job(id, timeout=30)
-    if json:
-        print_json(as_json(job.message))
-    else:
-        typer.echo(f"Install {id} is {job.status.value}.")
+    if not emit(lambda: as_json(job.message)):
+        say(f"Install {id} is {job.status.value}.")
 
 
-@_group.command("prune")
-@guarded
-def prune_installs(json: Json = False) -> None:
+def prune_installs() -> None:
     """Forget the installs that have ended; models stay."""
-    from modelkeep.client import Client
-
-    with Client() as client:
+    with connect() as client:
         count = client.model_install.prune_jobs()
-    print_pruned(count, "install", json)
+    if not emit(lambda: {"pruned_count": str(count)}):
+        say(f"Forgot {counted(count, 'install')}.")
+
+
+def _watch(client: Client, source: str | None, empty: str) -> None:
+    def row(job: ModelInstallJob) -> ModelInstallJob | None:
+        return job if source is None or source in str(job.source) else None
+
+    frames = _watching.of_frames(client.model_install.watch(), row)
+    newest_first = (dict(sorted(state.items(), reverse=True)) for state in frames)
+    _watching.watch(listing(), newest_first, empty=empty)
 
 
 def _result(job: ModelInstallJob) -> str:
     return job.config_out.name if job.config_out is not None else job.error_type or ""
 
 
-def _code(job: ModelInstallJob) -> int:
-    return EXIT_OK if job.status == "completed" else EXIT_FAILED
+def _look(job: ModelInstallJob) -> Look | None:
+    looks: dict[str, Look] = {"error": "red", "paused": "yellow", "completed": "green"}
+    return looks.get(job.status.value)
+
+
+def _totals(jobs: Any) -> str:
+    running = sum(not job.settled for job in jobs)
+    failed = sum(job.status == "error" for job in jobs)
+    return ", ".join(
+        text for count, text in ((running, f"{running} under way"), (failed, f"{failed} failed")) if count
+    )
 
 
 def _stage(job: ModelInstallJob) -> str:
     """What an install does now, for people."""
     from modelkeep.install.v1 import install_pb2
 
-    stage = install_pb2.InstallStage.Name(job.message.stage)
+    try:
+        stage = install_pb2.InstallStage.Name(job.message.stage)
+    except ValueError:  # of a newer service
+        return job.status.value
     if job.status != "running" or stage == "INSTALL_STAGE_UNSPECIFIED":
         return job.status.value
     return short(stage, "INSTALL_STAGE_")
@@ -234,30 +274,32 @@ def _follow(client: Client, id: int, *, as_lines: bool = False) -> ModelInstallJ
     return follow(watch, id, "install", _stage, lambda job: job.settled, as_lines=as_lines)
 
 
-def _report(job: ModelInstallJob) -> int:
-    """Say how an install ended; answers with the exit code."""
+def _report(job: ModelInstallJob, *, quiet: bool) -> int:
+    """Say how an install ended, unless that was done; answers with the exit code."""
     if job.status == "completed" and job.config_out is not None:
         config = job.config_out
         done = "Installed already:" if job.installed_already else "Installed"
-        typer.echo(
-            f"{done} {visible(config.name)} as {config.key} ({config.model_type}, {config.base_model}, "
-            f"{config.model_format}, {size(config.size_bytes)})"
+        if quiet:
+            return EXIT_OK
+        say(
+            f"{done} {visible(config.name)} as {config.key} ({config.model_type}, "
+            f"{config.base_model}, {config.model_format}, {size(config.size_bytes)})"
         )
         if job.installed_already:
-            typer.echo("  Its record is as it was; `--again` makes another model.", err=True)
+            _terminal.complain("  Its record is as it was; `--again` makes another model.")
         elif job.same_content:
-            typer.echo(
+            _terminal.complain(
                 f"  The same content is installed as {', '.join(job.same_content)}; "
-                f"`--one-copy` takes that, and `modelkeep rm {config.key}` removes this one.",
-                err=True,
+                f"`--one-copy` takes that, and `modelkeep rm {config.key}` removes this one."
             )
         return EXIT_OK
     if job.exception is not None:
         state = "is paused" if job.status == "paused" else "failed"
         complain(job.exception, prefix=f"Install {job.id} {state}")
-    else:
-        typer.echo(f"Install {job.id} is {job.status.value}.", err=True)
-    return EXIT_FAILED
+        return code_of(job.exception)
+    if not quiet:
+        _terminal.complain(f"Install {job.id} is {job.status.value}.")
+    return EXIT_OK if job.status == "completed" else EXIT_FAILED
 
 
 def _how_to_go_on(id: int) -> str:

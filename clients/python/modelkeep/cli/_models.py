@@ -1,246 +1,201 @@
-"""``modelkeep list``, ``show``, ``search``, ``edit``, ``rm`` and ``probe``."""
+"""``modelkeep list``, ``search``, ``show``, ``where`` and ``probe``: looking at models."""
 
 from __future__ import annotations
 
-import re
-from enum import StrEnum
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from modelkeep.cli._errors import guarded
-from modelkeep.cli._installs import assignments, labels, overrides
-from modelkeep.cli._output import (
-    Json,
-    as_json,
-    counted,
-    print_facts,
-    print_json,
-    print_table,
-    short,
-    size,
-    visible,
-    when,
-)
-from modelkeep.exceptions import AmbiguousModelException, UnknownModelException
+from modelkeep.cli import _complete, _table, _watching
+from modelkeep.cli._fields import overrides
+from modelkeep.cli._naming import Model, Models, find_key, find_model
+from modelkeep.cli._options import chosen
+from modelkeep.cli._output import as_json, counted, emit, print_facts, say, short, size, when
+from modelkeep.cli._places import connect
+from modelkeep.cli._table import Column, Listing, key_column, size_column, time_column
+from modelkeep.cli._terminal import visible
+from modelkeep.cli._verbs import DATA, LIST, verb
+from modelkeep.cli._words import did_you_mean, folded, members, words
+from modelkeep.exceptions import ModelkeepError, UnknownModelException
 
 if TYPE_CHECKING:
     from modelkeep.client import Client
     from modelkeep.configs import AnyModelConfig
 
-Model = Annotated[str, typer.Argument(help="Key of a model, or a name that only one model has.")]
-
-#: An answer names no more deleted files than this.
-_NAMED_FILES = 1000
-_KEY = re.compile(r"[0-9a-f]{32}")
-
-
-class Sorting(StrEnum):
-    """What a list is sorted by."""
-
-    NAME = "name"
-    TYPE = "type"
-    SIZE = "size"
-    CREATED = "create_time"
-    UPDATED = "update_time"
-    PATH = "path"
-
-
-class Files(StrEnum):
-    """What happens to a model's files."""
-
-    KEEP = "keep"
-    OWNED = "owned"
-    ANY = "any"
+_NOTHING: Final = "There are no models; `modelkeep install SOURCE` brings one."
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("list")(list_models)
-    app.command()(show)
-    app.command()(search)
-    app.command()(edit)
-    app.command()(rm)
-    app.command()(probe)
+    verb(
+        app,
+        "list",
+        takes=LIST,
+        examples=(
+            "modelkeep list --type lora,vae --base sdxl",
+            "modelkeep list --sort size --reverse --limit 10   # the ten largest",
+            "modelkeep list -q --tag old | xargs modelkeep rm --dry-run",
+            "modelkeep list -o wide -w",
+        ),
+    )(list_models)
+    verb(
+        app,
+        takes=LIST,
+        examples=("modelkeep search ink sketch", "modelkeep search /data/models/ink.safetensors"),
+    )(search)
+    verb(
+        app,
+        takes=DATA,
+        examples=("modelkeep show tiny-sd", "modelkeep show 0123abcd", "modelkeep show sketch:sdxl -o yaml"),
+    )(show)
+    verb(app, takes=DATA, examples=('ls -l "$(modelkeep where tiny-sd)"',))(where)
+    verb(
+        app,
+        takes=DATA,
+        examples=("modelkeep probe ./ink.safetensors", "modelkeep probe ./vae --set base=sdxl"),
+    )(probe)
 
 
-def find_key(client: Client, model: str) -> str:
-    """The key of a model that a person names by key or by name.
+def listing() -> Listing[AnyModelConfig]:
+    """How models are listed."""
 
-    Raises:
-        UnknownModelException: No model has it.
-        AmbiguousModelException: More than one model has this name.
-    """
-    if not model:
-        # For a search, no name is every name: `rm "$KEY"` with KEY not set must not find the only model.
-        raise typer.BadParameter("the model is an empty text; give its key or its name")
-    if _KEY.fullmatch(model):
-        return model
-    found = client.model_record_store.search_by_name(model)
-    if not found:
-        raise UnknownModelException(f"No model has the key or name {model!r}.", metadata={"name": model})
-    if len(found) > 1:
-        keys = ", ".join(config.key for config in found)
-        raise AmbiguousModelException(
-            f"{len(found)} models have the name {model!r}: {keys}.",
-            metadata={"name": model, "count": str(len(found))},
-        )
-    return found[0].key
+    def seconds(moment: Any) -> float | None:
+        return moment.timestamp() if moment is not None else None
+
+    return Listing(
+        "model",
+        "models",
+        (
+            Column("NAME", lambda c: c.name, cut="end"),
+            key_column(lambda c: c.key, drop=1),
+            Column("TYPE", lambda c: c.model_type, drop=2),
+            Column("BASE", lambda c: c.base_model, drop=3),
+            Column("FORMAT", lambda c: c.model_format, drop=5),
+            size_column(lambda c: c.size_bytes, drop=4),
+            time_column("CREATED", lambda c: seconds(c.create_time), drop=6),
+            Column("TAGS", lambda c: ", ".join(c.tags), drop=7, cut="end"),
+            time_column("UPDATED", lambda c: seconds(c.update_time), drop=8, wide=True),
+            Column("PATH", lambda c: c.path, wide=True),
+        ),
+        key=lambda c: c.key,
+        name=lambda c: c.name,
+        data=model_data,
+        filters={
+            "name": lambda c: (c.name,),
+            "key": lambda c: (c.key,),
+            "type": lambda c: (c.model_type,),
+            "base": lambda c: map(str, c.bases),
+            "format": lambda c: (c.model_format,),
+            "tag": lambda c: c.tags,
+            "source": lambda c: (c.source or "",),
+            "path": lambda c: (c.path,),
+            "license": lambda c: (str(c.license),),
+        },
+        totals=lambda rows: size(sum(c.size_bytes for c in rows)),
+    )
 
 
-@guarded
 def list_models(
-    type: Annotated[list[str] | None, typer.Option(help="Only these types, such as main, vae, lora.")] = None,
-    base: Annotated[list[str] | None, typer.Option(help="Only models for these bases, such as sd-1.")] = None,
-    format: Annotated[list[str] | None, typer.Option(help="Only these formats, such as diffusers.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="Only models with all of these tags.")] = None,
-    label: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only models with all of these labels.")
+    type: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these types, such as main, vae, lora.", autocompletion=_complete.types),
     ] = None,
-    sort: Annotated[Sorting, typer.Option(help="What to sort by.")] = Sorting.NAME,
-    reverse: Annotated[bool, typer.Option("--reverse", "-r", help="Turn the order round.")] = False,
-    json: Json = False,
+    base: Annotated[
+        list[str] | None,
+        typer.Option(help="Only models for these bases, such as sd-1.", autocompletion=_complete.bases),
+    ] = None,
+    format: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these formats, such as diffusers.", autocompletion=_complete.formats),
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(help="Only models with all of these tags.", autocompletion=_complete.tags),
+    ] = None,
 ) -> None:
-    """List the models."""
-    from modelkeep.client import Client
+    """List the models.
 
-    wanted = labels(label)
-    with Client() as client:
-        configs = client.model_record_store.list_models(
-            type=type,
-            base=base,
-            format=format,
-            tags=tag,
-            labels=wanted,
-            order=sort.value,
-            descending=reverse,
-        )
-    filtered = type or base or format or tag or label
-    nothing = "There are no models; `modelkeep install SOURCE` brings one."
-    _print_models(configs, json, empty="No model passes these filters." if filtered else nothing)
+    Filters take several values with commas between them, in any case.
+    """
+    from modelkeep.taxonomy import BaseModelType, ModelFormat, ModelType
+
+    bases = [folded(word).replace("_", "-") for word in words(base)]
+    wanted: dict[str, Any] = {
+        "type": members(ModelType, type, "--type"),
+        "base": bases,
+        "format": members(ModelFormat, format, "--format"),
+        "tags": words(tag),
+    }
+    empty = _NOTHING
+    if any(wanted.values()):
+        known = [member.value for member in BaseModelType]
+        near = "".join(did_you_mean(word, known) for word in bases if word not in known)
+        empty = f"No model passes these filters.{near}"
+    with connect() as client:
+        if chosen().watch:
+            frames = client.model_record_store.watch(**wanted)
+            _watching.watch(listing(), _watching.of_frames(frames), empty=empty)
+        configs = client.model_record_store.list_models(**wanted)
+    _table.show(listing(), configs, empty=empty)
 
 
-@guarded
 def search(
     text: Annotated[
         list[str], typer.Argument(help="Words that all occur in name, description, tags, source or path.")
     ],
-    json: Json = False,
 ) -> None:
     """Search the models; a path finds the model that lies there."""
-    from modelkeep.client import Client
-
-    words = " ".join(text)
-    with Client() as client:
-        configs = client.model_record_store.list_models(text=words)
-        if not configs and "/" in words:
+    sought = " ".join(text)
+    with connect() as client:
+        if chosen().watch:
+            frames = client.model_record_store.watch(text=sought)
+            _watching.watch(listing(), _watching.of_frames(frames), empty=f"No model has {sought!r}.")
+        configs = client.model_record_store.list_models(text=sought)
+        if not configs and "/" in sought:
             try:
-                configs = [client.model_record_store.search_by_path(words)]
+                configs = [client.model_record_store.search_by_path(sought)]
             except UnknownModelException:
                 configs = []
-    _print_models(configs, json, empty=f"No model has {words!r}.")
+    _table.show(listing(), configs, empty=f"No model has {sought!r}.")
 
 
-@guarded
-def show(model: Model, json: Json = False) -> None:
-    """Show all that is known about a model, with its files."""
-    from modelkeep.client import Client
-    from modelkeep.configs.wire import to_file, to_model
-
-    with Client() as client:
-        key = find_key(client, model)
-        config = client.model_record_store.get_model(key)
-        files = client.model_record_store.list_files(key)
-    if json:
-        listed = [as_json(to_file(file)) for file in files]
-        print_json({"model": as_json(to_model(config)), "files": listed})
+def show(model: Models) -> None:
+    """Show all that is known about models, with their files."""
+    with connect() as client:
+        found = [_described(client, find_model(client, one)) for one in model]
+    if emit(lambda: found[0][1]() if len(found) == 1 else [data() for _, data in found]):
         return
-    print_facts(_facts(config))
-    for file in files:
-        digest = file.sha256 or file.digest_state.value
-        print(f"  {visible(file.path)}\t{size(file.size_bytes)}\tsha256 {digest}")
+    for place, (facts, _) in enumerate(found):
+        if place:
+            print()
+        facts()
 
 
-@guarded
-def edit(
-    model: Model,
-    changes: Annotated[
-        list[str],
-        typer.Argument(metavar="FIELD=VALUE...", help='Such as name=new, description=, tags=\'["a", "b"]\'.'),
-    ],
-    json: Json = False,
-) -> None:
-    """Change fields of a model's record; an empty value clears one."""
-    from modelkeep.client import Client
-    from modelkeep.configs.wire import to_model
-
-    values = assignments(changes)
-    with Client() as client:
-        config = client.model_record_store.update_model(find_key(client, model), values)
-    if json:
-        print_json(as_json(to_model(config)))
-    else:
-        print_facts(_facts(config))
+def where(model: Models) -> None:
+    """Print the absolute paths of models, one a line."""
+    with connect() as client:
+        paths = [(one.key, absolute_path(client, one)) for one in (find_model(client, name) for name in model)]
+    if not emit(lambda: [{"key": key, "path": path} for key, path in paths]):
+        for _, path in paths:
+            say(visible(path))
 
 
-@guarded
-def rm(
-    model: Model,
-    files: Annotated[
-        Files,
-        typer.Option(
-            help="keep: every file stays; owned: those inside models_dir are deleted; "
-            "any: also those of a model that was installed in place (needs --yes)."
-        ),
-    ] = Files.OWNED,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Yes, delete files outside models_dir.")] = False,
-    json: Json = False,
-) -> None:
-    """Remove a model's record, and its files inside models_dir."""
-    from modelkeep.client import Client
-
-    if files is Files.ANY and not yes:
-        raise typer.BadParameter(
-            "--files any deletes files that were there before modelkeep: repeat it with --yes"
-        )
-    with Client() as client:
-        key = find_key(client, model)
-        deleted: list[Path] = []
-        if files is Files.KEEP:
-            client.model_install.unregister(key)
-        elif files is Files.OWNED:
-            deleted = client.model_install.delete(key)
-        else:
-            deleted = client.model_install.unconditionally_delete(key)
-    if json:
-        print_json({"key": key, "deleted_paths": [str(path) for path in deleted]})
-    else:
-        least = "at least " if len(deleted) >= _NAMED_FILES else ""
-        what = (
-            f"deleted {least}{counted(len(deleted), 'file')}" if deleted else "its files stay where they are"
-        )
-        typer.echo(f"Removed {key}; {what}.")
-
-
-@guarded
 def probe(
     path: Annotated[str, typer.Argument(help="A safetensors file or a diffusers folder.")],
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="What you know already: a hint."),
     ] = None,
-    json: Json = False,
 ) -> None:
     """Tell what a file or folder holds, and why; changes nothing."""
-    from modelkeep.client import Client
     from modelkeep.install.v1 import install_pb2
     from modelkeep.model.v1 import taxonomy_pb2
 
-    with Client() as client:
+    with connect() as client:
         result = client.model_install.probe(path, overrides(set_) or None)
-    if json:
-        print_json(as_json(result))
+    if emit(lambda: as_json(result)):
         return
     parts = [taxonomy_pb2.SubModelType.Name(part.type) for part in result.submodels]
     prediction = taxonomy_pb2.PredictionType.Name(result.prediction_type)
@@ -262,35 +217,70 @@ def probe(
         strength = short(install_pb2.EvidenceStrength.Name(evidence.strength), "EVIDENCE_STRENGTH_")
         print(f"  {visible(evidence.finding)} ({strength}): {visible(evidence.observation)}")
     for other in result.ruled_out:
-        print(f"  not {other.kind}: {visible(other.reason)}")
+        print(f"  not {visible(other.kind)}: {visible(other.reason)}")
 
 
-def _print_models(configs: list[AnyModelConfig], json: bool, *, empty: str) -> None:
-    if json:
-        from modelkeep.configs.wire import to_model
+def absolute_path(client: Client, config: AnyModelConfig) -> str:
+    """Where a model lies on the services' host.
 
-        print_json({"models": [as_json(to_model(config)) for config in configs]})
-        return
-    print_table(
-        ("KEY", "NAME", "TYPE", "BASE", "FORMAT", "SIZE"),
-        [(c.key, c.name, c.model_type, c.base_model, c.model_format, size(c.size_bytes)) for c in configs],
-        empty=empty,
+    Raises:
+        ModelkeepError: It lies in a models_dir, and no service says where that is.
+    """
+    if Path(config.path).is_absolute():
+        return config.path
+    for root in client.server_info("install").roots:
+        if root.purpose == "models" and root.root_id == config.root_id:
+            return str(Path(root.path) / config.path)
+    raise ModelkeepError(
+        f"{config.name} lies at {config.path} in the models_dir {config.root_id}, which the running services do "
+        "not have.",
+        metadata={"path": config.path, "root_id": config.root_id or ""},
     )
 
 
-def _facts(config: AnyModelConfig) -> list[tuple[str, Any]]:
+def facts_of(config: AnyModelConfig, path: str | None = None) -> list[tuple[str, Any]]:
+    """What there is to say about a model, for people."""
     facts: list[tuple[str, Any]] = []
     for name in type(config).model_fields:
         value = getattr(config, name)
         if name == "size_bytes":
             value = f"{size(value)} ({value} bytes)"
+        elif name == "path" and path:
+            value = path
         elif name in ("create_time", "update_time"):
             value = when(value.timestamp()) if value else ""
         elif name == "submodels":
             value = ", ".join(part.type.value for part in value)
-        elif isinstance(value, dict):
-            value = ", ".join(f"{label}={text}" for label, text in value.items())
         elif isinstance(value, list):
             value = ", ".join(map(str, value))
         facts.append((name, value))
-    return facts
+    return sorted(facts, key=lambda fact: fact[0] != "name")
+
+
+def _described(client: Client, config: AnyModelConfig) -> tuple[Any, Any]:
+    from modelkeep.configs.wire import to_file
+
+    files = client.model_record_store.list_files(config.key)
+    try:
+        path = absolute_path(client, config)
+    except ModelkeepError:  # the install service is away: the record still says much
+        path = config.path
+
+    def facts() -> None:
+        print_facts(facts_of(config, path))
+        for file in files:
+            digest = file.sha256 or file.digest_state.value
+            print(f"  {visible(file.path)}\t{size(file.size_bytes)}\tsha256 {digest}")
+
+    def data() -> dict[str, Any]:
+        listed = [as_json(to_file(file)) for file in files]
+        return {"model": model_data(config), "files": listed, "absolute_path": path}
+
+    return facts, data
+
+
+def model_data(config: AnyModelConfig) -> dict[str, Any]:
+    """A model for programs."""
+    from modelkeep.configs.wire import to_model
+
+    return as_json(to_model(config))

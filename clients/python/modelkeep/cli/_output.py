@@ -1,39 +1,28 @@
-"""What commands print: tables for people, the API's JSON for programs."""
+"""What commands print beside tables: facts, data for programs, and numbers and times for people."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Final
 
-import typer
+from modelkeep.cli import _terminal
+from modelkeep.cli._options import Format, chosen
+from modelkeep.cli._terminal import steers, visible
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
-    from rich.console import Console
 
-#: Control characters, written out.
-_CONTROL = {n: f"\\x{n:02x}" for n in (*range(0x20), *range(0x7F, 0xA0))}
-_CONTROL |= {ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"}
-#: Narrower than this a table leaves columns out; a terminal that is breaks the lines instead.
-_LEAST_WIDTH = 80
 #: The highest number that a job can have.
-LAST_ID = (1 << 63) - 1
-
-#: The option that every reading command has.
-Json = Annotated[bool, typer.Option("--json", help="Print JSON with the field names of the API.")]
-
-
-def visible(text: object) -> str:
-    """A text from a record or a file on one line: it can neither break a table nor steer the terminal."""
-    return str(text).translate(_CONTROL)
+LAST_ID: Final = (1 << 63) - 1
+#: How much of a key a table shows.
+KEY_SHOWN: Final = 12
 
 
 def counted(number: int, noun: str) -> str:
     """A number of things: "1 file", "2 files"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def as_json(message: Message) -> dict[str, Any]:
@@ -43,59 +32,52 @@ def as_json(message: Message) -> dict[str, Any]:
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
-def print_json(value: Any, *, lines: bool = False) -> None:
-    """Print a value; with `lines` on one line, for streams."""
-    print(json.dumps(value, ensure_ascii=False, indent=None if lines else 2), flush=lines)
+def emit(value: Callable[[], Any]) -> bool:
+    """Print a value if the answer is for a program; answers whether it did."""
+    if not chosen().as_data:
+        return False
+    print_data(value())
+    return True
 
 
-def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Print rows under titles; a sentence if there are none.
+def print_data(value: Any, *, lines: bool = False) -> None:
+    """Print a value as JSON or YAML; with `lines` on one line, or as one document, for streams."""
+    if chosen().format is Format.YAML:
+        import yaml
 
-    Without a terminal the columns are separated by tabs and nothing is cut off.
-    """
-    cells = [["" if cell is None else visible(cell) for cell in row] for row in rows]
-    if not cells:
-        typer.echo(empty, err=True)
-    elif not sys.stdout.isatty():
-        for row in [titles, *cells]:
-            print("\t".join(row))
+        plain = not any(map(steers, json.dumps(value, ensure_ascii=False)))
+        text = yaml.safe_dump(value, allow_unicode=plain, sort_keys=False, explicit_start=lines).rstrip("\n")
     else:
-        from rich.table import Table
-
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for title in titles:
-            # A key is to be copied, so it is never cut off.
-            whole = title.upper() in ("KEY", "ID")
-            table.add_column(title, no_wrap=whole, overflow="fold")
-        for row in cells:
-            table.add_row(*row)
-        terminal = console()
-        terminal.width = max(terminal.width, _LEAST_WIDTH)
-        terminal.print(table)
+        text = json_text(value, indent=None if lines else 2)
+    print(text, flush=lines)
 
 
-def print_facts(facts: Iterable[tuple[str, object]]) -> None:
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """JSON in which no character steers a terminal; what it says stays the same."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return "".join(
+        json.dumps(c)[1:-1] if steers(c) and c not in "\n\x7f" else "\\u007f" if c == "\x7f" else c
+        for c in text
+    )
+
+
+def print_facts(facts: Iterable[tuple[str, object]], *, indent: int = 0) -> None:
     """Print names and values, one a line; what is empty is left out."""
     shown = [(name, str(value)) for name, value in facts if value not in (None, "", [], ())]
     width = max((len(name) for name, _ in shown), default=0)
+    margin = " " * indent
+    terminal = _terminal.stdout()
     for name, value in shown:
-        lines = [visible(line) for line in value.splitlines()]
-        print(f"{name + ':':<{width + 1}} " + ("\n" + " " * (width + 2)).join(lines))
+        lines = [visible(line) for line in value.splitlines()] or [""]
+        title = terminal.look(f"{name + ':':<{width + 1}}", "bold")
+        print(f"{margin}{title} " + ("\n" + margin + " " * (width + 2)).join(lines))
 
 
-def print_pruned(count: int, noun: str, json: bool) -> None:
-    """Say how many jobs were forgotten."""
-    if json:
-        print_json({"pruned_count": str(count)})
-    else:
-        typer.echo(f"Forgot {counted(count, noun)}.")
-
-
-def console(*, stderr: bool = False) -> Console:
-    """A console that takes text as it is."""
-    from rich.console import Console
-
-    return Console(stderr=stderr, markup=False, highlight=False)
+def say(text: str) -> None:
+    """Print a line of the answer at once."""
+    print(text, flush=True)
 
 
 def size(count: int) -> str:
@@ -111,7 +93,7 @@ def size(count: int) -> str:
 def progress(job: Any) -> str:
     """Bytes done of bytes in total, for people."""
     if not job.total_bytes:
-        return ""
+        return size(job.bytes) if job.bytes else ""
     return f"{size(job.bytes)} of {size(job.total_bytes)}"
 
 
@@ -123,6 +105,24 @@ def when(seconds: float | None) -> str:
         return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):
         return f"{seconds:.0f} s after 1970"
+
+
+def lasting(seconds: float) -> str:
+    """A length of time for people: "12 s", "5 min", "3 h", "2 d"."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def ago(seconds: float | None, now: float) -> str:
+    """How long ago a time was: "5 min ago"."""
+    if not seconds:
+        return ""
+    past = now - seconds
+    if past < 0:
+        return f"in {lasting(-past)}" if past < -1 else "now"
+    return "now" if past < 1 else f"{lasting(past)} ago"
 
 
 def short(enum_name: str, prefix: str) -> str:

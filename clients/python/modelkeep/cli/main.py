@@ -5,17 +5,30 @@ from __future__ import annotations
 import io
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from modelkeep import __version__
-from modelkeep.cli import _cache, _downloads, _installs, _models, _suite
+from modelkeep.cli import (
+    _cache,
+    _changes,
+    _contexts,
+    _downloads,
+    _installs,
+    _models,
+    _options,
+    _status,
+    _suite,
+    _terminal,
+    _verify,
+)
+from modelkeep.cli._verbs import PLACE, Group, sharing
 from modelkeep.defaults import EXIT_FAILED, EXIT_USAGE
 
 app = typer.Typer(
     name="modelkeep",
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: drawing boxes costs a third of the time
@@ -29,57 +42,44 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Data folder of the suite; ./modelkeep-data by default.",
-            envvar="MODELKEEP_DATA_DIR",
-            parser=_suite.folder_named,
-        ),
-    ] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="File with the token to show; by default the suite's own.", envvar="MODELKEEP_TOKEN_FILE"
-        ),
-    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Know, fetch, install and lend machine-learning models.
 
-    Services are found by MODELKEEP_CLIENT_<SERVICE>_ADDRESS, then by the suite that runs on the data
-    folder, then at the default ports 50051 to 50054. The suite of the same user is called through its UNIX
-    sockets; others want a token.
+    The suite is that of --address and --data-dir, here or after the verb; then that of
+    MODELKEEP_CLIENT_<SERVICE>_ADDRESS and MODELKEEP_DATA_DIR; then that of the context in use (`modelkeep
+    context`); then the one in ./modelkeep-data; then what answers at the default ports 50051 to 50054. The
+    suite of the same user is called through its UNIX sockets; others want a token.
 
-    Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 unreachable, 130 interrupted.
+    Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 unreachable, 130 interrupted. A command that waits
+    for a job ends with the code of the job's error; 1 if it was cancelled or waits for somebody.
     """
-    if data_dir is not None:
-        # Read by the client, and by the services that `up` starts.
-        os.environ["MODELKEEP_DATA_DIR"] = str(data_dir)
-    if token_file is not None:
-        os.environ["MODELKEEP_TOKEN_FILE"] = str(token_file)
 
 
+app.callback()(sharing(root, PLACE))
 _suite.add_to(app)
+_status.add_to(app)
 _installs.add_to(app)
 _models.add_to(app)
+_changes.add_to(app)
+_verify.add_to(app)
 _downloads.add_to(app)
 _cache.add_to(app)
+_contexts.add_to(app)
 
 
 def main() -> None:
     """Run the command line; the process exits with its code."""
+    _options.forget()
     for argument in sys.argv[1:]:
         try:
             argument.encode()
         except UnicodeEncodeError:
-            typer.echo(
-                f"Error: The argument {argument!a} is no UTF-8; rename the file, or check the terminal.",
-                err=True,
+            _terminal.complain(
+                f"Error: The argument {argument!a} is no UTF-8; rename the file, or check the terminal."
             )
             sys.exit(EXIT_USAGE)
     # A terminal of few characters shows the others written out; an output never ends in the middle.
@@ -100,5 +100,5 @@ def _finish_output() -> None:
         # What is still in the buffer must not fail a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if not isinstance(error, BrokenPipeError):  # `modelkeep list | head` is no error
-            typer.echo(f"Error: The output cannot be written: {error.strerror}.", err=True)
+            _terminal.complain(f"Error: The output cannot be written: {error.strerror}.")
             sys.exit(EXIT_FAILED)

@@ -1,0 +1,36 @@
+"""``FIELD=VALUE``: what a person says about a model's record."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import typer
+
+
+def assignments(given: list[str] | None) -> dict[str, Any]:
+    """``name=value`` texts as a dict; what is no text in a config is read as JSON, an empty value clears."""
+    from modelkeep.configs import field_types
+
+    types = field_types()
+    values: dict[str, Any] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{text!r} is not FIELD=VALUE, such as name=my-model")
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = value
+        outer, inner = types.get(name, (str, str))
+        allowed = (int, float) if outer is float else outer
+        # A name may be 42, or true.
+        meant = parsed if isinstance(parsed, allowed) else value
+        alone = outer is list and issubclass(inner, str) and meant == value
+        values[name] = None if value == "" else [value] if alone else meant
+    return values
+
+
+def overrides(given: list[str] | None) -> dict[str, Any]:
+    """The same over what a probe finds: an empty value leaves the record's empty, whatever is found."""
+    return {name: "" if value is None else value for name, value in assignments(given).items()}

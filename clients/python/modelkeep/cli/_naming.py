@@ -1,0 +1,122 @@
+"""How a person names a model: by its name, by `name:base`, or by a key of which some characters will do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from modelkeep.cli import _complete
+from modelkeep.cli._output import KEY_SHOWN
+from modelkeep.cli._words import did_you_mean
+from modelkeep.exceptions import AmbiguousModelException, UnknownModelException
+
+if TYPE_CHECKING:
+    from modelkeep.client import Client
+    from modelkeep.configs import AnyModelConfig
+
+_HELP: Final = "A model: its name, name:base, or its key, of which the first 4 characters or more will do."
+Model = Annotated[str, typer.Argument(help=_HELP, autocompletion=_complete.models)]
+Models = Annotated[list[str], typer.Argument(help=_HELP, autocompletion=_complete.models)]
+OneModel = Annotated[
+    str | None, typer.Argument(help="Only this model.", autocompletion=_complete.models)
+]
+Submodel = Annotated[
+    str | None, typer.Option(help="Only this component, such as vae.", autocompletion=_complete.submodels)
+]
+
+_KEY: Final = re.compile(r"[0-9a-f]{32}")
+_PART_OF_KEY: Final = re.compile(r"[0-9a-f]{4,31}")
+#: How many candidates a sentence names.
+_NAMED: Final = 8
+#: What a search for text takes.
+_LONGEST_SEARCH: Final = 1024
+_MOST_WORDS: Final = 16
+
+
+def find_model(client: Client, text: str) -> AnyModelConfig:
+    """The model that a person means.
+
+    Raises:
+        UnknownModelException: There is none.
+        AmbiguousModelException: There are several; the message names them.
+    """
+    if not text.strip():
+        # For a search, no name is every name: `rm "$KEY"` with KEY not set must not find the only model.
+        raise typer.BadParameter("the model is an empty text; give its key or its name")
+    store = client.model_record_store
+    if _KEY.fullmatch(text.lower()):
+        return store.get_model(text.lower())
+    name, colon, base = text.rpartition(":")
+    for called, by_base in ((text, ""), (name, base.casefold())) if colon and name else ((text, ""),):
+        found = [config for config in _called(client, called) if not by_base or _fits(config, by_base)]
+        if found:
+            return _only(found, f"the name {called!r}" + (f" for {base}" if by_base else ""), text)
+    # A key's beginning, or nothing: now all of them count.
+    everything = store.list_models()
+    if _PART_OF_KEY.fullmatch(text.lower()) and (
+        found := [config for config in everything if config.key.startswith(text.lower())]
+    ):
+        return _only(found, f"a key that begins with {text.lower()}", text)
+    near = did_you_mean(text, [config.name for config in everything])
+    raise UnknownModelException(f"No model has the key or name {text!r}.{near}", metadata={"name": text})
+
+
+def find_key(client: Client, text: str) -> str:
+    """The key of the model that a person means; of a whole key it is not asked whether there is one.
+
+    Raises:
+        UnknownModelException: There is none.
+        AmbiguousModelException: There are several; the message names them.
+    """
+    return text.lower() if _KEY.fullmatch(text.lower()) else find_model(client, text).key
+
+
+def find_part(client: Client, text: str, submodel: str | None) -> tuple[str, str | None]:
+    """The key and the component of what is named as tables show it: `tiny-sd/vae`, or `tiny-sd`."""
+    if submodel is None and "/" in text:
+        name, _, part = text.rpartition("/")
+        if name and part.lower() in _complete.submodel_names():
+            try:
+                return find_key(client, name), part.lower()
+            except UnknownModelException:
+                pass  # then the slash belongs to the name
+    return find_key(client, text), submodel
+
+
+def names_of(client: Client, keys: Iterable[str]) -> dict[str, str]:
+    """Key → name of the models that there are among some keys."""
+    return {config.key: config.name for config in client.model_record_store.get_models(sorted(set(keys)))}
+
+
+def _called(client: Client, name: str) -> Sequence[AnyModelConfig]:
+    """The models of exactly this name; if there is none, those whose name differs in case alone."""
+    store = client.model_record_store
+    if found := store.list_models(name=name):
+        return found
+    if len(name) > _LONGEST_SEARCH or not 0 < len(name.split()) <= _MOST_WORDS:
+        return []
+    return [one for one in store.list_models(text=name) if one.name.casefold() == name.casefold()]
+
+
+def _fits(config: AnyModelConfig, base: str) -> bool:
+    return base in (config.base_model.casefold(), *(str(other) for other in config.compatible_bases))
+
+
+def _only(found: Sequence[AnyModelConfig], what: str, text: str) -> AnyModelConfig:
+    if len(found) == 1:
+        return found[0]
+    named = [
+        f"{one.name}:{one.base_model} ({one.model_type}, {one.key[:KEY_SHOWN]})" for one in found[:_NAMED]
+    ]
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    raise AmbiguousModelException(
+        f"{len(found)} models have {what}: {', '.join(named)}{more}.",
+        metadata={
+            "name": text,
+            "count": str(len(found)),
+            "keys": ",".join(one.key for one in found[:_NAMED]),
+        },
+    )

@@ -1,0 +1,222 @@
+"""Lists: the columns that fit the terminal, or JSON, YAML, names, keys."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+from modelkeep.cli import _terminal
+from modelkeep.cli._options import Format, Options, chosen
+from modelkeep.cli._output import KEY_SHOWN, ago, print_data, size, when
+from modelkeep.cli._select import selected
+from modelkeep.cli._terminal import Look, Terminal, cells, visible
+
+T = TypeVar("T")
+
+_GAP: Final = "  "
+#: A column that may be cut is never narrower, unless there is nothing else to give way.
+_LEAST: Final = 12
+_LEAST_OF_ALL: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Column(Generic[T]):
+    """One column of a list.
+
+    Attributes:
+        title: Its title, and by which name a list is sorted.
+        cell: What stands in it.
+        brief: What stands in it on a terminal; the cell by default.
+        right: Whether it is aligned to the right, as numbers are.
+        drop: Columns of the highest number go first where there is no room; those of 0 never.
+        cut: Whether what is too long is cut off, at the "end" or the "start"; "" never.
+        wide: Whether it is shown with ``-o wide`` alone.
+        order: What a list is sorted by; the cell by default.
+        look: How it is written.
+    """
+
+    title: str
+    cell: Callable[[T], object]
+    brief: Callable[[T, float], object] | None = None
+    right: bool = False
+    drop: int = 0
+    cut: str = ""
+    wide: bool = False
+    order: Callable[[T], Any] | None = None
+    look: Callable[[T], Look | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[T]):
+    """How a kind of thing is listed.
+
+    Attributes:
+        noun: What one is: "model".
+        field: Under which name the list stands in JSON; that of the API.
+        columns: Its columns, in order.
+        key: What names one for good: a key, a number.
+        name: What a person calls one.
+        data: One for programs.
+        filters: What ``--filter`` looks at: name → the values that one has.
+        totals: What the footer says beside the number.
+    """
+
+    noun: str
+    field: str
+    columns: Sequence[Column[T]]
+    key: Callable[[T], str]
+    name: Callable[[T], str]
+    data: Callable[[T], Any]
+    filters: Mapping[str, Callable[[T], Iterable[str]]] = field(default_factory=dict)
+    totals: Callable[[Sequence[T]], str] = lambda rows: ""
+
+
+def key_column(key: Callable[[T], str], drop: int) -> Column[T]:
+    """The column of a model's key."""
+    return Column("KEY", key, lambda row, now: key(row)[:KEY_SHOWN], drop=drop)
+
+
+def size_column(count: Callable[[T], int], drop: int, title: str = "SIZE") -> Column[T]:
+    """A column of bytes."""
+    return Column(title, lambda row: size(count(row)), right=True, drop=drop, order=count)
+
+
+def time_column(
+    title: str, seconds: Callable[[T], float | None], drop: int, *, wide: bool = False
+) -> Column[T]:
+    """A column of times: how long ago on a terminal, else when."""
+    return Column(
+        title,
+        lambda row: when(seconds(row)),
+        lambda row, now: ago(seconds(row), now),
+        drop=drop,
+        wide=wide,
+        order=lambda row: seconds(row) or 0.0,
+    )
+
+
+def show(listing: Listing[T], rows: Sequence[T], *, empty: str) -> None:
+    """Print a list in the way that was chosen.
+
+    Args:
+        listing: How this kind of thing is listed.
+        rows: The things.
+        empty: What is said, on stderr, where there is none.
+    """
+    kept = selected(listing, rows)
+    options = chosen()
+    if options.quiet or options.format is Format.NAME:
+        name = listing.key if options.quiet else listing.name
+        for row in kept:
+            print(visible(name(row)))
+    elif options.as_data:
+        print_data({listing.field: [listing.data(row) for row in kept]})
+    elif not kept:
+        _terminal.complain(f"No {listing.noun} passes these filters." if rows else empty)
+    else:
+        for line in lines(listing, kept, _terminal.stdout(), all_of=len(rows)):
+            print(line)
+
+
+def lines(
+    listing: Listing[T],
+    rows: Sequence[T],
+    terminal: Terminal,
+    *,
+    all_of: int | None = None,
+    now: float | None = None,
+    options: Options | None = None,
+) -> list[str]:
+    """A table as lines: titles, rows, and on a terminal a footer.
+
+    Args:
+        listing: How this kind of thing is listed.
+        rows: The things, at least one.
+        terminal: What it is for.
+        all_of: How many there are before filters; as many as `rows` by default.
+        now: The time, in seconds since the epoch.
+        options: How to print; as was chosen by default.
+    """
+    options = chosen() if options is None else options
+    clock = time.time() if now is None else now
+    wide = options.format is Format.WIDE
+    columns = [column for column in listing.columns if wide or not column.wide]
+    whole = wide or options.whole or terminal.width is None
+    table = [[_text(column, row, whole, clock) for column in columns] for row in rows]
+    if terminal.width is None:
+        return ["\t".join(cells) for cells in ([column.title for column in columns], *table)]
+    widths = [
+        max(cells(column.title), *(cells(line[place]) for line in table))
+        for place, column in enumerate(columns)
+    ]
+    if not whole:
+        shown = fit(columns, widths, terminal.width)
+        columns = [columns[place] for place in shown]
+        table = [[line[place] for place in shown] for line in table]
+        widths = list(shown.values())
+    looks = [[column.look(row) if column.look else None for column in columns] for row in rows]
+    titles = _line([column.title for column in columns], columns, widths, ["bold"] * len(columns), terminal)
+    body = [_line(line, columns, widths, look, terminal) for line, look in zip(table, looks, strict=True)]
+    return [titles, *body, terminal.look(footer(listing, rows, all_of), "dim")]
+
+
+def footer(listing: Listing[T], rows: Sequence[T], all_of: int | None = None) -> str:
+    """How many there are, and what they come to."""
+    plural = listing.noun if len(rows) == 1 and all_of in (None, 1) else f"{listing.noun}s"
+    number = f"{len(rows):,} {plural}" if all_of in (None, len(rows)) else f"{len(rows):,} of {all_of:,} {plural}"
+    return ", ".join(filter(None, (number, listing.totals(rows))))
+
+
+def fit(columns: Sequence[Column[T]], widths: Sequence[int], room: int) -> dict[int, int]:
+    """Which columns are shown where there is not room for all, and how wide: place → width.
+
+    Columns go by their priority until the others fit with what can be cut cut short; then room is given to
+    those, evenly.
+    """
+    least = {
+        place: min(width, max(_LEAST, len(column.title))) if column.cut else width
+        for place, (column, width) in enumerate(zip(columns, widths, strict=True))
+    }
+
+    def taken(shown: Mapping[int, int]) -> int:
+        return sum(shown.values()) + len(_GAP) * (len(shown) - 1)
+
+    while taken(least) > room:
+        place = max(least, key=lambda place: (columns[place].drop, place))
+        if columns[place].drop == 0:
+            break
+        del least[place]
+    while taken(least) > room:
+        soft = [place for place in least if columns[place].cut and least[place] > _LEAST_OF_ALL]
+        if not soft:
+            break
+        least[max(soft, key=lambda place: least[place])] -= 1
+    spare = room - taken(least)
+    while spare > 0 and (short := [place for place in least if least[place] < widths[place]]):
+        least[min(short, key=lambda place: least[place])] += 1
+        spare -= 1
+    return least
+
+
+def _text(column: Column[T], row: T, whole: bool, now: float) -> str:
+    value = column.cell(row) if whole or column.brief is None else column.brief(row, now)
+    return "" if value is None else visible(value)
+
+
+def _line(
+    texts: Sequence[str],
+    columns: Sequence[Column[Any]],
+    widths: Sequence[int],
+    looks: Sequence[Look | None],
+    terminal: Terminal,
+) -> str:
+    out = []
+    last = len(columns) - 1
+    for place, (text, column, width) in enumerate(zip(texts, columns, widths, strict=True)):
+        shown = terminal.cut(text, width, keep_end=column.cut == "start")
+        blank = " " * (width - cells(shown))
+        seen = terminal.look(shown, looks[place])
+        out.append(blank + seen if column.right else seen if place == last else seen + blank)
+    return _GAP.join(out).rstrip()
