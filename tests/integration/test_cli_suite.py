@@ -73,7 +73,7 @@ def test_a_model_is_installed_looked_at_changed_and_removed(suite: Suite, lora: 
     assert key in run(suite, "list", "--tag", "ink", "--tag", "paper").stdout
 
     assert run_json(suite, "installs", "list")["installs"][0]["model_key"] == key
-    assert f"Removed {key}" in run(suite, "rm", "sketch").stdout
+    assert f"Removed sketch ({key})" in run(suite, "rm", "sketch").stdout
     assert lora.exists()
     run(suite, "show", key, code=3)
 
@@ -181,7 +181,7 @@ def test_a_name_that_two_models_have_is_refused_with_their_keys(suite: Suite, tm
         run(suite, "install", str(path), "--name", "twin")
         keys.append(run_json(suite, "search", str(path))["models"][0]["key"])
     result = run(suite, "show", "twin", code=1)
-    assert all(key in result.stderr for key in keys)
+    assert all(key[:12] in result.stderr for key in keys)
     for key in keys:
         run(suite, "rm", key)
 
@@ -274,7 +274,7 @@ def test_an_install_is_cancelled_by_command_and_jobs_are_pruned(suite: Suite, lo
 
 def test_a_terminal_gets_a_progress_bar_and_tables(suite: Suite, lora: Path) -> None:
     body = lora.read_bytes()
-    columns = {"list": "40"}  # narrower than a key and the rest: nothing is left out
+    columns = {"list": "40"}  # narrower than all columns: some are left out
     terminal, side = os.openpty()
     with HttpServer() as server:
         url = server.put("/shown.safetensors", Resource(body, rate=len(body)))
@@ -300,7 +300,7 @@ def test_a_terminal_gets_a_progress_bar_and_tables(suite: Suite, lora: Path) -> 
                 assert "━".encode() in shown
                 assert b"MB/s" in shown
             if arguments[0] == "list":
-                assert re.search(rb"[0-9a-f]{32} +shown", shown)
+                assert re.search(rb"shown +[0-9a-f]{12} ", shown)
     os.close(terminal)
     os.close(side)
 
@@ -332,7 +332,7 @@ def test_an_output_that_nobody_reads_is_no_error_and_a_full_disk_is_told(suite: 
 def test_the_data_folder_is_named_by_flag_too(suite: Suite) -> None:
     process = start(suite, "--data-dir", str(suite.data_dir), "list", "--json")
     out, said = process.communicate(timeout=30)
-    assert (process.returncode, json.loads(out)) == (0, {"models": []}), said
+    assert (process.returncode, list(json.loads(out))) == (0, ["models"]), said
 
 
 def test_the_token_is_printed_and_another_one_can_be_shown(suite: Suite, tmp_path: Path) -> None:

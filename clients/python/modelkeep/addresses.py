@@ -27,9 +27,11 @@ def find_addresses(
         token_file: File with the token to show; by default what MODELKEEP_TOKEN_FILE names.
         environ: The environment; this process's by default.
 
-    The order is: `given`, ``MODELKEEP_CLIENT_<SERVICE>_ADDRESS``, ``run/suite.json``, the default ports. Of a
-    running suite its UNIX socket is taken; where that is out of reach, its port and the owner's token. That
-    token is shown nowhere else.
+    The order is: `given`, `data_dir`, ``MODELKEEP_CLIENT_<SERVICE>_ADDRESS``, ``MODELKEEP_DATA_DIR``, the
+    suite in ``./modelkeep-data``, the default ports. Of a running suite its UNIX socket is taken; where that
+    is out of reach, its port and the owner's token. That token is shown nowhere else. Where a data folder is
+    named, or a suite found, no other suite is called in its place: a service that it does not have has no
+    address, and to call it is an error.
 
     Raises:
         ForbiddenPathException: The suite in ``./modelkeep-data`` is another user's, and nobody named it.
@@ -38,9 +40,11 @@ def find_addresses(
     given = given or {}
     folder = find_data_dir(data_dir, environ)
     suite_file = suite_file_path(folder)
-    if not (data_dir or environ.get("MODELKEEP_DATA_DIR")):
+    is_named = bool(data_dir or environ.get("MODELKEEP_DATA_DIR"))
+    if not is_named:
         _refuse_strangers(suite_file)
-    suite = read_suite_file(folder) or SuiteFile()
+    found = read_suite_file(folder)
+    suite = found or SuiteFile()
     running, sockets = suite.addresses, suite.sockets
     named = token_file or environ.get("MODELKEEP_TOKEN_FILE")
     shown: Token | None = TokenFile(Path(named)) if named else None
@@ -54,13 +58,17 @@ def find_addresses(
     def find(service: ServiceName) -> Address:
         if target := given.get(service):
             return Address(service, target, "the caller", token=token_for(target))
-        if target := environ.get(variable(service)):
+        if not data_dir and (target := environ.get(variable(service))):
             origin = f"the environment variable {variable(service)}"
             return Address(service, target, origin, token=token_for(target))
         if (path := sockets.get(service)) and os.access(path, os.W_OK):
             return Address(service, f"unix:{path}", str(suite_file), token=shown)
         if target := running.get(service):
             return Address(service, target, str(suite_file), token=token_for(target))
+        if found is not None:
+            return Address(service, "", f"the suite in {folder} runs without it", _remedy(folder))
+        if is_named:
+            return Address(service, "", f"no suite runs on {folder}", _remedy(folder))
         return Address(service, DEFAULT_ADDRESSES[service], "the default port", token=shown)
 
     return {service: find(service) for service in SERVICES}
@@ -77,6 +85,10 @@ def find_token(
     environ = os.environ if environ is None else environ
     named = environ.get("MODELKEEP_TOKEN_FILE")
     return TokenFile(Path(named) if named else token_path(find_data_dir(data_dir, environ)))()
+
+
+def _remedy(folder: Path) -> str:
+    return f"Start it with `modelkeep up --data-dir {folder}`, or name another data folder."
 
 
 def _refuse_strangers(suite_file: Path) -> None:

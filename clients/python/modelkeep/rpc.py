@@ -82,7 +82,7 @@ class Address:
 
     Attributes:
         service: Its short name.
-        target: ``host:port``, or ``unix:/path/of/socket``.
+        target: ``host:port``, or ``unix:/path/of/socket``; empty if it is nowhere: to call it is an error.
         origin: Who said so, for error messages: "the setting record_address".
         remedy: What to do when nothing answers there, as a sentence.
         token: Gives the token that calls show; None shows none.
@@ -158,15 +158,33 @@ class TokenFile:
 
 
 def open_channel(address: Address, *options: tuple[str, Any]) -> grpc.Channel:
-    """A channel to a service, for plain code; connects when it is first used. `options` go last."""
+    """A channel to a service, for plain code; connects when it is first used. `options` go last.
+
+    Raises:
+        UpstreamUnavailableException: The service is nowhere.
+    """
+    _refuse_nowhere(address)
     channel = grpc.insecure_channel(address.target, options=(*OPTIONS, *options))
     return cast(grpc.Channel, _with_token(channel, address.token))
 
 
 def open_async_channel(address: Address, *options: tuple[str, Any]) -> aio.Channel:
-    """A channel to a service, for asyncio; connects when it is first used. `options` go last."""
+    """A channel to a service, for asyncio; connects when it is first used. `options` go last.
+
+    Raises:
+        UpstreamUnavailableException: The service is nowhere.
+    """
+    _refuse_nowhere(address)
     channel = aio.insecure_channel(address.target, options=(*OPTIONS, *options))
     return cast(aio.Channel, _with_token(channel, address.token))
+
+
+def _refuse_nowhere(address: Address) -> None:
+    if not address.target:
+        raise UpstreamUnavailableException(
+            f"There is no {address.service} service to call: {address.origin}. {address.remedy}",
+            metadata={"peer": address.service, "service": address.service, "address": ""},
+        )
 
 
 def with_retries() -> tuple[str, Any]:

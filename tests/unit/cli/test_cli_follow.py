@@ -7,12 +7,13 @@ import re
 import sys
 import time
 from collections.abc import Generator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from modelkeep.cli import _follow
+from modelkeep.cli._bar import Bar, Standing, drawn
+from modelkeep.cli._terminal import Terminal, cells
 from modelkeep.client import WatchFrame
 from modelkeep.client._install_jobs import ModelInstallJob
 from modelkeep.client._watch import WatchEvent
@@ -88,10 +89,41 @@ def test_on_a_terminal_the_reason_stands_above_a_bar_that_fits_and_counts_down(
     for name, value in {"COLUMNS": columns, "LINES": 40, "TERM": "xterm"}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr(_follow, "time", SimpleNamespace(time=lambda: 1000.0))
-    with _follow.Bar().shown() as bar:
-        bar.update("Install 3: downloading", 5, 10, *_follow.waits(waiting(2, 1012.0)))
+    message = waiting(2, 1012.0, progress=job_pb2.Progress(bytes_done=5, bytes_total=10))
+    with Bar(now=lambda: 1000.0).shown() as bar:
+        bar.update(_follow.standing("Install 3: downloading", message))
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()).replace("\r", "\n").splitlines()
     assert BUSY in " ".join(lines)
     assert any("downloading" in line and "12 s" in line for line in lines), lines
     assert max(map(len, lines)) <= columns
+
+
+def test_a_pipe_gets_a_line_for_every_tenth_and_for_every_ten_seconds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seconds = 0.0
+    bar = Bar(clock=lambda: seconds)
+    for seconds, done in ((0, 0), (1, 5), (2, 9), (3, 10), (13, 19), (14, 20), (15, 21)):  # noqa: B007
+        bar.update(Standing("Install 3: downloading", done * 1000, 100_000, rate=2000))
+    assert capsys.readouterr().err.splitlines() == [
+        "Install 3: downloading",
+        "Install 3: downloading: 10 %, 10.0 kB of 100.0 kB, 2.0 kB/s",
+        "Install 3: downloading: 19 %, 19.0 kB of 100.0 kB, 2.0 kB/s",
+        "Install 3: downloading: 20 %, 20.0 kB of 100.0 kB, 2.0 kB/s",
+    ]
+
+
+@pytest.mark.parametrize("columns", range(20, 121, 4))
+def test_a_bar_is_narrower_than_the_terminal_whatever_it_tells(columns: int) -> None:
+    standing = Standing(
+        "Install 3: downloading",
+        45_000_000,
+        100_000_000,
+        12_300_000,
+        file="模型/unet\u202e.safetensors",
+        until=9.0,
+    )
+    line = drawn(standing, Terminal(width=columns, moves=True), 0.0)
+    assert cells(line) < columns
+    assert "\u202e" not in line
+    assert columns < 60 or "45 %" in line

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Final
 
 from modelkeep.cli import _terminal
@@ -135,7 +136,8 @@ class Bar:
             self._tell(standing)
             return
         if standing.why and (before is None or before.why != standing.why):
-            self._write(f"\r\x1b[2K{visible(standing.why)}\n")
+            width = _terminal.stderr().width or 80
+            self._write("\r\x1b[2K" + "".join(f"{line}\n" for line in wrap(visible(standing.why), width - 1)))
         self._draw()
 
     def _draw(self) -> None:

@@ -9,11 +9,11 @@ import typer
 
 from modelkeep.cli import _complete, _table, _watching
 from modelkeep.cli._asking import DryRun
+from modelkeep.cli._listing import Column, Listing, size_column, time_column
 from modelkeep.cli._naming import Model, OneModel, find_key, find_part
 from modelkeep.cli._options import chosen
 from modelkeep.cli._output import as_json, counted, emit, print_facts, say, short, size
 from modelkeep.cli._places import connect
-from modelkeep.cli._table import Column, Listing, size_column, time_column
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import DATA, LIST, group, verb
 
@@ -119,7 +119,8 @@ def load(
     submodel: Annotated[
         list[str] | None,
         typer.Option(
-            help="Component of a main model, such as vae; may be repeated.", autocompletion=_complete.submodels
+            help="Component of a main model, such as vae; may be repeated.",
+            autocompletion=_complete.submodels,
         ),
     ] = None,
     precision: Annotated[
@@ -161,8 +162,8 @@ def residents(model: OneModel = None) -> None:
     with connect() as client:
         key = find_key(client, model) if model else None
         if chosen().watch:
-            frames = _watching.of_frames(client.model_loader.watch(key))
-            _watching.watch(residents_listing(), frames, empty=_NOTHING)
+            states = _watching.of_frames(client.model_loader.watch(key))
+            _watching.watch(residents_listing(), states, empty=_NOTHING)
         found = client.model_loader.residents(key)
     _table.show(residents_listing(), found, empty=_NOTHING)
 
@@ -193,8 +194,8 @@ def revoke(
         ended = client.model_loader.revoke(lease, why)
     if not emit(lambda: as_json(ended)):
         say(
-            f"Ended {visible(ended.id)} of {visible(' '.join(_lent(ended)))}. What its holder has mapped stays "
-            "there until it lets go."
+            f"Ended {visible(ended.id)} of {visible(' '.join(_lent(ended)))}. What its holder has mapped "
+            "stays there until it lets go."
         )
 
 
@@ -210,7 +211,7 @@ def capacity_facts(answer: loader_service_pb2.GetCapacityResponse) -> list[tuple
     """Budgets and what is in use, for people."""
     from modelkeep.loader.v1 import resident_pb2
 
-    def name(tier: loader_service_pb2.TierCapacity) -> str:
+    def name(tier: resident_pb2.TierCapacity) -> str:
         return f"{short(resident_pb2.Tier.Name(tier.tier), 'TIER_')} {tier.device}".strip()
 
     tiers: list[tuple[str, object]] = [
@@ -242,9 +243,8 @@ def evict(
     if not emit(lambda: as_json(answer)):
         mapped = f"; {size(answer.zombie_bytes)} still mapped by workers" if answer.zombie_bytes else ""
         did, again = ("Would drop", "") if dry_run else ("Dropped", " again")
-        say(
-            f"{did} {counted(answer.evicted_count, 'component')}, {size(answer.freed_bytes)} free{again}{mapped}."
-        )
+        what = counted(answer.evicted_count, "component")
+        say(f"{did} {what}, {size(answer.freed_bytes)} free{again}{mapped}.")
 
 
 def _state(resident: resident_pb2.Resident) -> str:

@@ -12,11 +12,11 @@ import typer
 from modelkeep.cli import _complete, _table
 from modelkeep.cli._asking import DryRun, Yes, agreed
 from modelkeep.cli._fields import assignments
+from modelkeep.cli._listing import Column, Listing, size_column
 from modelkeep.cli._models import absolute_path, facts_of, model_data
 from modelkeep.cli._naming import Model, Models, find_key, find_model
 from modelkeep.cli._output import counted, emit, print_facts, say, size
 from modelkeep.cli._places import connect
-from modelkeep.cli._table import Column, Listing, size_column
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import DATA, LIST, group, verb
 from modelkeep.exceptions import ModelkeepError, UnavailableException
@@ -65,7 +65,8 @@ class Removal:
         what = f"{counted(self.files, 'file')}, {size(self.bytes)}"
         fate = f"deletes {what}" if self.goes else f"keeps {what}"
         held = "leases not known" if self.leases is None else counted(self.leases, "lease")
-        return f"  {self.config.name} ({self.config.model_type}, {self.config.base_model}): {fate}, {held}, {self.path}"
+        kind = f"{self.config.model_type}, {self.config.base_model}"
+        return f"  {self.config.name} ({kind}): {fate}, {held}, {self.path}"
 
     @property
     def data(self) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def add_to(app: typer.Typer) -> None:
         takes=DATA,
         examples=(
             "modelkeep edit tiny-sd name=my-sd description='for tests'",
-            "modelkeep edit sketch 'tags=[\"ink\", \"paper\"]' trigger_phrases=",
+            'modelkeep edit sketch \'tags=["ink", "paper"]\' trigger_phrases=',
         ),
     )(edit)
     verb(
@@ -249,7 +250,9 @@ def _remove(client: Client, key: str, files: Files) -> list[str]:
     if files is Files.KEEP:
         client.model_install.unregister(key)
         return []
-    remove = client.model_install.delete if files is Files.OWNED else client.model_install.unconditionally_delete
+    remove = (
+        client.model_install.delete if files is Files.OWNED else client.model_install.unconditionally_delete
+    )
     return [str(path) for path in remove(key)]
 
 
@@ -258,6 +261,4 @@ def _summary(planned: list[Removal]) -> str:
     files = counted(sum(removal.files for removal in gone), "file")
     leases = sum(removal.leases or 0 for removal in planned)
     held = f" under {counted(leases, 'lease')}" if leases else ""
-    return (
-        f"{counted(len(planned), 'model')}{held}, {files}, {size(sum(removal.bytes for removal in gone))}"
-    )
+    return f"{counted(len(planned), 'model')}{held}, {files}, {size(sum(removal.bytes for removal in gone))}"

@@ -34,7 +34,9 @@ def models(context: typer.Context, incomplete: str) -> list[str]:
 def tags(context: typer.Context, incomplete: str) -> list[str]:
     """Tags that models have."""
     return _of_service(
-        context, incomplete, lambda client: (t for c in client.model_record_store.list_models() for t in c.tags)
+        context,
+        incomplete,
+        lambda client: (t for c in client.model_record_store.list_models() for t in c.tags),
     )
 
 

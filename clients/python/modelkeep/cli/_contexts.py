@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from modelkeep.cli import _complete, _options, _places, _table
+from modelkeep.cli._listing import Column, Listing
 from modelkeep.cli._output import emit, print_facts, say
 from modelkeep.cli._places import Place
-from modelkeep.cli._table import Column, Listing
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import DATA, LIST, group, verb
 
@@ -76,7 +76,7 @@ def add(name: Annotated[str, typer.Argument(help="Name of the new context.")]) -
         raise typer.BadParameter("say which suite it is: --data-dir DIR, or --address SERVICE=ADDRESS")
     made = Place(
         data_dir=_absolute(options.data_dir),
-        addresses=dict(options.addresses),
+        addresses={str(name): to for name, to in options.addresses.items()},
         token_file=_absolute(options.token_file),
     )
     config = _places.read()
@@ -94,7 +94,9 @@ def use(name: Name) -> None:
     say("No context is in use." if name == "-" else f"{visible(name)} is in use.")
 
 
-def show(name: Annotated[str | None, typer.Argument(help="Name; the one in use if none is given.")] = None) -> None:
+def show(
+    name: Annotated[str | None, typer.Argument(help="Name; the one in use if none is given.")] = None,
+) -> None:
     """Show a context."""
     config = _places.read()
     named = name or config.current

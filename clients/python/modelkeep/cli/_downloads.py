@@ -11,10 +11,21 @@ import typer
 from modelkeep.cli import _complete, _table, _terminal, _watching
 from modelkeep.cli._errors import code_of, complain
 from modelkeep.cli._follow import follow, waits
+from modelkeep.cli._listing import Column, Listing, time_column
 from modelkeep.cli._options import chosen
-from modelkeep.cli._output import LAST_ID, as_json, counted, emit, print_facts, progress, say, short, size, when
+from modelkeep.cli._output import (
+    LAST_ID,
+    as_json,
+    counted,
+    emit,
+    print_facts,
+    progress,
+    say,
+    short,
+    size,
+    when,
+)
 from modelkeep.cli._places import connect
-from modelkeep.cli._table import Column, Listing, time_column
 from modelkeep.cli._terminal import Look, visible
 from modelkeep.cli._verbs import DATA, LIST, group, verb
 from modelkeep.defaults import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
@@ -101,6 +112,7 @@ def listing() -> Listing[DownloadJobBase]:
             "state": lambda job: (job.status.value, _state(job)),
             "source": lambda job: (str(job.source),),
             "queue": lambda job: (job.message.queue,),
+            "label": lambda job: (f"{name}={value}" for name, value in job.message.labels.items()),
         },
         totals=lambda jobs: size(sum(job.message.progress.bytes_done for job in jobs)),
     )
@@ -134,12 +146,12 @@ def add(
     folder: Annotated[str, typer.Argument(help="Folder for the file, beneath one of the service's roots.")],
     name: Annotated[str | None, typer.Option(help="Name of the file; by default that of the source.")] = None,
     sha256: Annotated[str | None, typer.Option(help="Hash that the file must have.")] = None,
-    priority: Annotated[
-        int, typer.Option(help="Lower runs first.", min=-(1 << 31), max=(1 << 31) - 1)
-    ] = 10,
+    priority: Annotated[int, typer.Option(help="Lower runs first.", min=-(1 << 31), max=(1 << 31) - 1)] = 10,
     queue: Annotated[str, typer.Option(help="Queue that the download goes into.")] = "",
     token: Token = None,
-    start: Annotated[bool, typer.Option("--start/--no-start", help="Begin at once, or with `resume`.")] = True,
+    start: Annotated[
+        bool, typer.Option("--start/--no-start", help="Begin at once, or with `resume`.")
+    ] = True,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for the end.")] = False,
 ) -> None:
     """Fetch a file, or copy a local one. Ctrl-C leaves the download running."""
@@ -205,8 +217,8 @@ def watch_downloads(
     """Follow a download until it ends, or all of them until Ctrl-C."""
     with _queue(queue) as jobs:
         if id is None:
-            frames = _watching.of_frames(jobs.watch())
-            _watching.watch(listing(), frames, empty="There are no downloads.")
+            empty = "There are no downloads."
+            _watching.watch(listing(), _watching.of_frames(jobs.watch()), empty=empty)
             return
         job = _follow(jobs, id, as_lines=chosen().as_data)
     raise typer.Exit(_report(job, quiet=chosen().as_data))

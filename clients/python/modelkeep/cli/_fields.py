@@ -31,6 +31,11 @@ def assignments(given: list[str] | None) -> dict[str, Any]:
     return values
 
 
+def labels(given: list[str] | None) -> dict[str, str]:
+    """``key=value`` texts as labels; a key alone has the empty value."""
+    return {key: value for key, _, value in (text.partition("=") for text in given or ())}
+
+
 def overrides(given: list[str] | None) -> dict[str, Any]:
     """The same over what a probe finds: an empty value leaves the record's empty, whatever is found."""
     return {name: "" if value is None else value for name, value in assignments(given).items()}

@@ -10,10 +10,21 @@ from modelkeep.cli import _complete, _table, _terminal, _watching
 from modelkeep.cli._errors import code_of, complain
 from modelkeep.cli._fields import overrides
 from modelkeep.cli._follow import follow, waits
+from modelkeep.cli._listing import Column, Listing, time_column
 from modelkeep.cli._options import chosen
-from modelkeep.cli._output import LAST_ID, as_json, counted, emit, print_facts, progress, say, short, size, when
+from modelkeep.cli._output import (
+    LAST_ID,
+    as_json,
+    counted,
+    emit,
+    print_facts,
+    progress,
+    say,
+    short,
+    size,
+    when,
+)
 from modelkeep.cli._places import connect
-from modelkeep.cli._table import Column, Listing, time_column
 from modelkeep.cli._terminal import Look, visible
 from modelkeep.cli._verbs import DATA, LIST, group, verb
 from modelkeep.defaults import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
@@ -83,6 +94,7 @@ def listing() -> Listing[ModelInstallJob]:
             "id": lambda job: (str(job.id),),
             "state": lambda job: (job.status.value, _stage(job)),
             "source": lambda job: (str(job.source),),
+            "label": lambda job: (f"{name}={value}" for name, value in job.message.overrides.labels.items()),
             "model": lambda job: (job.model_key, _result(job)),
         },
         totals=_totals,
@@ -231,10 +243,10 @@ def prune_installs() -> None:
 
 
 def _watch(client: Client, source: str | None, empty: str) -> None:
-    def row(job: ModelInstallJob) -> ModelInstallJob | None:
-        return job if source is None or source in str(job.source) else None
+    def passes(job: ModelInstallJob) -> bool:
+        return source is None or source in str(job.source)
 
-    frames = _watching.of_frames(client.model_install.watch(), row)
+    frames = _watching.of_frames(client.model_install.watch(), passes)
     newest_first = (dict(sorted(state.items(), reverse=True)) for state in frames)
     _watching.watch(listing(), newest_first, empty=empty)
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from modelkeep.cli import _complete, _table, _watching
-from modelkeep.cli._fields import overrides
-from modelkeep.cli._naming import Model, Models, find_key, find_model
+from modelkeep.cli._fields import labels, overrides
+from modelkeep.cli._listing import Column, Listing, key_column, size_column, time_column
+from modelkeep.cli._naming import Models, find_model
 from modelkeep.cli._options import chosen
 from modelkeep.cli._output import as_json, counted, emit, print_facts, say, short, size, when
 from modelkeep.cli._places import connect
-from modelkeep.cli._table import Column, Listing, key_column, size_column, time_column
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import DATA, LIST, verb
 from modelkeep.cli._words import did_you_mean, folded, members, words
@@ -77,6 +76,7 @@ def listing() -> Listing[AnyModelConfig]:
             time_column("CREATED", lambda c: seconds(c.create_time), drop=6),
             Column("TAGS", lambda c: ", ".join(c.tags), drop=7, cut="end"),
             time_column("UPDATED", lambda c: seconds(c.update_time), drop=8, wide=True),
+            Column("LABELS", lambda c: ", ".join(f"{k}={v}" for k, v in c.labels.items()), wide=True),
             Column("PATH", lambda c: c.path, wide=True),
         ),
         key=lambda c: c.key,
@@ -91,6 +91,7 @@ def listing() -> Listing[AnyModelConfig]:
             "tag": lambda c: c.tags,
             "source": lambda c: (c.source or "",),
             "path": lambda c: (c.path,),
+            "label": lambda c: (f"{name}={value}" for name, value in c.labels.items()),
             "license": lambda c: (str(c.license),),
         },
         totals=lambda rows: size(sum(c.size_bytes for c in rows)),
@@ -114,6 +115,9 @@ def list_models(
         list[str] | None,
         typer.Option(help="Only models with all of these tags.", autocompletion=_complete.tags),
     ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only models with all of these labels.")
+    ] = None,
 ) -> None:
     """List the models.
 
@@ -127,6 +131,7 @@ def list_models(
         "base": bases,
         "format": members(ModelFormat, format, "--format"),
         "tags": words(tag),
+        "labels": labels(label),
     }
     empty = _NOTHING
     if any(wanted.values()):
@@ -176,7 +181,9 @@ def show(model: Models) -> None:
 def where(model: Models) -> None:
     """Print the absolute paths of models, one a line."""
     with connect() as client:
-        paths = [(one.key, absolute_path(client, one)) for one in (find_model(client, name) for name in model)]
+        paths = [
+            (one.key, absolute_path(client, one)) for one in (find_model(client, name) for name in model)
+        ]
     if not emit(lambda: [{"key": key, "path": path} for key, path in paths]):
         for _, path in paths:
             say(visible(path))
@@ -232,8 +239,8 @@ def absolute_path(client: Client, config: AnyModelConfig) -> str:
         if root.purpose == "models" and root.root_id == config.root_id:
             return str(Path(root.path) / config.path)
     raise ModelkeepError(
-        f"{config.name} lies at {config.path} in the models_dir {config.root_id}, which the running services do "
-        "not have.",
+        f"{config.name} lies at {config.path} in the models_dir {config.root_id}, which the running services "
+        "do not have.",
         metadata={"path": config.path, "root_id": config.root_id or ""},
     )
 
@@ -251,6 +258,8 @@ def facts_of(config: AnyModelConfig, path: str | None = None) -> list[tuple[str,
             value = when(value.timestamp()) if value else ""
         elif name == "submodels":
             value = ", ".join(part.type.value for part in value)
+        elif isinstance(value, dict):
+            value = ", ".join(f"{label}={text}" for label, text in value.items())
         elif isinstance(value, list):
             value = ", ".join(map(str, value))
         facts.append((name, value))

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 _HELP: Final = "A model: its name, name:base, or its key, of which the first 4 characters or more will do."
 Model = Annotated[str, typer.Argument(help=_HELP, autocompletion=_complete.models)]
 Models = Annotated[list[str], typer.Argument(help=_HELP, autocompletion=_complete.models)]
-OneModel = Annotated[
-    str | None, typer.Argument(help="Only this model.", autocompletion=_complete.models)
-]
+OneModel = Annotated[str | None, typer.Argument(help="Only this model.", autocompletion=_complete.models)]
 Submodel = Annotated[
     str | None, typer.Option(help="Only this component, such as vae.", autocompletion=_complete.submodels)
 ]

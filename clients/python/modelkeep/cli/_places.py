@@ -152,7 +152,7 @@ def place() -> Place:
     return replace(
         base,
         data_dir=str(options.data_dir) if options.data_dir is not None else base.data_dir,
-        addresses={**base.addresses, **options.addresses},
+        addresses={**base.addresses, **{str(name): to for name, to in options.addresses.items()}},
         token_file=str(options.token_file) if options.token_file is not None else base.token_file,
     )
 
@@ -177,7 +177,7 @@ def connect(*, timeout_s: float | None = None) -> Iterator[Client]:
 
 @contextmanager
 def leaves_at_once() -> Iterator[None]:
-    """Inside, Ctrl-C ends the process without a word: nothing has begun, and an import cut short says much."""
+    """Inside, Ctrl-C ends the process without a word, as an import that is cut short would not."""
     try:
         before = signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
     except ValueError:  # not the main thread

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import typer
 
+from modelkeep.cli._listing import Listing
 from modelkeep.cli._options import chosen
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._words import did_you_mean, folded, words
-
-if TYPE_CHECKING:
-    from modelkeep.cli._table import Listing
 
 T = TypeVar("T")
 
@@ -70,7 +68,7 @@ def _order(listing: Listing[T], name: str) -> Callable[[T], Any]:
         known = [column.title.lower() for column in listing.columns]
         near = did_you_mean(name, known)
         raise typer.BadParameter(
-            f"{listing.noun.capitalize()}s cannot be sorted by {visible(name)!r}, but by {', '.join(known)}.{near}",
+            f"{listing.noun.capitalize()}s are sorted by {', '.join(known)}, not by {visible(name)!r}.{near}",
             param_hint="--sort",
         )
     order = column.order

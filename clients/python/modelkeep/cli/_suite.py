@@ -9,8 +9,11 @@ from typing import Annotated
 
 import typer
 
-from modelkeep.cli._errors import guarded
-from modelkeep.cli._output import visible
+from modelkeep.cli import _places, _terminal
+from modelkeep.cli._options import chosen
+from modelkeep.cli._output import say
+from modelkeep.cli._terminal import visible
+from modelkeep.cli._verbs import folder_named, verb
 from modelkeep.defaults import DEFAULT_PORTS, EXIT_FAILED, find_data_dir
 
 
@@ -21,32 +24,20 @@ class Anonymous(StrEnum):
     NONE = "none"
 
 
-def folder_named(text: str) -> Path:
-    """A folder that an option names.
-
-    An empty text, as an unset variable of the shell gives, is none: as a path it would be the current folder,
-    which would be made a data folder and closed to others.
-    """
-    if not text.strip():
-        raise typer.BadParameter("names no folder; leave the option out for its default")
-    return Path(text)
-
-
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(up)
-    app.command()(token)
-    app.command()(demo)
-
-
-@guarded
-def up(
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Data folder, made if it is not there; ./modelkeep-data by default.", parser=folder_named
+    verb(
+        app,
+        examples=(
+            "modelkeep up",
+            "modelkeep up --data-dir /srv/modelkeep --models-dir /data/models --port 51000",
         ),
-    ] = None,
+    )(up)
+    verb(app, examples=('curl -H "authorization: Bearer $(modelkeep token)" …',))(token)
+    verb(app, examples=("modelkeep demo", "modelkeep demo --build tiny-sd"))(demo)
+
+
+def up(
     models_dir: Annotated[
         Path | None,
         typer.Option(
@@ -79,7 +70,7 @@ def up(
     from modelkeep.supervisor import ports_from
     from modelkeep.supervisor import up as run
 
-    folder = find_data_dir(data_dir)
+    folder = find_data_dir(chosen().data_dir)
     # It names the folder of this command line; the services get theirs by flag.
     os.environ.pop("MODELKEEP_DATA_DIR", None)
     raise typer.Exit(
@@ -90,20 +81,21 @@ def up(
             ports=ports_from(port),
             insecure=insecure,
             anonymous=anonymous.value,
-            say=_say,
+            say=say,
         )
     )
 
 
-@guarded
 def token() -> None:
     """Print the token of the running suite's owner, as for curl: keep it to yourself."""
     from modelkeep.client import find_token
+    from modelkeep.rpc import TokenFile
 
-    print(find_token())
+    place = _places.place()
+    named = place.token_file
+    print(TokenFile(Path(named))() if named else find_token(place.data_dir))
 
 
-@guarded
 def demo(
     out: Annotated[Path, typer.Option(help="Where the decoded picture goes.")] = Path("modelkeep-demo.png"),
     keep: Annotated[bool, typer.Option("--keep", help="Keep model, data and logs, and say where.")] = False,
@@ -120,15 +112,11 @@ def demo(
     from modelkeep.demo import DemoFailed, build_pipeline, run_demo
 
     if build is None:
-        raise typer.Exit(run_demo(out, keep, _say))
+        raise typer.Exit(run_demo(out, keep, say))
     if build.exists():
         raise typer.BadParameter(f"{build} exists already; name a new folder")
     try:
-        build_pipeline(build, _say)
+        build_pipeline(build, say)
     except DemoFailed as error:  # of this command, so no service's log says more
-        typer.secho(f"Error: {visible(error.message)}", err=True, fg=typer.colors.RED)
+        _terminal.complain(f"Error: {visible(error.message)}", "red")
         raise typer.Exit(EXIT_FAILED) from None
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from modelkeep.cli import _terminal
+from modelkeep.cli._listing import Column, Listing
 from modelkeep.cli._options import Format, Options, chosen
-from modelkeep.cli._output import KEY_SHOWN, ago, print_data, size, when
+from modelkeep.cli._output import counted, print_data
 from modelkeep.cli._select import selected
 from modelkeep.cli._terminal import Look, Terminal, cells, visible
 
@@ -19,82 +19,6 @@ _GAP: Final = "  "
 #: A column that may be cut is never narrower, unless there is nothing else to give way.
 _LEAST: Final = 12
 _LEAST_OF_ALL: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Column(Generic[T]):
-    """One column of a list.
-
-    Attributes:
-        title: Its title, and by which name a list is sorted.
-        cell: What stands in it.
-        brief: What stands in it on a terminal; the cell by default.
-        right: Whether it is aligned to the right, as numbers are.
-        drop: Columns of the highest number go first where there is no room; those of 0 never.
-        cut: Whether what is too long is cut off, at the "end" or the "start"; "" never.
-        wide: Whether it is shown with ``-o wide`` alone.
-        order: What a list is sorted by; the cell by default.
-        look: How it is written.
-    """
-
-    title: str
-    cell: Callable[[T], object]
-    brief: Callable[[T, float], object] | None = None
-    right: bool = False
-    drop: int = 0
-    cut: str = ""
-    wide: bool = False
-    order: Callable[[T], Any] | None = None
-    look: Callable[[T], Look | None] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Listing(Generic[T]):
-    """How a kind of thing is listed.
-
-    Attributes:
-        noun: What one is: "model".
-        field: Under which name the list stands in JSON; that of the API.
-        columns: Its columns, in order.
-        key: What names one for good: a key, a number.
-        name: What a person calls one.
-        data: One for programs.
-        filters: What ``--filter`` looks at: name → the values that one has.
-        totals: What the footer says beside the number.
-    """
-
-    noun: str
-    field: str
-    columns: Sequence[Column[T]]
-    key: Callable[[T], str]
-    name: Callable[[T], str]
-    data: Callable[[T], Any]
-    filters: Mapping[str, Callable[[T], Iterable[str]]] = field(default_factory=dict)
-    totals: Callable[[Sequence[T]], str] = lambda rows: ""
-
-
-def key_column(key: Callable[[T], str], drop: int) -> Column[T]:
-    """The column of a model's key."""
-    return Column("KEY", key, lambda row, now: key(row)[:KEY_SHOWN], drop=drop)
-
-
-def size_column(count: Callable[[T], int], drop: int, title: str = "SIZE") -> Column[T]:
-    """A column of bytes."""
-    return Column(title, lambda row: size(count(row)), right=True, drop=drop, order=count)
-
-
-def time_column(
-    title: str, seconds: Callable[[T], float | None], drop: int, *, wide: bool = False
-) -> Column[T]:
-    """A column of times: how long ago on a terminal, else when."""
-    return Column(
-        title,
-        lambda row: when(seconds(row)),
-        lambda row, now: ago(seconds(row), now),
-        drop=drop,
-        wide=wide,
-        order=lambda row: seconds(row) or 0.0,
-    )
 
 
 def show(listing: Listing[T], rows: Sequence[T], *, empty: str) -> None:
@@ -108,11 +32,10 @@ def show(listing: Listing[T], rows: Sequence[T], *, empty: str) -> None:
     kept = selected(listing, rows)
     options = chosen()
     if options.quiet or options.format is Format.NAME:
-        name = listing.key if options.quiet else listing.name
         for row in kept:
-            print(visible(name(row)))
+            print(visible(listing.key(row) if options.quiet else listing.name(row)))
     elif options.as_data:
-        print_data({listing.field: [listing.data(row) for row in kept]})
+        print_data({listing.json_name: [listing.data(row) for row in kept]})
     elif not kept:
         _terminal.complain(f"No {listing.noun} passes these filters." if rows else empty)
     else:
@@ -164,8 +87,9 @@ def lines(
 
 def footer(listing: Listing[T], rows: Sequence[T], all_of: int | None = None) -> str:
     """How many there are, and what they come to."""
-    plural = listing.noun if len(rows) == 1 and all_of in (None, 1) else f"{listing.noun}s"
-    number = f"{len(rows):,} {plural}" if all_of in (None, len(rows)) else f"{len(rows):,} of {all_of:,} {plural}"
+    number = counted(len(rows), listing.noun)
+    if all_of not in (None, len(rows)):
+        number = f"{len(rows):,} of {counted(all_of or 0, listing.noun)}"
     return ", ".join(filter(None, (number, listing.totals(rows))))
 
 

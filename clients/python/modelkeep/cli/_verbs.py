@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from modelkeep.cli import _complete, _places
 from modelkeep.cli._errors import complain_of_usage, guarded
-from modelkeep.cli._options import Format, choose
+from modelkeep.cli._options import Format, choose, forget
 from modelkeep.cli._terminal import Colour
 from modelkeep.defaults import EXIT_FAILED, EXIT_INTERRUPTED
 
@@ -30,7 +30,7 @@ def folder_named(text: str) -> Path:
     which would be made a data folder and closed to others.
     """
     if not text.strip():
-        raise typer.BadParameter("names no folder; leave the option out for ./modelkeep-data")
+        raise typer.BadParameter("names no folder; leave the option out for its default")
     return Path(text)
 
 
@@ -142,12 +142,21 @@ class Verb(TyperCommand):
 class Group(TyperGroup):
     """A group of commands; of a command written wrongly it tells as of every other error."""
 
-    def main(self, args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Run what the arguments say and end the process."""
-        if not named.pop("standalone_mode", True):
-            return super().main(args, *more, standalone_mode=False, **named)
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+        forget()
         try:
-            code = super().main(args, *more, standalone_mode=False, **named)
+            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         except typer.TyperException as error:
             complain_of_usage(error, as_data=_wants_data(sys.argv[1:] if args is None else args))
             sys.exit(error.exit_code)
@@ -240,5 +249,5 @@ def _take(
 
 def _wants_data(arguments: Sequence[str]) -> bool:
     """Whether JSON was asked for by a command line that could not be read."""
-    joined = " ".join(arguments).lower()
-    return any(f" {wish} " in f" {joined} " for wish in ("--json", "-o json", "-ojson", "--output=json", "--output json"))
+    line = f" {' '.join(arguments)} ".lower().replace("--output", "-o").replace("=", " ")
+    return any(f" {wish} " in line for wish in ("--json", "-o json", "-ojson", "-o yaml", "-oyaml"))

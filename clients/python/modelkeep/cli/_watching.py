@@ -9,10 +9,11 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from modelkeep.cli import _terminal
+from modelkeep.cli._listing import Listing
 from modelkeep.cli._options import Format, chosen
 from modelkeep.cli._output import print_data
 from modelkeep.cli._select import selected
-from modelkeep.cli._table import Listing, lines
+from modelkeep.cli._table import lines
 from modelkeep.cli._terminal import visible
 
 if TYPE_CHECKING:
@@ -45,13 +46,13 @@ def watch(listing: Listing[T], states: Iterator[Mapping[Any, T]], *, empty: str)
 
 
 def of_frames(
-    frames: Generator[WatchFrame[Any]], row: Callable[[Any], T | None] = lambda put: put
+    frames: Generator[WatchFrame[T]], passes: Callable[[T], bool] = lambda one: True
 ) -> Iterator[dict[Any, T]]:
     """What a watch tells of, each time that it tells something new.
 
     Args:
         frames: The watch.
-        row: What is shown of one; None: it is not shown.
+        passes: Whether one is shown.
     """
     state: dict[Any, T] = {}
     begun, drawn = False, 0.0
@@ -62,11 +63,10 @@ def of_frames(
             news = False
             for event in frame.events:
                 news = news or not event.progress
-                shown = row(event.put) if event.put is not None else None
-                if shown is None:
-                    state.pop(event.id, None)
+                if event.put is not None and passes(event.put):
+                    state[event.id] = event.put
                 else:
-                    state[event.id] = shown
+                    state.pop(event.id, None)
             begun = begun or frame.snapshot_complete or frame.phase == "live"
             if begun and (news or frame.snapshot_complete or time.monotonic() - drawn >= _LEAST_BETWEEN_S):
                 drawn = time.monotonic()
@@ -122,7 +122,7 @@ def _tell(listing: Listing[T], states: Iterator[Mapping[Any, T]], *, titles: boo
                 _put(line)
         for key in [key for key in said if key not in rows]:
             del said[key]
-            _put({"removed": str(key)} if options.as_data else f"{visible(key)}\tremoved")
+            _put({"removed_id": str(key)} if options.as_data else f"{visible(key)}\tremoved")
 
 
 def _put(line: Any) -> None:

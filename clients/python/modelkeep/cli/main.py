@@ -17,11 +17,8 @@ from modelkeep.cli import (
     _downloads,
     _installs,
     _models,
-    _options,
-    _status,
     _suite,
     _terminal,
-    _verify,
 )
 from modelkeep.cli._verbs import PLACE, Group, sharing
 from modelkeep.defaults import EXIT_FAILED, EXIT_USAGE
@@ -61,11 +58,9 @@ def root(
 
 app.callback()(sharing(root, PLACE))
 _suite.add_to(app)
-_status.add_to(app)
 _installs.add_to(app)
 _models.add_to(app)
 _changes.add_to(app)
-_verify.add_to(app)
 _downloads.add_to(app)
 _cache.add_to(app)
 _contexts.add_to(app)
@@ -73,7 +68,6 @@ _contexts.add_to(app)
 
 def main() -> None:
     """Run the command line; the process exits with its code."""
-    _options.forget()
     for argument in sys.argv[1:]:
         try:
             argument.encode()
