@@ -1,6 +1,6 @@
 """Captures of the command line's tables, with fixed keys and a fixed clock.
 
-``.venv/bin/python tests/support/cli_captures.py`` writes them anew into tests/data/cli; look at the difference
+``.venv/bin/python tests/support/cli_captures.py`` writes them into tests/data/cli; look at the difference
 before you commit it.
 """
 

@@ -120,7 +120,7 @@ def test_filters_take_commas_any_case_and_the_names_of_the_wire(filters: list[st
     [
         ({"filters": ["stat=x"]}, "Did you mean state?"),
         ({"filters": ["state"]}, "NAME=VALUE"),
-        ({"sort": "sise"}, "Did you mean size?"),
+        ({"sort": "siz_"}, "Did you mean size?"),
     ],
 )
 def test_a_filter_or_an_order_that_there_is_not_is_told_with_what_is_near(wish: Any, said: str) -> None:
