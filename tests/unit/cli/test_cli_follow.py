@@ -91,7 +91,7 @@ def test_on_a_terminal_the_reason_stands_above_a_bar_that_fits_and_counts_down(
     monkeypatch.delenv("NO_COLOR", raising=False)
     message = waiting(2, 1012.0, progress=job_pb2.Progress(bytes_done=5, bytes_total=10))
     with Bar(now=lambda: 1000.0).shown() as bar:
-        bar.update(_follow.standing("Install 3: downloading", message))
+        bar.update(_follow.standing("Install 3: downloading", message.progress, *_follow.waits(message)))
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()).replace("\r", "\n").splitlines()
     assert BUSY in " ".join(lines)
     assert any("downloading" in line and "12 s" in line for line in lines), lines

@@ -136,7 +136,7 @@ def load(
 
         def show(progress: loader_service_pb2.LoadProgress) -> None:
             stage = short(resident_pb2.ResidentState.Name(progress.stage), "RESIDENT_STATE_")
-            bar.update(standing(f"{_component(progress.component, model)}: {stage}", progress))
+            bar.update(standing(f"{_component(progress.component, model)}: {stage}", progress.progress))
 
         key, part = find_part(client, model, None) if not submodel else (find_key(client, model), None)
         parts = [one.lower() for one in submodel] if submodel else [part] if part else []

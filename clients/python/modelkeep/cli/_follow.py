@@ -13,6 +13,7 @@ from modelkeep.exceptions import ModelkeepError, UnknownJobIDException
 
 if TYPE_CHECKING:
     from modelkeep.client import WatchFrame
+    from modelkeep.server.v1 import job_pb2
 
 
 class _Job(Protocol):
@@ -41,10 +42,8 @@ def waits(message: Any) -> tuple[str, float | None]:
     return f"{failed}{visible(error.message)} [{error.reason}]", error.retry_time.ToNanoseconds() / 1e9
 
 
-def standing(text: str, message: Any) -> Standing:
-    """How far a job of either kind is."""
-    moved = message.progress
-    why, until = waits(message)
+def standing(text: str, moved: job_pb2.Progress, why: str = "", until: float | None = None) -> Standing:
+    """How far something is whose progress the API tells, and why it waits."""
     file = next((one.path for one in moved.files if one.bytes_done < one.bytes_total), "")
     return Standing(
         text, moved.bytes_done, moved.bytes_total, moved.bytes_per_second, file=file, why=why, until=until
@@ -84,7 +83,8 @@ def follow(
                 if as_lines:
                     print_data(as_json(last.message), lines=True)
                 else:
-                    bar.update(standing(f"{name}: {state(last)}", last.message))
+                    text, message = f"{name}: {state(last)}", last.message
+                    bar.update(standing(text, message.progress, *waits(message)))
             if last is not None and is_over(last):
                 return last
             if frame.snapshot_complete and last is None:
