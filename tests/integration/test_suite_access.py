@@ -113,10 +113,11 @@ def test_a_client_that_cannot_reach_the_socket_shows_the_owners_token(
 def test_the_owners_token_is_shown_to_nobody_but_his_suite(suite: Suite) -> None:
     found = find_addresses({"record": "203.0.113.1:50051"}, data_dir=suite.data_dir, environ={})
     assert found["record"].token is None
-    elsewhere = {"MODELKEEP_CLIENT_RECORD_ADDRESS": "203.0.113.1:50051"}
-    assert find_addresses(data_dir=suite.data_dir, environ=elsewhere)["record"].token is None
-    at_home = {"MODELKEEP_CLIENT_RECORD_ADDRESS": suite.addresses["record"]}
-    assert find_addresses(data_dir=suite.data_dir, environ=at_home)["record"].token is not None
+    home = {"MODELKEEP_DATA_DIR": str(suite.data_dir)}
+    elsewhere = {**home, "MODELKEEP_CLIENT_RECORD_ADDRESS": "203.0.113.1:50051"}
+    assert find_addresses(environ=elsewhere)["record"].token is None
+    at_home = {**home, "MODELKEEP_CLIENT_RECORD_ADDRESS": suite.addresses["record"]}
+    assert find_addresses(environ=at_home)["record"].token is not None
 
 
 def test_all_that_a_suite_keeps_is_its_users_alone(suite: Suite) -> None:
