@@ -6,8 +6,6 @@ import contextlib
 import itertools
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,7 +26,7 @@ from modelkeep.record.v1 import record_service_pb2
 from modelkeep.supervisor import SERVICES
 from support.fuzz.calls import Outcome, Target, is_about_time, learn, problem_of, shown
 from support.fuzz.messages import Pool, messages
-from support.suite import service_suite
+from support.services import Services
 
 _TRIES = 5
 
@@ -75,32 +73,23 @@ def begin(target: Target, name: str, request: Message, pool: Pool) -> None:
 
 
 @pytest.fixture(scope="module")
-def fuzzed() -> Iterator[Fuzzed]:
-    folder = Path(tempfile.mkdtemp(prefix="mk-"))
-    allowed = folder / "allowed"
-    allowed.mkdir()
+def fuzzed(services: Services) -> Iterator[Fuzzed]:
+    suite, allowed = services.suite, services.allowed
     (allowed / "model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
-    env = {}
-    for service in ("DOWNLOAD", "INSTALL", "LOADER"):
-        env[f"MODELKEEP_{service}_ALLOW_ANY_IMPORT_ROOT"] = "false"
-        env[f"MODELKEEP_{service}_IMPORT_ROOTS"] = str(allowed)
-    try:
-        with service_suite(folder / "data", env=env) as suite, contextlib.ExitStack() as stack:
-            targets: dict[str, Target] = {}
-            for service in SERVICES:
-                channels = [
-                    stack.enter_context(grpc.insecure_channel(suite.addresses[service])) for _ in range(2)
-                ]
-                targets[service] = Target(service, *channels)
-                stack.callback(targets[service].probe.stop)
-            pool = Pool()
-            for path in (allowed, allowed / "model.safetensors", suite.data_dir / "downloads" / "new"):
-                pool._add("path", str(path))
-            for name, method, request in seeds(allowed, suite.data_dir / "downloads"):
-                begin(targets[name], method, request, pool)
-            yield Fuzzed(targets, pool, suite.data_dir / "logs", Counter())
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        targets: dict[str, Target] = {}
+        for service in SERVICES:
+            channels = [
+                stack.enter_context(grpc.insecure_channel(suite.addresses[service])) for _ in range(2)
+            ]
+            targets[service] = Target(service, *channels)
+            stack.callback(targets[service].probe.stop)
+        pool = Pool()
+        for path in (allowed, allowed / "model.safetensors", suite.data_dir / "downloads" / "new"):
+            pool._add("path", str(path))
+        for name, method, request in seeds(allowed, suite.data_dir / "downloads"):
+            begin(targets[name], method, request, pool)
+        yield Fuzzed(targets, pool, suite.data_dir / "logs", Counter())
 
 
 def requests(method: MethodDescriptor, pool: Pool) -> st.SearchStrategy[bytes]:
