@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,12 +29,6 @@ PAUSED = install_pb2.INSTALL_STATE_PAUSED
 
 
 @pytest.fixture
-def http() -> Iterator[HttpServer]:
-    with HttpServer() as server:
-        yield server
-
-
-@pytest.fixture
 def lora(tmp_path: Path) -> bytes:
     return small_lora(tmp_path / "lora.safetensors").read_bytes()
 
@@ -49,9 +43,9 @@ async def service(data_dir: Path) -> AsyncIterator[InstallClient]:
 
 
 async def test_a_url_becomes_a_registered_model_with_progress_on_the_way(
-    service: InstallClient, http: HttpServer, lora: bytes
+    service: InstallClient, web: HttpServer, lora: bytes
 ) -> None:
-    url = http.put("/files/style.safetensors", Resource(lora, rate=len(lora)))
+    url = web.put("/files/style.safetensors", Resource(lora, rate=len(lora)))
     call = service.stub.WatchInstalls(pb.WatchInstallsRequest())
     frames = aiter(call)
     await anext(frames)
@@ -87,20 +81,20 @@ async def test_a_url_becomes_a_registered_model_with_progress_on_the_way(
     assert (model.name, model.base, model.source) == ("style", "sd-1", url)
     assert model.source_type == taxonomy_pb2.MODEL_SOURCE_TYPE_URL
     assert model.path == f"{done.model_key}/style.safetensors"
-    assert http.bytes_served("/files/style.safetensors") == len(lora)
+    assert web.bytes_served("/files/style.safetensors") == len(lora)
     assert service.litter() == []
 
 
 async def test_an_expected_hash_is_checked_and_marks_the_file_as_verified(
-    service: InstallClient, http: HttpServer, lora: bytes
+    service: InstallClient, web: HttpServer, lora: bytes
 ) -> None:
-    url = http.put("/a.safetensors", Resource(lora))
+    url = web.put("/a.safetensors", Resource(lora))
     digest = hashlib.sha256(lora).hexdigest()
     job = await service.install(url, expected_sha256=digest.upper())
     assert job.state == COMPLETED, job.error
     [file] = await service.digested(job.model_key)
     assert (file.sha256, file.digest_state) == (digest, model_pb2.DIGEST_STATE_VERIFIED)
-    wrong = await service.install(http.put("/b.safetensors", Resource(lora)), expected_sha256="0" * 64)
+    wrong = await service.install(web.put("/b.safetensors", Resource(lora)), expected_sha256="0" * 64)
     assert (wrong.state, wrong.error.reason, wrong.error.code) == (ERROR, "CHECKSUM_MISMATCH", "DATA_LOSS")
     assert wrong.error.reason == "CHECKSUM_MISMATCH"
     # DownloadService keeps the wrong file apart until its job is pruned; nothing of ours is left
@@ -109,20 +103,20 @@ async def test_an_expected_hash_is_checked_and_marks_the_file_as_verified(
 
 
 async def test_a_source_that_is_not_there_fails_the_job_with_the_downloads_reason(
-    service: InstallClient, http: HttpServer
+    service: InstallClient, web: HttpServer
 ) -> None:
-    job = await service.install(http.url("/missing.safetensors"))
+    job = await service.install(web.url("/missing.safetensors"))
     assert (job.state, job.error.reason) == (ERROR, "SOURCE_NOT_FOUND")
     assert service.litter() == []
 
 
 async def test_a_failed_install_keeps_its_download_until_it_is_pruned_and_says_how_to_go_on(
-    service: InstallClient, http: HttpServer
+    service: InstallClient, web: HttpServer
 ) -> None:
     from support.modelshapes import write_safetensors
 
     llama = write_safetensors(service.models.parent / "llama.safetensors", {"layers.0.weight": [8, 8]})
-    url = http.put("/llama.safetensors", Resource(llama.read_bytes()))
+    url = web.put("/llama.safetensors", Resource(llama.read_bytes()))
     job = await service.install(url)
     assert (job.state, job.error.reason) == (ERROR, "INVALID_MODEL")
     kept = Path(job.error.metadata["kept_path"])
@@ -138,9 +132,9 @@ async def test_a_failed_install_keeps_its_download_until_it_is_pruned_and_says_h
 
 
 async def test_a_cancelled_download_leaves_nothing(
-    service: InstallClient, http: HttpServer, lora: bytes
+    service: InstallClient, web: HttpServer, lora: bytes
 ) -> None:
-    url = http.put("/slow.safetensors", Resource(lora, rate=len(lora) // 20))
+    url = web.put("/slow.safetensors", Resource(lora, rate=len(lora) // 20))
     job = await service.submit(url)
     await service.until(job, lambda i: i.progress.bytes_done > 0)
     await service.stub.CancelInstall(pb.CancelInstallRequest(id=job.id))
@@ -152,16 +146,16 @@ async def test_a_cancelled_download_leaves_nothing(
 
 
 async def test_tokens_reach_the_source_and_nothing_else(
-    service: InstallClient, http: HttpServer, lora: bytes, data_dir: Path
+    service: InstallClient, web: HttpServer, lora: bytes, data_dir: Path
 ) -> None:
     secret = "hf_veryverysecret"
-    url = http.put("/gated.safetensors", Resource(lora, authorization=f"Bearer {secret}"))
+    url = web.put("/gated.safetensors", Resource(lora, authorization=f"Bearer {secret}"))
     job = await service.install(url, access_token=secret)
     assert job.state == COMPLETED, job.error
-    other = http.put("/signed.safetensors", Resource(lora))
+    other = web.put("/signed.safetensors", Resource(lora))
     signed = await service.install(f"{other}?token=alsosecret&v=1")
     assert signed.state == COMPLETED, signed.error
-    assert "alsosecret" in http.requests_of("/signed.safetensors")[0].path
+    assert "alsosecret" in web.requests_of("/signed.safetensors")[0].path
     assert signed.source.url == f"{other}?token=REDACTED&v=1"
     assert secret not in str(job)
     assert "alsosecret" not in str(signed)
@@ -178,18 +172,18 @@ async def test_tokens_reach_the_source_and_nothing_else(
 
 
 async def test_a_source_that_wants_a_token_fails_with_what_is_needed(
-    service: InstallClient, http: HttpServer, lora: bytes
+    service: InstallClient, web: HttpServer, lora: bytes
 ) -> None:
-    url = http.put("/gated.safetensors", Resource(lora, authorization="Bearer right"))
+    url = web.put("/gated.safetensors", Resource(lora, authorization="Bearer right"))
     job = await service.submit(url)
     stopped = await service.until(job, lambda i: i.state in (PAUSED, ERROR))
     assert stopped.error.reason == "TOKEN_REQUIRED"
 
 
 async def test_a_job_whose_secret_went_with_a_restart_pauses_and_goes_on_with_a_new_one(
-    data_dir: Path, http: HttpServer, lora: bytes
+    data_dir: Path, web: HttpServer, lora: bytes
 ) -> None:
-    url = http.put("/gated.safetensors", Resource(lora, authorization="Bearer right"))
+    url = web.put("/gated.safetensors", Resource(lora, authorization="Bearer right"))
     async with records_beside(data_dir) as (records, address):
         async with install_beside(data_dir, records, address) as service:
             job = await service.submit(url, access_token="right")
@@ -208,10 +202,10 @@ async def test_a_job_whose_secret_went_with_a_restart_pauses_and_goes_on_with_a_
 
 
 async def test_a_download_that_lost_its_token_goes_on_when_the_install_gets_it_again(
-    data_dir: Path, http: HttpServer, lora: bytes
+    data_dir: Path, web: HttpServer, lora: bytes
 ) -> None:
-    url = http.put("/gated.safetensors", Resource(lora, rate=len(lora) // 2, authorization="Bearer right"))
-    signed = http.put("/signed.safetensors", Resource(lora, rate=len(lora) // 2))
+    url = web.put("/gated.safetensors", Resource(lora, rate=len(lora) // 2, authorization="Bearer right"))
+    signed = web.put("/signed.safetensors", Resource(lora, rate=len(lora) // 2))
     async with records_beside(data_dir) as (records, address):
         async with (
             downloads_beside(data_dir) as downloads,
@@ -239,14 +233,14 @@ async def test_a_download_that_lost_its_token_goes_on_when_the_install_gets_it_a
 
 
 async def test_a_paused_download_pauses_its_install(
-    service: InstallClient, http: HttpServer, lora: bytes, data_dir: Path
+    service: InstallClient, web: HttpServer, lora: bytes, data_dir: Path
 ) -> None:
     import grpc.aio
 
     from modelkeep.download.v1 import download_service_pb2 as download_pb
     from modelkeep.download.v1 import download_service_pb2_grpc
 
-    url = http.put("/slow.safetensors", Resource(lora, rate=len(lora) // 2))
+    url = web.put("/slow.safetensors", Resource(lora, rate=len(lora) // 2))
     job = await service.submit(url)
     running = await service.until(job, lambda i: i.progress.bytes_done > 0)
     info = service.download_address
@@ -260,12 +254,12 @@ async def test_a_paused_download_pauses_its_install(
     assert done.state == COMPLETED, done.error
 
 
-async def test_two_urls_download_side_by_side(service: InstallClient, http: HttpServer, lora: bytes) -> None:
-    urls = [http.put(f"/{n}.safetensors", Resource(lora, rate=len(lora) // 100)) for n in range(4)]
+async def test_two_urls_download_side_by_side(service: InstallClient, web: HttpServer, lora: bytes) -> None:
+    urls = [web.put(f"/{n}.safetensors", Resource(lora, rate=len(lora) // 100)) for n in range(4)]
     jobs = [await service.submit(url) for url in urls]
     for job in jobs:  # each has begun while none can have ended
         await service.until(job, lambda i: i.progress.bytes_done > 0)
-    for resource in http.resources.values():
+    for resource in web.resources.values():
         resource.rate = None
     done = [await service.ended(job) for job in jobs]
     assert all(job.state == COMPLETED for job in done)
@@ -273,9 +267,9 @@ async def test_two_urls_download_side_by_side(service: InstallClient, http: Http
 
 
 async def test_a_download_that_downloadservice_has_forgotten_is_made_again(
-    data_dir: Path, http: HttpServer, lora: bytes
+    data_dir: Path, web: HttpServer, lora: bytes
 ) -> None:
-    urls = [http.put(f"/{n}.safetensors", Resource(lora, rate=len(lora) // 3)) for n in range(2)]
+    urls = [web.put(f"/{n}.safetensors", Resource(lora, rate=len(lora) // 3)) for n in range(2)]
     async with records_beside(data_dir) as (records, address):
         async with (
             downloads_beside(data_dir) as downloads,
@@ -286,7 +280,7 @@ async def test_a_download_that_downloadservice_has_forgotten_is_made_again(
                 await service.until(job, lambda i: i.progress.bytes_done > 0)
         await asyncio.to_thread(shutil.rmtree, data_dir / "download")
         for url in urls:
-            http.put(urlsplit(url).path, Resource(lora))
+            web.put(urlsplit(url).path, Resource(lora))
         async with (
             downloads_beside(data_dir) as downloads,
             install_beside(data_dir, records, address, downloads) as service,
@@ -299,13 +293,13 @@ async def test_a_download_that_downloadservice_has_forgotten_is_made_again(
 
 
 async def test_a_file_that_vanishes_before_it_is_hashed_is_marked_so(
-    service: InstallClient, http: HttpServer, lora: bytes, monkeypatch: pytest.MonkeyPatch
+    service: InstallClient, web: HttpServer, lora: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def vanish(path: Path, *args: Any, **kwargs: Any) -> Any:
         path.unlink()
         return digest_file(path, *args, **kwargs)
 
     monkeypatch.setattr("modelkeep_install.digests.digest_file", vanish)
-    job = await service.install(http.put("/a.safetensors", Resource(lora)))
+    job = await service.install(web.put("/a.safetensors", Resource(lora)))
     [file] = await service.digested(job.model_key)
     assert (file.digest_state, file.sha256) == (model_pb2.DIGEST_STATE_FAILED, "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,20 +14,14 @@ from support.installs import install_service, small_lora
 
 
 @pytest.fixture
-def http() -> Iterator[HttpServer]:
-    with HttpServer() as server:
-        yield server
-
-
-@pytest.fixture
 def lora(tmp_path: Path) -> bytes:
     return small_lora(tmp_path / "lora.safetensors").read_bytes()
 
 
 async def test_a_watch_tells_why_a_download_waits_and_when_it_tries_again(
-    data_dir: Path, http: HttpServer, lora: bytes
+    data_dir: Path, web: HttpServer, lora: bytes
 ) -> None:
-    url = http.put("/style.safetensors", Resource(lora, faults=[Status(503), Status(503)]))
+    url = web.put("/style.safetensors", Resource(lora, faults=[Status(503), Status(503)]))
     async with (
         downloads_beside(data_dir, retry_base_s=0.2) as address,
         install_service(data_dir, download_address=address) as service,
@@ -43,7 +36,8 @@ async def test_a_watch_tells_why_a_download_waits_and_when_it_tries_again(
             if told and told[-1].ended:
                 break
         call.cancel()
-    waits = [put for put in told if put.HasField("error")]
+    # While the next try is under way the error of the last one stays, without a time.
+    waits = [put for put in told if put.error.HasField("retry_time")]
     assert [(put.state, put.stage, put.download_attempt) for put in waits] == [
         (install_pb2.INSTALL_STATE_RUNNING, install_pb2.INSTALL_STAGE_DOWNLOADING, attempt)
         for attempt in (1, 2)
@@ -57,9 +51,9 @@ async def test_a_watch_tells_why_a_download_waits_and_when_it_tries_again(
 
 
 async def test_a_full_queue_of_downloads_makes_installs_wait_for_their_turn(
-    data_dir: Path, http: HttpServer, lora: bytes
+    data_dir: Path, web: HttpServer, lora: bytes
 ) -> None:
-    urls = [http.put(f"/{n}.safetensors", Resource(lora, rate=2 * len(lora))) for n in range(2)]
+    urls = [web.put(f"/{n}.safetensors", Resource(lora, rate=2 * len(lora))) for n in range(2)]
     async with (
         downloads_beside(data_dir, max_jobs=1) as address,
         install_service(data_dir, download_address=address) as service,
