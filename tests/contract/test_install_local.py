@@ -145,16 +145,19 @@ async def test_an_unknown_model_is_refused_with_what_would_help_and_taken_with_o
     assert job.model.WhichOneof("config") == "text_llm"
 
 
-async def test_an_unknown_folder_needs_its_format_as_well(service: InstallClient, source: Path) -> None:
+async def test_an_unknown_folder_takes_the_format_that_the_given_type_has(
+    service: InstallClient, source: Path
+) -> None:
     folder = source / "clip"
-    write_safetensors(folder / "model.safetensors", {"a": [8]})
+    write_safetensors(folder / "diffusion_pytorch_model.bin.safetensors", {"a": [8]})
+    (folder / "config.json").write_text('{"_class_name": "ControlNetModel"}')
+    job = await service.install(folder)
+    assert (job.state, job.error.reason) == (ERROR, "INVALID_MODEL")
+    assert "install it again with type and base given" in job.error.message
     overrides = install_pb2.ModelOverrides(type=taxonomy_pb2.MODEL_TYPE_CONTROLNET, base="sd-1")
     job = await service.install(folder, overrides=overrides)
-    assert (job.state, job.error.reason) == (ERROR, "INVALID_MODEL")
-    assert "install it again with format given" in job.error.message
-    overrides.format = taxonomy_pb2.MODEL_FORMAT_DIFFUSERS
-    job = await service.install(folder, overrides=overrides)
     assert job.state == COMPLETED, job.error
+    assert job.model.format == taxonomy_pb2.MODEL_FORMAT_DIFFUSERS
 
 
 async def test_overrides_that_do_not_fit_together_fail_with_the_field_that_is_wrong(

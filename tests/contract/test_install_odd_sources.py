@@ -91,7 +91,7 @@ async def test_folders_deeper_than_any_model_has_are_refused(service: InstallCli
 async def test_more_than_any_model_holds_is_refused(
     service: InstallClient, folder: Path, monkeypatch: pytest.MonkeyPatch, hidden: str
 ) -> None:
-    probing = sys.modules["modelkeep_install.probe.probe"]
+    probing = sys.modules["modelkeep_install.probe.readers.listing"]
     monkeypatch.setattr(probing, "MAX_FILES", 100)
     monkeypatch.setattr(probing, "_MAX_ENTRIES", 200)
     for number in range(250 if hidden else 101):

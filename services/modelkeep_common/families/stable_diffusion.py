@@ -39,7 +39,8 @@ def _projecting_clip(prefix: str) -> Component:
 SD_1 = Family(
     base="sd-1",
     name="Stable Diffusion 1",
-    words=r"sd[-_ ]?v?1(?!\d\d)|stable[-_ ]diffusion[-_ ]v?1|(?<![a-z0-9])v1[-_.][45]",
+    # v1-5-pruned: so its publisher calls the files. A version anywhere else is the model's own.
+    words=r"(?<![a-z])sd[-_ ]?v?1(?!\d\d)|stable[-_ ]diffusion[-_ ]v?1|^v1[-_.][45][-_](?=[a-z])",
     unet=UNet((320, 640, 1280, 1280), (1, 1, 1, 0), middle=1, context=768),
     text_encoders={"text_encoder": _CLIP_L},
     pipelines=_SD_PIPELINES,
@@ -50,7 +51,7 @@ SD_1 = Family(
 SD_2 = Family(
     base="sd-2",
     name="Stable Diffusion 2",
-    words=r"sd[-_ ]?v?2(?!\d)|stable[-_ ]diffusion[-_ ]v?2|(?<![a-z0-9])v2[-_.][01]|768[-_]v",
+    words=r"(?<![a-z])sd[-_ ]?v?2(?!\d)|stable[-_ ]diffusion[-_ ]v?2|^v2[-_.][01][-_](?=\w)|^768[-_]v[-_]",
     unet=UNet((320, 640, 1280, 1280), (1, 1, 1, 0), middle=1, context=1024),
     text_encoders={"text_encoder": _OPENCLIP_H},
     pipelines=(*_SD_PIPELINES, "StableDiffusionDepth2ImgPipeline"),

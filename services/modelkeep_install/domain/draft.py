@@ -22,15 +22,20 @@ def check_known(probe: ProbeResult, path: Path) -> None:
     told = {
         "type": probe.known,
         "base": probe.base != UNKNOWN or bool(probe.match.possible_bases),
-        "format": probe.format != UNKNOWN,
     }
     missing = [name for name, known in told.items() if not known]
     if not missing:
         return
-    why = "; ".join(f"{item.candidate}: {item.why}" for item in probe.match.ruled_out)
+    near = [item for item in probe.match.ruled_out if item.near]
+    remedy = f"If you know what it is, install it again with {' and '.join(missing)} given."
+    if near:
+        message = f"{path.name} cannot be installed as it is: {'; '.join(item.why for item in near)}."
+        remedy = near[0].remedy or remedy
+    else:
+        why = "; ".join(f"{item.candidate}: {item.why}" for item in probe.match.ruled_out)
+        message = f"What {path.name} is cannot be told ({why or 'nothing fits'})."
     raise InvalidModelException(
-        f"What {path.name} is cannot be told ({why or 'nothing fits'}). "
-        f"If you know it, install it again with {' and '.join(missing)} given.",
+        f"{message} {remedy}",
         metadata={"path": str(path), "detail": "unknown kind of model", "missing": ",".join(missing)},
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .probe import list_files, probe
+from .probe import probe
 from .readers.headers import open_regular, read_header
+from .readers.listing import list_files
 from .result import Evidence, Hints, Match, NoMatch, ProbeResult, RuledOut, Strength
 
 __all__ = [

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from modelkeep_common.families import BY_BASE, FAMILIES
 
 _TYPE_WORDS = {"main": "main model", "vae": "VAE", "lora": "LoRA"}
+
+#: Endings that are no part of a name; what stands behind the dot of "style v1.5" is.
+_SUFFIXES = frozenset(
+    {
+        ".safetensors",
+        ".sft",
+        ".ckpt",
+        ".pt",
+        ".pth",
+        ".bin",
+        ".part",
+        ".partial",
+        ".crdownload",
+        ".tmp",
+        ".txt",
+    }
+)
 
 #: Folders that say nothing about what is in them.
 _NO_NAMES = frozenset(
@@ -29,7 +46,9 @@ def base_from_name(path: Path, candidates: Sequence[str]) -> tuple[str, str] | N
 
 def default_name(path: Path, *, folder: bool) -> str:
     """What people would call it: the name without suffix; a snapshot folder goes by its repository."""
-    name = path.name if folder else path.stem
+    name = path.name
+    while not folder and (stem := PurePath(name)).suffix.lower() in _SUFFIXES and stem.stem:
+        name = stem.stem
     if re.fullmatch(r"[0-9a-f]{40}", name) and path.parent.name == "snapshots":
         return path.parent.parent.name.removeprefix("models--").replace("--", "/")
     if folder and name in _NO_NAMES and path.parent.name:

@@ -34,11 +34,12 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class RuledOut:
-    """A candidate that does not fit, and why; ``near`` as in ``NoMatch``."""
+    """A candidate that does not fit, and why; ``near`` and ``remedy`` as in ``NoMatch``."""
 
     candidate: str
     why: str
     near: bool = False
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +82,17 @@ class Match:
 class NoMatch:
     """A family did not recognise the model: the first thing that does not fit.
 
-    ``near``: it is something of this kind all the same, which is not known, or not supported.
+    ``near``: it is something of this kind all the same, which is not known, or not supported. ``remedy`` is
+    what to do in place of saying what it is.
     """
 
     why: str
     near: bool = False
+    remedy: str = ""
+
+    def of(self, candidate: str) -> RuledOut:
+        """The same, said of a candidate."""
+        return RuledOut(candidate, self.why, self.near, self.remedy)
 
 
 def _with_settings(match: Any) -> Any:

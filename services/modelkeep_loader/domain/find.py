@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Final
 
+from modelkeep.contents import BEGINNING_BYTES, Kind, content_of
 from modelkeep.exceptions import (
     FieldInvalidException,
     FieldViolation,
@@ -268,7 +269,7 @@ class Finder:
                 f"{record.name!r} is a {record.type} in one file, which cannot be loaded.",
                 metadata={"path": str(place), "detail": f"single-file {record.type}"},
             )
-        if place.suffix.lower() in _PICKLES:
+        if place.suffix.lower() in _PICKLES and not self._is_safetensors(place):
             raise _unsafe(place)
         # By the name that the record has it under, also where a link leads elsewhere (a cache of blobs).
         name = os.path.basename(ground.name)
@@ -351,6 +352,11 @@ class Finder:
             header = read_header(fd, path, allowance=allowance)
         header.check_lendable()
         return header, status
+
+    def _is_safetensors(self, path: Path) -> bool:
+        """Whether its bytes are, whatever its name says."""
+        with self.open(path) as fd:
+            return content_of(os.pread(fd, BEGINNING_BYTES, 0)).kind is Kind.SAFETENSORS
 
     @contextlib.contextmanager
     def open(self, path: Path) -> Iterator[int]:

@@ -235,12 +235,21 @@ def test_a_lora_of_the_text_encoder_alone_lists_the_bases_that_have_it(tmp_path:
     assert result.match.possible_bases == ("sd-1", "sdxl")
 
 
-@pytest.mark.parametrize("name", ["other.llama-8b", "other.controlnet-sd-1", "text.clip-l.transformers"])
-def test_what_is_of_no_known_family_stays_unknown(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("other.llama-8b", "a language model"),
+        ("other.controlnet-sd-1", "a ControlNet"),
+        ("text.clip-l.transformers", "a CLIP text encoder"),
+        ("unet.sdxl.diffusers", "a UNet alone"),
+    ],
+)
+def test_what_is_of_no_known_family_stays_unknown_and_is_named(tmp_path: Path, name: str, what: str) -> None:
     result = probe(write_safetensors(tmp_path / "sd15-vae-lora.safetensors", table(name)))
     assert not result.known
     assert (result.type, result.base) == ("unknown", "unknown")
-    assert set(ruled_out(result)) == {"main model, single file", "VAE", "LoRA"}
+    assert set(ruled_out(result)) == {"other kinds", "main model, single file", "VAE", "LoRA"}
+    assert ruled_out(result)["other kinds"].startswith(f"{what}, which is not supported yet: ")
 
 
 def test_a_unet_alone_in_diffusers_layout_is_no_main_model(tmp_path: Path) -> None:

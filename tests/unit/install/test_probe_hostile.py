@@ -164,4 +164,4 @@ def test_every_folder_and_every_link_of_a_model_is_checked_and_no_plain_file(tmp
     checked: list[Path] = []
     files = list_files(folder, checked.append)
     assert {path for path in checked if not path.is_dir()} == {folder / "vae" / "link.txt"}
-    assert {(folder / name).parent for name in files} <= set(checked)
+    assert {(folder / name).parent for name in files.files} <= set(checked)

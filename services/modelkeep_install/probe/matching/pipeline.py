@@ -6,20 +6,25 @@ itself is never imported.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any
 
 from modelkeep.configs import SubmodelDefinition
+from modelkeep.exceptions import UnsafeFormatException
 from modelkeep.headers import Header
 from modelkeep.taxonomy import SchedulerPredictionType, SubModelType
 from modelkeep_common.families import VARIANT_BY_CHANNELS, bases_by
 
-from ..readers.folder import Folder, folder_of, shortened
+from ..readers.folder import PICKLE_SUFFIXES, TENSOR_SUFFIXES, Folder, folder_of, shortened, unsafe
 from ..result import UNKNOWN, Evidence, Match, NoMatch, RuledOut, certain, likely
 from .unet import BASE_BY_CONTEXT
 from .vae import vae_folder_match
 
+#: What diffusers and PEFT call the file of a LoRA that they save as a folder.
+_LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 #: Entries of a model_index.json; published ones have a dozen.
 _MAX_COMPONENTS = 100
 #: Pipeline class -> bases it can hold.
@@ -39,6 +44,11 @@ _SUBMODELS = frozenset(
 )
 _WITH_WEIGHTS = frozenset({"unet", "vae", "text_encoder", "text_encoder_2", "safety_checker"})
 _REQUIRED = ("unet", "vae")
+#: What a pipeline works without.
+_DISPENSABLE = frozenset({"safety_checker"})
+_AUTOENCODER = re.compile(r"Autoencoder|VQModel|VQVAE")
+#: Names of one kind that an answer lists.
+_MAX_LISTED = 10
 
 
 def probe_folder(folder: Folder) -> Match | NoMatch:
@@ -49,11 +59,14 @@ def probe_folder(folder: Folder) -> Match | NoMatch:
         return _probe_pipeline(folder, index)
     config = folder.config("config.json")
     if config is None:
-        return NoMatch("neither model_index.json nor config.json")
+        return _elsewhere(folder)
     class_name = config.get("_class_name")
     if class_name != "AutoencoderKL":
-        known = shortened(class_name or config.get("architectures") or "no class")
-        return NoMatch(f"config.json names {known}, which is no pipeline and no autoencoder")
+        known = shortened(class_name or config.get("architectures") or "")
+        if not known:
+            return _elsewhere(folder)
+        what = "an autoencoder of a kind that" if _AUTOENCODER.search(known) else "which"
+        return NoMatch(f"config.json names {known}, {what} is not supported yet", near=True)
     folder.check_config("", "diffusers", class_name)
     latents = _integer(config, "latent_channels", 4)
     for header in folder.weights(""):
@@ -68,9 +81,8 @@ def _probe_pipeline(folder: Folder, index: Mapping[str, Any]) -> Match | NoMatch
     class_name = str(index.get("_class_name", ""))
     allowed = PIPELINES.get(class_name)
     if allowed is None:
-        return NoMatch(
-            f"model_index.json names {shortened(class_name) or 'no class'}, which is not known yet"
-        )
+        known = shortened(class_name) or "no class"
+        return NoMatch(f"model_index.json names {known}, which is not supported yet", near=True)
     evidence = [certain("type=main", f"model_index.json names {class_name}")]
     submodels = _submodels(folder, index, evidence)
     unet = folder.config("unet/config.json")
@@ -123,15 +135,21 @@ def _submodels(
             evidence.append(certain(f"no submodel={shortened(name)}", what))
             continue
         if not any(folder_of(file) == name for file in folder.files):
+            absent = f"model_index.json names it, the folder does not have it{folder.beside(name)}"
             if name in _REQUIRED:
-                raise folder.invalid(name, "model_index.json names it, the folder does not have it")
-            evidence.append(
-                certain(f"no submodel={name}", "model_index.json names it, the folder does not have it")
-            )
+                raise folder.invalid(name, absent)
+            evidence.append(certain(f"no submodel={name}", absent))
             continue
         # a damaged or unsafe component is found now, not when it is loaded
         if name in _WITH_WEIGHTS and name != "unet":
-            folder.weights(name)
+            try:
+                folder.weights(name)
+            except UnsafeFormatException as error:
+                if name not in _DISPENSABLE:
+                    raise
+                # many published pipelines have it so, and it makes no picture: it is never read, nor lent
+                evidence.append(certain(f"no submodel={name}", f"not lendable: {error.message}"))
+                continue
         folder.check_config(name, entry[0], entry[1])
         found.append(
             SubmodelDefinition(
@@ -213,11 +231,43 @@ def _integer(config: Mapping[str, Any], name: str, default: int) -> int:
 
 
 def lora_in(folder: Folder) -> str:
-    """The LoRA file of a folder that diffusers saved; empty if it is none."""
-    name = "pytorch_lora_weights.safetensors"
-    return name if name in folder.files and "model_index.json" not in folder.files else ""
+    """The LoRA file of a folder that diffusers or PEFT saved; empty if it is none."""
+    if "model_index.json" in folder.files:
+        return ""
+    return next((name for name in _LORA_FILES if name in folder.files), "")
 
 
 def as_folder(match: Match) -> Match:
     """A file's match, for the folder that holds only this file."""
     return replace(match, format="diffusers")
+
+
+def _elsewhere(folder: Folder) -> NoMatch:
+    """What a folder holds that is no model itself, and what to install in its place."""
+    pipelines = [folder_of(name) for name in folder.files if PurePosixPath(name).name == "model_index.json"]
+    parts = [folder_of(name) for name in folder.files if PurePosixPath(name).name == "config.json"]
+    parts = [part for part in parts if not any(part.startswith(f"{inner}/") for inner in pipelines)]
+    loras = [folder_of(name) for name in folder.files if PurePosixPath(name).name in _LORA_FILES]
+    for what, inside in (("pipeline", pipelines), ("LoRA", loras), ("component", parts)):
+        if inside := [name for name in inside if name]:
+            return _instead(folder, f"a {what} in {inside[0]}/", f"{what}s in folders of its own", inside)
+    files = [name for name in folder.files if PurePosixPath(name).suffix.lower() in TENSOR_SUFFIXES]
+    if files:
+        return _instead(folder, "1 model file", "model files", files)
+    pickles = [name for name in folder.files if PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES]
+    if pickles:
+        raise unsafe(folder.path / pickles[0], pickles[0])
+    what = "neither model_index.json nor config.json, and no model file"
+    return NoMatch(f"{what}{folder.beside('')}", near=True, remedy="Name the file or folder of one model.")
+
+
+def _instead(folder: Folder, one: str, many: str, names: Sequence[str]) -> NoMatch:
+    if len(names) == 1:
+        return NoMatch(f"holds {one}", near=True, remedy=f"Install {folder.path / names[0]}.")
+    paths = [f"{folder.path / name}" for name in names[:_MAX_LISTED]]
+    more = f" and {len(names) - len(paths):,} more" if len(names) > len(paths) else ""
+    return NoMatch(
+        f"holds {len(names):,} {many}",
+        near=True,
+        remedy=f"Install each by itself: {', '.join(paths)}{more}.",
+    )

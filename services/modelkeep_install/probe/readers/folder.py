@@ -15,9 +15,12 @@ from modelkeep.worker.classes import ALLOWED as LENDABLE_CLASSES
 
 from ...domain.system_errors import reading
 from .headers import Opener, read_header
+from .listing import Listing
 
-#: Files of these kinds may run code when they are read.
+#: Files with these suffixes may run code when they are read, unless their bytes are something else.
 PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".bin", ".pth"})
+#: Files with these hold weights.
+TENSOR_SUFFIXES = frozenset({".safetensors", ".sft"})
 
 #: Names listed in one error.
 _MAX_LISTED = 10
@@ -26,20 +29,23 @@ _MAX_LISTED = 10
 _SHARD_INDEX = re.compile(r"\.safetensors\.index(\.\w+)?\.json$")
 
 
-def unsafe(path: Path) -> UnsafeFormatException:
-    """The refusal of a pickle file."""
+def unsafe(path: Path, shown: str = "") -> UnsafeFormatException:
+    """The refusal of a pickle file; ``shown`` is what to call it in place of its name."""
+    suffix = path.suffix.lower()
     return UnsafeFormatException(
-        f"{path.name} is a pickle, which may run code when it is read: convert it to safetensors first.",
-        metadata={"path": str(path), "format": path.suffix.lower()},
+        f"{shown or path.name} is a pickle, which may run code when it is read: convert it to safetensors "
+        "first.",
+        metadata={"path": str(path), "format": suffix if suffix in PICKLE_SUFFIXES else "pickle"},
     )
 
 
 class Folder:
-    """One model folder: its files by relative path, and readers that go through the opener."""
+    """One model folder: its files by relative path, what else lies in it, and readers through the opener."""
 
-    def __init__(self, path: Path, files: Mapping[str, int], opener: Opener) -> None:
+    def __init__(self, path: Path, listing: Listing, opener: Opener) -> None:
         self.path = path
-        self.files = files
+        self.files = listing.files
+        self.others = listing.others
         self._opener = opener
         self._allowance = Allowance()
 
@@ -80,14 +86,12 @@ class Folder:
             wanted = sorted(set(shards))
             outside = [shard for shard in wanted if shard in ("", ".", "..") or "/" in shard or "\\" in shard]
             if outside:
-                raise self.invalid(
-                    name, f"no plain file names: {_listed([repr(shard) for shard in outside])}"
-                )
+                raise self.invalid(name, f"no plain file names: {listed([repr(shard) for shard in outside])}")
             missing = [shard for shard in wanted if str(PurePosixPath(name).parent / shard) not in self.files]
             if missing:
                 raise self.invalid(
                     name,
-                    f"{len(missing)} of its {len(wanted)} shards are not there: {_listed(missing)}; "
+                    f"{len(missing)} of its {len(wanted)} shards are not there: {listed(missing)}; "
                     "fetch the missing files, then install again",
                 )
 
@@ -102,13 +106,26 @@ class Folder:
         tensors = sorted(name for name in inside if name.endswith(".safetensors"))
         pickles = [name for name in inside if PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES]
         if not tensors and pickles:
-            raise unsafe(self.path / pickles[0])
+            raise unsafe(self.path / pickles[0], pickles[0])
         if not tensors:
-            raise self.invalid(component, "no safetensors weights in this folder")
+            raise self.invalid(component, f"no safetensors weights in this folder{self.beside(component)}")
         headers = [read_header(self.path / name, self._opener, self._allowance) for name in tensors]
         for header in headers:
             header.check_lendable()
         return headers
+
+    def beside(self, relative: str) -> str:
+        """What lies there that is no file or folder of the model, to end a sentence; "" if nothing does."""
+        found = [
+            f"{name} is {what}"
+            for name, what in self.others.items()
+            if name == relative or name.startswith(f"{relative}/" if relative else "")
+        ]
+        return (
+            f" ({listed(found)}, which is no part of a model: put the folder or file itself there)"
+            if found
+            else ""
+        )
 
     def invalid(self, relative: str, detail: str) -> InvalidModelException:
         where = f"{relative} in {self.path.name}" if relative else self.path.name
@@ -124,7 +141,7 @@ def shortened(value: object) -> str:
     return said if len(said) <= 200 else f"{said[:200]}…"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """The first of the names, and how many more there are."""
     first = [shortened(name) for name in names[:_MAX_LISTED]]
     return ", ".join(first) + (f" and {len(names) - len(first):,} more" if len(names) > len(first) else "")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from modelkeep import headers
+from modelkeep.contents import BEGINNING_BYTES, Content, content_of
 from modelkeep.headers import Header
 
 from ...domain.system_errors import no_regular_file, reading
@@ -44,3 +45,13 @@ def read_header(
     """
     with reading(path), opener(path) as file:
         return headers.read_header(file.fileno(), path, allowance=allowance)
+
+
+def look(path: Path, opener: Opener = open_regular) -> Content:
+    """What the bytes of a file are, by how they begin.
+
+    Raises:
+        ModelkeepError: It cannot be opened; see ``system_errors``.
+    """
+    with reading(path), opener(path) as file:
+        return content_of(os.pread(file.fileno(), BEGINNING_BYTES, 0), os.fstat(file.fileno()).st_size)
