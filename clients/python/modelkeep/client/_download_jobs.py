@@ -13,6 +13,7 @@ from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, PrivateAttr, Vali
 from modelkeep.client._values import absolute, is_url, seconds, state_of
 from modelkeep.download.v1 import download_pb2
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
+from modelkeep.messages import made
 from modelkeep.rpc import exception_of
 
 #: Called with the job on each event; what it returns is ignored, unless it is a coroutine function.
@@ -113,7 +114,7 @@ class DownloadJobBase(BaseModel):
 
     def source_message(self) -> download_pb2.DownloadSource:
         """The source on the wire."""
-        return download_pb2.DownloadSource(url=str(self.source))
+        return made(download_pb2.DownloadSource, url=str(self.source))
 
     def destination_text(self) -> str:
         """The destination on the wire: absolute, with "/" at the end for a folder."""
@@ -129,8 +130,8 @@ class DownloadJobPath(DownloadJobBase):
 
     def source_message(self) -> download_pb2.DownloadSource:
         """The source on the wire."""
-        local = download_pb2.LocalPath(path=str(absolute(self.source)), move=not self.keep_source)
-        return download_pb2.DownloadSource(local_path=local)
+        local = made(download_pb2.LocalPath, path=str(absolute(self.source)), move=not self.keep_source)
+        return made(download_pb2.DownloadSource, local_path=local)
 
 
 class DownloadJobRemoteSource(DownloadJobBase):

@@ -26,6 +26,7 @@ from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep.download.v1.download_service_pb2_grpc import DownloadServiceStub
 from modelkeep.exceptions import UnknownJobIDException
+from modelkeep.messages import made
 
 if TYPE_CHECKING:
     from modelkeep.download.v1.download_service_pb2_grpc import DownloadServiceAsyncStub
@@ -119,7 +120,8 @@ class AsyncDownloadQueue:
             job: A job that was not submitted before.
             start: Whether to put it into the queue at once.
         """
-        request = pb.CreateDownloadRequest(
+        request = made(
+            pb.CreateDownloadRequest,
             source=job.source_message(),
             destination=job.destination_text(),
             filename=job.filename or "",
@@ -140,7 +142,7 @@ class AsyncDownloadQueue:
 
     async def list_jobs(self) -> list[DownloadJobBase]:
         """All jobs of the queue that were not pruned, ordered by number."""
-        request = pb.ListDownloadsRequest(queue=self._queue or "", all_queues=self._queue is None)
+        request = made(pb.ListDownloadsRequest, queue=self._queue or "", all_queues=self._queue is None)
         pages = self._peer.pages(self._stub.ListDownloads, request)
         return [self._jobs.of(message) async for page in pages for message in page.downloads]
 
@@ -150,7 +152,7 @@ class AsyncDownloadQueue:
         Raises:
             UnknownJobIDException: There is none, or it is another queue's.
         """
-        answer = await self._peer.call(self._stub.GetDownload, pb.GetDownloadRequest(id=id))
+        answer = await self._peer.call(self._stub.GetDownload, made(pb.GetDownloadRequest, id=id))
         if self._queue is not None and answer.download.queue != self._queue:
             raise _unknown(id)
         return self._jobs.of(answer.download)
@@ -177,7 +179,7 @@ class AsyncDownloadQueue:
             queues = {self._queue}
         count = 0
         for queue in sorted(queues):
-            request = pb.PruneDownloadsRequest(queue=queue)
+            request = made(pb.PruneDownloadsRequest, queue=queue)
             count += (await self._peer.call(self._stub.PruneDownloads, request)).pruned_count
         return count
 
@@ -206,7 +208,7 @@ class AsyncDownloadQueue:
             UnknownJobIDException: It is no job of this queue.
             WrongStateException: It has ended.
         """
-        request = pb.StartDownloadRequest(id=await self._id(job), access_token=access_token or "")
+        request = made(pb.StartDownloadRequest, id=await self._id(job), access_token=access_token or "")
         answer = await self._peer.call(self._stub.StartDownload, request)
         return self._refreshed(job, answer.download)
 
@@ -217,7 +219,7 @@ class AsyncDownloadQueue:
             UnknownJobIDException: It is no job of this queue.
             WrongStateException: It has ended.
         """
-        request = pb.PauseDownloadRequest(id=await self._id(job))
+        request = made(pb.PauseDownloadRequest, id=await self._id(job))
         answer = await self._peer.call(self._stub.PauseDownload, request)
         return self._refreshed(job, answer.download)
 
@@ -228,7 +230,7 @@ class AsyncDownloadQueue:
             UnknownJobIDException: It is no job of this queue.
             WrongStateException: It is completed or has failed.
         """
-        request = pb.CancelDownloadRequest(id=await self._id(job))
+        request = made(pb.CancelDownloadRequest, id=await self._id(job))
         answer = await self._peer.call(self._stub.CancelDownload, request)
         return self._refreshed(job, answer.download)
 
@@ -258,7 +260,9 @@ class AsyncDownloadQueue:
         return job
 
     def _watched(self, ids: Sequence[int]) -> pb.WatchDownloadsRequest:
-        return pb.WatchDownloadsRequest(queue=self._queue or "", all_queues=self._queue is None, ids=ids)
+        return made(
+            pb.WatchDownloadsRequest, queue=self._queue or "", all_queues=self._queue is None, ids=ids
+        )
 
     async def _tell(
         self,

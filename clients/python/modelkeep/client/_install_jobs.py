@@ -12,6 +12,7 @@ from modelkeep.configs.overrides import config_of
 from modelkeep.configs.wire import from_model
 from modelkeep.exceptions import ModelkeepError
 from modelkeep.install.v1 import install_pb2
+from modelkeep.messages import made
 from modelkeep.rpc import exception_of
 
 
@@ -139,8 +140,8 @@ def exception_name(message: install_pb2.Install) -> str:
 def source_message(source: Any, absolute_path: Path | None) -> install_pb2.InstallSource:
     """A source on the wire: an address, or the absolute path of something local."""
     if absolute_path is None:
-        return install_pb2.InstallSource(url=str(source))
-    return install_pb2.InstallSource(local_path=str(absolute_path))
+        return made(install_pb2.InstallSource, url=str(source))
+    return made(install_pb2.InstallSource, local_path=str(absolute_path))
 
 
 def source_of(message: install_pb2.InstallSource) -> Path | str:

@@ -27,6 +27,7 @@ from modelkeep.exceptions import UnknownJobIDException
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.install.v1.install_service_pb2_grpc import InstallServiceStub
+from modelkeep.messages import made
 
 if TYPE_CHECKING:
     from modelkeep.install.v1.install_service_pb2_grpc import InstallServiceAsyncStub
@@ -70,7 +71,7 @@ class AsyncModelInstall:
         self._jobs: Jobs[ModelInstallJob, install_pb2.Install] = Jobs(
             peer,
             lambda to: InstallServiceStub(to).WatchInstalls,
-            lambda ids: pb.WatchInstallsRequest(ids=ids),
+            lambda ids: made(pb.WatchInstallsRequest, ids=ids),
             ModelInstallJob,
             self._tell,
         )
@@ -121,7 +122,8 @@ class AsyncModelInstall:
             InvalidModelConfigException: `config` has a field or value that no model has.
         """
         local = None if is_url(source) else absolute(os.fspath(source))
-        request = pb.ImportModelRequest(
+        request = made(
+            pb.ImportModelRequest,
             source=source_message(source, local),
             inplace=inplace,
             overrides=overrides_of(config),
@@ -181,7 +183,9 @@ class AsyncModelInstall:
 
         Of an address, its secrets aside: jobs that differ in what is hidden are shown alike.
         """
-        request = pb.ListInstallsRequest(source_contains=os.fspath(source) if source is not None else "")
+        request = made(
+            pb.ListInstallsRequest, source_contains=os.fspath(source) if source is not None else ""
+        )
         pages = self._peer.pages(self._stub.ListInstalls, request)
         return [self._jobs.of(message) async for page in pages for message in page.installs]
 
@@ -213,7 +217,7 @@ class AsyncModelInstall:
         Raises:
             UnknownJobIDException: There is none.
         """
-        answer = await self._peer.call(self._stub.GetInstall, pb.GetInstallRequest(id=id))
+        answer = await self._peer.call(self._stub.GetInstall, made(pb.GetInstallRequest, id=id))
         return self._jobs.of(answer.install)
 
     async def cancel_job(self, job: ModelInstallJob | int) -> ModelInstallJob:
@@ -224,7 +228,7 @@ class AsyncModelInstall:
             WrongStateException: It is completed or has failed.
         """
         id = job if isinstance(job, int) else job.id
-        answer = await self._peer.call(self._stub.CancelInstall, pb.CancelInstallRequest(id=id))
+        answer = await self._peer.call(self._stub.CancelInstall, made(pb.CancelInstallRequest, id=id))
         return self._jobs.of(answer.install)
 
     async def prune_jobs(self) -> int:
@@ -257,7 +261,7 @@ class AsyncModelInstall:
             InvalidModelException: It is damaged.
             UnsafeFormatException: Reading it could run code.
         """
-        request = pb.ProbeModelRequest(path=str(absolute(path)), overrides=overrides_of(config))
+        request = made(pb.ProbeModelRequest, path=str(absolute(path)), overrides=overrides_of(config))
         return (await self._peer.call(self._stub.ProbeModel, request)).result
 
     async def unregister(self, key: str) -> None:
@@ -299,7 +303,7 @@ class AsyncModelInstall:
         await self._jobs.close()
 
     async def _uninstall(self, key: str, files: pb.UninstallFiles) -> list[Path]:
-        request = pb.UninstallModelRequest(key=key, files=files)
+        request = made(pb.UninstallModelRequest, key=key, files=files)
         answer = await self._peer.call(self._stub.UninstallModel, request)
         return [Path(path) for path in answer.deleted_paths]
 

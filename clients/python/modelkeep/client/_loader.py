@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from modelkeep.client._installs import MODEL_EVENT, EventBus
 from modelkeep.client._transport import Peer
-from modelkeep.client._values import wire
 from modelkeep.client._watch import WatchFrame, events_with_progress, follow
 from modelkeep.dtypes import Precision
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.loader.v1 import loader_service_pb2 as pb
 from modelkeep.loader.v1 import resident_pb2
 from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceStub
+from modelkeep.messages import made, wire
 from modelkeep.taxonomy import SubModelType
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def component(
     key: str, submodel: SubModelType | str | None = None, precision: Any = "auto"
 ) -> resident_pb2.ComponentRef:
     """The message that names a component."""
-    return resident_pb2.ComponentRef(
+    return made(
+        resident_pb2.ComponentRef,
         key=key,
         submodel=wire(SubModelType, submodel, "submodel") if submodel else None,
         precision=f"PRECISION_{precision_name(precision).upper()}",
@@ -116,7 +117,7 @@ class AsyncModelLoader:
         """
         named = [submodels] if isinstance(submodels, str) else submodels
         which: list[SubModelType | str | None] = list(named) or [None]
-        request = pb.LoadModelRequest(components=[component(key, name, precision) for name in which])
+        request = made(pb.LoadModelRequest, components=[component(key, name, precision) for name in which])
         stub = LoaderServiceStub(self._peer.stream_channel)
         residents: list[resident_pb2.Resident] = []
         async for answer in self._peer.stream(stub.LoadModel, request, timeout=timeout):
@@ -139,7 +140,8 @@ class AsyncModelLoader:
         Raises:
             ModelInUseException: A lease holds one; nothing was dropped.
         """
-        request = pb.EvictModelRequest(
+        request = made(
+            pb.EvictModelRequest,
             key=key,
             submodel=wire(SubModelType, submodel, "submodel") if submodel else None,
             validate_only=validate_only,
@@ -148,12 +150,12 @@ class AsyncModelLoader:
 
     async def residents(self, key: str | None = None) -> list[resident_pb2.Resident]:
         """The components in memory; of one model if a key is given."""
-        pages = self._peer.pages(self._stub.ListResidents, pb.ListResidentsRequest(key=key or ""))
+        pages = self._peer.pages(self._stub.ListResidents, made(pb.ListResidentsRequest, key=key or ""))
         return [found async for page in pages for found in page.residents]
 
     async def leases(self, key: str | None = None) -> list[resident_pb2.Lease]:
         """The leases that have not ended; on one model if a key is given."""
-        pages = self._peer.pages(self._stub.ListLeases, pb.ListLeasesRequest(key=key or ""))
+        pages = self._peer.pages(self._stub.ListLeases, made(pb.ListLeasesRequest, key=key or ""))
         return [found async for page in pages for found in page.leases]
 
     async def revoke(self, lease_id: str, why: str = "") -> resident_pb2.Lease:
@@ -166,7 +168,7 @@ class AsyncModelLoader:
         Raises:
             UnknownLeaseException: There is none, or it has ended.
         """
-        request = pb.RevokeLeaseRequest(lease_id=lease_id, why=why)
+        request = made(pb.RevokeLeaseRequest, lease_id=lease_id, why=why)
         return (await self._peer.call(self._stub.RevokeLease, request)).lease
 
     async def capacity(self) -> pb.GetCapacityResponse:
@@ -183,8 +185,8 @@ class AsyncModelLoader:
             resume_token: Place to go on from, out of an earlier frame; empty: a snapshot first.
             skip_snapshot: Without a token: only changes from now on.
         """
-        request = pb.WatchResidentsRequest(
-            key=key or "", resume_token=resume_token, skip_snapshot=skip_snapshot
+        request = made(
+            pb.WatchResidentsRequest, key=key or "", resume_token=resume_token, skip_snapshot=skip_snapshot
         )
         return follow(
             self._peer, lambda to: LoaderServiceStub(to).WatchResidents, request, events_with_progress()

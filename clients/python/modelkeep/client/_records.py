@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from modelkeep.client._transport import Peer
-from modelkeep.client._values import absolute, listed, wire, wires
+from modelkeep.client._values import absolute, listed
 from modelkeep.client._watch import WatchEvent, WatchFrame, follow
 from modelkeep.configs import (
     AnyModelConfig,
@@ -26,6 +26,7 @@ from modelkeep.exceptions import (
     InvalidModelConfigException,
     UnknownModelException,
 )
+from modelkeep.messages import made, wire, wires
 from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep.record.v1.record_service_pb2_grpc import RecordServiceStub
 from modelkeep.taxonomy import BaseModelType, ModelFormat, ModelType
@@ -60,7 +61,8 @@ def model_filter(
     text: str | None = None,
 ) -> pb.ModelFilter:
     """The message of a filter; see :meth:`AsyncModelRecordStore.list_models` for the arguments."""
-    return pb.ModelFilter(
+    return made(
+        pb.ModelFilter,
         name=name or "",
         bases=listed(base),
         types=wires(ModelType, listed(type), "filter.types"),
@@ -93,7 +95,7 @@ class AsyncModelRecordStore:
         Raises:
             UnknownModelException: No record has this key.
         """
-        answer = await self._peer.call(self._stub.GetModel, pb.GetModelRequest(key=key))
+        answer = await self._peer.call(self._stub.GetModel, made(pb.GetModelRequest, key=key))
         return from_model(answer.model)
 
     async def exists(self, key: str) -> bool:
@@ -112,7 +114,9 @@ class AsyncModelRecordStore:
         left = list(keys)
         while left:
             batch, left = left[:_BATCH], left[_BATCH:]
-            answer = await self._peer.call(self._stub.BatchGetModels, pb.BatchGetModelsRequest(keys=batch))
+            answer = await self._peer.call(
+                self._stub.BatchGetModels, made(pb.BatchGetModelsRequest, keys=batch)
+            )
             found += map(from_model, answer.models)
             left = [*answer.deferred_keys, *left]
         return found
@@ -132,7 +136,10 @@ class AsyncModelRecordStore:
                 if where.is_relative_to(root):
                     relative = str(where.relative_to(root))
                     found = await self._list(
-                        pb.ListModelsRequest(filter=pb.ModelFilter(paths=[relative], root_id=root_id))
+                        made(
+                            pb.ListModelsRequest,
+                            filter=made(pb.ModelFilter, paths=[relative], root_id=root_id),
+                        )
                     )
                 if found:
                     break
@@ -171,7 +178,8 @@ class AsyncModelRecordStore:
             UnknownModelException: None has them.
             DuplicateModelException: More than one has.
         """
-        request = pb.FindModelRequest(
+        request = made(
+            pb.FindModelRequest,
             name=name,
             base=base_model,
             type=wire(ModelType, model_type, "type"),
@@ -223,11 +231,11 @@ class AsyncModelRecordStore:
             text=text,
         )
         by = f"MODEL_ORDER_{order.upper()}"
-        return await self._list(pb.ListModelsRequest(filter=wanted, order=by, descending=descending))
+        return await self._list(made(pb.ListModelsRequest, filter=wanted, order=by, descending=descending))
 
     async def list_files(self, key: str) -> list[ModelFile]:
         """The files of a model, ordered by path."""
-        pages = self._peer.pages(self._stub.ListModelFiles, pb.ListModelFilesRequest(key=key))
+        pages = self._peer.pages(self._stub.ListModelFiles, made(pb.ListModelFilesRequest, key=key))
         return [from_file(file) async for page in pages for file in page.files]
 
     async def version(self) -> str:
@@ -262,7 +270,8 @@ class AsyncModelRecordStore:
             resume_token: Place to go on from, out of an earlier frame; empty: a snapshot first.
             skip_snapshot: Without a token: only changes from now on.
         """
-        request = pb.WatchModelsRequest(
+        request = made(
+            pb.WatchModelsRequest,
             filter=model_filter(base=base, type=type, format=format, tags=tags, labels=labels, text=text),
             resume_token=resume_token,
             skip_snapshot=skip_snapshot,
@@ -292,7 +301,7 @@ class AsyncModelRecordStore:
         model = to_model(ModelConfigFactory.make_config(config, key=key or ""))
         for name in _OUTPUT_ONLY:
             model.ClearField(name)
-        request = pb.CreateModelRequest(model=model, files=map(to_file, files))
+        request = made(pb.CreateModelRequest, model=model, files=map(to_file, files))
         return from_model((await self._peer.call(self._stub.CreateModel, request)).model)
 
     async def update_model(
@@ -322,7 +331,7 @@ class AsyncModelRecordStore:
         for name in _OUTPUT_ONLY:
             model.ClearField(name)
         model.etag = etag or ""
-        request = pb.UpdateModelRequest(model=model, update_mask=FieldMask(paths=mask))
+        request = made(pb.UpdateModelRequest, model=model, update_mask=FieldMask(paths=mask))
         return from_model((await self._peer.call(self._stub.UpdateModel, request)).model)
 
     async def del_model(self, key: str, *, etag: str | None = None) -> None:
@@ -331,7 +340,7 @@ class AsyncModelRecordStore:
         Raises:
             UnknownModelException: No record has this key.
         """
-        await self._peer.call(self._stub.DeleteModel, pb.DeleteModelRequest(key=key, etag=etag or ""))
+        await self._peer.call(self._stub.DeleteModel, made(pb.DeleteModelRequest, key=key, etag=etag or ""))
 
     async def _list(self, request: pb.ListModelsRequest) -> list[AnyModelConfig]:
         request.view = pb.MODEL_VIEW_FULL

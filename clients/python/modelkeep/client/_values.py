@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,32 +12,10 @@ from typing import Any, TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
-from modelkeep.taxonomy import wire_name
 
 E = TypeVar("E", bound=StrEnum)
 
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-
-
-def wire(enum: type[E], value: str, field: str) -> str:
-    """The name on the wire of an enum's member, or of its text.
-
-    Raises:
-        FieldInvalidException: There is no such member; the message lists those that there are.
-    """
-    try:
-        return wire_name(enum(value))
-    except ValueError:
-        known = ", ".join(member.value for member in enum)
-        raise FieldInvalidException(
-            f"{value!r} is no {enum.__name__}",
-            violations=[FieldViolation(field, f"{value!r} is not one of {known}")],
-        ) from None
-
-
-def wires(enum: type[E], values: Iterable[str], field: str) -> list[str]:
-    """The names of several."""
-    return [wire(enum, value, field) for value in values]
 
 
 def state_of(states: Any, number: int, enum: type[E]) -> E:

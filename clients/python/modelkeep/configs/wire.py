@@ -29,7 +29,8 @@ from modelkeep.configs.fields import (
     readable_values,
     values_of,
 )
-from modelkeep.exceptions import FieldViolation
+from modelkeep.exceptions import FieldInvalidException, FieldViolation
+from modelkeep.messages import must_be
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.taxonomy import BaseModelType, ModelFormat, ModelType
 
@@ -45,6 +46,9 @@ def to_model(config: ModelConfigBase) -> model_pb2.Model:
 
     If the config was read from a message, that message with the fields changed since: nothing is
     lost that this version does not know.
+
+    Raises:
+        FieldInvalidException: A value is beyond what the wire carries.
     """
     before: ModelConfigBase | None = None
     message = model_pb2.Model()
@@ -57,7 +61,7 @@ def to_model(config: ModelConfigBase) -> model_pb2.Model:
         if before is None or getattr(before, name, _MISSING) != getattr(config, name)
     }
     for name in changed & set(ModelConfigBase.model_fields):
-        put(message, WIRE_NAMES.get(name, name), getattr(config, name))
+        _set(message, WIRE_NAMES.get(name, name), getattr(config, name))
     if isinstance(config, UnknownConfig):
         if message.type == taxonomy_pb2.MODEL_TYPE_UNKNOWN:
             raw = json.dumps(config.raw) if config.raw else ""
@@ -66,7 +70,7 @@ def to_model(config: ModelConfigBase) -> model_pb2.Model:
     arm: Message = getattr(message, config.model_type.value)
     arm.SetInParent()
     for name in changed - set(ModelConfigBase.model_fields):
-        put(arm, WIRE_NAMES.get(name, name), getattr(config, name))
+        _set(arm, WIRE_NAMES.get(name, name), getattr(config, name))
     return message
 
 
@@ -84,7 +88,8 @@ def from_model(message: model_pb2.Model) -> AnyModelConfig:
 def to_file(file: ModelFile) -> model_pb2.ModelFile:
     """The message of one file of a model."""
     message = model_pb2.ModelFile()
-    fill(message, dict(file))
+    for name, value in dict(file).items():
+        _set(message, name, value)
     return message
 
 
@@ -199,6 +204,14 @@ def wire_path(name: str, model_type: ModelType | None = None) -> str:
 
 
 _MISSING = object()
+
+
+def _set(message: Message, name: str, value: Any) -> None:
+    try:
+        put(message, name, value)
+    except (TypeError, ValueError):
+        problem = must_be(message.DESCRIPTOR.fields_by_name[name], value)
+        raise FieldInvalidException("", violations=[FieldViolation(name, problem)]) from None
 
 
 def _kind(message: model_pb2.Model) -> tuple[ModelType, ModelFormat]:

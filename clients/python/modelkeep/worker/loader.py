@@ -17,6 +17,7 @@ from modelkeep.dtypes import Precision
 from modelkeep.exceptions import ModelkeepError
 from modelkeep.loader.v1 import loader_service_pb2 as pb
 from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
+from modelkeep.messages import duration, made, wire
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.rpc import decode, open_channel, with_retries
 from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
@@ -61,13 +62,13 @@ class ModelLoader:
         label: str = "",
         token_file: str | os.PathLike[str] | None = None,
     ) -> None:
+        self._max_wait = duration(max_wait_s, "max_wait_s")
         self._address = find_addresses({"loader": address}, token_file=token_file)["loader"]
         self._channel = open_channel(self._address, with_retries())
         self._stub = loader_service_pb2_grpc.LoaderServiceStub(self._channel)
         # Begins to connect, and nobody waits for it: the first call then finds a connection that stands.
         self._stub.GetCapacity.future(pb.GetCapacityRequest())
         self._precision = precision
-        self._max_wait_s = max_wait_s
         self._on_event = on_event
         self._label = label
         self._boot_id = _boot_id()
@@ -100,11 +101,12 @@ class ModelLoader:
         """
         component = _component(key, submodel_type, precision or self._precision)
         facts = {} if context is None else _facts(context)
-        request = pb.LoadModelRequest(
+        request = made(
+            pb.LoadModelRequest,
             components=[component],
             context={name: str(value) for name, value in facts.items() if value is not None},
         )
-        request.max_wait.FromMilliseconds(int(self._max_wait_s * 1000))
+        request.max_wait.CopyFrom(self._max_wait)
         info: ModelInfo | None = None
         try:
             for frame in self._stub.LoadModel(request):
@@ -148,14 +150,15 @@ class ModelLoader:
         )
 
     def _hold(self, component: resident_pb2.ComponentRef) -> Hold:
-        request = pb.HoldModelRequest(
+        request = made(
+            pb.HoldModelRequest,
             components=[component],
             delivery=pb.DELIVERY_FD,
             boot_id=self._boot_id,
             label=self._label,
             pid=os.getpid(),
         )
-        request.max_wait.FromMilliseconds(int(self._max_wait_s * 1000))
+        request.max_wait.CopyFrom(self._max_wait)
         held = hold(self._stub, request, decode=self._decode)
         self._holds.add(held)
         return held
@@ -187,9 +190,10 @@ class ModelLoader:
 def _component(
     key: str, submodel: SubModelType | str | None, precision: Precision
 ) -> resident_pb2.ComponentRef:
-    return resident_pb2.ComponentRef(
+    return made(
+        resident_pb2.ComponentRef,
         key=key,
-        submodel=f"SUB_MODEL_TYPE_{SubModelType(submodel).value.upper()}" if submodel else None,
+        submodel=wire(SubModelType, submodel, "submodel") if submodel else None,
         precision=f"PRECISION_{precision.upper()}",
     )
 
