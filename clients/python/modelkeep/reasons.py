@@ -22,9 +22,9 @@ class Situation(NamedTuple):
 #: Keys that an error of any reason may have: what to do about it, as a sentence; of a job's error also what
 #: was being fetched or installed, and where the finished download is kept.
 COMMON_KEYS: Final = ("remedy", "source", "kept_path")
-#: Keys that the Python client adds to errors that it makes by itself: which service it asked, where; which
-#: file it read; the reason that it does not know.
-CLIENT_KEYS: Final = ("service", "address", "path", "reason")
+#: Keys that the Python client and the command line add to errors that they make by themselves: which service
+#: was asked, where; which file was read, in which root; the unknown reason; which models a name fits.
+CLIENT_KEYS: Final = ("service", "address", "path", "root_id", "reason", "keys")
 
 _AGAIN: Final = "Send the request again."
 
