@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from support.downloads import downloads_beside
 from support.installs import InstallClient, install_service
+from support.loaders import Lender
 from support.services import Services, all_services
+from support.workers import Worker, shared_workers
 
 
 @pytest.fixture
@@ -41,3 +44,12 @@ def services(folder: Path) -> Iterator[Services]:
     """All four services as processes, which may import from one folder only."""
     with all_services(folder) as started:
         yield started
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def worker(loader: Lender) -> AsyncIterator[Worker]:
+    """A worker process, connected to the loader that a module has as its own fixture."""
+    process = await shared_workers().new()
+    await process.do("connect", address=loader.address)
+    yield process
+    await process.close()

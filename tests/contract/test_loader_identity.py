@@ -46,14 +46,6 @@ async def loader(folder: Path, disk: Path) -> AsyncIterator[Lender]:
         yield both
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def worker(loader: Lender) -> AsyncIterator[Worker]:
-    process = await shared_workers().new()
-    await process.do("connect", address=loader.address)
-    yield process
-    await process.close()
-
-
 async def unlisted(loader: Lender, place: Path) -> str:
     """The key of a record that claims nothing of its files' contents, as before its digests are known."""
     key = await loader.register(place, type=VAE)

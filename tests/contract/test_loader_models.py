@@ -41,14 +41,6 @@ async def loader(folder: Path) -> AsyncIterator[Lender]:
         yield both
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def worker(loader: Lender) -> AsyncIterator[Worker]:
-    process = await shared_workers().new()
-    await process.do("connect", address=loader.address)
-    yield process
-    await process.close()
-
-
 @pytest.mark.parametrize("odd", ["float8_e4m3fn", "float64", "int64"])
 async def test_other_data_types_in_the_files_come_as_from_pretrained_has_them(
     loader: Lender, worker: Worker, odd: str

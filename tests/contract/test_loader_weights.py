@@ -34,14 +34,6 @@ async def loader(folder: Path) -> AsyncIterator[Lender]:
         yield both
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def worker(loader: Lender) -> AsyncIterator[Worker]:
-    process = await shared_workers().new()
-    await process.do("connect", address=loader.address)
-    yield process
-    await process.close()
-
-
 async def variant_of(loader: Lender, name: str, part: str, change: Callable[[Path], None]) -> str:
     """Key of a pipeline of which one component was changed."""
     place = loader.models / name.replace(" ", "-")

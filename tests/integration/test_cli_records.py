@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from modelkeep.cli.main import app
 from modelkeep.supervisor import Suite
 from support import modelshapes
+from support.cli import run, run_json
 
 
 @pytest.fixture
 def lora(tmp_path: Path) -> Path:
     tensors = modelshapes.table("lora.sd-1.peft")
     return modelshapes.write_safetensors(tmp_path / "sketch.safetensors", tensors)
-
-
-def run(suite: Suite, *arguments: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, arguments, env={"MODELKEEP_DATA_DIR": str(suite.data_dir)})
-    assert result.exit_code == code, f"{arguments}: {result.exit_code}\n{result.output}"
-    return result
-
-
-def run_json(suite: Suite, *arguments: str) -> Any:
-    return json.loads(run(suite, *arguments, "--json").stdout)
 
 
 def names(suite: Suite, *arguments: str) -> list[str]:
