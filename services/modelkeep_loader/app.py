@@ -24,6 +24,7 @@ from modelkeep_loader.domain.find import Finder
 from modelkeep_loader.domain.lending import Lending
 from modelkeep_loader.domain.plan import Planner
 from modelkeep_loader.fd_socket import DescriptorServer, socket_folder
+from modelkeep_loader.follow import RemovalFollower
 from modelkeep_loader.helper import Helper
 from modelkeep_loader.peers import RecordClient
 from modelkeep_loader.processes import DeathWatch, host_boot_id
@@ -38,6 +39,7 @@ class OpenLoader(Service):
     helper: Helper
     lending: Lending
     descriptors: DescriptorServer
+    follower: RemovalFollower
     warming: asyncio.Task[None] | None
 
 
@@ -103,6 +105,9 @@ class LoaderApplication:
             held.push_async_callback(descriptors.close)
             held.push_async_callback(lending.close)
             await lending.open()
+            follower = RemovalFollower(records, lending)
+            follower.open()
+            held.push_async_callback(follower.close)
             servicer = LoaderServicer(lending, history, str(descriptors.path))
 
             async def drain() -> None:
@@ -117,6 +122,7 @@ class LoaderApplication:
                 helper=helper,
                 lending=lending,
                 descriptors=descriptors,
+                follower=follower,
                 warming=asyncio.create_task(helper.warm()) if settings.warm_helper else None,
             )
 

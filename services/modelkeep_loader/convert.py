@@ -18,8 +18,9 @@ from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.server.v1 import job_pb2, watch_pb2
 from modelkeep_common.watch import Frame
 from modelkeep_common.wire import clamped_int, to_seconds, to_timestamp
-from modelkeep_loader.domain.cache import MOST_NAMED, Demand, Usage
+from modelkeep_loader.domain.cache import MOST_NAMED
 from modelkeep_loader.domain.components import ComponentRef, Plan, Resident, Stage
+from modelkeep_loader.domain.demand import Demand, Usage
 from modelkeep_loader.domain.digests import Reading
 from modelkeep_loader.domain.leases import Lease, LeaseState
 from modelkeep_loader.domain.lending import Capacity
@@ -179,6 +180,7 @@ def resident_message(resident: Resident, *, retry_in: float | None = None) -> re
         lease_ids=heapq.nsmallest(MOST_NAMED, resident.leases),
         lease_count=len(resident.leases),
         display_name=resident.display_name,
+        model_removed=resident.is_orphan,
         load_seconds=resident.load_seconds or None,
         progress=_progress(resident),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import grpc.aio
 
@@ -12,14 +12,14 @@ from modelkeep.model.v1 import model_pb2
 from modelkeep.record.v1 import record_service_pb2, record_service_pb2_grpc
 from modelkeep.rpc import Address, decode, open_async_channel, with_retries
 from modelkeep_common.wire import to_seconds
-from modelkeep_loader.domain.records import FileFacts, Record
+from modelkeep_loader.domain.records import FileFacts, Record, Removals
 
 _TIMEOUT_S = 10.0
 _PAGE = 1000
 
 
 class RecordClient:
-    """A :class:`modelkeep_loader.domain.records.Records` over gRPC.
+    """A :class:`modelkeep_loader.domain.records.FollowedRecords` over gRPC.
 
     Args:
         address: Of RecordService.
@@ -69,6 +69,20 @@ class RecordClient:
             raise decode(error, self._address) from None
         found = max(response.models, key=lambda model: len(model.path), default=None)
         return to_record(found) if found is not None else None
+
+    async def removals(self, resume_token: str) -> AsyncIterator[Removals]:
+        """See :class:`modelkeep_loader.domain.records.FollowedRecords`."""
+        call = self._stub.WatchModels(
+            record_service_pb2.WatchModelsRequest(resume_token=resume_token, skip_snapshot=True)
+        )
+        try:
+            async for frame in call:
+                gone = [event.removed_key for event in frame.events if event.HasField("removed_key")]
+                yield Removals(frame.resume_token, gone)
+        except grpc.aio.AioRpcError as error:
+            raise decode(error, self._address) from None
+        finally:
+            call.cancel()  # left early or not: a stream that is dropped uncancelled lives on
 
 
 def to_record(model: model_pb2.Model) -> Record:

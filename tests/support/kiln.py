@@ -9,7 +9,6 @@ from pathlib import Path
 
 from modelkeep.exceptions import InvalidModelException
 from modelkeep_convert import sealed
-from modelkeep_loader.domain.cache import Demand
 from modelkeep_loader.domain.components import (
     BuildProgress,
     Built,
@@ -18,6 +17,7 @@ from modelkeep_loader.domain.components import (
     Plan,
     Stage,
 )
+from modelkeep_loader.domain.demand import Demand
 from modelkeep_loader.tiers.ram import SealedMemory
 
 MB = 1 << 20

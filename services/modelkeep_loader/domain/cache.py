@@ -22,7 +22,6 @@ import heapq
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 
 from modelkeep.backoff import doubled
 from modelkeep.exceptions import (
@@ -33,57 +32,17 @@ from modelkeep.exceptions import (
     RamExhaustedException,
 )
 from modelkeep_loader.domain.components import Builder, ComponentRef, Memory, Plan, Resident, Stage
+from modelkeep_loader.domain.demand import Demand, Eviction, Usage
 
 _log = logging.getLogger(__name__)
 
 _FIRST_COOLDOWN_S = 2.0
 _LONGEST_COOLDOWN_S = 60.0
 _FORGET_FAILED_S = 600.0
-#: Failures that are remembered, requests that wait, and names of one component.
-_MOST_FAILED, _MOST_WAITING, _MOST_REFS = 1000, 256, 256
+#: Failures that are remembered, and requests that wait.
+_MOST_FAILED, _MOST_WAITING = 1000, 256
 #: Of the leases that hold something, as many are named.
 MOST_NAMED = 16
-
-
-@dataclass(slots=True, eq=False)
-class Demand:
-    """One request for components, as it can be watched while it is served.
-
-    Attributes:
-        plans: What is wanted.
-        holder: Id of the lease to be, or of the request that only loads.
-        is_lease: Whether `holder` is a lease.
-        residents: What was found or is being built, in the order of `plans`; empty while it waits.
-        bytes_short: Bytes that are missing while it waits for room.
-    """
-
-    plans: Sequence[Plan]
-    holder: str
-    is_lease: bool = True
-    residents: list[Resident] = field(default_factory=list)
-    bytes_short: int = 0
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Bytes of the tier. ``used`` counts residents and those being built."""
-
-    budget: int
-    used: int
-    leased: int
-    zombie: int
-    residents: int
-    waiting: int
-
-
-@dataclass(frozen=True, slots=True)
-class Eviction:
-    """What an eviction did. ``freed`` and ``zombie`` are bytes."""
-
-    residents: list[Resident]
-    freed: int
-    zombie: int
 
 
 class RamCache:
@@ -179,6 +138,7 @@ class RamCache:
                 resident.last_use, resident.use_time = now, wall
                 self._on_change(resident, False)
             resident.pins.discard(holder)
+            self._drop_orphan(resident)
         self._wake()
 
     def evict(self, key: str, submodel: str = "", *, validate_only: bool = False) -> Eviction:
@@ -211,6 +171,25 @@ class RamCache:
                 self._forget(resident, refs)
             self._wake()
         return Eviction(dropped, sum(held.values()) - zombie, zombie)
+
+    def model_removed(self, key: str) -> None:
+        """A model is no more. What is only its own goes: now, or with the last lease on it."""
+        for resident in list(self._residents.values()):
+            refs = [ref for ref in resident.refs if ref.key == key]
+            if not refs:
+                continue
+            resident.removed.add(key)
+            if not resident.is_orphan and not resident.wanted:
+                for ref in refs:
+                    del resident.refs[ref]
+                resident.removed.discard(key)
+            self._on_change(resident, False)
+            self._drop_orphan(resident)
+        self._wake()
+
+    def known_keys(self) -> set[str]:
+        """Keys of the models that residents were asked for by."""
+        return {ref.key for resident in self._residents.values() for ref in resident.refs}
 
     def sweep(self) -> None:
         """Notice what changes without an event: memory that nobody maps any more, old failures."""
@@ -291,7 +270,7 @@ class RamCache:
             self._start(plan, now)
         for plan in demand.plans:
             resident = self._residents[plan.id]
-            _remember(resident, plan)
+            resident.remember(plan)
             resident.last_use, resident.use_time = now, self._wall_clock()
             if demand.is_lease:
                 resident.leases[demand.holder] = keys[plan.id]
@@ -407,6 +386,7 @@ class RamCache:
         finally:
             self._builds.pop(resident.id, None)
         self._on_change(resident, False)
+        self._drop_orphan(resident)
         # It may have become larger than was estimated.
         for victim in self._idle(-self._free_bytes()):
             self._drop(victim)
@@ -433,6 +413,10 @@ class RamCache:
         else:
             self._drop(resident)
 
+    def _drop_orphan(self, resident: Resident) -> None:
+        if resident.is_orphan and not resident.wanted and resident.id not in self._builds:
+            self._drop(resident)
+
     def _drop(self, resident: Resident) -> None:
         if resident.stage is not Stage.FAILED:
             resident.stage = Stage.EVICTING
@@ -448,15 +432,6 @@ class RamCache:
     def _wake(self) -> None:
         for demand in self._waiting:
             demand.wake.set()
-
-
-def _remember(resident: Resident, plan: Plan) -> None:
-    """Note by what name a component was asked for; of very many that no lease uses, one is forgotten."""
-    if plan.ref not in resident.refs and len(resident.refs) >= _MOST_REFS:
-        used = {key for keys in resident.leases.values() for key in keys}
-        if (stale := next((r for r in resident.refs if r.key not in used), None)) is not None:
-            del resident.refs[stale]
-    resident.refs[plan.ref] = plan.display_name
 
 
 def _some(names: Sequence[str], count: int) -> str:

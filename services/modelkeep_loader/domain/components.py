@@ -7,10 +7,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from modelkeep.exceptions import InvalidModelException, ModelkeepError
 from modelkeep.headers import Tensor
+
+#: Names of one component that are remembered.
+_MOST_REFS: Final = 256
 
 
 class Stage(enum.StrEnum):
@@ -213,6 +216,8 @@ class Resident:
     built: Built | None = None
     #: What it was asked for as, in that order → display name.
     refs: dict[ComponentRef, str] = field(default_factory=dict)
+    #: Keys of models that it was asked for by and that are no more.
+    removed: set[str] = field(default_factory=set)
     #: Lease → keys of the models that the lease names this component by.
     leases: dict[str, frozenset[str]] = field(default_factory=dict)
     #: Requests without a lease that are loading it right now.
@@ -233,6 +238,20 @@ class Resident:
     def display_name(self) -> str:
         """What people know it by: its name in the model that asked for it first."""
         return next(iter(self.refs.values()), self.plan.display_name)
+
+    def remember(self, plan: Plan) -> None:
+        """Note by what name it was asked for; of very many that no lease uses, one is forgotten."""
+        if plan.ref not in self.refs and len(self.refs) >= _MOST_REFS:
+            used = {key for keys in self.leases.values() for key in keys}
+            if (stale := next((ref for ref in self.refs if ref.key not in used), None)) is not None:
+                del self.refs[stale]
+        self.refs[plan.ref] = plan.display_name
+        self.removed.discard(plan.ref.key)
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether every model that it was asked for by is no more."""
+        return bool(self.refs) and all(ref.key in self.removed for ref in self.refs)
 
     @property
     def wanted(self) -> bool:

@@ -22,8 +22,9 @@ from modelkeep.exceptions import (
     UnknownLeaseException,
     WrongHostException,
 )
-from modelkeep_loader.domain.cache import Demand, Eviction, RamCache, Usage
+from modelkeep_loader.domain.cache import RamCache
 from modelkeep_loader.domain.components import ChangedMeanwhileException, ComponentRef, Plan, Resident
+from modelkeep_loader.domain.demand import Demand, Eviction, Usage
 from modelkeep_loader.domain.digests import Reading
 from modelkeep_loader.domain.drain import Drain
 from modelkeep_loader.domain.leases import Lease, LeaseEnd, LeaseTable, ended
@@ -272,6 +273,10 @@ class Lending:
     def evict(self, key: str, submodel: str = "", *, validate_only: bool = False) -> Eviction:
         """See :meth:`RamCache.evict`."""
         return self.cache.evict(key, submodel, validate_only=validate_only)
+
+    def model_removed(self, key: str) -> None:
+        """See :meth:`RamCache.model_removed`."""
+        self.cache.model_removed(key)
 
     def find_residents(self, key: str, after: str) -> list[Resident]:
         """Residents by id, of a model ("": of all), and only those after an id."""

@@ -58,9 +58,11 @@ class _Kept(NamedTuple):
     """A plan, the record that it was made from, and the signatures of what was read.
 
     They go by the names that they have in the model: a link that leads elsewhere now is a change.
+    ``owner`` is the record that lists the files of another model's VAE, if there is one.
     """
 
     record: Record
+    owner: Record | None
     plan: Plan
     marks: Mapping[Path, str]
     weight: int
@@ -126,7 +128,7 @@ class Planner:
         plans: list[Plan] = []
         for ref in refs:
             record = records[ref.key]
-            if ref in good and kept[ref].record == record:
+            if ref in good and kept[ref].record == record and await self._is_owners(ref, kept[ref]):
                 plans.append(kept[ref].plan)
                 continue
             one = await self._make(ref, record, reading)
@@ -159,8 +161,9 @@ class Planner:
     async def _make(self, ref: ComponentRef, record: Record, reading: Reading) -> _Kept:
         files = await self._records.files(ref.key)
         vae: tuple[str, Record | None, Mapping[str, FileFacts]] | None = None
-        if record.type == "main" and ref.submodel == "vae" and record.config.get("vae"):
-            vae = (record.config["vae"], *await self._owner(record))
+        if _has_others_vae(ref, record):
+            owner = await self._owner(record)
+            vae = (record.config["vae"], owner, await self._records.files(owner.key) if owner else {})
         draft = await asyncio.to_thread(self._survey, ref, record, files, vae)
         found = draft.found
         contents: list[object] = []
@@ -203,7 +206,7 @@ class Planner:
             model=ModelFacts(record.name, record.base, record.type, found.location, record.hash),
         )
         weight = _PLAN_BYTES + len(text) + 200 * len(draft.marks)
-        return _Kept(record, plan, draft.marks, weight)
+        return _Kept(record, vae[1] if vae is not None else None, plan, draft.marks, weight)
 
     async def _digest(
         self, file: SourceFile, claim: FileFacts | None, record: Record, reading: Reading
@@ -220,11 +223,13 @@ class Planner:
             refuse_other(claim, actual, file.path, record.name)
         return Identified(known.digests.blake3, known.read_at)
 
-    async def _owner(self, record: Record) -> tuple[Record | None, Mapping[str, FileFacts]]:
-        """The record that the path of another model's VAE belongs to, and its files."""
-        names = self._finder.names_of(record.config["vae"])
-        owner = await self._records.owner(names, record.root_id)
-        return owner, await self._records.files(owner.key) if owner is not None else {}
+    async def _owner(self, record: Record) -> Record | None:
+        """The record that the path of another model's VAE belongs to."""
+        return await self._records.owner(self._finder.names_of(record.config["vae"]), record.root_id)
+
+    async def _is_owners(self, ref: ComponentRef, one: _Kept) -> bool:
+        """Whether what another record says of a kept plan's files is what it was."""
+        return not _has_others_vae(ref, one.record) or await self._owner(one.record) == one.owner
 
     # In a thread: everything below reads files.
 
@@ -273,6 +278,10 @@ class Planner:
             marks[component if path == found.location else component / name] = file.signature
         claims = [found.listing.claim(name, status) for name, _, _, status in headers]
         return _Draft(found, [entry[2] for entry in headers], sources, claims, precision, size, marks)
+
+
+def _has_others_vae(ref: ComponentRef, record: Record) -> bool:
+    return record.type == "main" and ref.submodel == "vae" and bool(record.config.get("vae"))
 
 
 def _gone(record: Record, path: Path, place: Path | None = None) -> ModelNotFoundException:

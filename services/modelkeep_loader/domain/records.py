@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,13 @@ class Record:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Removals(NamedTuple):
+    """Records that were deleted, and the place after that in their history."""
+
+    resume_token: str
+    keys: Sequence[str]
+
+
 class Records(Protocol):
     """Where records come from."""
 
@@ -67,5 +74,18 @@ class Records(Protocol):
         Args:
             paths: At most 64.
             root_id: Root that a relative one must belong to.
+        """
+        ...
+
+
+class FollowedRecords(Records, Protocol):
+    """Records that tell of deletions."""
+
+    def removals(self, resume_token: str) -> AsyncIterator[Removals]:
+        """The records that are deleted from now on, or from a place on; nothing for a while is told, too.
+
+        Raises:
+            InvalidRequestException: The place is in another history, or too long ago.
+            ModelkeepError: The service that has them does not answer, or ends.
         """
         ...

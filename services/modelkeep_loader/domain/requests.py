@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from modelkeep.exceptions import ModelkeepError
-from modelkeep_loader.domain.cache import Demand
 from modelkeep_loader.domain.components import ComponentRef, Plan, Resident
+from modelkeep_loader.domain.demand import Demand
 from modelkeep_loader.domain.digests import Reading
 from modelkeep_loader.domain.leases import Lease
 

@@ -249,6 +249,47 @@ async def test_eviction_spares_what_is_leased_and_what_another_model_leases(cach
     assert names(cache) == []
 
 
+async def test_what_is_only_a_removed_models_goes_and_what_is_leased_goes_with_its_lease(
+    cache: RamCache,
+) -> None:
+    await held(cache, "short", plan("a"), plan("shared", key="one"))
+    await held(cache, "short", plan("shared", key="two"))
+    await held(cache, "lease", plan("leased"))
+    cache.give_back("short")
+    for key in ("a", "one", "leased"):
+        cache.model_removed(key)
+    assert names(cache) == ["leased", "shared"]
+    leased, shared = cache.residents()
+    assert (leased.is_orphan, shared.is_orphan) == (True, False)
+    assert {ref.key for ref in shared.refs} == {"two"}
+    assert cache.known_keys() == {"two", "leased"}
+    cache.give_back("lease")
+    assert names(cache) == ["shared"]
+
+
+async def test_a_model_that_is_there_again_is_not_removed_any_more(cache: RamCache) -> None:
+    await held(cache, "lease", plan("a"))
+    cache.model_removed("a")
+    await held(cache, "other", plan("a"))
+    for lease in ("lease", "other"):
+        cache.give_back(lease)
+    assert names(cache) == ["a"]
+
+
+async def test_what_is_being_loaded_when_its_model_is_removed_goes_when_nobody_waits_for_it(
+    cache: RamCache, kiln: Kiln
+) -> None:
+    kiln.gate.clear()
+    task = asyncio.create_task(held(cache, "lease", plan("a")))
+    await asyncio.sleep(0)
+    cache.model_removed("a")
+    kiln.gate.set()
+    await task
+    assert [(one.id, one.is_orphan) for one in cache.residents()] == [("a", True)]
+    cache.give_back("lease")
+    assert names(cache) == []
+
+
 async def test_what_an_eviction_would_do_is_told_and_not_done(cache: RamCache) -> None:
     await held(cache, "lease", plan("a", 2 * MB))
     with pytest.raises(ModelInUseException):

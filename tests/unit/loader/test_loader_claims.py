@@ -236,6 +236,24 @@ async def test_the_vae_of_another_model_is_lent_as_that_models_record_lists_it(
         await plan(planner)
 
 
+async def test_a_kept_plan_notices_that_the_record_of_another_models_vae_has_changed(
+    planner: Planner, shelf: Shelf
+) -> None:
+    pipeline(shelf.models / "one")
+    other = pipeline(shelf.models / "sd").joinpath("vae").rename(shelf.models / "other")
+    shelf.records = {KEY: record("one", vae="other"), OTHER: record("other", key=OTHER, type="vae")}
+    shelf.listed[OTHER] = hashed(other)
+    first = await plan(planner)
+    assert await plan(planner) is first
+    shelf.listed[OTHER] = {n: f for n, f in shelf.listed[OTHER].items() if n != "config.json"}
+    shelf.records[OTHER] = record("other", key=OTHER, type="vae", revision=2)
+    with pytest.raises(InvalidModelException, match="not among the files that its record"):
+        await plan(planner)
+    del shelf.records[OTHER]
+    with pytest.raises(InvalidModelException, match="No record lists"):
+        await plan(planner)
+
+
 async def test_what_can_never_fit_is_not_read(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*arguments: object, **more: object) -> None:
         raise AssertionError("it was read")

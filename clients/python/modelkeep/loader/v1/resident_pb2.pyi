@@ -95,7 +95,7 @@ class ComponentRef(_message.Message):
     def __init__(self, key: _Optional[str] = ..., submodel: _Optional[_Union[_taxonomy_pb2.SubModelType, str]] = ..., precision: _Optional[_Union[Precision, str]] = ...) -> None: ...
 
 class Resident(_message.Message):
-    __slots__ = ("id", "content_addressed", "components", "class_name", "library", "precision", "device", "tier", "state", "size_bytes", "tensor_count", "lease_ids", "load_seconds", "load_time", "last_use_time", "progress", "error", "revision", "lease_count", "display_name")
+    __slots__ = ("id", "content_addressed", "components", "class_name", "library", "precision", "device", "tier", "state", "size_bytes", "tensor_count", "lease_ids", "load_seconds", "load_time", "last_use_time", "progress", "error", "revision", "lease_count", "display_name", "model_removed")
     ID_FIELD_NUMBER: _ClassVar[int]
     CONTENT_ADDRESSED_FIELD_NUMBER: _ClassVar[int]
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
@@ -116,6 +116,7 @@ class Resident(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     LEASE_COUNT_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_REMOVED_FIELD_NUMBER: _ClassVar[int]
     id: str
     content_addressed: bool
     components: _containers.RepeatedCompositeFieldContainer[ComponentRef]
@@ -136,7 +137,8 @@ class Resident(_message.Message):
     revision: int
     lease_count: int
     display_name: str
-    def __init__(self, id: _Optional[str] = ..., content_addressed: _Optional[bool] = ..., components: _Optional[_Iterable[_Union[ComponentRef, _Mapping]]] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., state: _Optional[_Union[ResidentState, str]] = ..., size_bytes: _Optional[int] = ..., tensor_count: _Optional[int] = ..., lease_ids: _Optional[_Iterable[str]] = ..., load_seconds: _Optional[float] = ..., load_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., revision: _Optional[int] = ..., lease_count: _Optional[int] = ..., display_name: _Optional[str] = ...) -> None: ...
+    model_removed: bool
+    def __init__(self, id: _Optional[str] = ..., content_addressed: _Optional[bool] = ..., components: _Optional[_Iterable[_Union[ComponentRef, _Mapping]]] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., state: _Optional[_Union[ResidentState, str]] = ..., size_bytes: _Optional[int] = ..., tensor_count: _Optional[int] = ..., lease_ids: _Optional[_Iterable[str]] = ..., load_seconds: _Optional[float] = ..., load_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., revision: _Optional[int] = ..., lease_count: _Optional[int] = ..., display_name: _Optional[str] = ..., model_removed: _Optional[bool] = ...) -> None: ...
 
 class TensorEntry(_message.Message):
     __slots__ = ("name", "dtype", "shape", "offset", "size_bytes", "is_buffer")
