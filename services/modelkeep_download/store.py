@@ -338,8 +338,8 @@ class JobStore:
 
     def _write(self, conn: sqlite3.Connection, job: Job) -> None:
         conn.execute(
-            "UPDATE downloads SET state = ?, staging = ?, job = ? WHERE id = ?",
-            (job.state, job.staging, _JOBS.dump_json(job).decode(), job.id),
+            "UPDATE downloads SET source = ?, state = ?, staging = ?, job = ? WHERE id = ?",
+            (job.spec.source, job.state, job.staging, _JOBS.dump_json(job).decode(), job.id),
         )
         append_change(conn, COLLECTION, resource_id(job.id), self._encode(job))
 

@@ -70,6 +70,13 @@ class Cut(Fault):
 
 
 @dataclass(frozen=True)
+class Node(Cut):
+    """Be the node that names the object by this ETag, and break off after so many bytes of the body."""
+
+    etag: str = '"node"'
+
+
+@dataclass(frozen=True)
 class Hang(Fault):
     """Serve so many bytes of the body, then nothing for so long; -1 hangs before the status line."""
 
@@ -228,6 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_body(self, resource: Resource, fault: Fault | None, request: Request) -> None:
         body, start = resource.body, 0
+        etag = fault.etag if isinstance(fault, Node) else resource.etag
         ranged = (
             resource.ranges
             and request.range is not None
@@ -235,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
             and (
                 request.if_range is None
                 or not resource.heeds_if_range
-                or request.if_range in (resource.etag, resource.last_modified)
+                or request.if_range in (etag, resource.last_modified)
             )
         )
         if ranged:
@@ -251,7 +259,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif ranged:
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         for name, value in (
-            ("ETag", resource.etag),
+            ("ETag", etag),
             ("Last-Modified", resource.last_modified),
             ("Content-Type", resource.content_type),
             ("Content-Disposition", resource.disposition),

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from modelkeep.exceptions import (
+    AddressExpiredException,
     EtagMismatchException,
     ModelkeepError,
     TokenRequiredException,
@@ -188,6 +189,12 @@ class Job:
     def has_served(self) -> bool:
         """Whether its address has served this very job bytes that are still good."""
         return self.resumable and bool(self.final_url)
+
+    @property
+    def awaits_address(self) -> bool:
+        """Whether it is paused since its address ran out, and takes any other."""
+        reason = self.failure.reason if self.failure is not None else ""
+        return self.state is JobState.PAUSED and reason == AddressExpiredException.reason
 
     @property
     def target(self) -> Path:

@@ -38,7 +38,13 @@ def staging_of(attempt: Attempt) -> Iterator[Path]:
 def fetch(transfer: Transfer, attempt: Attempt, staging: Path) -> None:
     """Bring what is missing into the partial file, compare its hash, and deliver it."""
     job = attempt.job
-    partial = Partial(staging / files.PARTIAL, job.have, job.bytes_total, job.validator)
+    partial = Partial(
+        staging / files.PARTIAL,
+        job.have,
+        job.bytes_total,
+        job.validator,
+        hash_decides=bool(job.spec.expected_sha256) and not job.restarts,
+    )
     sha256 = transfer.run(attempt.credentials, partial, attempt.hear, attempt.stop)
     _compare(sha256, attempt, staging, resumed=partial.have.size > 0)
     deliver(attempt, partial.path, sha256)

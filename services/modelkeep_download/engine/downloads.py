@@ -139,13 +139,16 @@ class Downloads:
         """
         job = await self.get(job_id)
         to_start(job, job.enqueue_order)  # refuse before anything is remembered
-        credentials, secret = renewed(job, self._scheduler.credentials.get(job_id), access_token, source_url)
+        held = self._scheduler.credentials.get(job_id)
+        source, credentials, secret = renewed(job, held, access_token, source_url)
 
         def write(conn: Connection) -> Job:
             order = self._store.next_order(conn)
 
             def transition(job: Job) -> Job:
-                if source_url and self._begins_anew(job, credentials.url):
+                if job.awaits_address:  # whether it is the same file, its answers will tell
+                    job = replace(job, spec=replace(job.spec, source=source))
+                elif source_url and self._begins_anew(job, credentials.url):
                     job = started_over(job, changed=False)
                 return replace(to_start(job, order), secret=secret)
 
@@ -158,6 +161,8 @@ class Downloads:
             job = await self._db.write(write)
             if secret is not SecretKind.NONE and not job.state.terminal:
                 self._scheduler.credentials[job_id] = credentials
+            elif source_url:
+                self._scheduler.credentials.pop(job_id, None)
             return self._poked(job)
 
         return await self._scheduler.carried_through(carry())

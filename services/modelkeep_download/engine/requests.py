@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelkeep_common.auth import NOBODY, Principal
 from modelkeep_common.hash_forms import sha256_of
-from modelkeep_common.urls import parse_url
+from modelkeep_common.urls import origin_of, parse_url
 from modelkeep_download.domain.checks import bad_source, check_token
 from modelkeep_download.domain.job import Job, JobSpec, SecretKind, SourceKind, token_required
 from modelkeep_download.domain.names import is_safe_component
@@ -96,8 +96,10 @@ def check_target(spec: JobSpec) -> None:
 
 def renewed(
     job: Job, held: Credentials | None, access_token: str, source_url: str
-) -> tuple[Credentials, SecretKind]:
-    """A job's credentials with what StartDownload brings, and which secrets are among them.
+) -> tuple[str, Credentials, SecretKind]:
+    """A job's source and credentials with what StartDownload brings, and which secrets are among them.
+
+    The source is the job's own, unless its address has run out: then it may be any other.
 
     Args:
         job: The job.
@@ -110,21 +112,24 @@ def renewed(
         TokenRequiredException: One that the job needs is missing.
     """
     check_token(access_token)
+    source = job.spec.source
     if job.spec.kind is SourceKind.PATH and not source_url:
-        return Credentials(job.spec.source), SecretKind.NONE
-    url, userinfo, token = job.spec.source, "", access_token or (held.token if held else None)
+        return source, Credentials(source), SecretKind.NONE
+    url, userinfo, token = source, "", access_token or (held.token if held else None)
     url_secret = False
     if source_url:
         parsed = parse_url(source_url, "source_url")
-        if job.spec.kind is not SourceKind.URL or parsed.shown != job.spec.source:
+        if job.spec.kind is not SourceKind.URL or (parsed.shown != source and not job.awaits_address):
             raise bad_source("this is not the job's own source", "source_url")
-        url, userinfo, url_secret = parsed.url, parsed.userinfo, parsed.has_secret
+        if origin_of(parsed.url) != origin_of(source):
+            token = access_token or None  # what the job has was for the other host
+        source, url, userinfo, url_secret = parsed.shown, parsed.url, parsed.userinfo, parsed.has_secret
     elif held is not None:
         url, userinfo = held.url, held.userinfo
         url_secret = job.secret.in_url
     have = SecretKind.of(url=url_secret, token=bool(token))
     lacks_url = job.secret.in_url and not url_secret
     lacks_token = job.secret in (SecretKind.ACCESS_TOKEN, SecretKind.BOTH) and not token
-    if (lacks_url or lacks_token) and not job.complete:
+    if (lacks_url or lacks_token) and not job.complete and source == job.spec.source:
         raise token_required(job)
-    return Credentials(url, userinfo, token or None), have
+    return source, Credentials(url, userinfo, token or None), have

@@ -46,6 +46,8 @@ class Partial:
     have: ByteRanges
     total: int | None
     validator: str
+    #: Whether the hash of the whole decides about it, so that its bytes may come from whichever copy.
+    hash_decides: bool = False
 
 
 @dataclass(frozen=True, slots=True)

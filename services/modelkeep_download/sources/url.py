@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -95,94 +96,186 @@ class HttpTransfer:
         tell: Tell,
         stop: StopSignal,
     ) -> str:
-        headers = {"Range": f"bytes={offset}-", "If-Range": partial.validator} if offset else {}
-        response = self._transport.open(
-            source.url,
-            token=source.token,
-            userinfo=source.userinfo,
-            headers=headers,
-            stop=stop,
-            worked=partial.have.size > 0,
-        )
-        try:
-            body = response.body()
-            head = _head_of(response, body)
-            if offset and response.status == 200:
-                changed = head.validator != partial.validator or head.total != partial.total
-                why = "the object changed at the source" if changed else "the source cannot resume"
-                tell(Restarted(why, changed))
+        with contextlib.ExitStack() as held:
+            held.callback(stop.watch, None)
+            answer = self._ask(source, partial, offset, stop, held)
+            if offset and not answer.head.validator:
+                answer = replace(answer, head=replace(answer.head, validator=partial.validator))
+            head, pieces, rest = answer.head, self._pieces(answer, stop), memoryview(b"")
+            if answer.compares:
+                tell(Answered(replace(head, validator=partial.validator), ByteRanges.first(offset)))
+                same, rest = _compare(fd, offset, pieces)
+                if same < offset:
+                    tell(Restarted("the object changed at the source", changed=True))
+                    os.ftruncate(fd, same)
+                    offset, digest = same, digest_of(fd, same, stop)
+            elif offset and answer.status == 200:
+                tell(Restarted("the object changed at the source", changed=True))
                 os.ftruncate(fd, 0)
                 offset, digest = 0, hashlib.sha256()
-            elif response.status != 200:
-                _check_range(response, body, head, offset, partial)
-                # An answer to If-Range need not repeat what tells the object from another.
-                head = replace(head, validator=partial.validator)
             tell(Answered(head, ByteRanges.first(offset)))
             sink = Sink(fd, digest, offset, tell, self._checkpoint_bytes, self._checkpoint_s)
             try:
-                self._pour(response, body, head, sink, tell, stop)
+                if rest:
+                    sink.write(rest)
+                self._pour(answer, pieces, sink, tell)
             except BaseException:
                 sink.checkpoint()  # a whole file is made durable by its delivery
                 raise
             if head.total is None:
-                _refuse_cut(partial.path, fd, response.host)
+                _refuse_cut(partial.path, fd, answer.response.host)
             return digest.hexdigest()
-        finally:
-            stop.watch(None)
-            response.close()
 
-    def _pour(
-        self, response: Response, body: Body, head: Head, sink: Sink, tell: Tell, stop: StopSignal
-    ) -> None:
+    def _ask(
+        self, source: Credentials, partial: Partial, offset: int, stop: StopSignal, held: contextlib.ExitStack
+    ) -> _Answer:
+        """An answer to go on with: the rest of the object, or all of it."""
+
+        def get(**headers: str) -> _Answer:
+            response = self._transport.open(
+                source.url,
+                token=source.token,
+                userinfo=source.userinfo,
+                headers={name.replace("_", "-"): value for name, value in headers.items()},
+                stop=stop,
+                worked=partial.have.size > 0,
+            )
+            held.callback(response.close)
+            body = response.body()
+            return _Answer(response, body, _head_of(response, body))
+
+        if not offset:
+            answer = get()
+            if answer.status != 200:
+                text = f"the source answers {answer.status}, though no range was asked for"
+                raise TransientError(text)
+            return answer
+        rest = f"bytes={offset}-"
+        answer = get(Range=rest, If_Range=partial.validator)
+        if partial.hash_decides and answer.is_of_another(partial) and answer.head.total == partial.total:
+            answer.response.close()
+            answer = get(Range=rest)  # from whichever node: what was put together has its hash compared
+            if answer.goes_on(offset, partial):
+                return replace(answer, start=offset)
+        elif answer.goes_on(offset, partial) and not answer.is_of_another(partial):
+            # An answer to If-Range need not repeat what tells the object from another.
+            return replace(answer, start=offset, head=replace(answer.head, validator=partial.validator))
+        if answer.status != 200:
+            answer.response.close()
+            answer = get()
+            if answer.status != 200:
+                raise StartOver("the source answers with another range than was asked for", changed=False)
+        return replace(answer, compares=answer.head.total is not None and answer.head.total == partial.total)
+
+    def _pour(self, answer: _Answer, pieces: Iterator[memoryview], sink: Sink, tell: Tell) -> None:
         """Write what comes; the beginning of the object only once somebody has looked at it."""
-        limits, host = self._transport.limits, response.host
-        window_start, window_bytes = time.monotonic(), 0
-        beginning, is_begun, at = bytearray(), sink.at > 0, sink.at
-        for piece in _pieces(response, body, None if head.total is None else head.total - at, stop):
-            stop.check()
+        head, beginning, is_begun, at = answer.head, bytearray(), sink.at > 0, sink.at
+        for piece in pieces:
             at += len(piece)
             if head.total is None and at > self._max_unsized_bytes:
-                raise _endless(host, head.content_type, self._max_unsized_bytes)
-            if not is_begun:
-                beginning += piece
-                if len(beginning) >= BEGINNING_BYTES:
-                    tell(Began(content_of(bytes(beginning), head.total)))
-                    sink.write(beginning)
-                    is_begun = True
-            else:
+                raise _endless(answer.response.host, head.content_type, self._max_unsized_bytes)
+            if is_begun:
                 sink.write(piece)
-            window_bytes += len(piece)
+                continue
+            beginning += piece
+            if len(beginning) >= BEGINNING_BYTES:
+                tell(Began(content_of(bytes(beginning), head.total)))
+                sink.write(beginning)
+                is_begun = True
+        if not is_begun:
+            tell(Began(content_of(bytes(beginning), at)))
+            sink.write(beginning)
+
+    def _pieces(self, answer: _Answer, stop: StopSignal) -> Iterator[memoryview]:
+        """What the connection gives, each as soon as it is there, until the body ends as it should."""
+        limits, host, total = self._transport.limits, answer.response.host, answer.head.total
+        buffer = memoryview(bytearray(BUFFER_BYTES))
+        window_start, window_bytes, at = time.monotonic(), 0, answer.start
+        while True:
+            try:
+                # One byte more than is to come: a body in chunks may not know its own end.
+                most = BUFFER_BYTES if total is None else min(BUFFER_BYTES, total - at + answer.body.chunked)
+                count = answer.body.readinto(buffer[:most])
+            except (OSError, BadAnswerError, ValueError) as error:
+                stop.check()
+                raise TransientError(f"{host} broke off: {describe(error)}") from error
+            stop.check()
+            if not count:
+                break
+            at += count
+            if total is not None and at > total:
+                raise StartOver(f"{host} sends more than it promised", changed=False)
+            yield buffer[:count]
+            window_bytes += count
             passed = time.monotonic() - window_start
             if passed >= limits.stall_timeout_s:
                 if window_bytes < limits.min_bytes_per_second * passed:
                     raise TransientError(f"{host} stalls: {window_bytes} bytes in {passed:.0f} s")
                 window_start, window_bytes = time.monotonic(), 0
-        stop.check()
-        if head.total is not None and at < head.total:
-            raise TransientError(f"{host} broke off after {at} of {head.total} bytes")
-        if not is_begun:
-            tell(Began(content_of(bytes(beginning), at)))
-            sink.write(beginning)
+        if total is not None and at < total:
+            raise TransientError(f"{host} broke off after {at} of {total} bytes")
 
 
-def _pieces(response: Response, body: Body, remaining: int | None, stop: StopSignal) -> Iterator[memoryview]:
-    """What the connection gives, each as soon as it is there, until the body ends."""
-    buffer = memoryview(bytearray(BUFFER_BYTES))
-    while True:
-        try:
-            # One byte more than is to come: a body in chunks may not know its own end.
-            size = BUFFER_BYTES if remaining is None else min(BUFFER_BYTES, remaining + body.chunked)
-            count = body.readinto(buffer[:size])
-        except (OSError, BadAnswerError, ValueError) as error:
-            stop.check()
-            raise TransientError(f"{response.host} broke off: {describe(error)}") from error
-        if not count:
-            return
-        if remaining is not None:
-            remaining -= count
-            if remaining < 0:
-                raise StartOver(f"{response.host} sends more than it promised", changed=False)
-        yield buffer[:count]
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """An answer of the source.
+
+    Attributes:
+        start: Offset in the object of the body's first byte.
+        compares: Whether its first bytes are to be held against those that are there.
+    """
+
+    response: Response
+    body: Body
+    head: Head
+    start: int = 0
+    compares: bool = False
+
+    @property
+    def status(self) -> int:
+        return self.response.status
+
+    def is_of_another(self, partial: Partial) -> bool:
+        """Whether it tells another size or validator than the partial file's; what it leaves out is none."""
+        etag = (self.response.headers.get("ETag") or "").strip()
+        modified = self.response.headers.get("Last-Modified")
+        other = etag if partial.validator.startswith('"') else modified
+        if self.status == 200:
+            other = self.head.validator
+        return bool(other and other != partial.validator) or self.head.total not in (None, partial.total)
+
+    def goes_on(self, offset: int, partial: Partial) -> bool:
+        """Whether it has just what the partial file lacks at its end."""
+        total = partial.total or 0
+        served = content_range(self.response.headers) if self.status == 206 else None
+        return served == (offset, total - 1, total) and self.body.length in (None, total - offset)
+
+
+def _compare(fd: int, offset: int, pieces: Iterator[memoryview]) -> tuple[int, memoryview]:
+    """Hold what comes against the first `offset` bytes of the file.
+
+    The source sends all of an object of the same size: it cannot resume, or the validator changed, which
+    nodes of one source may give differently to equal bytes. Until they have turned out to be the same, the
+    old validator stays with the bytes that are there.
+
+    Returns:
+        How many bytes are the same, and what has come beyond them, which the next piece overwrites.
+    """
+    at = 0
+    for piece in pieces:
+        there = os.pread(fd, min(len(piece), offset - at), at)
+        same = _common(piece, there)
+        at += same
+        if same < len(there) or at == offset:
+            return at, piece[same:]
+    raise TransientError("the source sends less than it promised")
+
+
+def _common(piece: memoryview, there: bytes) -> int:
+    """How many bytes are the same at the beginning of both."""
+    if piece[: len(there)] == there:
+        return len(there)
+    return next(at for at, (one, other) in enumerate(zip(piece, there, strict=False)) if one != other)
 
 
 def _head_of(response: Response, body: Body) -> Head:
@@ -209,25 +302,6 @@ def _validator(headers: Headers) -> str:
     if etag or modified is None or then is None or now is None:
         return ""
     return modified if now - then >= 60 else ""
-
-
-def _check_range(response: Response, body: Body, head: Head, offset: int, partial: Partial) -> None:
-    """Make sure that a 206 goes on with the very object that the partial file is of."""
-    if not offset:
-        raise TransientError(f"the source answers {response.status}, though no range was asked for")
-    if response.status == 416:
-        raise StartOver("the source says that the object ends before", changed=True)
-    etag = (response.headers.get("ETag") or "").strip()
-    modified = response.headers.get("Last-Modified")
-    other = etag if partial.validator.startswith('"') else modified
-    if (other and other != partial.validator) or (head.total is not None and head.total != partial.total):
-        raise StartOver("the object changed at the source", changed=True)
-    total = partial.total or 0
-    if content_range(response.headers) != (offset, total - 1, total) or body.length not in (
-        None,
-        total - offset,
-    ):
-        raise StartOver("the source answers with another range than was asked for", changed=False)
 
 
 def _refuse_cut(path: Path, fd: int, host: str) -> None:

@@ -197,18 +197,26 @@ class AsyncDownloadQueue:
 
     # -- controlling jobs ---------------------------------------------------------------------------------
 
-    async def start_job(self, job: DownloadJobBase | int, access_token: str | None = None) -> DownloadJobBase:
+    async def start_job(
+        self, job: DownloadJobBase | int, access_token: str | None = None, source_url: str | None = None
+    ) -> DownloadJobBase:
         """Put an idle or paused job into the queue; it goes on where it stopped.
 
         Args:
             job: The job, or its number.
             access_token: A token anew, for a job that waits for one.
+            source_url: The address anew, for a job that lost its secrets, or whose address has run out.
 
         Raises:
             UnknownJobIDException: It is no job of this queue.
             WrongStateException: It has ended.
         """
-        request = made(pb.StartDownloadRequest, id=await self._id(job), access_token=access_token or "")
+        request = made(
+            pb.StartDownloadRequest,
+            id=await self._id(job),
+            access_token=access_token or "",
+            source_url=source_url or "",
+        )
         answer = await self._peer.call(self._stub.StartDownload, request)
         return self._refreshed(job, answer.download)
 

@@ -161,7 +161,8 @@ class DownloadServiceServicer:
 
         A job whose secrets were lost in a restart is PAUSED with the error TOKEN_REQUIRED; the error's
         metadata `needs` says which fields of this request bring them back: "access_token", "source_url", or
-        both with a comma between.
+        both with a comma between. One whose address has run out is PAUSED with ADDRESS_EXPIRED, and takes a new one as
+        `source_url`.
 
         Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled; TOKEN_REQUIRED for a
         job that lacks its secrets; FIELD_INVALID for another `source_url`.

@@ -74,7 +74,8 @@ class DownloadServiceStub:
 
     A job whose secrets were lost in a restart is PAUSED with the error TOKEN_REQUIRED; the error's
     metadata `needs` says which fields of this request bring them back: "access_token", "source_url", or
-    both with a comma between.
+    both with a comma between. One whose address has run out is PAUSED with ADDRESS_EXPIRED, and takes a new one as
+    `source_url`.
 
     Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled; TOKEN_REQUIRED for a
     job that lacks its secrets; FIELD_INVALID for another `source_url`.
@@ -161,7 +162,8 @@ class DownloadServiceAsyncStub(DownloadServiceStub):
 
     A job whose secrets were lost in a restart is PAUSED with the error TOKEN_REQUIRED; the error's
     metadata `needs` says which fields of this request bring them back: "access_token", "source_url", or
-    both with a comma between.
+    both with a comma between. One whose address has run out is PAUSED with ADDRESS_EXPIRED, and takes a new one as
+    `source_url`.
 
     Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled; TOKEN_REQUIRED for a
     job that lacks its secrets; FIELD_INVALID for another `source_url`.
@@ -269,7 +271,8 @@ class DownloadServiceServicer(metaclass=_abc_1.ABCMeta):
 
         A job whose secrets were lost in a restart is PAUSED with the error TOKEN_REQUIRED; the error's
         metadata `needs` says which fields of this request bring them back: "access_token", "source_url", or
-        both with a comma between.
+        both with a comma between. One whose address has run out is PAUSED with ADDRESS_EXPIRED, and takes a new one as
+        `source_url`.
 
         Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled; TOKEN_REQUIRED for a
         job that lacks its secrets; FIELD_INVALID for another `source_url`.
