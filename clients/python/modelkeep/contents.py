@@ -101,6 +101,10 @@ _LFS: Final = b"version https://git-lfs.github.com/spec/v1"
 _LFS_SIZE: Final = re.compile(rb"^size (\d{1,18})$", re.MULTILINE)
 _HTML: Final = ("<!doctype html", "<html", "<head", "<body")
 
+#: Files with these suffixes may run code when they are read, unless their bytes are something else.
+PICKLE_SUFFIXES: Final = frozenset({".bin", ".ckpt", ".pkl", ".pt", ".pth"})
+#: Files with these hold weights.
+TENSOR_SUFFIXES: Final = frozenset({".safetensors", ".sft"})
 #: What files with these suffixes hold; of anything else that is known something was sent in their place.
 _PROMISED: Final[Mapping[str, frozenset[Kind]]] = {
     ".safetensors": frozenset({Kind.SAFETENSORS}),
@@ -111,8 +115,8 @@ _PROMISED: Final[Mapping[str, frozenset[Kind]]] = {
 }
 #: Files with these suffixes may hold several things, and never text.
 _NEVER_TEXT: Final = frozenset(
-    {".bin", ".ckpt", ".h5", ".msgpack", ".npz", ".onnx", ".pkl", ".pt", ".pth", ".7z", ".rar", ".tar"}
-    | {".jpeg", ".jpg", ".png", ".webp"}
+    PICKLE_SUFFIXES
+    | {".h5", ".msgpack", ".npz", ".onnx", ".7z", ".rar", ".tar", ".jpeg", ".jpg", ".png", ".webp"}
 )
 _SUFFIX: Final = re.compile(r"\.[A-Za-z7][A-Za-z0-9]{0,11}")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from modelkeep.contents import TEXTS, Kind
+from modelkeep.contents import PICKLE_SUFFIXES, TENSOR_SUFFIXES, TEXTS, Kind
 from modelkeep.exceptions import InvalidModelException
 from modelkeep_common.families.others import looks_like
 from modelkeep_common.wire import total
@@ -16,7 +16,7 @@ from ..domain.system_errors import reading
 from .matching import FILE_KINDS
 from .matching.pipeline import as_folder, lora_in, probe_folder
 from .names import default_description, default_name
-from .readers.folder import PICKLE_SUFFIXES, TENSOR_SUFFIXES, Folder, listed, unsafe
+from .readers.folder import Folder, listed, unsafe
 from .readers.headers import Opener, look, open_regular, read_header
 from .readers.listing import Listing, list_files
 from .result import UNKNOWN, Hints, Match, NoMatch, ProbeResult, RuledOut, Strength, certain

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-from modelkeep.contents import BEGINNING_BYTES, Kind, content_of
+from modelkeep.contents import BEGINNING_BYTES, PICKLE_SUFFIXES, Kind, content_of
 from modelkeep.exceptions import (
     FieldInvalidException,
     FieldViolation,
@@ -51,7 +51,6 @@ _QUANTISED: Final = frozenset(
         ModelFormat.SDNQQuantized,
     }
 )
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
 @dataclass(slots=True)
@@ -269,7 +268,7 @@ class Finder:
                 f"{record.name!r} is a {record.type} in one file, which cannot be loaded.",
                 metadata={"path": str(place), "detail": f"single-file {record.type}"},
             )
-        if place.suffix.lower() in _PICKLES and not self._is_safetensors(place):
+        if place.suffix.lower() in PICKLE_SUFFIXES and not self._is_safetensors(place):
             raise _unsafe(place)
         # By the name that the record has it under, also where a link leads elsewhere (a cache of blobs).
         name = os.path.basename(ground.name)
@@ -414,11 +413,11 @@ def _pickle(names: Collection[str]) -> str:
     """A file that is named as weights and may run code, if the names have one and no other weights."""
     if any(name.endswith(".safetensors") for name in names):
         return ""
-    return min((name for name in names if Path(name).suffix.lower() in _PICKLES), default="")
+    return min((name for name in names if Path(name).suffix.lower() in PICKLE_SUFFIXES), default="")
 
 
 def _unsafe(path: Path) -> UnsafeFormatException:
     return UnsafeFormatException(
         f"{path.name} is a pickle, which may run code when it is read; only safetensors files are loaded.",
-        metadata={"path": str(path), "format": path.suffix.lstrip(".")},
+        metadata={"path": str(path), "format": path.suffix.lower()},
     )

@@ -13,12 +13,13 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from modelkeep.configs import SubmodelDefinition
+from modelkeep.contents import PICKLE_SUFFIXES, TENSOR_SUFFIXES
 from modelkeep.exceptions import UnsafeFormatException
 from modelkeep.headers import Header
 from modelkeep.taxonomy import SchedulerPredictionType, SubModelType
 from modelkeep_common.families import VARIANT_BY_CHANNELS, bases_by
 
-from ..readers.folder import PICKLE_SUFFIXES, TENSOR_SUFFIXES, Folder, folder_of, shortened, unsafe
+from ..readers.folder import Folder, folder_of, shortened, unsafe
 from ..result import UNKNOWN, Evidence, Match, NoMatch, RuledOut, certain, likely
 from .unet import BASE_BY_CONTEXT
 from .vae import vae_folder_match

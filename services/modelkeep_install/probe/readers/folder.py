@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from modelkeep.contents import PICKLE_SUFFIXES
 from modelkeep.exceptions import InvalidModelException, UnsafeFormatException
 from modelkeep.headers import Allowance, Header
 from modelkeep.modeljson import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
@@ -16,11 +17,6 @@ from modelkeep.worker.classes import ALLOWED as LENDABLE_CLASSES
 from ...domain.system_errors import reading
 from .headers import Opener, read_header
 from .listing import Listing
-
-#: Files with these suffixes may run code when they are read, unless their bytes are something else.
-PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".bin", ".pth"})
-#: Files with these hold weights.
-TENSOR_SUFFIXES = frozenset({".safetensors", ".sft"})
 
 #: Names listed in one error.
 _MAX_LISTED = 10
