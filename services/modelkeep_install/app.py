@@ -24,7 +24,7 @@ from . import convert
 from .config import InstallSettings
 from .domain.roots import ModelRoots
 from .installer import Installer
-from .peers import Downloads, Records
+from .peers import Downloads, Leases, Records
 from .service import InstallServicer
 from .store import COLLECTION, MIGRATIONS, InstallStore
 
@@ -53,15 +53,21 @@ class InstallApplication:
             held.push_async_callback(db.close)
             store = InstallStore(db, convert.encode_install)
             hub = WatchHub(SqliteLog(db, COLLECTION), parse=install_pb2.Install.FromString)
-            record, download = await asyncio.to_thread(self._peers)
+            record, download, loader = await asyncio.to_thread(self._peers)
             to_record, to_download = open_async_channel(record, with_retries()), open_async_channel(download)
             held.push_async_callback(to_record.close)
             held.push_async_callback(to_download.close)
+            leases = None
+            if loader is not None:
+                to_loader = open_async_channel(loader)
+                held.push_async_callback(to_loader.close)
+                leases = Leases(to_loader, loader)
             installer = Installer(
                 store,
                 Records(to_record, record),
                 Downloads(to_download, download),
                 roots,
+                loader=leases,
                 room=Room(roots.models_dir, settings.disk_reserve_bytes),
                 news=lambda job: hub.progress(str(job.id), convert.install_message(job)),
             )
@@ -93,12 +99,13 @@ class InstallApplication:
                 data_dir=settings.data_dir,
             )
 
-    def _peers(self) -> tuple[Address, Address]:
+    def _peers(self) -> tuple[Address, Address, Address | None]:
         settings = self._settings
         own = settings.peer_token_file
         return (
             peer_address("record", settings.record_address, own),
             peer_address("download", settings.download_address, own),
+            peer_address("loader", settings.loader_address, own) if settings.loader_address else None,
         )
 
 

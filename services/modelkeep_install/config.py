@@ -20,6 +20,10 @@ class InstallSettings(ServiceSettings):
     port: int = Field(DEFAULT_PORTS["install"], ge=0, le=65535, description="TCP port; 0 takes a free one.")
     record_address: str = Field(DEFAULT_ADDRESSES["record"], description="Address of RecordService.")
     download_address: str = Field(DEFAULT_ADDRESSES["download"], description="Address of DownloadService.")
+    loader_address: str = Field(
+        "",
+        description="Address of LoaderService, asked who uses a model before it is deleted; none when unset.",
+    )
     import_roots: tuple[Path, ...] = Field(
         (), description="Folders that local models may be taken from, besides models_dir; none when unset."
     )

@@ -9,6 +9,7 @@ from modelkeep.configs.fields import fill, readable_values, values_of
 from modelkeep.download.v1 import download_pb2
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
+from modelkeep.loader.v1 import resident_pb2
 from modelkeep.model.v1 import model_pb2
 from modelkeep.server.v1 import job_pb2
 from modelkeep.taxonomy import DigestState, wire_name
@@ -23,6 +24,7 @@ from .domain.ports import (
     DownloadOrder,
     DownloadState,
     DownloadStatus,
+    LeaseHeld,
     RecordFile,
     StoredModel,
 )
@@ -221,6 +223,13 @@ def file_of(message: model_pb2.ModelFile) -> RecordFile:
         blake3=message.blake3,
         state=DigestState(state.get("digest_state", DigestState.Pending)),
     )
+
+
+def lease_of(message: resident_pb2.Lease) -> LeaseHeld:
+    """A lease as LoaderService lists it."""
+    holder = message.holder
+    named = holder.label or holder.principal or "somebody"
+    return LeaseHeld(message.id, f"{named} (pid {holder.pid})" if holder.pid else named)
 
 
 def order_fields(order: DownloadOrder) -> dict[str, Any]:

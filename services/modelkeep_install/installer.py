@@ -32,7 +32,7 @@ from modelkeep_common.urls import parse_url
 from . import files
 from .digests import DigestWorker
 from .domain.jobs import Job, Overrides, Source, SourceKind, State
-from .domain.ports import DownloadPort, JobStore, RecordPort
+from .domain.ports import DownloadPort, JobStore, LeasePort, RecordPort
 from .domain.requests import Caller, FilePolicy, ImportRequest
 from .domain.roots import ModelRoots
 from .domain.system_errors import reading
@@ -63,13 +63,14 @@ class Installer:
         roots: ModelRoots,
         *,
         room: Room,
+        loader: LeasePort | None = None,
         news: Callable[[Job], None] = lambda job: None,
     ) -> None:
         self._store = store
         self._roots = roots
         self._tools = Tools(store, records, downloads, DownloadFollower(downloads), roots, room, news)
         self._digests = DigestWorker(store, records, roots)
-        self._uninstalling = Uninstalling(store, records, roots)
+        self._uninstalling = Uninstalling(store, records, roots, loader)
         self._calls: set[asyncio.Task[Any]] = set()
         self._running: dict[int, tuple[asyncio.Task[None], Run]] = {}
         #: Set, and replaced, whenever a job begins or ends to run.
@@ -352,6 +353,9 @@ class Installer:
 
         return await self._quick(work)
 
-    async def uninstall(self, key: str, policy: FilePolicy, etag: str) -> Uninstalled:
-        """Deletes a record and, as the policy says, its files."""
-        return await self._whole(self._uninstalling.uninstall(key, policy, etag))
+    async def uninstall(
+        self, key: str, policy: FilePolicy, etag: str, *, validate_only: bool = False, force: bool = False
+    ) -> Uninstalled:
+        """Deletes a record and, as the policy says, its files; see :mod:`.uninstall`."""
+        work = self._uninstalling.uninstall(key, policy, etag, validate_only=validate_only, force=force)
+        return await self._whole(work)

@@ -1,8 +1,9 @@
-"""RecordService and DownloadService over gRPC, behind the domain's ports."""
+"""RecordService, DownloadService and LoaderService over gRPC, behind the domain's ports."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -18,13 +19,17 @@ from modelkeep.exceptions import (
     UnknownModelException,
     WrongStateException,
 )
+from modelkeep.loader.v1 import loader_service_pb2 as loader_pb
+from modelkeep.loader.v1 import loader_service_pb2_grpc
 from modelkeep.model.v1.model_pb2 import Model
 from modelkeep.record.v1 import record_service_pb2 as record_pb
 from modelkeep.record.v1 import record_service_pb2_grpc
 from modelkeep.rpc import Address, decode, unreachable
 
 from . import convert
-from .domain.ports import DownloadNews, DownloadOrder, DownloadStatus, RecordFile, StoredModel
+from .domain.ports import DownloadNews, DownloadOrder, DownloadStatus, LeaseHeld, RecordFile, StoredModel
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -32,6 +37,8 @@ T = TypeVar("T")
 QUEUE = "install"
 
 _DEADLINE_S = 20.0
+#: A loader that hangs keeps nobody from deleting.
+_LEASES_DEADLINE_S = 5.0
 #: Records that a search gives at most.
 MAX_FOUND = 16
 
@@ -166,6 +173,23 @@ class Downloads(_Peer):
                     yield convert.news_of(frame, self._told)
         finally:
             call.cancel()  # left early or not: a stream that is dropped uncancelled lives on
+
+
+class Leases(_Peer):
+    """LoaderService: who uses a model."""
+
+    def __init__(self, channel: grpc.aio.Channel, address: Address) -> None:
+        super().__init__(address)
+        self._stub: Any = loader_service_pb2_grpc.LoaderServiceStub(channel)
+
+    async def leases(self, key: str) -> list[LeaseHeld] | None:
+        request = loader_pb.ListLeasesRequest(key=key, page_size=1000)
+        try:
+            answer = await self._call(self._stub.ListLeases(request, timeout=_LEASES_DEADLINE_S))
+        except ModelkeepError as error:
+            _log.warning("who uses %s cannot be told: %s", key, error)
+            return None
+        return [convert.lease_of(lease) for lease in answer.leases]
 
 
 @contextlib.contextmanager

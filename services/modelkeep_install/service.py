@@ -32,6 +32,7 @@ from .store import InstallStore
 
 #: How much of what was deleted an answer names.
 _MAX_PATHS, _MAX_PATHS_BYTES = 1000, 1 << 20
+_MAX_SHARED = 1000
 
 
 class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
@@ -115,12 +116,21 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
     ) -> pb.UninstallModelResponse:
         if request.files == pb.UNINSTALL_FILES_ANY_ALLOWED_ROOT:
             need_role(current_call(), "files", ADMIN)
-        done = await self._installer.uninstall(request.key, convert.policy_of(request.files), request.etag)
+        done = await self._installer.uninstall(
+            request.key,
+            convert.policy_of(request.files),
+            request.etag,
+            validate_only=request.validate_only,
+            force=request.force,
+        )
         return pb.UninstallModelResponse(
             deleted_paths=next(iter(chunked(done.deleted_paths, _bytes, _MAX_PATHS, _MAX_PATHS_BYTES)), []),
             deleted_count=len(done.deleted_paths),
             deleted_bytes=done.deleted_bytes,
             revision=done.revision,
+            lease_ids=[lease.id for lease in done.leases or ()],
+            leases_known=done.leases is not None,
+            shared_files=[pb.SharedFile(path=path, keys=keys) for path, keys in done.shared[:_MAX_SHARED]],
         )
 
     async def _message(self, job_id: int) -> install_pb2.Install:

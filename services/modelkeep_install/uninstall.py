@@ -16,6 +16,7 @@ from modelkeep.exceptions import (
     ConflictException,
     EtagMismatchException,
     InvalidRequestException,
+    ModelInUseException,
     ModelkeepError,
     NotFoundException,
     RootMismatchException,
@@ -24,7 +25,7 @@ from modelkeep.exceptions import (
 
 from . import files
 from .domain.ownership import Kept, owned_by, plan
-from .domain.ports import JobStore, RecordPort, Removal, StoredModel
+from .domain.ports import JobStore, LeaseHeld, LeasePort, RecordPort, Removal, StoredModel
 from .domain.requests import FilePolicy
 from .domain.roots import ModelRoots
 from .locks import KeyedLocks
@@ -35,23 +36,34 @@ _log = logging.getLogger(__name__)
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 10.0
 #: Lists of files asked for side by side.
 _LISTS_AT_ONCE = 16
+#: Other records that are named of a file, and holders that are named of a model.
+_NAMED_KEYS, _NAMED_HOLDERS = 16, 5
 
 
 @dataclass(frozen=True, slots=True)
 class Uninstalled:
-    """What an uninstall deleted."""
+    """What an uninstall deleted, or would."""
 
     deleted_paths: tuple[str, ...]
     deleted_bytes: int
     revision: int
+    #: The leases that hold it; None if nobody can tell.
+    leases: tuple[LeaseHeld, ...] | None = None
+    #: Files that stay, and the keys of the records that list them as well.
+    shared: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 class Uninstalling:
     """Uninstalls, and makes up for those that a kill or a silent RecordService interrupted."""
 
-    def __init__(self, store: JobStore, records: RecordPort, roots: ModelRoots) -> None:
+    def __init__(
+        self, store: JobStore, records: RecordPort, roots: ModelRoots, loader: LeasePort | None = None
+    ) -> None:
         self._store = store
         self._records = records
+        self._loader = loader
+        #: Lists of files of folders, by key, with the etag of the record that they are of.
+        self._lists: dict[str, tuple[str, list[str]]] = {}
         self._roots = roots
         self._models = KeyedLocks()
         #: Two records that share a file are not both to find that the other one lists it.
@@ -71,34 +83,53 @@ class Uninstalling:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    async def uninstall(self, key: str, policy: FilePolicy, etag: str) -> Uninstalled:
+    async def uninstall(
+        self, key: str, policy: FilePolicy, etag: str, *, validate_only: bool = False, force: bool = False
+    ) -> Uninstalled:
         """Deletes a record and, as the policy says, its files.
 
         Everything is checked before anything is deleted. Then what is to be deleted is noted durably, the
         record goes, and the files go: a kill in between is made up for at the next start.
 
+        Args:
+            key: The record's.
+            policy: What happens to its files.
+            etag: If not empty, the record's.
+            validate_only: Delete nothing, and tell what would be.
+            force: Also while leases hold it.
+
         Raises:
             UnknownModelException, EtagMismatchException: Of RecordService.
             ForbiddenPathException: A path that would be deleted is not the record's; nothing was deleted.
+            ModelInUseException: Leases hold it; nothing was deleted.
             RootMismatchException: The record belongs to another models_dir.
         """
         async with self._models.hold(key):
             while True:
                 try:
-                    return await self._once(key, policy, etag)
+                    return await self._once(key, policy, etag, validate_only, force)
                 except EtagMismatchException:
                     if etag:
                         raise
                     # the record changed between reading and deleting, as by its digests: read it again
 
-    async def _once(self, key: str, policy: FilePolicy, etag: str) -> Uninstalled:
+    async def _once(
+        self, key: str, policy: FilePolicy, etag: str, validate_only: bool, force: bool
+    ) -> Uninstalled:
         model = await self._records.get(key)
         if etag and model.etag != etag:
             raise EtagMismatchException(
                 "The model changed since its etag was read: read it again.", metadata={"etag": model.etag}
             )
+        found = await self._loader.leases(key) if self._loader is not None else None
+        leases = None if found is None else tuple(found)
+        if leases and not force and not validate_only:
+            raise _in_use(key, leases)
         async with self._deciding:
             removal = await self._decide(model, policy)
+            if validate_only:
+                there, size = await asyncio.to_thread(_measure, removal)
+                return Uninstalled(tuple(there), size, model.revision, leases, removal.shared)
             await self._store.add_removal(removal)
             try:
                 # the etag that the files were read under: nobody can slip another list of files in between
@@ -110,7 +141,7 @@ class Uninstalling:
                 self._leftover.set()  # perhaps deleted: the note stays, and is looked at again
                 raise
         deleted, size = await self._delete_files(removal)
-        return Uninstalled(tuple(deleted), size, revision)
+        return Uninstalled(tuple(deleted), size, revision, leases, removal.shared)
 
     async def _decide(self, model: StoredModel, policy: FilePolicy) -> Removal:
         """What an uninstall deletes: files of the record that no other record lists, in allowed places."""
@@ -140,26 +171,33 @@ class Uninstalling:
         """The removal without the files that other records list."""
         if not removal.paths:
             return removal
-        others = [model for model in await self._records.all() if model.key != removal.key]
+        everything = await self._records.all()
+        self._lists = {model.key: known for model in everything if (known := self._lists.get(model.key))}
+        others = [model for model in everything if model.key != removal.key]
         kept = Kept()
         folders = await asyncio.to_thread(self._look_at, others, kept)
         limit = asyncio.Semaphore(_LISTS_AT_ONCE)
 
-        async def add(key: str, folder: Path) -> None:
+        async def add(model: StoredModel, folder: Path) -> None:
             async with limit:
-                listed = [file.path for file in await self._records.files(key)]
-            await asyncio.to_thread(kept.add, folder, listed, self._roots)
+                listed = await self._listed(model)
+            await asyncio.to_thread(kept.add, model.key, folder, listed, self._roots)
 
         async with asyncio.TaskGroup() as group:
-            for key, folder in folders:
-                group.create_task(add(key, folder))
-        shared = await asyncio.to_thread(lambda: {path for path in removal.paths if kept.has(Path(path))})
-        for path in shared:
-            _log.info("%s stays: another record lists it", path)
-        return replace(removal, paths=tuple(path for path in removal.paths if path not in shared))
+            for model, folder in folders:
+                group.create_task(add(model, folder))
+        return await asyncio.to_thread(_without_shared, removal, kept)
 
-    def _look_at(self, others: list[StoredModel], kept: Kept) -> list[tuple[str, Path]]:
-        """Keeps the models that are one file; gives (key, folder) of those whose list must be asked for."""
+    async def _listed(self, model: StoredModel) -> list[str]:
+        """The files of another record, which are asked for again only when that has changed."""
+        etag, listed = self._lists.get(model.key, ("", []))
+        if not model.etag or etag != model.etag:
+            listed = [file.path for file in await self._records.files(model.key)]
+            self._lists[model.key] = (model.etag, listed)
+        return listed
+
+    def _look_at(self, others: list[StoredModel], kept: Kept) -> list[tuple[StoredModel, Path]]:
+        """Keeps the models that are one file; gives (record, folder) of those whose list is not known."""
         folders = []
         for model in others:
             try:
@@ -167,9 +205,9 @@ class Uninstalling:
             except RootMismatchException:
                 continue  # its files are not here
             if location.is_dir():
-                folders.append((model.key, location))
+                folders.append((model, location))
             elif os.path.lexists(location):
-                kept.add(location, [location.name], self._roots)
+                kept.add(model.key, location, [location.name], self._roots)
         return folders
 
     async def _is_there(self, key: str) -> bool:
@@ -213,6 +251,35 @@ class Uninstalling:
                 except UnknownModelException:
                     # another record may have come meanwhile
                     await self._delete_files(await self._spare(removal))
+
+
+def _in_use(key: str, leases: tuple[LeaseHeld, ...]) -> ModelInUseException:
+    named = leases[:_NAMED_HOLDERS]
+    who = ", ".join(dict.fromkeys(lease.holder for lease in named))
+    count = f"{len(leases)} leases hold" if len(leases) > 1 else "A lease holds"
+    return ModelInUseException(
+        f"{count} the model {key} ({who}): nothing was deleted. End what holds it, or use force.",
+        metadata={"key": key, "holders": ",".join(lease.id for lease in named)},
+    )
+
+
+def _without_shared(removal: Removal, kept: Kept) -> Removal:
+    """The removal without the files that other records list, which it names."""
+    keys = {path: sorted(kept.keys_of(Path(path))) for path in removal.paths}
+    shared = tuple((path, tuple(found[:_NAMED_KEYS])) for path, found in keys.items() if found)
+    for path, found in shared:
+        _log.info("%s stays: %s list it", path, ", ".join(found))
+    return replace(removal, paths=tuple(path for path, found in keys.items() if not found), shared=shared)
+
+
+def _measure(removal: Removal) -> tuple[list[str], int]:
+    """The files of a removal that are there, and their bytes."""
+    there, size = [], 0
+    for path in removal.paths:
+        with contextlib.suppress(OSError):
+            size += os.lstat(path).st_size
+            there.append(path)
+    return there, size
 
 
 def _delete(removal: Removal, roots: ModelRoots) -> tuple[list[str], int]:

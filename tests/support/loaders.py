@@ -30,6 +30,7 @@ class Lender:
         stub: Of LoaderService.
         records: Stub of RecordService.
         address: Of LoaderService.
+        record_address: Of RecordService.
         models: Folder that models may lie in.
     """
 
@@ -38,6 +39,7 @@ class Lender:
     address: str
     models: Path
     app: OpenLoader | Any
+    record_address: str = ""
 
     async def register(self, path: Path | str, **fields: Any) -> str:
         """Make a record of a model that lies at a path, with the digests of its files; its key."""
@@ -93,6 +95,7 @@ async def lender(data_dir: Path, models: Path, **settings: Any) -> AsyncIterator
                     loader.address,
                     models,
                     cast(OpenLoader, loader.service),
+                    record.address,
                 )
         finally:
             await loader.stop()

@@ -33,31 +33,37 @@ class Plan:
 
 @dataclass(slots=True)
 class Kept:
-    """What other records list, and therefore stays."""
+    """What other records list, and therefore stays; each with the keys of these records."""
 
-    files: set[Identity] = field(default_factory=set)
+    files: dict[Identity, set[str]] = field(default_factory=dict)
     #: Folders of records without a list of files: all that is in them may be theirs.
-    folders: list[Path] = field(default_factory=list)
+    folders: list[tuple[Path, str]] = field(default_factory=list)
 
-    def add(self, location: Path, listed: Sequence[str], roots: ModelRoots) -> None:
+    def add(self, key: str, location: Path, listed: Sequence[str], roots: ModelRoots) -> None:
         """Adds the files of one record: at a place, with paths relative to it."""
         if not listed and not roots.is_at_or_above(location):
-            self.files |= trail(str(location))
+            self._add_file(key, location)
             if location.is_dir():
-                self.folders.append(Path(os.path.realpath(location)))
+                self.folders.append((Path(os.path.realpath(location)), key))
         for name in listed:
             # a model that is one file lists its name
-            path = location if name == location.name and not location.is_dir() else location / name
-            self.files |= trail(str(path))
+            self._add_file(
+                key, location if name == location.name and not location.is_dir() else location / name
+            )
 
-    def has(self, path: Path) -> bool:
-        """Whether a file, or the link itself, is among them."""
+    def _add_file(self, key: str, path: Path) -> None:
+        for identity in trail(str(path)):
+            self.files.setdefault(identity, set()).add(key)
+
+    def keys_of(self, path: Path) -> set[str]:
+        """The records that list a file, or the link itself."""
         try:
             found = os.lstat(path)
         except OSError:
-            return False
+            return set()
         real = Path(os.path.realpath(path.parent)) / path.name
-        return (found.st_dev, found.st_ino) in self.files or any(map(real.is_relative_to, self.folders))
+        around = {key for folder, key in self.folders if real.is_relative_to(folder)}
+        return self.files.get((found.st_dev, found.st_ino), set()) | around
 
 
 def trail(path: str) -> set[Identity]:

@@ -77,6 +77,21 @@ class RecordPort(Protocol):
         """Deletes a record; answers with the revision that this made."""
 
 
+@dataclass(frozen=True, slots=True)
+class LeaseHeld:
+    """A lease on a model: its name, and who has it, for people."""
+
+    id: str
+    holder: str
+
+
+class LeasePort(Protocol):
+    """LoaderService, as far as it is asked who uses a model."""
+
+    async def leases(self, key: str) -> list[LeaseHeld] | None:
+        """The leases that hold a model; None if nobody can tell."""
+
+
 class DownloadState(StrEnum):
     """Where a download stands."""
 
@@ -169,6 +184,8 @@ class Removal:
     #: Emptied folders go as well, but not this one nor what is above it.
     top: str
     paths: tuple[str, ...]
+    #: Files that stay, and the keys of the records that list them as well.
+    shared: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 class JobStore(Protocol):

@@ -54,6 +54,7 @@ class ModelInstall(Facade[AsyncModelInstall]):
     cancel_job = blocking(AsyncModelInstall.cancel_job)
     prune_jobs = blocking(AsyncModelInstall.prune_jobs)
     probe = blocking(AsyncModelInstall.probe)
+    uninstall = blocking(AsyncModelInstall.uninstall)
     unregister = blocking(AsyncModelInstall.unregister)
     delete = blocking(AsyncModelInstall.delete)
     unconditionally_delete = blocking(AsyncModelInstall.unconditionally_delete)

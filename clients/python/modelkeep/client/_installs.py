@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
@@ -35,12 +36,41 @@ if TYPE_CHECKING:
 #: Name of the channel on which an event bus gets what happens to models, as in the original.
 MODEL_EVENT: Final = "model_event"
 Reuse: TypeAlias = Literal["source", "content", "never"]
-REUSES: Final[Mapping[str, install_pb2.Reuse]] = {
+_REUSES: Final[Mapping[str, install_pb2.Reuse]] = {
     "source": install_pb2.REUSE_SAME_SOURCE,
     "content": install_pb2.REUSE_SAME_CONTENT,
     "never": install_pb2.REUSE_NEVER,
 }
 _Tracker: TypeAlias = JobTracker[ModelInstallJob, install_pb2.Install]
+
+
+UninstallFiles: TypeAlias = Literal["keep", "owned", "any"]
+_FILES: Final[Mapping[str, pb.UninstallFiles]] = {
+    "keep": pb.UNINSTALL_FILES_KEEP,
+    "owned": pb.UNINSTALL_FILES_OWNED,
+    "any": pb.UNINSTALL_FILES_ANY_ALLOWED_ROOT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Uninstalled:
+    """What an uninstall deleted, or would delete.
+
+    Attributes:
+        deleted_paths: The first of the files, at most 1,000.
+        deleted_count: How many there are.
+        deleted_bytes: Their sizes together.
+        leases: Names of the leases that hold the model.
+        leases_known: Whether the loader was asked, and answered.
+        shared: Files that stay, and the keys of the records that list them as well.
+    """
+
+    deleted_paths: list[Path]
+    deleted_count: int
+    deleted_bytes: int
+    leases: list[str]
+    leases_known: bool
+    shared: dict[Path, list[str]]
 
 
 class EventBus(Protocol):
@@ -130,7 +160,7 @@ class AsyncModelInstall:
             access_token=access_token or "",
             expected_sha256=expected_sha256 or "",
             priority=priority,
-            reuse=REUSES[reuse],
+            reuse=_REUSES[reuse],
         )
         tracker = await self._jobs.following()
         async with tracker.creating():
@@ -264,33 +294,78 @@ class AsyncModelInstall:
         request = made(pb.ProbeModelRequest, path=str(absolute(path)), overrides=overrides_of(config))
         return (await self._peer.call(self._stub.ProbeModel, request)).result
 
-    async def unregister(self, key: str) -> None:
+    async def unregister(self, key: str, *, force: bool = False) -> None:
         """Delete a model's record; every file stays.
 
         Raises:
             UnknownModelException: No record has this key.
+            ModelInUseException: A lease holds it, and `force` is not set.
         """
-        await self._uninstall(key, pb.UNINSTALL_FILES_KEEP)
+        await self.uninstall(key, "keep", force=force)
 
-    async def delete(self, key: str) -> list[Path]:
+    async def delete(self, key: str, *, force: bool = False) -> list[Path]:
         """Delete a model's record, and its files if they are inside models_dir; answers what was deleted,
         at most 1,000 of them.
 
         Raises:
             UnknownModelException: No record has this key.
             ForbiddenPathException: The record points outside every allowed folder; nothing was deleted.
+            ModelInUseException: A lease holds it, and `force` is not set.
         """
-        return await self._uninstall(key, pb.UNINSTALL_FILES_OWNED)
+        return (await self.uninstall(key, "owned", force=force)).deleted_paths
 
-    async def unconditionally_delete(self, key: str) -> list[Path]:
+    async def unconditionally_delete(self, key: str, *, force: bool = False) -> list[Path]:
         """Delete a model's record and its files, also outside models_dir; answers what was deleted,
         at most 1,000 of them.
 
         Raises:
             UnknownModelException: No record has this key.
             ForbiddenPathException: The record points outside every allowed folder; nothing was deleted.
+            ModelInUseException: A lease holds it, and `force` is not set.
         """
-        return await self._uninstall(key, pb.UNINSTALL_FILES_ANY_ALLOWED_ROOT)
+        return (await self.uninstall(key, "any", force=force)).deleted_paths
+
+    async def uninstall(
+        self,
+        key: str,
+        files: UninstallFiles,
+        *,
+        etag: str = "",
+        validate_only: bool = False,
+        force: bool = False,
+    ) -> Uninstalled:
+        """Delete a model's record and, as said, its files; or only tell what that would delete.
+
+        Args:
+            key: The record's.
+            files: "keep": every file stays; "owned": those inside models_dir go; "any": also those elsewhere.
+            etag: If not empty, the record's present one.
+            validate_only: Delete nothing.
+            force: Also while leases hold the model: what is in use goes on working.
+
+        Raises:
+            UnknownModelException: No record has this key.
+            EtagMismatchException: The record changed since.
+            ForbiddenPathException: The record points outside every allowed folder; nothing was deleted.
+            ModelInUseException: A lease holds it, and neither `force` nor `validate_only` is set.
+        """
+        request = made(
+            pb.UninstallModelRequest,
+            key=key,
+            files=_FILES[files],
+            etag=etag,
+            validate_only=validate_only,
+            force=force,
+        )
+        answer = await self._peer.call(self._stub.UninstallModel, request)
+        return Uninstalled(
+            deleted_paths=[Path(path) for path in answer.deleted_paths],
+            deleted_count=answer.deleted_count,
+            deleted_bytes=answer.deleted_bytes,
+            leases=list(answer.lease_ids),
+            leases_known=answer.leases_known,
+            shared={Path(file.path): list(file.keys) for file in answer.shared_files},
+        )
 
     # -- inside -------------------------------------------------------------------------------------------
 
@@ -301,11 +376,6 @@ class AsyncModelInstall:
     async def close(self) -> None:
         """Stop following. Jobs go on in the service."""
         await self._jobs.close()
-
-    async def _uninstall(self, key: str, files: pb.UninstallFiles) -> list[Path]:
-        request = made(pb.UninstallModelRequest, key=key, files=files)
-        answer = await self._peer.call(self._stub.UninstallModel, request)
-        return [Path(path) for path in answer.deleted_paths]
 
     async def _settle(
         self, tracker: _Tracker, jobs: Iterable[ModelInstallJob], timeout: float | None

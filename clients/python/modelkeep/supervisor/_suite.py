@@ -36,6 +36,7 @@ from modelkeep.supervisor._process import ServiceProcess
 _PEERS = {
     "MODELKEEP_INSTALL_RECORD_ADDRESS": "record",
     "MODELKEEP_INSTALL_DOWNLOAD_ADDRESS": "download",
+    "MODELKEEP_INSTALL_LOADER_ADDRESS": "loader",
     "MODELKEEP_LOADER_RECORD_ADDRESS": "record",
 }
 #: Settings of a suite on loopback: its owner, and nobody else, may have local models registered from wherever

@@ -176,23 +176,41 @@ class ProbeModelResponse(_message.Message):
     def __init__(self, result: _Optional[_Union[_install_pb2.ProbeResult, _Mapping]] = ...) -> None: ...
 
 class UninstallModelRequest(_message.Message):
-    __slots__ = ("key", "files", "etag")
+    __slots__ = ("key", "files", "etag", "validate_only", "force")
     KEY_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     key: str
     files: UninstallFiles
     etag: str
-    def __init__(self, key: _Optional[str] = ..., files: _Optional[_Union[UninstallFiles, str]] = ..., etag: _Optional[str] = ...) -> None: ...
+    validate_only: bool
+    force: bool
+    def __init__(self, key: _Optional[str] = ..., files: _Optional[_Union[UninstallFiles, str]] = ..., etag: _Optional[str] = ..., validate_only: _Optional[bool] = ..., force: _Optional[bool] = ...) -> None: ...
 
 class UninstallModelResponse(_message.Message):
-    __slots__ = ("deleted_paths", "deleted_bytes", "revision", "deleted_count")
+    __slots__ = ("deleted_paths", "deleted_bytes", "revision", "deleted_count", "lease_ids", "leases_known", "shared_files")
     DELETED_PATHS_FIELD_NUMBER: _ClassVar[int]
     DELETED_BYTES_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     DELETED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    LEASES_KNOWN_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FILES_FIELD_NUMBER: _ClassVar[int]
     deleted_paths: _containers.RepeatedScalarFieldContainer[str]
     deleted_bytes: int
     revision: int
     deleted_count: int
-    def __init__(self, deleted_paths: _Optional[_Iterable[str]] = ..., deleted_bytes: _Optional[int] = ..., revision: _Optional[int] = ..., deleted_count: _Optional[int] = ...) -> None: ...
+    lease_ids: _containers.RepeatedScalarFieldContainer[str]
+    leases_known: bool
+    shared_files: _containers.RepeatedCompositeFieldContainer[SharedFile]
+    def __init__(self, deleted_paths: _Optional[_Iterable[str]] = ..., deleted_bytes: _Optional[int] = ..., revision: _Optional[int] = ..., deleted_count: _Optional[int] = ..., lease_ids: _Optional[_Iterable[str]] = ..., leases_known: _Optional[bool] = ..., shared_files: _Optional[_Iterable[_Union[SharedFile, _Mapping]]] = ...) -> None: ...
+
+class SharedFile(_message.Message):
+    __slots__ = ("path", "keys")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    keys: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, path: _Optional[str] = ..., keys: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -191,8 +191,13 @@ class InstallServiceServicer:
         link goes, and what it leads to stays. What stays, also because the system does not let it go, is not
         among `deleted_paths`.
 
+        A model that a lease of LoaderService holds is not deleted unless `force` says so; where no loader is known
+        or it does not answer, nobody is asked. `validate_only` answers what would happen, leases included, and
+        changes nothing.
+
         Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH (the record belongs to another
-        models_dir), UPSTREAM_UNAVAILABLE (RecordService does not answer).
+        models_dir), MODEL_IN_USE (leases hold it; nothing was deleted), UPSTREAM_UNAVAILABLE (RecordService does
+        not answer).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

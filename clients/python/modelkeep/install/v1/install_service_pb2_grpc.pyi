@@ -101,8 +101,13 @@ class InstallServiceStub:
     link goes, and what it leads to stays. What stays, also because the system does not let it go, is not
     among `deleted_paths`.
 
+    A model that a lease of LoaderService holds is not deleted unless `force` says so; where no loader is known
+    or it does not answer, nobody is asked. `validate_only` answers what would happen, leases included, and
+    changes nothing.
+
     Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH (the record belongs to another
-    models_dir), UPSTREAM_UNAVAILABLE (RecordService does not answer).
+    models_dir), MODEL_IN_USE (leases hold it; nothing was deleted), UPSTREAM_UNAVAILABLE (RecordService does
+    not answer).
     """
 
 @_typing.type_check_only
@@ -178,8 +183,13 @@ class InstallServiceAsyncStub(InstallServiceStub):
     link goes, and what it leads to stays. What stays, also because the system does not let it go, is not
     among `deleted_paths`.
 
+    A model that a lease of LoaderService holds is not deleted unless `force` says so; where no loader is known
+    or it does not answer, nobody is asked. `validate_only` answers what would happen, leases included, and
+    changes nothing.
+
     Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH (the record belongs to another
-    models_dir), UPSTREAM_UNAVAILABLE (RecordService does not answer).
+    models_dir), MODEL_IN_USE (leases hold it; nothing was deleted), UPSTREAM_UNAVAILABLE (RecordService does
+    not answer).
     """
 
 class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -306,8 +316,13 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
         link goes, and what it leads to stays. What stays, also because the system does not let it go, is not
         among `deleted_paths`.
 
+        A model that a lease of LoaderService holds is not deleted unless `force` says so; where no loader is known
+        or it does not answer, nobody is asked. `validate_only` answers what would happen, leases included, and
+        changes nothing.
+
         Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH (the record belongs to another
-        models_dir), UPSTREAM_UNAVAILABLE (RecordService does not answer).
+        models_dir), MODEL_IN_USE (leases hold it; nothing was deleted), UPSTREAM_UNAVAILABLE (RecordService does
+        not answer).
         """
 
 def add_InstallServiceServicer_to_server(servicer: InstallServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
