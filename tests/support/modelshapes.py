@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 SHAPES = Path(__file__).parents[1] / "data" / "shapes"
-BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1}
 Table = Mapping[str, Sequence[int]]
 
 

@@ -70,6 +70,11 @@ class Content:
         return self.kind not in (Kind.SAFETENSORS, Kind.UNKNOWN)
 
     @property
+    def remedy(self) -> str:
+        """The advice as a sentence; "" if there is none."""
+        return f"{self.advice[0].upper()}{self.advice[1:]}." if self.advice else ""
+
+    @property
     def suffix(self) -> str:
         """The suffix that a file of this kind has, with its dot; "" where none is usual."""
         return self.kind.value if self.kind.value.startswith(".") else ""

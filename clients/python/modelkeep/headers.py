@@ -139,6 +139,10 @@ class Header(Mapping[str, tuple[int, ...]]):
         found = self._sorted[at] if at < len(self._sorted) else ""
         return found if found.startswith(prefix) else ""
 
+    def first_of(self, dtypes: Collection[str]) -> str:
+        """A tensor of one of these dtypes; empty if there is none."""
+        return next((name for name, entry in self._entries.items() if entry["dtype"] in dtypes), "")
+
     # families ask for many prefixes: sorting once takes less than looking through all names once
     @cached_property
     def _sorted(self) -> list[str]:
@@ -198,9 +202,9 @@ def read_header(
     content = content_of(start, size)
     if content.is_known:
         raise InvalidModelException(
-            f"{path.name} is no valid safetensors file: it is {content.what}"
-            + (f"; {content.advice}." if content.advice else "."),
+            f"{path.name} is no valid safetensors file: it is {content.what}.",
             metadata={"path": str(path), "detail": content.what},
+            remedy=content.remedy,
         )
     if len(start) < 8:
         _bad(path, "shorter than the 8 bytes that every safetensors file begins with")

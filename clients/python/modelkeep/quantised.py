@@ -12,6 +12,7 @@ from typing import Final
 
 from modelkeep.exceptions import InvalidModelException
 from modelkeep.headers import Header
+from modelkeep.taxonomy import ModelFormat
 
 #: Who writes it → how a name ends.
 _SIGNS: Final[Mapping[str, str]] = {
@@ -26,23 +27,36 @@ _SIGNS: Final[Mapping[str, str]] = {
 _SIGN: Final = re.compile(
     "|".join(f"(?P<sign{place}>.*(?:{ending}))" for place, ending in enumerate(_SIGNS.values())), re.DOTALL
 )
+#: How nearly all names end, which are not looked at any closer.
+_PLAIN: Final = (".weight", ".bias", ".alpha")
+#: What to do about it.
+REMEDY: Final = "Use this model's file in float16, bfloat16 or float32."
+#: Formats that records have for it; others have none of their own.
+FORMATS: Final[Mapping[str, ModelFormat]] = {
+    "bitsandbytes, 8 bits": ModelFormat.BnbQuantizedInt8b,
+    "bitsandbytes, 4 bits": ModelFormat.BnbQuantizedNf4b,
+}
 #: No plain model has such weights.
 _INTEGERS: Final = frozenset({"I8", "U8"})
 
 
 def quantisation(header: Header) -> tuple[str, str]:
     """How a file's weights are quantised, and a tensor that says so; two empty texts if they are not."""
-    integer = ""
     for name in header:
+        if name.endswith(_PLAIN):
+            continue
         if (found := _SIGN.fullmatch(name)) is not None and found.lastgroup is not None:
             return list(_SIGNS)[int(found.lastgroup.removeprefix("sign"))], name
-        if not integer and header.dtype(name) in _INTEGERS:
-            integer = name
+    integer = header.first_of(_INTEGERS)
     return ("integers of 8 bits", integer) if integer else ("", "")
 
 
-def refuse_quantised(header: Header) -> None:
+def refuse_quantised(header: Header, shown: str = "") -> None:
     """Refuse what cannot be lent, before anything of it is read.
+
+    Args:
+        header: The file's.
+        shown: What to call the file in place of its name.
 
     Raises:
         InvalidModelException: The weights are quantised.
@@ -50,7 +64,8 @@ def refuse_quantised(header: Header) -> None:
     how, name = quantisation(header)
     if how:
         raise InvalidModelException(
-            f"{header.path.name} is quantised ({how}: it holds {name[:200]}), which cannot be lent yet: "
-            "use this model's file in float16, bfloat16 or float32.",
+            f"{shown or header.path.name} is quantised ({how}: it holds {name[:200]}), which cannot be lent "
+            f"yet. {REMEDY}",
             metadata={"path": str(header.path), "detail": f"quantised: {how}"},
+            remedy=REMEDY,
         )

@@ -36,6 +36,7 @@ def check_known(probe: ProbeResult, path: Path) -> None:
         message = f"What {path.name} is cannot be told ({why or 'nothing fits'})."
     raise InvalidModelException(
         f"{message} {remedy}",
+        remedy=remedy,
         metadata={"path": str(path), "detail": "unknown kind of model", "missing": ",".join(missing)},
     )
 

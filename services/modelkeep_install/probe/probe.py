@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modelkeep.contents import PICKLE_SUFFIXES, TENSOR_SUFFIXES, TEXTS, Kind
 from modelkeep.exceptions import InvalidModelException
+from modelkeep.quantised import FORMATS, REMEDY, quantisation
 from modelkeep_common.families.others import looks_like
 from modelkeep_common.wire import total
 
@@ -96,10 +97,15 @@ def _match_file(path: Path, opener: Opener) -> Match:
             ruled_out.append(answer.of(family.name))
         else:
             matches.append(answer)
-    if len(matches) == 1:
+    how, name = quantisation(header)
+    is_plain = not how or [match.type for match in matches] == ["lora"]
+    if len(matches) == 1 and is_plain:
         return replace(matches[0], ruled_out=(*matches[0].ruled_out, *ruled_out))
     seen = certain("type=unknown", f"a valid safetensors file of {len(header)} tensors that no family knows")
-    if matches:
+    if not is_plain:
+        why = f"quantised ({how}: it holds {name[:200]}), which cannot be lent yet"
+        ruled_out = [RuledOut("quantised weights", why, near=True, remedy=REMEDY)]
+    elif matches:
         seen = certain("type=unknown", f"fits several at once: {', '.join(match.type for match in matches)}")
     elif not any(item.near for item in ruled_out):
         what, name = looks_like(header)
@@ -107,7 +113,8 @@ def _match_file(path: Path, opener: Opener) -> Match:
             ruled_out.insert(
                 0, RuledOut("other kinds", f"{what}, which is not supported yet: {name}", near=True)
             )
-    return Match(type=UNKNOWN, format="checkpoint", evidence=(seen,), ruled_out=tuple(ruled_out))
+    format_ = str(FORMATS.get(how, "checkpoint"))
+    return Match(type=UNKNOWN, format=format_, evidence=(seen,), ruled_out=tuple(ruled_out))
 
 
 def _no_kind(path: Path, what: str) -> InvalidModelException:

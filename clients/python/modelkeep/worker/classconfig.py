@@ -106,7 +106,8 @@ def checked_config(class_name: str, config: Mapping[str, Any], path: Path) -> di
     """
     if quantized := config.get("quantization_config"):
         method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
-        _bad(path, f"quantised weights ({_said(method)}) cannot be lent yet: use one that is not quantised")
+        what = f"quantised weights ({_said(method)}) cannot be lent yet: use one that is not quantised"
+        _bad(path, what, "Use this model's folder in float16, bfloat16 or float32.")
     for key in _ATTENTION_KEYS:
         if (attention := config.get(key)) is not None and attention not in ATTENTIONS:
             allowed = ", ".join(ATTENTIONS)
@@ -145,7 +146,9 @@ def _said(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-def _bad(path: Path, detail: str) -> NoReturn:
+def _bad(path: Path, detail: str, remedy: str = "") -> NoReturn:
     raise InvalidModelException(
-        f"{path.name} in {path.parent.name}: {detail}.", metadata={"path": str(path), "detail": detail}
+        f"{path.name} in {path.parent.name}: {detail}.",
+        metadata={"path": str(path), "detail": detail},
+        remedy=remedy,
     )

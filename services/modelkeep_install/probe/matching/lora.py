@@ -14,12 +14,11 @@ from modelkeep_common.families.others import looks_like
 
 from ..result import UNKNOWN, Evidence, Match, NoMatch, RuledOut, certain, likely
 from .adapters import adapters_of, may_hold_adapters
+from .coverage import quoted
 from .places import Place, place
 
 #: More than any layer is wide.
 _MAX_RANK: Final = 1 << 16
-#: Names that are quoted in one piece of evidence.
-_MAX_QUOTED: Final = 3
 _CROSS: Final = re.compile(r"attn2[._]to_[kv]$")
 _SECOND_EMBEDDING: Final = re.compile(r"add_embedding|label_emb")
 #: What may lie beside the adapters, as trainers write it: embeddings of words that were trained along.
@@ -71,11 +70,11 @@ class LoraFile:
             _base_evidence(places, bases, sure),
         ]
         if bundled:
-            evidence.append(certain("also", f"embeddings of words: {_quoted(bundled)}"))
+            evidence.append(certain("also", f"embeddings of words: {quoted(bundled)}"))
         if foreign:
-            evidence.append(certain("also", f"adapters of layers that no known base has: {_quoted(foreign)}"))
+            evidence.append(certain("also", f"adapters of layers that no known base has: {quoted(foreign)}"))
         if rest:
-            evidence.append(certain("also", f"tensors that are no part of an adapter: {_quoted(rest)}"))
+            evidence.append(certain("also", f"tensors that are no part of an adapter: {quoted(rest)}"))
         ranks = {found.adapter.rank for found in places} - {None}
         is_plain = algorithms.keys() <= {"lora", "dora"}
         return Match(
@@ -95,6 +94,7 @@ def _check_rank(header: Header, layer: str, rank: int | None) -> None:
         raise InvalidModelException(
             f"{header.path.name}: the adapter of {layer[:200]} has the rank {rank:,}, which no model's has.",
             metadata={"path": str(header.path), "detail": f"rank {rank}"},
+            remedy="Fetch the file anew; if its source serves it so, it is damaged there.",
         )
 
 
@@ -157,8 +157,3 @@ def _networks(places: Iterable[Place]) -> str:
     return " and ".join(
         what for is_text, what in ((False, "the UNet"), (True, "the text encoders")) if is_text in kinds
     )
-
-
-def _quoted(names: Sequence[str]) -> str:
-    first = ", ".join(name[:100] for name in names[:_MAX_QUOTED])
-    return f"{first} and {len(names) - _MAX_QUOTED:,} more" if len(names) > _MAX_QUOTED else first

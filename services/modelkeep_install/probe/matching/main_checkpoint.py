@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
 from modelkeep.configs import SubmodelDefinition
 from modelkeep.headers import Header
 from modelkeep.taxonomy import SubModelType
 from modelkeep_common.families import BY_BASE, VARIANT_BY_CHANNELS, Component
 
 from ..result import Evidence, Match, NoMatch, RuledOut, certain, likely, weak
+from .coverage import Coverage, compared, quoted
 from .unet import BASE_BY_CONTEXT
 
 _UNET = "model.diffusion_model."
 _CONV_IN = _UNET + "input_blocks.0.0.weight"
 _CROSS_KEY = ".attn2.to_k.weight"
+#: Share of layers that a distilled model may lack: SSD-1B and Vega are SDXL with fewer transformer blocks.
+_MOST_MISSING = 0.75
+#: Groups of tensors that are known and mean nothing for the model's kind: its noise schedule, marks of how it
+#: was trained, averages of its weights, what measures depth for the variant of that name.
+_KNOWN = re.compile(
+    r"model_ema\.|(sqrt_)?(alphas|betas|log_one_minus|one_minus|recip)\w*$|posterior_\w+$|log_one_minus\w+$"
+    r"|lvlb_weights$|logvar$|sqrt_\w+$|denoiser\.|v_pred$|ztsnr$|edm_(mean|std)$|edm_vpred\.|depth_model\."
+    r"|(cond_stage_model|conditioner\.embedders\.\d)\.logit_scale$|epoch$|global_step$"
+)
 _DENOISER = Component("unet", _UNET, "UNet2DConditionModel", "diffusers")
 
 
@@ -26,7 +40,7 @@ class MainCheckpoint:
             return NoMatch(f"no tensor {_CONV_IN}")
         control = header.first_under("control_model.")
         if control:
-            return NoMatch(f"a ControlNet with the model that it was trained on: {control}")
+            return NoMatch(f"a ControlNet with the model that it was trained on: {control}", near=True)
         conv_in = header[_CONV_IN]
         if len(conv_in) != 4 or conv_in[2:] != (3, 3):
             return NoMatch(f"{_CONV_IN} has the shape {list(conv_in)}, no 3x3 convolution")
@@ -40,14 +54,22 @@ class MainCheckpoint:
         variant = VARIANT_BY_CHANNELS.get(conv_in[1])
         if variant is None:
             return NoMatch(
-                f"the UNet takes {conv_in[1]} channels, not {', '.join(map(str, VARIANT_BY_CHANNELS))}"
+                f"the UNet takes {conv_in[1]} channels, not {', '.join(map(str, VARIANT_BY_CHANNELS))}",
+                near=True,
             )
-        evidence = [
-            certain("type=main", f"tensor {_CONV_IN} is {list(conv_in)}"),
-            certain(f"base={base}", f"tensor {cross} is {list(header[cross])}: {width} features of text"),
+        unet = self._unet(header, base, conv_in[1])
+        if isinstance(unet, NoMatch):
+            return unet
+        components, absent = self._components(header, base)
+        rest = _unaccounted(header, components)
+        evidence: list[Evidence] = []
+        whole = replace(unet, foreign=rest)
+        whole.said(evidence, "type=main", f"tensor {_CONV_IN} is {list(conv_in)}")
+        sure = certain if unet.is_whole else likely
+        evidence += [
+            sure(f"base={base}", f"tensor {cross} is {list(header[cross])}: {width} features of text"),
             certain(f"variant={variant}", f"the UNet takes {conv_in[1]} channels"),
         ]
-        components, absent = self._components(header, base)
         evidence += [certain(f"submodel={part.name}", f"tensors under {part.prefix}") for part in components]
         evidence += [certain(f"no submodel={part.name}", f"nothing under {part.prefix}") for part in absent]
         prediction = self._prediction_type(header, base, evidence)
@@ -68,6 +90,25 @@ class MainCheckpoint:
                 if other != base
             ),
         )
+
+    @staticmethod
+    def _unet(header: Header, base: str, channels: int) -> Coverage | NoMatch:
+        """How the UNet fits that of the base, of which some layers may be missing, and none be another's."""
+        family = BY_BASE[base]
+        assert family.unet is not None
+        layers = family.unet.layers("ldm")
+        layers = {**layers, "input_blocks.0.0": (layers["input_blocks.0.0"][0], channels)}
+        inside = {n.removeprefix(_UNET): header[n] for n in header if n.startswith(_UNET)}
+        coverage = compared(inside, layers)
+        if coverage.misfit:
+            return NoMatch(f"a UNet that is no {family.name}'s: {coverage.misfit}", near=True)
+        if coverage.foreign:
+            what = quoted(coverage.foreign)
+            return NoMatch(f"a UNet with layers that no {family.name} has: {what}", near=True)
+        if "out.2" in coverage.missing or len(coverage.missing) > _MOST_MISSING * len(layers):
+            what = quoted(coverage.missing)
+            return NoMatch(f"part of a UNet: {len(coverage.missing):,} layers are missing, {what}", near=True)
+        return coverage
 
     @staticmethod
     def _components(header: Header, base: str) -> tuple[list[Component], list[Component]]:
@@ -104,6 +145,12 @@ class MainCheckpoint:
             )
         )
         return "epsilon"
+
+
+def _unaccounted(header: Header, components: Sequence[Component]) -> list[str]:
+    """Tensors that belong to no component, and are none of those that are known to lie beside them."""
+    prefixes = (_UNET, *(part.prefix for part in components))
+    return [name for name in header if not name.startswith(prefixes) and not _KNOWN.match(name)]
 
 
 def _submodel(part: Component) -> SubmodelDefinition:

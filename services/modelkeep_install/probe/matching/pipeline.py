@@ -7,7 +7,7 @@ itself is never imported.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,10 +17,11 @@ from modelkeep.contents import PICKLE_SUFFIXES, TENSOR_SUFFIXES
 from modelkeep.exceptions import UnsafeFormatException
 from modelkeep.headers import Header
 from modelkeep.taxonomy import SchedulerPredictionType, SubModelType
-from modelkeep_common.families import VARIANT_BY_CHANNELS, bases_by
+from modelkeep_common.families import BY_BASE, VARIANT_BY_CHANNELS, bases_by
 
 from ..readers.folder import Folder, folder_of, shortened, unsafe
 from ..result import UNKNOWN, Evidence, Match, NoMatch, RuledOut, certain, likely
+from .coverage import compared
 from .unet import BASE_BY_CONTEXT
 from .vae import vae_folder_match
 
@@ -70,12 +71,12 @@ def probe_folder(folder: Folder) -> Match | NoMatch:
         return NoMatch(f"config.json names {known}, {what} is not supported yet", near=True)
     folder.check_config("", "diffusers", class_name)
     latents = _integer(config, "latent_channels", 4)
-    for header in folder.weights(""):
-        shape = header.get("decoder.conv_in.weight", ())
-        if len(shape) == 4 and shape[1] != latents:
-            detail = f"latent_channels {shortened(latents)}, but the weights have {shape[1]}"
-            raise folder.invalid("config.json", detail)
-    return vae_folder_match(config, latents)
+    tensors = _tensors(folder.weights(""))
+    shape = tensors.get("decoder.conv_in.weight", ())
+    if len(shape) == 4 and shape[1] != latents:
+        detail = f"latent_channels {shortened(latents)}, but the weights have {shape[1]}"
+        raise folder.invalid("config.json", detail)
+    return vae_folder_match(config, latents, tensors)
 
 
 def _probe_pipeline(folder: Folder, index: Mapping[str, Any]) -> Match | NoMatch:
@@ -180,7 +181,12 @@ def _unet_facts(
         evidence.append(certain(f"variant={variant}", f"the UNet takes {channels} channels"))
     base = BASE_BY_CONTEXT.get(width)
     if base in allowed:
-        evidence.append(certain(f"base={base}", f"the UNet's cross-attention takes {width} features of text"))
+        unet = BY_BASE[base].unet
+        assert unet is not None
+        layers = unet.layers("diffusers")
+        layers = {**layers, "conv_in": (layers["conv_in"][0], channels)}
+        seen = f"the UNet's cross-attention takes {width} features of text"
+        compared(_tensors(headers), layers).said(evidence, f"base={base}", seen)
         return base, variant, (base,)
     evidence.append(
         certain(
@@ -224,6 +230,11 @@ def _confirm(
             )
         evidence.append(certain(setting, f"tensor {name} of {header.path.name} is {list(header[name])}"))
         return
+
+
+def _tensors(headers: Iterable[Header]) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors of a component's files, by name."""
+    return {name: header[name] for header in headers for name in header}
 
 
 def _integer(config: Mapping[str, Any], name: str, default: int) -> int:

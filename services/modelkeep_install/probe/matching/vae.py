@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from modelkeep.headers import Header
 from modelkeep_common.families import bases_by
+from modelkeep_common.families.networks import Autoencoder, Layout
 
 from ..result import UNKNOWN, Evidence, Match, NoMatch, RuledOut, Strength, certain, likely
+from .coverage import compared, quoted
 
 #: Latent channels -> bases whose autoencoders have them, with the same names and shapes otherwise.
 BASES_BY_LATENTS = bases_by(lambda family: [family.latent_channels] if family.vae else [])
 #: scaling_factor in a diffusers config -> bases that use it. One of a number of channels is one latent space.
 BASES_BY_SCALING = bases_by(lambda family: [family.vae["scaling_factor"]] if family.vae else [])
 
-_ROOTS = ("encoder", "decoder", "quant_conv", "post_quant_conv", "loss", "model_ema", "bn")
-_LAYOUTS = {
-    "ldm": ("encoder.down.0.block.0.conv1.weight", "decoder.up.0.block.0.conv1.weight"),
-    "diffusers": (
-        "encoder.down_blocks.0.resnets.0.conv1.weight",
-        "decoder.up_blocks.0.resnets.0.conv1.weight",
-    ),
+#: What stands before its names in the original checkpoints, and where it was cut out of one.
+_PREFIX = "first_stage_model."
+#: What may lie beside an autoencoder's halves: what it was trained with.
+_ROOTS = ("encoder", "decoder", "quant_conv", "post_quant_conv", "loss", "model_ema")
+_OPTIONAL = ("quant_conv", "post_quant_conv")
+_WIDTHS: Mapping[Layout, re.Pattern[str]] = {
+    "ldm": re.compile(r"encoder\.down\.(\d)\.block\.0\.conv1\.weight"),
+    "diffusers": re.compile(r"encoder\.down_blocks\.(\d)\.resnets\.0\.conv1\.weight"),
 }
+#: What diffusers called the parts of an attention until 0.17.
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD_PART = re.compile(r"(?<=\.attentions\.0\.)(query|key|value|proj_attn)(?=\.(weight|bias)$)")
 
 
 class VaeFile:
@@ -33,7 +40,7 @@ class VaeFile:
 
     def match(self, header: Header) -> Match | NoMatch:
         """See ``FileKind``. A VAE whose dtype cannot be lent raises InvalidModelException."""
-        prefix = "first_stage_model." if "first_stage_model.encoder.conv_in.weight" in header else ""
+        prefix = _PREFIX if f"{_PREFIX}encoder.conv_in.weight" in header else ""
         anchors = {"encoder.conv_in.weight": (1, 3), "decoder.conv_out.weight": (0, 3)}
         for name, (axis, size) in anchors.items():
             shape = header.get(prefix + name, ())
@@ -49,18 +56,27 @@ class VaeFile:
         )
         if foreign:
             return NoMatch(f"holds more than an autoencoder: {foreign}")
-        layout = next((k for k, names in _LAYOUTS.items() if all(prefix + n in header for n in names)), "")
-        latent_in = header.get(prefix + "decoder.conv_in.weight", ())
-        if not layout or len(latent_in) != 4:
+        tensors = {_OLD_PART.sub(_new_part, n[len(prefix) :]): header[n] for n in header}
+        layout, widths = _layout(tensors)
+        latent_in = tensors.get("decoder.conv_in.weight", ())
+        if layout is None or len(latent_in) != 4:
             return NoMatch("neither the original nor the diffusers layout of an image autoencoder")
         latents = latent_in[1]
-        match = vae_match(latents, "checkpoint")
+        match = vae_match(latents, len(widths), "checkpoint")
         if isinstance(match, NoMatch):
             return match
-        found = [
-            certain("type=vae", f"nothing but an encoder and a decoder, in the {layout} key layout"),
-            *match.evidence,
-        ]
+        halves = {
+            name: shape for name, shape in tensors.items() if not name.startswith(("loss.", "model_ema."))
+        }
+        coverage = compared(halves, Autoencoder(latents, widths).layers(layout), _OPTIONAL)
+        if coverage.foreign or coverage.misfit:
+            what = coverage.misfit or quoted(coverage.foreign)
+            return NoMatch(f"an autoencoder of a kind that is not supported yet: {what}", near=True)
+        found: list[Evidence] = []
+        coverage.said(found, "type=vae", f"nothing but an encoder and a decoder, in the {layout} key layout")
+        found += match.evidence
+        if widths != Autoencoder(latents).widths:
+            found.append(likely("type=vae", f"its levels are {list(widths)} wide, as no published one's"))
         match = replace(match, evidence=tuple(found), settings={"key_layout": layout})
         header.check_lendable()
         noted = header.metadata.get("modelspec.architecture", "")[:100].lower()
@@ -73,11 +89,31 @@ class VaeFile:
         return match
 
 
-def vae_match(latents: int, format_: str) -> Match | NoMatch:
-    """The match of an autoencoder with this many latent channels, its base still open."""
+def _new_part(old: re.Match[str]) -> str:
+    return _OLD_ATTENTION[old[0]]
+
+
+def _layout(tensors: Mapping[str, Sequence[int]]) -> tuple[Layout | None, tuple[int, ...]]:
+    """The layout of the names, and the channels of each level; None if they are in neither."""
+    for layout, pattern in _WIDTHS.items():
+        levels = {
+            int(found[1]): shape[0]
+            for n, shape in tensors.items()
+            if (found := pattern.fullmatch(n)) and shape
+        }
+        if levels and set(levels) == set(range(len(levels))):
+            return layout, tuple(levels[level] for level in range(len(levels)))
+    return None, ()
+
+
+def vae_match(latents: int, levels: int, format_: str) -> Match | NoMatch:
+    """The match of an autoencoder with this many latent channels and levels, its base still open."""
     bases = BASES_BY_LATENTS.get(latents)
     if bases is None:
-        return NoMatch(f"{latents} latent channels, which is none of {', '.join(map(str, BASES_BY_LATENTS))}")
+        known = ", ".join(map(str, BASES_BY_LATENTS))
+        return NoMatch(f"an autoencoder of {latents} latent channels, which is none of {known}", near=True)
+    if levels != len(Autoencoder(latents).widths):
+        return NoMatch(f"an autoencoder of {levels} levels, as no known base's", near=True)
     return Match(
         type="vae",
         format=format_,
@@ -98,22 +134,36 @@ def vae_match(latents: int, format_: str) -> Match | NoMatch:
     )
 
 
-def vae_folder_match(config: Mapping[str, Any], latents: int) -> Match | NoMatch:
-    """The match of an ``AutoencoderKL`` folder; its config may give weak evidence of the base."""
-    match = vae_match(latents, "diffusers")
+def vae_folder_match(
+    config: Mapping[str, Any], latents: int, tensors: Mapping[str, Sequence[int]]
+) -> Match | NoMatch:
+    """The match of an ``AutoencoderKL`` folder; its config may give likely evidence of the base.
+
+    Args:
+        config: Its config.json.
+        latents: Channels of its latents.
+        tensors: Shapes of all its weights, by name.
+    """
+    blocks = config.get("block_out_channels")
+    levels = len(blocks) if isinstance(blocks, list) else len(Autoencoder(latents).widths)
+    match = vae_match(latents, levels, "diffusers")
     if isinstance(match, NoMatch):
         return match
-    match = replace(match, evidence=(certain("type=vae", "config.json names AutoencoderKL"), *match.evidence))
+    tensors = {_OLD_PART.sub(_new_part, name): shape for name, shape in tensors.items()}
+    layout, widths = _layout(tensors)
+    layers = Autoencoder(latents, widths or Autoencoder(latents).widths).layers(layout or "diffusers")
+    found: list[Evidence] = []
+    compared(tensors, layers, _OPTIONAL).said(found, "type=vae", "config.json names AutoencoderKL")
+    match = replace(match, evidence=(*found, *match.evidence))
     factor = config.get("scaling_factor")
     if not isinstance(factor, (int, float)) or isinstance(factor, bool) or not 0 < factor < 1e6:
         return match
     match = replace(match, settings={"scaling_factor": float(factor)})
     bases = BASES_BY_SCALING.get(round(float(factor), 5), ())
-    if bases:
-        match = narrow(
-            match, bases, likely(f"base={'|'.join(bases)}", f"scaling_factor {factor} in config.json")
-        )
-    return match
+    if not set(bases) & set(match.possible_bases):
+        seen = likely("base=unknown", f"scaling_factor {factor} in config.json, which is no known base's")
+        return replace(match, possible_bases=(), compatible_bases=(), evidence=(*match.evidence, seen))
+    return narrow(match, bases, likely(f"base={'|'.join(bases)}", f"scaling_factor {factor} in config.json"))
 
 
 def narrow(match: Match, bases: Sequence[str], evidence: Evidence) -> Match:
