@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -74,12 +75,13 @@ def import_request_of(message: pb.ImportModelRequest) -> ImportRequest:
         expected_sha256=message.expected_sha256,
         priority=message.priority if message.HasField("priority") else None,
         reuse=_REUSES[message.reuse],
+        labels=dict(message.labels),
     )
 
 
-def state_of(number: int) -> State | None:
-    """A state that a filter names; None for the unspecified one."""
-    return _STATES_BACK.get(number)
+def states_of(numbers: Iterable[int]) -> list[State]:
+    """The states that a filter names."""
+    return [_STATES_BACK[number] for number in numbers]
 
 
 def policy_of(number: pb.UninstallFiles) -> FilePolicy:
@@ -112,6 +114,7 @@ def install_message(job: Job, record: bytes = b"") -> install_pb2.Install:
         installed_already=bool(job.known_key),
         same_content_keys=job.same_content,
         reuse=_wire("REUSE", job.reuse),
+        labels=job.labels,
         revision=job.revision,
         create_time=to_timestamp(job.create_time),
         progress=job_pb2.Progress(

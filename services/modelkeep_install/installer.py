@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from . import files
 from .digests import DigestWorker
 from .domain.jobs import Job, Overrides, Source, SourceKind, State
 from .domain.ports import DownloadPort, JobStore, LeasePort, RecordPort
-from .domain.requests import Caller, FilePolicy, ImportRequest
+from .domain.requests import Caller, FilePolicy, ImportRequest, JobFilter
 from .domain.roots import ModelRoots
 from .domain.system_errors import reading
 from .follow import DownloadFollower
@@ -143,13 +143,15 @@ class Installer:
         return self._as_of_now(*await self._store.get_with_record(job_id))
 
     async def page(
-        self, *, source_contains: str, states: Sequence[State], before: int | None, limit: int
+        self, wanted: JobFilter, *, before: int | None, limit: int
     ) -> tuple[list[tuple[Job, bytes]], str]:
         """At most ``limit`` jobs as of now with their records, newest first, and a token for a watch."""
-        jobs, token = await self._store.page(
-            source_contains=source_contains, states=states, before=before, limit=limit
-        )
+        jobs, token = await self._store.page(wanted, before=before, limit=limit)
         return [self._as_of_now(*found) for found in jobs], token
+
+    async def last_changes(self, ids: Sequence[int]) -> list[tuple[bool, int]]:
+        """(whether it has ended, revision of its last change) of those of the jobs that are there."""
+        return [(job.state.final, job.revision) for job, _ in await self._store.present(ids)]
 
     async def import_model(self, request: ImportRequest, caller: Caller) -> tuple[Job, bool]:
         """Makes a job, or answers with the one under way (True) for the same source and arguments.
@@ -197,6 +199,7 @@ class Installer:
             expected_sha256=sha256_of(request.expected_sha256),
             priority=request.priority,
             reuse=request.reuse,
+            labels=request.labels,
             has_secret=bool(secret_url or request.access_token),
             local_path=source.text if source.kind is SourceKind.PATH else "",
         )
@@ -284,20 +287,32 @@ class Installer:
             running[1].request_cancel()
             await asyncio.wait({running[0]}, timeout=_CALLS_END_S)
 
-    async def prune(self) -> int:
-        """Forgets ended jobs, with the downloads that failed ones kept; answers how many."""
-        return await self._whole(self._prune())
+    async def prune(
+        self, *, ids: Sequence[int] = (), states: Collection[State] = (), age_s: float = 0.0
+    ) -> int:
+        """Forgets ended jobs, with the downloads that failed ones kept; answers how many.
 
-    async def _prune(self) -> int:
+        Args:
+            ids: Only these; none: all.
+            states: Only those in one of these; none: all.
+            age_s: Only those that ended so many seconds ago, or longer.
+
+        Raises:
+            UnknownJobIDException, WrongStateException: Of an id; nothing was forgotten.
+        """
+        before = time.time() - age_s if age_s else None
+        return await self._whole(self._prune(await self._store.ended(ids=ids, states=states, before=before)))
+
+    async def _prune(self, ids: Sequence[int]) -> int:
         try:
-            count = await self._store.prune()
+            count = await self._store.prune(ids)
         except DiskFullException:
-            # what the ended jobs kept goes first, where it has to make the room
-            await self._remove_staged(set(await self._store.kept()))
-            count = await self._store.prune()
+            # what these jobs kept goes first, where it has to make the room
+            await self._remove_staged(set(await self._store.kept()).intersection(ids))
+            count = await self._store.prune(ids)
         await self._sweep()
         self._wake()
-        if not await self._store.unfinished():
+        if not await self._store.any_left():
             # with them, files of a wrong hash that DownloadService set apart; a job under way may still
             # want to know how its download ended, so that those wait for a later call
             with contextlib.suppress(ModelkeepError):

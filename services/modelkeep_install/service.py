@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc.aio
 
+from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.install.v1 import install_pb2, install_service_pb2_grpc
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep_common.auth import ADMIN
 from modelkeep_common.calls import current_call
 from modelkeep_common.calls.authentication import need_role
 from modelkeep_common.idempotency import fingerprint
+from modelkeep_common.labels import have
 from modelkeep_common.paging import (
     clamp_page_size,
     decode_page_token,
@@ -21,12 +24,12 @@ from modelkeep_common.paging import (
 )
 from modelkeep_common.sqlite import Connection
 from modelkeep_common.urls import shown
-from modelkeep_common.watch import WatchHub, stream_frames
+from modelkeep_common.watch import WatchHub, stream_frames, until_ended
 from modelkeep_common.watch.frames import chunked
 from modelkeep_common.wire import to_seconds
 
 from . import convert
-from .domain.requests import Caller
+from .domain.requests import Caller, JobFilter
 from .installer import Installer
 from .store import InstallStore
 
@@ -63,8 +66,7 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
         position = decode_page_token(request.page_token, mark, (int,))
         size = clamp_page_size(request.page_size)
         jobs, token = await self._installer.page(
-            source_contains=request.source_contains,
-            states=[state for state in map(convert.state_of, request.states) if state is not None],
+            JobFilter(request.source_contains, convert.states_of(request.states), dict(request.labels)),
             before=int(position[0]) if position else None,
             limit=size + 1,
         )
@@ -83,20 +85,30 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
     async def PruneInstalls(
         self, request: pb.PruneInstallsRequest, context: object
     ) -> pb.PruneInstallsResponse:
-        return pb.PruneInstallsResponse(pruned_count=await self._installer.prune())
+        count = await self._installer.prune(
+            ids=request.ids,
+            states=convert.states_of(request.states),
+            age_s=to_seconds(request.min_age),
+        )
+        return pb.PruneInstallsResponse(pruned_count=count)
 
     async def WatchInstalls(  # type: ignore[override]  # frames are written to the context
         self, request: pb.WatchInstallsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
-        ids = frozenset(request.ids)
+        if request.until_ended and not request.ids:
+            raise FieldInvalidException(
+                "until_ended takes ids: a watch of all jobs has no end.",
+                violations=[FieldViolation("ids", "must be set for until_ended")],
+            )
         watch = self._hub.watch(
             resume_token=request.resume_token,
-            matches=(lambda install: install.id in ids) if ids else None,
+            matches=_filter(frozenset(request.ids), dict(request.labels)),
             snapshot=self._snapshot,
             skip_snapshot=request.skip_snapshot,
             bookmark_interval_s=to_seconds(request.bookmark_interval),
         )
-        await stream_frames(context, watch, convert.watch_response)
+        until = until_ended(request.ids, self._installer.last_changes) if request.until_ended else None
+        await stream_frames(context, watch, convert.watch_response, until=until)
 
     async def WaitInstalls(self, request: pb.WaitInstallsRequest, context: object) -> pb.WaitInstallsResponse:
         asked = to_seconds(request.timeout) if request.HasField("timeout") else None
@@ -138,6 +150,13 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
 
     def _snapshot(self, conn: Connection) -> list[tuple[str, install_pb2.Install]]:
         return [(id_, install_pb2.Install.FromString(data)) for id_, data in self._store.snapshot(conn)]
+
+
+def _filter(ids: frozenset[int], labels: Mapping[str, str]) -> Callable[[install_pb2.Install], bool] | None:
+    """Which jobs a watch tells of; None for all."""
+    if not ids and not labels:
+        return None
+    return lambda install: (not ids or install.id in ids) and have(install.labels, labels)
 
 
 def _bytes(text: str) -> int:

@@ -7,7 +7,7 @@ one transaction with its entry in the change log, which the watches read.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -17,12 +17,13 @@ from modelkeep.exceptions import InstallInProgressException, UnknownJobIDExcepti
 from modelkeep.taxonomy import DigestState
 from modelkeep_common.idempotency import replay_or_run, request_id_reused
 from modelkeep_common.marks import SourceMarks
-from modelkeep_common.sqlite import Database, Migration
+from modelkeep_common.sqlite import Database, Migration, labels
 from modelkeep_common.urls import mark_of, shown
 from modelkeep_common.watch.sqlite_log import append_change, next_revision, resume_token
 
 from .domain.jobs import FINAL, Job, SourceKind, State
 from .domain.ports import DigestWork, RecordFile, Removal
+from .domain.requests import JobFilter
 
 #: The name of the jobs' collection in the change log.
 COLLECTION = "installs"
@@ -63,6 +64,7 @@ MIGRATIONS: Sequence[Migration] = (
         CREATE INDEX digest_files_pending ON digest_files (size_bytes) WHERE state = 'pending';
         """,
     ),
+    Migration(3, labels.schema("installs")),
 )
 
 _JOBS: TypeAdapter[Job] = TypeAdapter(Job)
@@ -112,6 +114,7 @@ class InstallStore:
             "INSERT INTO installs (source, state, job) VALUES (?, ?, '')", (job.source.text, job.state)
         )
         assert cursor.lastrowid is not None
+        labels.keep(conn, cursor.lastrowid, job.labels)
         self._write(conn, replace(job, id=cursor.lastrowid), b"")
         return cursor.lastrowid
 
@@ -188,28 +191,52 @@ class InstallStore:
         jobs = await self.db.read(lambda conn: _jobs(conn, "WHERE state = 'error'"))
         return [job.id for job in jobs if job.staged_path]
 
-    async def prune(self) -> int:
+    async def ended(
+        self, *, ids: Sequence[int] = (), states: Collection[State] = (), before: float | None = None
+    ) -> list[int]:
+        def unit(conn: sqlite3.Connection) -> list[int]:
+            named = [_get(conn, job_id)[0] for job_id in dict.fromkeys(ids)]
+            for job in named:
+                if not job.state.final:
+                    raise WrongStateException(
+                        f"Install {job.id} is {job.state}: cancel it first.",
+                        metadata={"id": str(job.id), "state": job.state, "allowed": ",".join(sorted(FINAL))},
+                    )
+            jobs = named if ids else _jobs(conn, f"WHERE state IN ({_quoted(FINAL)})")
+            return [
+                job.id
+                for job in jobs
+                if (not states or job.state in states) and (before is None or (job.end_time or 0.0) <= before)
+            ]
+
+        return await self.db.read(unit)
+
+    async def prune(self, ids: Sequence[int]) -> int:
         def unit(conn: sqlite3.Connection) -> int:
-            ended = _jobs(conn, f"WHERE state IN ({_quoted(FINAL)})")
-            for job in ended:
-                conn.execute("DELETE FROM installs WHERE id = ?", (job.id,))
-                append_change(conn, COLLECTION, str(job.id), None)
-                self._marks.forget(job.id)
-            return len(ended)
+            count = 0
+            for job_id in ids:
+                if conn.execute("DELETE FROM installs WHERE id = ?", (job_id,)).rowcount:
+                    append_change(conn, COLLECTION, str(job_id), None)
+                    count += 1
+                self._marks.forget(job_id)
+            return count
 
         return await self.db.write(unit)
 
     async def page(
-        self, *, source_contains: str, states: Sequence[State], before: int | None, limit: int
+        self, wanted: JobFilter, *, before: int | None, limit: int
     ) -> tuple[list[tuple[Job, bytes]], str]:
         def unit(conn: sqlite3.Connection) -> tuple[list[tuple[Job, bytes]], str]:
             where, values = [], list[str]()
-            if source_contains:
+            if wanted.source_contains:
                 # of an address with secrets, only the shown form is stored
                 where.append("(instr(source, ?) > 0 OR instr(source, ?) > 0)")
-                values += [source_contains, shown(source_contains)]
-            if states:
-                where.append(f"state IN ({_quoted(states)})")
+                values += [wanted.source_contains, shown(wanted.source_contains)]
+            if wanted.states:
+                where.append(f"state IN ({_quoted(wanted.states)})")
+            for pair in wanted.labels.items():
+                where.append(labels.has("installs.id"))
+                values += pair
             if before is not None:
                 where.append("id < ?")
                 values.append(str(before))
@@ -230,6 +257,12 @@ class InstallStore:
             return [found for job_id in ids if (found := _find(conn, job_id)) is not None]
 
         return await self.db.read(unit)
+
+    async def any_left(self) -> bool:
+        """Whether there is any job."""
+        return await self.db.read(
+            lambda conn: conn.execute("SELECT 1 FROM installs LIMIT 1").fetchone() is not None
+        )
 
     def snapshot(self, conn: sqlite3.Connection) -> list[tuple[str, bytes]]:
         """Every job as the wire's resource, for a watch."""

@@ -83,7 +83,7 @@ async def test_a_wait_ends_also_when_its_jobs_are_pruned_meanwhile(
     present = InstallStore.present
 
     async def pruned_before(self: InstallStore, ids: Sequence[int]) -> list[tuple[Job, bytes]]:
-        await self.prune()
+        await self.prune(await self.ended())
         return await present(self, ids)
 
     monkeypatch.setattr(InstallStore, "present", pruned_before)

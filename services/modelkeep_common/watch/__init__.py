@@ -34,7 +34,7 @@ of the event loop's time; changes in between share a frame.
 
 from .frames import Event, Frame, Phase, Serializable
 from .hub import WatchHub
-from .streams import stream_frames
+from .streams import stream_frames, until_ended
 from .watch import Watch
 
-__all__ = ["Event", "Frame", "Phase", "Serializable", "Watch", "WatchHub", "stream_frames"]
+__all__ = ["Event", "Frame", "Phase", "Serializable", "Watch", "WatchHub", "stream_frames", "until_ended"]

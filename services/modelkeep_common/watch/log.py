@@ -155,6 +155,14 @@ def page_of(view: LogView, after: int, *, limit: int, max_bytes: int = PAGE_BYTE
     return ChangePage(rows, revision)
 
 
+def revision_in(token: str) -> int:
+    """The revision of a token that this process made."""
+    fields = tokens.decode(token)
+    assert fields is not None
+    assert isinstance(fields[3], int)
+    return fields[3]
+
+
 def position_of(view: LogView, collection: str, token: str) -> Position:
     """The position that ``token`` names.
 

@@ -93,6 +93,7 @@ def draft_of_job(job: Job, models_dir: Path, root_id: str) -> model_pb2.Model:
         key=job.key,
         path=path,
         root_id=root,
+        labels=dict(job.labels),
         original_hash=job.hash,
         current_hash=job.hash,
         source=job.source.text,

@@ -156,6 +156,7 @@ class Job:
     expected_sha256: str = ""
     priority: int | None = None
     reuse: Reuse = Reuse.SAME_SOURCE
+    labels: Mapping[str, str] = field(default_factory=dict)
     #: The source needs a secret that is held in memory only.
     has_secret: bool = False
     state: State = State.WAITING
@@ -209,7 +210,7 @@ class Job:
 
     def arguments(self) -> tuple[object, ...]:
         """What must be equal for a second import of the source to be this job."""
-        return (self.inplace, self.overrides, self.expected_sha256, self.reuse)
+        return (self.inplace, self.overrides, self.expected_sha256, self.reuse, dict(self.labels))
 
 
 #: state -> the states that may follow it.

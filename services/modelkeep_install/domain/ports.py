@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -17,6 +17,7 @@ from modelkeep.model.v1.model_pb2 import Model
 from modelkeep.taxonomy import DigestState
 
 from .jobs import Job, JobError, Progress, State
+from .requests import JobFilter
 
 #: What a peer's silence or a full queue raises: the same call may be made again.
 TRY_AGAIN = (UnavailableException, ServerBusyException, DeadlineExceededException, QueueFullException)
@@ -206,7 +207,7 @@ class JobStore(Protocol):
         """A job with its record, serialised; UnknownJobIDException if there is none."""
 
     async def page(
-        self, *, source_contains: str, states: Sequence[State], before: int | None, limit: int
+        self, wanted: JobFilter, *, before: int | None, limit: int
     ) -> tuple[list[tuple[Job, bytes]], str]:
         """At most ``limit`` jobs with their records, newest first, and a token for a watch."""
 
@@ -225,8 +226,19 @@ class JobStore(Protocol):
     async def kept(self) -> list[int]:
         """The ids of jobs that ended in ERROR and keep what they downloaded."""
 
-    async def prune(self) -> int:
-        """Forgets the jobs that have ended, with their claim to staged files; gives how many."""
+    async def ended(
+        self, *, ids: Sequence[int] = (), states: Collection[State] = (), before: float | None = None
+    ) -> list[int]:
+        """The ids of jobs that have ended: of these ids, in one of these states, by a time, where given.
+
+        UnknownJobIDException or WrongStateException of an id.
+        """
+
+    async def prune(self, ids: Sequence[int]) -> int:
+        """Forgets jobs that have ended, with their claim to staged files; gives how many there were."""
+
+    async def any_left(self) -> bool:
+        """Whether there is any job."""
 
     async def pending_digest(self, *, oldest: bool) -> tuple[DigestWork, RecordFile] | None:
         """A file to hash, the smallest or one of the oldest model, and its model without its files."""

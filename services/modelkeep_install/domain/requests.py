@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from modelkeep_common.auth import NOBODY, Principal
 
-from .jobs import Overrides, Reuse
+from .jobs import Overrides, Reuse, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class ImportRequest:
     expected_sha256: str = ""
     priority: int | None = None
     reuse: Reuse = Reuse.SAME_SOURCE
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,15 @@ class Caller:
     fingerprint: bytes = b""
     principal: Principal = NOBODY
     method: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs: whose source contains a text, in one of the states, with all of the labels."""
+
+    source_contains: str = ""
+    states: Collection[State] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class FilePolicy(StrEnum):

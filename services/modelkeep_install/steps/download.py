@@ -127,7 +127,7 @@ def _order_of(run: Run, *, url: str = "", access_token: str = "") -> DownloadOrd
         expected_sha256=job.expected_sha256,
         priority=job.priority,
         request_id=job.request_id(f"download/{job.download_generation}"),
-        labels={_LABEL: job.uid},
+        labels={**job.labels, _LABEL: job.uid},
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
@@ -128,6 +129,7 @@ class AsyncModelInstall:
         expected_sha256: str | None = None,
         priority: int | None = None,
         reuse: Reuse = "source",
+        labels: Mapping[str, str] | None = None,
     ) -> ModelInstallJob:
         """Install a model; answers at once with the job.
 
@@ -144,6 +146,7 @@ class AsyncModelInstall:
             priority: Of the download; lower runs first. Default 10.
             reuse: What to take in place of another model: one from the same "source", or also one with
                 the same "content", so that there is one copy; "never": another one is made.
+            labels: For the caller's own use; the job, its download and the model that it makes get them.
 
         Raises:
             InstallInProgressException: The source is being installed with other arguments.
@@ -161,6 +164,7 @@ class AsyncModelInstall:
             expected_sha256=expected_sha256 or "",
             priority=priority,
             reuse=_REUSES[reuse],
+            labels=labels,
         )
         tracker = await self._jobs.following()
         async with tracker.creating():
@@ -261,9 +265,32 @@ class AsyncModelInstall:
         answer = await self._peer.call(self._stub.CancelInstall, made(pb.CancelInstallRequest, id=id))
         return self._jobs.of(answer.install)
 
-    async def prune_jobs(self) -> int:
-        """Forget the jobs that have ended; answers how many. Models stay."""
-        answer = await self._peer.call(self._stub.PruneInstalls, pb.PruneInstallsRequest())
+    async def prune_jobs(
+        self,
+        jobs: Sequence[ModelInstallJob | int] = (),
+        *,
+        statuses: Collection[InstallStatus | str] = (),
+        older_than: float = 0.0,
+    ) -> int:
+        """Forget jobs that have ended; answers how many. Models stay.
+
+        Args:
+            jobs: Only these, which must have ended; none: all.
+            statuses: Only those that ended so, such as "error"; none: all.
+            older_than: Only those that ended so many seconds ago, or longer.
+
+        Raises:
+            UnknownJobIDException: There is no such job.
+            WrongStateException: One of `jobs` has not ended.
+        """
+        request = made(
+            pb.PruneInstallsRequest,
+            ids=[job if isinstance(job, int) else job.id for job in jobs],
+            states=[f"INSTALL_STATE_{InstallStatus(status).name}" for status in statuses],
+        )
+        if older_than:
+            request.min_age.FromTimedelta(timedelta(seconds=older_than))
+        answer = await self._peer.call(self._stub.PruneInstalls, request)
         self._own = {source: job for source, job in self._own.items() if not job.ended}
         return answer.pruned_count
 

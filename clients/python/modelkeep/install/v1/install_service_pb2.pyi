@@ -26,7 +26,14 @@ UNINSTALL_FILES_OWNED: UninstallFiles
 UNINSTALL_FILES_ANY_ALLOWED_ROOT: UninstallFiles
 
 class ImportModelRequest(_message.Message):
-    __slots__ = ("source", "inplace", "overrides", "access_token", "expected_sha256", "priority", "request_id", "reuse")
+    __slots__ = ("source", "inplace", "overrides", "access_token", "expected_sha256", "priority", "request_id", "reuse", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     INPLACE_FIELD_NUMBER: _ClassVar[int]
     OVERRIDES_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +42,7 @@ class ImportModelRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     REUSE_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     source: _install_pb2.InstallSource
     inplace: bool
     overrides: _install_pb2.ModelOverrides
@@ -43,7 +51,8 @@ class ImportModelRequest(_message.Message):
     priority: int
     request_id: str
     reuse: _install_pb2.Reuse
-    def __init__(self, source: _Optional[_Union[_install_pb2.InstallSource, _Mapping]] = ..., inplace: _Optional[bool] = ..., overrides: _Optional[_Union[_install_pb2.ModelOverrides, _Mapping]] = ..., access_token: _Optional[str] = ..., expected_sha256: _Optional[str] = ..., priority: _Optional[int] = ..., request_id: _Optional[str] = ..., reuse: _Optional[_Union[_install_pb2.Reuse, str]] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, source: _Optional[_Union[_install_pb2.InstallSource, _Mapping]] = ..., inplace: _Optional[bool] = ..., overrides: _Optional[_Union[_install_pb2.ModelOverrides, _Mapping]] = ..., access_token: _Optional[str] = ..., expected_sha256: _Optional[str] = ..., priority: _Optional[int] = ..., request_id: _Optional[str] = ..., reuse: _Optional[_Union[_install_pb2.Reuse, str]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ImportModelResponse(_message.Message):
     __slots__ = ("install", "existing")
@@ -66,16 +75,25 @@ class GetInstallResponse(_message.Message):
     def __init__(self, install: _Optional[_Union[_install_pb2.Install, _Mapping]] = ...) -> None: ...
 
 class ListInstallsRequest(_message.Message):
-    __slots__ = ("source_contains", "states", "page_size", "page_token")
+    __slots__ = ("source_contains", "states", "page_size", "page_token", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     SOURCE_CONTAINS_FIELD_NUMBER: _ClassVar[int]
     STATES_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     source_contains: str
     states: _containers.RepeatedScalarFieldContainer[_install_pb2.InstallState]
     page_size: int
     page_token: str
-    def __init__(self, source_contains: _Optional[str] = ..., states: _Optional[_Iterable[_Union[_install_pb2.InstallState, str]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, source_contains: _Optional[str] = ..., states: _Optional[_Iterable[_Union[_install_pb2.InstallState, str]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ListInstallsResponse(_message.Message):
     __slots__ = ("installs", "next_page_token", "resume_token")
@@ -100,8 +118,14 @@ class CancelInstallResponse(_message.Message):
     def __init__(self, install: _Optional[_Union[_install_pb2.Install, _Mapping]] = ...) -> None: ...
 
 class PruneInstallsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("ids", "states", "min_age")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    MIN_AGE_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    states: _containers.RepeatedScalarFieldContainer[_install_pb2.InstallState]
+    min_age: _duration_pb2.Duration
+    def __init__(self, ids: _Optional[_Iterable[int]] = ..., states: _Optional[_Iterable[_Union[_install_pb2.InstallState, str]]] = ..., min_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class PruneInstallsResponse(_message.Message):
     __slots__ = ("pruned_count",)
@@ -110,16 +134,27 @@ class PruneInstallsResponse(_message.Message):
     def __init__(self, pruned_count: _Optional[int] = ...) -> None: ...
 
 class WatchInstallsRequest(_message.Message):
-    __slots__ = ("resume_token", "ids", "skip_snapshot", "bookmark_interval")
+    __slots__ = ("resume_token", "ids", "skip_snapshot", "bookmark_interval", "until_ended", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     SKIP_SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     BOOKMARK_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_ENDED_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     resume_token: str
     ids: _containers.RepeatedScalarFieldContainer[int]
     skip_snapshot: bool
     bookmark_interval: _duration_pb2.Duration
-    def __init__(self, resume_token: _Optional[str] = ..., ids: _Optional[_Iterable[int]] = ..., skip_snapshot: _Optional[bool] = ..., bookmark_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    until_ended: bool
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, resume_token: _Optional[str] = ..., ids: _Optional[_Iterable[int]] = ..., skip_snapshot: _Optional[bool] = ..., bookmark_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., until_ended: _Optional[bool] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class WatchInstallsResponse(_message.Message):
     __slots__ = ("phase", "snapshot_complete", "resume_token", "events")

@@ -146,8 +146,10 @@ class InstallServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PruneInstalls(self, request, context):
-        """Forgets the jobs that have ended, and removes the downloads that failed ones kept. Models stay. When no
-        job is under way, the installs' ended downloads are pruned too, with files of a wrong hash.
+        """Forgets jobs that have ended, all or those asked for, and removes the downloads that failed ones kept.
+        Models stay. When no job is left, the installs' ended downloads are pruned too, with files of a wrong hash.
+
+        Errors: UNKNOWN_JOB, WRONG_STATE (of an id, whose job has not ended); nothing was forgotten.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,7 +159,8 @@ class InstallServiceServicer:
         """Streams a snapshot of the jobs, then every change of state and, in between, progress. See
         modelkeep.server.v1.WatchPhase for what is guaranteed.
 
-        Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
+        Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW; FIELD_INVALID for `until_ended`
+        without ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -72,14 +72,17 @@ class InstallServiceStub:
     Errors: UNKNOWN_JOB; WRONG_STATE for a job that is COMPLETED or ERROR.
     """
     PruneInstalls: _grpc.UnaryUnaryMultiCallable[_install_service_pb2.PruneInstallsRequest, _install_service_pb2.PruneInstallsResponse]
-    """Forgets the jobs that have ended, and removes the downloads that failed ones kept. Models stay. When no
-    job is under way, the installs' ended downloads are pruned too, with files of a wrong hash.
+    """Forgets jobs that have ended, all or those asked for, and removes the downloads that failed ones kept.
+    Models stay. When no job is left, the installs' ended downloads are pruned too, with files of a wrong hash.
+
+    Errors: UNKNOWN_JOB, WRONG_STATE (of an id, whose job has not ended); nothing was forgotten.
     """
     WatchInstalls: _grpc.UnaryStreamMultiCallable[_install_service_pb2.WatchInstallsRequest, _install_service_pb2.WatchInstallsResponse]
     """Streams a snapshot of the jobs, then every change of state and, in between, progress. See
     modelkeep.server.v1.WatchPhase for what is guaranteed.
 
-    Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
+    Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW; FIELD_INVALID for `until_ended`
+    without ids.
     """
     WaitInstalls: _grpc.UnaryUnaryMultiCallable[_install_service_pb2.WaitInstallsRequest, _install_service_pb2.WaitInstallsResponse]
     """Answers when all jobs asked for have ended, or at the time-out with the present states.
@@ -154,14 +157,17 @@ class InstallServiceAsyncStub(InstallServiceStub):
     Errors: UNKNOWN_JOB; WRONG_STATE for a job that is COMPLETED or ERROR.
     """
     PruneInstalls: _aio.UnaryUnaryMultiCallable[_install_service_pb2.PruneInstallsRequest, _install_service_pb2.PruneInstallsResponse]  # type: ignore[assignment]
-    """Forgets the jobs that have ended, and removes the downloads that failed ones kept. Models stay. When no
-    job is under way, the installs' ended downloads are pruned too, with files of a wrong hash.
+    """Forgets jobs that have ended, all or those asked for, and removes the downloads that failed ones kept.
+    Models stay. When no job is left, the installs' ended downloads are pruned too, with files of a wrong hash.
+
+    Errors: UNKNOWN_JOB, WRONG_STATE (of an id, whose job has not ended); nothing was forgotten.
     """
     WatchInstalls: _aio.UnaryStreamMultiCallable[_install_service_pb2.WatchInstallsRequest, _install_service_pb2.WatchInstallsResponse]  # type: ignore[assignment]
     """Streams a snapshot of the jobs, then every change of state and, in between, progress. See
     modelkeep.server.v1.WatchPhase for what is guaranteed.
 
-    Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
+    Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW; FIELD_INVALID for `until_ended`
+    without ids.
     """
     WaitInstalls: _aio.UnaryUnaryMultiCallable[_install_service_pb2.WaitInstallsRequest, _install_service_pb2.WaitInstallsResponse]  # type: ignore[assignment]
     """Answers when all jobs asked for have ended, or at the time-out with the present states.
@@ -263,8 +269,10 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _install_service_pb2.PruneInstallsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_install_service_pb2.PruneInstallsResponse, _abc.Awaitable[_install_service_pb2.PruneInstallsResponse]]:
-        """Forgets the jobs that have ended, and removes the downloads that failed ones kept. Models stay. When no
-        job is under way, the installs' ended downloads are pruned too, with files of a wrong hash.
+        """Forgets jobs that have ended, all or those asked for, and removes the downloads that failed ones kept.
+        Models stay. When no job is left, the installs' ended downloads are pruned too, with files of a wrong hash.
+
+        Errors: UNKNOWN_JOB, WRONG_STATE (of an id, whose job has not ended); nothing was forgotten.
         """
 
     @_abc_1.abstractmethod
@@ -276,7 +284,8 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams a snapshot of the jobs, then every change of state and, in between, progress. See
         modelkeep.server.v1.WatchPhase for what is guaranteed.
 
-        Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
+        Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW; FIELD_INVALID for `until_ended`
+        without ids.
         """
 
     @_abc_1.abstractmethod
