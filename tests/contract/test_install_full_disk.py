@@ -45,13 +45,9 @@ def source(data_dir: Path) -> Path:
 
 def lora_of(path: Path, mib: int) -> Path:
     """A sound LoRA of about so many MiB."""
-    unit = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_"
-    tensors = {
-        f"{unit}attn2_to_k.lora_down.weight": [4, 768],
-        f"{unit}attn2_to_k.lora_up.weight": [320, 4],
-        f"{unit}ff_net_2.lora_up.weight": [320, 4],
-        f"{unit}ff_net_2.lora_down.weight": [4, mib << 16],
-    }
+    unit = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    rank = (mib << 20) // (4 * (768 + 320))
+    tensors = {f"{unit}.lora_down.weight": [rank, 768], f"{unit}.lora_up.weight": [320, rank]}
     return write_safetensors(path, tensors, dtype="F32")
 
 
