@@ -46,7 +46,7 @@ def source(data_dir: Path) -> Path:
 def lora_of(path: Path, mib: int) -> Path:
     """A sound LoRA of about so many MiB."""
     unit = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
-    rank = (mib << 20) // (4 * (768 + 320))
+    rank = (mib << 20) // (4 * (768 + 320)) + 1
     tensors = {f"{unit}.lora_down.weight": [rank, 768], f"{unit}.lora_up.weight": [320, rank]}
     return write_safetensors(path, tensors, dtype="F32")
 
