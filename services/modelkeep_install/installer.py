@@ -48,6 +48,8 @@ T = TypeVar("T")
 
 #: Between two tries of what a fault of the store or of a peer interrupted, in seconds.
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 10.0
+#: Of an install from an address: its download has one more.
+MAX_LABELS = 31
 #: A drain waits so long for what callers have begun; the next start makes up for the rest.
 _CALLS_END_S = 5.0
 
@@ -162,6 +164,9 @@ class Installer:
             RequestIdReusedException: The request id was used for another request.
         """
         if request.url:
+            if len(request.labels) > MAX_LABELS:
+                violation = FieldViolation("labels", f"may have {MAX_LABELS} pairs for an address")
+                raise FieldInvalidException("There are too many labels.", violations=[violation])
             parsed = parse_url(request.url, "source.url")
             source, inplace = Source(SourceKind.URL, parsed.shown), False
             secret_url, mark = request.url if parsed.has_secret else "", parsed.mark

@@ -200,9 +200,13 @@ async def test_labels_that_cannot_be_are_refused_and_as_many_as_there_may_be_are
 ) -> None:
     service, _ = both
     path = small_lora(source / "a.safetensors")
-    for labels in ({"UPPER": "x"}, {"": "x"}, {"a": "x" * 257}, {f"k{n}": "" for n in range(32)}):
+    for labels in ({"UPPER": "x"}, {"": "x"}, {"a": "x" * 257}, {f"k{n}": "" for n in range(33)}):
         with refused("FIELD_INVALID"):
             await service.submit(path, labels=labels)
+    too_many = {f"k{n}": "" for n in range(32)}
+    with fails(code="INVALID_ARGUMENT", reason="FIELD_INVALID", fields=["labels"]):
+        await service.submit(web.url("/a.safetensors"), labels=too_many)
+    assert (await service.install(path, labels=too_many)).state == COMPLETED
     many = {f"k{n}": "v" * 256 for n in range(31)}
     job = await service.install(web.put("/a.safetensors", Resource(path.read_bytes())), labels=many)
     assert (job.state, dict(job.model.labels)) == (COMPLETED, many), job.error
