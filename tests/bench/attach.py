@@ -145,13 +145,13 @@ def anonymous_bytes() -> int:
 
 
 class Child:
-    """One of the functions above in a fresh process."""
+    """One of the functions of a benchmark in a fresh process."""
 
-    def __init__(self, role: str, *arguments: str) -> None:
+    def __init__(self, role: str, *arguments: str, script: str = __file__) -> None:
         self._role = role
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, role, *arguments],
+            [sys.executable, "-W", "ignore", script, role, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-BENCHES = ("startup", "hop", "getmodel", "update", "watch", "attach")
+BENCHES = ("startup", "hop", "getmodel", "update", "watch", "attach", "gpu")
 
 
 def main() -> int:

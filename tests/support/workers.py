@@ -34,16 +34,23 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Workers:
-    """The process that forks workers; a context manager for the parent's side."""
+    """The process that forks workers; a context manager for the parent's side.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: For its socket.
+        alone: It forks none, and is the one worker itself: torch lets no fork use a GPU once its parent has
+            looked for one, as imports do.
+    """
+
+    def __init__(self, folder: Path, *, alone: bool = False) -> None:
         self._path = folder / "workers.sock"
+        self._arguments = [str(self._path), *(["alone"] if alone else [])]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Workers:
         path = os.pathsep.join(str(ROOT / part) for part in ("services", "clients/python", "tests"))
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "support.workers", str(self._path)],
+            [sys.executable, "-W", "ignore", "-m", "support.workers", *self._arguments],
             env={**os.environ, "PYTHONPATH": path},
         )
         return self
@@ -183,7 +190,7 @@ def decode() -> str:
     return _decoded(_state["module"])
 
 
-def reference(folder: str, class_name: str, precision: str) -> dict[str, Any]:
+def reference(folder: str, class_name: str, precision: str, device: str = "cpu") -> dict[str, Any]:
     """The same from from_pretrained in this process: digest of outputs or of all tensors, and the time."""
     import diffusers
     import torch
@@ -192,10 +199,35 @@ def reference(folder: str, class_name: str, precision: str) -> dict[str, Any]:
     cls: Any = getattr(diffusers, class_name, None) or getattr(transformers, class_name)
     dtype = {"torch_dtype" if hasattr(diffusers, class_name) else "dtype": getattr(torch, precision)}
     started = time.perf_counter()
-    module = cls.from_pretrained(folder, **dtype).eval()
+    module = cls.from_pretrained(folder, **dtype).eval().to(device)
     seconds = time.perf_counter() - started
     decoded = _decoded(module) if class_name == "AutoencoderKL" else ""
     return {"decoded": decoded, "tensors": _digest(module), "seconds": seconds}
+
+
+def move(device: str) -> list[str]:
+    """Move the held module, as a worker with a GPU does; the devices that its tensors are on then."""
+    module = _state["module"].to(device)
+    return sorted({tensor.device.type for tensor in (*module.parameters(), *module.buffers())})
+
+
+def copy_without_end(device: str, started: str) -> None:
+    """Copy the held weights to a device until killed; makes a file once the first round is over."""
+    import torch
+
+    weights = list(_state["module"].parameters())
+    while True:
+        copies = [weight.detach().to(device, non_blocking=True) for weight in weights]
+        torch.cuda.synchronize(device)
+        del copies
+        Path(started).touch()
+
+
+def free_device_bytes(device: str) -> int:
+    """Bytes of a GPU's memory that nobody has."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def tensors() -> str:
@@ -314,9 +346,10 @@ def grants(key: str, submodel: str, precision: Precision, count: int) -> list[fl
 def _decoded(module: Any) -> str:
     import torch
 
-    latents = torch.linspace(-2, 2, 4 * 2 * 2).reshape(1, 4, 2, 2).to(next(module.parameters()).dtype)
+    latents = torch.linspace(-2, 2, 4 * 2 * 2).reshape(1, 4, 2, 2).to(next(module.parameters()))
+    torch.backends.cudnn.deterministic = True
     with torch.no_grad():
-        image = module.decode(latents)[0]
+        image = module.decode(latents)[0].cpu()
     return hashlib.sha256(image.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
@@ -326,7 +359,7 @@ def _digest(module: Any) -> str:
     digest = hashlib.sha256()
     tensors = {**module.state_dict(), **dict(module.named_buffers())}
     for name in sorted(tensors):
-        tensor = tensors[name].detach().contiguous()
+        tensor = tensors[name].detach().contiguous().cpu()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -380,6 +413,9 @@ def main() -> None:
     listener.listen(16)
     while True:
         connection, _ = listener.accept()
+        if sys.argv[2:] == ["alone"]:
+            _serve(connection)
+            return
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             listener.close()
