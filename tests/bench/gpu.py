@@ -163,10 +163,8 @@ class Registered:
         self._done = False
 
     def __enter__(self) -> bool:
-        import torch
-
         began = time.perf_counter()
-        code = torch.cuda.cudart().cudaHostRegister(self._address, self._size, _REGISTER_READ_ONLY)
+        code = runtime().cudaHostRegister(self._address, self._size, _REGISTER_READ_ONLY)
         self._found[f"{self._name}: ms to register"] = (time.perf_counter() - began) * 1000
         self._done = int(code) == 0
         if not self._done:
@@ -174,10 +172,16 @@ class Registered:
         return self._done
 
     def __exit__(self, *_: object) -> None:
-        import torch
-
         if self._done:
-            torch.cuda.cudart().cudaHostUnregister(self._address)
+            runtime().cudaHostUnregister(self._address)
+
+
+def runtime() -> Any:
+    """CUDA's runtime, as torch has it."""
+    import torch
+
+    cudart: Any = torch.cuda.cudart
+    return cudart()
 
 
 def copies(parts: list[Any], rounds: int = COPIES) -> float:
