@@ -159,7 +159,10 @@ def probe_message(probe: ProbeResult, overrides: Overrides) -> install_pb2.Probe
             )
             for e in match.evidence
         ],
-        ruled_out=[install_pb2.RuledOut(kind=r.candidate, reason=r.why) for r in match.ruled_out],
+        ruled_out=[
+            install_pb2.RuledOut(kind=r.candidate, reason=f"{r.why}. {r.remedy}" if r.remedy else r.why)
+            for r in match.ruled_out
+        ],
         model=model,
     )
     fill(message, {"type": match.type, "format": match.format, **match.settings})

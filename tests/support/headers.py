@@ -102,6 +102,8 @@ UNSOUND: dict[str, tuple[bytes, int]] = {
     "a shape that is an object": (entry(shape='{"0":1}'), 4),
     "a half element": (entry("F4", "[3]", "[0,1]"), 1),
     "notes that are numbers": (b'{"__metadata__":{"a":1}}', 0),
+    "a note without a name that is a number": (b'{"__metadata__":{"":1}}', 0),
+    "a note that is null": (b'{"__metadata__":{"ss_network_args":null}}', 0),
     "notes that are a list": (b'{"__metadata__":[]}', 0),
     "nested": (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 0),
     "60,000 dimensions": (entry(shape="[" + ",".join([str(2**61)] * 60_000) + "]"), 4),

@@ -32,7 +32,7 @@ from typing import IO, Any, Final, NoReturn
 from pydantic_core import from_json
 
 from modelkeep import processes
-from modelkeep.contents import BEGINNING_BYTES, content_of
+from modelkeep.contents import BEGINNING_BYTES, Kind, content_of
 from modelkeep.dtypes import DTYPES
 from modelkeep.exceptions import InvalidModelException
 
@@ -210,7 +210,8 @@ def read_header(
         _bad(path, "shorter than the 8 bytes that every safetensors file begins with")
     (length,) = struct.unpack("<Q", start[:8])
     if length > size - 8:
-        _bad(path, f"the header claims {length:,} bytes, the file has {size:,}")
+        what = "cut off: " if content.kind is Kind.SAFETENSORS else ""
+        _bad(path, f"{what}the header claims {length:,} bytes, the file has {size:,}")
     left = allowance if allowance is not None else Allowance()
     if length > left.header_bytes:
         others = MAX_HEADER_BYTES - left.header_bytes
@@ -259,8 +260,13 @@ def _parse(
     metadata = content.pop("__metadata__", None)
     if metadata is None:
         metadata = {}
-    elif type(metadata) is not dict or not all(type(v) is str for v in metadata.values()):
+    elif type(metadata) is not dict:
         _bad(path, "__metadata__ is not a map of strings")
+    elif odd := [key for key, value in metadata.items() if type(value) is not str]:
+        _bad(
+            path,
+            f"__metadata__ is not a map of strings: its {_short(odd[0])} is none, so no library reads it",
+        )
     _check_count(path, len(content))
     # The parser keeps the last of several equal keys in silence, and takes -0. Each key has its colon; where
     # there are more of these than keys, the slower parser, which sees every key, has to look.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,22 @@ def check_known(probe: ProbeResult, path: Path) -> None:
     if not missing:
         return
     near = [item for item in probe.match.ruled_out if item.near]
-    remedy = f"If you know what it is, install it again with {' and '.join(missing)} given."
+    remedy = ""
     if near:
         message = f"{path.name} cannot be installed as it is: {'; '.join(item.why for item in near)}."
-        remedy = near[0].remedy or remedy
+        remedy = near[0].remedy
     else:
         why = "; ".join(f"{item.candidate}: {item.why}" for item in probe.match.ruled_out)
         message = f"What {path.name} is cannot be told ({why or 'nothing fits'})."
     raise InvalidModelException(
-        f"{message} {remedy}",
+        f"{message} {remedy or _say_it(missing)}",
         remedy=remedy,
         metadata={"path": str(path), "detail": "unknown kind of model", "missing": ",".join(missing)},
     )
+
+
+def _say_it(missing: Sequence[str]) -> str:
+    return f"If you know what it is, install it again with {' and '.join(missing)} given."
 
 
 def stored_path(location: Path, models_dir: Path, root_id: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from modelkeep.exceptions import (
     DiskFullException,
     FieldInvalidException,
     InstallInProgressException,
+    InvalidModelException,
     ModelkeepError,
     SourceNotFoundException,
     SubmodelRequiredException,
@@ -133,6 +134,10 @@ def test_advice_takes_its_facts_from_the_error() -> None:
     assert "vae,unet" in _errors.remedy(SubmodelRequiredException("x", metadata={"loadable": "vae,unet"}))
     assert "{" not in _errors.remedy(SubmodelRequiredException("x"))
     assert _errors.remedy(ModelkeepError("x", metadata={"remedy": "Log in."})) == "Log in."
+    said = InvalidModelException("It is cut off. Fetch it anew.", remedy="Fetch it anew.")
+    assert _errors.remedy(said) == "", "the message gives it, and nothing else helps"
+    unknown = InvalidModelException("Unknown.", metadata={"missing": "type,base"})
+    assert "`modelkeep install PATH --set type=TYPE --set base=BASE`" in _errors.remedy(unknown)
 
 
 # -- output ---------------------------------------------------------------------------------------------

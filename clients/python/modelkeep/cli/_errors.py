@@ -81,16 +81,23 @@ _REMEDIES: Final[Mapping[str, str]] = {
 def remedy(error: ModelkeepError) -> str:
     """What to do about an error; "" if there is no advice, or the message gives it."""
     text, told = _REMEDIES.get(error.reason, ""), error.remedy
-    if told in error.message:
-        told = ""
+    is_said = told in error.message
     # What helps in every case of a reason is said in calls of the API, and a person types commands. Of a
     # token the service says which call takes one, and not what to type.
     if told and not is_general(error.reason, error.metadata) and not error.reason.startswith("TOKEN_"):
-        return told
+        return "" if is_said else told
+    told = "" if is_said else told
+    if error.reason == "INVALID_MODEL" and (missing := error.metadata.get("missing")):
+        text = f"If you know it, say it: `modelkeep install PATH {_settings(missing)}`."
     try:
         return text.format(**error.metadata) or told
     except (KeyError, IndexError):
         return text.split("{", maxsplit=1)[0].rpartition(".")[0] or told
+
+
+def _settings(names: str) -> str:
+    """What to type for fields of which only the caller knows the values: ``--set type=TYPE``."""
+    return " ".join(f"--set {name}={name.upper()}" for name in names.split(","))
 
 
 def code_of(error: ModelkeepError) -> int:
