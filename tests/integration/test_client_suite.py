@@ -280,7 +280,7 @@ def test_a_handler_may_call_the_client_it_belongs_to(client: Client, suite: Suit
 def test_a_failing_handler_harms_nobody(
     client: Client, suite: Suite, web: HttpServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    url = web.put("/small.bin", Resource(b"small"))
+    url = web.put("/small.bin", Resource(b"\0small\xff"))
 
     def fail(job: Any) -> None:
         raise RuntimeError("a handler's own fault")
@@ -294,7 +294,7 @@ def test_a_failing_handler_harms_nobody(
 
 
 def test_queues_are_apart_and_know_their_own_jobs(client: Client, suite: Suite, web: HttpServer) -> None:
-    url = web.put("/idle.bin", Resource(b"idle"))
+    url = web.put("/idle.bin", Resource(b"\0idle\xff"))
     one, two = client.create_download_queue("one"), client.create_download_queue("two")
     folder = suite.data_dir / "downloads" / "apart"
     job = one.create_download_job(url, folder, start=False, priority=3)

@@ -35,6 +35,8 @@ from support.httpserver import HttpServer, Resource, Status, pattern
 pytestmark = pytest.mark.timeout(60)
 
 BODY = pattern(1_000_000)
+#: No text, which would be taken for what was sent in the place of a file.
+SMALL = b"\0small\xff"
 #: Bytes a second: a second for the whole body.
 SLOW = len(BODY)
 
@@ -74,7 +76,9 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def suite_options() -> dict[str, Any]:
-    return {"services": ("download",), "env": {"MODELKEEP_DOWNLOAD_MAX_PARALLEL_DOWNLOADS": "1"}}
+    settings = {"MAX_PARALLEL_DOWNLOADS": "1", "MAX_ATTEMPTS": "2", "RETRY_BASE_S": "0.05"}
+    env = {f"MODELKEEP_DOWNLOAD_{name}": value for name, value in settings.items()}
+    return {"services": ("download",), "env": env}
 
 
 @pytest.fixture
@@ -142,7 +146,7 @@ def test_create_download_job_makes_and_submits_it(client: Client, web: HttpServe
 def test_a_destination_that_is_a_new_file_names_the_file(
     client: Client, web: HttpServer, models: Path
 ) -> None:
-    url = web.put("/theirs.bin", Resource(b"small"))
+    url = web.put("/theirs.bin", Resource(SMALL))
     client.download_queue.submit_download_job(
         DownloadJobRemoteSource(source=url, destination=models / "new.bin")
     )
@@ -180,7 +184,7 @@ def test_an_url_is_validated(client: Client, models: Path) -> None:
 
 
 def test_access_token_is_presented_to_the_source(client: Client, web: HttpServer, models: Path) -> None:
-    url = web.put("/locked.bin", Resource(b"locked", authorization="Bearer open-sesame"))
+    url = web.put("/locked.bin", Resource(SMALL, authorization="Bearer open-sesame"))
     queue = client.download_queue
     opened = queue.create_download_job(url, models, access_token="open-sesame")
     refused = queue.create_download_job(url, models, filename="refused.bin")
@@ -216,7 +220,7 @@ def test_partial_files_go_after_an_error_unless_preserved(
     handler.until_bytes_come()
     queue.pause_job(failing)
     handler.until("paused")
-    web.resources["/partial.bin"].faults = [Status(404)]
+    web.resources["/partial.bin"].faults = [Status(503), Status(503)]
     queue.start_job(failing)
     queue.join(timeout=20)
     assert failing.status == "error"
@@ -286,7 +290,7 @@ def test_the_events_of_a_download_that_is_paused(client: Client, web: HttpServer
 def test_handlers_are_added_to_a_job_and_cleared(client: Client, web: HttpServer, models: Path) -> None:
     early, late, queue = Seen(), Seen(), client.download_queue
     job = queue.create_download_job(
-        web.put("/late.bin", Resource(b"small")), models, start=False, event_handlers=[early]
+        web.put("/late.bin", Resource(SMALL)), models, start=False, event_handlers=[early]
     )
     job.clear_event_handlers()
     job.add_event_handler(late)
@@ -299,7 +303,7 @@ def test_handlers_are_added_to_a_job_and_cleared(client: Client, web: HttpServer
 def test_the_default_queue_may_have_handlers_of_its_own(suite: Suite, web: HttpServer, models: Path) -> None:
     handler = Seen()
     with Client(data_dir=suite.data_dir, download_event_handlers=[handler]) as client:
-        client.download_queue.create_download_job(web.put("/default.bin", Resource(b"small")), models)
+        client.download_queue.create_download_job(web.put("/default.bin", Resource(SMALL)), models)
         client.download_queue.join(timeout=20)
         client.download_queue.prune_jobs()
     assert handler.order == ["enqueued", "running", "completed"]
@@ -350,14 +354,14 @@ def test_a_quiet_queue_is_quiet_of_failures_too(
 
 def test_an_idle_job_is_started_later(client: Client, web: HttpServer, models: Path) -> None:
     queue = client.download_queue
-    job = queue.create_download_job(web.put("/idle.bin", Resource(b"small")), models, start=False)
+    job = queue.create_download_job(web.put("/idle.bin", Resource(SMALL)), models, start=False)
     queue.join(timeout=20)  # it is not active, so nothing is waited for
     assert job.status == DownloadJobStatus.IDLE
     queue.start_job(job)
     queue.join(timeout=20)
     assert client.download_queue.id_to_job(job.id) is job
     assert job.ended
-    assert (models / "idle.bin").read_bytes() == b"small"
+    assert (models / "idle.bin").read_bytes() == SMALL
 
 
 def test_a_job_is_controlled_by_its_number(client: Client, web: HttpServer, models: Path) -> None:
@@ -393,7 +397,7 @@ def test_the_lowest_priority_of_those_that_wait_runs_first(
 
 
 def test_queues_are_isolated_and_know_only_their_jobs(client: Client, web: HttpServer, models: Path) -> None:
-    url = web.put("/apart.bin", Resource(b"small"))
+    url = web.put("/apart.bin", Resource(SMALL))
     one, two = client.create_download_queue("one"), client.create_download_queue("two")
     job = one.create_download_job(url, models, start=False)
     assert one.list_jobs() == [job]
@@ -409,7 +413,7 @@ def test_queues_are_isolated_and_know_only_their_jobs(client: Client, web: HttpS
 
 def test_jobs_are_listed_found_by_id_and_pruned(client: Client, web: HttpServer, models: Path) -> None:
     queue = client.download_queue
-    url = web.put("/listed.bin", Resource(b"small"))
+    url = web.put("/listed.bin", Resource(SMALL))
     idle = queue.create_download_job(url, models, filename="idle.bin", start=False)
     done = queue.create_download_job(url, models, filename="done.bin")
     failed = queue.create_download_job(web.url("/nowhere"), models)
