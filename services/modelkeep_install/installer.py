@@ -38,8 +38,8 @@ from .domain.roots import ModelRoots
 from .domain.system_errors import reading
 from .follow import DownloadFollower
 from .probe import Hints, ProbeResult, probe
-from .run import Run, Tools
-from .steps import install
+from .run import Rehearsal, Run, Tools
+from .steps import install, rehearse
 from .uninstall import Uninstalled, Uninstalling
 
 _log = logging.getLogger(__name__)
@@ -163,6 +163,22 @@ class Installer:
             InstallInProgressException: The same source is under way with other arguments.
             RequestIdReusedException: The request id was used for another request.
         """
+        draft = await self._draft(request, caller)
+        return await self._whole(self._submit(request, caller, *draft))
+
+    async def rehearse(self, request: ImportRequest, caller: Caller) -> tuple[Job, bytes]:
+        """The job that an import would make, with what can be told of its end; makes none.
+
+        Raises:
+            ModelkeepError: As :meth:`import_model`, or as the job would fail.
+        """
+        job, secret_url, _ = await self._draft(request, caller)
+        run = Rehearsal(job, self._tools, url=secret_url, access_token=request.access_token)
+        found = await rehearse(run)
+        return run.job, found.message if found is not None else b""
+
+    async def _draft(self, request: ImportRequest, caller: Caller) -> tuple[Job, str, bytes]:
+        """A job that is not stored, its address if that has secrets, and what tells that from its like."""
         if request.url:
             if len(request.labels) > MAX_LABELS:
                 violation = FieldViolation("labels", f"may have {MAX_LABELS} pairs for an address")
@@ -181,18 +197,6 @@ class Installer:
             # what lies in a staging folder goes with its job: it can only be copied
             source, inplace = Source(SourceKind.PATH, str(path)), request.inplace and not staged
             secret_url, mark = "", b""
-        return await self._whole(self._submit(request, caller, source, inplace, secret_url, mark))
-
-    async def _submit(
-        self,
-        request: ImportRequest,
-        caller: Caller,
-        source: Source,
-        inplace: bool,
-        secret_url: str,
-        mark: bytes,
-    ) -> tuple[Job, bool]:
-        """Stores the job and lets it run; never one without the other."""
         job = Job(
             id=0,
             uid=str(uuid.uuid4()),
@@ -208,6 +212,12 @@ class Installer:
             has_secret=bool(secret_url or request.access_token),
             local_path=source.text if source.kind is SourceKind.PATH else "",
         )
+        return job, secret_url, mark
+
+    async def _submit(
+        self, request: ImportRequest, caller: Caller, job: Job, secret_url: str, mark: bytes
+    ) -> tuple[Job, bool]:
+        """Stores the job and lets it run; never one without the other."""
         job, existing = await self._store.create(
             job,
             mark,

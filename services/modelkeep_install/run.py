@@ -231,6 +231,13 @@ class Run:
             raise
 
 
+class Rehearsal(Run):
+    """A run that stores nothing, and waits for nobody."""
+
+    async def ask(self, call: Callable[[], Awaitable[T]], *, ending: bool = False) -> T:
+        return await call()
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step of an install; every one may be repeated.

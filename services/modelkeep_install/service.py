@@ -55,7 +55,11 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
     async def ImportModel(self, request: pb.ImportModelRequest, context: object) -> pb.ImportModelResponse:
         call = current_call()
         caller = Caller(request.request_id, _mark(request), call.principal, call.method)
-        job, existing = await self._installer.import_model(convert.import_request_of(request), caller)
+        wanted = convert.import_request_of(request)
+        if request.validate_only:
+            rehearsed = await self._installer.rehearse(wanted, caller)
+            return pb.ImportModelResponse(install=convert.install_message(*rehearsed))
+        job, existing = await self._installer.import_model(wanted, caller)
         return pb.ImportModelResponse(install=await self._message(job.id), existing=existing)
 
     async def GetInstall(self, request: pb.GetInstallRequest, context: object) -> pb.GetInstallResponse:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 from modelkeep.exceptions import ModelkeepError
 
 from ..domain.jobs import Job, JobError, SourceKind, Stage
+from ..domain.ports import StoredModel
 from ..hashing import Interrupted
-from ..run import Cancelled, Failed, InstalledAlready, Run, Step, blocking
+from ..run import Cancelled, Failed, InstalledAlready, Rehearsal, Run, Step, blocking
 from . import download, ends, known, place, probe, register
 
 _log = logging.getLogger(__name__)
@@ -73,3 +75,33 @@ def steps_of(job: Job) -> tuple[Step, ...]:
     if job.source.kind is SourceKind.URL:
         return FETCHED
     return IN_PLACE if job.inplace else COPIED
+
+
+async def rehearse(run: Rehearsal) -> StoredModel | None:
+    """Leaves in the job what can be told of an install without fetching or copying anything.
+
+    Returns:
+        The model that the job would end with, where it is installed already.
+
+    Raises:
+        ModelkeepError: The job would fail with that.
+    """
+    local = run.job.source.kind is SourceKind.PATH
+    models_dir = run.tools.roots.models_dir
+    try:
+        await known.same_source(run)
+        if local:
+            await known.check_path(run)
+            await blocking(probe.identify)(run)
+            await blocking(probe.take_hash)(run)
+            await known.same_content(run)
+    except InstalledAlready as found:
+        model = found.model
+        location = run.tools.roots.locate(model.path, model.root_id)
+        run.job = replace(run.job, known_key=model.key, local_path=str(location))
+        return model
+    if not (local and run.job.inplace):
+        run.job = replace(run.job, local_path=str(models_dir))
+    if local:
+        await blocking(place.check_room)(run)
+    return None

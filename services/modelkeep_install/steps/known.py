@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from modelkeep.exceptions import ModelkeepError, RootMismatchException
+from modelkeep.exceptions import DuplicatePathException, ModelkeepError, RootMismatchException
 from modelkeep_common.urls import may_hide_objects
 
 from .. import files
@@ -34,6 +34,22 @@ async def same_source(run: Run) -> None:
             raise InstalledAlready(model)
     if job.expected_sha256:
         await _look_for_content(run, job.expected_sha256)
+
+
+async def check_path(run: Run) -> None:
+    """DuplicatePathException if another record has the path that is to be registered."""
+    for model in await _from_source(run) if run.job.inplace else ():
+        raise path_taken(run.job.source.text, model.key)
+
+
+def path_taken(path: str, key: str) -> DuplicatePathException:
+    """The error of a path that has a record, for other content or for a second model."""
+    remedy = f"Uninstall {key}, keeping its files, then install again."
+    return DuplicatePathException(
+        f"{path} is registered as {key} already, and a path has one record. {remedy}",
+        metadata={"path": path, "key": key},
+        remedy=remedy,
+    )
 
 
 async def same_content(run: Run) -> None:

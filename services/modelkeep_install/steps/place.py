@@ -45,6 +45,16 @@ def copy(run: Run) -> None:
     run.job = replace(run.job, staged_path=str(staged), progress=copied)
 
 
+def check_room(run: Run) -> None:
+    """DiskFullException if a copy of a local model does not fit; notes how many bytes it takes."""
+    assert run.job.probe is not None
+    total = 0 if run.job.inplace else run.job.probe.size_bytes
+    run.job = replace(run.job, progress=Progress(0, total))
+    if total:
+        with run.tools.room.claim() as claim:
+            claim.want(total)
+
+
 def move(run: Run) -> None:
     """Gives what is staged its final name, by one rename."""
     staged = Path(run.job.staged_path)

@@ -14,6 +14,7 @@ from ..domain.draft import draft_of_job
 from ..domain.jobs import Job, State
 from ..domain.ports import DigestWork, RecordFile, StoredModel
 from ..run import Run
+from .known import path_taken
 
 
 async def register(run: Run) -> None:
@@ -28,20 +29,11 @@ async def register(run: Run) -> None:
     except DuplicateModelException as error:
         # our own record, after longer than request ids are kept
         if error.metadata.get("key") != job.key:
-            raise _with_remedy(error) from error
+            if isinstance(error, DuplicatePathException):
+                raise path_taken(error.metadata["path"], error.metadata["key"]) from error
+            raise
         stored = await run.ask(partial(records.get, job.key))
     await complete(run, stored)
-
-
-def _with_remedy(error: DuplicateModelException) -> DuplicateModelException:
-    if not isinstance(error, DuplicatePathException):
-        return error
-    key, path = (error.metadata.get(name, "") for name in ("key", "path"))
-    remedy = f"Uninstall {key}, keeping its files, then install again."
-    return DuplicatePathException(
-        f"{path} is registered as {key} already, and a path has one record. {remedy}",
-        metadata={**error.metadata, "remedy": remedy},
-    )
 
 
 async def complete(run: Run, stored: StoredModel) -> None:

@@ -33,6 +33,7 @@ ZERO = {
     "download.v1.WatchDownloadsRequest.all_queues": "one queue",
     "download.v1.WatchDownloadsRequest.skip_snapshot": "a snapshot first",
     "install.v1.ImportModelRequest.reuse": "a model from the same source is taken, and no other",
+    "install.v1.ImportModelRequest.validate_only": "a model is installed, and none removed",
     "install.v1.ModelOverrides.format": "what the probe finds",
     "install.v1.ModelOverrides.prediction_type": "what the probe finds",
     "install.v1.ModelOverrides.source_type": "what the source is",

@@ -46,6 +46,7 @@ class ModelInstall(Facade[AsyncModelInstall]):
 
     import_model = blocking(AsyncModelInstall.import_model)
     install_model = blocking(AsyncModelInstall.import_model)
+    rehearse = blocking(AsyncModelInstall.rehearse)
     wait_for_installs = blocking(AsyncModelInstall.wait_for_installs)
     wait_for_job = blocking(AsyncModelInstall.wait_for_job)
     list_jobs = blocking(AsyncModelInstall.list_jobs)

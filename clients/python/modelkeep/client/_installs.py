@@ -154,16 +154,14 @@ class AsyncModelInstall:
             ForbiddenPathException: The path is outside the folders that may be imported from.
             InvalidModelConfigException: `config` has a field or value that no model has.
         """
-        local = None if is_url(source) else absolute(os.fspath(source))
-        request = made(
-            pb.ImportModelRequest,
-            source=source_message(source, local),
+        request = _import_request(
+            source,
             inplace=inplace,
-            overrides=overrides_of(config),
-            access_token=access_token or "",
-            expected_sha256=expected_sha256 or "",
+            config=config,
+            access_token=access_token,
+            expected_sha256=expected_sha256,
             priority=priority,
-            reuse=_REUSES[reuse],
+            reuse=reuse,
             labels=labels,
         )
         tracker = await self._jobs.following()
@@ -177,6 +175,30 @@ class AsyncModelInstall:
         return job
 
     install_model = import_model
+
+    async def rehearse(
+        self,
+        source: str | os.PathLike[str] | Any,
+        inplace: bool = True,
+        *,
+        config: Mapping[str, Any] | None = None,
+        expected_sha256: str | None = None,
+        reuse: Reuse = "source",
+    ) -> ModelInstallJob:
+        """What :meth:`import_model` would do, without doing it: the job has no number.
+
+        Its `message` says what a local model is (`probe`), `local_path` where it would lie, `total_bytes`
+        what would be copied; `installed_already` and `same_content` what is there.
+
+        Raises:
+            ModelkeepError: As :meth:`import_model`, or as the job would fail.
+        """
+        request = _import_request(
+            source, inplace=inplace, config=config, expected_sha256=expected_sha256, reuse=reuse
+        )
+        request.validate_only = True
+        answer = await self._peer.call(self._stub.ImportModel, request)
+        return ModelInstallJob(answer.install, source=source)
 
     async def wait_for_installs(self, timeout: float | None = None) -> dict[Any, ModelInstallJob]:
         """Wait for the jobs that this client began; if it began none, for all that are under way.
@@ -448,3 +470,28 @@ class AsyncModelInstall:
         data = {"timestamp": int(time.time()), "source": str(job.source), **payload}
         event = {"event": f"model_install_{name}", "data": data}
         await self._events.run(self._event_bus.dispatch, MODEL_EVENT, event)
+
+
+def _import_request(
+    source: Any,
+    *,
+    inplace: bool,
+    config: Mapping[str, Any] | None,
+    expected_sha256: str | None,
+    reuse: Reuse,
+    access_token: str | None = None,
+    priority: int | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> pb.ImportModelRequest:
+    local = None if is_url(source) else absolute(os.fspath(source))
+    return made(
+        pb.ImportModelRequest,
+        source=source_message(source, local),
+        inplace=inplace,
+        overrides=overrides_of(config),
+        access_token=access_token or "",
+        expected_sha256=expected_sha256 or "",
+        priority=priority,
+        reuse=_REUSES[reuse],
+        labels=labels,
+    )

@@ -26,7 +26,7 @@ UNINSTALL_FILES_OWNED: UninstallFiles
 UNINSTALL_FILES_ANY_ALLOWED_ROOT: UninstallFiles
 
 class ImportModelRequest(_message.Message):
-    __slots__ = ("source", "inplace", "overrides", "access_token", "expected_sha256", "priority", "request_id", "reuse", "labels")
+    __slots__ = ("source", "inplace", "overrides", "access_token", "expected_sha256", "priority", "request_id", "reuse", "labels", "validate_only")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,7 @@ class ImportModelRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     REUSE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     source: _install_pb2.InstallSource
     inplace: bool
     overrides: _install_pb2.ModelOverrides
@@ -52,7 +53,8 @@ class ImportModelRequest(_message.Message):
     request_id: str
     reuse: _install_pb2.Reuse
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, source: _Optional[_Union[_install_pb2.InstallSource, _Mapping]] = ..., inplace: _Optional[bool] = ..., overrides: _Optional[_Union[_install_pb2.ModelOverrides, _Mapping]] = ..., access_token: _Optional[str] = ..., expected_sha256: _Optional[str] = ..., priority: _Optional[int] = ..., request_id: _Optional[str] = ..., reuse: _Optional[_Union[_install_pb2.Reuse, str]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    validate_only: bool
+    def __init__(self, source: _Optional[_Union[_install_pb2.InstallSource, _Mapping]] = ..., inplace: _Optional[bool] = ..., overrides: _Optional[_Union[_install_pb2.ModelOverrides, _Mapping]] = ..., access_token: _Optional[str] = ..., expected_sha256: _Optional[str] = ..., priority: _Optional[int] = ..., request_id: _Optional[str] = ..., reuse: _Optional[_Union[_install_pb2.Reuse, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class ImportModelResponse(_message.Message):
     __slots__ = ("install", "existing")
