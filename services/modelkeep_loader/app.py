@@ -25,7 +25,7 @@ from modelkeep_loader.domain.lending import Lending
 from modelkeep_loader.domain.plan import Planner
 from modelkeep_loader.fd_socket import DescriptorServer, socket_folder
 from modelkeep_loader.follow import RemovalFollower
-from modelkeep_loader.helper import Helper
+from modelkeep_loader.helper import BuildLimits, Helper
 from modelkeep_loader.peers import RecordClient
 from modelkeep_loader.processes import DeathWatch, host_boot_id
 from modelkeep_loader.service import LoaderServicer
@@ -74,7 +74,8 @@ class LoaderApplication:
             budget = around.budget_bytes
             records = RecordClient(around.record)
             held.push_async_callback(records.close)
-            helper = Helper(around.roots, idle_s=settings.helper_idle_s)
+            limits = BuildLimits(settings.build_timeout_s, settings.build_memory_bytes)
+            helper = Helper(around.roots, idle_s=settings.helper_idle_s, limits=limits)
             held.push_async_callback(helper.close)
 
             history = ResidentHistory(settings.store_limits)

@@ -53,6 +53,16 @@ class LoaderSettings(ServiceSettings):
     helper_idle_s: float = Field(
         300.0, gt=0, description="Seconds without work after which the helper process is ended."
     )
+    build_timeout_s: float = Field(
+        900.0, gt=0, description="Seconds that the build of a component may take before its process is ended."
+    )
+    build_memory_bytes: int = Field(
+        0,
+        ge=0,
+        le=1 << 62,
+        description="Bytes that a build may take besides the component that it makes; 0 takes 1 GiB and "
+        "twice the size of the component or of its files.",
+    )
     warm_helper: bool = Field(
         False, description="Start the helper process with the service, so that the first load is quicker."
     )

@@ -11,13 +11,15 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 import threading
-from collections.abc import Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from modelkeep import processes
 from modelkeep.exceptions import (
@@ -38,6 +40,12 @@ from modelkeep_loader.tiers.ram import SealedMemory
 
 _log = logging.getLogger(__name__)
 
+#: How often a build is looked at, in milliseconds, and what one takes besides what goes by its size.
+_LOOK_MS: Final = 50
+_USUAL_BYTES: Final = 1 << 30
+#: Seconds that the process may take to start; it imports the libraries.
+_START_S: Final = 180.0
+
 
 class _HelperDied(Exception):
     """The process ended in the middle of a build."""
@@ -47,17 +55,48 @@ class _HelperDied(Exception):
         self.returncode = returncode
 
 
+class _Overrun(Exception):
+    """A build took more than it may, and its process was ended."""
+
+    def __init__(self, error: ModelkeepError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class BuildLimits:
+    """What one build may take.
+
+    Attributes:
+        timeout_s: Seconds.
+        memory_bytes: Bytes besides the component itself; 0 for what is usual for one of its size.
+    """
+
+    timeout_s: float = 900.0
+    memory_bytes: int = 0
+
+    def memory_for(self, plan: Plan) -> int:
+        """Bytes that the build of this one may take besides it."""
+        largest = max(plan.size_bytes, sum(file.size_bytes for file in plan.files))
+        return self.memory_bytes or _USUAL_BYTES + 2 * largest
+
+
 class Helper:
     """Builds components in the helper process; a :class:`modelkeep_loader.domain.components.Builder`.
 
     Args:
         roots: What may be read; the helper gets descriptors of files beneath them, no paths.
         idle_s: Seconds without a build after which the process is ended.
+        limits: Of every build; the process is ended that goes beyond.
     """
 
-    def __init__(self, roots: AllowedRoots, *, idle_s: float = 300.0) -> None:
+    def __init__(
+        self, roots: AllowedRoots, *, idle_s: float = 300.0, limits: BuildLimits | None = None
+    ) -> None:
         self._roots = roots
         self._idle_s = idle_s
+        self._limits = limits or BuildLimits()
+        self._is_warm = False
         self._turn = asyncio.Lock()
         self._process: processes.Process | None = None
         self._socket: socket.socket | None = None
@@ -72,8 +111,8 @@ class Helper:
     async def warm(self) -> None:
         """Start the process and let it import its libraries, so that the first build need not wait."""
         async with self._turn:
-            with contextlib.suppress(_HelperDied):
-                await self._ask({"warm": True}, [], lambda stage, done: None)
+            with contextlib.suppress(_HelperDied, _Overrun):
+                await self._ask(None, [], lambda stage, done: None)
             self._rest()
 
     async def build(self, plan: Plan, progress: BuildProgress) -> Built:
@@ -108,11 +147,10 @@ class Helper:
             overrides=dict(plan.overrides),
             name=f"modelkeep:{plan.id[:12]}:{plan.class_name}",
         )
-        request = {"build": asdict(wanted)}
         stop = threading.Event()
         verifying = asyncio.ensure_future(asyncio.to_thread(verify, plan, descriptors, stop.is_set))
         try:
-            answer, memory = await self._ask(request, descriptors, progress)
+            answer, memory = await self._ask((plan, wanted), descriptors, progress)
             try:
                 await asyncio.shield(verifying)  # its thread reads the descriptors, whoever waits for it
             except BaseException:
@@ -123,6 +161,8 @@ class Helper:
                 return await asyncio.to_thread(_accept, memory, plan, descriptors)
         except _HelperDied as died:
             raise _explain(plan, died.returncode) from None
+        except _Overrun as overrun:
+            raise overrun.error from None
         finally:
             stop.set()
             await asyncio.gather(verifying, return_exceptions=True)
@@ -152,8 +192,9 @@ class Helper:
         return opened
 
     async def _ask(
-        self, request: dict[str, Any], descriptors: Sequence[int], progress: BuildProgress
+        self, wanted: tuple[Plan, Build] | None, descriptors: Sequence[int], progress: BuildProgress
     ) -> tuple[dict[str, Any], list[int]]:
+        """Have something built; None: only have the libraries imported."""
         loop = asyncio.get_running_loop()
 
         def report(done: int) -> None:
@@ -161,15 +202,15 @@ class Helper:
 
         def exchange() -> tuple[dict[str, Any], list[int]]:
             link = self._start()
-            try:
-                frames.send_frame(link, request, descriptors)
-                while (frame := frames.receive_frame(link)) is not None:
-                    if "progress" not in frame[0]:
-                        return frame
-                    report(frame[0]["progress"])
-            except OSError as error:
-                _log.warning("the helper process does not answer: %s", error)
-            raise _HelperDied(self._stop())
+            warmed: tuple[dict[str, Any], list[int]] = {}, []
+            if not self._is_warm:
+                # By itself, so that what the libraries take is not reckoned to a build.
+                warmed = self._converse(link, {"warm": True}, [], report, None)
+                self._is_warm = True
+            if wanted is None:
+                return warmed
+            plan, build = wanted
+            return self._converse(link, {"build": asdict(build)}, descriptors, report, plan)
 
         work = asyncio.ensure_future(asyncio.to_thread(exchange))
         try:
@@ -185,6 +226,44 @@ class Helper:
             raise
 
     # The process. These block: called from threads.
+
+    def _converse(
+        self,
+        link: socket.socket,
+        request: dict[str, Any],
+        descriptors: Sequence[int],
+        report: Callable[[int], None],
+        plan: Plan | None,
+    ) -> tuple[dict[str, Any], list[int]]:
+        """Ask, and wait for the answer for as long as the process stays within its limits."""
+        process = self._process
+        assert process is not None
+        poll = select.poll()
+        poll.register(link, select.POLLIN)
+        limit_s = self._limits.timeout_s if plan is not None else _START_S
+        deadline, before = time.monotonic() + limit_s, _own_memory(process.pid)
+        try:
+            link.settimeout(limit_s)
+            frames.send_frame(link, request, descriptors)
+            while True:
+                if plan is not None and _own_memory(process.pid) - before > self._limits.memory_for(plan):
+                    raise _Overrun(_too_large(plan, self._limits.memory_for(plan)))
+                if time.monotonic() > deadline:
+                    raise _Overrun(_too_long(plan, limit_s))
+                if not poll.poll(_LOOK_MS):
+                    continue
+                if (frame := frames.receive_frame(link)) is None:
+                    break
+                if "progress" not in frame[0]:
+                    return frame
+                report(frame[0]["progress"])
+        except _Overrun as overrun:
+            _log.warning("the helper process is ended: %s", overrun)
+            self._stop()
+            raise
+        except OSError as error:
+            _log.warning("the helper process does not answer: %s", error)
+        raise _HelperDied(self._stop())
 
     def _start(self) -> socket.socket:
         if self._process is not None and self._socket is not None and self._process.returncode is None:
@@ -205,6 +284,7 @@ class Helper:
     def _stop(self) -> int:
         process, link = self._process, self._socket
         self._process = self._socket = None
+        self._is_warm = False
         if link is not None:
             link.close()
         if process is None:
@@ -253,6 +333,42 @@ def _accept(descriptors: Sequence[int], plan: Plan, sources: Sequence[int]) -> B
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _own_memory(pid: int) -> int:
+    """Bytes of memory that belong to a process alone: neither files nor what it shares; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines()
+    except OSError:
+        return 0
+    named = (line.partition(":") for line in lines)
+    return sum(int(value.split()[0]) * 1024 for name, _, value in named if name in ("RssAnon", "VmSwap"))
+
+
+def _too_large(plan: Plan, limit: int) -> RamExhaustedException:
+    return RamExhaustedException(
+        f"Building {plan.class_name} took more than {limit:,} bytes besides the component, so it was ended: "
+        "its configuration and its files may not belong together. If they do, raise build_memory_bytes of "
+        "LoaderService.",
+        metadata={"budget_bytes": str(limit), "holders": "", "setting": "build_memory_bytes"},
+        retry_after=5.0,
+    )
+
+
+def _too_long(plan: Plan | None, limit_s: float) -> InvalidModelException:
+    if plan is None:
+        return ModelkeepError(
+            f"The helper process did not start within {limit_s:g} s: look at the service's log."
+        )
+    return InvalidModelException(
+        f"Building {plan.class_name} did not end within {limit_s:g} s, and was ended: the disk may be slow, "
+        "or the files not be what they seem. If it needs longer, raise build_timeout_s of LoaderService.",
+        metadata={
+            "path": str(plan.model.location),
+            "detail": f"no end within {limit_s:g} s",
+            "setting": "build_timeout_s",
+        },
+    )
 
 
 def _explain(plan: Plan, returncode: int) -> ModelkeepError:

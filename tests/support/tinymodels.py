@@ -72,10 +72,10 @@ def text_encoder(*, seed: int = 2, width: int = 64, projection: bool = False) ->
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
 
 
-def t5_encoder(*, seed: int = 3, d_ff: int = 64) -> Any:
+def t5_encoder(*, seed: int = 3, d_ff: int = 64, vocabulary: int = 200) -> Any:
     """A T5 encoder: tied embeddings, and layers that stay in float32 when the rest is float16."""
     torch.manual_seed(seed)
-    config = T5Config(vocab_size=200, d_model=32, d_kv=8, d_ff=d_ff, num_layers=2, num_heads=4)
+    config = T5Config(vocab_size=vocabulary, d_model=32, d_kv=8, d_ff=d_ff, num_layers=2, num_heads=4)
     return T5EncoderModel(config).eval()
 
 

@@ -1,0 +1,69 @@
+"""A build that hangs or takes more memory than it may is ended and told, and the next one goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from modelkeep.loader.v1 import loader_service_pb2 as pb
+from modelkeep.loader.v1 import resident_pb2
+from modelkeep.model.v1 import taxonomy_pb2
+from modelkeep_loader.helper import BuildLimits
+from support import tinymodels
+from support.failures import refused
+from support.lending import acquire, load
+from support.loaders import Lender, component, lender
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+
+VAE = taxonomy_pb2.MODEL_TYPE_VAE
+T5 = taxonomy_pb2.MODEL_TYPE_T5_ENCODER
+#: Enough for what a library imports at its first use, and not for a component of this size besides.
+LIMIT_BYTES = 256 << 20
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def loader(folder: Path) -> AsyncIterator[Lender]:
+    models = folder / "imports"
+    for seed, name in enumerate(("one", "two", "three")):
+        tinymodels.vae(widths=(32, 64), seed=seed).save_pretrained(models / name)
+    # Cast to float32 it is 256 MiB, all in memory of the process's own.
+    tinymodels.t5_encoder(vocabulary=1 << 21).half().save_pretrained(models / "wide")
+    async with lender(folder / "data", models, warm_helper=True, build_memory_bytes=LIMIT_BYTES) as both:
+        await both.app.warming
+        yield both
+
+
+async def test_a_build_that_hangs_is_ended_and_told_and_the_next_one_goes_on(
+    loader: Lender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = [await loader.register(loader.models / name, type=VAE) for name in ("one", "two")]
+    hung = loader.app.helper.pid
+    os.kill(hung, signal.SIGSTOP)
+    monkeypatch.setattr(loader.app.helper, "_limits", BuildLimits(2.0))  # too short for what does not hang
+    with refused("INVALID_MODEL") as error:
+        await acquire(loader, component(one, "", "bfloat16"))
+    monkeypatch.undo()
+    assert "did not end within 2 s" in error.message
+    assert error.metadata["setting"] == "build_timeout_s"
+    assert (await load(loader, component(two, "", "bfloat16")))[-1].resident.size_bytes > 0
+    assert loader.app.helper.pid not in (0, hung)
+    (failed,) = (await loader.stub.ListResidents(pb.ListResidentsRequest(key=one))).residents
+    assert (failed.state, failed.error.reason) == (resident_pb2.RESIDENT_STATE_FAILED, "INVALID_MODEL")
+
+
+async def test_a_build_that_takes_more_memory_than_it_may_is_ended_and_told(loader: Lender) -> None:
+    wide = await loader.register(loader.models / "wide", type=T5)
+    before = loader.app.helper.pid
+    with refused("RAM_EXHAUSTED") as error:
+        await acquire(loader, component(wide, "", "float32"))
+    assert f"more than {LIMIT_BYTES:,} bytes besides the component" in error.message
+    assert error.metadata["setting"] == "build_memory_bytes"
+    three = await loader.register(loader.models / "three", type=VAE)
+    assert (await load(loader, component(three, "", "float16")))[-1].resident.size_bytes > 0
+    assert loader.app.helper.pid not in (0, before)
