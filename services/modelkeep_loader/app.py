@@ -101,7 +101,9 @@ class LoaderApplication:
                 max_per_principal=settings.max_leases_per_principal,
             )
             # The socket's lock comes first: it is what keeps a second loader off this data folder.
-            descriptors = DescriptorServer(around.socket_folder, lending, deaths)
+            descriptors = DescriptorServer(
+                around.socket_folder, lending, deaths, is_runtime=settings.descriptor_dir is None
+            )
             await descriptors.open()
             held.push_async_callback(descriptors.close)
             held.push_async_callback(lending.close)

@@ -189,7 +189,7 @@ def resident_message(resident: Resident, *, retry_in: float | None = None) -> re
     if resident.use_time:
         message.last_use_time.CopyFrom(to_timestamp(resident.use_time))
     if resident.stage is Stage.FAILED and resident.error is not None:
-        message.error.CopyFrom(error_message(resident.error, retry_in))
+        message.error.CopyFrom(error_message(resident.failure(plan), retry_in))
     return message
 
 

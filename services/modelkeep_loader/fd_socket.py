@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol
 
 from modelkeep.defaults import EXIT_ADDRESS_TAKEN, EXIT_CONFIG, EXIT_NOT_WRITABLE
 from modelkeep.exceptions import ForbiddenTicketException, ModelkeepError, ServerBusyException
-from modelkeep.locks import LockedError, take_lock
+from modelkeep.locks import LockedError, remove_lock, take_lock
 from modelkeep.private import MAX_SOCKET_BYTES, UnsafeFolderError, make_private, runtime_folder
 from modelkeep_common.startup import StartupError
 from modelkeep_loader.domain.tickets import SECRET_BYTES
@@ -33,6 +33,7 @@ from modelkeep_loader.processes import DeathWatch, peer_of
 _log = logging.getLogger(__name__)
 
 _SOCKET: Final = "fd.sock"
+_LOCK: Final = "fd.lock"
 #: Seconds that a client has to send its ticket.
 _TICKET_TIMEOUT_S = 5.0
 #: Connections that may be open without having sent one.
@@ -99,9 +100,11 @@ class DescriptorServer:
         folder: Where the socket is.
         desk: Who knows the tickets.
         deaths: Is told of every process that gets descriptors.
+        is_runtime: Whether the folder is one of ``socket_folder``'s own, which goes with the socket.
     """
 
-    def __init__(self, folder: Path, desk: Desk, deaths: DeathWatch) -> None:
+    def __init__(self, folder: Path, desk: Desk, deaths: DeathWatch, *, is_runtime: bool = False) -> None:
+        self._is_runtime = is_runtime
         self.path = folder / _SOCKET
         self._desk = desk
         self._deaths = deaths
@@ -130,8 +133,15 @@ class DescriptorServer:
             self._listener = None
             await asyncio.to_thread(self.path.unlink, missing_ok=True)
         if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+            lock, self._lock = self._lock, -1
+            await asyncio.to_thread(self._tidy, lock)
+
+    def _tidy(self, lock: int) -> None:
+        """Leave nothing behind; the folders go if nobody else has something in them."""
+        remove_lock(self.path.parent / _LOCK, lock)
+        with contextlib.suppress(OSError):
+            for folder in (self.path.parent, self.path.parent.parent) if self._is_runtime else ():
+                folder.rmdir()
 
     def _listen(self) -> socket.socket:
         self._lock = _private_folder(self.path.parent)
@@ -276,7 +286,11 @@ def _private_folder(folder: Path) -> int:
     """Make the folder, check that it is the user's alone, and lock it; the lock's descriptor."""
     try:
         make_private(folder)
-        return take_lock(folder / "fd.lock")
+        try:
+            return take_lock(folder / _LOCK)
+        except FileNotFoundError:  # a loader that ends took the folder away just now
+            make_private(folder)
+            return take_lock(folder / _LOCK)
     except LockedError:
         raise StartupError(
             EXIT_ADDRESS_TAKEN, f"another loader serves descriptors in {folder}: stop it, or set data_dir"

@@ -355,7 +355,7 @@ def _too_large(plan: Plan, limit: int) -> RamExhaustedException:
     )
 
 
-def _too_long(plan: Plan | None, limit_s: float) -> InvalidModelException:
+def _too_long(plan: Plan | None, limit_s: float) -> ModelkeepError:
     if plan is None:
         return ModelkeepError(
             f"The helper process did not start within {limit_s:g} s: look at the service's log."

@@ -143,7 +143,22 @@ async def test_without_recordservice_a_request_says_which_peer_is_missing(data_d
         assert capacity.tiers[0].budget_bytes > 1 << 28
         assert capacity.socket_path == str(data_dir / "fd" / "fd.sock")
     await server.stop()
-    assert not (data_dir / "fd" / "fd.sock").exists()
+    assert list((data_dir / "fd").iterdir()) == []
+
+
+async def test_a_loader_that_ends_leaves_neither_socket_nor_lock_nor_folder(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = data_dir.parent / "runtime"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    settings = LoaderSettings.for_test(data_dir)
+    for _ in range(2):
+        server = await start_server(LoaderApplication(settings), settings)
+        (folder,) = (runtime / "modelkeep").iterdir()
+        assert sorted(path.name for path in folder.iterdir()) == ["fd.lock", "fd.sock"]
+        await server.stop()
+        assert list(runtime.iterdir()) == []
 
 
 async def test_a_second_loader_on_the_same_data_folder_refuses_to_start(data_dir: Path) -> None:

@@ -26,18 +26,37 @@ def take_lock(path: Path) -> int:
         LockedError: Another process holds it.
         OSError: The file cannot be made, or is a link.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-        os.close(descriptor)
-        raise LockedError(path, holder) from None
-    except OSError:
-        os.close(descriptor)
-        raise
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise LockedError(path, holder) from None
+        except OSError:
+            os.close(descriptor)
+            raise
+        if _is_at(path, descriptor):
+            break
+        os.close(descriptor)  # the one before took the file away between our opening and our lock
     # Who holds it is for people; a full disk must not keep anybody from starting.
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
+
+
+def remove_lock(path: Path, descriptor: int) -> None:
+    """Take a locked file away, and let go of it: nothing stays behind, and nobody else's lock goes."""
+    with contextlib.suppress(OSError):
+        if _is_at(path, descriptor):
+            path.unlink()
+    os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

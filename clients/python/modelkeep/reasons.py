@@ -20,8 +20,8 @@ class Situation(NamedTuple):
 
 
 #: Keys that an error of any reason may have: what to do about it, as a sentence; of a job's error also what
-#: was being fetched or installed, and where the finished download is kept.
-COMMON_KEYS: Final = ("remedy", "source", "kept_path")
+#: was being fetched or installed, and where the finished download is kept; of a load, which component.
+COMMON_KEYS: Final = ("remedy", "source", "kept_path", "component")
 #: Keys that the Python client and the command line add to errors that they make by themselves: which service
 #: was asked, where; which file was read, in which root; the unknown reason; which models a name fits.
 CLIENT_KEYS: Final = ("service", "address", "path", "root_id", "reason", "keys")
@@ -69,7 +69,7 @@ SITUATIONS: Final[Mapping[str, Situation]] = {
         ("key", "path"), "Put the files back to {path}, or uninstall the model {key} and install it again."
     ),
     "INVALID_MODEL": Situation(
-        ("path", "detail", "missing"),
+        ("path", "detail", "missing", "setting"),
         "Fetch anew what is incomplete; what the files do not tell, say in the overrides of the install.",
     ),
     "SUBMODEL_REQUIRED": Situation(
@@ -111,7 +111,8 @@ SITUATIONS: Final[Mapping[str, Situation]] = {
         ("host", "status", "said", "needs"), "Give a new address of the same file; what is there is kept."
     ),
     "RAM_EXHAUSTED": Situation(
-        ("bytes_short", "budget_bytes", "holders"), "End leases that hold memory, or raise ram_budget_bytes."
+        ("bytes_short", "budget_bytes", "holders", "setting"),
+        "End leases that hold memory, or raise ram_budget_bytes.",
     ),
     "LEASES_EXHAUSTED": Situation(
         ("limit", "setting", "principal"), "Release leases that are not used any more, or raise the setting."

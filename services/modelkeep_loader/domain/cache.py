@@ -111,12 +111,12 @@ class RamCache:
         """
         await self._admit_or_wait(demand, max_wait_s)
         try:
-            for resident in demand.residents:
+            for plan, resident in zip(demand.plans, demand.residents, strict=True):
                 # Shielded: others may wait for the same build.
                 if (build := self._builds.get(resident.id)) is not None:
                     await asyncio.shield(build)
                 if resident.stage is not Stage.RESIDENT:
-                    raise self._failure(resident)
+                    raise self._failure(resident, plan)
         except BaseException:
             self.give_back(demand.holder)
             raise
@@ -257,8 +257,8 @@ class RamCache:
             if resident is None:
                 missing.append(plan)
             elif resident.stage is Stage.FAILED:
-                if now < resident.retry_at:
-                    raise self._failure(resident)
+                if now < resident.retry_at and not resident.failed_elsewhere(plan):
+                    raise self._failure(resident, plan)
                 missing.append(plan)
         need = sum(plan.size_bytes for plan in missing)
         if not self._make_room(need, plans.keys(), demand):
@@ -392,17 +392,9 @@ class RamCache:
             self._drop(victim)
         self._wake()
 
-    def _failure(self, resident: Resident) -> ModelkeepError:
-        error = resident.error
-        if error is None:
-            return CancelledException("The component was dropped while it was being loaded.")
+    def _failure(self, resident: Resident, plan: Plan) -> ModelkeepError:
         wait = max(0.0, resident.retry_at - self._clock())
-        return type(error)(
-            error.message,
-            metadata=error.metadata,
-            violations=error.violations,
-            retry_after=round(wait, 3) or None,
-        )
+        return resident.failure(plan, round(wait, 3) or None)
 
     def _forget(self, resident: Resident, refs: Collection[ComponentRef]) -> None:
         """It no longer counts as these; dropped, unless a lease of another model holds it."""

@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from modelkeep.exceptions import InvalidModelException, ModelkeepError
+from modelkeep.exceptions import (
+    CancelledException,
+    ForbiddenPathException,
+    InvalidModelException,
+    ModelkeepError,
+    ModelNotFoundException,
+)
 from modelkeep.headers import Tensor
 
 #: Names of one component that are remembered.
@@ -204,6 +210,10 @@ class Builder(Protocol):
         ...
 
 
+#: What is wrong with these files and not with what they hold.
+_OF_THE_PLACE: Final = (ModelNotFoundException, ForbiddenPathException, ChangedMeanwhileException)
+
+
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Resident:
     """A component in RAM, on its way there, or one that failed to get there."""
@@ -228,6 +238,33 @@ class Resident:
     error: ModelkeepError | None = None
     failures: int = 0
     retry_at: float = 0.0
+
+    def failure(self, plan: Plan, retry_after: float | None = None) -> ModelkeepError:
+        """Why it could not be built, for one who asked for it by this plan: by the names that he knows.
+
+        Args:
+            plan: His; another model's than the one that it was to be built from, perhaps.
+            retry_after: Seconds until it may be tried again.
+        """
+        error = self.error
+        if error is None:
+            return CancelledException(
+                f"{plan.display_name} was dropped while it was being loaded: ask again."
+            )
+        facts = {**error.metadata, "component": plan.display_name}
+        message = f"{plan.display_name}: {error.message}"
+        if plan.model.location != self.plan.model.location:
+            message = (
+                f"{plan.display_name} is the same component as {self.plan.display_name}, whose build failed: "
+                f"{error.message}"
+            )
+            facts |= {"path": str(plan.model.location)} if "path" in facts else {}
+        return type(error)(message, metadata=facts, violations=error.violations, retry_after=retry_after)
+
+    def failed_elsewhere(self, plan: Plan) -> bool:
+        """Whether it failed for where its files were, and this plan has others of the same contents."""
+        paths = [file.path for file in self.plan.files]
+        return isinstance(self.error, _OF_THE_PLACE) and paths != [file.path for file in plan.files]
 
     @property
     def id(self) -> str:

@@ -9,6 +9,8 @@ import mmap
 import os
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -16,11 +18,19 @@ from modelkeep.exceptions import (
     InvalidModelException,
     ModelInUseException,
     ModelkeepError,
+    ModelNotFoundException,
     QueueFullException,
     RamExhaustedException,
 )
 from modelkeep_loader.domain.cache import RamCache
-from modelkeep_loader.domain.components import BuildProgress, Built, Plan, Stage
+from modelkeep_loader.domain.components import (
+    BuildProgress,
+    Built,
+    ModelFacts,
+    Plan,
+    SourceFile,
+    Stage,
+)
 from modelkeep_loader.domain.lending import Lending
 from modelkeep_loader.domain.requests import News, Tell
 from support.kiln import MB, Clock, Kiln, plan, want
@@ -178,10 +188,44 @@ async def test_a_build_that_fails_is_not_repeated_until_its_pause_is_over(
     with pytest.raises(InvalidModelException) as again:
         await held(cache, "two", plan("a"))
     assert again.value.retry_after == pytest.approx(2.0, abs=0.1)
-    assert again.value.metadata == {"path": "x"}
+    assert again.value.metadata == {"path": "x", "component": "tiny"}
+    assert again.value.message == "tiny: a is broken"
     clock.now += 2.1
     await held(cache, "three", plan("a"))
     assert cache.usage().used == 2 * MB
+
+
+async def test_a_failure_of_what_models_share_is_told_to_each_by_its_own_name(
+    cache: RamCache, kiln: Kiln
+) -> None:
+    kiln.broken.add("shared")
+    with pytest.raises(InvalidModelException):
+        await held(cache, "one", plan("shared", key="one"))
+    facts = ModelFacts("other", "sd-1", "vae", Path("/models/other"), "hash")
+    with pytest.raises(InvalidModelException) as raised:
+        await held(cache, "two", replace(plan("shared", key="two"), model=facts))
+    assert raised.value.message.startswith("other is the same component as tiny, whose build failed: ")
+    assert raised.value.metadata == {"path": "/models/other", "component": "other"}
+
+
+async def test_files_that_are_gone_are_one_models_and_another_with_the_same_component_is_tried_at_once(
+    cache: RamCache, kiln: Kiln, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def at(path: str, key: str) -> Plan:
+        file = SourceFile(Path(path), key, 1, "signature", 0, True)
+        return replace(plan("shared", key=key), files=(file,))
+
+    async def gone(plan: Plan, progress: BuildProgress) -> Built:
+        raise ModelNotFoundException("it has gone")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(kiln, "build", gone)
+        with pytest.raises(ModelNotFoundException):
+            await held(cache, "one", at("/a", "one"))
+    with pytest.raises(ModelNotFoundException):
+        await held(cache, "one", at("/a", "one"))
+    await held(cache, "two", at("/b", "two"))
+    assert [one.stage for one in cache.residents()] == [Stage.RESIDENT]
 
 
 async def test_what_this_host_refuses_is_no_fault_of_the_model_and_is_logged(

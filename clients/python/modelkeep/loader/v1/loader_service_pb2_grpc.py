@@ -198,8 +198,8 @@ class LoaderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """Brings components into RAM without a lease, and streams what is about to be loaded, the progress,
-        and each component once it is resident; ends when all are.
+        """Brings components into RAM without a lease. Streams progress while files are read to know what they are,
+        the plan, progress of loading, and each component once it is resident; ends when all are.
 
         Errors: those of HoldModel.
         """

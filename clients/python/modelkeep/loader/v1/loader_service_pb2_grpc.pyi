@@ -94,8 +94,8 @@ class LoaderServiceStub:
     Errors: PAGE_TOKEN_MISMATCH.
     """
     LoadModel: _grpc.UnaryStreamMultiCallable[_loader_service_pb2.LoadModelRequest, _loader_service_pb2.LoadModelResponse]
-    """Brings components into RAM without a lease, and streams what is about to be loaded, the progress,
-    and each component once it is resident; ends when all are.
+    """Brings components into RAM without a lease. Streams progress while files are read to know what they are,
+    the plan, progress of loading, and each component once it is resident; ends when all are.
 
     Errors: those of HoldModel.
     """
@@ -186,8 +186,8 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     Errors: PAGE_TOKEN_MISMATCH.
     """
     LoadModel: _aio.UnaryStreamMultiCallable[_loader_service_pb2.LoadModelRequest, _loader_service_pb2.LoadModelResponse]  # type: ignore[assignment]
-    """Brings components into RAM without a lease, and streams what is about to be loaded, the progress,
-    and each component once it is resident; ends when all are.
+    """Brings components into RAM without a lease. Streams progress while files are read to know what they are,
+    the plan, progress of loading, and each component once it is resident; ends when all are.
 
     Errors: those of HoldModel.
     """
@@ -323,8 +323,8 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _loader_service_pb2.LoadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_loader_service_pb2.LoadModelResponse], _abc.AsyncIterator[_loader_service_pb2.LoadModelResponse]]:
-        """Brings components into RAM without a lease, and streams what is about to be loaded, the progress,
-        and each component once it is resident; ends when all are.
+        """Brings components into RAM without a lease. Streams progress while files are read to know what they are,
+        the plan, progress of loading, and each component once it is resident; ends when all are.
 
         Errors: those of HoldModel.
         """
