@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from modelkeep import locks
 from modelkeep.locks import LockedError, remove_lock, take_lock
 
 
@@ -36,7 +35,7 @@ def test_a_lock_on_a_file_that_was_taken_away_meanwhile_is_none(
             path.unlink()
         lock(descriptor, operation)
 
-    monkeypatch.setattr(locks.fcntl, "flock", late)
+    monkeypatch.setattr("modelkeep.locks.fcntl.flock", late)
     held = take_lock(path)
     assert tries == 2
     with pytest.raises(LockedError):
