@@ -32,6 +32,11 @@ def to_timestamp(seconds: float) -> Timestamp:
     return Timestamp(seconds=whole, nanos=micros * 1000)
 
 
+def clamped_timestamp(value: Timestamp) -> Timestamp:
+    """A time that somebody sent, or the nearest one that can be."""
+    return to_timestamp(to_seconds(value)) if not MIN_TIME_S <= value.seconds <= MAX_TIME_S else value
+
+
 def to_duration(seconds: float) -> Duration:
     """Seconds as a Duration, to the microsecond; 0 for what is no number."""
     bounded = 0.0 if math.isnan(seconds) else min(max(seconds, -_MAX_DURATION_S), _MAX_DURATION_S)

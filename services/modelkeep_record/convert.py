@@ -10,8 +10,9 @@ from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep.server.v1 import watch_pb2
 from modelkeep_common.urls import shown
 from modelkeep_common.watch import Frame
+from modelkeep_common.wire import clamped_timestamp, to_micros
 
-from .domain.query import Order, Query, split_words
+from .domain.query import Bounds, Order, Query, folded, split_words
 
 #: What MODEL_VIEW_BASIC leaves out.
 _NOT_BASIC: Final = (
@@ -51,7 +52,27 @@ def to_query(filter: pb.ModelFilter) -> Query:
         hash=filter.hash,
         source=shown(filter.source),
         words=split_words(filter.text),
+        keys=frozenset(filter.keys),
+        key_prefix=filter.key_prefix,
+        name_folded=folded(filter.name_caseless),
+        missing=filter.missing if filter.HasField("missing") else None,
+        size_bytes=_bounds(filter, "min_size_bytes", "max_size_bytes"),
+        create_time_us=_times(filter, "create_time"),
+        update_time_us=_times(filter, "update_time"),
+        files=frozenset(filter.files),
     )
+
+
+def _bounds(filter: pb.ModelFilter, least: str, most: str) -> Bounds:
+    return Bounds(*(getattr(filter, name) if filter.HasField(name) else None for name in (least, most)))
+
+
+def _times(filter: pb.ModelFilter, name: str) -> Bounds:
+    start, end = (
+        to_micros(clamped_timestamp(getattr(filter, field))) if filter.HasField(field) else None
+        for field in (f"{name}_from", f"{name}_before")
+    )
+    return Bounds(start, None if end is None else end - 1)
 
 
 def to_order(order: int) -> Order:

@@ -130,16 +130,20 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
         call = current_call()
 
         def unit(records: rules.Records) -> bytes:
-            model = rules.update(
+            model, lost = rules.update(
                 records,
                 request.model,
                 mask,
                 files,
                 time.time(),
-                lambda: need_role(call, "model.path", INSTALL, ADMIN),
+                lambda field: need_role(call, field, INSTALL, ADMIN),
+                validate_only=request.validate_only,
             )
-            return pb.UpdateModelResponse(model=model, revision=model.revision).SerializeToString()
+            answer = pb.UpdateModelResponse(model=model, revision=model.revision, lost_fields=lost)
+            return answer.SerializeToString()
 
+        if request.validate_only:
+            return pb.UpdateModelResponse.FromString(await self._store.look(unit))
         once = await _once(request, request.request_id)
         return pb.UpdateModelResponse.FromString(await self._store.write(unit, once, grows=True))
 
@@ -150,6 +154,30 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
 
         once = await _once(request, request.request_id)
         return pb.DeleteModelResponse.FromString(await self._store.write(unit, once))
+
+    async def MarkModels(self, request: pb.MarkModelsRequest, context: object) -> pb.MarkModelsResponse:
+        def unit(records: rules.Records) -> bytes:
+            now = time.time()
+            changed = sum(
+                rules.mark(records, mark.key, mark.missing, mark.revision, now) for mark in request.marks
+            )
+            revision = records.next_revision() - 1
+            return pb.MarkModelsResponse(changed_count=changed, revision=revision).SerializeToString()
+
+        once = await _once(request, "")
+        return pb.MarkModelsResponse.FromString(await self._store.write(unit, once))
+
+    async def ListTags(self, request: pb.ListTagsRequest, context: object) -> pb.ListTagsResponse:
+        asked = fingerprint(request, without=("page_size", "page_token"))
+        after = decode_page_token(request.page_token, asked, (str,))
+        size = clamp_page_size(request.page_size)
+        found = await self._store.tags(request.prefix, str(after[0]) if after else "", size + 1)
+        response = pb.ListTagsResponse()
+        for tag, count in found[:size]:
+            response.tags.add(tag=tag, count=count)
+        if len(found) > size:
+            response.next_page_token = encode_page_token([found[size - 1][0]], asked)
+        return response
 
     async def WatchModels(  # type: ignore[override]  # frames are written to the context
         self, request: pb.WatchModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -173,6 +201,7 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
             oldest_revision=info.oldest_revision,
             create_time=to_timestamp(info.create_time),
             size_bytes=total(size for _, size in info.kinds.values()),
+            missing_count=info.missing,
         )
         counts: dict[int, int] = {}
         for (type_, format_, base), (count, _) in info.kinds.items():

@@ -45,6 +45,9 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     _RECORD + "UpdateModel": _WORK | _INSTALLER,
     _RECORD + "DeleteModel": _WORK | _INSTALLER,
     _RECORD + "WatchModels": _LOOK | _SERVICES,
+    # For who sees the disk.
+    _RECORD + "MarkModels": _INSTALLER | {ADMIN},
+    _RECORD + "ListTags": _LOOK | _SERVICES,
     _RECORD + "GetStoreInfo": _LOOK | _SERVICES,
     #
     _DOWNLOAD + "CreateDownload": _WORK | _INSTALLER,

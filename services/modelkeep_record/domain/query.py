@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.model.v1.model_pb2 import Model
 from modelkeep_common.labels import have
+from modelkeep_common.wire import to_micros
 
 #: Longest text that is searched, in characters; what lies beyond in a record is not found.
 MAX_SEARCH_CHARS = 65_536
@@ -34,6 +36,20 @@ class Order(Enum):
 _NUMBERS = frozenset({"type", "format", "size_bytes", "create_time_us", "update_time_us"})
 
 
+class Bounds(NamedTuple):
+    """The least and the greatest number that is meant; None: there is no such bound."""
+
+    least: int | None = None
+    most: int | None = None
+
+    def hold(self, number: int) -> bool:
+        """Whether the number lies between them."""
+        return (self.least is None or number >= self.least) and (self.most is None or number <= self.most)
+
+
+NO_BOUNDS = Bounds()
+
+
 @dataclass(frozen=True)
 class Query:
     """Filters; what is empty does not restrict, and all others must hold."""
@@ -52,6 +68,20 @@ class Query:
     #: Original or current hash; in the store also a digest of one of the files.
     hash: str = ""
     source: str = ""
+    keys: frozenset[str] = frozenset()
+    #: Beginning of the key.
+    key_prefix: str = ""
+    #: The name, folded.
+    name_folded: str = ""
+    #: Whether the files are gone; None: either.
+    missing: bool | None = None
+    #: From the first to the last; None: no bound.
+    size_bytes: Bounds = NO_BOUNDS
+    #: Microseconds since 1970.
+    create_time_us: Bounds = NO_BOUNDS
+    update_time_us: Bounds = NO_BOUNDS
+    #: Paths of files, of which the record lists one. Only the store looks at it.
+    files: frozenset[str] = frozenset()
     #: All of these words, folded, somewhere in :func:`search_text`.
     words: tuple[str, ...] = ()
 
@@ -77,12 +107,19 @@ class Query:
             and self._path_matches(model)
             and (not self.hash or self.hash in (model.original_hash, model.current_hash))
             and (not self.source or model.source == self.source)
+            and (not self.keys or model.key in self.keys)
+            and model.key.startswith(self.key_prefix)
+            and (not self.name_folded or folded(model.name) == self.name_folded)
+            and self.missing in (None, model.HasField("missing_time"))
+            and self.size_bytes.hold(model.size_bytes)
+            and self.create_time_us.hold(to_micros(model.create_time))
+            and self.update_time_us.hold(to_micros(model.update_time))
             and self._words_match(model)
         )
 
     def _path_matches(self, model: Model) -> bool:
         if not self.paths:
-            return not self.root_id or model.root_id == self.root_id
+            return not self.root_id or bool(self.files) or model.root_id == self.root_id
         return model.path in self.paths and (not self.root_id or model.root_id in ("", self.root_id))
 
     def _words_match(self, model: Model) -> bool:
@@ -98,7 +135,7 @@ def split_words(text: str) -> tuple[str, ...]:
     Raises:
         FieldInvalidException: There are too many.
     """
-    words = sorted(dict.fromkeys(_folded(text).split()), key=len, reverse=True)
+    words = sorted(dict.fromkeys(folded(text).split()), key=len, reverse=True)
     if len(words) > MAX_SEARCH_WORDS:
         raise FieldInvalidException(
             "The search has too many words.",
@@ -118,7 +155,7 @@ def search_text(model: Model) -> str:
         model.description,
     )
     text = "\n".join(part for part in parts if part)[:MAX_SEARCH_CHARS]
-    return _folded(text)
+    return folded(text)
 
 
 class _Texts:
@@ -143,6 +180,7 @@ class _Texts:
 _texts = _Texts(16)
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
+    """A text without regard to case."""
     # SQLite's full-text index ends a text at a NUL.
     return text.casefold().replace("\0", " ")

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from modelkeep.configs.wire import arm_of_type, kind_violations
+from modelkeep.configs.wire import kind_violations
 from modelkeep.exceptions import (
     AmbiguousModelException,
     DuplicateModelException,
@@ -30,7 +30,9 @@ from modelkeep.exceptions import (
 from modelkeep.model.v1.model_pb2 import Model, ModelFile
 from modelkeep_common.masks import apply_update
 from modelkeep_common.urls import shown
-from modelkeep_common.wire import MAX_TIME_S, MIN_TIME_S, to_timestamp
+from modelkeep_common.wire import MAX_TIME_S, MIN_TIME_S, to_timestamp, total
+
+from . import kinds
 
 #: Version of the data model that the original's `version()` tells.
 SCHEMA_VERSION = "3.2"
@@ -38,11 +40,14 @@ SCHEMA_VERSION = "3.2"
 MAX_RECORD_BYTES = 1 << 20
 
 _MAX_VIOLATIONS = 50
-_OUTPUT_ONLY = frozenset({"etag", "create_time", "update_time", "revision"})
+_OUTPUT_ONLY = frozenset({"etag", "create_time", "update_time", "revision", "missing_time"})
 _IMMUTABLE = frozenset({"key", "original_hash"})
-_MUTABLE = frozenset(field.name for field in Model.DESCRIPTOR.fields) - _OUTPUT_ONLY - _IMMUTABLE
-#: What says where the files of a model lie.
-_PLACE = frozenset({"path", "root_id"})
+#: What follows from the list of files once there is a record.
+_OF_FILES = frozenset({"size_bytes"})
+_MUTABLE = frozenset(field.name for field in Model.DESCRIPTOR.fields) - _OUTPUT_ONLY - _IMMUTABLE - _OF_FILES
+#: What says where the files of a model lie, and which they are.
+_PLACE = ("path", "root_id")
+_FROM_DISK = (*_PLACE, "original_hash", "current_hash")
 _KIND = ("type", "format", "base")
 
 
@@ -90,8 +95,9 @@ def create(records: Records, model: Model, files: Sequence[ModelFile], now: floa
     for name in _OUTPUT_ONLY:
         model.ClearField(name)
     model.source = shown(model.source)
-    if model.WhichOneof("config") is None:
-        _select_arm(model)
+    if not model.type:
+        model.type = kinds.type_of_arm(model)
+    kinds.select_arm(model)
     check_record(model)
     check_files(files)
     if not model.key:
@@ -113,9 +119,11 @@ def update(
     mask: FieldMask | None,
     files: Sequence[ModelFile] | None,
     now: float,
-    check_may_place: Callable[[], None] = lambda: None,
-) -> Model:
-    """Change a record; answers with it as it is now, with a new revision if anything changed.
+    check_may_look: Callable[[str], None] = lambda field: None,
+    *,
+    validate_only: bool = False,
+) -> tuple[Model, list[str]]:
+    """Change a record.
 
     Args:
         records: The write transaction.
@@ -123,8 +131,13 @@ def update(
         mask: Which fields to take; None: those that are set.
         files: The new list of files; None: leave it.
         now: Seconds since 1970.
-        check_may_place: Called when the change would tell where the files lie, or which they are; raises
-            when the caller may not say so.
+        check_may_look: Called with the first field that tells what is on the disk (where the files lie, which
+            they are, their hash); raises when the caller may not say so.
+        validate_only: Store nothing.
+
+    Returns:
+        The record as it is now, with a new revision if anything changed, or as it would be; and the paths of
+        the settings that a new type has no field for, and that are lost by it.
 
     Raises:
         UnknownModelException, EtagMismatchException: There is no such record, or not in that state.
@@ -140,31 +153,61 @@ def update(
             "The update names nothing to change.",
             violations=[FieldViolation("update_mask", "names nothing, and no field but the key is set")],
         )
-    if update.type and (not named or named & {"type", "*"}):
-        # Another type has another arm: make room for it, so that paths into it can be applied.
-        model.type = update.type
-        _select_arm(model)
+    kinds.switch(model, update, named)
     # Set once: a record made before its files were hashed gets its first hash later.
     set_once = {"original_hash"} if not before.original_hash else set()
     apply_update(
         model, update, mask, mutable=_MUTABLE | set_once, immutable=_IMMUTABLE - set_once, prefix="model."
     )
     model.source = shown(model.source)
+    lost = kinds.carry(before, model, named)
     check_record(model, known=before)
     if files is not None:
         check_files(files)
         if _same_files(files, records.files(model.key)):
             files = None
+        else:
+            model.size_bytes = total(file.size_bytes for file in files)
     # Not by ==, for which a NaN that is there already would be a change each time.
     if files is None and _bytes(model) == _bytes(before):
-        return model
-    if files is not None or any(getattr(model, name) != getattr(before, name) for name in _PLACE):
-        check_may_place()
-    if (model.path, model.root_id) != (before.path, before.root_id):
+        return model, lost
+    looked = [f"model.{name}" for name in _FROM_DISK if getattr(model, name) != getattr(before, name)]
+    for field in [*looked, *(["files"] if files is not None else [])][:1]:
+        check_may_look(field)
+    if any(getattr(model, name) != getattr(before, name) for name in _PLACE):
+        model.ClearField("missing_time")
         _check_path_free(records, model)
-    _stamp(model, records.next_revision(), now)
-    records.put(model, files)
-    return model
+    if not validate_only:
+        _stamp(model, records.next_revision(), now)
+        records.put(model, files)
+    return model, lost
+
+
+def mark(records: Records, key: str, missing: bool, revision: int, now: float) -> bool:
+    """Note whether a model's files are gone.
+
+    Args:
+        records: The write transaction.
+        key: The record's key.
+        missing: Whether they are gone.
+        revision: That of the record that told where to look; 0: any.
+        now: Seconds since 1970.
+
+    Returns:
+        Whether the record changed: it is there, was not marked so, and is the one that was looked at.
+    """
+    model = records.get(key)
+    if model is None or (revision and model.revision != revision):
+        return False
+    if model.HasField("missing_time") == missing:
+        return False
+    if missing:
+        model.missing_time.CopyFrom(to_timestamp(now))
+    else:
+        model.ClearField("missing_time")
+    _stamp(model, records.next_revision())
+    records.put(model, None)
+    return True
 
 
 def delete(records: Records, key: str, etag: str) -> tuple[Model, int]:
@@ -307,13 +350,6 @@ def _kind_violations(model: Model) -> Iterator[FieldViolation]:
             yield FieldViolation(f"model.{violation.field}", violation.description)
 
 
-def _select_arm(model: Model) -> None:
-    """Set the config arm of the record's type, empty if it is another one now."""
-    arm = arm_of_type(model.type)
-    if arm is not None and model.WhichOneof("config") != arm:
-        getattr(model, arm).SetInParent()
-
-
 def _bytes(model: Model) -> bytes:
     return model.SerializeToString(deterministic=True)
 
@@ -322,8 +358,10 @@ def _same_files(new: Sequence[ModelFile], old: Sequence[ModelFile]) -> bool:
     return sorted(new, key=lambda file: file.path) == list(old)
 
 
-def _stamp(model: Model, revision: int, now: float) -> None:
-    model.update_time.CopyFrom(to_timestamp(now))
+def _stamp(model: Model, revision: int, now: float | None = None) -> None:
+    """The marks of a new state; without a time it is none that somebody made."""
+    if now is not None:
+        model.update_time.CopyFrom(to_timestamp(now))
     model.revision = revision
     model.etag = ""
     digest = hashlib.blake2b(_bytes(model), digest_size=12)

@@ -62,7 +62,9 @@ ZERO = {
     "record.v1.ListModelsRequest.descending": "ascending",
     "record.v1.ListModelsRequest.order": "by name",
     "record.v1.ListModelsRequest.view": "the short view",
+    "record.v1.ModelMark.missing": "the files are there",
     "record.v1.UpdateModelRequest.replace_files": "the list of files stays",
+    "record.v1.UpdateModelRequest.validate_only": "what was asked for is done; a dry run is asked for",
     "record.v1.WatchModelsRequest.skip_snapshot": "a snapshot first",
 }
 

@@ -27,6 +27,7 @@ NOT_OVERRIDDEN = {
     "etag": "output only",
     "create_time": "output only",
     "update_time": "output only",
+    "missing_time": "output only",
     "revision": "output only",
     "raw_json": "what a newer version stored",
 }

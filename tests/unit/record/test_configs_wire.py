@@ -69,6 +69,7 @@ SIMPLE: dict[str, st.SearchStrategy[Any]] = {
     "license": optional(TEXT),
     "create_time": optional(TIMES),
     "update_time": optional(TIMES),
+    "missing_time": optional(TIMES),
     "etag": optional(TEXT),
     "revision": st.integers(0, 2**63 - 1),
     "config": optional(TEXT),

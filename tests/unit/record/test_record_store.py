@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from modelkeep.model.v1.model_pb2 import Model
 from modelkeep_common.sqlite.migrations import COMMON
-from modelkeep_record.domain.query import Order, Query, search_text, split_words
+from modelkeep_record.domain.query import Bounds, Order, Query, search_text, split_words
 from modelkeep_record.stores.sqlite import SqliteRecordStore, sql
 from modelkeep_record.stores.sqlite.gather import Gatherer
 from modelkeep_record.stores.sqlite.schema import MIGRATIONS, to_columns
@@ -61,6 +61,12 @@ QUERIES = st.builds(
     root_id=st.sampled_from(["", "r1"]),
     hash=st.sampled_from(["", "h1"]),
     source=st.sampled_from(["", "s1"]),
+    key_prefix=st.sampled_from(["", "0000", f"{3:032x}"]),
+    keys=st.sampled_from([(), (2, 5)]).map(lambda numbers: frozenset(f"{n:032x}" for n in numbers)),
+    name_folded=st.sampled_from(["", "red", "ink"]),
+    missing=st.sampled_from([None, True, False]),
+    size_bytes=st.builds(Bounds, st.sampled_from([None, 1]), st.sampled_from([None, 2])),
+    create_time_us=st.builds(Bounds, st.sampled_from([None, 1]), st.sampled_from([None, 3])),
     words=(TEXT | st.sampled_from(["RED", "DER", "lü", "I"])).map(split_words),
 )
 
@@ -93,6 +99,8 @@ def test_a_list_is_what_the_rules_say_in_every_order_and_page_size(
             model = Model(key=f"{number:032x}", revision=next(revisions), **fields)
             model.path = f"{'' if model.root_id else '/'}{number}"
             model.create_time.FromMicroseconds(number // 2)
+            if model.size_bytes == 1:
+                model.missing_time.FromMicroseconds(number)
             _Transaction(connection).put(model, [])
             models.append(model)
         found: list[str] = []

@@ -41,7 +41,7 @@ _KEY: Final = re.compile(r"[0-9a-f]{32}")
 #: How many keys a call names at most.
 _BATCH: Final = 1000
 #: What the service sets by itself.
-_OUTPUT_ONLY: Final = ("etag", "create_time", "update_time", "revision")
+_OUTPUT_ONLY: Final = ("etag", "create_time", "update_time", "missing_time", "revision")
 
 #: Finds the folders that hold installed models: (absolute path, root id) of each.
 FindRoots: TypeAlias = Callable[[], Awaitable[Sequence[tuple[str, str]]]]

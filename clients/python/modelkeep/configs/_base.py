@@ -126,6 +126,9 @@ class ModelConfigBase(BaseModel):
     )
     create_time: Time = Field(default=None, description="When the record was made; set by the service.")
     update_time: Time = Field(default=None, description="When the record last changed; set by the service.")
+    missing_time: Time = Field(
+        default=None, description="When it was noticed that its files are gone; set by the service."
+    )
     etag: OptionalText = Field(default=None, description="Changes with every change; set by the service.")
     revision: int = Field(
         default=0, ge=0, description="The store's revision of the last change; set by the service."

@@ -25,6 +25,7 @@ from modelkeep.configs.fields import (
     UnknownValueError,
     fill,
     member_of,
+    number_of,
     put,
     readable_values,
     values_of,
@@ -188,6 +189,11 @@ def arm_of_type(number: int) -> str | None:
         return str(member_of(_FIELDS["type"].enum_type, number))
     except UnknownValueError:
         return None
+
+
+def type_of_arm_name(arm: str) -> int:
+    """The number of the type whose config an arm is."""
+    return number_of(_FIELDS["type"].enum_type, arm)
 
 
 def wire_path(name: str, model_type: ModelType | None = None) -> str:

@@ -13,7 +13,7 @@ from modelkeep.model.v1.model_pb2 import Model
 from modelkeep_common.sqlite import Migration, labels
 from modelkeep_common.wire import to_micros
 
-from ...domain.query import search_text
+from ...domain.query import folded, search_text
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
@@ -90,6 +90,17 @@ MIGRATIONS: tuple[Migration, ...] = (
         """,
     ),
     Migration(2, labels.schema("models")),
+    # The search text of a record begins with its name, folded, as its first line.
+    Migration(
+        3,
+        """
+        ALTER TABLE models ADD COLUMN name_folded TEXT NOT NULL DEFAULT '';
+        UPDATE models SET name_folded = substr(search, 1, instr(search || char(10), char(10)) - 1);
+        CREATE INDEX models_by_name_folded ON models (name_folded);
+        ALTER TABLE models ADD COLUMN missing_time_us INTEGER NOT NULL DEFAULT 0;
+        CREATE INDEX models_missing ON models (missing_time_us) WHERE missing_time_us != 0;
+        """,
+    ),
 )
 
 
@@ -111,6 +122,8 @@ def to_columns(model: Model) -> dict[str, Any]:
         "create_time_us": to_micros(model.create_time),
         "update_time_us": to_micros(model.update_time),
         "search": search_text(model),
+        "name_folded": folded(model.name),
+        "missing_time_us": to_micros(model.missing_time),
     }
 
 

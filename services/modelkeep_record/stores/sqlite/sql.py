@@ -10,15 +10,19 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from modelkeep_common.paging import Key
 from modelkeep_common.sqlite import labels
 
-from ...domain.query import Order, Query
+from ...domain.query import NO_BOUNDS, Bounds, Order, Query
 
 _FEW = 2000
 _MANY = 20_000
+#: Folders of a model that may lie in each other.
+_DEEPEST = 64
 #: Shorter words have no trigram.
 _TRIGRAM = 3
 
@@ -96,11 +100,30 @@ def _filters(query: Query) -> Iterator[_Filter]:
         yield _column("path", sorted(query.paths))
         if query.root_id:
             yield _Filter("m.root_id IN ('', ?)", (query.root_id,))
-    elif query.root_id:
+    elif query.root_id and not query.files:
         yield _column("root_id", [query.root_id])
     if query.hash:
         yield _hash(query.hash)
     yield from _words(query.words)
+    if query.keys:
+        yield _column("key", sorted(query.keys))
+    if query.key_prefix:
+        yield _between("key", query.key_prefix, f"{query.key_prefix}g")  # "g" follows the last hex digit
+    if query.name_folded:
+        yield _column("name_folded", [query.name_folded])
+    if query.missing is not None:
+        gone = "missing_time_us != 0"
+        yield (
+            _Filter(f"+m.{gone}", (), f"SELECT id FROM models WHERE {gone}")
+            if query.missing
+            else _Filter("m.missing_time_us = 0", ())
+        )
+    for column in ("size_bytes", "create_time_us", "update_time_us"):
+        bounds: Bounds = getattr(query, column)
+        if bounds != NO_BOUNDS:
+            yield _between(column, bounds.least, bounds.most)
+    if query.files:
+        yield _listed(sorted(query.files), query.root_id)
 
 
 def _column(column: str, allowed: Sequence[Any]) -> _Filter:
@@ -113,6 +136,33 @@ def _column(column: str, allowed: Sequence[Any]) -> _Filter:
         f"SELECT id FROM models WHERE {column} IN ({marks}){partial}",
         tuple(allowed),
     )
+
+
+def _between(column: str, least: Any, most: Any) -> _Filter:
+    bounds = [(sign, value) for sign, value in ((">=", least), ("<=", most)) if value is not None]
+    values = tuple(value for _, value in bounds)
+    test = " AND ".join(f"+m.{column} {sign} ?" for sign, _ in bounds)
+    indexed = " AND ".join(f"{column} {sign} ?" for sign, _ in bounds)
+    return _Filter(test, values, f"SELECT id FROM models WHERE {indexed}", values)
+
+
+def _listed(files: Sequence[str], root_id: str) -> _Filter:
+    """The records that list one of these files: each folder around one may be a model's."""
+    places = [place for file in files for place in _places(file)]
+    ids = (
+        "SELECT f.model_id FROM json_each(?) p CROSS JOIN models m ON m.path = p.value ->> 0 "
+        "JOIN model_files f ON f.model_id = m.id AND f.path = p.value ->> 1 WHERE m.root_id IN ('', ?)"
+    )
+    values = (json.dumps(places), root_id)
+    return _Filter(f"m.id IN ({ids})", values, ids, values)
+
+
+def _places(file: str) -> Iterator[tuple[str, str]]:
+    """(path of a record, path in its list) that make this path of a file together."""
+    path = PurePosixPath(file)
+    yield str(path), path.name  # a model that is this one file
+    for folder in islice(path.parents, _DEEPEST):
+        yield str(folder), str(path.relative_to(folder))
 
 
 def _joined(table: str, column: str, allowed: Sequence[str]) -> _Filter:

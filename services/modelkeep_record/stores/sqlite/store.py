@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,8 @@ class StoreInfo(NamedTuple):
     create_time: float
     #: (type, format, base) → (records, bytes)
     kinds: dict[tuple[int, int, str], tuple[int, int]]
+    #: Records whose files are gone.
+    missing: int
 
 
 class SqliteRecordStore:
@@ -191,6 +194,22 @@ class SqliteRecordStore:
 
         return await self.db.read_by_key(read)
 
+    async def tags(self, prefix: str, after: str, limit: int) -> list[tuple[str, int]]:
+        """Tags that begin with a text, after one of them, each with the number of records that have it."""
+
+        def read(conn: sqlite3.Connection) -> list[tuple[str, int]]:
+            return conn.execute(
+                "SELECT tag, count(*) FROM model_tags WHERE tag >= ? AND tag < ? AND tag > ? "
+                "GROUP BY tag ORDER BY tag LIMIT ?",
+                (prefix, f"{prefix}{chr(sys.maxunicode)}", after, limit),
+            ).fetchall()
+
+        return await self._lists.run(read)
+
+    async def look(self, unit: Callable[[Records], bytes]) -> bytes:
+        """Run a unit of work that writes nothing, on records as they are now."""
+        return await self.db.read(lambda conn: unit(_Transaction(conn)))
+
     async def write(self, unit: Callable[[Records], bytes], once: Once, *, grows: bool = False) -> bytes:
         """Run a unit of work in a write transaction, or answer as an earlier request with the same id.
 
@@ -218,8 +237,14 @@ class SqliteRecordStore:
                 (type_, format_, base): (count, (high << 20) + low)
                 for type_, format_, base, count, high, low in conn.execute(_KINDS)
             }
+            (missing,) = conn.execute("SELECT count(*) FROM models WHERE missing_time_us != 0").fetchone()
             return StoreInfo(
-                self.db.store_id, current_revision(conn), history_floor(conn), float(made[0] or 0), kinds
+                self.db.store_id,
+                current_revision(conn),
+                history_floor(conn),
+                float(made[0] or 0),
+                kinds,
+                missing,
             )
 
         return await self.db.read(read)

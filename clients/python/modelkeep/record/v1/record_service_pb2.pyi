@@ -43,7 +43,7 @@ MODEL_ORDER_UPDATE_TIME: ModelOrder
 MODEL_ORDER_PATH: ModelOrder
 
 class ModelFilter(_message.Message):
-    __slots__ = ("name", "bases", "types", "formats", "tags", "paths", "root_id", "hash", "source", "text", "labels")
+    __slots__ = ("name", "bases", "types", "formats", "tags", "paths", "root_id", "hash", "source", "text", "labels", "keys", "key_prefix", "name_caseless", "missing", "min_size_bytes", "max_size_bytes", "create_time_from", "create_time_before", "update_time_from", "update_time_before", "files")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +62,17 @@ class ModelFilter(_message.Message):
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    KEY_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    NAME_CASELESS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    MIN_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FROM_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_TIME_FROM_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_TIME_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
     name: str
     bases: _containers.RepeatedScalarFieldContainer[str]
     types: _containers.RepeatedScalarFieldContainer[_taxonomy_pb2.ModelType]
@@ -73,7 +84,18 @@ class ModelFilter(_message.Message):
     source: str
     text: str
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, name: _Optional[str] = ..., bases: _Optional[_Iterable[str]] = ..., types: _Optional[_Iterable[_Union[_taxonomy_pb2.ModelType, str]]] = ..., formats: _Optional[_Iterable[_Union[_taxonomy_pb2.ModelFormat, str]]] = ..., tags: _Optional[_Iterable[str]] = ..., paths: _Optional[_Iterable[str]] = ..., root_id: _Optional[str] = ..., hash: _Optional[str] = ..., source: _Optional[str] = ..., text: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    keys: _containers.RepeatedScalarFieldContainer[str]
+    key_prefix: str
+    name_caseless: str
+    missing: bool
+    min_size_bytes: int
+    max_size_bytes: int
+    create_time_from: _timestamp_pb2.Timestamp
+    create_time_before: _timestamp_pb2.Timestamp
+    update_time_from: _timestamp_pb2.Timestamp
+    update_time_before: _timestamp_pb2.Timestamp
+    files: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., bases: _Optional[_Iterable[str]] = ..., types: _Optional[_Iterable[_Union[_taxonomy_pb2.ModelType, str]]] = ..., formats: _Optional[_Iterable[_Union[_taxonomy_pb2.ModelFormat, str]]] = ..., tags: _Optional[_Iterable[str]] = ..., paths: _Optional[_Iterable[str]] = ..., root_id: _Optional[str] = ..., hash: _Optional[str] = ..., source: _Optional[str] = ..., text: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., keys: _Optional[_Iterable[str]] = ..., key_prefix: _Optional[str] = ..., name_caseless: _Optional[str] = ..., missing: _Optional[bool] = ..., min_size_bytes: _Optional[int] = ..., max_size_bytes: _Optional[int] = ..., create_time_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., files: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CreateModelRequest(_message.Message):
     __slots__ = ("model", "files", "request_id")
@@ -182,26 +204,80 @@ class ListModelFilesResponse(_message.Message):
     def __init__(self, files: _Optional[_Iterable[_Union[_model_pb2.ModelFile, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class UpdateModelRequest(_message.Message):
-    __slots__ = ("model", "update_mask", "files", "replace_files", "request_id")
+    __slots__ = ("model", "update_mask", "files", "replace_files", "request_id", "validate_only")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
     REPLACE_FILES_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     model: _model_pb2.Model
     update_mask: _field_mask_pb2.FieldMask
     files: _containers.RepeatedCompositeFieldContainer[_model_pb2.ModelFile]
     replace_files: bool
     request_id: str
-    def __init__(self, model: _Optional[_Union[_model_pb2.Model, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., files: _Optional[_Iterable[_Union[_model_pb2.ModelFile, _Mapping]]] = ..., replace_files: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+    validate_only: bool
+    def __init__(self, model: _Optional[_Union[_model_pb2.Model, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., files: _Optional[_Iterable[_Union[_model_pb2.ModelFile, _Mapping]]] = ..., replace_files: _Optional[bool] = ..., request_id: _Optional[str] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class UpdateModelResponse(_message.Message):
-    __slots__ = ("model", "revision")
+    __slots__ = ("model", "revision", "lost_fields")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELDS_FIELD_NUMBER: _ClassVar[int]
     model: _model_pb2.Model
     revision: int
-    def __init__(self, model: _Optional[_Union[_model_pb2.Model, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
+    lost_fields: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[_Union[_model_pb2.Model, _Mapping]] = ..., revision: _Optional[int] = ..., lost_fields: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class MarkModelsRequest(_message.Message):
+    __slots__ = ("marks",)
+    MARKS_FIELD_NUMBER: _ClassVar[int]
+    marks: _containers.RepeatedCompositeFieldContainer[ModelMark]
+    def __init__(self, marks: _Optional[_Iterable[_Union[ModelMark, _Mapping]]] = ...) -> None: ...
+
+class ModelMark(_message.Message):
+    __slots__ = ("key", "revision", "missing")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    revision: int
+    missing: bool
+    def __init__(self, key: _Optional[str] = ..., revision: _Optional[int] = ..., missing: _Optional[bool] = ...) -> None: ...
+
+class MarkModelsResponse(_message.Message):
+    __slots__ = ("changed_count", "revision")
+    CHANGED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    changed_count: int
+    revision: int
+    def __init__(self, changed_count: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class ListTagsRequest(_message.Message):
+    __slots__ = ("prefix", "page_size", "page_token")
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    prefix: str
+    page_size: int
+    page_token: str
+    def __init__(self, prefix: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListTagsResponse(_message.Message):
+    __slots__ = ("tags", "next_page_token")
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    tags: _containers.RepeatedCompositeFieldContainer[TagCount]
+    next_page_token: str
+    def __init__(self, tags: _Optional[_Iterable[_Union[TagCount, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class TagCount(_message.Message):
+    __slots__ = ("tag", "count")
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    tag: str
+    count: int
+    def __init__(self, tag: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
 
 class DeleteModelRequest(_message.Message):
     __slots__ = ("key", "etag", "request_id")
@@ -260,7 +336,7 @@ class GetStoreInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStoreInfoResponse(_message.Message):
-    __slots__ = ("schema_version", "backend", "store_id", "revision", "model_count", "unreadable_count", "counts", "size_bytes", "oldest_revision", "create_time")
+    __slots__ = ("schema_version", "backend", "store_id", "revision", "model_count", "unreadable_count", "counts", "size_bytes", "oldest_revision", "create_time", "missing_count")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     STORE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -271,6 +347,7 @@ class GetStoreInfoResponse(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     OLDEST_REVISION_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    MISSING_COUNT_FIELD_NUMBER: _ClassVar[int]
     schema_version: str
     backend: str
     store_id: str
@@ -281,7 +358,8 @@ class GetStoreInfoResponse(_message.Message):
     size_bytes: int
     oldest_revision: int
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, schema_version: _Optional[str] = ..., backend: _Optional[str] = ..., store_id: _Optional[str] = ..., revision: _Optional[int] = ..., model_count: _Optional[int] = ..., unreadable_count: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[TypeCount, _Mapping]]] = ..., size_bytes: _Optional[int] = ..., oldest_revision: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    missing_count: int
+    def __init__(self, schema_version: _Optional[str] = ..., backend: _Optional[str] = ..., store_id: _Optional[str] = ..., revision: _Optional[int] = ..., model_count: _Optional[int] = ..., unreadable_count: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[TypeCount, _Mapping]]] = ..., size_bytes: _Optional[int] = ..., oldest_revision: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., missing_count: _Optional[int] = ...) -> None: ...
 
 class TypeCount(_message.Message):
     __slots__ = ("type", "count")

@@ -84,6 +84,16 @@ class RecordServiceStub:
                 request_serializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.WatchModelsRequest.SerializeToString,
                 response_deserializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.WatchModelsResponse.FromString,
                 _registered_method=True)
+        self.MarkModels = channel.unary_unary(
+                '/modelkeep.record.v1.RecordService/MarkModels',
+                request_serializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.MarkModelsRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.MarkModelsResponse.FromString,
+                _registered_method=True)
+        self.ListTags = channel.unary_unary(
+                '/modelkeep.record.v1.RecordService/ListTags',
+                request_serializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.ListTagsRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.ListTagsResponse.FromString,
+                _registered_method=True)
         self.GetStoreInfo = channel.unary_unary(
                 '/modelkeep.record.v1.RecordService/GetStoreInfo',
                 request_serializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.GetStoreInfoRequest.SerializeToString,
@@ -127,9 +137,10 @@ class RecordServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FindModel(self, request, context):
-        """Answers with the only record that has this name, base and type, all compared exactly.
+        """Answers with the only record that has this name, base and type, all compared exactly. To look by a part
+        of these, by the beginning of a key or without regard to case, there is ListModels.
 
-        Errors: UNKNOWN_MODEL (none has), AMBIGUOUS_MODEL (more than one has).
+        Errors: UNKNOWN_MODEL (none has), AMBIGUOUS_MODEL (more than one has: ListModels shows them).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,18 +168,21 @@ class RecordServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateModel(self, request, context):
-        """Changes some fields of a record, and its files if asked to, in one transaction.
+        """Changes some fields of a record, and its files if asked to, in one transaction. Where its files lie, which
+        they are and what hash they have is said by role install or admin only, who have looked.
 
         Errors: UNKNOWN_MODEL, ETAG_MISMATCH, DUPLICATE_PATH, INVALID_MODEL_CONFIG, REQUEST_ID_REUSED;
-        FIELD_INVALID for an unknown, immutable or output-only path in the mask (an immutable field with
-        its present value is accepted), and for an update that names nothing.
+        ROLE_REQUIRED for `path`, `root_id`, a hash or the files; FIELD_INVALID for an unknown, immutable or
+        output-only path in the mask such as "size_bytes" (an immutable field with its present value is
+        accepted), and for an update that names nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteModel(self, request, context):
-        """Deletes a record and its list of files. Touches no file on disk: InstallService.UninstallModel does.
+        """Deletes a record and its list of files. Touches no file on disk: InstallService.UninstallModel does. Nor
+        does it end a lease: who has borrowed the model keeps what he has, and nobody gets a new lease.
 
         Errors: UNKNOWN_MODEL, ETAG_MISMATCH, REQUEST_ID_REUSED.
         """
@@ -181,6 +195,24 @@ class RecordServiceServicer:
         is guaranteed.
 
         Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MarkModels(self, request, context):
+        """Notes which models' files are gone, and which are there again, as `missing_time` of their records: for the
+        service that sees the disk. A record that is not there, is marked so already, or changed since it was
+        looked at, is left as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTags(self, request, context):
+        """Lists the tags that records have, with the number of records of each, page by page, ordered by tag.
+
+        Errors: PAGE_TOKEN_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -240,6 +272,16 @@ def add_RecordServiceServicer_to_server(servicer, server):
                     servicer.WatchModels,
                     request_deserializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.WatchModelsRequest.FromString,
                     response_serializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.WatchModelsResponse.SerializeToString,
+            ),
+            'MarkModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.MarkModels,
+                    request_deserializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.MarkModelsRequest.FromString,
+                    response_serializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.MarkModelsResponse.SerializeToString,
+            ),
+            'ListTags': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTags,
+                    request_deserializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.ListTagsRequest.FromString,
+                    response_serializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.ListTagsResponse.SerializeToString,
             ),
             'GetStoreInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStoreInfo,
@@ -495,6 +537,60 @@ class RecordService:
             '/modelkeep.record.v1.RecordService/WatchModels',
             modelkeep_dot_record_dot_v1_dot_record__service__pb2.WatchModelsRequest.SerializeToString,
             modelkeep_dot_record_dot_v1_dot_record__service__pb2.WatchModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MarkModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.record.v1.RecordService/MarkModels',
+            modelkeep_dot_record_dot_v1_dot_record__service__pb2.MarkModelsRequest.SerializeToString,
+            modelkeep_dot_record_dot_v1_dot_record__service__pb2.MarkModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTags(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.record.v1.RecordService/ListTags',
+            modelkeep_dot_record_dot_v1_dot_record__service__pb2.ListTagsRequest.SerializeToString,
+            modelkeep_dot_record_dot_v1_dot_record__service__pb2.ListTagsResponse.FromString,
             options,
             channel_credentials,
             insecure,

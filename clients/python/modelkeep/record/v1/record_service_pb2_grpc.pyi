@@ -54,9 +54,10 @@ class RecordServiceStub:
     listed, and are no error.
     """
     FindModel: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.FindModelRequest, _record_service_pb2.FindModelResponse]
-    """Answers with the only record that has this name, base and type, all compared exactly.
+    """Answers with the only record that has this name, base and type, all compared exactly. To look by a part
+    of these, by the beginning of a key or without regard to case, there is ListModels.
 
-    Errors: UNKNOWN_MODEL (none has), AMBIGUOUS_MODEL (more than one has).
+    Errors: UNKNOWN_MODEL (none has), AMBIGUOUS_MODEL (more than one has: ListModels shows them).
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.ListModelsRequest, _record_service_pb2.ListModelsResponse]
     """Lists records page by page. All filters that are set must hold. Lists with a filter, and searches
@@ -72,14 +73,17 @@ class RecordServiceStub:
     Errors: UNKNOWN_MODEL, PAGE_TOKEN_MISMATCH.
     """
     UpdateModel: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.UpdateModelRequest, _record_service_pb2.UpdateModelResponse]
-    """Changes some fields of a record, and its files if asked to, in one transaction.
+    """Changes some fields of a record, and its files if asked to, in one transaction. Where its files lie, which
+    they are and what hash they have is said by role install or admin only, who have looked.
 
     Errors: UNKNOWN_MODEL, ETAG_MISMATCH, DUPLICATE_PATH, INVALID_MODEL_CONFIG, REQUEST_ID_REUSED;
-    FIELD_INVALID for an unknown, immutable or output-only path in the mask (an immutable field with
-    its present value is accepted), and for an update that names nothing.
+    ROLE_REQUIRED for `path`, `root_id`, a hash or the files; FIELD_INVALID for an unknown, immutable or
+    output-only path in the mask such as "size_bytes" (an immutable field with its present value is
+    accepted), and for an update that names nothing.
     """
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.DeleteModelRequest, _record_service_pb2.DeleteModelResponse]
-    """Deletes a record and its list of files. Touches no file on disk: InstallService.UninstallModel does.
+    """Deletes a record and its list of files. Touches no file on disk: InstallService.UninstallModel does. Nor
+    does it end a lease: who has borrowed the model keeps what he has, and nobody gets a new lease.
 
     Errors: UNKNOWN_MODEL, ETAG_MISMATCH, REQUEST_ID_REUSED.
     """
@@ -88,6 +92,16 @@ class RecordServiceStub:
     is guaranteed.
 
     Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
+    """
+    MarkModels: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.MarkModelsRequest, _record_service_pb2.MarkModelsResponse]
+    """Notes which models' files are gone, and which are there again, as `missing_time` of their records: for the
+    service that sees the disk. A record that is not there, is marked so already, or changed since it was
+    looked at, is left as it is.
+    """
+    ListTags: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.ListTagsRequest, _record_service_pb2.ListTagsResponse]
+    """Lists the tags that records have, with the number of records of each, page by page, ordered by tag.
+
+    Errors: PAGE_TOKEN_MISMATCH.
     """
     GetStoreInfo: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.GetStoreInfoRequest, _record_service_pb2.GetStoreInfoResponse]
     """Describes the store: schema, backend, revision and counts."""
@@ -118,9 +132,10 @@ class RecordServiceAsyncStub(RecordServiceStub):
     listed, and are no error.
     """
     FindModel: _aio.UnaryUnaryMultiCallable[_record_service_pb2.FindModelRequest, _record_service_pb2.FindModelResponse]  # type: ignore[assignment]
-    """Answers with the only record that has this name, base and type, all compared exactly.
+    """Answers with the only record that has this name, base and type, all compared exactly. To look by a part
+    of these, by the beginning of a key or without regard to case, there is ListModels.
 
-    Errors: UNKNOWN_MODEL (none has), AMBIGUOUS_MODEL (more than one has).
+    Errors: UNKNOWN_MODEL (none has), AMBIGUOUS_MODEL (more than one has: ListModels shows them).
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_record_service_pb2.ListModelsRequest, _record_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists records page by page. All filters that are set must hold. Lists with a filter, and searches
@@ -136,14 +151,17 @@ class RecordServiceAsyncStub(RecordServiceStub):
     Errors: UNKNOWN_MODEL, PAGE_TOKEN_MISMATCH.
     """
     UpdateModel: _aio.UnaryUnaryMultiCallable[_record_service_pb2.UpdateModelRequest, _record_service_pb2.UpdateModelResponse]  # type: ignore[assignment]
-    """Changes some fields of a record, and its files if asked to, in one transaction.
+    """Changes some fields of a record, and its files if asked to, in one transaction. Where its files lie, which
+    they are and what hash they have is said by role install or admin only, who have looked.
 
     Errors: UNKNOWN_MODEL, ETAG_MISMATCH, DUPLICATE_PATH, INVALID_MODEL_CONFIG, REQUEST_ID_REUSED;
-    FIELD_INVALID for an unknown, immutable or output-only path in the mask (an immutable field with
-    its present value is accepted), and for an update that names nothing.
+    ROLE_REQUIRED for `path`, `root_id`, a hash or the files; FIELD_INVALID for an unknown, immutable or
+    output-only path in the mask such as "size_bytes" (an immutable field with its present value is
+    accepted), and for an update that names nothing.
     """
     DeleteModel: _aio.UnaryUnaryMultiCallable[_record_service_pb2.DeleteModelRequest, _record_service_pb2.DeleteModelResponse]  # type: ignore[assignment]
-    """Deletes a record and its list of files. Touches no file on disk: InstallService.UninstallModel does.
+    """Deletes a record and its list of files. Touches no file on disk: InstallService.UninstallModel does. Nor
+    does it end a lease: who has borrowed the model keeps what he has, and nobody gets a new lease.
 
     Errors: UNKNOWN_MODEL, ETAG_MISMATCH, REQUEST_ID_REUSED.
     """
@@ -152,6 +170,16 @@ class RecordServiceAsyncStub(RecordServiceStub):
     is guaranteed.
 
     Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
+    """
+    MarkModels: _aio.UnaryUnaryMultiCallable[_record_service_pb2.MarkModelsRequest, _record_service_pb2.MarkModelsResponse]  # type: ignore[assignment]
+    """Notes which models' files are gone, and which are there again, as `missing_time` of their records: for the
+    service that sees the disk. A record that is not there, is marked so already, or changed since it was
+    looked at, is left as it is.
+    """
+    ListTags: _aio.UnaryUnaryMultiCallable[_record_service_pb2.ListTagsRequest, _record_service_pb2.ListTagsResponse]  # type: ignore[assignment]
+    """Lists the tags that records have, with the number of records of each, page by page, ordered by tag.
+
+    Errors: PAGE_TOKEN_MISMATCH.
     """
     GetStoreInfo: _aio.UnaryUnaryMultiCallable[_record_service_pb2.GetStoreInfoRequest, _record_service_pb2.GetStoreInfoResponse]  # type: ignore[assignment]
     """Describes the store: schema, backend, revision and counts."""
@@ -203,9 +231,10 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _record_service_pb2.FindModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_record_service_pb2.FindModelResponse, _abc.Awaitable[_record_service_pb2.FindModelResponse]]:
-        """Answers with the only record that has this name, base and type, all compared exactly.
+        """Answers with the only record that has this name, base and type, all compared exactly. To look by a part
+        of these, by the beginning of a key or without regard to case, there is ListModels.
 
-        Errors: UNKNOWN_MODEL (none has), AMBIGUOUS_MODEL (more than one has).
+        Errors: UNKNOWN_MODEL (none has), AMBIGUOUS_MODEL (more than one has: ListModels shows them).
         """
 
     @_abc_1.abstractmethod
@@ -239,11 +268,13 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _record_service_pb2.UpdateModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_record_service_pb2.UpdateModelResponse, _abc.Awaitable[_record_service_pb2.UpdateModelResponse]]:
-        """Changes some fields of a record, and its files if asked to, in one transaction.
+        """Changes some fields of a record, and its files if asked to, in one transaction. Where its files lie, which
+        they are and what hash they have is said by role install or admin only, who have looked.
 
         Errors: UNKNOWN_MODEL, ETAG_MISMATCH, DUPLICATE_PATH, INVALID_MODEL_CONFIG, REQUEST_ID_REUSED;
-        FIELD_INVALID for an unknown, immutable or output-only path in the mask (an immutable field with
-        its present value is accepted), and for an update that names nothing.
+        ROLE_REQUIRED for `path`, `root_id`, a hash or the files; FIELD_INVALID for an unknown, immutable or
+        output-only path in the mask such as "size_bytes" (an immutable field with its present value is
+        accepted), and for an update that names nothing.
         """
 
     @_abc_1.abstractmethod
@@ -252,7 +283,8 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _record_service_pb2.DeleteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_record_service_pb2.DeleteModelResponse, _abc.Awaitable[_record_service_pb2.DeleteModelResponse]]:
-        """Deletes a record and its list of files. Touches no file on disk: InstallService.UninstallModel does.
+        """Deletes a record and its list of files. Touches no file on disk: InstallService.UninstallModel does. Nor
+        does it end a lease: who has borrowed the model keeps what he has, and nobody gets a new lease.
 
         Errors: UNKNOWN_MODEL, ETAG_MISMATCH, REQUEST_ID_REUSED.
         """
@@ -267,6 +299,28 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         is guaranteed.
 
         Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
+        """
+
+    @_abc_1.abstractmethod
+    def MarkModels(
+        self,
+        request: _record_service_pb2.MarkModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_record_service_pb2.MarkModelsResponse, _abc.Awaitable[_record_service_pb2.MarkModelsResponse]]:
+        """Notes which models' files are gone, and which are there again, as `missing_time` of their records: for the
+        service that sees the disk. A record that is not there, is marked so already, or changed since it was
+        looked at, is left as it is.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTags(
+        self,
+        request: _record_service_pb2.ListTagsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_record_service_pb2.ListTagsResponse, _abc.Awaitable[_record_service_pb2.ListTagsResponse]]:
+        """Lists the tags that records have, with the number of records of each, page by page, ordered by tag.
+
+        Errors: PAGE_TOKEN_MISMATCH.
         """
 
     @_abc_1.abstractmethod
