@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from modelkeep.model.v1.model_pb2 import Model
 from modelkeep_common.sqlite.migrations import COMMON
-from modelkeep_record.domain.query import Bounds, Order, Query, search_text, split_words
+from modelkeep_record.domain.query import Bounds, Order, Query, folded, search_text, split_words
 from modelkeep_record.stores.sqlite import SqliteRecordStore, sql
 from modelkeep_record.stores.sqlite.gather import Gatherer
 from modelkeep_record.stores.sqlite.schema import MIGRATIONS, to_columns
@@ -71,13 +71,28 @@ QUERIES = st.builds(
 )
 
 
-def database() -> sqlite3.Connection:
+def database(schema: int = len(MIGRATIONS)) -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL)")
-    for migration in (*COMMON, *MIGRATIONS):
+    for migration in (*COMMON, *MIGRATIONS[:schema]):
         connection.executescript(migration.sql)
     return connection
+
+
+def test_records_of_an_older_schema_are_found_by_what_it_did_not_have() -> None:
+    connection = database(schema=1)
+    model = Model(key="k" * 32, name="Größe", base="sd-1", path="/p", tags=["t"])
+    columns = to_columns(model)
+    for later in ("name_folded", "missing_time_us"):
+        del columns[later]
+    marks = ", ".join("?" * len(columns))
+    connection.execute(f"INSERT INTO models ({', '.join(columns)}) VALUES ({marks})", tuple(columns.values()))
+    for migration in MIGRATIONS[1:]:
+        connection.executescript(migration.sql)
+    for query in (Query(name_folded=folded("GRÖSSE")), Query(missing=False)):
+        assert len(list(sql.select_models(connection, query, Order.NAME, False, (), 10))) == 1
+    assert not list(sql.select_models(connection, Query(labels=(("a", ""),)), Order.NAME, False, (), 10))
 
 
 @pytest.mark.parametrize("few", [0, 2, 2000])  # always walk, walk or sort, always sort

@@ -33,10 +33,13 @@ class ModelRecordStore(Facade[AsyncModelRecordStore]):
     model_info_by_name = blocking(AsyncModelRecordStore.model_info_by_name)
     list_models = blocking(AsyncModelRecordStore.list_models)
     list_files = blocking(AsyncModelRecordStore.list_files)
+    tags = blocking(AsyncModelRecordStore.tags)
     version = blocking(AsyncModelRecordStore.version)
     store_info = blocking(AsyncModelRecordStore.store_info)
     add_model = blocking(AsyncModelRecordStore.add_model)
     update_model = blocking(AsyncModelRecordStore.update_model)
+    preview_update = blocking(AsyncModelRecordStore.preview_update)
+    mark_models = blocking(AsyncModelRecordStore.mark_models)
     del_model = blocking(AsyncModelRecordStore.del_model)
     watch = iterating(AsyncModelRecordStore.watch)
 

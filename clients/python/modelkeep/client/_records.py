@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -59,6 +59,10 @@ def model_filter(
     hash: str | None = None,
     source: str | None = None,
     text: str | None = None,
+    keys: Sequence[str] = (),
+    key_prefix: str | None = None,
+    name_caseless: str | None = None,
+    missing: bool | None = None,
 ) -> pb.ModelFilter:
     """The message of a filter; see :meth:`AsyncModelRecordStore.list_models` for the arguments."""
     return made(
@@ -73,7 +77,20 @@ def model_filter(
         hash=hash or "",
         source=source or "",
         text=text or "",
+        keys=keys,
+        key_prefix=key_prefix or "",
+        name_caseless=name_caseless or "",
+        missing=missing,
     )
+
+
+class UpdatePreview(NamedTuple):
+    """What an update makes of a record."""
+
+    #: The config as it is then.
+    config: AnyModelConfig
+    #: Settings that another type has no field for, and that are lost by it, such as ``main.variant``.
+    lost_fields: tuple[str, ...]
 
 
 class AsyncModelRecordStore:
@@ -199,6 +216,10 @@ class AsyncModelRecordStore:
         hash: str | None = None,
         source: str | None = None,
         text: str | None = None,
+        keys: Sequence[str] = (),
+        key_prefix: str | None = None,
+        name_caseless: str | None = None,
+        missing: bool | None = None,
         order: Order = "name",
         descending: bool = False,
     ) -> list[AnyModelConfig]:
@@ -215,6 +236,10 @@ class AsyncModelRecordStore:
             hash: The original or current hash, or SHA-256 or BLAKE3 of one of the files.
             source: Exactly this source.
             text: Words that all occur in name, description, tags, trigger phrases, source or path.
+            keys: One of these keys, at most 1,000.
+            key_prefix: Keys that begin so: 4 characters or more.
+            name_caseless: This name, without regard to case.
+            missing: Whether the model's files are gone; None: either.
             order: What to sort by; ties go by key.
             descending: Whether to turn the order round.
         """
@@ -229,6 +254,10 @@ class AsyncModelRecordStore:
             hash=hash,
             source=source,
             text=text,
+            keys=keys,
+            key_prefix=key_prefix,
+            name_caseless=name_caseless,
+            missing=missing,
         )
         by = f"MODEL_ORDER_{order.upper()}"
         return await self._list(made(pb.ListModelsRequest, filter=wanted, order=by, descending=descending))
@@ -237,6 +266,11 @@ class AsyncModelRecordStore:
         """The files of a model, ordered by path."""
         pages = self._peer.pages(self._stub.ListModelFiles, made(pb.ListModelFilesRequest, key=key))
         return [from_file(file) async for page in pages for file in page.files]
+
+    async def tags(self, prefix: str = "") -> dict[str, int]:
+        """The tags that models have, in order, with the number of models of each."""
+        pages = self._peer.pages(self._stub.ListTags, made(pb.ListTagsRequest, prefix=prefix))
+        return {tag.tag: tag.count async for page in pages for tag in page.tags}
 
     async def version(self) -> str:
         """Version of the store's data model: "3.2"."""
@@ -255,6 +289,7 @@ class AsyncModelRecordStore:
         tags: str | Sequence[str] | None = None,
         labels: Mapping[str, str] | None = None,
         text: str | None = None,
+        missing: bool | None = None,
         resume_token: str = "",
         skip_snapshot: bool = False,
     ) -> AsyncGenerator[WatchFrame[AnyModelConfig]]:
@@ -267,12 +302,15 @@ class AsyncModelRecordStore:
             tags: All of these tags.
             labels: All of these labels.
             text: Words that all occur.
+            missing: Whether the model's files are gone; None: either.
             resume_token: Place to go on from, out of an earlier frame; empty: a snapshot first.
             skip_snapshot: Without a token: only changes from now on.
         """
         request = made(
             pb.WatchModelsRequest,
-            filter=model_filter(base=base, type=type, format=format, tags=tags, labels=labels, text=text),
+            filter=model_filter(
+                base=base, type=type, format=format, tags=tags, labels=labels, text=text, missing=missing
+            ),
             resume_token=resume_token,
             skip_snapshot=skip_snapshot,
         )
@@ -320,6 +358,22 @@ class AsyncModelRecordStore:
             InvalidModelConfigException: A field or value that this kind of model does not have.
             EtagMismatchException: The record is not as `etag` says.
         """
+        return (await self._update(key, config, etag)).config
+
+    async def preview_update(
+        self, key: str, config: ModelConfigBase | Mapping[str, Any], *, etag: str | None = None
+    ) -> UpdatePreview:
+        """What :meth:`update_model` would make of a record; changes nothing, and raises what it would."""
+        return await self._update(key, config, etag, validate_only=True)
+
+    async def _update(
+        self,
+        key: str,
+        config: ModelConfigBase | Mapping[str, Any],
+        etag: str | None,
+        *,
+        validate_only: bool = False,
+    ) -> UpdatePreview:
         if isinstance(config, ModelConfigBase):
             new, mask = ModelConfigFactory.make_config(config, key=key), ["*"]
         else:
@@ -331,8 +385,30 @@ class AsyncModelRecordStore:
         for name in _OUTPUT_ONLY:
             model.ClearField(name)
         model.etag = etag or ""
-        request = made(pb.UpdateModelRequest, model=model, update_mask=FieldMask(paths=mask))
-        return from_model((await self._peer.call(self._stub.UpdateModel, request)).model)
+        request = made(
+            pb.UpdateModelRequest,
+            model=model,
+            update_mask=FieldMask(paths=mask),
+            validate_only=validate_only,
+        )
+        answer = await self._peer.call(self._stub.UpdateModel, request)
+        return UpdatePreview(from_model(answer.model), tuple(answer.lost_fields))
+
+    async def mark_models(self, *, missing: Sequence[str] = (), found: Sequence[str] = ()) -> int:
+        """Note of which models the files are gone, and of which they are there again.
+
+        Args:
+            missing: Keys of models whose files are not where their records say.
+            found: Keys of those whose files are.
+
+        Returns:
+            How many records were not marked so before.
+        """
+        marks = [made(pb.ModelMark, key=key, missing=key in missing) for key in (*missing, *found)]
+        batches = [marks[first : first + _BATCH] for first in range(0, len(marks), _BATCH)]
+        requests = [pb.MarkModelsRequest(marks=batch) for batch in batches]
+        answers = [await self._peer.call(self._stub.MarkModels, request) for request in requests]
+        return sum(answer.changed_count for answer in answers)
 
     async def del_model(self, key: str, *, etag: str | None = None) -> None:
         """Delete a record. Its files stay: ``model_install.delete`` takes them along.
