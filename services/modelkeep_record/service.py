@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from modelkeep.configs.wire import is_known_kind
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.model.v1.model_pb2 import Model
+from modelkeep.record.v1 import marks_pb2, tags_pb2
 from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep.record.v1 import record_service_pb2_grpc as pb_grpc
 from modelkeep_common.auth import ADMIN, INSTALL
@@ -155,24 +156,26 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
         once = await _once(request, request.request_id)
         return pb.DeleteModelResponse.FromString(await self._store.write(unit, once))
 
-    async def MarkModels(self, request: pb.MarkModelsRequest, context: object) -> pb.MarkModelsResponse:
+    async def MarkModels(
+        self, request: marks_pb2.MarkModelsRequest, context: object
+    ) -> marks_pb2.MarkModelsResponse:
         def unit(records: rules.Records) -> bytes:
             now = time.time()
             changed = sum(
                 rules.mark(records, mark.key, mark.missing, mark.revision, now) for mark in request.marks
             )
             revision = records.next_revision() - 1
-            return pb.MarkModelsResponse(changed_count=changed, revision=revision).SerializeToString()
+            return marks_pb2.MarkModelsResponse(changed_count=changed, revision=revision).SerializeToString()
 
         once = await _once(request, "")
-        return pb.MarkModelsResponse.FromString(await self._store.write(unit, once))
+        return marks_pb2.MarkModelsResponse.FromString(await self._store.write(unit, once))
 
-    async def ListTags(self, request: pb.ListTagsRequest, context: object) -> pb.ListTagsResponse:
+    async def ListTags(self, request: tags_pb2.ListTagsRequest, context: object) -> tags_pb2.ListTagsResponse:
         asked = fingerprint(request, without=("page_size", "page_token"))
         after = decode_page_token(request.page_token, asked, (str,))
         size = clamp_page_size(request.page_size)
         found = await self._store.tags(request.prefix, str(after[0]) if after else "", size + 1)
-        response = pb.ListTagsResponse()
+        response = tags_pb2.ListTagsResponse()
         for tag, count in found[:size]:
             response.tags.add(tag=tag, count=count)
         if len(found) > size:

@@ -251,9 +251,7 @@ async def test_where_the_files_of_a_model_are_is_said_by_the_installer_or_an_adm
                     await stub.UpdateModel(request, metadata=bearer(who_asks))
                 failure = failure_of(caught.value)
                 field = "files" if request.replace_files else "model.path"
-                assert (failure.reason, failure.metadata.get("field")) == ("ROLE_REQUIRED", field), (
-                    number
-                )
+                assert (failure.reason, failure.metadata.get("field")) == ("ROLE_REQUIRED", field), number
         same = model_pb2.Model(key=key, path="b/admin", description="an operator's words")
         answer = await stub.UpdateModel(pb.UpdateModelRequest(model=same), metadata=bearer("operator"))
         assert answer.model.description == "an operator's words"

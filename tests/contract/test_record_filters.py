@@ -12,6 +12,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelkeep.model.v1 import model_pb2
+from modelkeep.record.v1 import marks_pb2, tags_pb2
 from modelkeep.record.v1 import record_service_pb2 as pb
 from support.failures import fails
 from support.records import record_service, vae
@@ -35,9 +36,11 @@ async def names(stub: Any, **filter: Any) -> list[str]:
     return [model.name for model in answer.models]
 
 
-async def missing(stub: Any, key: str, *, gone: bool = True, revision: int = 0) -> pb.MarkModelsResponse:
-    mark = pb.ModelMark(key=key, missing=gone, revision=revision)
-    answer: pb.MarkModelsResponse = await stub.MarkModels(pb.MarkModelsRequest(marks=[mark]))
+async def missing(
+    stub: Any, key: str, *, gone: bool = True, revision: int = 0
+) -> marks_pb2.MarkModelsResponse:
+    mark = marks_pb2.ModelMark(key=key, missing=gone, revision=revision)
+    answer: marks_pb2.MarkModelsResponse = await stub.MarkModels(marks_pb2.MarkModelsRequest(marks=[mark]))
     return answer
 
 
@@ -140,15 +143,15 @@ async def test_tags_are_listed_with_the_number_of_their_records(stub: Any) -> No
     found: list[tuple[str, int]] = []
     token = ""
     while True:
-        page = await stub.ListTags(pb.ListTagsRequest(page_size=2, page_token=token))
+        page = await stub.ListTags(tags_pb2.ListTagsRequest(page_size=2, page_token=token))
         found += [(tag.tag, tag.count) for tag in page.tags]
         token = page.next_page_token
         if not token:
             break
     assert found == [("Größe", 1), ("all", 3), ("grösse", 1), ("other", 1)]
-    begins = await stub.ListTags(pb.ListTagsRequest(prefix="gr"))
+    begins = await stub.ListTags(tags_pb2.ListTagsRequest(prefix="gr"))
     assert [tag.tag for tag in begins.tags] == ["grösse"]
-    assert not (await stub.ListTags(pb.ListTagsRequest(prefix="gr\0"))).tags
+    assert not (await stub.ListTags(tags_pb2.ListTagsRequest(prefix="gr\0"))).tags
 
 
 async def test_a_dry_run_of_an_update_says_what_would_be_lost_and_changes_nothing(stub: Any) -> None:

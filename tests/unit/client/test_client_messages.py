@@ -20,7 +20,7 @@ from modelkeep.install.v1 import install_pb2, install_service_pb2
 from modelkeep.loader.v1 import loader_service_pb2, resident_pb2
 from modelkeep.messages import duration, made
 from modelkeep.model.v1 import model_pb2
-from modelkeep.record.v1 import record_service_pb2
+from modelkeep.record.v1 import marks_pb2, record_service_pb2, tags_pb2
 
 HUGE = 1 << 70
 LONE = "\udcff"  # half a character, as a file name that is no UTF-8 has
@@ -87,7 +87,7 @@ CLASSES = {
     name: cls
     for module in (
         *(download_pb2, download_service_pb2, install_pb2, install_service_pb2, loader_service_pb2),
-        *(resident_pb2, model_pb2, record_service_pb2),
+        *(resident_pb2, model_pb2, record_service_pb2, marks_pb2, tags_pb2),
     )
     for name, cls in vars(module).items()
     if isinstance(cls, type) and issubclass(cls, Message)

@@ -27,6 +27,7 @@ from modelkeep.exceptions import (
     UnknownModelException,
 )
 from modelkeep.messages import made, wire, wires
+from modelkeep.record.v1 import marks_pb2, tags_pb2
 from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep.record.v1.record_service_pb2_grpc import RecordServiceStub
 from modelkeep.taxonomy import BaseModelType, ModelFormat, ModelType
@@ -269,7 +270,7 @@ class AsyncModelRecordStore:
 
     async def tags(self, prefix: str = "") -> dict[str, int]:
         """The tags that models have, in order, with the number of models of each."""
-        pages = self._peer.pages(self._stub.ListTags, made(pb.ListTagsRequest, prefix=prefix))
+        pages = self._peer.pages(self._stub.ListTags, made(tags_pb2.ListTagsRequest, prefix=prefix))
         return {tag.tag: tag.count async for page in pages for tag in page.tags}
 
     async def version(self) -> str:
@@ -404,9 +405,9 @@ class AsyncModelRecordStore:
         Returns:
             How many records were not marked so before.
         """
-        marks = [made(pb.ModelMark, key=key, missing=key in missing) for key in (*missing, *found)]
+        marks = [made(marks_pb2.ModelMark, key=key, missing=key in missing) for key in (*missing, *found)]
         batches = [marks[first : first + _BATCH] for first in range(0, len(marks), _BATCH)]
-        requests = [pb.MarkModelsRequest(marks=batch) for batch in batches]
+        requests = [marks_pb2.MarkModelsRequest(marks=batch) for batch in batches]
         answers = [await self._peer.call(self._stub.MarkModels, request) for request in requests]
         return sum(answer.changed_count for answer in answers)
 

@@ -28,10 +28,12 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from modelkeep.model.v1 import model_pb2 as modelkeep_dot_model_dot_v1_dot_model__pb2
 from modelkeep.model.v1 import taxonomy_pb2 as modelkeep_dot_model_dot_v1_dot_taxonomy__pb2
+from modelkeep.record.v1 import marks_pb2 as modelkeep_dot_record_dot_v1_dot_marks__pb2
+from modelkeep.record.v1 import tags_pb2 as modelkeep_dot_record_dot_v1_dot_tags__pb2
 from modelkeep.server.v1 import watch_pb2 as modelkeep_dot_server_dot_v1_dot_watch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(modelkeep/record/v1/record_service.proto\x12\x13modelkeep.record.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emodelkeep/model/v1/model.proto\x1a!modelkeep/model/v1/taxonomy.proto\x1a\x1fmodelkeep/server/v1/watch.proto\"\x95\x08\n\x0bModelFilter\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x1d\n\x05\x62\x61ses\x18\x02 \x03(\tB\x0e\xbaH\x0b\x92\x01\x08\x10@\"\x04r\x02\x18@\x12?\n\x05types\x18\x03 \x03(\x0e\x32\x1d.modelkeep.model.v1.ModelTypeB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07\x82\x01\x04\x10\x01 \x00\x12\x43\n\x07\x66ormats\x18\x04 \x03(\x0e\x32\x1f.modelkeep.model.v1.ModelFormatB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1d\n\x04tags\x18\x05 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\x80\x02\x12\x1e\n\x05paths\x18\x06 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\x80 \x12\x18\n\x07root_id\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x16\n\x04hash\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06source\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x16\n\x04text\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12g\n\x06labels\x18\x0b \x03(\x0b\x32,.modelkeep.record.v1.ModelFilter.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x12+\n\x04keys\x18\x0c \x03(\tB\x1d\xbaH\x1a\x92\x01\x17\x10\xe8\x07\"\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12.\n\nkey_prefix\x18\r \x01(\tB\x1a\xbaH\x17r\x12\x32\x10^[0-9a-f]{4,32}$\xd8\x01\x01\x12\x1f\n\rname_caseless\x18\x0e \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x14\n\x07missing\x18\x0f \x01(\x08H\x00\x88\x01\x01\x12$\n\x0emin_size_bytes\x18\x10 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12$\n\x0emax_size_bytes\x18\x11 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x02\x88\x01\x01\x12\x34\n\x10\x63reate_time_from\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12\x63reate_time_before\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10update_time_from\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12update_time_before\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x05\x66iles\x18\x16 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07r\x05\x10\x01\x18\x80@\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08_missingB\x11\n\x0f_min_size_bytesB\x11\n\x0f_max_size_bytes\"\xa1\x01\n\x12\x43reateModelRequest\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.ModelB\x06\xbaH\x03\xc8\x01\x01\x12\x38\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x1d.modelkeep.model.v1.ModelFileB\n\xbaH\x07\x92\x01\x04\x10\xa0\x9c\x01\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"Q\n\x13\x43reateModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x10\n\x08revision\x18\x02 \x01(\x03\"5\n\x0fGetModelRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\"<\n\x10GetModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\"F\n\x15\x42\x61tchGetModelsRequest\x12-\n\x04keys\x18\x01 \x03(\tB\x1f\xbaH\x1c\x92\x01\x19\x08\x01\x10\xe8\x07\"\x12r\x10\x32\x0e^[0-9a-f]{32}$\"p\n\x16\x42\x61tchGetModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x14\n\x0cmissing_keys\x18\x02 \x03(\t\x12\x15\n\rdeferred_keys\x18\x03 \x03(\t\"~\n\x10\x46indModelRequest\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x04\x12\x17\n\x04\x62\x61se\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x37\n\x04type\x18\x03 \x01(\x0e\x32\x1d.modelkeep.model.v1.ModelTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"=\n\x11\x46indModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\"\x86\x02\n\x11ListModelsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .modelkeep.record.v1.ModelFilter\x12\x36\n\x04view\x18\x02 \x01(\x0e\x32\x1e.modelkeep.record.v1.ModelViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x38\n\x05order\x18\x03 \x01(\x0e\x32\x1f.modelkeep.record.v1.ModelOrderB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x12\n\ndescending\x18\x04 \x01(\x08\x12\x1a\n\tpage_size\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\npage_token\x18\x06 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x02\"n\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"v\n\x15ListModelFilesRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\npage_token\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x02\"_\n\x16ListModelFilesResponse\x12,\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1d.modelkeep.model.v1.ModelFile\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x80\x02\n\x12UpdateModelRequest\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.ModelB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x38\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x1d.modelkeep.model.v1.ModelFileB\n\xbaH\x07\x92\x01\x04\x10\xa0\x9c\x01\x12\x15\n\rreplace_files\x18\x04 \x01(\x08\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\"f\n\x13UpdateModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x13\n\x0blost_fields\x18\x03 \x03(\t\"M\n\x11MarkModelsRequest\x12\x38\n\x05marks\x18\x01 \x03(\x0b\x32\x1e.modelkeep.record.v1.ModelMarkB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"[\n\tModelMark\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x19\n\x08revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x0f\n\x07missing\x18\x03 \x01(\x08\"=\n\x12MarkModelsResponse\x12\x15\n\rchanged_count\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x03\"f\n\x0fListTagsRequest\x12\x18\n\x06prefix\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\npage_token\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x02\"X\n\x10ListTagsResponse\x12+\n\x04tags\x18\x01 \x03(\x0b\x32\x1d.modelkeep.record.v1.TagCount\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x08TagCount\x12\x0b\n\x03tag\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"q\n\x12\x44\x65leteModelRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"Q\n\x13\x44\x65leteModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xc3\x01\n\x12WatchModelsRequest\x12\x1e\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x30\n\x06\x66ilter\x18\x02 \x01(\x0b\x32 .modelkeep.record.v1.ModelFilter\x12\x15\n\rskip_snapshot\x18\x03 \x01(\x08\x12\x44\n\x11\x62ookmark_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\"\xa7\x01\n\x13WatchModelsResponse\x12.\n\x05phase\x18\x01 \x01(\x0e\x32\x1f.modelkeep.server.v1.WatchPhase\x12\x19\n\x11snapshot_complete\x18\x02 \x01(\x08\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12/\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x1f.modelkeep.record.v1.ModelEvent\"i\n\nModelEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12(\n\x03put\x18\x02 \x01(\x0b\x32\x19.modelkeep.model.v1.ModelH\x00\x12\x15\n\x0bremoved_key\x18\x03 \x01(\tH\x00\x42\x08\n\x06\x63hange\"\x15\n\x13GetStoreInfoRequest\"\xb7\x02\n\x14GetStoreInfoResponse\x12\x16\n\x0eschema_version\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x13\n\x0bmodel_count\x18\x05 \x01(\x03\x12\x18\n\x10unreadable_count\x18\x06 \x01(\x03\x12.\n\x06\x63ounts\x18\x07 \x03(\x0b\x32\x1e.modelkeep.record.v1.TypeCount\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x17\n\x0foldest_revision\x18\t \x01(\x03\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rmissing_count\x18\x0b \x01(\x03\"G\n\tTypeCount\x12+\n\x04type\x18\x01 \x01(\x0e\x32\x1d.modelkeep.model.v1.ModelType\x12\r\n\x05\x63ount\x18\x02 \x01(\x03*R\n\tModelView\x12\x1a\n\x16MODEL_VIEW_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_VIEW_BASIC\x10\x01\x12\x13\n\x0fMODEL_VIEW_FULL\x10\x02*\xbb\x01\n\nModelOrder\x12\x1b\n\x17MODEL_ORDER_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_ORDER_NAME\x10\x01\x12\x14\n\x10MODEL_ORDER_TYPE\x10\x02\x12\x14\n\x10MODEL_ORDER_SIZE\x10\x03\x12\x1b\n\x17MODEL_ORDER_CREATE_TIME\x10\x04\x12\x1b\n\x17MODEL_ORDER_UPDATE_TIME\x10\x05\x12\x14\n\x10MODEL_ORDER_PATH\x10\x06\x32\xdc\t\n\rRecordService\x12\x65\n\x0b\x43reateModel\x12\'.modelkeep.record.v1.CreateModelRequest\x1a(.modelkeep.record.v1.CreateModelResponse\"\x03\x90\x02\x00\x12\\\n\x08GetModel\x12$.modelkeep.record.v1.GetModelRequest\x1a%.modelkeep.record.v1.GetModelResponse\"\x03\x90\x02\x01\x12n\n\x0e\x42\x61tchGetModels\x12*.modelkeep.record.v1.BatchGetModelsRequest\x1a+.modelkeep.record.v1.BatchGetModelsResponse\"\x03\x90\x02\x01\x12_\n\tFindModel\x12%.modelkeep.record.v1.FindModelRequest\x1a&.modelkeep.record.v1.FindModelResponse\"\x03\x90\x02\x01\x12\x62\n\nListModels\x12&.modelkeep.record.v1.ListModelsRequest\x1a\'.modelkeep.record.v1.ListModelsResponse\"\x03\x90\x02\x01\x12n\n\x0eListModelFiles\x12*.modelkeep.record.v1.ListModelFilesRequest\x1a+.modelkeep.record.v1.ListModelFilesResponse\"\x03\x90\x02\x01\x12\x65\n\x0bUpdateModel\x12\'.modelkeep.record.v1.UpdateModelRequest\x1a(.modelkeep.record.v1.UpdateModelResponse\"\x03\x90\x02\x00\x12\x65\n\x0b\x44\x65leteModel\x12\'.modelkeep.record.v1.DeleteModelRequest\x1a(.modelkeep.record.v1.DeleteModelResponse\"\x03\x90\x02\x00\x12g\n\x0bWatchModels\x12\'.modelkeep.record.v1.WatchModelsRequest\x1a(.modelkeep.record.v1.WatchModelsResponse\"\x03\x90\x02\x01\x30\x01\x12\x62\n\nMarkModels\x12&.modelkeep.record.v1.MarkModelsRequest\x1a\'.modelkeep.record.v1.MarkModelsResponse\"\x03\x90\x02\x02\x12\\\n\x08ListTags\x12$.modelkeep.record.v1.ListTagsRequest\x1a%.modelkeep.record.v1.ListTagsResponse\"\x03\x90\x02\x01\x12h\n\x0cGetStoreInfo\x12(.modelkeep.record.v1.GetStoreInfoRequest\x1a).modelkeep.record.v1.GetStoreInfoResponse\"\x03\x90\x02\x01\x42t\n\x17\x64\x65v.modelkeep.record.v1B\x12RecordServiceProtoP\x01Z-modelkeep.dev/go/modelkeep/record/v1;recordv1\xaa\x02\x13Modelkeep.Record.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(modelkeep/record/v1/record_service.proto\x12\x13modelkeep.record.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emodelkeep/model/v1/model.proto\x1a!modelkeep/model/v1/taxonomy.proto\x1a\x1fmodelkeep/record/v1/marks.proto\x1a\x1emodelkeep/record/v1/tags.proto\x1a\x1fmodelkeep/server/v1/watch.proto\"\x95\x08\n\x0bModelFilter\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x1d\n\x05\x62\x61ses\x18\x02 \x03(\tB\x0e\xbaH\x0b\x92\x01\x08\x10@\"\x04r\x02\x18@\x12?\n\x05types\x18\x03 \x03(\x0e\x32\x1d.modelkeep.model.v1.ModelTypeB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07\x82\x01\x04\x10\x01 \x00\x12\x43\n\x07\x66ormats\x18\x04 \x03(\x0e\x32\x1f.modelkeep.model.v1.ModelFormatB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1d\n\x04tags\x18\x05 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\x80\x02\x12\x1e\n\x05paths\x18\x06 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\x80 \x12\x18\n\x07root_id\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x16\n\x04hash\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06source\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x16\n\x04text\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12g\n\x06labels\x18\x0b \x03(\x0b\x32,.modelkeep.record.v1.ModelFilter.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x12+\n\x04keys\x18\x0c \x03(\tB\x1d\xbaH\x1a\x92\x01\x17\x10\xe8\x07\"\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12.\n\nkey_prefix\x18\r \x01(\tB\x1a\xbaH\x17r\x12\x32\x10^[0-9a-f]{4,32}$\xd8\x01\x01\x12\x1f\n\rname_caseless\x18\x0e \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x14\n\x07missing\x18\x0f \x01(\x08H\x00\x88\x01\x01\x12$\n\x0emin_size_bytes\x18\x10 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12$\n\x0emax_size_bytes\x18\x11 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x02\x88\x01\x01\x12\x34\n\x10\x63reate_time_from\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12\x63reate_time_before\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10update_time_from\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12update_time_before\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x05\x66iles\x18\x16 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07r\x05\x10\x01\x18\x80@\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08_missingB\x11\n\x0f_min_size_bytesB\x11\n\x0f_max_size_bytes\"\xa1\x01\n\x12\x43reateModelRequest\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.ModelB\x06\xbaH\x03\xc8\x01\x01\x12\x38\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x1d.modelkeep.model.v1.ModelFileB\n\xbaH\x07\x92\x01\x04\x10\xa0\x9c\x01\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"Q\n\x13\x43reateModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x10\n\x08revision\x18\x02 \x01(\x03\"5\n\x0fGetModelRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\"<\n\x10GetModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\"F\n\x15\x42\x61tchGetModelsRequest\x12-\n\x04keys\x18\x01 \x03(\tB\x1f\xbaH\x1c\x92\x01\x19\x08\x01\x10\xe8\x07\"\x12r\x10\x32\x0e^[0-9a-f]{32}$\"p\n\x16\x42\x61tchGetModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x14\n\x0cmissing_keys\x18\x02 \x03(\t\x12\x15\n\rdeferred_keys\x18\x03 \x03(\t\"~\n\x10\x46indModelRequest\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x04\x12\x17\n\x04\x62\x61se\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x37\n\x04type\x18\x03 \x01(\x0e\x32\x1d.modelkeep.model.v1.ModelTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"=\n\x11\x46indModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\"\x86\x02\n\x11ListModelsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .modelkeep.record.v1.ModelFilter\x12\x36\n\x04view\x18\x02 \x01(\x0e\x32\x1e.modelkeep.record.v1.ModelViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x38\n\x05order\x18\x03 \x01(\x0e\x32\x1f.modelkeep.record.v1.ModelOrderB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x12\n\ndescending\x18\x04 \x01(\x08\x12\x1a\n\tpage_size\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\npage_token\x18\x06 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x02\"n\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"v\n\x15ListModelFilesRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\npage_token\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x02\"_\n\x16ListModelFilesResponse\x12,\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1d.modelkeep.model.v1.ModelFile\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x80\x02\n\x12UpdateModelRequest\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.ModelB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x38\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x1d.modelkeep.model.v1.ModelFileB\n\xbaH\x07\x92\x01\x04\x10\xa0\x9c\x01\x12\x15\n\rreplace_files\x18\x04 \x01(\x08\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\"f\n\x13UpdateModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x13\n\x0blost_fields\x18\x03 \x03(\t\"q\n\x12\x44\x65leteModelRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"Q\n\x13\x44\x65leteModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xc3\x01\n\x12WatchModelsRequest\x12\x1e\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x30\n\x06\x66ilter\x18\x02 \x01(\x0b\x32 .modelkeep.record.v1.ModelFilter\x12\x15\n\rskip_snapshot\x18\x03 \x01(\x08\x12\x44\n\x11\x62ookmark_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\"\xa7\x01\n\x13WatchModelsResponse\x12.\n\x05phase\x18\x01 \x01(\x0e\x32\x1f.modelkeep.server.v1.WatchPhase\x12\x19\n\x11snapshot_complete\x18\x02 \x01(\x08\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12/\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x1f.modelkeep.record.v1.ModelEvent\"i\n\nModelEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12(\n\x03put\x18\x02 \x01(\x0b\x32\x19.modelkeep.model.v1.ModelH\x00\x12\x15\n\x0bremoved_key\x18\x03 \x01(\tH\x00\x42\x08\n\x06\x63hange\"\x15\n\x13GetStoreInfoRequest\"\xb7\x02\n\x14GetStoreInfoResponse\x12\x16\n\x0eschema_version\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x13\n\x0bmodel_count\x18\x05 \x01(\x03\x12\x18\n\x10unreadable_count\x18\x06 \x01(\x03\x12.\n\x06\x63ounts\x18\x07 \x03(\x0b\x32\x1e.modelkeep.record.v1.TypeCount\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x17\n\x0foldest_revision\x18\t \x01(\x03\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rmissing_count\x18\x0b \x01(\x03\"G\n\tTypeCount\x12+\n\x04type\x18\x01 \x01(\x0e\x32\x1d.modelkeep.model.v1.ModelType\x12\r\n\x05\x63ount\x18\x02 \x01(\x03*R\n\tModelView\x12\x1a\n\x16MODEL_VIEW_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_VIEW_BASIC\x10\x01\x12\x13\n\x0fMODEL_VIEW_FULL\x10\x02*\xbb\x01\n\nModelOrder\x12\x1b\n\x17MODEL_ORDER_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_ORDER_NAME\x10\x01\x12\x14\n\x10MODEL_ORDER_TYPE\x10\x02\x12\x14\n\x10MODEL_ORDER_SIZE\x10\x03\x12\x1b\n\x17MODEL_ORDER_CREATE_TIME\x10\x04\x12\x1b\n\x17MODEL_ORDER_UPDATE_TIME\x10\x05\x12\x14\n\x10MODEL_ORDER_PATH\x10\x06\x32\xdc\t\n\rRecordService\x12\x65\n\x0b\x43reateModel\x12\'.modelkeep.record.v1.CreateModelRequest\x1a(.modelkeep.record.v1.CreateModelResponse\"\x03\x90\x02\x00\x12\\\n\x08GetModel\x12$.modelkeep.record.v1.GetModelRequest\x1a%.modelkeep.record.v1.GetModelResponse\"\x03\x90\x02\x01\x12n\n\x0e\x42\x61tchGetModels\x12*.modelkeep.record.v1.BatchGetModelsRequest\x1a+.modelkeep.record.v1.BatchGetModelsResponse\"\x03\x90\x02\x01\x12_\n\tFindModel\x12%.modelkeep.record.v1.FindModelRequest\x1a&.modelkeep.record.v1.FindModelResponse\"\x03\x90\x02\x01\x12\x62\n\nListModels\x12&.modelkeep.record.v1.ListModelsRequest\x1a\'.modelkeep.record.v1.ListModelsResponse\"\x03\x90\x02\x01\x12n\n\x0eListModelFiles\x12*.modelkeep.record.v1.ListModelFilesRequest\x1a+.modelkeep.record.v1.ListModelFilesResponse\"\x03\x90\x02\x01\x12\x65\n\x0bUpdateModel\x12\'.modelkeep.record.v1.UpdateModelRequest\x1a(.modelkeep.record.v1.UpdateModelResponse\"\x03\x90\x02\x00\x12\x65\n\x0b\x44\x65leteModel\x12\'.modelkeep.record.v1.DeleteModelRequest\x1a(.modelkeep.record.v1.DeleteModelResponse\"\x03\x90\x02\x00\x12g\n\x0bWatchModels\x12\'.modelkeep.record.v1.WatchModelsRequest\x1a(.modelkeep.record.v1.WatchModelsResponse\"\x03\x90\x02\x01\x30\x01\x12\x62\n\nMarkModels\x12&.modelkeep.record.v1.MarkModelsRequest\x1a\'.modelkeep.record.v1.MarkModelsResponse\"\x03\x90\x02\x02\x12\\\n\x08ListTags\x12$.modelkeep.record.v1.ListTagsRequest\x1a%.modelkeep.record.v1.ListTagsResponse\"\x03\x90\x02\x01\x12h\n\x0cGetStoreInfo\x12(.modelkeep.record.v1.GetStoreInfoRequest\x1a).modelkeep.record.v1.GetStoreInfoResponse\"\x03\x90\x02\x01\x42t\n\x17\x64\x65v.modelkeep.record.v1B\x12RecordServiceProtoP\x01Z-modelkeep.dev/go/modelkeep/record/v1;recordv1\xaa\x02\x13Modelkeep.Record.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -111,18 +113,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEMODELREQUEST'].fields_by_name['files']._serialized_options = b'\272H\007\222\001\004\020\240\234\001'
   _globals['_UPDATEMODELREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_UPDATEMODELREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
-  _globals['_MARKMODELSREQUEST'].fields_by_name['marks']._loaded_options = None
-  _globals['_MARKMODELSREQUEST'].fields_by_name['marks']._serialized_options = b'\272H\006\222\001\003\020\350\007'
-  _globals['_MODELMARK'].fields_by_name['key']._loaded_options = None
-  _globals['_MODELMARK'].fields_by_name['key']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{32}$'
-  _globals['_MODELMARK'].fields_by_name['revision']._loaded_options = None
-  _globals['_MODELMARK'].fields_by_name['revision']._serialized_options = b'\272H\004\"\002(\000'
-  _globals['_LISTTAGSREQUEST'].fields_by_name['prefix']._loaded_options = None
-  _globals['_LISTTAGSREQUEST'].fields_by_name['prefix']._serialized_options = b'\272H\005r\003\030\200\002'
-  _globals['_LISTTAGSREQUEST'].fields_by_name['page_size']._loaded_options = None
-  _globals['_LISTTAGSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
-  _globals['_LISTTAGSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTTAGSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\006r\004\030\200\200\002'
   _globals['_DELETEMODELREQUEST'].fields_by_name['key']._loaded_options = None
   _globals['_DELETEMODELREQUEST'].fields_by_name['key']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{32}$'
   _globals['_DELETEMODELREQUEST'].fields_by_name['etag']._loaded_options = None
@@ -157,70 +147,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDSERVICE'].methods_by_name['ListTags']._serialized_options = b'\220\002\001'
   _globals['_RECORDSERVICE'].methods_by_name['GetStoreInfo']._loaded_options = None
   _globals['_RECORDSERVICE'].methods_by_name['GetStoreInfo']._serialized_options = b'\220\002\001'
-  _globals['_MODELVIEW']._serialized_start=4591
-  _globals['_MODELVIEW']._serialized_end=4673
-  _globals['_MODELORDER']._serialized_start=4676
-  _globals['_MODELORDER']._serialized_end=4863
-  _globals['_MODELFILTER']._serialized_start=294
-  _globals['_MODELFILTER']._serialized_end=1339
-  _globals['_MODELFILTER_LABELSENTRY']._serialized_start=1244
-  _globals['_MODELFILTER_LABELSENTRY']._serialized_end=1289
-  _globals['_CREATEMODELREQUEST']._serialized_start=1342
-  _globals['_CREATEMODELREQUEST']._serialized_end=1503
-  _globals['_CREATEMODELRESPONSE']._serialized_start=1505
-  _globals['_CREATEMODELRESPONSE']._serialized_end=1586
-  _globals['_GETMODELREQUEST']._serialized_start=1588
-  _globals['_GETMODELREQUEST']._serialized_end=1641
-  _globals['_GETMODELRESPONSE']._serialized_start=1643
-  _globals['_GETMODELRESPONSE']._serialized_end=1703
-  _globals['_BATCHGETMODELSREQUEST']._serialized_start=1705
-  _globals['_BATCHGETMODELSREQUEST']._serialized_end=1775
-  _globals['_BATCHGETMODELSRESPONSE']._serialized_start=1777
-  _globals['_BATCHGETMODELSRESPONSE']._serialized_end=1889
-  _globals['_FINDMODELREQUEST']._serialized_start=1891
-  _globals['_FINDMODELREQUEST']._serialized_end=2017
-  _globals['_FINDMODELRESPONSE']._serialized_start=2019
-  _globals['_FINDMODELRESPONSE']._serialized_end=2080
-  _globals['_LISTMODELSREQUEST']._serialized_start=2083
-  _globals['_LISTMODELSREQUEST']._serialized_end=2345
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2347
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2457
-  _globals['_LISTMODELFILESREQUEST']._serialized_start=2459
-  _globals['_LISTMODELFILESREQUEST']._serialized_end=2577
-  _globals['_LISTMODELFILESRESPONSE']._serialized_start=2579
-  _globals['_LISTMODELFILESRESPONSE']._serialized_end=2674
-  _globals['_UPDATEMODELREQUEST']._serialized_start=2677
-  _globals['_UPDATEMODELREQUEST']._serialized_end=2933
-  _globals['_UPDATEMODELRESPONSE']._serialized_start=2935
-  _globals['_UPDATEMODELRESPONSE']._serialized_end=3037
-  _globals['_MARKMODELSREQUEST']._serialized_start=3039
-  _globals['_MARKMODELSREQUEST']._serialized_end=3116
-  _globals['_MODELMARK']._serialized_start=3118
-  _globals['_MODELMARK']._serialized_end=3209
-  _globals['_MARKMODELSRESPONSE']._serialized_start=3211
-  _globals['_MARKMODELSRESPONSE']._serialized_end=3272
-  _globals['_LISTTAGSREQUEST']._serialized_start=3274
-  _globals['_LISTTAGSREQUEST']._serialized_end=3376
-  _globals['_LISTTAGSRESPONSE']._serialized_start=3378
-  _globals['_LISTTAGSRESPONSE']._serialized_end=3466
-  _globals['_TAGCOUNT']._serialized_start=3468
-  _globals['_TAGCOUNT']._serialized_end=3506
-  _globals['_DELETEMODELREQUEST']._serialized_start=3508
-  _globals['_DELETEMODELREQUEST']._serialized_end=3621
-  _globals['_DELETEMODELRESPONSE']._serialized_start=3623
-  _globals['_DELETEMODELRESPONSE']._serialized_end=3704
-  _globals['_WATCHMODELSREQUEST']._serialized_start=3707
-  _globals['_WATCHMODELSREQUEST']._serialized_end=3902
-  _globals['_WATCHMODELSRESPONSE']._serialized_start=3905
-  _globals['_WATCHMODELSRESPONSE']._serialized_end=4072
-  _globals['_MODELEVENT']._serialized_start=4074
-  _globals['_MODELEVENT']._serialized_end=4179
-  _globals['_GETSTOREINFOREQUEST']._serialized_start=4181
-  _globals['_GETSTOREINFOREQUEST']._serialized_end=4202
-  _globals['_GETSTOREINFORESPONSE']._serialized_start=4205
-  _globals['_GETSTOREINFORESPONSE']._serialized_end=4516
-  _globals['_TYPECOUNT']._serialized_start=4518
-  _globals['_TYPECOUNT']._serialized_end=4589
-  _globals['_RECORDSERVICE']._serialized_start=4866
-  _globals['_RECORDSERVICE']._serialized_end=6110
+  _globals['_MODELVIEW']._serialized_start=4187
+  _globals['_MODELVIEW']._serialized_end=4269
+  _globals['_MODELORDER']._serialized_start=4272
+  _globals['_MODELORDER']._serialized_end=4459
+  _globals['_MODELFILTER']._serialized_start=359
+  _globals['_MODELFILTER']._serialized_end=1404
+  _globals['_MODELFILTER_LABELSENTRY']._serialized_start=1309
+  _globals['_MODELFILTER_LABELSENTRY']._serialized_end=1354
+  _globals['_CREATEMODELREQUEST']._serialized_start=1407
+  _globals['_CREATEMODELREQUEST']._serialized_end=1568
+  _globals['_CREATEMODELRESPONSE']._serialized_start=1570
+  _globals['_CREATEMODELRESPONSE']._serialized_end=1651
+  _globals['_GETMODELREQUEST']._serialized_start=1653
+  _globals['_GETMODELREQUEST']._serialized_end=1706
+  _globals['_GETMODELRESPONSE']._serialized_start=1708
+  _globals['_GETMODELRESPONSE']._serialized_end=1768
+  _globals['_BATCHGETMODELSREQUEST']._serialized_start=1770
+  _globals['_BATCHGETMODELSREQUEST']._serialized_end=1840
+  _globals['_BATCHGETMODELSRESPONSE']._serialized_start=1842
+  _globals['_BATCHGETMODELSRESPONSE']._serialized_end=1954
+  _globals['_FINDMODELREQUEST']._serialized_start=1956
+  _globals['_FINDMODELREQUEST']._serialized_end=2082
+  _globals['_FINDMODELRESPONSE']._serialized_start=2084
+  _globals['_FINDMODELRESPONSE']._serialized_end=2145
+  _globals['_LISTMODELSREQUEST']._serialized_start=2148
+  _globals['_LISTMODELSREQUEST']._serialized_end=2410
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2412
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2522
+  _globals['_LISTMODELFILESREQUEST']._serialized_start=2524
+  _globals['_LISTMODELFILESREQUEST']._serialized_end=2642
+  _globals['_LISTMODELFILESRESPONSE']._serialized_start=2644
+  _globals['_LISTMODELFILESRESPONSE']._serialized_end=2739
+  _globals['_UPDATEMODELREQUEST']._serialized_start=2742
+  _globals['_UPDATEMODELREQUEST']._serialized_end=2998
+  _globals['_UPDATEMODELRESPONSE']._serialized_start=3000
+  _globals['_UPDATEMODELRESPONSE']._serialized_end=3102
+  _globals['_DELETEMODELREQUEST']._serialized_start=3104
+  _globals['_DELETEMODELREQUEST']._serialized_end=3217
+  _globals['_DELETEMODELRESPONSE']._serialized_start=3219
+  _globals['_DELETEMODELRESPONSE']._serialized_end=3300
+  _globals['_WATCHMODELSREQUEST']._serialized_start=3303
+  _globals['_WATCHMODELSREQUEST']._serialized_end=3498
+  _globals['_WATCHMODELSRESPONSE']._serialized_start=3501
+  _globals['_WATCHMODELSRESPONSE']._serialized_end=3668
+  _globals['_MODELEVENT']._serialized_start=3670
+  _globals['_MODELEVENT']._serialized_end=3775
+  _globals['_GETSTOREINFOREQUEST']._serialized_start=3777
+  _globals['_GETSTOREINFOREQUEST']._serialized_end=3798
+  _globals['_GETSTOREINFORESPONSE']._serialized_start=3801
+  _globals['_GETSTOREINFORESPONSE']._serialized_end=4112
+  _globals['_TYPECOUNT']._serialized_start=4114
+  _globals['_TYPECOUNT']._serialized_end=4185
+  _globals['_RECORDSERVICE']._serialized_start=4462
+  _globals['_RECORDSERVICE']._serialized_end=5706
 # @@protoc_insertion_point(module_scope)

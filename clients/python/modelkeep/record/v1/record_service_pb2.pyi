@@ -6,6 +6,8 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from modelkeep.model.v1 import model_pb2 as _model_pb2
 from modelkeep.model.v1 import taxonomy_pb2 as _taxonomy_pb2
+from modelkeep.record.v1 import marks_pb2 as _marks_pb2
+from modelkeep.record.v1 import tags_pb2 as _tags_pb2
 from modelkeep.server.v1 import watch_pb2 as _watch_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -228,56 +230,6 @@ class UpdateModelResponse(_message.Message):
     revision: int
     lost_fields: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, model: _Optional[_Union[_model_pb2.Model, _Mapping]] = ..., revision: _Optional[int] = ..., lost_fields: _Optional[_Iterable[str]] = ...) -> None: ...
-
-class MarkModelsRequest(_message.Message):
-    __slots__ = ("marks",)
-    MARKS_FIELD_NUMBER: _ClassVar[int]
-    marks: _containers.RepeatedCompositeFieldContainer[ModelMark]
-    def __init__(self, marks: _Optional[_Iterable[_Union[ModelMark, _Mapping]]] = ...) -> None: ...
-
-class ModelMark(_message.Message):
-    __slots__ = ("key", "revision", "missing")
-    KEY_FIELD_NUMBER: _ClassVar[int]
-    REVISION_FIELD_NUMBER: _ClassVar[int]
-    MISSING_FIELD_NUMBER: _ClassVar[int]
-    key: str
-    revision: int
-    missing: bool
-    def __init__(self, key: _Optional[str] = ..., revision: _Optional[int] = ..., missing: _Optional[bool] = ...) -> None: ...
-
-class MarkModelsResponse(_message.Message):
-    __slots__ = ("changed_count", "revision")
-    CHANGED_COUNT_FIELD_NUMBER: _ClassVar[int]
-    REVISION_FIELD_NUMBER: _ClassVar[int]
-    changed_count: int
-    revision: int
-    def __init__(self, changed_count: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
-
-class ListTagsRequest(_message.Message):
-    __slots__ = ("prefix", "page_size", "page_token")
-    PREFIX_FIELD_NUMBER: _ClassVar[int]
-    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
-    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
-    prefix: str
-    page_size: int
-    page_token: str
-    def __init__(self, prefix: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
-
-class ListTagsResponse(_message.Message):
-    __slots__ = ("tags", "next_page_token")
-    TAGS_FIELD_NUMBER: _ClassVar[int]
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
-    tags: _containers.RepeatedCompositeFieldContainer[TagCount]
-    next_page_token: str
-    def __init__(self, tags: _Optional[_Iterable[_Union[TagCount, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
-
-class TagCount(_message.Message):
-    __slots__ = ("tag", "count")
-    TAG_FIELD_NUMBER: _ClassVar[int]
-    COUNT_FIELD_NUMBER: _ClassVar[int]
-    tag: str
-    count: int
-    def __init__(self, tag: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
 
 class DeleteModelRequest(_message.Message):
     __slots__ = ("key", "etag", "request_id")

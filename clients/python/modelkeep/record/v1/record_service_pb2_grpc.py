@@ -3,7 +3,9 @@
 import grpc
 import warnings
 
+from modelkeep.record.v1 import marks_pb2 as modelkeep_dot_record_dot_v1_dot_marks__pb2
 from modelkeep.record.v1 import record_service_pb2 as modelkeep_dot_record_dot_v1_dot_record__service__pb2
+from modelkeep.record.v1 import tags_pb2 as modelkeep_dot_record_dot_v1_dot_tags__pb2
 
 GRPC_GENERATED_VERSION = '1.82.3'
 GRPC_VERSION = grpc.__version__
@@ -86,13 +88,13 @@ class RecordServiceStub:
                 _registered_method=True)
         self.MarkModels = channel.unary_unary(
                 '/modelkeep.record.v1.RecordService/MarkModels',
-                request_serializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.MarkModelsRequest.SerializeToString,
-                response_deserializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.MarkModelsResponse.FromString,
+                request_serializer=modelkeep_dot_record_dot_v1_dot_marks__pb2.MarkModelsRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_record_dot_v1_dot_marks__pb2.MarkModelsResponse.FromString,
                 _registered_method=True)
         self.ListTags = channel.unary_unary(
                 '/modelkeep.record.v1.RecordService/ListTags',
-                request_serializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.ListTagsRequest.SerializeToString,
-                response_deserializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.ListTagsResponse.FromString,
+                request_serializer=modelkeep_dot_record_dot_v1_dot_tags__pb2.ListTagsRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_record_dot_v1_dot_tags__pb2.ListTagsResponse.FromString,
                 _registered_method=True)
         self.GetStoreInfo = channel.unary_unary(
                 '/modelkeep.record.v1.RecordService/GetStoreInfo',
@@ -275,13 +277,13 @@ def add_RecordServiceServicer_to_server(servicer, server):
             ),
             'MarkModels': grpc.unary_unary_rpc_method_handler(
                     servicer.MarkModels,
-                    request_deserializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.MarkModelsRequest.FromString,
-                    response_serializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.MarkModelsResponse.SerializeToString,
+                    request_deserializer=modelkeep_dot_record_dot_v1_dot_marks__pb2.MarkModelsRequest.FromString,
+                    response_serializer=modelkeep_dot_record_dot_v1_dot_marks__pb2.MarkModelsResponse.SerializeToString,
             ),
             'ListTags': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTags,
-                    request_deserializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.ListTagsRequest.FromString,
-                    response_serializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.ListTagsResponse.SerializeToString,
+                    request_deserializer=modelkeep_dot_record_dot_v1_dot_tags__pb2.ListTagsRequest.FromString,
+                    response_serializer=modelkeep_dot_record_dot_v1_dot_tags__pb2.ListTagsResponse.SerializeToString,
             ),
             'GetStoreInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStoreInfo,
@@ -562,8 +564,8 @@ class RecordService:
             request,
             target,
             '/modelkeep.record.v1.RecordService/MarkModels',
-            modelkeep_dot_record_dot_v1_dot_record__service__pb2.MarkModelsRequest.SerializeToString,
-            modelkeep_dot_record_dot_v1_dot_record__service__pb2.MarkModelsResponse.FromString,
+            modelkeep_dot_record_dot_v1_dot_marks__pb2.MarkModelsRequest.SerializeToString,
+            modelkeep_dot_record_dot_v1_dot_marks__pb2.MarkModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -589,8 +591,8 @@ class RecordService:
             request,
             target,
             '/modelkeep.record.v1.RecordService/ListTags',
-            modelkeep_dot_record_dot_v1_dot_record__service__pb2.ListTagsRequest.SerializeToString,
-            modelkeep_dot_record_dot_v1_dot_record__service__pb2.ListTagsResponse.FromString,
+            modelkeep_dot_record_dot_v1_dot_tags__pb2.ListTagsRequest.SerializeToString,
+            modelkeep_dot_record_dot_v1_dot_tags__pb2.ListTagsResponse.FromString,
             options,
             channel_credentials,
             insecure,

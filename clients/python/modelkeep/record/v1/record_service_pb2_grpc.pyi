@@ -5,7 +5,9 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from modelkeep.record.v1 import marks_pb2 as _marks_pb2
 from modelkeep.record.v1 import record_service_pb2 as _record_service_pb2
+from modelkeep.record.v1 import tags_pb2 as _tags_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -93,12 +95,12 @@ class RecordServiceStub:
 
     Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
     """
-    MarkModels: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.MarkModelsRequest, _record_service_pb2.MarkModelsResponse]
+    MarkModels: _grpc.UnaryUnaryMultiCallable[_marks_pb2.MarkModelsRequest, _marks_pb2.MarkModelsResponse]
     """Notes which models' files are gone, and which are there again, as `missing_time` of their records: for the
     service that sees the disk. A record that is not there, is marked so already, or changed since it was
     looked at, is left as it is.
     """
-    ListTags: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.ListTagsRequest, _record_service_pb2.ListTagsResponse]
+    ListTags: _grpc.UnaryUnaryMultiCallable[_tags_pb2.ListTagsRequest, _tags_pb2.ListTagsResponse]
     """Lists the tags that records have, with the number of records of each, page by page, ordered by tag.
 
     Errors: PAGE_TOKEN_MISMATCH.
@@ -171,12 +173,12 @@ class RecordServiceAsyncStub(RecordServiceStub):
 
     Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
     """
-    MarkModels: _aio.UnaryUnaryMultiCallable[_record_service_pb2.MarkModelsRequest, _record_service_pb2.MarkModelsResponse]  # type: ignore[assignment]
+    MarkModels: _aio.UnaryUnaryMultiCallable[_marks_pb2.MarkModelsRequest, _marks_pb2.MarkModelsResponse]  # type: ignore[assignment]
     """Notes which models' files are gone, and which are there again, as `missing_time` of their records: for the
     service that sees the disk. A record that is not there, is marked so already, or changed since it was
     looked at, is left as it is.
     """
-    ListTags: _aio.UnaryUnaryMultiCallable[_record_service_pb2.ListTagsRequest, _record_service_pb2.ListTagsResponse]  # type: ignore[assignment]
+    ListTags: _aio.UnaryUnaryMultiCallable[_tags_pb2.ListTagsRequest, _tags_pb2.ListTagsResponse]  # type: ignore[assignment]
     """Lists the tags that records have, with the number of records of each, page by page, ordered by tag.
 
     Errors: PAGE_TOKEN_MISMATCH.
@@ -304,9 +306,9 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def MarkModels(
         self,
-        request: _record_service_pb2.MarkModelsRequest,
+        request: _marks_pb2.MarkModelsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_record_service_pb2.MarkModelsResponse, _abc.Awaitable[_record_service_pb2.MarkModelsResponse]]:
+    ) -> _typing.Union[_marks_pb2.MarkModelsResponse, _abc.Awaitable[_marks_pb2.MarkModelsResponse]]:
         """Notes which models' files are gone, and which are there again, as `missing_time` of their records: for the
         service that sees the disk. A record that is not there, is marked so already, or changed since it was
         looked at, is left as it is.
@@ -315,9 +317,9 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ListTags(
         self,
-        request: _record_service_pb2.ListTagsRequest,
+        request: _tags_pb2.ListTagsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_record_service_pb2.ListTagsResponse, _abc.Awaitable[_record_service_pb2.ListTagsResponse]]:
+    ) -> _typing.Union[_tags_pb2.ListTagsResponse, _abc.Awaitable[_tags_pb2.ListTagsResponse]]:
         """Lists the tags that records have, with the number of records of each, page by page, ordered by tag.
 
         Errors: PAGE_TOKEN_MISMATCH.
