@@ -193,6 +193,11 @@ async def test_the_labels_of_an_install_find_it_its_download_and_its_model(
     assert [model.key for model in found.models] == [job.model_key]
     assert await pruned(service, ids=[job.id]) == 1
     assert await listed(service, labels=mine) == []
+    overrides = {"labels": {"run": "from the overrides", "more": "1"}}
+    third = await service.install(
+        small_lora(source / "b.safetensors"), labels={"run": "7", "kept": ""}, overrides=overrides
+    )
+    assert dict(third.model.labels) == {"run": "from the overrides", "more": "1", "kept": ""}
 
 
 async def test_labels_that_cannot_be_are_refused_and_as_many_as_there_may_be_are_taken(

@@ -77,6 +77,13 @@ def test_what_is_installed_already_is_said_and_another_one_is_made_only_when_ask
         again = run(suite, "install", str(lora), "--copy", *more)
         assert re.match(f"Installed already: {lora.stem} as {key} ", again.stdout)
         assert "--again" in again.stderr
+        told = run(suite, "install", str(lora), "--copy", "--dry-run", *more)
+        assert told.stdout == again.stdout
+    dry = run(suite, "install", str(lora), "--copy", "--again", "--dry-run")
+    assert re.search(rf"would install: +{lora.stem}\n", dry.stdout)
+    assert re.search(rf"to: +{re.escape(str(suite.data_dir))}.*/models\n", dry.stdout)
+    assert re.search(rf"same content: +{key}", dry.stdout)
+    assert len(run_json(suite, "list")["models"]) == 1
     other = run(suite, "install", str(lora), "--copy", "--again")
     assert key not in other.stdout
     assert f"The same content is installed as {key}" in other.stderr
@@ -251,6 +258,10 @@ def test_an_install_is_cancelled_by_command_and_jobs_are_pruned(suite: Suite, lo
         wait_until(lambda: server.bytes_served("/endless.safetensors") > 0, "the download does not begin")
         id = run_json(suite, "installs", "list", "endless")["installs"][0]["id"]
         assert "cancelled" in run(suite, "installs", "cancel", id).stdout
+    assert run(suite, "installs", "prune", "--failed").stdout == "Forgot 0 installs.\n"
+    assert run(suite, "installs", "prune", "--older-than", "0.5").stdout == "Forgot 0 installs.\n"
+    assert run(suite, "installs", "rm", id).stdout == "Forgot 1 install.\n"
+    run(suite, "installs", "rm", id, code=3)
     run(suite, "installs", "prune")
     assert run_json(suite, "installs", "list") == {"installs": []}
     wait_until(

@@ -91,14 +91,14 @@ def draft_of_job(job: Job, models_dir: Path, root_id: str) -> model_pb2.Model:
         InvalidModelConfigException: The caller said something that such a model does not have.
     """
     assert job.probe is not None
+    labels = {**job.labels, **job.overrides.get("labels", {})}
     path, root = stored_path(Path(job.local_path), models_dir, root_id)
     model, unknown = draft_of(
         job.probe,
-        job.overrides,
+        {**job.overrides, **({"labels": labels} if labels else {})},
         key=job.key,
         path=path,
         root_id=root,
-        labels=dict(job.labels),
         original_hash=job.hash,
         current_hash=job.hash,
         source=job.source.text,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -31,9 +31,11 @@ from modelkeep.defaults import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 
 if TYPE_CHECKING:
     from modelkeep.client import Client, ModelInstallJob
+    from modelkeep.configs import AnyModelConfig
 
 _group = group("Look at installs and control them; without a command, list them.")
 
+_DAY_S: Final = 86400.0
 _NUMBER = typer.Argument(help="Number of the install.", min=1, max=LAST_ID, autocompletion=_complete.installs)
 JobId = Annotated[int, _NUMBER]
 
@@ -68,7 +70,13 @@ def add_to(app: typer.Typer) -> None:
         examples=("modelkeep installs watch 7", "modelkeep installs watch --json"),
     )(watch_installs)
     verb(_group, "cancel", takes=DATA, examples=("modelkeep installs cancel 7",))(cancel_install)
-    verb(_group, "prune", takes=DATA, examples=("modelkeep installs prune",))(prune_installs)
+    verb(_group, "rm", takes=DATA, examples=("modelkeep installs rm 7 9",))(remove_installs)
+    verb(
+        _group,
+        "prune",
+        takes=DATA,
+        examples=("modelkeep installs prune", "modelkeep installs prune --failed --older-than 7"),
+    )(prune_installs)
 
 
 def listing() -> Listing[ModelInstallJob]:
@@ -94,7 +102,11 @@ def listing() -> Listing[ModelInstallJob]:
             "id": lambda job: (str(job.id),),
             "state": lambda job: (job.status.value, _stage(job)),
             "source": lambda job: (str(job.source),),
-            "label": lambda job: (f"{name}={value}" for name, value in job.message.overrides.labels.items()),
+            "label": lambda job: (
+                f"{name}={value}"
+                for labels in (job.message.labels, job.message.overrides.labels)
+                for name, value in labels.items()
+            ),
             "model": lambda job: (job.model_key, _result(job)),
         },
         totals=_totals,
@@ -129,12 +141,17 @@ def install(
         bool,
         typer.Option("--one-copy", help="Take a model with the same content, wherever that came from."),
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be installed, and where; do nothing.")
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for the end.")] = False,
 ) -> None:
     """Install a model. Ctrl-C leaves the install running; the same command again joins it."""
     if again and one_copy:
         raise typer.BadParameter("--again makes another copy, and --one-copy none: give one of them.")
     config = overrides(set_) | ({"name": name} if name else {})
+    if dry_run:
+        return _rehearse(source, not copy, config, sha256, again=again, one_copy=one_copy)
     with connect() as client:
         job = client.model_install.import_model(
             source,
@@ -143,7 +160,7 @@ def install(
             access_token=token,
             expected_sha256=sha256,
             priority=priority,
-            reuse="never" if again else "content" if one_copy else "source",
+            reuse=_reuse(again, one_copy),
         )
         try:
             if not detach:
@@ -155,8 +172,40 @@ def install(
     if detach:
         if not told:
             say(_how_to_go_on(job.id))
-        return
+        return None
     raise typer.Exit(_report(job, quiet=told))
+
+
+def _reuse(again: bool, one_copy: bool) -> Literal["never", "content", "source"]:
+    return "never" if again else "content" if one_copy else "source"
+
+
+def _rehearse(
+    source: str, inplace: bool, config: dict[str, Any], sha256: str | None, *, again: bool, one_copy: bool
+) -> None:
+    """Say what an install would do."""
+    with connect() as client:
+        job = client.model_install.rehearse(
+            source, inplace, config=config or None, expected_sha256=sha256, reuse=_reuse(again, one_copy)
+        )
+    if emit(lambda: as_json(job.message)):
+        return
+    message = job.message
+    if job.installed_already and job.config_out is not None:
+        _report_installed(job, job.config_out)
+        return
+    model = message.probe.model
+    copied = message.progress.HasField("bytes_total")
+    print_facts(
+        [
+            ("would install", model.name or job.source),
+            ("base", model.base),
+            ("size", size(message.probe.size_bytes) if message.HasField("probe") else "told by the download"),
+            ("copied", size(message.progress.bytes_total) if copied else ""),
+            ("to" if not job.inplace else "where it is", job.local_path or ""),
+            ("same content", ", ".join(job.same_content)),
+        ]
+    )
 
 
 def installs(ctx: typer.Context) -> None:
@@ -234,10 +283,35 @@ def cancel_install(id: JobId) -> None:
         say(f"Install {id} is {job.status.value}.")
 
 
-def prune_installs() -> None:
+def remove_installs(
+    ids: Annotated[
+        list[int],
+        typer.Argument(
+            help="Numbers of installs that have ended.",
+            min=1,
+            max=LAST_ID,
+            autocompletion=_complete.installs,
+        ),
+    ],
+) -> None:
+    """Forget some installs that have ended, with the downloads that failed ones kept; models stay."""
+    with connect() as client:
+        count = client.model_install.prune_jobs(ids)
+    if not emit(lambda: {"pruned_count": str(count)}):
+        say(f"Forgot {counted(count, 'install')}.")
+
+
+def prune_installs(
+    failed: Annotated[bool, typer.Option("--failed", help="Only those that failed.")] = False,
+    older_than: Annotated[
+        float, typer.Option(metavar="DAYS", help="Only those that ended so many days ago.", min=0)
+    ] = 0,
+) -> None:
     """Forget the installs that have ended; models stay."""
     with connect() as client:
-        count = client.model_install.prune_jobs()
+        count = client.model_install.prune_jobs(
+            statuses=["error"] if failed else (), older_than=older_than * _DAY_S
+        )
     if not emit(lambda: {"pruned_count": str(count)}):
         say(f"Forgot {counted(count, 'install')}.")
 
@@ -289,21 +363,8 @@ def _follow(client: Client, id: int, *, as_lines: bool = False) -> ModelInstallJ
 def _report(job: ModelInstallJob, *, quiet: bool) -> int:
     """Say how an install ended, unless that was done; answers with the exit code."""
     if job.status == "completed" and job.config_out is not None:
-        config = job.config_out
-        done = "Installed already:" if job.installed_already else "Installed"
-        if quiet:
-            return EXIT_OK
-        say(
-            f"{done} {visible(config.name)} as {config.key} ({config.model_type}, "
-            f"{config.base_model}, {config.model_format}, {size(config.size_bytes)})"
-        )
-        if job.installed_already:
-            _terminal.complain("  Its record is as it was; `--again` makes another model.")
-        elif job.same_content:
-            _terminal.complain(
-                f"  The same content is installed as {', '.join(job.same_content)}; "
-                f"`--one-copy` takes that, and `modelkeep rm {config.key}` removes this one."
-            )
+        if not quiet:
+            _report_installed(job, job.config_out)
         return EXIT_OK
     if job.exception is not None:
         state = "is paused" if job.status == "paused" else "failed"
@@ -312,6 +373,21 @@ def _report(job: ModelInstallJob, *, quiet: bool) -> int:
     if not quiet:
         _terminal.complain(f"Install {job.id} is {job.status.value}.")
     return EXIT_OK if job.status == "completed" else EXIT_FAILED
+
+
+def _report_installed(job: ModelInstallJob, config: AnyModelConfig) -> None:
+    done = "Installed already:" if job.installed_already else "Installed"
+    say(
+        f"{done} {visible(config.name)} as {config.key} ({config.model_type}, "
+        f"{config.base_model}, {config.model_format}, {size(config.size_bytes)})"
+    )
+    if job.installed_already:
+        _terminal.complain("  Its record is as it was; `--again` makes another model.")
+    elif job.same_content:
+        _terminal.complain(
+            f"  The same content is installed as {', '.join(job.same_content)}; "
+            f"`--one-copy` takes that, and `modelkeep rm {config.key}` removes this one."
+        )
 
 
 def _how_to_go_on(id: int) -> str:
