@@ -1,20 +1,15 @@
-"""The command line program ``modelkeep``."""
+"""The command line, ``modelkeep``. Commands import what they need when they run, so that help is quick."""
 
 from __future__ import annotations
 
+import _signal  # signal itself imports half of the standard library, in which Ctrl-C would be a traceback
 import os
-import signal
-from typing import Any
 
 
 def start() -> None:
     """Run the command line; Ctrl-C ends it without a word even while it is being imported."""
-
-    def leave(*_: Any) -> None:
-        os._exit(130)
-
-    signal.signal(signal.SIGINT, leave)
+    _signal.signal(_signal.SIGINT, lambda *_: os._exit(130))
     from modelkeep.cli.main import main
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     main()

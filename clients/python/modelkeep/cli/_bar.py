@@ -138,7 +138,8 @@ class Bar:
         if standing.why and (before is None or before.why != standing.why):
             width = _terminal.stderr().width or 80
             self._write("\r\x1b[2K" + "".join(f"{line}\n" for line in wrap(visible(standing.why), width - 1)))
-        self._draw()
+        if before is None or before.text != standing.text:  # progress alone is drawn now and then
+            self._draw()
 
     def _draw(self) -> None:
         if (standing := self._standing) is not None:

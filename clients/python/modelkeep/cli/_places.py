@@ -19,6 +19,7 @@ from modelkeep.defaults import EXIT_INTERRUPTED, SERVICES, ServiceName, find_dat
 
 if TYPE_CHECKING:
     from modelkeep.client import Client
+    from modelkeep.server.v1 import server_service_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,14 @@ def connect(*, timeout_s: float | None = None) -> Iterator[Client]:
         **cast(dict[str, Any], found.addresses), data_dir=found.data_dir, token_file=found.token_file, **more
     ) as client:
         yield client
+
+
+def is_here(info: server_service_pb2.GetServerInfoResponse) -> bool:
+    """Whether a service runs on this host, so that its paths are paths here."""
+    try:
+        return info.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -17,8 +17,10 @@ from modelkeep.cli import (
     _downloads,
     _installs,
     _models,
+    _status,
     _suite,
     _terminal,
+    _verify,
 )
 from modelkeep.cli._verbs import PLACE, Group, sharing
 from modelkeep.defaults import EXIT_FAILED, EXIT_USAGE
@@ -58,9 +60,11 @@ def root(
 
 app.callback()(sharing(root, PLACE))
 _suite.add_to(app)
+_status.add_to(app)
 _installs.add_to(app)
 _models.add_to(app)
 _changes.add_to(app)
+_verify.add_to(app)
 _downloads.add_to(app)
 _cache.add_to(app)
 _contexts.add_to(app)
