@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import _signal  # signal itself imports half of the standard library, in which Ctrl-C would be a traceback
+# `signal` itself imports half of the standard library, in which Ctrl-C would be a traceback.
+import _signal  # type: ignore[import-not-found]
 import os
 
 

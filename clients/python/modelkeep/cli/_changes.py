@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,16 +18,13 @@ from modelkeep.cli._output import counted, emit, print_facts, say, size
 from modelkeep.cli._places import connect
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import DATA, LIST, group, verb
-from modelkeep.exceptions import ModelkeepError, UnavailableException
+from modelkeep.exceptions import ModelInUseException, ModelkeepError
 
 if TYPE_CHECKING:
-    from modelkeep.client import Client
+    from modelkeep.client import Client, Uninstalled
     from modelkeep.configs import AnyModelConfig
 
 _tags = group("Put tags on models, and take them off; without a command, list them.")
-
-#: An answer names no more deleted files than this.
-_NAMED_FILES: Final = 1000
 
 
 class Files(StrEnum):
@@ -46,27 +42,25 @@ class Removal:
     Attributes:
         config: Its record.
         path: Where it lies.
-        goes: Whether files are deleted.
-        files: How many files it has.
-        bytes: What they come to.
-        leases: How many leases hold it; None if the loader does not say.
+        answer: What the service deletes, or deleted.
     """
 
     config: AnyModelConfig
     path: str
-    goes: bool
-    files: int
-    bytes: int
-    leases: int | None
+    answer: Uninstalled
 
     @property
     def line(self) -> str:
         """For people."""
-        what = f"{counted(self.files, 'file')}, {size(self.bytes)}"
-        fate = f"deletes {what}" if self.goes else f"keeps {what}"
-        held = "leases not known" if self.leases is None else counted(self.leases, "lease")
         kind = f"{self.config.model_type}, {self.config.base_model}"
-        return f"  {self.config.name} ({kind}): {fate}, {held}, {self.path}"
+        count = self.answer.deleted_count
+        fate = "keeps its files"
+        if count:
+            fate = f"deletes {counted(count, 'file')}, {size(self.answer.deleted_bytes)}"
+        if self.answer.shared:
+            fate += f", keeps {counted(len(self.answer.shared), 'file')} that other models have too"
+        held = counted(len(self.answer.leases), "lease") if self.answer.leases_known else "leases not known"
+        return f"  {self.config.name} ({kind}): {fate}; {held}; {self.path}"
 
     @property
     def data(self) -> dict[str, Any]:
@@ -75,9 +69,11 @@ class Removal:
             "key": self.config.key,
             "name": self.config.name,
             "path": self.path,
-            "deleted_count": str(self.files if self.goes else 0),
-            "deleted_bytes": str(self.bytes if self.goes else 0),
-            "lease_count": self.leases,
+            "deleted_paths": [str(path) for path in self.answer.deleted_paths],
+            "deleted_count": str(self.answer.deleted_count),
+            "deleted_bytes": str(self.answer.deleted_bytes),
+            "lease_ids": self.answer.leases,
+            "leases_known": self.answer.leases_known,
         }
 
 
@@ -133,6 +129,9 @@ def rm(
         ),
     ] = Files.OWNED,
     keep_files: Annotated[bool, typer.Option("--keep-files", help="As --files keep.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also models that leases hold; what is in use goes on working.")
+    ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -145,22 +144,22 @@ def rm(
         )
     with connect() as client:
         found = {config.key: config for config in (find_model(client, one) for one in model)}
-        planned = [_planned(client, config, files) for config in found.values()]
+        planned = [_uninstalled(client, config, files, only_told=True) for config in found.values()]
         if dry_run:
             if not emit(lambda: {"would_remove": [removal.data for removal in planned]}):
                 say(f"Would remove {_summary(planned)}:")
                 for removal in planned:
                     say(visible(removal.line))
             return
+        if held := [removal for removal in planned if removal.answer.leases and not force]:
+            raise _in_use(held)
         agreed(f"Remove {_summary(planned)}?", [removal.line for removal in planned], yes=yes)
-        removed = [(removal, _remove(client, removal.config.key, files)) for removal in planned]
-    answers = [{"key": removal.config.key, "deleted_paths": paths} for removal, paths in removed]
-    if not emit(lambda: answers[0] if len(answers) == 1 else {"removed": answers}):
-        for removal, paths in removed:
-            least = "at least " if len(paths) >= _NAMED_FILES else ""
-            freed = f"deleted {least}{counted(len(paths), 'file')}, {size(removal.bytes)}"
-            what = freed if paths else "its files stay where they are"
-            say(f"Removed {visible(removal.config.name)} ({removal.config.key}); {what}.")
+        removed = [_uninstalled(client, config, files, force=force) for config in found.values()]
+    if not emit(lambda: removed[0].data if len(removed) == 1 else {"removed": [one.data for one in removed]}):
+        for one in removed:
+            freed = f"deleted {counted(one.answer.deleted_count, 'file')}, {size(one.answer.deleted_bytes)}"
+            what = freed if one.answer.deleted_count else "its files stay where they are"
+            say(f"Removed {visible(one.config.name)} ({one.config.key}); {what}.")
 
 
 def tag(ctx: typer.Context) -> None:
@@ -226,39 +225,32 @@ def _retag(model: str, change: Any) -> None:
         say(f"{visible(config.name)}: {visible(', '.join(config.tags)) or 'no tags'}")
 
 
-def _planned(client: Client, config: AnyModelConfig, files: Files) -> Removal:
-    listed = client.model_record_store.list_files(config.key)
+def _uninstalled(
+    client: Client, config: AnyModelConfig, files: Files, *, only_told: bool = False, force: bool = False
+) -> Removal:
     try:
         path = absolute_path(client, config)
-    except ModelkeepError:
+    except ModelkeepError:  # in a models_dir that is no more
         path = config.path
-    try:
-        leases = len(client.model_loader.leases(config.key))
-    except UnavailableException:  # a suite without a loader lends nothing
-        leases = None
-    return Removal(
-        config,
-        path,
-        goes=files is Files.ANY or (files is Files.OWNED and not Path(config.path).is_absolute()),
-        files=len(listed),
-        bytes=sum(file.size_bytes for file in listed),
-        leases=leases,
+    # What was agreed to is what is done: the record must still be as it was.
+    answer = client.model_install.uninstall(
+        config.key, files.value, etag=config.etag or "", validate_only=only_told, force=force
     )
+    return Removal(config, path, answer)
 
 
-def _remove(client: Client, key: str, files: Files) -> list[str]:
-    if files is Files.KEEP:
-        client.model_install.unregister(key)
-        return []
-    remove = (
-        client.model_install.delete if files is Files.OWNED else client.model_install.unconditionally_delete
+def _in_use(held: list[Removal]) -> ModelInUseException:
+    leases = [lease for removal in held for lease in removal.answer.leases]
+    names = ", ".join(removal.config.name for removal in held)
+    return ModelInUseException(
+        f"In use, under {counted(len(leases), 'lease')}: {names}. Nothing was removed.",
+        metadata={"key": held[0].config.key, "holders": ",".join(leases)},
     )
-    return [str(path) for path in remove(key)]
 
 
 def _summary(planned: list[Removal]) -> str:
-    gone = [removal for removal in planned if removal.goes]
-    files = counted(sum(removal.files for removal in gone), "file")
-    leases = sum(removal.leases or 0 for removal in planned)
+    files = counted(sum(removal.answer.deleted_count for removal in planned), "file")
+    room = size(sum(removal.answer.deleted_bytes for removal in planned))
+    leases = sum(len(removal.answer.leases) for removal in planned)
     held = f" under {counted(leases, 'lease')}" if leases else ""
-    return f"{counted(len(planned), 'model')}{held}, {files}, {size(sum(removal.bytes for removal in gone))}"
+    return f"{counted(len(planned), 'model')}{held}, {files}, {room}"

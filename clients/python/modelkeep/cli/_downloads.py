@@ -34,7 +34,7 @@ from modelkeep.exceptions import ModelkeepError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from modelkeep.client import DownloadJobBase, DownloadQueue
+    from modelkeep.client import Client, DownloadJobBase, DownloadQueue
 
 _group = group("Look at downloads and control them; without a command, list them.")
 
@@ -66,8 +66,8 @@ def add_to(app: typer.Typer) -> None:
         _group,
         takes=DATA,
         examples=(
-            "modelkeep downloads add https://example.com/vae.safetensors modelkeep-data/downloads",
-            "modelkeep downloads add https://example.com/big.bin ./here --name small.bin --sha256 SUM -d",
+            "modelkeep downloads add https://example.com/vae.safetensors --sha256 SUM",
+            "modelkeep downloads add https://example.com/a.bin modelkeep-data/downloads/a --name b.bin -d",
         ),
     )(add)
     verb(_group, "show", takes=DATA, examples=("modelkeep downloads show 3",))(show_download)
@@ -143,7 +143,10 @@ def list_downloads(queue: Queue = None) -> None:
 
 def add(
     source: Annotated[str, typer.Argument(help="An http(s) address, or a path on the service's host.")],
-    folder: Annotated[str, typer.Argument(help="Folder for the file, beneath one of the service's roots.")],
+    folder: Annotated[
+        str | None,
+        typer.Argument(help="Folder for the file, beneath one of the service's roots; the first by default."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the file; by default that of the source.")] = None,
     sha256: Annotated[str | None, typer.Option(help="Hash that the file must have.")] = None,
     priority: Annotated[int, typer.Option(help="Lower runs first.", min=-(1 << 31), max=(1 << 31) - 1)] = 10,
@@ -155,8 +158,10 @@ def add(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for the end.")] = False,
 ) -> None:
     """Fetch a file, or copy a local one. Ctrl-C leaves the download running."""
-    with _queue(queue) as jobs:
-        made = jobs.submit_download_job(_job(source, folder, name, sha256, priority, token), start)
+    with connect() as client:
+        jobs = client.create_download_queue(queue, quiet=True)
+        into = folder or _first_root(client)
+        made = jobs.submit_download_job(_job(source, into, name, sha256, priority, token), start)
         try:
             if start and not detach:
                 made = _follow(jobs, made.id)
@@ -248,6 +253,13 @@ def prune_downloads(queue: Queue = None) -> None:
         count = jobs.prune_jobs()
     if not emit(lambda: {"pruned_count": str(count)}):
         say(f"Forgot {counted(count, 'download')}.")
+
+
+def _first_root(client: Client) -> str:
+    for root in client.server_info("download").roots:
+        if root.purpose == "download":
+            return root.path
+    raise typer.BadParameter("the service names no folder for downloads: name one", param_hint="FOLDER")
 
 
 def _job(

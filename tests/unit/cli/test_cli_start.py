@@ -1,0 +1,148 @@
+"""The command line's first moments, and what it does before any service is asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from modelkeep.cli import _complete, _places
+from modelkeep.cli._options import chosen, forget
+from modelkeep.cli._verbs import PLACE
+from modelkeep.cli.main import app
+
+#: Sends Ctrl-C to the process itself as soon as a module is looked for.
+_INTERRUPTED = """
+import os, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), {signal})
+sys.meta_path.insert(0, Finder())
+sys.argv = ["modelkeep", "list"]
+from modelkeep.cli import start
+start()
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ["modelkeep.cli.main", "typer", "modelkeep.cli._cache", "modelkeep.client", "grpc"]
+)
+def test_ctrl_c_while_it_is_being_imported_is_no_traceback(module: str, tmp_path: Path) -> None:
+    code = _INTERRUPTED.format(module=module, signal=int(signal.SIGINT))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_little_is_imported_before_ctrl_c_is_taken_care_of() -> None:
+    code = "import sys; before = set(sys.modules); import modelkeep.cli; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {"modelkeep", "modelkeep.cli", "_signal", "__future__"}
+
+
+def verbs() -> list[list[str]]:
+    """Every command, as it is typed."""
+    found = []
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        found += [[name, below] for below in getattr(command, "commands", {})] or [[name]]
+    return found
+
+
+@pytest.mark.parametrize("verb", verbs(), ids=" ".join)
+def test_every_verb_has_examples_and_says_which_suite_it_talks_to(verb: list[str]) -> None:
+    result = CliRunner().invoke(app, [*verb, "--help"])
+    assert result.exit_code == 0
+    assert f"modelkeep {' '.join(verb)}" in result.stdout.partition("Examples:")[2]
+    for option in PLACE:
+        assert f"--{option.replace('_', '-')}" in result.stdout, option
+
+
+@pytest.mark.parametrize("verb", verbs(), ids=" ".join)
+def test_every_answer_that_is_a_list_can_be_watched_filtered_and_written_otherwise(verb: list[str]) -> None:
+    text = CliRunner().invoke(app, [*verb, "--help"]).stdout
+    if "--quiet" in text:
+        for option in (
+            "--output",
+            "--json",
+            "--no-trunc",
+            "--filter",
+            "--sort",
+            "--reverse",
+            "--limit",
+            "--watch",
+        ):
+            assert option in text, option
+
+
+@pytest.mark.parametrize("arguments", [["lst"], ["downloads", "ad"]])
+def test_of_a_verb_that_there_is_not_the_near_one_is_told(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "Did you mean" in result.stderr
+
+
+def test_nothing_of_one_command_stays_for_the_next(tmp_path: Path) -> None:
+    CliRunner().invoke(app, ["list", "--data-dir", str(tmp_path), "--json", "--filter", "type=lora"])
+    CliRunner().invoke(app, ["context", "ls"])
+    assert (chosen().data_dir, chosen().as_data, chosen().filters) == (None, False, ())
+
+
+@pytest.mark.parametrize("text", ["", "record", "record=", "=x:1", "recorder=x:1"])
+def test_an_address_without_a_service_is_refused(text: str) -> None:
+    result = CliRunner().invoke(app, ["list", "--address", text])
+    assert (result.exit_code, "SERVICE=ADDRESS" in result.stderr) == (2, True)
+
+
+def test_the_environment_wins_over_the_context_in_use_and_options_over_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELKEEP_CONFIG", str(tmp_path / "config.json"))
+    here = _places.Place(data_dir="/here", addresses={"loader": "far:1"}, token_file="/token")
+    _places.write(_places.Config(current="lab", contexts={"lab": here}))
+    forget()
+    assert _places.place() == here
+    _places.choose_place(address=["record=near:1"])
+    assert _places.place().addresses == {"loader": "far:1", "record": "near:1"}
+    forget()
+    monkeypatch.setenv("MODELKEEP_DATA_DIR", "/there")
+    assert _places.place() == _places.Place()
+    _places.choose_place(context="lab")
+    assert _places.place() == here
+    forget()
+    _places.choose_place(data_dir=Path("/other"))
+    assert _places.place() == _places.Place(data_dir="/other")
+    forget()
+
+
+def test_the_shell_completes_what_the_api_lists_also_after_a_comma() -> None:
+    assert _complete.types("lo") == ["lora"]
+    assert _complete.types("vae,lo") == ["vae,lora"]
+    assert "sdxl" in _complete.bases("sdx")
+
+
+def test_a_completion_without_a_suite_is_empty_and_silent(tmp_path: Path) -> None:
+    words = f"modelkeep show --data-dir {tmp_path} ab"
+    done = subprocess.run(
+        [sys.executable, "-m", "modelkeep.cli"],
+        env={**os.environ, "_MODELKEEP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "4"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def test_with_json_wrong_usage_is_one_object() -> None:
+    for arguments in (["lst", "--json"], ["list", "--limit", "x", "-o", "json"]):
+        result = CliRunner().invoke(app, arguments)
+        assert (result.exit_code, json.loads(result.stderr)["reason"]) == (2, "USAGE")
