@@ -114,7 +114,7 @@ def test_options_after_the_verb_win_over_those_before_it(suite: Suite, ink: str,
 def test_every_service_may_be_named_by_its_address(suite: Suite, ink: str, tmp_path: Path) -> None:
     record = f"Record={suite.addresses['record']}"
     assert ink in plain("list", "-q", "--data-dir", str(tmp_path), "--address", record).stdout
-    refused = plain("list", "--address", "recrod=x:1", "--json")
+    refused = plain("list", "--address", "nobody=x:1", "--json")
     assert (refused.exit_code, json.loads(refused.stderr)["reason"]) == (2, "USAGE")
 
 
