@@ -79,9 +79,12 @@ def test_an_sd_2_file_says_that_it_cannot_show_its_prediction_type(tmp_path: Pat
     ("metadata", "tensors", "strength"),
     [
         ({"modelspec.prediction_type": "v"}, {}, Strength.LIKELY),
+        ({"prediction_type": "v_prediction"}, {}, Strength.LIKELY),
+        ({"ss_v_parameterization": "True"}, {}, Strength.LIKELY),
         (None, {"v_pred": []}, Strength.CERTAIN),
+        (None, {"ztsnr": []}, Strength.CERTAIN),
+        (None, {"edm_vpred.sigma_max": []}, Strength.CERTAIN),
     ],
-    ids=["a note in the header", "a marker tensor"],
 )
 def test_a_prediction_type_that_the_file_states_is_taken(
     tmp_path: Path, metadata: dict[str, str] | None, tensors: dict[str, list[int]], strength: Strength
@@ -92,6 +95,13 @@ def test_a_prediction_type_that_the_file_states_is_taken(
     result = probe(path)
     assert result.match.settings["prediction_type"] == "v_prediction"
     assert "prediction_type=v_prediction" in findings(result, strength)
+
+
+def test_a_prediction_that_the_record_has_no_word_for_stays_open(tmp_path: Path) -> None:
+    tensors = checkpoint_tensors("sdxl") | {"edm_mean": [4], "edm_std": [4]}
+    result = probe(write_safetensors(tmp_path / "playground.safetensors", tensors))
+    assert "prediction_type" not in result.match.settings
+    assert any("Playground" in e.observation for e in result.match.evidence)
 
 
 @pytest.mark.parametrize("base", ["sd-1", "sd-2", "sdxl", "sdxl-refiner"])

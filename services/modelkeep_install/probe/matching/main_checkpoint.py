@@ -27,6 +27,25 @@ _KNOWN = re.compile(
     r"|lvlb_weights$|logvar$|sqrt_\w+$|denoiser\.|v_pred$|ztsnr$|edm_(mean|std)$|edm_vpred\.|depth_model\."
     r"|(cond_stage_model|conditioner\.embedders\.\d)\.logit_scale$|epoch$|global_step$"
 )
+#: Beginnings of names of tensors that say what a denoiser predicts → that, and words for it. Nothing is said
+#: where the vocabulary has no word: then it stays open.
+_MARKS = (
+    ("v_pred", "v_prediction", "trained for v-prediction"),
+    ("ztsnr", "v_prediction", "trained with noise alone at the end, as v-prediction is"),
+    ("edm_vpred.", "v_prediction", "v-prediction on the EDM schedule, which the sampler has to follow"),
+    ("edm_mean", "", "EDM, as Playground 2.5: the record has no word for it"),
+)
+_PREDICTIONS = {"v": "v_prediction", "eps": "epsilon", "epsilon": "epsilon", "v_prediction": "v_prediction"}
+_YES = dict.fromkeys(("true", "1", "yes"), "v_prediction")
+#: Notes of trainers that say it, and what their values mean.
+_NOTES = {
+    "modelspec.prediction_type": _PREDICTIONS,
+    "prediction_type": _PREDICTIONS,
+    "ss_v_parameterization": _YES,
+    "v_pred": _YES,
+    "ztsnr": _YES,
+    "ss_zero_terminal_snr": _YES,
+}
 _DENOISER = Component("unet", _UNET, "UNet2DConditionModel", "diffusers")
 
 
@@ -119,16 +138,15 @@ class MainCheckpoint:
     @staticmethod
     def _prediction_type(header: Header, base: str, evidence: list[Evidence]) -> str:
         """What the denoiser predicts, as far as one file can show it; the reasons join ``evidence``."""
-        if "v_pred" in header:
-            evidence.append(certain("prediction_type=v_prediction", "the marker tensor v_pred"))
-            return "v_prediction"
-        noted = header.metadata.get("modelspec.prediction_type", "").replace("-", "_")
-        noted = {"v": "v_prediction", "eps": "epsilon"}.get(noted, noted)
-        if noted in ("epsilon", "v_prediction"):
-            evidence.append(
-                likely(f"prediction_type={noted}", "modelspec.prediction_type in the header's notes")
-            )
-            return noted
+        for mark, prediction, what in _MARKS:
+            if found := header.first_under(mark):
+                evidence.append(certain(f"prediction_type={prediction}", f"the tensor {found}: {what}"))
+                return prediction
+        for note, values in _NOTES.items():
+            said = header.metadata.get(note, "").strip().lower().replace("-", "_")
+            if prediction := values.get(said, ""):
+                evidence.append(likely(f"prediction_type={prediction}", f"{note} in the header's notes"))
+                return prediction
         if base == "sd-2":
             evidence.append(
                 certain(
