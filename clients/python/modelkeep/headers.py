@@ -139,6 +139,15 @@ class Header(Mapping[str, tuple[int, ...]]):
         found = self._sorted[at] if at < len(self._sorted) else ""
         return found if found.startswith(prefix) else ""
 
+    def under(self, prefix: str) -> dict[str, tuple[int, ...]]:
+        """The shapes of the tensors whose names begin with the prefix, by their names without it."""
+        found: dict[str, tuple[int, ...]] = {}
+        for name in islice(self._sorted, bisect_left(self._sorted, prefix), None):
+            if not name.startswith(prefix):
+                break
+            found[name[len(prefix) :]] = tuple(self._entries[name]["shape"])
+        return found
+
     def first_of(self, dtypes: Collection[str]) -> str:
         """A tensor of one of these dtypes; empty if there is none."""
         return next((name for name, entry in self._entries.items() if entry["dtype"] in dtypes), "")

@@ -155,6 +155,10 @@ class TextEncoder:
         """Every layer by its name in transformers, its projection too."""
         return _text_layers(self)
 
+    def openclip_layers(self) -> Layers:
+        """Every layer by its name in OpenCLIP, where query, key and value are one."""
+        return _openclip_layers(self)
+
 
 @cache
 def _text_layers(encoder: TextEncoder) -> Layers:
@@ -171,6 +175,23 @@ def _text_layers(encoder: TextEncoder) -> Layers:
             found[f"{here}.self_attn.{name}"] = (width, width)
         found |= {f"{here}.mlp.fc1": (4 * width, width), f"{here}.mlp.fc2": (width, 4 * width)}
         found |= {f"{here}.layer_norm{n}": (width,) for n in (1, 2)}
+    return found
+
+
+@cache
+def _openclip_layers(encoder: TextEncoder) -> Layers:
+    width = encoder.width
+    found: dict[str, tuple[int, ...]] = {
+        "token_embedding": (49408, width),
+        "positional_embedding": (77, width),
+        "ln_final": (width,),
+        "text_projection": (width, width),
+    }
+    for layer in range(encoder.depth):
+        here = f"transformer.resblocks.{layer}"
+        found |= {f"{here}.attn.in_proj": (3 * width, width), f"{here}.attn.out_proj": (width, width)}
+        found |= {f"{here}.mlp.c_fc": (4 * width, width), f"{here}.mlp.c_proj": (width, 4 * width)}
+        found |= {f"{here}.ln_{n}": (width,) for n in (1, 2)}
     return found
 
 

@@ -35,7 +35,7 @@ _NAMES: Final[tuple[tuple[str, str], ...]] = (
         "FLUX, or a relative with its blocks",
         r"double_blocks_\d|single_blocks_\d|single_transformer_blocks_\d",
     ),
-    ("Stable Diffusion 3", r"joint_blocks_\d|lora_te3_"),
+    ("Stable Diffusion 3, or another with a T5 encoder", r"joint_blocks_\d|lora_te3_"),
     ("Qwen-Image", r"transformer_blocks_\d+_(img|txt)_(mod|mlp)"),
     ("HiDream", r"double_stream_blocks_\d"),
     ("AuraFlow", r"joint_transformer_blocks_\d|^register_tokens"),
@@ -57,14 +57,14 @@ _NAMES: Final[tuple[tuple[str, str], ...]] = (
         r"^(cond_stage_model_)?(transformer_)?text_model_encoder_layers|^(model_)?transformer_resblocks_\d",
     ),
     (
-        "a transformer of a family that is not known yet",
+        "a transformer of another family",
         r"(^|_)transformer_blocks_\d+_(attn_|norm1_linear)",
     ),
     ("an upscaler", r"^conv_first|rdb1|RDB1|residual_group|^body_\d+_weight$|block_1_c1_r|^params"),
     ("a textual inversion", r"^(emb_params|string_to_param_.*|clip_[lg]|<.*>)$"),
     ("a small autoencoder (TAESD)", r"^((taesd_)?(encoder|decoder)_)?(layers_)?[13]_conv_0_weight$"),
     (
-        "an autoencoder of a kind that is not supported yet",
+        "an autoencoder of another kind",
         r"^(first_stage_model_|vae_)?(encoder|decoder)_\w",
     ),
     (

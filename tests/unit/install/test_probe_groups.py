@@ -23,10 +23,12 @@ from support.modelshapes import (
     write_vae_folder,
 )
 
+pytestmark = pytest.mark.timeout(120)  # a checkpoint's header takes its time where others run beside it
+
 BASES = ("sd-1", "sd-2", "sdxl", "sdxl-refiner")
 UNET = "model.diffusion_model."
 in_one_folder = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -150,6 +152,28 @@ def test_the_encoders_half_of_a_unet_is_no_main_model(tmp_path: Path, base: str)
         if ".output_blocks." not in n and f"{UNET}out." not in n
     }
     assert not probed(tmp_path, tensors).known
+
+
+@pytest.mark.parametrize(
+    ("base", "lost", "part"),
+    [
+        ("sd-1", "first_stage_model.decoder.up.0.", "vae"),
+        ("sd-1", "cond_stage_model.transformer.text_model.encoder.layers.11.", "text_encoder"),
+        ("sd-2", "cond_stage_model.model.transformer.resblocks.7.", "text_encoder"),
+        ("sdxl", "conditioner.embedders.1.model.ln_final.", "text_encoder_2"),
+        ("sdxl-refiner", "first_stage_model.encoder.conv_in.", "vae"),
+    ],
+)
+def test_a_component_with_a_part_missing_is_no_certain_one(
+    tmp_path: Path, base: str, lost: str, part: str
+) -> None:
+    whole = probed(tmp_path, checkpoint_tensors(base))
+    assert f"submodel={part}" in certain(whole)
+    assert not told(whole, "missing")
+    kept = {n: s for n, s in checkpoint_tensors(base).items() if not n.startswith(lost)}
+    result = probed(tmp_path, kept)
+    assert f"submodel={part}" not in certain(result)
+    assert f"of {part}: " in told(result, "missing")
 
 
 # ---- autoencoders -----------------------------------------------------------------------------------------

@@ -156,6 +156,8 @@ async def test_what_is_missing_unsafe_or_of_another_kind_is_told_apart(
     (models / "vae.ckpt").write_bytes(b"pickle")
     with pytest.raises(UnsafeFormatException):
         await attempt("vae.ckpt", type="vae")
+    weights(models / "vae.ckpt")  # the bytes decide, not the suffix
+    await attempt("vae.ckpt", type="vae")
     weights(models / "main.safetensors")
     with pytest.raises(InvalidModelException):
         await attempt("main.safetensors", "vae")

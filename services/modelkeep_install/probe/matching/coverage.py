@@ -10,8 +10,8 @@ from modelkeep_common.families.networks import Layers
 
 from ..result import Evidence, certain, likely
 
-#: All other layers of a UNet and an autoencoder have a bias.
-_WITHOUT_BIAS = re.compile(r"\.attn[12]\.to_[qkv]$")
+#: All other layers of these networks have a bias.
+_WITHOUT_BIAS = re.compile(r"\.attn[12]\.to_[qkv]$|embedding$|text_projection$")
 #: Names that are quoted in one piece of evidence.
 _MAX_QUOTED = 3
 
@@ -35,8 +35,8 @@ class Coverage:
         """Whether tensors and layers are the same."""
         return not (self.missing or self.foreign or self.misfit)
 
-    def said(self, evidence: list[Evidence], finding: str, observation: str) -> None:
-        """Adds a finding, certain if all is accounted for; else likely, with what is not."""
+    def said(self, evidence: list[Evidence], finding: str, observation: str, where: str = "") -> None:
+        """Adds a finding, certain if all is accounted for; else likely, with what is not, and where."""
         if self.is_whole:
             evidence.append(certain(finding, observation))
             return
@@ -44,11 +44,11 @@ class Coverage:
         if self.misfit:
             evidence.append(certain("other shapes", self.misfit))
         if self.missing:
-            evidence.append(certain("missing", f"{len(self.missing):,} layers: {quoted(self.missing)}"))
+            seen = f"{len(self.missing):,} layers{where}: {quoted(self.missing)}"
+            evidence.append(certain("missing", seen))
         if self.foreign:
-            evidence.append(
-                certain("also", f"{len(self.foreign):,} tensors of no such layer: {quoted(self.foreign)}")
-            )
+            seen = f"{len(self.foreign):,} tensors of no such layer{where}: {quoted(self.foreign)}"
+            evidence.append(certain("also", seen))
 
 
 def compared(tensors: Mapping[str, Sequence[int]], layers: Layers, optional: Iterable[str] = ()) -> Coverage:

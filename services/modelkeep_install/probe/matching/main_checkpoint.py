@@ -10,6 +10,7 @@ from modelkeep.configs import SubmodelDefinition
 from modelkeep.headers import Header
 from modelkeep.taxonomy import SubModelType
 from modelkeep_common.families import BY_BASE, VARIANT_BY_CHANNELS, Component
+from modelkeep_common.families.networks import Autoencoder
 
 from ..result import Evidence, Match, NoMatch, RuledOut, certain, likely, weak
 from .coverage import Coverage, compared, quoted
@@ -46,6 +47,11 @@ _NOTES = {
     "ztsnr": _YES,
     "ss_zero_terminal_snr": _YES,
 }
+#: What OpenCLIP has as bare tensors of its attention, and what no text encoder needs.
+_TENSOR = re.compile(r"(\.in_proj)_(weight|bias)$")
+_BUFFERS = ("position_ids", "logit_scale", "attn_mask")
+#: The autoencoder of families that have none of their own: the refiner's is SDXL's.
+_VAE = Autoencoder(4)
 _DENOISER = Component("unet", _UNET, "UNet2DConditionModel", "diffusers")
 
 
@@ -89,7 +95,11 @@ class MainCheckpoint:
             sure(f"base={base}", f"tensor {cross} is {list(header[cross])}: {width} features of text"),
             certain(f"variant={variant}", f"the UNet takes {conv_in[1]} channels"),
         ]
-        evidence += [certain(f"submodel={part.name}", f"tensors under {part.prefix}") for part in components]
+        for part in components:
+            coverage = _of_component(header, part, base)
+            coverage.said(
+                evidence, f"submodel={part.name}", f"tensors under {part.prefix}", f" of {part.name}"
+            )
         evidence += [certain(f"no submodel={part.name}", f"nothing under {part.prefix}") for part in absent]
         prediction = self._prediction_type(header, base, evidence)
         return Match(
@@ -117,7 +127,7 @@ class MainCheckpoint:
         assert family.unet is not None
         layers = family.unet.layers("ldm")
         layers = {**layers, "input_blocks.0.0": (layers["input_blocks.0.0"][0], channels)}
-        inside = {n.removeprefix(_UNET): header[n] for n in header if n.startswith(_UNET)}
+        inside = header.under(_UNET)
         coverage = compared(inside, layers)
         if coverage.misfit:
             return NoMatch(f"a UNet that is no {family.name}'s: {coverage.misfit}", near=True)
@@ -169,6 +179,21 @@ def _unaccounted(header: Header, components: Sequence[Component]) -> list[str]:
     """Tensors that belong to no component, and are none of those that are known to lie beside them."""
     prefixes = (_UNET, *(part.prefix for part in components))
     return [name for name in header if not name.startswith(prefixes) and not _KNOWN.match(name)]
+
+
+def _of_component(header: Header, part: Component, base: str) -> Coverage:
+    """How a component's tensors fit the layers that it has in the base."""
+    family = BY_BASE[base]
+    inside = header.under(part.prefix)
+    if part.name == "vae":
+        inside = {n: shape for n, shape in inside.items() if not n.startswith(("loss.", "model_ema."))}
+        return compared(inside, (family.autoencoder or _VAE).layers("ldm"))
+    encoder = family.text_encoders[part.name]
+    inside = {_TENSOR.sub(r"\1.\2", n): s for n, s in inside.items() if not n.endswith(_BUFFERS)}
+    if part.prefix.endswith(".model."):
+        inside = {n if "." in n else f"{n}.weight": shape for n, shape in inside.items()}
+        return compared(inside, encoder.openclip_layers())
+    return compared(inside, encoder.layers(), ("text_projection",))
 
 
 def _submodel(part: Component) -> SubmodelDefinition:
