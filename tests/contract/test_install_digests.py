@@ -31,19 +31,23 @@ async def service(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
 
 def long_lora(path: Path) -> Path:
-    """A sound file of 8 GB that takes no room: most of its last tensor was never written."""
-    unit = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_"
-    columns = 8 * 10**9 // 4 // 4
+    """A sound file of 8 GB that takes no room: its tensors were never written."""
+    rank, wide = 1 << 16, 1280
     tensors, size = {}, 0
-    for name, shape in {
-        "attn2_to_k.lora_down.weight": (4, 768),
-        "attn2_to_k.lora_up.weight": (320, 4),
-        "ff_net_2.lora_up.weight": (320, 4),
-        "ff_net_2.lora_down.weight": (4, columns),
-    }.items():
-        end = size + 4 * shape[0] * shape[1]
-        tensors[unit + name] = {"dtype": "F32", "shape": shape, "data_offsets": [size, end]}
-        size = end
+    for block in ("mid_block_attentions_0", "down_blocks_2_attentions_0"):
+        for layer in (
+            "attn1_to_q",
+            "attn1_to_k",
+            "attn1_to_v",
+            "attn1_to_out_0",
+            "attn2_to_q",
+            "attn2_to_out_0",
+        ):
+            unit = f"lora_unet_{block}_transformer_blocks_0_{layer}"
+            for part, shape in (("lora_down", (rank, wide)), ("lora_up", (wide, rank))):
+                end = size + 4 * rank * wide
+                facts = {"dtype": "F32", "shape": shape, "data_offsets": [size, end]}
+                tensors[f"{unit}.{part}.weight"], size = facts, end
     header = json.dumps(tensors).encode()
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
