@@ -78,7 +78,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     _LOADER + "ReleaseLease": _WORK | _BORROWER,
     _LOADER + "RevokeLease": _WORK,
     _LOADER + "GetLease": _LOOK | _BORROWER,
-    # For InstallService and RecordService too: who deletes a model may want to know who uses it.
+    # For InstallService too, which asks who uses a model before it deletes it, and for RecordService.
     _LOADER + "ListLeases": _LOOK | _BORROWER | frozenset({INSTALL, RECORD}),
     _LOADER + "LoadModel": _WORK | _BORROWER,
     _LOADER + "EvictModel": _WORK,
