@@ -32,6 +32,7 @@ from modelkeep_common.urls import parse_url
 from . import files
 from .digests import DigestWorker
 from .domain.jobs import Job, Overrides, Source, SourceKind, State
+from .domain.pages import refuse_page
 from .domain.ports import DownloadPort, JobStore, LeasePort, RecordPort
 from .domain.requests import Caller, FilePolicy, ImportRequest, JobFilter
 from .domain.roots import ModelRoots
@@ -184,6 +185,7 @@ class Installer:
                 violation = FieldViolation("labels", f"may have {MAX_LABELS} pairs for an address")
                 raise FieldInvalidException("There are too many labels.", violations=[violation])
             parsed = parse_url(request.url, "source.url")
+            refuse_page(parsed.url)
             source, inplace = Source(SourceKind.URL, parsed.shown), False
             secret_url, mark = request.url if parsed.has_secret else "", parsed.mark
         else:

@@ -29,7 +29,8 @@ from modelkeep.client._download_jobs import (
 )
 from modelkeep.client._downloads import AsyncDownloadQueue
 from modelkeep.client._install_jobs import InstallStatus, ModelInstallJob
-from modelkeep.client._installs import MODEL_EVENT, AsyncModelInstall, EventBus, Uninstalled
+from modelkeep.client._install_requests import Uninstalled
+from modelkeep.client._installs import MODEL_EVENT, AsyncModelInstall, EventBus
 from modelkeep.client._loader import AsyncModelLoader
 from modelkeep.client._records import AsyncModelRecordStore
 from modelkeep.client._watch import WatchEvent, WatchFrame

@@ -6,18 +6,24 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from modelkeep.client._install_jobs import (
     SETTLED,
     InstallStatus,
     ModelInstallJob,
     is_remote,
-    source_message,
     status_of,
+)
+from modelkeep.client._install_requests import (
+    FILES,
+    Reuse,
+    Uninstalled,
+    UninstallFiles,
+    import_request,
+    no_repository,
 )
 from modelkeep.client._jobs import Jobs
 from modelkeep.client._tracker import EventThread, JobTracker
@@ -36,42 +42,7 @@ if TYPE_CHECKING:
 
 #: Name of the channel on which an event bus gets what happens to models, as in the original.
 MODEL_EVENT: Final = "model_event"
-Reuse: TypeAlias = Literal["source", "content", "never"]
-_REUSES: Final[Mapping[str, install_pb2.Reuse]] = {
-    "source": install_pb2.REUSE_SAME_SOURCE,
-    "content": install_pb2.REUSE_SAME_CONTENT,
-    "never": install_pb2.REUSE_NEVER,
-}
 _Tracker: TypeAlias = JobTracker[ModelInstallJob, install_pb2.Install]
-
-
-UninstallFiles: TypeAlias = Literal["keep", "owned", "any"]
-_FILES: Final[Mapping[str, pb.UninstallFiles]] = {
-    "keep": pb.UNINSTALL_FILES_KEEP,
-    "owned": pb.UNINSTALL_FILES_OWNED,
-    "any": pb.UNINSTALL_FILES_ANY_ALLOWED_ROOT,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Uninstalled:
-    """What an uninstall deleted, or would delete.
-
-    Attributes:
-        deleted_paths: The first of the files, at most 1,000.
-        deleted_count: How many there are.
-        deleted_bytes: Their sizes together.
-        leases: Names of the leases that hold the model.
-        leases_known: Whether the loader was asked, and answered.
-        shared: Files that stay, and the keys of the records that list them as well.
-    """
-
-    deleted_paths: list[Path]
-    deleted_count: int
-    deleted_bytes: int
-    leases: list[str]
-    leases_known: bool
-    shared: dict[Path, list[str]]
 
 
 class EventBus(Protocol):
@@ -154,7 +125,7 @@ class AsyncModelInstall:
             ForbiddenPathException: The path is outside the folders that may be imported from.
             InvalidModelConfigException: `config` has a field or value that no model has.
         """
-        request = _import_request(
+        request = import_request(
             source,
             inplace=inplace,
             config=config,
@@ -166,7 +137,8 @@ class AsyncModelInstall:
         )
         tracker = await self._jobs.following()
         async with tracker.creating():
-            answer = await self._peer.call(self._stub.ImportModel, request)
+            with no_repository(source):
+                answer = await self._peer.call(self._stub.ImportModel, request)
             fresh = ModelInstallJob(answer.install, source=source)
             if config is not None:
                 fresh.config_in = dict(config)
@@ -193,11 +165,12 @@ class AsyncModelInstall:
         Raises:
             ModelkeepError: As :meth:`import_model`, or as the job would fail.
         """
-        request = _import_request(
+        request = import_request(
             source, inplace=inplace, config=config, expected_sha256=expected_sha256, reuse=reuse
         )
         request.validate_only = True
-        answer = await self._peer.call(self._stub.ImportModel, request)
+        with no_repository(source):
+            answer = await self._peer.call(self._stub.ImportModel, request)
         return ModelInstallJob(answer.install, source=source)
 
     async def wait_for_installs(self, timeout: float | None = None) -> dict[Any, ModelInstallJob]:
@@ -401,7 +374,7 @@ class AsyncModelInstall:
         request = made(
             pb.UninstallModelRequest,
             key=key,
-            files=_FILES[files],
+            files=FILES[files],
             etag=etag,
             validate_only=validate_only,
             force=force,
@@ -470,28 +443,3 @@ class AsyncModelInstall:
         data = {"timestamp": int(time.time()), "source": str(job.source), **payload}
         event = {"event": f"model_install_{name}", "data": data}
         await self._events.run(self._event_bus.dispatch, MODEL_EVENT, event)
-
-
-def _import_request(
-    source: Any,
-    *,
-    inplace: bool,
-    config: Mapping[str, Any] | None,
-    expected_sha256: str | None,
-    reuse: Reuse,
-    access_token: str | None = None,
-    priority: int | None = None,
-    labels: Mapping[str, str] | None = None,
-) -> pb.ImportModelRequest:
-    local = None if is_url(source) else absolute(os.fspath(source))
-    return made(
-        pb.ImportModelRequest,
-        source=source_message(source, local),
-        inplace=inplace,
-        overrides=overrides_of(config),
-        access_token=access_token or "",
-        expected_sha256=expected_sha256 or "",
-        priority=priority,
-        reuse=_REUSES[reuse],
-        labels=labels,
-    )

@@ -110,7 +110,8 @@ class InstallServiceServicer:
 
         Errors: INSTALL_IN_PROGRESS (the same source, or after a restart perhaps the same, is under way with
         other arguments or a download that was ordered: wait for that job, or cancel it), FORBIDDEN_PATH,
-        SOURCE_NOT_FOUND (there is no such local path), REQUEST_ID_REUSED.
+        SOURCE_NOT_FOUND (there is no such local path), NOT_A_MODEL_FILE (the address of a page of a well-known site:
+        `remedy` has the file's), REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,7 +52,8 @@ class InstallServiceStub:
 
     Errors: INSTALL_IN_PROGRESS (the same source, or after a restart perhaps the same, is under way with
     other arguments or a download that was ordered: wait for that job, or cancel it), FORBIDDEN_PATH,
-    SOURCE_NOT_FOUND (there is no such local path), REQUEST_ID_REUSED.
+    SOURCE_NOT_FOUND (there is no such local path), NOT_A_MODEL_FILE (the address of a page of a well-known site:
+    `remedy` has the file's), REQUEST_ID_REUSED.
     """
     GetInstall: _grpc.UnaryUnaryMultiCallable[_install_service_pb2.GetInstallRequest, _install_service_pb2.GetInstallResponse]
     """Answers with one job.
@@ -137,7 +138,8 @@ class InstallServiceAsyncStub(InstallServiceStub):
 
     Errors: INSTALL_IN_PROGRESS (the same source, or after a restart perhaps the same, is under way with
     other arguments or a download that was ordered: wait for that job, or cancel it), FORBIDDEN_PATH,
-    SOURCE_NOT_FOUND (there is no such local path), REQUEST_ID_REUSED.
+    SOURCE_NOT_FOUND (there is no such local path), NOT_A_MODEL_FILE (the address of a page of a well-known site:
+    `remedy` has the file's), REQUEST_ID_REUSED.
     """
     GetInstall: _aio.UnaryUnaryMultiCallable[_install_service_pb2.GetInstallRequest, _install_service_pb2.GetInstallResponse]  # type: ignore[assignment]
     """Answers with one job.
@@ -225,7 +227,8 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INSTALL_IN_PROGRESS (the same source, or after a restart perhaps the same, is under way with
         other arguments or a download that was ordered: wait for that job, or cancel it), FORBIDDEN_PATH,
-        SOURCE_NOT_FOUND (there is no such local path), REQUEST_ID_REUSED.
+        SOURCE_NOT_FOUND (there is no such local path), NOT_A_MODEL_FILE (the address of a page of a well-known site:
+        `remedy` has the file's), REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod

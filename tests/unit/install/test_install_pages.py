@@ -1,0 +1,58 @@
+"""Addresses of pages: refused at once, with what to give in their place."""
+
+from __future__ import annotations
+
+import pytest
+
+from modelkeep.exceptions import NotAModelFileException
+from modelkeep_common.urls import parse_url
+from modelkeep_install.domain.pages import refuse_page
+
+HUB, CIVITAI = "https://huggingface.co", "https://civitai.com"
+
+
+@pytest.mark.parametrize(
+    ("page", "given"),
+    [
+        (f"{HUB}/owner/name", f"{HUB}/owner/name/resolve/main/FILE"),
+        (f"{HUB}/owner/name/tree/main/vae", f"{HUB}/owner/name/resolve/main/FILE"),
+        ("https://hf.co/owner/name?library=diffusers", f"{HUB}/owner/name/resolve/main/FILE"),
+        (f"{HUB}/datasets/owner/name", f"{HUB}/datasets/owner/name/resolve/main/FILE"),
+        (f"{HUB}/owner", f"{HUB}/owner/resolve/main/FILE"),
+        (f"{HUB}/gpt2/blob/main/a.safetensors", f"{HUB}/gpt2/resolve/main/a.safetensors"),
+        (f"{HUB}/", f"{HUB}/OWNER/NAME/resolve/main/FILE"),
+        (
+            f"{HUB}/owner/name/blob/fp16/vae/model.safetensors",
+            f"{HUB}/owner/name/resolve/fp16/vae/model.safetensors",
+        ),
+        (f"{CIVITAI}/models/46846", f"{CIVITAI}/api/download/models/VERSION"),
+        (f"{CIVITAI}/models/46846/name?modelVersionId=51", f"{CIVITAI}/api/download/models/51"),
+        (f"{CIVITAI}/models/1?modelVersionId=x%0A", f"{CIVITAI}/api/download/models/VERSION"),
+        (
+            "https://github.com/o/r/blob/main/a.safetensors",
+            "https://github.com/o/r/raw/main/a.safetensors",
+        ),
+    ],
+)
+def test_a_page_is_refused_with_the_address_of_the_file_as_far_as_it_tells(page: str, given: str) -> None:
+    with pytest.raises(NotAModelFileException) as refused:
+        refuse_page(parse_url(page).url)
+    assert refused.value.remedy.endswith(f" {given}")
+    assert refused.value.remedy in refused.value.message
+    refuse_page(given)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        f"{HUB}/owner/name/resolve/main/model.safetensors?download=true",
+        f"{HUB}/datasets/owner/name/resolve/main/a.safetensors",
+        f"{HUB}/api/models/owner/name",
+        f"{CIVITAI}/api/download/models/130072?type=Model",
+        "https://github.com/o/r/releases/download/v1/a.safetensors",
+        "https://example.com/owner/name",
+        "https://huggingface.co.example.com/owner/name",
+    ],
+)
+def test_the_address_of_a_file_or_of_another_site_is_taken(file: str) -> None:
+    refuse_page(parse_url(file).url)
