@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal, TypeAlias
 
 #: Names as diffusers has them, or as the original checkpoints.
@@ -253,7 +253,7 @@ def _vae_resnet(name: str, taken: int, given: int, ldm: bool) -> _Named:
         yield f"{name}.{'nin_shortcut' if ldm else 'conv_shortcut'}", (given, taken)
 
 
-@cache
+@lru_cache(maxsize=16)  # a file's own widths are among the arguments
 def _vae_layers(vae: Autoencoder, layout: Layout) -> Layers:
     found = {f"{half}.{k}": v for half in ("encoder", "decoder") for k, v in vae._half(half, layout)}
     found["quant_conv"] = (2 * vae.latents, 2 * vae.latents)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 #: (what it is, pattern that one of its names fits)
@@ -72,12 +73,15 @@ _NAMES: Final[tuple[tuple[str, str], ...]] = (
         r"^(conv_in|input_blocks_0_0)_weight$|^(down_blocks|input_blocks|mid_block|middle_block)_",
     ),
 )
+#: As many names, and as much of each, as are looked at: a search holds the interpreter's lock to its end.
+_MAX_NAMES: Final = 10_000
+_MAX_LENGTH: Final = 120
 _PATTERNS: Final = tuple((what, re.compile(pattern, re.MULTILINE)) for what, pattern in _NAMES)
 
 
 def looks_like(names: Iterable[str]) -> tuple[str, str]:
     """(what these names speak of, the name that does); two empty texts if nothing is known of them."""
-    original = "\n".join(names)
+    original = "\n".join(name[:_MAX_LENGTH] for name in islice(names, _MAX_NAMES))
     plain = original.replace(".", "_")
     for what, pattern in _PATTERNS:
         if found := pattern.search(plain):

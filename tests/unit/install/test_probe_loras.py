@@ -231,6 +231,13 @@ def test_a_name_that_speaks_of_kolors_leaves_the_base_open(tmp_path: Path) -> No
     assert probed(tmp_path, table("lora.sdxl.kohya"), name="kolors-pixel-art").base == "sdxl"
 
 
+def test_a_lora_with_megabytes_of_notes_is_taken(tmp_path: Path) -> None:
+    notes = {"ss_tag_frequency": "tag, " * 900_000, "modelspec.thumbnail": "A" * 5_000_000}
+    path = write_safetensors(tmp_path / "a.safetensors", table("lora.sd-1.kohya"), metadata=notes)
+    assert path.stat().st_size > 9_500_000
+    assert kinds(probe(path)) == ("lora", "sd-1", "lycoris")
+
+
 # ---- damage -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("rank", [0, 1 << 17, 1 << 40])
 def test_an_absurd_rank_is_refused_by_the_probe(tmp_path: Path, rank: int) -> None:
