@@ -245,6 +245,28 @@ async def test_a_link_gives_the_name_and_what_it_leads_to_the_bytes(
     assert Path(job.path).read_bytes() == BODY
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"])
+async def test_what_a_link_leads_to_is_not_moved_away_unless_it_is_named(
+    client: DownloadClient, inbox: Path, kind: str
+) -> None:
+    blob = inbox / "blob"
+    if kind == "file":
+        blob.write_bytes(BODY)
+    else:
+        blob.mkdir()
+        (blob / "model.bin").write_bytes(BODY)
+    (inbox / "link").symlink_to("blob")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await client.take(inbox / "link")
+    failure = failure_of(caught.value)
+    assert failure.reason == "FIELD_INVALID"
+    assert str(blob) in caught.value.details()
+    assert (blob.exists(), (inbox / "link").exists()) == (True, True)
+    (inbox / "around").symlink_to(".")
+    job = await client.ended(await client.take(inbox / "around" / "blob"))
+    assert (job.state, blob.exists()) == (COMPLETED, False), job.error
+
+
 async def test_roots_are_not_moved_and_folders_have_no_hash(
     client: DownloadClient, inbox: Path, data_dir: Path
 ) -> None:

@@ -83,7 +83,7 @@ class Places:
         Raises:
             ForbiddenPathException: Outside the roots, the service's own, or a move out of the models.
             SourceNotFoundException: There is none.
-            FieldInvalidException: Neither file nor folder, not readable, or a root itself.
+            FieldInvalidException: Neither file nor folder, not readable, a root itself, or a link to be moved.
         """
         field = "source.local_path.path"
         path = self.sources.resolve(text, whole=True, named_by=named_by)
@@ -103,6 +103,8 @@ class Places:
             raise files.forbidden(path, setting=self.sources.setting)
         if models is not None and not copy:
             raise _models_own(path, "what lies there is copied, never moved: leave move out")
+        if not copy and Path(os.path.normpath(text)).is_symlink():
+            raise bad_source(f"is a link, which only copies: name {path}, or leave move out", field)
         if not copy and any(root.is_relative_to(path) for root in self.sources.roots):
             raise bad_source("is an import root and can only be copied", field)
         return path
