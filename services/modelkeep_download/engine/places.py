@@ -83,7 +83,7 @@ class Places:
         Raises:
             ForbiddenPathException: Outside the roots, the service's own, or a move out of the models.
             SourceNotFoundException: There is none.
-            FieldInvalidException: Neither file nor folder, not readable, a root itself, or a link to be moved.
+            FieldInvalidException: Neither file nor folder, not readable, a root itself, or a link to move.
         """
         field = "source.local_path.path"
         path = self.sources.resolve(text, whole=True, named_by=named_by)
