@@ -194,7 +194,7 @@ def test_where_prints_a_path_that_is_there(suite: Suite, ink: str, folder: Path)
 
 def test_tags_are_put_on_taken_off_and_counted(suite: Suite, ink: str) -> None:
     assert run(suite, "tag", "add", "ink", "sketch", "fine").stdout == "Ink: fine, sketch\n"
-    assert {"tag": "sketch", "keys": [ink]} in run_json(suite, "tag", "ls")["tags"]
+    assert {"tag": "sketch", "count": 1} in run_json(suite, "tag", "ls")["tags"]
     assert run(suite, "tag", "rm", "ink", "SKETCH").stdout == "Ink: fine\n"
     assert run(suite, "tag", "ls", "ink", "-q").stdout == "fine\n"
 
@@ -269,6 +269,35 @@ def test_an_install_is_shown_with_all_that_is_known(suite: Suite, ink: str) -> N
     shown = run(suite, "installs", "show", id).stdout
     assert "Ink" in shown
     assert ink in shown
+
+
+def test_a_model_whose_files_are_gone_is_listed_as_missing(suite: Suite, folder: Path) -> None:
+    tensors = modelshapes.table("lora.sd-1.peft")
+    path = modelshapes.write_safetensors(folder / "m.safetensors", tensors, metadata={"m": "m"})
+    run(suite, "install", str(path), "--name", "gone", "--label", "who=me")
+    with Client(data_dir=suite.data_dir) as client:
+        key = client.model_record_store.search_by_name("gone")[0].key
+        client.model_record_store.mark_models(missing=[key])
+    assert run(suite, "list", "--missing", "-q").stdout.split() == [key]
+    assert run(suite, "list", "--filter", "state=missing", "-q").stdout.split() == [key]
+    assert key not in run(suite, "list", "--present", "-q").stdout
+    assert "missing" in run(suite, "list", "--label", "who=me").stdout
+    assert "missing_time" in run(suite, "show", "gone").stdout
+    run(suite, "rm", "gone")
+
+
+def test_a_change_that_loses_settings_is_told_and_wants_a_yes(suite: Suite, folder: Path) -> None:
+    tensors = modelshapes.table("lora.sd-1.peft")
+    path = modelshapes.write_safetensors(folder / "e.safetensors", tensors, metadata={"e": "e"})
+    run(suite, "install", str(path), "--name", "e", "--set", "rank=8")
+    would = run_json(suite, "edit", "e", "type=vae", "format=checkpoint", "--dry-run")
+    assert "lora.rank" in would["lost_fields"]
+    refused = run(suite, "edit", "e", "type=vae", "format=checkpoint", code=2)
+    assert "would lose" in refused.stderr
+    assert run_json(suite, "show", "e")["model"]["type"] == "MODEL_TYPE_LORA"
+    run(suite, "edit", "e", "type=vae", "format=checkpoint", "--yes")
+    assert run_json(suite, "show", "e")["model"]["type"] == "MODEL_TYPE_VAE"
+    run(suite, "rm", "e")
 
 
 @pytest.mark.timeout(90)

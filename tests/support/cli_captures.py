@@ -75,7 +75,15 @@ def _configs() -> list[Any]:
         made(0xA11CE000, "tiny-sd", "main", "sd-1", 4_265_146_304, 30, tags=["demo"]),
         made(0xB0B00001, "ink and paper, a style for quick sketches v2", "lora", "sdxl", 228_455_604, 7200),
         made(0xC0FFEE02, "模型-漢字", "vae", "sd-1", 334_643_276, 200_000, tags=["ink", "paper"]),
-        made(0xDEADBE03, "gpj.\u202eexe\x1b[31m", "lora", "sd-1", 999, 3_000_000),
+        made(
+            0xDEADBE03,
+            "gpj.\u202eexe\x1b[31m",
+            "lora",
+            "sd-1",
+            999,
+            3_000_000,
+            missing_time=datetime.fromtimestamp(NOW, UTC),
+        ),
     ]
 
 

@@ -15,6 +15,11 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
 
 
+def can_ask() -> bool:
+    """Whether somebody is there who could answer."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def agreed(question: str, plan: Sequence[str], *, yes: bool) -> None:
     """Ask, unless `yes` is said or nobody is there to answer.
 
@@ -26,7 +31,7 @@ def agreed(question: str, plan: Sequence[str], *, yes: bool) -> None:
     Raises:
         typer.Exit: The answer is no; exit code 1.
     """
-    if yes or not (sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()):
+    if yes or not can_ask():
         return
     for line in plan:
         _terminal.complain(visible(line))

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelkeep.cli import _complete, _table
-from modelkeep.cli._asking import DryRun, Yes, agreed
+from modelkeep.cli._asking import DryRun, Yes, agreed, can_ask
 from modelkeep.cli._fields import assignments
-from modelkeep.cli._listing import Column, Listing, size_column
+from modelkeep.cli._listing import Column, Listing
 from modelkeep.cli._models import absolute_path, facts_of, model_data
-from modelkeep.cli._naming import Model, Models, find_key, find_model
+from modelkeep.cli._naming import Model, Models, find_model
 from modelkeep.cli._output import counted, emit, print_facts, say, size
 from modelkeep.cli._places import connect
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import DATA, LIST, group, verb
-from modelkeep.exceptions import ModelInUseException, ModelkeepError
+from modelkeep.exceptions import FieldInvalidException, ModelInUseException, ModelkeepError
 
 if TYPE_CHECKING:
     from modelkeep.client import Client, Uninstalled
@@ -109,11 +109,30 @@ def edit(
         list[str],
         typer.Argument(metavar="FIELD=VALUE...", help='Such as name=new, description=, tags=\'["a", "b"]\'.'),
     ],
+    yes: Yes = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Change fields of a model's record; an empty value clears one."""
+    """Change fields of a model's record; an empty value clears one.
+
+    Another type loses the settings that it has no field for: on a terminal it asks first, elsewhere it wants
+    --yes.
+    """
     values = assignments(changes)
     with connect() as client:
-        config = client.model_record_store.update_model(find_key(client, model), values)
+        store = client.model_record_store
+        config = find_model(client, model)
+        preview = store.preview_update(config.key, values, etag=config.etag)
+        lost = ", ".join(preview.lost_fields)
+        if dry_run:
+            answer = {"model": model_data(preview.config), "lost_fields": list(preview.lost_fields)}
+            if not emit(lambda: answer):
+                print_facts(facts_of(preview.config))
+                say(f"Would lose {lost}." if lost else "Nothing would be lost.")
+            return
+        if lost:
+            _agreed_to_lose(config, preview.config.model_type, lost, yes=yes)
+        # What was agreed to is what is done: the record must still be as it was.
+        config = store.update_model(config.key, values, etag=config.etag if lost else None)
     if not emit(lambda: model_data(config)):
         print_facts(facts_of(config))
 
@@ -192,26 +211,25 @@ def list_tags(
 ) -> None:
     """List the tags, with how many models have each."""
     with connect() as client:
-        configs = [find_model(client, model)] if model else client.model_record_store.list_models()
-    by_tag: dict[str, list[AnyModelConfig]] = {}
-    for config in configs:
-        for one in config.tags:
-            by_tag.setdefault(one, []).append(config)
-    rows = sorted(by_tag.items(), key=lambda row: row[0].casefold())
-    tag_listing: Listing[tuple[str, list[AnyModelConfig]]] = Listing(
+        counts = client.model_record_store.tags()
+        if model:
+            of_model = find_model(client, model).tags
+            counts = {one: count for one, count in counts.items() if one in of_model}
+    tag_listing: Listing[tuple[str, int]] = Listing(
         "tag",
         "tags",
         (
             Column("TAG", lambda row: row[0], cut="end"),
-            Column("MODELS", lambda row: len(row[1]), right=True, order=lambda row: len(row[1])),
-            size_column(lambda row: sum(config.size_bytes for config in row[1]), drop=1),
+            Column("MODELS", lambda row: row[1], right=True, order=lambda row: row[1]),
         ),
         key=lambda row: row[0],
         name=lambda row: row[0],
-        data=lambda row: {"tag": row[0], "keys": [config.key for config in row[1]]},
+        data=lambda row: {"tag": row[0], "count": row[1]},
         filters={"tag": lambda row: (row[0],)},
     )
-    _table.show(tag_listing, rows, empty="There are no tags; `modelkeep tag add MODEL TAG` makes one.")
+    _table.show(
+        tag_listing, list(counts.items()), empty="There are no tags; `modelkeep tag add MODEL TAG` makes one."
+    )
 
 
 def _retag(model: str, change: Any) -> None:
@@ -237,6 +255,15 @@ def _uninstalled(
         config.key, files.value, etag=config.etag or "", validate_only=only_told, force=force
     )
     return Removal(config, path, answer)
+
+
+def _agreed_to_lose(config: AnyModelConfig, type: str, lost: str, *, yes: bool) -> None:
+    if not yes and not can_ask():
+        raise FieldInvalidException(
+            f"As {type}, {config.name} would lose {lost}; nothing was changed. Repeat it with --yes if you "
+            "mean it."
+        )
+    agreed(f"Make {config.name} a model of type {type} and lose {lost}?", [], yes=yes)
 
 
 def _in_use(held: list[Removal]) -> ModelInUseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -17,27 +18,24 @@ if TYPE_CHECKING:
 _TIMEOUT_S: Final = 2.0
 #: More than fit a screen help nobody.
 _MOST: Final = 200
+_PART_OF_KEY: Final = re.compile(r"[0-9a-f]{4,32}")
 
 
 def models(context: typer.Context, incomplete: str) -> list[str]:
     """Names of models; keys where a key was begun."""
 
     def found(client: Client) -> Iterable[str]:
-        for config in client.model_record_store.list_models():
-            yield config.name
-            if len(incomplete) >= 4:
-                yield config.key
+        store = client.model_record_store
+        yield from (config.name for config in store.list_models())
+        if _PART_OF_KEY.fullmatch(incomplete.lower()):
+            yield from (config.key for config in store.list_models(key_prefix=incomplete.lower()))
 
     return _of_service(context, incomplete, found)
 
 
 def tags(context: typer.Context, incomplete: str) -> list[str]:
     """Tags that models have."""
-    return _of_service(
-        context,
-        incomplete,
-        lambda client: (t for c in client.model_record_store.list_models() for t in c.tags),
-    )
+    return _of_service(context, incomplete, lambda client: client.model_record_store.tags(incomplete))
 
 
 def bases(incomplete: str) -> list[str]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import typer
 
 from modelkeep.cli import _complete, _table, _terminal, _watching
+from modelkeep.cli._asking import DryRun
 from modelkeep.cli._errors import code_of, complain
-from modelkeep.cli._fields import overrides
+from modelkeep.cli._fields import labels, overrides
 from modelkeep.cli._follow import follow, waits
 from modelkeep.cli._listing import Column, Listing, time_column
 from modelkeep.cli._options import chosen
@@ -141,9 +142,11 @@ def install(
         bool,
         typer.Option("--one-copy", help="Take a model with the same content, wherever that came from."),
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be installed, and where; do nothing.")
-    ] = False,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Label of the job, its download and the model."),
+    ] = None,
+    dry_run: DryRun = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for the end.")] = False,
 ) -> None:
     """Install a model. Ctrl-C leaves the install running; the same command again joins it."""
@@ -161,6 +164,7 @@ def install(
             expected_sha256=sha256,
             priority=priority,
             reuse=_reuse(again, one_copy),
+            labels=labels(label),
         )
         try:
             if not detach:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -74,6 +75,7 @@ def listing() -> Listing[AnyModelConfig]:
             Column("FORMAT", lambda c: c.model_format, drop=5),
             size_column(lambda c: c.size_bytes, drop=4),
             time_column("CREATED", lambda c: seconds(c.create_time), drop=6),
+            Column("STATE", _state, drop=1, look=lambda c: "red" if c.missing_time else None),
             Column("TAGS", lambda c: ", ".join(c.tags), drop=7, cut="end"),
             time_column("UPDATED", lambda c: seconds(c.update_time), drop=8, wide=True),
             Column("LABELS", lambda c: ", ".join(f"{k}={v}" for k, v in c.labels.items()), wide=True),
@@ -89,12 +91,13 @@ def listing() -> Listing[AnyModelConfig]:
             "base": lambda c: map(str, c.bases),
             "format": lambda c: (c.model_format,),
             "tag": lambda c: c.tags,
+            "state": lambda c: (_state(c),),
             "source": lambda c: (c.source or "",),
             "path": lambda c: (c.path,),
             "label": lambda c: (f"{name}={value}" for name, value in c.labels.items()),
             "license": lambda c: (str(c.license),),
         },
-        totals=lambda rows: size(sum(c.size_bytes for c in rows)),
+        totals=_totals,
     )
 
 
@@ -118,8 +121,12 @@ def list_models(
     label: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only models with all of these labels.")
     ] = None,
+    missing: Annotated[
+        bool | None,
+        typer.Option("--missing/--present", help="Only models whose files are gone, or are there."),
+    ] = None,
 ) -> None:
-    """List the models.
+    """List the models; the files of one that is missing are not where they were.
 
     Filters take several values with commas between them, in any case.
     """
@@ -134,15 +141,16 @@ def list_models(
         "labels": labels(label),
     }
     empty = _NOTHING
-    if any(wanted.values()):
+    if any(wanted.values()) or missing is not None:
         known = [member.value for member in BaseModelType]
         near = "".join(did_you_mean(word, known) for word in bases if word not in known)
         empty = f"No model passes these filters.{near}"
     with connect() as client:
         if chosen().watch:
             frames = client.model_record_store.watch(**wanted)
-            _watching.watch(listing(), _watching.of_frames(frames), empty=empty)
-        configs = client.model_record_store.list_models(**wanted)
+            states = _watching.of_frames(frames, lambda c: missing in (None, c.missing_time is not None))
+            _watching.watch(listing(), states, empty=empty)
+        configs = client.model_record_store.list_models(**wanted, missing=missing)
     _table.show(listing(), configs, empty=empty)
 
 
@@ -227,6 +235,16 @@ def probe(
         print(f"  not {visible(other.kind)}: {visible(other.reason)}")
 
 
+def _state(config: AnyModelConfig) -> str:
+    return "missing" if config.missing_time else ""
+
+
+def _totals(configs: Sequence[AnyModelConfig]) -> str:
+    missing = sum(config.missing_time is not None for config in configs)
+    room = size(sum(config.size_bytes for config in configs))
+    return f"{room}, {missing} missing" if missing else room
+
+
 def absolute_path(client: Client, config: AnyModelConfig) -> str:
     """Where a model lies on the services' host.
 
@@ -254,7 +272,7 @@ def facts_of(config: AnyModelConfig, path: str | None = None) -> list[tuple[str,
             value = f"{size(value)} ({value} bytes)"
         elif name == "path" and path:
             value = path
-        elif name in ("create_time", "update_time"):
+        elif name.endswith("_time"):
             value = when(value.timestamp()) if value else ""
         elif name == "submodels":
             value = ", ".join(part.type.value for part in value)

@@ -29,9 +29,8 @@ _KEY: Final = re.compile(r"[0-9a-f]{32}")
 _PART_OF_KEY: Final = re.compile(r"[0-9a-f]{4,31}")
 #: How many candidates a sentence names.
 _NAMED: Final = 8
-#: What a search for text takes.
-_LONGEST_SEARCH: Final = 1024
-_MOST_WORDS: Final = 16
+#: No model has a longer name.
+_LONGEST_NAME: Final = 512
 
 
 def find_model(client: Client, text: str) -> AnyModelConfig:
@@ -52,13 +51,10 @@ def find_model(client: Client, text: str) -> AnyModelConfig:
         found = [config for config in _called(client, called) if not by_base or _fits(config, by_base)]
         if found:
             return _only(found, f"the name {called!r}" + (f" for {base}" if by_base else ""), text)
-    # A key's beginning, or nothing: now all of them count.
-    everything = store.list_models()
-    if _PART_OF_KEY.fullmatch(text.lower()) and (
-        found := [config for config in everything if config.key.startswith(text.lower())]
-    ):
-        return _only(found, f"a key that begins with {text.lower()}", text)
-    near = did_you_mean(text, [config.name for config in everything])
+    begun = text.lower()
+    if _PART_OF_KEY.fullmatch(begun) and (found := store.list_models(key_prefix=begun)):
+        return _only(found, f"a key that begins with {begun}", text)
+    near = did_you_mean(text, [config.name for config in store.list_models()])
     raise UnknownModelException(f"No model has the key or name {text!r}.{near}", metadata={"name": text})
 
 
@@ -91,12 +87,10 @@ def names_of(client: Client, keys: Iterable[str]) -> dict[str, str]:
 
 def _called(client: Client, name: str) -> Sequence[AnyModelConfig]:
     """The models of exactly this name; if there is none, those whose name differs in case alone."""
-    store = client.model_record_store
-    if found := store.list_models(name=name):
-        return found
-    if len(name) > _LONGEST_SEARCH or not 0 < len(name.split()) <= _MOST_WORDS:
+    if len(name) > _LONGEST_NAME:
         return []
-    return [one for one in store.list_models(text=name) if one.name.casefold() == name.casefold()]
+    store = client.model_record_store
+    return store.list_models(name=name) or store.list_models(name_caseless=name)
 
 
 def _fits(config: AnyModelConfig, base: str) -> bool:

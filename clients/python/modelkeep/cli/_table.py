@@ -70,6 +70,10 @@ def lines(
     table = [[_text(column, row, whole, clock) for column in columns] for row in rows]
     if terminal.width is None:
         return ["\t".join(cells) for cells in ([column.title for column in columns], *table)]
+    if not whole:  # what is empty in every row takes no room
+        full = [n for n, column in enumerate(columns) if not column.drop or any(line[n] for line in table)]
+        columns = [columns[n] for n in full]
+        table = [[line[n] for n in full] for line in table]
     widths = [
         max(cells(column.title), *(cells(line[place]) for line in table))
         for place, column in enumerate(columns)
