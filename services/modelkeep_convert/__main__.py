@@ -77,16 +77,16 @@ def _answer(sock: socket.socket, message: dict[str, Any], descriptors: list[int]
         frames.send_frame(sock, {"error": reply})
     except Exception as error:  # the libraries raise all sorts for files that do not fit
         if sealed.is_out_of_memory(error):
-            reply = {"reason": "RAM_EXHAUSTED", "message": "The host has no memory left.", "metadata": {}}
-            frames.send_frame(sock, {"error": reply})
+            remedy = "Lower ram_budget_bytes of LoaderService, or give the host more memory."
+            no_memory = {"message": "The host has no memory left.", "metadata": {"remedy": remedy}}
+            frames.send_frame(sock, {"error": {"reason": "RAM_EXHAUSTED", **no_memory}})
             return
         traceback.print_exc(file=sys.stderr)
         detail = f"{type(error).__name__}: {error}"[:500]
         message_text = f"{message['build']['class_name']} cannot be built from the model's files: {detail}"
-        frames.send_frame(
-            sock,
-            {"error": {"reason": "INVALID_MODEL", "message": message_text, "metadata": {"detail": detail}}},
-        )
+        facts = {"detail": detail, "remedy": "Fetch config.json and the weights anew, both of one model."}
+        reply = {"reason": "INVALID_MODEL", "message": message_text, "metadata": facts}
+        frames.send_frame(sock, {"error": reply})
     finally:
         if memory >= 0:
             os.close(memory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from modelkeep.exceptions import InvalidModelException
+from modelkeep.exceptions import InvalidModelException, ModelkeepError
 from modelkeep_convert import sealed, weightfile
 from modelkeep_convert.components import collect
 from modelkeep_convert.request import Build
@@ -19,9 +19,10 @@ def build(wanted: Build, descriptors: list[int], progress: Callable[[int], None]
 
     Raises:
         InvalidModelException: The files do not make up the component.
+        ModelkeepError: There are not as many descriptors as files.
     """
     if len(descriptors) != len(wanted.files):
-        raise InvalidModelException(f"{len(wanted.files)} files named, {len(descriptors)} handed over.")
+        raise ModelkeepError(f"{len(wanted.files)} files named, {len(descriptors)} handed over.")
     parts = collect(wanted, descriptors)
     layout = weightfile.lay_out(parts.tensors, {"format": "pt", "modelkeep": parts.manifest.to_json()})
     memory = sealed.create(wanted.name, layout.size_bytes)
@@ -31,7 +32,9 @@ def build(wanted: Build, descriptors: list[int], progress: Callable[[int], None]
             data = parts.read(tensor)
             if data.nbytes != tensor.size_bytes:  # it would lie over its neighbour
                 raise InvalidModelException(
-                    f"{tensor.name} has {data.nbytes} bytes, not {tensor.size_bytes}."
+                    f"{tensor.name} has {data.nbytes} bytes, not {tensor.size_bytes}.",
+                    metadata={"detail": f"size of {tensor.name}"},
+                    remedy="Fetch config.json and the weights anew, both of one model.",
                 )
             _write(memory, tensor.begin, data)
             progress(tensor.end)

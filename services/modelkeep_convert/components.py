@@ -41,6 +41,9 @@ _CODES = {
     getattr(torch, dtype.name): code for code, dtype in FILE_DTYPES.items() if hasattr(torch, dtype.name)
 }
 
+#: What helps where a configuration and weights do not go together.
+_AS_ONE = "Fetch config.json and the weights anew, both of one model."
+
 #: What the parts of an attention were called in early diffusers, and are now. Files with the old names
 #: are still about, and from_pretrained reads them.
 _ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -100,6 +103,7 @@ def _within_reason(sources: Mapping[str, _Source]) -> Iterator[None]:
                 f"The config.json asks for far more than the {len(sources):,} tensors of {held:,} numbers "
                 "that the files hold.",
                 metadata={"detail": "configuration too large"},
+                remedy=_AS_ONE,
             )
 
     hook = register_module_parameter_registration_hook(count)
@@ -134,7 +138,9 @@ def _open(wanted: Build, descriptors: list[int]) -> dict[str, _Source]:
         for key in list(file.keys()):
             if key in sources:
                 raise InvalidModelException(
-                    f"The tensor {key} stands in two files, one of them {name}.", metadata={"path": name}
+                    f"The tensor {key} stands in two files, one of them {name}.",
+                    metadata={"path": name, "detail": f"twice: {key}"},
+                    remedy="Fetch the model anew, into an empty folder.",
                 )
             sources[key] = _Source(file, key)
     return sources
@@ -179,8 +185,10 @@ def _from_sources(
         shape = list(ready.shape) if ready is not None else sources[name].shape()
         if shape != list(expected[name].shape):
             raise InvalidModelException(
-                f"{name} has the shape {shape}, {wanted.class_name} wants {list(expected[name].shape)}.",
+                f"{name} has the shape {shape}; by its configuration {wanted.class_name} has "
+                f"{list(expected[name].shape)} there.",
                 metadata={"detail": f"shape of {name}"},
+                remedy=_AS_ONE,
             )
         code = _CODES[ready.dtype] if ready is not None else sources[name].code()
         tensors.append(Tensor(name, _CODES[dtype] if FILE_DTYPES[code].is_float else code, tuple(shape)))
@@ -266,9 +274,9 @@ def _from_pretrained(
 
 def _incomplete(wanted: Build, missing: list[str]) -> InvalidModelException:
     return InvalidModelException(
-        f"The files lack {len(missing)} tensors of {wanted.class_name}, among them {missing[0]}: "
-        "fetch the model again, whole.",
+        f"The files lack {len(missing)} tensors of {wanted.class_name}, among them {missing[0]}.",
         metadata={"detail": f"{len(missing)} tensors are missing"},
+        remedy="Fetch the model anew, with all of its files.",
     )
 
 
@@ -284,6 +292,7 @@ def _strict(wanted: Build) -> Iterator[None]:
         raise InvalidModelException(
             f"{wanted.class_name} cannot be built from the model's files: {detail}",
             metadata={"detail": detail},
+            remedy=_AS_ONE,
         ) from error
 
 

@@ -39,8 +39,9 @@ def refuse_stray(class_name: str, names: Iterable[str]) -> None:
         many = f"{len(stray)} tensors, among them {stray[0][:200]}" if len(stray) > 1 else stray[0][:200]
         raise InvalidModelException(
             f"The files hold what {class_name} does not take: {many}. Without it the rest may mean something "
-            "else, so nothing of it is lent: use files that are made for this class.",
+            "else, so nothing of it is lent.",
             metadata={"detail": f"not taken: {stray[0][:200]}"},
+            remedy=f"Use weights that are made for {class_name}, in float16, bfloat16 or float32.",
         )
 
 

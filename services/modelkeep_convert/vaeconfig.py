@@ -65,13 +65,15 @@ def infer(
         raise InvalidModelException(
             "The file is no VAE of the AutoencoderKL kind: its tensors have other names.",
             metadata={"detail": "no AutoencoderKL"},
+            remedy="Install a VAE of that kind, or correct the record's type.",
         )
     family = BY_BASE.get(base)
     if family is None or not family.vae:
         known = ", ".join(sorted(one.base for one in FAMILIES if one.vae))
         raise InvalidModelException(
-            f"A VAE in one file needs a base among {known}; the record says {base!r}. Set the record's base.",
+            f"The record's base is {base!r}, which does not tell the configuration of a VAE in one file.",
             metadata={"detail": f"base {base}"},
+            remedy=f"Set the record's base to one of {known}.",
         )
     return {
         "_class_name": "AutoencoderKL",

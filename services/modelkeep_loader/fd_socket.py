@@ -190,7 +190,8 @@ class DescriptorServer:
             except OSError as error:
                 _log.warning("the descriptors of a lease cannot be opened: %s", error)
                 busy = ServerBusyException(
-                    f"The loader cannot open the memory ({error.strerror}): try again with a new ticket."
+                    f"The loader cannot open the memory ({error.strerror}).",
+                    remedy="Try again with a new ticket (RenewLease), or raise the limit of open files.",
                 )
                 _refuse(connection, busy)
                 return
@@ -226,7 +227,10 @@ class DescriptorServer:
         peer = peer_of(connection)
         try:
             if peer.uid != os.geteuid():
-                raise ForbiddenTicketException("One loader serves one user, and this is another one's.")
+                raise ForbiddenTicketException(
+                    f"One loader serves one user: this one the uid {os.geteuid()}, and not {peer.uid}.",
+                    remedy="Run the worker as the loader's user, or a loader as the worker's.",
+                )
             granted = self._desk.redeem(ticket, peer.pid, peer.uid)
         except BaseException:
             if peer.pidfd >= 0:

@@ -182,7 +182,7 @@ class Helper:
             for fd in opened:
                 os.close(fd)
             raise ModelNotFoundException(
-                f"{plan.files[len(opened)].path.name} of {plan.model.name!r} has gone.",
+                f"{plan.files[len(opened)].path.name} of {plan.model.name!r} went away while it was loaded.",
                 metadata={"key": plan.ref.key, "path": str(plan.model.location)},
             ) from None
         except BaseException:
@@ -320,7 +320,7 @@ def _accept(descriptors: Sequence[int], plan: Plan, sources: Sequence[int]) -> B
         _check_unchanged(plan, sources)
         fd = descriptors[0]
         if not sealed.is_sealed(fd):
-            raise InvalidModelException("The helper's memory is not sealed.")
+            raise ModelkeepError("The helper's memory is not sealed.")
         header = read_header(fd, Path("the helper's memory"), whole=(METADATA_KEY,))
         manifest = Manifest.from_json(header.metadata[METADATA_KEY])
         return Built(
@@ -348,26 +348,28 @@ def _own_memory(pid: int) -> int:
 def _too_large(plan: Plan, limit: int) -> RamExhaustedException:
     return RamExhaustedException(
         f"Building {plan.class_name} took more than {limit:,} bytes besides the component, so it was ended: "
-        "its configuration and its files may not belong together. If they do, raise build_memory_bytes of "
-        "LoaderService.",
+        "its configuration and its files may not belong together.",
         metadata={"budget_bytes": str(limit), "holders": "", "setting": "build_memory_bytes"},
         retry_after=5.0,
+        remedy="Fetch the model anew, or raise build_memory_bytes of LoaderService if it needs so much.",
     )
 
 
 def _too_long(plan: Plan | None, limit_s: float) -> ModelkeepError:
     if plan is None:
         return ModelkeepError(
-            f"The helper process did not start within {limit_s:g} s: look at the service's log."
+            f"The helper process did not start within {limit_s:g} s.",
+            remedy="Look at LoaderService's log, and try again when the host has less to do.",
         )
     return InvalidModelException(
         f"Building {plan.class_name} did not end within {limit_s:g} s, and was ended: the disk may be slow, "
-        "or the files not be what they seem. If it needs longer, raise build_timeout_s of LoaderService.",
+        "or the files not be what they seem.",
         metadata={
             "path": str(plan.model.location),
             "detail": f"no end within {limit_s:g} s",
             "setting": "build_timeout_s",
         },
+        remedy="Look whether the disk is well, or raise build_timeout_s of LoaderService if it needs longer.",
     )
 
 
@@ -375,12 +377,14 @@ def _explain(plan: Plan, returncode: int) -> ModelkeepError:
     if returncode == -signal.SIGKILL:
         return RamExhaustedException(
             f"The helper process was killed while it built {plan.class_name}, most likely because the "
-            "host or the container ran out of memory: lower ram_budget_bytes.",
+            "host or the container ran out of memory.",
             metadata={"holders": ""},
             retry_after=5.0,
+            remedy="Lower ram_budget_bytes of LoaderService, or give the host or the container more memory.",
         )
     how = signal.Signals(-returncode).name if returncode < 0 else f"exit code {returncode}"
     return InvalidModelException(
         f"The helper process broke down ({how}) while it built {plan.class_name} from the model's files.",
         metadata={"path": str(plan.model.location), "detail": f"helper: {how}"},
+        remedy="Fetch the model anew; if that does not help, LoaderService's log says where it broke down.",
     )

@@ -155,7 +155,7 @@ async def test_a_file_that_changes_between_plan_and_memory_is_not_lent_under_the
     monkeypatch.setattr(helper, step, change_and_do)
     with refused("INVALID_MODEL") as error:
         await acquire(loader, ref)
-    assert "ask again" in error.message
+    assert "Ask again" in error.remedy
     monkeypatch.undo()
     twin = loader.models / f"twin-{moment}"
     await asyncio.to_thread(shutil.copytree, place, twin)

@@ -28,6 +28,8 @@ class Site:
     keys: set[str] = field(default_factory=set)
     #: Parts of its metadata whose keys the source does not show, such as those of another error.
     passed_on: list[str] = field(default_factory=list)
+    #: The names of its arguments.
+    arguments: set[str] = field(default_factory=set)
     in_client: bool = False
 
 
@@ -51,6 +53,7 @@ def _sites_in(path: Path, *, in_client: bool) -> Iterator[Site]:
         place = f"{path.relative_to(ROOT)}:{node.lineno}"
         site = Site(place, REASON_OF[name], in_client=in_client)
         around = [f for f in functions if f.lineno <= node.lineno <= (f.end_lineno or f.lineno)]
+        site.arguments = {keyword.arg for keyword in node.keywords if keyword.arg}
         for keyword in node.keywords:
             if keyword.arg == "metadata":
                 _collect(keyword.value, around, site)

@@ -161,7 +161,9 @@ class RamCache:
             named = heapq.nsmallest(MOST_NAMED, holders)
             what = f"It is held by {_some(named, len(holders))}" if holders else "It is being loaded"
             raise ModelInUseException(
-                f"The model {key} is in use. {what}.", metadata={"key": key, "holders": ",".join(named)}
+                f"The model {key} is in use. {what}.",
+                metadata={"key": key, "holders": ",".join(named)},
+                remedy="" if holders else "Try again when it is loaded.",
             )
         dropped = [r for r in mine if not r.leases]
         held = {r: r.size_bytes for r in dropped if r.built is not None}
@@ -228,9 +230,10 @@ class RamCache:
             return
         if max_wait_s > 0 and len(self._waiting) >= _MOST_WAITING:
             raise QueueFullException(
-                f"{_MOST_WAITING} requests wait for room already: try again later.",
+                f"{_MOST_WAITING} requests wait for room in memory already, as many as may.",
                 metadata={"limit": str(_MOST_WAITING)},
                 retry_after=1.0,
+                remedy="Try again when some leases have ended.",
             )
         deadline = self._clock() + max_wait_s
         self._waiting.append(demand)
@@ -322,11 +325,14 @@ class RamCache:
     def _exhausted(self, demand: Demand) -> RamExhaustedException:
         usage, (holders, count) = self.usage(), self.holders()
         if sum({plan.id: plan.size_bytes for plan in demand.plans}.values()) > self.budget_bytes:
-            why = "the whole budget is smaller than what was asked for; raise ram_budget_bytes"
+            why = "the whole budget is smaller than what was asked for"
+            remedy = "Raise ram_budget_bytes of LoaderService, or ask for less: fewer components, float16."
         elif holders:
-            why = f"held by {_some(holders, count)}"
+            why = f"the rest is held by {_some(holders, count)}"
+            remedy = "Wait with max_wait, end leases (RevokeLease ends any), or raise ram_budget_bytes."
         else:
             why = "the rest is being loaded for others, or still mapped by processes without a lease"
+            remedy = "Wait with max_wait, end the processes that map it, or raise ram_budget_bytes."
         return RamExhaustedException(
             f"{demand.bytes_short} bytes are short of the budget of {usage.budget}: {why}.",
             metadata={
@@ -335,6 +341,7 @@ class RamCache:
                 "holders": ",".join(holders),
             },
             retry_after=1.0,
+            remedy=remedy,
         )
 
     # Building and dropping.

@@ -90,8 +90,9 @@ class ChangedMeanwhileException(InvalidModelException):
 def changed(file: SourceFile) -> ChangedMeanwhileException:
     """What is said of a file that is another one by now: its plan's id stands for other bytes."""
     return ChangedMeanwhileException(
-        f"{file.path.name} of {file.model!r} was changed while it was being loaded: ask again.",
+        f"{file.path.name} of {file.model!r} was changed while it was being loaded.",
         metadata={"path": str(file.path), "detail": "changed while it was being loaded"},
+        remedy="Ask again once nobody writes to the file any more.",
         retry_after=0.0,
     )
 

@@ -156,8 +156,9 @@ class Finder:
         if place.is_dir() and place.is_relative_to(os.path.realpath(self.models_dir)):
             raise InvalidModelException(
                 f"No record lists the files of {path!r}, and what lies in a folder of the models folder is "
-                "lent only if one does: install the model, or have an admin list its files with UpdateModel.",
+                "lent only if one does.",
                 metadata={"path": str(place), "detail": "no list of files"},
+                remedy="Install the model, or have an admin list its files with UpdateModel.",
             )
         return Ground(path, place, Listing(record.name, None))
 
@@ -193,6 +194,7 @@ class Finder:
                 raise InvalidModelException(
                     f"What the record of {record.name!r} names as its vae is a {found.class_name}.",
                     metadata={"path": str(vae.place), "detail": f"class {found.class_name}"},
+                    remedy="Set the record's vae to an AutoencoderKL, or empty it: then its own is lent.",
                 )
             return found
         if not place.is_dir():
@@ -200,9 +202,9 @@ class Finder:
                 raise FileNotFoundError(2, "missing", str(place))
             what = "quantised" if record.format in _QUANTISED else "a checkpoint in one file"
             raise InvalidModelException(
-                f"{record.name!r} is {what}, which cannot be lent yet: install the model as a folder in "
-                "diffusers' layout, with weights in float16, bfloat16 or float32.",
+                f"{record.name!r} is {what}, which cannot be lent yet.",
                 metadata={"path": str(place), "detail": "single-file main model"},
+                remedy="Install the model as a folder in diffusers' layout, in float16, bfloat16 or float32.",
             )
         index = self._read_json(place, "model_index.json", ground.listing)
         if not ref.submodel:
@@ -214,6 +216,7 @@ class Finder:
                     "available": ",".join(parts),
                     "loadable": ",".join(_loadable(parts)),
                 },
+                remedy=_choice(parts),
             )
         entry = _class_of(index.get(ref.submodel))
         if entry is None:
@@ -225,6 +228,7 @@ class Finder:
                     "submodel": ref.submodel,
                     "loadable": ",".join(_loadable(parts)),
                 },
+                remedy=_choice(parts),
             )
         found = self._find_folder(record, ground, ref.submodel, *entry)
         found.location = place
@@ -265,8 +269,9 @@ class Finder:
             raise FileNotFoundError(2, "missing", str(place))
         if record.type not in ("vae", "main"):
             raise InvalidModelException(
-                f"{record.name!r} is a {record.type} in one file, which cannot be loaded.",
+                f"{record.name!r} is of the type {record.type}, and in one file only VAEs can be lent yet.",
                 metadata={"path": str(place), "detail": f"single-file {record.type}"},
+                remedy="Read the file itself, or correct the record's type if it is a VAE.",
             )
         if place.suffix.lower() in PICKLE_SUFFIXES and not self._is_safetensors(place):
             raise _unsafe(place)
@@ -293,6 +298,7 @@ class Finder:
                 raise InvalidModelException(
                     f"The config.json of {record.name!r} does not say which class it is for.",
                     metadata={"path": str(folder), "detail": "no class"},
+                    remedy="Fetch config.json anew: it has a _class_name, or one class in architectures.",
                 )
         self._check_class(library, class_name, folder, listing)
         # Names as the record has them, also where links lead elsewhere (a cache of blobs).
@@ -307,9 +313,10 @@ class Finder:
             if pickle := _pickle(_listed(folder, listing)):
                 raise _unsafe(folder / pickle)
         raise InvalidModelException(
-            f"{class_name} of {library} is not among the classes that can be lent: "
-            f"{', '.join(sorted(name for _, name in ALLOWED))}.",
+            f"{class_name} of {library} is not among the classes that can be lent.",
             metadata={"path": str(folder), "detail": f"class {class_name}"},
+            remedy="Read it from its folder yourself. These classes can be lent: "
+            f"{', '.join(sorted(name for _, name in ALLOWED))}.",
         )
 
     def _weights(self, folder: Path, listing: Listing) -> list[str]:
@@ -332,13 +339,15 @@ class Finder:
         named = list(shards.values()) if isinstance(shards, dict) else []
         if not named or not all(isinstance(n, str) and "/" not in n for n in named):
             raise InvalidModelException(
-                f"The index of {folder.name} does not list files.",
+                f"The index {index} of {folder.name} does not list files.",
                 metadata={"path": str(folder), "detail": "bad index"},
+                remedy="Fetch the index anew, or take it away if the weights are in one file.",
             )
         if len(listed := set(named)) > MAX_FILES:
             raise InvalidModelException(
-                f"{folder.name} is in {len(listed)} files; at most {MAX_FILES} can be loaded.",
+                f"{folder.name} is in {len(listed)} files; at most {MAX_FILES} can be lent.",
                 metadata={"path": str(folder), "detail": f"{len(listed)} shards"},
+                remedy="Save the model in fewer and larger files.",
             )
         for name in listed:
             listing.require(name, folder / name)
@@ -372,6 +381,7 @@ class Finder:
                 raise InvalidModelException(
                     f"{path.name} is not a regular file.",
                     metadata={"path": str(path), "detail": "not a regular file"},
+                    remedy="Put the model's file in its place, or install the model anew.",
                 )
             yield fd
         finally:
@@ -403,6 +413,12 @@ def _loadable(parts: Mapping[str, str]) -> list[str]:
     return [name for name, why in parts.items() if not why]
 
 
+def _choice(parts: Mapping[str, str]) -> str:
+    if can := _loadable(parts):
+        return f"Name one of the components that can be lent: {', '.join(can)}."
+    return "Install the model with weights in safetensors files, in diffusers' layout."
+
+
 def _told(parts: Mapping[str, str]) -> str:
     can, others = _loadable(parts), [f"{name} ({why})" for name, why in parts.items() if why]
     said = f"It can lend {', '.join(can)}." if can else "It has none that can be lent."
@@ -418,6 +434,6 @@ def _pickle(names: Collection[str]) -> str:
 
 def _unsafe(path: Path) -> UnsafeFormatException:
     return UnsafeFormatException(
-        f"{path.name} is a pickle, which may run code when it is read; only safetensors files are loaded.",
+        f"{path.name} is a pickle, which may run code when it is read; only safetensors files are lent.",
         metadata={"path": str(path), "format": path.suffix.lower()},
     )

@@ -172,7 +172,10 @@ class LeaseTable:
         if lease.state is LeaseState.ENDED:
             raise ended(lease)
         if not hmac.compare_digest(lease.secret, secret):
-            raise ForbiddenTicketException("The lease's secret is another one.")
+            raise ForbiddenTicketException(
+                f"The secret is not that of the lease {lease_id}.",
+                remedy="Use the lease_secret that came with the grant. Operators end a lease by RevokeLease.",
+            )
         return lease
 
     # Its life.
@@ -187,21 +190,21 @@ class LeaseTable:
         mine = self._held[principal] + self._asked[principal]
         if mine >= self._max_per_principal:
             raise LeasesExhaustedException(
-                f"{principal or 'The caller'} holds {mine} leases, as many as one caller may: "
-                "let some end, or raise max_leases_per_principal.",
+                f"{principal or 'The caller'} holds {mine} leases, as many as one caller may.",
                 metadata={
                     "limit": str(self._max_per_principal),
                     "setting": "max_leases_per_principal",
                     "principal": principal,
                 },
                 retry_after=_RETRY_S,
+                remedy="Release leases that are not used any more, or raise max_leases_per_principal.",
             )
         if len(self._leases) + self._asked.total() >= self._max_leases:
             raise LeasesExhaustedException(
-                f"{self._max_leases} leases are held, as many as the loader gives: "
-                "let some end, or raise max_leases.",
+                f"{self._max_leases} leases are held, as many as the loader gives.",
                 metadata={"limit": str(self._max_leases), "setting": "max_leases"},
                 retry_after=_RETRY_S,
+                remedy="Release leases that are not used any more, or raise max_leases.",
             )
         self._asked[principal] += 1
         try:
@@ -256,8 +259,9 @@ class LeaseTable:
         """
         if len(lease.connections) >= _CONNECTIONS:
             raise ServerBusyException(
-                f"The lease has {_CONNECTIONS} connections already: close one.",
+                f"The lease has {_CONNECTIONS} connections on the descriptor socket, as many as one may.",
                 metadata={"class": "descriptor connections", "limit": str(_CONNECTIONS)},
+                remedy="Close one of them, or take a lease of its own for each process.",
             )
         number = self._number()
         lease.connections[number] = pid
@@ -364,6 +368,15 @@ class LeaseTable:
         return self._next_binding
 
 
+_HOW_ENDED: Final = {
+    LeaseEnd.RELEASED: "its holder released it",
+    LeaseEnd.EXPIRED: "its ttl ran out",
+    LeaseEnd.DETACHED: "its holder went away, and nobody took it up",
+    LeaseEnd.HOLDER_DIED: "its holder's process is dead",
+    LeaseEnd.DRAINED: "the loader shut down",
+}
+
+
 def ended(lease: Lease) -> UnknownLeaseException:
     """What its holder is told about a lease that has ended."""
     facts = {"lease_id": lease.id}
@@ -372,7 +385,7 @@ def ended(lease: Lease) -> UnknownLeaseException:
         return LeaseRevokedException(
             f"An operator has ended the lease {lease.id}{why}.", metadata={**facts, "why": lease.end_message}
         )
-    how = lease.end.name if lease.end is not None else "it is gone"
+    how = _HOW_ENDED.get(lease.end, "it is gone") if lease.end is not None else "it is gone"
     return UnknownLeaseException(f"The lease {lease.id} has ended: {how}.", metadata=facts)
 
 

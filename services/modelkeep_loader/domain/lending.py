@@ -242,9 +242,12 @@ class Lending:
         try:
             lease = self.leases.get(self.tickets.redeem(ticket))
         except UnknownLeaseException as error:
-            raise ForbiddenTicketException(error.message) from None
+            raise ForbiddenTicketException(error.message, remedy=error.remedy) from None
         if lease.ended.is_set():
-            raise ForbiddenTicketException("The lease has ended meanwhile.")
+            raise ForbiddenTicketException(
+                f"The lease {lease.id} has ended meanwhile.",
+                remedy="Ask for a new lease: AcquireLease or HoldModel.",
+            )
         return HeldConnection(self.leases, lease, self.leases.bind_connection(lease, pid, uid))
 
     # Components.
@@ -295,7 +298,7 @@ class Lending:
     def _check_host(self, boot_id: str) -> None:
         if boot_id and boot_id != self._boot_id:
             raise WrongHostException(
-                "Leases are given on the worker's own host only: ask the loader of that host.",
+                "The caller is on another host than this loader, and leases are given on the same host only.",
                 metadata={"expected_boot_id": self._boot_id, "actual_boot_id": boot_id},
             )
 

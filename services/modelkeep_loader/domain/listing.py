@@ -69,8 +69,9 @@ class Listing:
         if not self.has(name):
             raise InvalidModelException(
                 f"{name} lies in the folder of {self.model!r} and is not among the files that its record "
-                "lists, so it is not lent: install the model anew, or take the file away.",
+                "lists, so it is not lent.",
                 metadata={"path": str(path), "detail": f"not in the record: {name}"},
+                remedy="Install the model anew, or take the file away.",
             )
 
     def check(self, name: str, path: Path, descriptor: int) -> None:
@@ -103,6 +104,7 @@ def refuse_other(facts: FileFacts, actual: str, path: Path, model: str) -> None:
         said = {"expected": facts.digest, "actual": f"{function}:{actual}"}
         raise ChecksumMismatchException(
             f"{path.name} is not the file that the record of {model!r} says it is: its {function} is "
-            f"{actual}, the record has {claimed}. Install the model anew.",
+            f"{actual}, the record has {claimed}.",
             metadata={"path": str(path), **said},
+            remedy="Put back the file that was installed, or uninstall the model and install it anew.",
         )

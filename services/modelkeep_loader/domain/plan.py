@@ -296,6 +296,7 @@ def _unreadable(record: Record, path: Path, error: OSError) -> InvalidModelExcep
     return InvalidModelException(
         f"The files of {record.name!r} cannot be read: {error.strerror}.",
         metadata={"path": str(path), "detail": str(error.strerror)},
+        remedy=f"Let the loader's user read {path}, and look whether its disk is well.",
     )
 
 

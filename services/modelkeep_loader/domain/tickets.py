@@ -55,6 +55,7 @@ class TicketBook:
         until, lease_id = self._tickets.pop(hashlib.sha256(ticket).digest(), (0.0, ""))
         if not lease_id or until <= self._clock():
             raise ForbiddenTicketException(
-                "The ticket is wrong, was used before, or is too old: ask for another."
+                f"The ticket is wrong, was used before, or is older than {self._valid:g} s.",
+                remedy="Ask for a new one: RenewLease, or HoldModel with the lease's id and secret.",
             )
         return lease_id

@@ -198,13 +198,13 @@ async def test_a_folder_without_a_list_is_lent_from_its_owners_place_and_not_fro
         shelf.listed = {KEY: {}, OTHER: {}}
         shelf.records = {KEY: record("one"), OTHER: record(str(outside), key=OTHER)}
         assert (await plan(planner, key=OTHER)).files
-        with pytest.raises(InvalidModelException, match="install the model") as raised:
+        with pytest.raises(InvalidModelException, match="Install the model") as raised:
             await plan(planner)
         assert raised.value.metadata["detail"] == "no list of files"
         link = tmp_path / "outside" / "link"
         link.symlink_to(shelf.models / "one")
         shelf.records[OTHER] = record(str(link), key=OTHER, revision=2)
-        with pytest.raises(InvalidModelException, match="install the model"):
+        with pytest.raises(InvalidModelException, match="Install the model"):
             await plan(planner, key=OTHER)
     finally:
         planner.close()

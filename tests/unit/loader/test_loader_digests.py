@@ -120,7 +120,7 @@ async def test_what_is_another_file_by_now_has_no_digest(source: Callable[[], So
     digester, file = Digester(opened), await asyncio.to_thread(source)
     await asyncio.to_thread(file.path.write_bytes, CONTENT)
     await asyncio.to_thread(os.utime, file.path, (1, 1))
-    with pytest.raises(InvalidModelException, match="ask again"):
+    with pytest.raises(InvalidModelException, match="Ask again"):
         await digester.digest(file, with_sha256=False, reading=Reading())
 
 

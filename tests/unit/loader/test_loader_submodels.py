@@ -62,7 +62,9 @@ async def test_a_component_that_is_not_there_is_unknown_and_the_answer_names_tho
     (folder / "unet" / WEIGHTS).unlink()
     with pytest.raises(UnknownSubmodelException) as raised:
         await plan(planner, "text_encoder_2")
-    assert raised.value.metadata == {"key": KEY, "submodel": "text_encoder_2", "loadable": "vae"}
+    assert raised.value.remedy == "Name one of the components that can be lent: vae."
+    said = raised.value.metadata
+    assert (said["key"], said["submodel"], said["loadable"]) == (KEY, "text_encoder_2", "vae")
     assert "unet (MODEL_NOT_FOUND_ON_DISK)" in raised.value.message
 
 
