@@ -11,7 +11,8 @@ is a check: a figure tells where to look, not what is right.
 * stops of an install: one install of a file, copied, from the begin of its run to its record, in this
   process. A stop is a call from one module of modelkeep_install into another; a coroutine that goes on is no
   new call. Those on the event loop are what the run itself does; the others, on threads, are what its steps
-  have done there: probing, hashing, copying, storing.
+  have done there: probing, hashing, copying, storing. Of these only the different ones count, since a probe
+  makes some for each layer of a file.
 """
 
 from __future__ import annotations
@@ -204,8 +205,8 @@ def main() -> int:
     asyncio.run(trace_install(stops))
     visited = {module for caller, callee, _ in stops.calls for module in (caller, callee)}
     print(
-        f"stops of an install  {len(stops.calls)}, {len(set(stops.calls))} of them different, "
-        f"in {len(visited)} modules; {len(stops.own)} on the event loop"
+        f"stops of an install  {len(stops.own)} on the event loop; with those on threads "
+        f"{len(set(stops.calls))} different, in {len(visited)} modules"
     )
     if options.verbose:
         print(*files, *(" ".join(call) for call in stops.calls), sep="\n")
