@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from modelkeep.download.v1 import download_pb2, download_service_pb2
+from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.server.v1 import job_pb2, watch_pb2
 from modelkeep_common.auth import Principal
 from modelkeep_common.urls import is_address, parse_url
 from modelkeep_common.watch import Event, Frame
-from modelkeep_common.wire import to_timestamp
+from modelkeep_common.wire import to_seconds, to_timestamp
 from modelkeep_download.domain.job import Failure, Job, JobState, SourceKind, Stage
 from modelkeep_download.engine.requests import NewDownload
 from modelkeep_download.store import JobFilter
@@ -62,6 +63,7 @@ def job_to_proto(job: Job) -> download_pb2.Download:
         revision=job.revision,
         labels=dict(spec.labels),
         restarts=job.restarts,
+        ended=job.state.terminal,
     )
     if spec.kind is SourceKind.URL:
         message.source.url = spec.source
@@ -123,7 +125,24 @@ def list_filter(request: download_service_pb2.ListDownloadsRequest) -> JobFilter
     """Which jobs a ListDownloads asks for."""
     states = [_STATE_FROM_PROTO[state] for state in request.states if state in _STATE_FROM_PROTO]
     return JobFilter(
-        queue=None if request.all_queues else request.queue, states=states if request.states else None
+        queue=None if request.all_queues else request.queue,
+        states=states if request.states else None,
+        labels=dict(request.labels),
+    )
+
+
+def prune_filter(request: download_service_pb2.PruneDownloadsRequest, now: float) -> JobFilter:
+    """Which jobs a PruneDownloads forgets."""
+    states = [_STATE_FROM_PROTO[state] for state in request.states]
+    if not all(state.terminal for state in states):
+        raise FieldInvalidException(
+            "only jobs that have ended are forgotten",
+            violations=[FieldViolation("states", "may be COMPLETED, ERROR and CANCELLED")],
+        )
+    return JobFilter(
+        queue=None if request.all_queues else request.queue,
+        states=states or [state for state in JobState if state.terminal],
+        ended_before=now - to_seconds(request.min_age) if request.HasField("min_age") else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep_common.auth import ADMIN, INSTALL
 from modelkeep_common.calls import current_call
 from modelkeep_common.idempotency import fingerprint, replay_or_run, request_id_reused
+from modelkeep_common.labels import have
 from modelkeep_common.masks import apply_update
 from modelkeep_common.paging import (
     clamp_page_size,
@@ -19,7 +21,7 @@ from modelkeep_common.paging import (
     fitting,
 )
 from modelkeep_common.sqlite import Connection
-from modelkeep_common.watch import WatchHub, stream_frames
+from modelkeep_common.watch import WatchHub, stream_frames, until_ended
 from modelkeep_common.wire import to_seconds
 from modelkeep_download import convert
 from modelkeep_download.domain.job import Job, check_etag
@@ -133,13 +135,19 @@ class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
         self, request: pb.PruneDownloadsRequest, context: Any
     ) -> pb.PruneDownloadsResponse:
         """See the .proto."""
-        return pb.PruneDownloadsResponse(pruned_count=await self._downloads.prune(request.queue))
+        wanted = convert.prune_filter(request, time.time())
+        return pb.PruneDownloadsResponse(pruned_count=await self._downloads.prune(wanted))
 
     async def WatchDownloads(  # type: ignore[override]  # writes to the context, where the stub expects yields
         self, request: pb.WatchDownloadsRequest, context: Any
     ) -> None:
         """See the .proto."""
-        everything = request.all_queues and not request.ids
+        everything = request.all_queues and not request.ids and not request.labels
+        if request.until_ended and not request.ids:
+            raise FieldInvalidException(
+                "until_ended takes ids: a watch of all jobs has no end.",
+                violations=[FieldViolation("ids", "must be set for until_ended")],
+            )
         watch = self._hub.watch(
             resume_token=request.resume_token,
             matches=None if everything else _matcher(request),
@@ -147,7 +155,8 @@ class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
             skip_snapshot=request.skip_snapshot,
             bookmark_interval_s=to_seconds(request.bookmark_interval),
         )
-        await stream_frames(context, watch, convert.frame_to_proto)
+        until = until_ended(request.ids, self._downloads.last_changes) if request.until_ended else None
+        await stream_frames(context, watch, convert.frame_to_proto, until=until)
 
     async def WaitDownloads(self, request: pb.WaitDownloadsRequest, context: Any) -> pb.WaitDownloadsResponse:
         """See the .proto."""
@@ -162,8 +171,10 @@ class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
 
 def _matcher(request: pb.WatchDownloadsRequest) -> Callable[[download_pb2.Download], bool]:
     ids, queue, all_queues = frozenset(request.ids), request.queue, request.all_queues
+    labels = dict(request.labels)
 
     def matches(download: download_pb2.Download) -> bool:
-        return (all_queues or download.queue == queue) and (not ids or download.id in ids)
+        in_queue = all_queues or download.queue == queue
+        return in_queue and (not ids or download.id in ids) and have(download.labels, labels)
 
     return matches

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pydantic import TypeAdapter
 
 from modelkeep_common.marks import SourceMarks
-from modelkeep_common.sqlite import Database, Migration
+from modelkeep_common.sqlite import Database, Migration, labels
 from modelkeep_common.watch.sqlite_log import append_change, next_revision
 from modelkeep_download.domain.job import (
     Job,
@@ -24,6 +24,7 @@ from modelkeep_download.domain.job import (
     JobState,
     SecretKind,
     SourceKind,
+    destination_promised,
     unknown_job,
 )
 from modelkeep_download.domain.ranges import ByteRanges
@@ -167,6 +168,16 @@ MIGRATIONS = (
         CREATE INDEX downloads_by_source ON downloads (source, destination);
         """,
     ),
+    Migration(
+        3,
+        labels.schema("downloads")
+        + """
+        INSERT INTO labels (owner, key, value)
+            SELECT downloads.id, pair.key, pair.value
+            FROM downloads, json_each(downloads.job, '$.spec.labels') pair;
+        CREATE INDEX downloads_by_destination ON downloads (destination);
+        """,
+    ),
 )
 
 _JOBS: TypeAdapter[Job] = TypeAdapter(Job)
@@ -174,11 +185,15 @@ _RANGES: TypeAdapter[ByteRanges] = TypeAdapter(ByteRanges)
 
 
 class JobFilter(NamedTuple):
-    """Which jobs a list has. None means all."""
+    """Which jobs are meant. None means all."""
 
     queue: str | None = None
     states: Collection[JobState] | None = None
     ids: Collection[int] | None = None
+    #: All of these pairs.
+    labels: Mapping[str, str] = {}
+    #: A Unix time.
+    ended_before: float | None = None
 
 
 class JobStore:
@@ -224,7 +239,9 @@ class JobStore:
         )
         job = replace(job, id=cursor.lastrowid or 0)
         self.marks.keep(job.id, mark)
+        self._check_target(conn, job)
         self._write(conn, job)
+        labels.keep(conn, job.id, spec.labels)
         return job
 
     def get(self, conn: sqlite3.Connection, job_id: int) -> Job:
@@ -250,6 +267,12 @@ class JobStore:
             if allowed is not None:
                 where.append(f"{column} IN {_VALUES}")
                 values.append(json.dumps(list(allowed)))
+        for pair in wanted.labels.items():
+            where.append(labels.has("downloads.id"))
+            values += pair
+        if wanted.ended_before is not None:
+            where.append("json_extract(job, '$.end_time') <= ?")
+            values.append(wanted.ended_before)
         rows = conn.execute(f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY id LIMIT ?", (*values, limit))
         return map(_job, rows)
 
@@ -263,6 +286,8 @@ class JobStore:
         after = transition(before)
         if after == before:
             return before
+        if after.known_target not in (None, before.known_target):
+            self._check_target(conn, after)
         after = stamped(after, before, time.time(), next_revision(conn))
         self._write(conn, after)
         return after
@@ -274,18 +299,14 @@ class JobStore:
             (_RANGES.dump_json(have).decode(), job_id),
         )
 
-    def prune(self, conn: sqlite3.Connection, queue: str) -> Sequence[Job]:
-        """Forget the ended jobs of a queue; returns them."""
-        jobs = self.ended(conn, queue)
+    def prune(self, conn: sqlite3.Connection, wanted: JobFilter) -> Sequence[Job]:
+        """Forget jobs, which must have ended; returns them."""
+        jobs = list(self.list(conn, wanted))
         for job in jobs:
             conn.execute("DELETE FROM downloads WHERE id = ?", (job.id,))
             append_change(conn, COLLECTION, resource_id(job.id), None)
             self.marks.forget(job.id)
         return jobs
-
-    def ended(self, conn: sqlite3.Connection, queue: str) -> Sequence[Job]:
-        """The jobs of a queue that have ended."""
-        return list(self.list(conn, JobFilter(queue, [state for state in JobState if state.terminal])))
 
     def staging_folders(self, conn: sqlite3.Connection) -> set[str]:
         """The staging folders that jobs know of."""
@@ -335,6 +356,19 @@ class JobStore:
     def next_sequence(self, conn: sqlite3.Connection) -> int:
         """The number of the next job that is taken off the queue."""
         return self._next(conn, "job_sequence")
+
+    def _check_target(self, conn: sqlite3.Connection, job: Job) -> None:
+        """Raise DestinationExistsException if another job that has not ended is to bring the same file."""
+        target = job.known_target
+        if target is None:
+            return
+        others = conn.execute(
+            f"{_SELECT} WHERE destination IN (?, ?) AND state IN {_OPEN} AND id != ? ORDER BY id",
+            (str(target), str(target.parent), job.id),
+        )
+        for other in map(_job, others):
+            if other.known_target == target:
+                raise destination_promised(other)
 
     def _write(self, conn: sqlite3.Connection, job: Job) -> None:
         conn.execute(

@@ -230,7 +230,8 @@ class Installer:
         )
         running = self._running.get(job.id)
         if running is not None:
-            if request.access_token or secret_url:
+            brings = request.access_token or secret_url
+            if brings or running[1].download_is_paused:
                 running[1].bring(secret_url, request.access_token)
         elif not job.state.final:
             self._launch(job, url=secret_url, access_token=request.access_token)

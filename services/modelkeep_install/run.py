@@ -95,6 +95,11 @@ class Run:
         if job.cancel_requested:
             self.request_cancel()
 
+    @property
+    def download_is_paused(self) -> bool:
+        """Whether it waits since its download is paused, by somebody or for want of something."""
+        return self.job.state is State.PAUSED and bool(self.job.download_id)
+
     # ---- said from outside ---------------------------------------------------------------------------
     def bring(self, url: str, access_token: str) -> None:
         """Brings secrets, in place of what was brought before of their kind."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import struct
 from collections.abc import AsyncIterator
@@ -89,6 +90,16 @@ async def test_text_and_archives_arrive_where_they_are_asked_for(
         assert (job.state, Path(job.path).read_bytes()) == (COMPLETED, body), job
 
 
+async def test_an_expected_hash_decides_what_the_file_is(client: DownloadClient, web: HttpServer) -> None:
+    body = b"Entry not found"
+    url = web.put("/m.safetensors", Resource(body))
+    job = await client.run(url, expected_sha256=hashlib.sha256(MODEL).hexdigest())
+    assert (job.state, job.error.reason) == (ERROR, "NOT_A_MODEL_FILE")
+    assert not list((client.folder / ".staging").iterdir())
+    job = await client.run(url, expected_sha256=hashlib.sha256(body).hexdigest())
+    assert (job.state, job.verified) == (COMPLETED, True)
+
+
 async def test_an_error_that_repeats_a_secret_does_not_show_it(
     client: DownloadClient, web: HttpServer
 ) -> None:
@@ -109,7 +120,7 @@ async def test_a_body_without_a_length_that_is_cut_is_no_model(
     cut = Resource(MODEL, lengthless=True, faults=[Cut(9000)])
     job = await client.run(web.put("/cut.safetensors", cut))
     assert (job.state, job.error.reason) == (ERROR, "NOT_A_MODEL_FILE")
-    assert "no whole safetensors file" in job.error.message
+    assert "a cut safetensors file" in job.error.message
 
 
 @pytest.mark.parametrize(

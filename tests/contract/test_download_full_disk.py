@@ -18,7 +18,7 @@ from support.smalldisk import fill, free_bytes, small_disk
 MIB = 1 << 20
 BIG = pattern(64 * MIB)
 ERROR, PAUSED = download_pb2.DOWNLOAD_STATE_ERROR, download_pb2.DOWNLOAD_STATE_PAUSED
-CANCELLED = download_pb2.DOWNLOAD_STATE_CANCELLED
+CANCELLED, COMPLETED = download_pb2.DOWNLOAD_STATE_CANCELLED, download_pb2.DOWNLOAD_STATE_COMPLETED
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -112,6 +112,25 @@ async def test_a_disk_that_others_fill_pauses_a_job_and_a_cancel_gives_the_room_
         assert (await client.ended(job)).state == CANCELLED
         assert staged(client) == []
         assert free_bytes(disk) > 3 * MIB
+
+
+async def test_a_job_that_paused_for_a_full_disk_goes_on_when_there_is_room(
+    disk: Path, web: HttpServer
+) -> None:
+    url = web.put("/m.bin", Resource(BIG[: 20 * MIB], rate=10 * MIB))
+    async with download_service(disk / "data", checkpoint_bytes=MIB) as client:
+        job = await client.create(url)
+        await client.until(job, lambda now: now.progress.bytes_done > 4 * MIB)
+        ballast = await asyncio.to_thread(fill, disk)
+        paused = await client.until(job, lambda now: now.state == PAUSED, timeout=30)
+        check_disk_full(paused)
+        await client.stub.StartDownload(pb.StartDownloadRequest(id=job.id))  # in vain: it pauses again
+        await client.until(job, lambda now: now.sequence == 2 and now.state == PAUSED, timeout=30)
+        await asyncio.to_thread(ballast.unlink)
+        await client.stub.StartDownload(pb.StartDownloadRequest(id=job.id))
+        done = await client.ended(job)
+        assert (done.state, done.progress.bytes_done) == (COMPLETED, 20 * MIB)
+        assert web.requests[-1].offset >= paused.progress.bytes_done > 0
 
 
 async def test_a_full_disk_keeps_no_service_from_starting_and_no_job_from_being_pruned(

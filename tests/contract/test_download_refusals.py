@@ -53,10 +53,10 @@ REFUSALS = (
         "EARLY_ACCESS",
         "until 2026-12-01",
     ),
-    (says(402, ""), True, "PURCHASE_REQUIRED", "buy it at the source"),
+    (says(402, ""), True, "PURCHASE_REQUIRED", "Buy it at the source"),
     (says(403, {"message": "You must purchase this model"}), True, "PURCHASE_REQUIRED", "must purchase this"),
     (says(401, GATED, X_Error_Code="GatedRepo", X_Error_Message=GATED), False, "LICENSE_NOT_ACCEPTED", GATED),
-    (says(403, GATED), True, "LICENSE_NOT_ACCEPTED", "accept them on the model's own page"),
+    (says(403, GATED), True, "LICENSE_NOT_ACCEPTED", "Accept them on the model's own page"),
     (
         says(401, "", X_Error_Code="RepoNotFound", X_Error_Message="Repository not found"),
         False,
@@ -103,7 +103,7 @@ async def test_the_sources_own_sentence_tells_the_reasons_of_refusals_apart(
         url = web.put(f"/{number}.bin", Resource(BODY, faults=[answer]))
         job = await client.run(url, access_token="some-token" if with_token else "")
         assert (job.state, job.error.reason, job.attempt) == (ERROR, reason, 1), (answer, job.error)
-        assert words in job.error.message
+        assert words in f"{job.error.message} {job.error.metadata['remedy']}"
         assert str(answer.code) in job.error.message
 
 

@@ -159,7 +159,7 @@ async def test_an_order_whose_staging_folder_cannot_be_made_says_why(
 ) -> None:
     with HttpServer() as http, monkeypatch.context() as patch:
         refuse(patch, "mkdir", errno.ENOSPC, lambda path: path.name.isdecimal())
-        job = await with_downloads.install(http.put("/a.safetensors", Resource(b"x")))
+        job = await with_downloads.install(http.put("/a.safetensors", Resource(b"\0x")))
         assert (job.state, job.error.reason) == (ERROR, "DISK_FULL")
         assert http.requests_of("/a.safetensors") == []
 

@@ -27,7 +27,7 @@ from modelkeep_install.hashing import digest_file
 from modelkeep_install.peers import Downloads, Records
 from modelkeep_install.store import InstallStore
 from support.failures import fails
-from support.httpserver import HttpServer, Resource
+from support.httpserver import HttpServer, Resource, pattern
 from support.installs import InstallClient, records_beside, small_lora
 from support.waiting import until
 
@@ -101,7 +101,7 @@ async def test_a_cancel_whose_caller_leaves_after_it_was_stored_cancels(
     with_downloads: InstallClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with HttpServer() as http:
-        job = await with_downloads.submit(http.put("/a.safetensors", Resource(bytes(10**6), rate=10_000)))
+        job = await with_downloads.submit(http.put("/a.safetensors", Resource(pattern(10**6), rate=10_000)))
         await with_downloads.until(job, lambda i: i.download_id > 0)
         begun = slow(monkeypatch, InstallStore, "request_cancel")
         call = with_downloads.stub.CancelInstall(pb.CancelInstallRequest(id=job.id))
@@ -182,7 +182,7 @@ async def test_a_download_whose_order_was_never_answered_is_cancelled_with_its_j
     lost = answer_lost(monkeypatch, Downloads, "create", times=1)
     monkeypatch.setattr("modelkeep_install.run.FIRST_RETRY_S", 30.0)  # no second try by itself
     with HttpServer() as http:
-        url = http.put("/a.safetensors", Resource(bytes(2_000_000), rate=200_000))
+        url = http.put("/a.safetensors", Resource(pattern(2_000_000), rate=200_000))
         job = await service.submit(url)
         await until(lambda: bool(lost))
         await service.stub.CancelInstall(pb.CancelInstallRequest(id=job.id))
@@ -212,7 +212,7 @@ async def test_a_download_ends_with_the_job_that_failed_beside_it(
 
     monkeypatch.setattr(InstallStore, "save", full_once)
     with HttpServer() as http:
-        job = await service.install(http.put("/a.safetensors", Resource(bytes(2_000_000), rate=200_000)))
+        job = await service.install(http.put("/a.safetensors", Resource(pattern(2_000_000), rate=200_000)))
         assert (job.state, job.error.reason) == (ERROR, "INTERNAL")
         async with grpc.aio.insecure_channel(service.download_address) as channel:
             stub = download_service_pb2_grpc.DownloadServiceStub(channel)
@@ -326,7 +326,8 @@ async def test_pruning_installs_takes_a_download_of_the_wrong_hash_along(
 ) -> None:
     service = with_downloads
     with HttpServer() as http:
-        job = await service.install(http.put("/a.safetensors", Resource(b"wrong")), expected_sha256="0" * 64)
+        wrong = Resource(b"\0wrong")
+        job = await service.install(http.put("/a.safetensors", wrong), expected_sha256="0" * 64)
     assert (job.state, job.error.reason) == (ERROR, "CHECKSUM_MISMATCH")
     assert Path(job.error.metadata["quarantined_path"]).exists()
     await service.stub.PruneInstalls(pb.PruneInstallsRequest())

@@ -30,7 +30,7 @@ from modelkeep.exceptions import (
     UnknownJobIDException,
 )
 from modelkeep.supervisor import Suite
-from support.httpserver import HttpServer, Resource, Status, pattern
+from support.httpserver import HttpServer, Resource, pattern
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -233,6 +233,39 @@ def test_partial_files_go_after_an_error_unless_preserved(
     assert (web.requests_of("/partial.bin")[-1].offset > 0) is preserve
 
 
+def test_join_waits_until_a_paused_job_that_was_cancelled_is_gone(
+    client: Client, web: HttpServer, models: Path
+) -> None:
+    queue, handler = client.download_queue, Seen()
+    url = web.put("/slow.bin", Resource(BODY, rate=SLOW))
+    job = queue.create_download_job(url, models, event_handlers=[handler])
+    handler.until_bytes_come()
+    queue.pause_job(job)
+    queue.cancel_job(job)
+    queue.join(timeout=20)
+    assert (job.status, handler.order[-1]) == (DownloadJobStatus.CANCELLED, "cancelled")
+
+
+def test_jobs_are_listed_by_labels_watched_to_their_end_and_pruned_by_status(
+    client: Client, web: HttpServer, models: Path
+) -> None:
+    queue = client.download_queue
+    url = web.put("/m.bin", Resource(b"\0small"))
+    job = queue.create_download_job(url, models, labels={"team": "a"})
+    failed = queue.create_download_job(web.url("/nowhere"), models)
+    told = [
+        (event.id, event.put.status)
+        for frame in queue.watch([job.id, failed.id], until_ended=True)
+        for event in frame.events
+        if event.put is not None
+    ]
+    assert {(job.id, "completed"), (failed.id, "error")} <= set(told)
+    assert [found.id for found in queue.list_jobs({"team": "a"})] == [job.id]
+    assert queue.prune_jobs(["completed"], min_age=3600) == 0
+    assert queue.prune_jobs(["completed"]) == 1
+    assert [found.id for found in queue.list_jobs()] == [failed.id]
+
+
 # -- events ---------------------------------------------------------------------------------------------
 
 
@@ -386,7 +419,7 @@ def test_the_lowest_priority_of_those_that_wait_runs_first(
     )
     running.until("running")
     late, normal, urgent = (
-        queue.create_download_job(web.put(f"/{priority}.bin", Resource(b"x")), models, priority=priority)
+        queue.create_download_job(web.put(f"/{priority}.bin", Resource(b"\0x")), models, priority=priority)
         for priority in (20, 10, 1)
     )
     assert [job.status for job in (late, normal, urgent)] == [DownloadJobStatus.ENQUEUED] * 3

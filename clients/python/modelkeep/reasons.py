@@ -60,7 +60,7 @@ SITUATIONS: Final[Mapping[str, Situation]] = {
         ("name", "base", "type", "count"), "ListModels with this name shows them; use the key of one."
     ),
     "INSTALL_IN_PROGRESS": Situation(("id",), "Wait for the install {id}, or cancel it, and import again."),
-    "DESTINATION_EXISTS": Situation(("path",), "Move {path} away, or choose another destination."),
+    "DESTINATION_EXISTS": Situation(("path", "id"), "Move {path} away, or choose another destination."),
     "ETAG_MISMATCH": Situation(("key", "etag"), "Read it again, and decide anew with the present etag."),
     "WRONG_STATE": Situation(
         ("id", "state", "allowed"), "Look at the job's state; one that has ended does not run again."

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modelkeep.exceptions import (
     AddressExpiredException,
+    DestinationExistsException,
     EtagMismatchException,
     ModelkeepError,
     TokenRequiredException,
@@ -197,11 +198,25 @@ class Job:
         return self.state is JobState.PAUSED and reason == AddressExpiredException.reason
 
     @property
+    def known_target(self) -> Path | None:
+        """Where the file goes, as soon as its name is known."""
+        return self.target if self.name or self.spec.filename or not self.spec.destination_is_folder else None
+
+    @property
     def target(self) -> Path:
         """Where the file goes; needs `name` where the destination is a folder."""
         if not self.spec.destination_is_folder:
             return self.spec.destination
         return self.spec.destination / (self.spec.filename or self.name)
+
+
+def destination_promised(job: Job) -> DestinationExistsException:
+    """The error for a destination that another job, which has not ended, is to bring a file to."""
+    return DestinationExistsException(
+        f"download {job.id}, which is {job.state.value}, is to bring a file to {job.target} already",
+        metadata={"path": str(job.target), "id": str(job.id)},
+        remedy=f"Wait for download {job.id}, cancel it, or choose another destination.",
+    )
 
 
 def unknown_job(job_id: int) -> UnknownJobIDException:
@@ -226,6 +241,6 @@ def token_required(job: Job) -> TokenRequiredException:
             "id": str(job.id),
             "host": origin_of(job.spec.source).host,
             "needs": job.secret.value,
-            "remedy": f"start the download with {job.secret.value}",
+            "remedy": f"Start the download with {job.secret.value}.",
         },
     )

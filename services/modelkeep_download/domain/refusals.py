@@ -133,14 +133,16 @@ def other_content(
     """The error for an answer of success that holds something else than the file."""
     quote = clean(content.quote, secrets)
     what, advice = content.what.replace(content.quote, quote) if quote else content.what, content.advice
+    advice = f"{advice[:1].upper()}{advice[1:]}." if advice else ""
     if content_type in HTML_TYPES and content.kind is not Kind.WEB_PAGE:
         what = "what it calls a web page"
     if content_type in HTML_TYPES or content.kind is Kind.WEB_PAGE:
-        advice = "take the file's own link, or give a token if the page asks to log in"
-    facts = {"host": host, "content_type": content_type, "said": quote, "remedy": advice}
+        advice = "Take the file's own link, or give a token if the page asks to log in."
+    facts = {"host": host, "content_type": content_type, "said": quote}
     return NotAModelFileException(
-        f"{host} serves {what} in place of a file{f': {advice}' if advice else ''}",
+        f"{host} serves {what} in place of a file.",
         metadata={name: text for name, text in facts.items() if text or name == "content_type"},
+        remedy=advice,
     )
 
 
@@ -153,14 +155,15 @@ def error_of(refusal: Refusal, asked: Asked) -> Exception:
         # A storage host behind a redirect: its signed address has run out. Ask the source anew.
         return TransientError(f"{host} answers {status} to the address that the source gave{refusal.quoted}")
     kind, because, remedy = _kind(refusal, asked)
-    facts = {"host": host, "status": str(status), "said": refusal.sentence, "remedy": remedy}
+    facts = {"host": host, "status": str(status), "said": refusal.sentence}
     if refusal.deadline:
         facts["deadline"] = refusal.deadline
     if kind is AddressExpiredException:
         facts["needs"] = "source_url"
     return kind(
-        f"{host} answers {status}{refusal.quoted}: {'; '.join(filter(None, (because, remedy)))}",
+        f"{host} answers {status}{refusal.quoted}: {because}.",
         metadata={name: text for name, text in facts.items() if text},
+        remedy=remedy,
     )
 
 
@@ -179,19 +182,19 @@ def _kind(refusal: Refusal, asked: Asked) -> tuple[type[ModelkeepError], str, st
         return (
             EarlyAccessException,
             f"the file is in early access{until}",
-            "buy access at the source and give that account's access token, or wait until it is free",
+            "Buy access at the source and give that account's access token, or wait until it is free.",
         )
     if status == 402 or _PURCHASE.search(words):
         return (
             PurchaseRequiredException,
             "the file is for sale",
-            "buy it at the source, then give that account's access token",
+            "Buy it at the source, then give that account's access token.",
         )
     if refusal.code == "GatedRepo" or (_LICENSE.search(words) and not _EXPIRED.search(words)):
         return (
             LicenseNotAcceptedException,
             "the file is given only to those who accepted its terms",
-            "accept them on the model's own page, then give an access token of the account that did",
+            "Accept them on the model's own page, then give an access token of the account that did.",
         )
     if status == 451:
         return SourceNotFoundException, "it may not serve the file, for legal reasons", ""
@@ -205,7 +208,7 @@ def _about_access(refusal: Refusal, asked: Asked, words: str) -> tuple[type[Mode
         return (
             AddressExpiredException,
             "the address has probably run out",
-            "get a new address of the same file, and start the download with it as source_url",
+            "Get a new address of the same file, and start the download with it as source_url.",
         )
     if status == 400:
         return SourceNotFoundException, "it serves no file there", ""
@@ -213,13 +216,13 @@ def _about_access(refusal: Refusal, asked: Asked, words: str) -> tuple[type[Mode
         return (
             TokenRejectedException,
             "it refuses this access token",
-            "check that the token is valid and may read the file; start with another one",
+            "Check that the token is valid and may read the file, or give another one.",
         )
     return (
         TokenRequiredException,
         "it wants an access token"
         + ("" if status == 401 or _LOGIN.search(words) else ", or serves this file to nobody"),
-        "create the download with an access token of the source",
+        "Give an access token of the source.",
     )
 
 

@@ -167,10 +167,10 @@ def started_over(job: Job, *, changed: bool) -> Job:
         changes=job.changes + (1 if changed else 0),
     )
     if job.changes > 1:
-        remedy = "try again later; with expected_sha256 only that hash decides which bytes are right"
         raise SourceChangedException(
-            f"the object behind {job.spec.source} changed {job.changes} times while it was fetched; {remedy}",
-            metadata={"source": job.spec.source, "changes": str(job.changes), "remedy": remedy},
+            f"the object behind {job.spec.source} changed {job.changes} times while it was fetched",
+            metadata={"source": job.spec.source, "changes": str(job.changes)},
+            remedy="Try again later; where expected_sha256 is given, that alone decides.",
         )
     return job
 

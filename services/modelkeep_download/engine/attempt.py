@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from modelkeep.contents import Content, is_in_place_of, with_suffix
+from modelkeep.exceptions import NotAModelFileException
 from modelkeep_common.room import check_room
 from modelkeep_common.urls import origin_of
 from modelkeep_download.domain.job import Job, Stage
@@ -78,6 +79,8 @@ class Attempt:
         self.meter = ProgressMeter(job.bytes_done, job.bytes_total)
         #: Where the room was looked at last, in bytes of the file; None while nothing is written.
         self._looked_at: int | None = None
+        #: What is wrong with the file's beginning, if the expected hash says so too.
+        self.no_file: NotAModelFileException | None = None
         #: The most bytes that this try has brought the file to; 0 if none came.
         self.reached = 0
 
@@ -184,7 +187,9 @@ class Attempt:
         is_page = job.content_type in HTML_TYPES
         if is_page or is_in_place_of(content, job.target.name):
             host = origin_of(job.final_url or job.spec.source).host
-            raise other_content(host, content, job.content_type, self.credentials.secrets)
+            self.no_file = other_content(host, content, job.content_type, self.credentials.secrets)
+            if not job.spec.expected_sha256:  # else that decides
+                raise self.no_file
         if job.spec.filename or not job.spec.destination_is_folder:
             return
         name = with_suffix(job.name, content)

@@ -79,6 +79,8 @@ def _compare(sha256: str, attempt: Attempt, staging: Path, *, resumed: bool) -> 
     if resumed and not job.restarts:
         # Put together from several answers: fetch it once in one piece before blaming the source.
         raise StartOver("the bytes do not have the expected hash", changed=False)
+    if attempt.no_file is not None:
+        raise attempt.no_file
     kept = files.quarantine(staging)
     raise ChecksumMismatchException(
         f"the file has SHA-256 {sha256}, not the expected {expected}; it lies in {kept}, not delivered",

@@ -196,14 +196,14 @@ class Downloads:
 
         return await self._change(job_id, transition)
 
-    async def prune(self, queue: str) -> int:
-        """Forget the ended jobs of a queue, and remove what they left in their staging folders."""
+    async def prune(self, wanted: JobFilter) -> int:
+        """Forget jobs that have ended, and remove what they left in their staging folders."""
         try:
-            jobs = await self._db.write(lambda conn: self._store.prune(conn, queue))
+            jobs = await self._db.write(lambda conn: self._store.prune(conn, wanted))
         except DiskFullException:  # what they left is removed first, where it has to make the room
-            for job in await self._db.read(lambda conn: self._store.ended(conn, queue)):
+            for job in await self._db.read(lambda conn: list(self._store.list(conn, wanted))):
                 await asyncio.to_thread(files.remove_staging, job.staging)
-            jobs = await self._db.write(lambda conn: self._store.prune(conn, queue))
+            jobs = await self._db.write(lambda conn: self._store.prune(conn, wanted))
         for job in jobs:
             if job.staging:
                 await asyncio.to_thread(files.remove_staging, job.staging)
@@ -254,6 +254,11 @@ class Downloads:
     async def _still_open(self, ids: Collection[int]) -> set[int]:
         """Those of the jobs that have not ended."""
         return set(await self._db.read(lambda conn: self._store.open_ids(conn, ids=ids)))
+
+    async def last_changes(self, ids: Sequence[int]) -> list[tuple[bool, int]]:
+        """(whether it has ended, revision of its last change) of those of the jobs that are there."""
+        jobs = await self._db.read(lambda conn: list(self._store.list(conn, JobFilter(ids=ids))))
+        return [(job.state.terminal, job.revision) for job in jobs]
 
     async def _change(self, job_id: int, transition: Callable[[Job], Job]) -> Job:
         async def carry() -> Job:

@@ -311,14 +311,11 @@ def _refuse_cut(path: Path, fd: int, host: str) -> None:
     try:
         read_header(fd, path)
     except InvalidModelException as error:
-        detail, remedy = (
-            error.metadata.get("detail", ""),
-            "fetch it again, or from a source that tells the size",
-        )
+        detail = error.metadata.get("detail", "")
         raise NotAModelFileException(
-            f"{host} does not say how many bytes it sends, and what came is no whole safetensors file:"
-            f" {detail}; {remedy}",
-            metadata={"host": host, "content_type": "", "detail": detail, "remedy": remedy},
+            f"{host} does not say how many bytes it sends, and what came is a cut safetensors file: {detail}",
+            metadata={"host": host, "content_type": "", "detail": detail},
+            remedy="Fetch it again, or from a source that tells the size.",
         ) from error
 
 

@@ -156,8 +156,8 @@ async def _follow(run: Run) -> None:
 
 
 async def _bring_token(run: Run) -> None:
-    """Hands a token that a caller brought to the paused download."""
-    if run.access_token or run.url:
+    """Lets the paused download go on, with what a caller brought."""
+    if run.access_token or run.url or run.download_is_paused:
         # it went on, or ended, meanwhile; or this is not what it waits for
         with contextlib.suppress(WrongStateException, TokenRequiredException, FieldInvalidException):
             await run.tools.downloads.start(run.job.download_id, run.access_token, run.url)

@@ -64,6 +64,7 @@ class DownloadJobBase(BaseModel):
         False, description="Whether the partial file stays after an error."
     )
     expected_sha256: str | None = Field(None, description="Hash that the file must have.")
+    labels: dict[str, str] = Field(default_factory=dict, description="Pairs of texts to find the job by.")
     error: Exception | None = Field(None, description="Why it failed, or waits.")
     path: Path | None = Field(None, description="The file, once its name is known.")
 
@@ -109,6 +110,7 @@ class DownloadJobBase(BaseModel):
         self.job_sequence = message.sequence or None
         self.preserve_partial_downloads = message.preserve_partial
         self.expected_sha256 = message.expected_sha256 or None
+        self.labels = dict(message.labels)
         self.error = exception_of(message.error) if message.HasField("error") else None
         self.path = Path(message.path) if message.path else None
 
@@ -183,6 +185,11 @@ def job_of(message: download_pb2.Download) -> DownloadJobBase:
     job = cls(source=source, destination=message.destination)
     job.update(message)
     return job
+
+
+def is_active(message: download_pb2.Download) -> bool:
+    """Whether the queue is at work on a job: one that is paused may be on its way to cancelled."""
+    return status_of(message) in ACTIVE or message.stage == download_pb2.DOWNLOAD_STAGE_STOPPING
 
 
 def status_of(message: download_pb2.Download) -> DownloadJobStatus:

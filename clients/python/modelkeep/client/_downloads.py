@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelkeep.client._download_jobs import (
-    ACTIVE,
     DEFAULT_PRIORITY,
     DownloadEventHandler,
     DownloadJobBase,
     DownloadJobStatus,
+    is_active,
     job_of,
     make_job,
     status_of,
@@ -83,6 +84,7 @@ class AsyncDownloadQueue:
         access_token: str | None = None,
         event_handlers: Sequence[DownloadEventHandler] = (),
         expected_sha256: str | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> DownloadJobBase:
         """Make a job of the class that fits the source, and submit it.
 
@@ -95,9 +97,11 @@ class AsyncDownloadQueue:
             access_token: Token for the source's host.
             event_handlers: Handlers of this job.
             expected_sha256: Hash that the file must have.
+            labels: Pairs of texts to find the job by.
 
         Raises:
             FieldInvalidException: The address is malformed.
+            DestinationExistsException: There is such a file, or another job is to bring it.
             ForbiddenPathException: The folder, or a local source, is outside those allowed.
         """
         fields: dict[str, Any] = {} if access_token is None else {"access_token": access_token}
@@ -109,6 +113,7 @@ class AsyncDownloadQueue:
             priority=priority,
             event_handlers=list(event_handlers),
             expected_sha256=expected_sha256,
+            labels=dict(labels or {}),
             **fields,
         )
         return await self.submit_download_job(job, start)
@@ -131,6 +136,7 @@ class AsyncDownloadQueue:
             preserve_partial=job.preserve_partial_downloads,
             expected_sha256=job.expected_sha256 or "",
             access_token=str(getattr(job, "access_token", None) or ""),
+            labels=job.labels,
         )
         tracker = await self._jobs.following()
         async with tracker.creating():
@@ -140,9 +146,14 @@ class AsyncDownloadQueue:
 
     # -- looking at jobs ----------------------------------------------------------------------------------
 
-    async def list_jobs(self) -> list[DownloadJobBase]:
-        """All jobs of the queue that were not pruned, ordered by number."""
-        request = made(pb.ListDownloadsRequest, queue=self._queue or "", all_queues=self._queue is None)
+    async def list_jobs(self, labels: Mapping[str, str] | None = None) -> list[DownloadJobBase]:
+        """All jobs of the queue that were not pruned, ordered by number; of those with all `labels`."""
+        request = made(
+            pb.ListDownloadsRequest,
+            queue=self._queue or "",
+            all_queues=self._queue is None,
+            labels=dict(labels or {}),
+        )
         pages = self._peer.pages(self._stub.ListDownloads, request)
         return [self._jobs.of(message) async for page in pages for message in page.downloads]
 
@@ -158,7 +169,7 @@ class AsyncDownloadQueue:
         return self._jobs.of(answer.download)
 
     async def join(self, timeout: float | None = None) -> None:
-        """Wait until no job of the queue is enqueued or running, and all its handlers have run.
+        """Wait until no job of the queue is enqueued, running or stopping, and all its handlers have run.
 
         Raises:
             DeadlineExceededException: Some still are, after `timeout` seconds.
@@ -167,24 +178,37 @@ class AsyncDownloadQueue:
 
         def idle() -> bool:
             told = (tracker.told(id) for id in tracker.jobs)
-            return all(message is not None and status_of(message) not in ACTIVE for message in told)
+            return all(message is not None and not is_active(message) for message in told)
 
         await tracker.until(idle, timeout, "downloads that have not ended")
 
-    async def prune_jobs(self) -> int:
-        """Forget the jobs of the queue that have ended; answers how many. Files stay."""
-        if self._queue is None:
-            queues = {job.message.queue for job in await self.list_jobs()}
-        else:
-            queues = {self._queue}
-        count = 0
-        for queue in sorted(queues):
-            request = made(pb.PruneDownloadsRequest, queue=queue)
-            count += (await self._peer.call(self._stub.PruneDownloads, request)).pruned_count
-        return count
+    async def prune_jobs(
+        self, statuses: Collection[DownloadJobStatus | str] = (), min_age: float | None = None
+    ) -> int:
+        """Forget the jobs of the queue that have ended; answers how many. Files stay.
+
+        Args:
+            statuses: Only those with one of these, of completed, error and cancelled.
+            min_age: Only those that ended at least so many seconds ago.
+        """
+        request = made(
+            pb.PruneDownloadsRequest,
+            queue=self._queue or "",
+            all_queues=self._queue is None,
+            states=[f"DOWNLOAD_STATE_{DownloadJobStatus(status).name}" for status in statuses],
+        )
+        if min_age is not None:
+            request.min_age.FromTimedelta(timedelta(seconds=min_age))
+        answer = await self._peer.call(self._stub.PruneDownloads, request)
+        return int(answer.pruned_count)
 
     def watch(
-        self, ids: Sequence[int] = (), *, resume_token: str = "", skip_snapshot: bool = False
+        self,
+        ids: Sequence[int] = (),
+        *,
+        resume_token: str = "",
+        skip_snapshot: bool = False,
+        until_ended: bool = False,
     ) -> AsyncGenerator[WatchFrame[DownloadJobBase]]:
         """A snapshot of the jobs, then every change and progress; goes on by itself.
 
@@ -192,8 +216,9 @@ class AsyncDownloadQueue:
             ids: Only these jobs; none: all of the queue.
             resume_token: Place to go on from, out of an earlier frame; empty: a snapshot first.
             skip_snapshot: Without a token: only changes from now on.
+            until_ended: End once all of `ids` have ended, or are gone.
         """
-        return self._jobs.watch(ids, resume_token, skip_snapshot)
+        return self._jobs.watch(ids, resume_token, skip_snapshot, until_ended=until_ended)
 
     # -- controlling jobs ---------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ class Jobs(Generic[J, M]):
         return live
 
     def watch(
-        self, ids: Sequence[int], resume_token: str, skip_snapshot: bool
+        self, ids: Sequence[int], resume_token: str, skip_snapshot: bool, *, until_ended: bool = False
     ) -> AsyncGenerator[WatchFrame[J]]:
         """A watch of its own; each event has a new object, which stays as it is."""
         events = events_with_progress()
@@ -73,6 +73,8 @@ class Jobs(Generic[J, M]):
 
         request = self._request(ids)
         request.resume_token, request.skip_snapshot = resume_token, skip_snapshot
+        if until_ended:
+            request.until_ended = True
         return follow(self._peer, self._method, request, convert)
 
     async def close(self) -> None:

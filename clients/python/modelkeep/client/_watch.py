@@ -175,6 +175,8 @@ async def follow(
                 # Not asyncio.wait_for: before Python 3.12 it may swallow a cancellation.
                 async with asyncio.timeout(SILENCE_S):
                     answer = await call.read()
+                if answer is aio.EOF and getattr(request, "until_ended", False):
+                    return
                 if answer is aio.EOF:
                     failure: ModelkeepError = rpc.unreachable(peer.address, "the stream ended")
                     break

@@ -47,7 +47,7 @@ DOWNLOAD_STAGE_VERIFYING: DownloadStage
 DOWNLOAD_STAGE_STOPPING: DownloadStage
 
 class Download(_message.Message):
-    __slots__ = ("id", "etag", "queue", "source", "destination", "path", "state", "stage", "priority", "preserve_partial", "progress", "expected_sha256", "sha256", "verified", "error", "create_time", "start_time", "end_time", "sequence", "attempt", "final_url", "content_type", "revision", "labels", "restarts")
+    __slots__ = ("id", "etag", "queue", "source", "destination", "path", "state", "stage", "priority", "preserve_partial", "progress", "expected_sha256", "sha256", "verified", "error", "create_time", "start_time", "end_time", "sequence", "attempt", "final_url", "content_type", "revision", "labels", "restarts", "ended")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +80,7 @@ class Download(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
     id: int
     etag: str
     queue: str
@@ -105,7 +106,8 @@ class Download(_message.Message):
     revision: int
     labels: _containers.ScalarMap[str, str]
     restarts: int
-    def __init__(self, id: _Optional[int] = ..., etag: _Optional[str] = ..., queue: _Optional[str] = ..., source: _Optional[_Union[DownloadSource, _Mapping]] = ..., destination: _Optional[str] = ..., path: _Optional[str] = ..., state: _Optional[_Union[DownloadState, str]] = ..., stage: _Optional[_Union[DownloadStage, str]] = ..., priority: _Optional[int] = ..., preserve_partial: _Optional[bool] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., expected_sha256: _Optional[str] = ..., sha256: _Optional[str] = ..., verified: _Optional[bool] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sequence: _Optional[int] = ..., attempt: _Optional[int] = ..., final_url: _Optional[str] = ..., content_type: _Optional[str] = ..., revision: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., restarts: _Optional[int] = ...) -> None: ...
+    ended: bool
+    def __init__(self, id: _Optional[int] = ..., etag: _Optional[str] = ..., queue: _Optional[str] = ..., source: _Optional[_Union[DownloadSource, _Mapping]] = ..., destination: _Optional[str] = ..., path: _Optional[str] = ..., state: _Optional[_Union[DownloadState, str]] = ..., stage: _Optional[_Union[DownloadStage, str]] = ..., priority: _Optional[int] = ..., preserve_partial: _Optional[bool] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., expected_sha256: _Optional[str] = ..., sha256: _Optional[str] = ..., verified: _Optional[bool] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sequence: _Optional[int] = ..., attempt: _Optional[int] = ..., final_url: _Optional[str] = ..., content_type: _Optional[str] = ..., revision: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., restarts: _Optional[int] = ..., ended: _Optional[bool] = ...) -> None: ...
 
 class DownloadSource(_message.Message):
     __slots__ = ("url", "local_path")

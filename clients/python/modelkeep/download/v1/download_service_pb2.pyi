@@ -66,18 +66,27 @@ class GetDownloadResponse(_message.Message):
     def __init__(self, download: _Optional[_Union[_download_pb2.Download, _Mapping]] = ...) -> None: ...
 
 class ListDownloadsRequest(_message.Message):
-    __slots__ = ("queue", "all_queues", "states", "page_size", "page_token")
+    __slots__ = ("queue", "all_queues", "states", "page_size", "page_token", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     ALL_QUEUES_FIELD_NUMBER: _ClassVar[int]
     STATES_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     queue: str
     all_queues: bool
     states: _containers.RepeatedScalarFieldContainer[_download_pb2.DownloadState]
     page_size: int
     page_token: str
-    def __init__(self, queue: _Optional[str] = ..., all_queues: _Optional[bool] = ..., states: _Optional[_Iterable[_Union[_download_pb2.DownloadState, str]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, queue: _Optional[str] = ..., all_queues: _Optional[bool] = ..., states: _Optional[_Iterable[_Union[_download_pb2.DownloadState, str]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ListDownloadsResponse(_message.Message):
     __slots__ = ("downloads", "next_page_token", "resume_token")
@@ -144,10 +153,16 @@ class UpdateDownloadResponse(_message.Message):
     def __init__(self, download: _Optional[_Union[_download_pb2.Download, _Mapping]] = ...) -> None: ...
 
 class PruneDownloadsRequest(_message.Message):
-    __slots__ = ("queue",)
+    __slots__ = ("queue", "all_queues", "states", "min_age")
     QUEUE_FIELD_NUMBER: _ClassVar[int]
+    ALL_QUEUES_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    MIN_AGE_FIELD_NUMBER: _ClassVar[int]
     queue: str
-    def __init__(self, queue: _Optional[str] = ...) -> None: ...
+    all_queues: bool
+    states: _containers.RepeatedScalarFieldContainer[_download_pb2.DownloadState]
+    min_age: _duration_pb2.Duration
+    def __init__(self, queue: _Optional[str] = ..., all_queues: _Optional[bool] = ..., states: _Optional[_Iterable[_Union[_download_pb2.DownloadState, str]]] = ..., min_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class PruneDownloadsResponse(_message.Message):
     __slots__ = ("pruned_count",)
@@ -156,20 +171,31 @@ class PruneDownloadsResponse(_message.Message):
     def __init__(self, pruned_count: _Optional[int] = ...) -> None: ...
 
 class WatchDownloadsRequest(_message.Message):
-    __slots__ = ("resume_token", "queue", "all_queues", "ids", "skip_snapshot", "bookmark_interval")
+    __slots__ = ("resume_token", "queue", "all_queues", "ids", "skip_snapshot", "bookmark_interval", "until_ended", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     ALL_QUEUES_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     SKIP_SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     BOOKMARK_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_ENDED_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     resume_token: str
     queue: str
     all_queues: bool
     ids: _containers.RepeatedScalarFieldContainer[int]
     skip_snapshot: bool
     bookmark_interval: _duration_pb2.Duration
-    def __init__(self, resume_token: _Optional[str] = ..., queue: _Optional[str] = ..., all_queues: _Optional[bool] = ..., ids: _Optional[_Iterable[int]] = ..., skip_snapshot: _Optional[bool] = ..., bookmark_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    until_ended: bool
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, resume_token: _Optional[str] = ..., queue: _Optional[str] = ..., all_queues: _Optional[bool] = ..., ids: _Optional[_Iterable[int]] = ..., skip_snapshot: _Optional[bool] = ..., bookmark_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., until_ended: _Optional[bool] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class WatchDownloadsResponse(_message.Message):
     __slots__ = ("phase", "snapshot_complete", "resume_token", "events")

@@ -131,7 +131,8 @@ class DownloadServiceServicer:
         """Makes a job and, unless `start` is false, puts it into the queue.
 
         Errors: FORBIDDEN_PATH (destination or local source outside the allowed roots), SOURCE_NOT_FOUND (no
-        such local file), DESTINATION_EXISTS, QUEUE_FULL, REQUEST_ID_REUSED.
+        such local file), DESTINATION_EXISTS (a file is there, or another job that has not ended brings one, which `id`
+        names), QUEUE_FULL, REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,8 +205,8 @@ class DownloadServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PruneDownloads(self, request, context):
-        """Forgets the jobs of a queue that have ended (COMPLETED, ERROR, CANCELLED). Delivered files stay;
-        partial files that preserve_partial kept, and quarantined ones, are removed.
+        """Forgets the jobs of a queue that have ended (COMPLETED, ERROR, CANCELLED), or those of them that the request
+        describes. Delivered files stay; partial files that preserve_partial kept, and quarantined ones, are removed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

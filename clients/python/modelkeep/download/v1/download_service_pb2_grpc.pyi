@@ -56,7 +56,8 @@ class DownloadServiceStub:
     """Makes a job and, unless `start` is false, puts it into the queue.
 
     Errors: FORBIDDEN_PATH (destination or local source outside the allowed roots), SOURCE_NOT_FOUND (no
-    such local file), DESTINATION_EXISTS, QUEUE_FULL, REQUEST_ID_REUSED.
+    such local file), DESTINATION_EXISTS (a file is there, or another job that has not ended brings one, which `id`
+    names), QUEUE_FULL, REQUEST_ID_REUSED.
     """
     GetDownload: _grpc.UnaryUnaryMultiCallable[_download_service_pb2.GetDownloadRequest, _download_service_pb2.GetDownloadResponse]
     """Answers with one job.
@@ -101,8 +102,8 @@ class DownloadServiceStub:
     that names nothing.
     """
     PruneDownloads: _grpc.UnaryUnaryMultiCallable[_download_service_pb2.PruneDownloadsRequest, _download_service_pb2.PruneDownloadsResponse]
-    """Forgets the jobs of a queue that have ended (COMPLETED, ERROR, CANCELLED). Delivered files stay;
-    partial files that preserve_partial kept, and quarantined ones, are removed.
+    """Forgets the jobs of a queue that have ended (COMPLETED, ERROR, CANCELLED), or those of them that the request
+    describes. Delivered files stay; partial files that preserve_partial kept, and quarantined ones, are removed.
     """
     WatchDownloads: _grpc.UnaryStreamMultiCallable[_download_service_pb2.WatchDownloadsRequest, _download_service_pb2.WatchDownloadsResponse]
     """Streams a snapshot of the jobs, then every change of state and, in between, progress. See
@@ -144,7 +145,8 @@ class DownloadServiceAsyncStub(DownloadServiceStub):
     """Makes a job and, unless `start` is false, puts it into the queue.
 
     Errors: FORBIDDEN_PATH (destination or local source outside the allowed roots), SOURCE_NOT_FOUND (no
-    such local file), DESTINATION_EXISTS, QUEUE_FULL, REQUEST_ID_REUSED.
+    such local file), DESTINATION_EXISTS (a file is there, or another job that has not ended brings one, which `id`
+    names), QUEUE_FULL, REQUEST_ID_REUSED.
     """
     GetDownload: _aio.UnaryUnaryMultiCallable[_download_service_pb2.GetDownloadRequest, _download_service_pb2.GetDownloadResponse]  # type: ignore[assignment]
     """Answers with one job.
@@ -189,8 +191,8 @@ class DownloadServiceAsyncStub(DownloadServiceStub):
     that names nothing.
     """
     PruneDownloads: _aio.UnaryUnaryMultiCallable[_download_service_pb2.PruneDownloadsRequest, _download_service_pb2.PruneDownloadsResponse]  # type: ignore[assignment]
-    """Forgets the jobs of a queue that have ended (COMPLETED, ERROR, CANCELLED). Delivered files stay;
-    partial files that preserve_partial kept, and quarantined ones, are removed.
+    """Forgets the jobs of a queue that have ended (COMPLETED, ERROR, CANCELLED), or those of them that the request
+    describes. Delivered files stay; partial files that preserve_partial kept, and quarantined ones, are removed.
     """
     WatchDownloads: _aio.UnaryStreamMultiCallable[_download_service_pb2.WatchDownloadsRequest, _download_service_pb2.WatchDownloadsResponse]  # type: ignore[assignment]
     """Streams a snapshot of the jobs, then every change of state and, in between, progress. See
@@ -235,7 +237,8 @@ class DownloadServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a job and, unless `start` is false, puts it into the queue.
 
         Errors: FORBIDDEN_PATH (destination or local source outside the allowed roots), SOURCE_NOT_FOUND (no
-        such local file), DESTINATION_EXISTS, QUEUE_FULL, REQUEST_ID_REUSED.
+        such local file), DESTINATION_EXISTS (a file is there, or another job that has not ended brings one, which `id`
+        names), QUEUE_FULL, REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -322,8 +325,8 @@ class DownloadServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _download_service_pb2.PruneDownloadsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_download_service_pb2.PruneDownloadsResponse, _abc.Awaitable[_download_service_pb2.PruneDownloadsResponse]]:
-        """Forgets the jobs of a queue that have ended (COMPLETED, ERROR, CANCELLED). Delivered files stay;
-        partial files that preserve_partial kept, and quarantined ones, are removed.
+        """Forgets the jobs of a queue that have ended (COMPLETED, ERROR, CANCELLED), or those of them that the request
+        describes. Delivered files stay; partial files that preserve_partial kept, and quarantined ones, are removed.
         """
 
     @_abc_1.abstractmethod

@@ -100,8 +100,9 @@ class InstallServiceServicer:
 
     def ImportModel(self, request, context):
         """Makes a job that installs a model, and answers at once. The same source with the same arguments,
-        while its job has neither ended nor been cancelled, answers with that job; a token in the call lets a
-        job go on that is PAUSED with TOKEN_REQUIRED. Neither token nor priority counts as an argument here.
+        while its job has neither ended nor been cancelled, answers with that job; one whose download is PAUSED
+        goes on, with the token or the address of the call where it waits for them. Neither token nor priority
+        counts as an argument here.
 
         Addresses that differ in a credential only (a token, a signature, `user:password@`) are the same
         source. Those that differ in another value that is not shown are two, and make two jobs. Such a value

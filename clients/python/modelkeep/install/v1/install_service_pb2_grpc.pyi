@@ -42,8 +42,9 @@ class InstallServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InstallServiceAsyncStub: ...
     ImportModel: _grpc.UnaryUnaryMultiCallable[_install_service_pb2.ImportModelRequest, _install_service_pb2.ImportModelResponse]
     """Makes a job that installs a model, and answers at once. The same source with the same arguments,
-    while its job has neither ended nor been cancelled, answers with that job; a token in the call lets a
-    job go on that is PAUSED with TOKEN_REQUIRED. Neither token nor priority counts as an argument here.
+    while its job has neither ended nor been cancelled, answers with that job; one whose download is PAUSED
+    goes on, with the token or the address of the call where it waits for them. Neither token nor priority
+    counts as an argument here.
 
     Addresses that differ in a credential only (a token, a signature, `user:password@`) are the same
     source. Those that differ in another value that is not shown are two, and make two jobs. Such a value
@@ -128,8 +129,9 @@ class InstallServiceAsyncStub(InstallServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ImportModel: _aio.UnaryUnaryMultiCallable[_install_service_pb2.ImportModelRequest, _install_service_pb2.ImportModelResponse]  # type: ignore[assignment]
     """Makes a job that installs a model, and answers at once. The same source with the same arguments,
-    while its job has neither ended nor been cancelled, answers with that job; a token in the call lets a
-    job go on that is PAUSED with TOKEN_REQUIRED. Neither token nor priority counts as an argument here.
+    while its job has neither ended nor been cancelled, answers with that job; one whose download is PAUSED
+    goes on, with the token or the address of the call where it waits for them. Neither token nor priority
+    counts as an argument here.
 
     Addresses that differ in a credential only (a token, a signature, `user:password@`) are the same
     source. Those that differ in another value that is not shown are two, and make two jobs. Such a value
@@ -217,8 +219,9 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_install_service_pb2.ImportModelResponse, _abc.Awaitable[_install_service_pb2.ImportModelResponse]]:
         """Makes a job that installs a model, and answers at once. The same source with the same arguments,
-        while its job has neither ended nor been cancelled, answers with that job; a token in the call lets a
-        job go on that is PAUSED with TOKEN_REQUIRED. Neither token nor priority counts as an argument here.
+        while its job has neither ended nor been cancelled, answers with that job; one whose download is PAUSED
+        goes on, with the token or the address of the call where it waits for them. Neither token nor priority
+        counts as an argument here.
 
         Addresses that differ in a credential only (a token, a signature, `user:password@`) are the same
         source. Those that differ in another value that is not shown are two, and make two jobs. Such a value
