@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from modelkeep.download.v1 import download_pb2, download_service_pb2
-from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.server.v1 import job_pb2, watch_pb2
 from modelkeep_common.auth import Principal
 from modelkeep_common.urls import is_address, parse_url
@@ -134,13 +133,9 @@ def list_filter(request: download_service_pb2.ListDownloadsRequest) -> JobFilter
 def prune_filter(request: download_service_pb2.PruneDownloadsRequest, now: float) -> JobFilter:
     """Which jobs a PruneDownloads forgets."""
     states = [_STATE_FROM_PROTO[state] for state in request.states]
-    if not all(state.terminal for state in states):
-        raise FieldInvalidException(
-            "only jobs that have ended are forgotten",
-            violations=[FieldViolation("states", "may be COMPLETED, ERROR and CANCELLED")],
-        )
     return JobFilter(
-        queue=None if request.all_queues else request.queue,
+        queue=None if request.all_queues or request.ids else request.queue,
+        ids=sorted(set(request.ids)) or None,
         states=states or [state for state in JobState if state.terminal],
         ended_before=now - to_seconds(request.min_age) if request.HasField("min_age") else None,
     )

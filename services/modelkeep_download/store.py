@@ -31,6 +31,7 @@ from modelkeep_download.domain.ranges import ByteRanges
 from modelkeep_download.domain.transitions import (
     adopted,
     begun,
+    check_over,
     stamped,
 )
 
@@ -300,7 +301,13 @@ class JobStore:
         )
 
     def prune(self, conn: sqlite3.Connection, wanted: JobFilter) -> Sequence[Job]:
-        """Forget jobs, which must have ended; returns them."""
+        """Forget jobs that have ended; returns them.
+
+        Raises:
+            UnknownJobIDException, WrongStateException: One that is named by its id.
+        """
+        for job_id in wanted.ids or ():
+            check_over(self.get(conn, job_id))
         jobs = list(self.list(conn, wanted))
         for job in jobs:
             conn.execute("DELETE FROM downloads WHERE id = ?", (job.id,))

@@ -116,9 +116,17 @@ async def test_prune_takes_states_and_age(client: DownloadClient, web: HttpServe
     assert await prune() == []
 
 
-async def test_what_has_not_ended_cannot_be_pruned(client: DownloadClient) -> None:
-    with fails(code="INVALID_ARGUMENT", reason="FIELD_INVALID", fields=["states"]):
+async def test_what_has_not_ended_cannot_be_pruned(client: DownloadClient, web: HttpServer) -> None:
+    done = await client.run(web.url("/m.bin"), queue="some")
+    idle = await client.create(web.url("/x.bin"), start=False)
+    with fails(code="INVALID_ARGUMENT", reason="FIELD_INVALID", fields=["states[1]"]):
         await client.stub.PruneDownloads(pb.PruneDownloadsRequest(states=[ERROR, PAUSED]))
+    with fails(code="FAILED_PRECONDITION", reason="WRONG_STATE"):
+        await client.stub.PruneDownloads(pb.PruneDownloadsRequest(ids=[done.id, idle.id]))
+    with fails(code="NOT_FOUND", reason="UNKNOWN_JOB"):
+        await client.stub.PruneDownloads(pb.PruneDownloadsRequest(ids=[done.id, 99]))
+    answer = await client.stub.PruneDownloads(pb.PruneDownloadsRequest(ids=[done.id]))
+    assert answer.pruned_count == 1
 
 
 async def test_lists_and_watches_are_by_labels(client: DownloadClient, web: HttpServer) -> None:

@@ -30,7 +30,7 @@ from modelkeep.exceptions import (
     UnknownJobIDException,
 )
 from modelkeep.supervisor import Suite
-from support.httpserver import HttpServer, Resource, pattern
+from support.httpserver import HttpServer, Resource, Status, pattern
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -261,8 +261,8 @@ def test_jobs_are_listed_by_labels_watched_to_their_end_and_pruned_by_status(
     ]
     assert {(job.id, "completed"), (failed.id, "error")} <= set(told)
     assert [found.id for found in queue.list_jobs({"team": "a"})] == [job.id]
-    assert queue.prune_jobs(["completed"], min_age=3600) == 0
-    assert queue.prune_jobs(["completed"]) == 1
+    assert queue.prune_jobs(statuses=["completed"], older_than=3600) == 0
+    assert queue.prune_jobs([job]) == 1
     assert [found.id for found in queue.list_jobs()] == [failed.id]
 
 

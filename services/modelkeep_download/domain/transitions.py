@@ -81,6 +81,23 @@ def to_cancel(job: Job) -> Job:
     return ended(job, JobState.CANCELLED)
 
 
+def check_over(job: Job) -> None:
+    """Make sure that a job can be forgotten.
+
+    Raises:
+        WrongStateException: It has not ended.
+    """
+    if not job.state.terminal:
+        raise WrongStateException(
+            f"download {job.id} is {job.state.value} and cannot be forgotten; cancel it first",
+            metadata={
+                "id": str(job.id),
+                "state": job.state.value.upper(),
+                "allowed": ",".join(state.value.upper() for state in JobState if state.terminal),
+            },
+        )
+
+
 def begun(job: Job, sequence: int, *, has_secrets: bool = True) -> Job:
     """The job with a slot, about to ask its source; unchanged if it is not its turn any more.
 

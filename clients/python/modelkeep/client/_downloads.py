@@ -183,22 +183,32 @@ class AsyncDownloadQueue:
         await tracker.until(idle, timeout, "downloads that have not ended")
 
     async def prune_jobs(
-        self, statuses: Collection[DownloadJobStatus | str] = (), min_age: float | None = None
+        self,
+        jobs: Sequence[DownloadJobBase | int] = (),
+        *,
+        statuses: Collection[DownloadJobStatus | str] = (),
+        older_than: float = 0.0,
     ) -> int:
-        """Forget the jobs of the queue that have ended; answers how many. Files stay.
+        """Forget jobs of the queue that have ended; answers how many. Files stay.
 
         Args:
-            statuses: Only those with one of these, of completed, error and cancelled.
-            min_age: Only those that ended at least so many seconds ago.
+            jobs: Only these, which must have ended; none: all.
+            statuses: Only those that ended so, such as "error"; none: all.
+            older_than: Only those that ended so many seconds ago, or longer.
+
+        Raises:
+            UnknownJobIDException: One is no job of this queue.
+            WrongStateException: One of `jobs` has not ended.
         """
         request = made(
             pb.PruneDownloadsRequest,
             queue=self._queue or "",
             all_queues=self._queue is None,
             states=[f"DOWNLOAD_STATE_{DownloadJobStatus(status).name}" for status in statuses],
+            ids=[await self._id(job) for job in jobs],
         )
-        if min_age is not None:
-            request.min_age.FromTimedelta(timedelta(seconds=min_age))
+        if older_than:
+            request.min_age.FromTimedelta(timedelta(seconds=older_than))
         answer = await self._peer.call(self._stub.PruneDownloads, request)
         return int(answer.pruned_count)
 

@@ -153,16 +153,18 @@ class UpdateDownloadResponse(_message.Message):
     def __init__(self, download: _Optional[_Union[_download_pb2.Download, _Mapping]] = ...) -> None: ...
 
 class PruneDownloadsRequest(_message.Message):
-    __slots__ = ("queue", "all_queues", "states", "min_age")
+    __slots__ = ("queue", "all_queues", "states", "min_age", "ids")
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     ALL_QUEUES_FIELD_NUMBER: _ClassVar[int]
     STATES_FIELD_NUMBER: _ClassVar[int]
     MIN_AGE_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
     queue: str
     all_queues: bool
     states: _containers.RepeatedScalarFieldContainer[_download_pb2.DownloadState]
     min_age: _duration_pb2.Duration
-    def __init__(self, queue: _Optional[str] = ..., all_queues: _Optional[bool] = ..., states: _Optional[_Iterable[_Union[_download_pb2.DownloadState, str]]] = ..., min_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, queue: _Optional[str] = ..., all_queues: _Optional[bool] = ..., states: _Optional[_Iterable[_Union[_download_pb2.DownloadState, str]]] = ..., min_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class PruneDownloadsResponse(_message.Message):
     __slots__ = ("pruned_count",)

@@ -207,6 +207,8 @@ class DownloadServiceServicer:
     def PruneDownloads(self, request, context):
         """Forgets the jobs of a queue that have ended (COMPLETED, ERROR, CANCELLED), or those of them that the request
         describes. Delivered files stay; partial files that preserve_partial kept, and quarantined ones, are removed.
+
+        Errors: UNKNOWN_JOB, WRONG_STATE (of an id, whose job has not ended); nothing was forgotten.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

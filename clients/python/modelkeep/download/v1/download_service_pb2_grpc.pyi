@@ -104,6 +104,8 @@ class DownloadServiceStub:
     PruneDownloads: _grpc.UnaryUnaryMultiCallable[_download_service_pb2.PruneDownloadsRequest, _download_service_pb2.PruneDownloadsResponse]
     """Forgets the jobs of a queue that have ended (COMPLETED, ERROR, CANCELLED), or those of them that the request
     describes. Delivered files stay; partial files that preserve_partial kept, and quarantined ones, are removed.
+
+    Errors: UNKNOWN_JOB, WRONG_STATE (of an id, whose job has not ended); nothing was forgotten.
     """
     WatchDownloads: _grpc.UnaryStreamMultiCallable[_download_service_pb2.WatchDownloadsRequest, _download_service_pb2.WatchDownloadsResponse]
     """Streams a snapshot of the jobs, then every change of state and, in between, progress. See
@@ -193,6 +195,8 @@ class DownloadServiceAsyncStub(DownloadServiceStub):
     PruneDownloads: _aio.UnaryUnaryMultiCallable[_download_service_pb2.PruneDownloadsRequest, _download_service_pb2.PruneDownloadsResponse]  # type: ignore[assignment]
     """Forgets the jobs of a queue that have ended (COMPLETED, ERROR, CANCELLED), or those of them that the request
     describes. Delivered files stay; partial files that preserve_partial kept, and quarantined ones, are removed.
+
+    Errors: UNKNOWN_JOB, WRONG_STATE (of an id, whose job has not ended); nothing was forgotten.
     """
     WatchDownloads: _aio.UnaryStreamMultiCallable[_download_service_pb2.WatchDownloadsRequest, _download_service_pb2.WatchDownloadsResponse]  # type: ignore[assignment]
     """Streams a snapshot of the jobs, then every change of state and, in between, progress. See
@@ -327,6 +331,8 @@ class DownloadServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_download_service_pb2.PruneDownloadsResponse, _abc.Awaitable[_download_service_pb2.PruneDownloadsResponse]]:
         """Forgets the jobs of a queue that have ended (COMPLETED, ERROR, CANCELLED), or those of them that the request
         describes. Delivered files stay; partial files that preserve_partial kept, and quarantined ones, are removed.
+
+        Errors: UNKNOWN_JOB, WRONG_STATE (of an id, whose job has not ended); nothing was forgotten.
         """
 
     @_abc_1.abstractmethod
