@@ -46,7 +46,7 @@ NAMES = (
     ("/api/x.bin", 'attachment; filename=".."', "x.bin"),
     ("/api/y.bin", 'attachment; filename=".hidden"', "y.bin"),
     ("/api/z.bin", 'attachment; filename="con.txt"', "z.bin"),
-    ("/%2e%2e%2fescape", None, "download-12"),
+    ("/%2e%2e%2fescape", None, "escape"),
     ("/folder/", None, "download-13"),
 )
 
