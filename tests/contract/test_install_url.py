@@ -254,7 +254,7 @@ async def test_a_paused_download_pauses_its_install(
     assert done.state == COMPLETED, done.error
 
 
-async def test_what_is_paused_goes_on_when_it_is_installed_again_and_its_download_has_the_records_labels(
+async def test_what_is_paused_goes_on_when_it_is_installed_again_and_its_download_has_the_installs_labels(
     service: InstallClient, web: HttpServer, lora: bytes
 ) -> None:
     import grpc.aio
@@ -263,8 +263,7 @@ async def test_what_is_paused_goes_on_when_it_is_installed_again_and_its_downloa
     from modelkeep.download.v1 import download_service_pb2_grpc
 
     url = web.put("/slow.safetensors", Resource(lora, rate=len(lora) // 2))
-    overrides = install_pb2.ModelOverrides(labels={"team": "a"})
-    job = await service.submit(url, overrides=overrides)
+    job = await service.submit(url, labels={"team": "a"})
     running = await service.until(job, lambda i: i.progress.bytes_done > 0)
     async with grpc.aio.insecure_channel(service.download_address) as channel:
         stub = download_service_pb2_grpc.DownloadServiceStub(channel)
@@ -272,7 +271,7 @@ async def test_what_is_paused_goes_on_when_it_is_installed_again_and_its_downloa
         assert [d.id for d in (await stub.ListDownloads(labelled)).downloads] == [running.download_id]
         await stub.PauseDownload(download_pb.PauseDownloadRequest(id=running.download_id))
     await service.until(job, lambda i: i.state == PAUSED)
-    again = await service.submit(url, overrides=overrides)
+    again = await service.submit(url, labels={"team": "a"})
     assert again.id == job.id
     done = await service.ended(job)
     assert done.state == COMPLETED, done.error
