@@ -25,6 +25,7 @@ from .config import InstallSettings
 from .domain.roots import ModelRoots
 from .installer import Installer
 from .peers import Downloads, Leases, Records
+from .presence import Presence
 from .service import InstallServicer
 from .store import COLLECTION, MIGRATIONS, InstallStore
 
@@ -62,9 +63,10 @@ class InstallApplication:
                 to_loader = open_async_channel(loader)
                 held.push_async_callback(to_loader.close)
                 leases = Leases(to_loader, loader)
+            records = Records(to_record, record)
             installer = Installer(
                 store,
-                Records(to_record, record),
+                records,
                 Downloads(to_download, download),
                 roots,
                 loader=leases,
@@ -74,7 +76,10 @@ class InstallApplication:
             held.push_async_callback(installer.close)
             held.push_async_callback(installer.stop)
             await installer.start()
-            servicer = InstallServicer(installer, store, hub)
+            presence = Presence(records, roots, settings.check_files_seconds)
+            held.push_async_callback(presence.close)
+            presence.start()
+            servicer = InstallServicer(installer, store, hub, presence)
 
             async def drain() -> None:
                 await hub.drain()
@@ -82,7 +87,7 @@ class InstallApplication:
 
             yield Service(
                 register=partial(install_service_pb2_grpc.add_InstallServiceServicer_to_server, servicer),
-                info=partial(_info, roots, db.store_id),
+                info=partial(_info, roots, db.store_id, settings.check_files_seconds),
                 drain=drain,
             )
 
@@ -109,10 +114,13 @@ class InstallApplication:
         )
 
 
-def _info(roots: ModelRoots, store_id: str) -> Mapping[str, Any]:
+def _info(roots: ModelRoots, store_id: str, check_files_s: float) -> Mapping[str, Any]:
     return {
         "features": ("local-path", "url", "probe-safetensors", "probe-diffusers", "sqlite"),
-        "limits": {"max_header_bytes": MAX_HEADER_BYTES},
+        "limits": {
+            "max_header_bytes": MAX_HEADER_BYTES,
+            "check_files_milliseconds": round(check_files_s * 1000),
+        },
         "roots": [
             {"purpose": "models", "path": roots.models_dir, "root_id": roots.root_id},
             *({"purpose": "import", "path": root} for root in roots.import_roots),

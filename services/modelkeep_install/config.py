@@ -36,6 +36,13 @@ class InstallSettings(ServiceSettings):
         16 << 20, ge=0, description="Room that copies leave on the file system of models_dir."
     )
 
+    check_files_seconds: float = Field(
+        2,
+        ge=0,
+        le=86_400,
+        description="Seconds between two looks whether models are where their records say; 0 never looks.",
+    )
+
     @property
     def roots(self) -> tuple[Path, ...]:
         """The import roots for every caller, absolute."""

@@ -12,7 +12,8 @@ from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.loader.v1 import resident_pb2
 from modelkeep.model.v1 import model_pb2
-from modelkeep.server.v1 import job_pb2
+from modelkeep.record.v1.record_service_pb2 import WatchModelsResponse
+from modelkeep.server.v1 import job_pb2, watch_pb2
 from modelkeep.taxonomy import DigestState, wire_name
 from modelkeep_common.urls import shown
 from modelkeep_common.watch import Frame
@@ -26,7 +27,9 @@ from .domain.ports import (
     DownloadState,
     DownloadStatus,
     LeaseHeld,
+    Place,
     RecordFile,
+    RecordNews,
     StoredModel,
 )
 from .domain.requests import FilePolicy, ImportRequest
@@ -316,4 +319,15 @@ def _error_of(message: job_pb2.JobError) -> JobError:
         metadata=dict(message.metadata),
         retry_time=to_seconds(message.retry_time) if message.HasField("retry_time") else None,
         detail=message.detail,
+    )
+
+
+def record_news_of(frame: WatchModelsResponse) -> RecordNews:
+    """A frame of RecordService's watch: where models are."""
+    puts = [event.put for event in frame.events if event.HasField("put")]
+    return RecordNews(
+        frame.resume_token,
+        frame.snapshot_complete or frame.phase == watch_pb2.WATCH_PHASE_LIVE,
+        {m.key: Place(m.path, m.root_id, m.HasField("missing_time")) for m in puts},
+        [event.removed_key for event in frame.events if not event.HasField("put")],
     )

@@ -24,10 +24,20 @@ from modelkeep.loader.v1 import loader_service_pb2_grpc
 from modelkeep.model.v1.model_pb2 import Model
 from modelkeep.record.v1 import record_service_pb2 as record_pb
 from modelkeep.record.v1 import record_service_pb2_grpc
+from modelkeep.record.v1.marks_pb2 import MarkModelsRequest, ModelMark
 from modelkeep.rpc import Address, decode, unreachable
 
 from . import convert
-from .domain.ports import DownloadNews, DownloadOrder, DownloadStatus, LeaseHeld, RecordFile, StoredModel
+from .domain.ports import (
+    DownloadNews,
+    DownloadOrder,
+    DownloadStatus,
+    LeaseHeld,
+    Mark,
+    RecordFile,
+    RecordNews,
+    StoredModel,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -122,6 +132,20 @@ class Records(_Peer):
             request_id=request_id,
         )
         await self._call(self._stub.UpdateModel(request, timeout=_DEADLINE_S))
+
+    async def follow(self, resume_token: str) -> AsyncIterator[RecordNews]:
+        call = self._stub.WatchModels(record_pb.WatchModelsRequest(resume_token=resume_token))
+        try:
+            with _translated(self._address):
+                async for frame in call:
+                    yield convert.record_news_of(frame)
+        finally:
+            call.cancel()
+
+    async def mark(self, marks: Sequence[Mark]) -> int:
+        request = MarkModelsRequest(marks=[ModelMark(**mark._asdict()) for mark in marks])
+        answer = await self._call(self._stub.MarkModels(request, timeout=_DEADLINE_S))
+        return int(answer.changed_count)
 
     async def delete(self, key: str, etag: str, request_id: str) -> int:
         request = record_pb.DeleteModelRequest(key=key, etag=etag, request_id=request_id)

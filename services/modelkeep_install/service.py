@@ -9,7 +9,7 @@ from typing import Any
 import grpc.aio
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
-from modelkeep.install.v1 import install_pb2, install_service_pb2_grpc
+from modelkeep.install.v1 import check_pb2, install_pb2, install_service_pb2_grpc
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep_common.auth import ADMIN
 from modelkeep_common.calls import current_call
@@ -31,11 +31,13 @@ from modelkeep_common.wire import to_seconds
 from . import convert
 from .domain.requests import Caller, JobFilter
 from .installer import Installer
+from .presence import Presence
 from .store import InstallStore
 
 #: How much of what was deleted an answer names.
 _MAX_PATHS, _MAX_PATHS_BYTES = 1000, 1 << 20
 _MAX_SHARED = 1000
+_MAX_MISSING = 1000
 
 
 class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
@@ -45,10 +47,18 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
         installer: The core.
         store: For the snapshots of a watch, which are read inside the hub's transaction.
         hub: For watches.
+        presence: Who looks whether models are where their records say.
     """
 
-    def __init__(self, installer: Installer, store: InstallStore, hub: WatchHub[install_pb2.Install]) -> None:
+    def __init__(
+        self,
+        installer: Installer,
+        store: InstallStore,
+        hub: WatchHub[install_pb2.Install],
+        presence: Presence,
+    ) -> None:
         self._installer = installer
+        self._presence = presence
         self._store = store
         self._hub = hub
 
@@ -126,6 +136,16 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
         overrides = convert.overrides_of(request.overrides)
         found = await self._installer.probe(request.path, overrides, current_call().principal)
         return pb.ProbeModelResponse(result=convert.probe_message(found, overrides))
+
+    async def CheckModels(
+        self, request: check_pb2.CheckModelsRequest, context: object
+    ) -> check_pb2.CheckModelsResponse:
+        look = await self._presence.check(request.keys)
+        return check_pb2.CheckModelsResponse(
+            checked_count=look.checked_count,
+            missing_keys=look.missing_keys[:_MAX_MISSING],
+            changed_count=look.changed_count,
+        )
 
     async def UninstallModel(
         self, request: pb.UninstallModelRequest, context: object

@@ -162,7 +162,14 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
         def unit(records: rules.Records) -> bytes:
             now = time.time()
             changed = sum(
-                rules.mark(records, mark.key, mark.missing, mark.revision, now) for mark in request.marks
+                rules.mark(
+                    records,
+                    mark.key,
+                    mark.missing,
+                    (mark.path, mark.root_id) if mark.path else None,
+                    now,
+                )
+                for mark in request.marks
             )
             revision = records.next_revision() - 1
             return marks_pb2.MarkModelsResponse(changed_count=changed, revision=revision).SerializeToString()

@@ -36,10 +36,8 @@ async def names(stub: Any, **filter: Any) -> list[str]:
     return [model.name for model in answer.models]
 
 
-async def missing(
-    stub: Any, key: str, *, gone: bool = True, revision: int = 0
-) -> marks_pb2.MarkModelsResponse:
-    mark = marks_pb2.ModelMark(key=key, missing=gone, revision=revision)
+async def missing(stub: Any, key: str, *, gone: bool = True, path: str = "") -> marks_pb2.MarkModelsResponse:
+    mark = marks_pb2.ModelMark(key=key, missing=gone, path=path)
     answer: marks_pb2.MarkModelsResponse = await stub.MarkModels(marks_pb2.MarkModelsRequest(marks=[mark]))
     return answer
 
@@ -105,7 +103,7 @@ async def test_a_file_inside_models_dir_is_found_by_the_relative_path_and_its_ro
 
 async def test_a_model_whose_files_are_gone_is_missing_in_record_list_filter_and_count(stub: Any) -> None:
     before = (await stub.GetModel(pb.GetModelRequest(key=KEYS[0]))).model
-    answer = await missing(stub, KEYS[0], revision=before.revision)
+    answer = await missing(stub, KEYS[0], path=before.path)
     assert answer.changed_count == 1
     assert await names(stub, missing=True) == ["Größe"]
     assert await names(stub, missing=False) == ["grösse", "other"]
@@ -116,7 +114,7 @@ async def test_a_model_whose_files_are_gone_is_missing_in_record_list_filter_and
     listed = (await stub.ListModels(pb.ListModelsRequest(filter={"missing": True}))).models
     assert listed[0].HasField("missing_time")
     assert (await stub.GetStoreInfo(pb.GetStoreInfoRequest())).missing_count == 1
-    assert (await missing(stub, KEYS[0], revision=before.revision, gone=False)).changed_count == 0
+    assert (await missing(stub, KEYS[0], path="/elsewhere", gone=False)).changed_count == 0
     assert (await missing(stub, KEYS[0], gone=False)).changed_count == 1
     assert (await stub.GetStoreInfo(pb.GetStoreInfoRequest())).missing_count == 0
 

@@ -71,6 +71,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     # It reads files that the caller names.
     _INSTALL + "ProbeModel": _WORK,
     _INSTALL + "UninstallModel": _WORK,
+    _INSTALL + "CheckModels": _LOOK,
     #
     _LOADER + "HoldModel": _WORK | _BORROWER,
     _LOADER + "AcquireLease": _WORK | _BORROWER,

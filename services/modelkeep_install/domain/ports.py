@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from modelkeep.exceptions import (
     DeadlineExceededException,
@@ -76,6 +76,43 @@ class RecordPort(Protocol):
 
     async def delete(self, key: str, etag: str, request_id: str) -> int:
         """Deletes a record; answers with the revision that this made."""
+
+
+class Place(NamedTuple):
+    """Where a record says that its model is, and whether it is noted there that the files are gone."""
+
+    path: str
+    root_id: str
+    missing: bool
+
+
+class RecordNews(NamedTuple):
+    """What changed in the records, and the place after that in their history."""
+
+    resume_token: str
+    #: Whether all records have been told by now.
+    complete: bool
+    places: Mapping[str, Place]
+    removed: Sequence[str]
+
+
+class Mark(NamedTuple):
+    """What was seen of a model's files, and where."""
+
+    key: str
+    path: str
+    root_id: str
+    missing: bool
+
+
+class FollowedRecords(Protocol):
+    """RecordService, as far as it tells where models are."""
+
+    def follow(self, resume_token: str) -> AsyncIterator[RecordNews]:
+        """Where the models are, then what changes; from a place on if one is given."""
+
+    async def mark(self, marks: Sequence[Mark]) -> int:
+        """Notes whose files are gone or there again, at most 1,000; answers with how many that changed."""
 
 
 @dataclass(frozen=True, slots=True)

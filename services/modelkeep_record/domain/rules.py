@@ -183,21 +183,21 @@ def update(
     return model, lost
 
 
-def mark(records: Records, key: str, missing: bool, revision: int, now: float) -> bool:
+def mark(records: Records, key: str, missing: bool, place: tuple[str, str] | None, now: float) -> bool:
     """Note whether a model's files are gone.
 
     Args:
         records: The write transaction.
         key: The record's key.
         missing: Whether they are gone.
-        revision: That of the record that told where to look; 0: any.
+        place: Path and root id of where they were looked for; None: wherever the record says.
         now: Seconds since 1970.
 
     Returns:
-        Whether the record changed: it is there, was not marked so, and is the one that was looked at.
+        Whether the record changed: it is there, was not marked so, and has the place that was looked at.
     """
     model = records.get(key)
-    if model is None or (revision and model.revision != revision):
+    if model is None or (place is not None and place != (model.path, model.root_id)):
         return False
     if model.HasField("missing_time") == missing:
         return False

@@ -16,7 +16,7 @@ from modelkeep.configs import ModelConfigFactory, ModelFile
 from modelkeep.configs.wire import to_file, to_model
 from modelkeep.download.v1 import download_pb2, download_service_pb2
 from modelkeep.exceptions import FieldInvalidException
-from modelkeep.install.v1 import install_pb2, install_service_pb2
+from modelkeep.install.v1 import check_pb2, install_pb2, install_service_pb2
 from modelkeep.loader.v1 import loader_service_pb2, resident_pb2
 from modelkeep.messages import duration, made
 from modelkeep.model.v1 import model_pb2
@@ -88,6 +88,7 @@ CLASSES = {
     for module in (
         *(download_pb2, download_service_pb2, install_pb2, install_service_pb2, loader_service_pb2),
         *(resident_pb2, model_pb2, record_service_pb2, marks_pb2, tags_pb2),
+        check_pb2,
     )
     for name, cls in vars(module).items()
     if isinstance(cls, type) and issubclass(cls, Message)

@@ -193,15 +193,15 @@ def test_a_size_follows_the_files_and_is_not_set_by_itself() -> None:
 def test_files_that_are_gone_are_noted_once_and_only_of_the_record_that_was_looked_at() -> None:
     shelf = Shelf()
     made = rules.create(shelf, vae(), [], 5.0)
-    assert not rules.mark(shelf, "0" * 32, True, 0, 7.0)
-    assert not rules.mark(shelf, made.key, True, made.revision + 1, 7.0)
-    assert not rules.mark(shelf, made.key, False, 0, 7.0)
-    assert rules.mark(shelf, made.key, True, made.revision, 7.0)
-    assert not rules.mark(shelf, made.key, True, 0, 8.0)
+    assert not rules.mark(shelf, "0" * 32, True, None, 7.0)
+    assert not rules.mark(shelf, made.key, True, ("/elsewhere", ""), 7.0)
+    assert not rules.mark(shelf, made.key, False, None, 7.0)
+    assert rules.mark(shelf, made.key, True, ("/v", ""), 7.0)
+    assert not rules.mark(shelf, made.key, True, None, 8.0)
     marked = shelf.models[made.key]
     assert (marked.missing_time.seconds, marked.update_time.seconds, marked.revision) == (7, 5, 2)
     assert marked.etag != made.etag
-    assert rules.mark(shelf, made.key, False, 0, 9.0)
+    assert rules.mark(shelf, made.key, False, None, 9.0)
     assert not shelf.models[made.key].HasField("missing_time")
 
 
@@ -209,7 +209,7 @@ def test_another_place_is_not_missing_until_somebody_has_looked_there() -> None:
     shelf = Shelf()
     made = rules.create(shelf, vae(missing_time={"seconds": 3}), [], 5.0)
     assert not made.HasField("missing_time")
-    rules.mark(shelf, made.key, True, 0, 7.0)
+    rules.mark(shelf, made.key, True, None, 7.0)
     assert change(shelf, made.key, name="w")[0].HasField("missing_time")
     assert not change(shelf, made.key, path="/there")[0].HasField("missing_time")
     with pytest.raises(FieldInvalidException, match="missing_time is set by the server"):

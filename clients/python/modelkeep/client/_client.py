@@ -59,6 +59,7 @@ class ModelInstall(Facade[AsyncModelInstall]):
     prune_jobs = blocking(AsyncModelInstall.prune_jobs)
     probe = blocking(AsyncModelInstall.probe)
     uninstall = blocking(AsyncModelInstall.uninstall)
+    check_models = blocking(AsyncModelInstall.check_models)
     unregister = blocking(AsyncModelInstall.unregister)
     delete = blocking(AsyncModelInstall.delete)
     unconditionally_delete = blocking(AsyncModelInstall.unconditionally_delete)

@@ -32,7 +32,7 @@ from modelkeep.client._values import absolute, is_url
 from modelkeep.client._watch import WatchFrame
 from modelkeep.configs.overrides import overrides_of
 from modelkeep.exceptions import UnknownJobIDException
-from modelkeep.install.v1 import install_pb2
+from modelkeep.install.v1 import check_pb2, install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.install.v1.install_service_pb2_grpc import InstallServiceStub
 from modelkeep.messages import made
@@ -346,6 +346,18 @@ class AsyncModelInstall:
             ModelInUseException: A lease holds it, and `force` is not set.
         """
         return (await self.uninstall(key, "any", force=force)).deleted_paths
+
+    async def check_models(self, keys: Sequence[str] = ()) -> list[str]:
+        """Look at once whether models are where their records say; the records then tell (``missing_time``).
+
+        Args:
+            keys: Only these models, at most 1,000; none: all.
+
+        Returns:
+            Keys of those whose files are gone: the first 1,000.
+        """
+        request = made(check_pb2.CheckModelsRequest, keys=keys)
+        return list((await self._peer.call(self._stub.CheckModels, request)).missing_keys)
 
     async def uninstall(
         self,

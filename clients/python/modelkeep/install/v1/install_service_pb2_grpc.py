@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from modelkeep.install.v1 import check_pb2 as modelkeep_dot_install_dot_v1_dot_check__pb2
 from modelkeep.install.v1 import install_service_pb2 as modelkeep_dot_install_dot_v1_dot_install__service__pb2
 
 GRPC_GENERATED_VERSION = '1.82.3'
@@ -85,6 +86,11 @@ class InstallServiceStub:
                 '/modelkeep.install.v1.InstallService/UninstallModel',
                 request_serializer=modelkeep_dot_install_dot_v1_dot_install__service__pb2.UninstallModelRequest.SerializeToString,
                 response_deserializer=modelkeep_dot_install_dot_v1_dot_install__service__pb2.UninstallModelResponse.FromString,
+                _registered_method=True)
+        self.CheckModels = channel.unary_unary(
+                '/modelkeep.install.v1.InstallService/CheckModels',
+                request_serializer=modelkeep_dot_install_dot_v1_dot_check__pb2.CheckModelsRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_install_dot_v1_dot_check__pb2.CheckModelsResponse.FromString,
                 _registered_method=True)
 
 
@@ -208,6 +214,18 @@ class InstallServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckModels(self, request, context):
+        """Looks at once whether models are where their records say, and answers when that is noted there
+        (Model.missing_time). The service looks by itself every few seconds: "check_files_milliseconds" of
+        GetServerInfo. Only that something is at the path is looked at; of a folder, that it is not empty. A path
+        that cannot be looked at, or that lies in another models_dir, says nothing.
+
+        Errors: UPSTREAM_UNAVAILABLE (RecordService does not answer).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InstallServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -255,6 +273,11 @@ def add_InstallServiceServicer_to_server(servicer, server):
                     servicer.UninstallModel,
                     request_deserializer=modelkeep_dot_install_dot_v1_dot_install__service__pb2.UninstallModelRequest.FromString,
                     response_serializer=modelkeep_dot_install_dot_v1_dot_install__service__pb2.UninstallModelResponse.SerializeToString,
+            ),
+            'CheckModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckModels,
+                    request_deserializer=modelkeep_dot_install_dot_v1_dot_check__pb2.CheckModelsRequest.FromString,
+                    response_serializer=modelkeep_dot_install_dot_v1_dot_check__pb2.CheckModelsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -507,6 +530,33 @@ class InstallService:
             '/modelkeep.install.v1.InstallService/UninstallModel',
             modelkeep_dot_install_dot_v1_dot_install__service__pb2.UninstallModelRequest.SerializeToString,
             modelkeep_dot_install_dot_v1_dot_install__service__pb2.UninstallModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.install.v1.InstallService/CheckModels',
+            modelkeep_dot_install_dot_v1_dot_check__pb2.CheckModelsRequest.SerializeToString,
+            modelkeep_dot_install_dot_v1_dot_check__pb2.CheckModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from modelkeep.install.v1 import check_pb2 as _check_pb2
 from modelkeep.install.v1 import install_service_pb2 as _install_service_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -114,6 +115,14 @@ class InstallServiceStub:
     models_dir), MODEL_IN_USE (leases hold it; nothing was deleted), UPSTREAM_UNAVAILABLE (RecordService does
     not answer).
     """
+    CheckModels: _grpc.UnaryUnaryMultiCallable[_check_pb2.CheckModelsRequest, _check_pb2.CheckModelsResponse]
+    """Looks at once whether models are where their records say, and answers when that is noted there
+    (Model.missing_time). The service looks by itself every few seconds: "check_files_milliseconds" of
+    GetServerInfo. Only that something is at the path is looked at; of a folder, that it is not empty. A path
+    that cannot be looked at, or that lies in another models_dir, says nothing.
+
+    Errors: UPSTREAM_UNAVAILABLE (RecordService does not answer).
+    """
 
 @_typing.type_check_only
 class InstallServiceAsyncStub(InstallServiceStub):
@@ -200,6 +209,14 @@ class InstallServiceAsyncStub(InstallServiceStub):
     Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH (the record belongs to another
     models_dir), MODEL_IN_USE (leases hold it; nothing was deleted), UPSTREAM_UNAVAILABLE (RecordService does
     not answer).
+    """
+    CheckModels: _aio.UnaryUnaryMultiCallable[_check_pb2.CheckModelsRequest, _check_pb2.CheckModelsResponse]  # type: ignore[assignment]
+    """Looks at once whether models are where their records say, and answers when that is noted there
+    (Model.missing_time). The service looks by itself every few seconds: "check_files_milliseconds" of
+    GetServerInfo. Only that something is at the path is looked at; of a folder, that it is not empty. A path
+    that cannot be looked at, or that lies in another models_dir, says nothing.
+
+    Errors: UPSTREAM_UNAVAILABLE (RecordService does not answer).
     """
 
 class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -338,6 +355,20 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH (the record belongs to another
         models_dir), MODEL_IN_USE (leases hold it; nothing was deleted), UPSTREAM_UNAVAILABLE (RecordService does
         not answer).
+        """
+
+    @_abc_1.abstractmethod
+    def CheckModels(
+        self,
+        request: _check_pb2.CheckModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_check_pb2.CheckModelsResponse, _abc.Awaitable[_check_pb2.CheckModelsResponse]]:
+        """Looks at once whether models are where their records say, and answers when that is noted there
+        (Model.missing_time). The service looks by itself every few seconds: "check_files_milliseconds" of
+        GetServerInfo. Only that something is at the path is looked at; of a folder, that it is not empty. A path
+        that cannot be looked at, or that lies in another models_dir, says nothing.
+
+        Errors: UPSTREAM_UNAVAILABLE (RecordService does not answer).
         """
 
 def add_InstallServiceServicer_to_server(servicer: InstallServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

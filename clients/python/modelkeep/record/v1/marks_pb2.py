@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmodelkeep/record/v1/marks.proto\x12\x13modelkeep.record.v1\x1a\x1b\x62uf/validate/validate.proto\"M\n\x11MarkModelsRequest\x12\x38\n\x05marks\x18\x01 \x03(\x0b\x32\x1e.modelkeep.record.v1.ModelMarkB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"[\n\tModelMark\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x19\n\x08revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x0f\n\x07missing\x18\x03 \x01(\x08\"=\n\x12MarkModelsResponse\x12\x15\n\rchanged_count\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x03\x42l\n\x17\x64\x65v.modelkeep.record.v1B\nMarksProtoP\x01Z-modelkeep.dev/go/modelkeep/record/v1;recordv1\xaa\x02\x13Modelkeep.Record.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmodelkeep/record/v1/marks.proto\x12\x13modelkeep.record.v1\x1a\x1b\x62uf/validate/validate.proto\"M\n\x11MarkModelsRequest\x12\x38\n\x05marks\x18\x01 \x03(\x0b\x32\x1e.modelkeep.record.v1.ModelMarkB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"r\n\tModelMark\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x16\n\x04path\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x0f\n\x07missing\x18\x03 \x01(\x08\x12\x18\n\x07root_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\"=\n\x12MarkModelsResponse\x12\x15\n\rchanged_count\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x03\x42l\n\x17\x64\x65v.modelkeep.record.v1B\nMarksProtoP\x01Z-modelkeep.dev/go/modelkeep/record/v1;recordv1\xaa\x02\x13Modelkeep.Record.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,12 +37,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MARKMODELSREQUEST'].fields_by_name['marks']._serialized_options = b'\272H\006\222\001\003\020\350\007'
   _globals['_MODELMARK'].fields_by_name['key']._loaded_options = None
   _globals['_MODELMARK'].fields_by_name['key']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{32}$'
-  _globals['_MODELMARK'].fields_by_name['revision']._loaded_options = None
-  _globals['_MODELMARK'].fields_by_name['revision']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_MODELMARK'].fields_by_name['path']._loaded_options = None
+  _globals['_MODELMARK'].fields_by_name['path']._serialized_options = b'\272H\005r\003\030\200 '
+  _globals['_MODELMARK'].fields_by_name['root_id']._loaded_options = None
+  _globals['_MODELMARK'].fields_by_name['root_id']._serialized_options = b'\272H\004r\002\030@'
   _globals['_MARKMODELSREQUEST']._serialized_start=85
   _globals['_MARKMODELSREQUEST']._serialized_end=162
   _globals['_MODELMARK']._serialized_start=164
-  _globals['_MODELMARK']._serialized_end=255
-  _globals['_MARKMODELSRESPONSE']._serialized_start=257
-  _globals['_MARKMODELSRESPONSE']._serialized_end=318
+  _globals['_MODELMARK']._serialized_end=278
+  _globals['_MARKMODELSRESPONSE']._serialized_start=280
+  _globals['_MARKMODELSRESPONSE']._serialized_end=341
 # @@protoc_insertion_point(module_scope)

@@ -14,14 +14,16 @@ class MarkModelsRequest(_message.Message):
     def __init__(self, marks: _Optional[_Iterable[_Union[ModelMark, _Mapping]]] = ...) -> None: ...
 
 class ModelMark(_message.Message):
-    __slots__ = ("key", "revision", "missing")
+    __slots__ = ("key", "path", "missing", "root_id")
     KEY_FIELD_NUMBER: _ClassVar[int]
-    REVISION_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
+    ROOT_ID_FIELD_NUMBER: _ClassVar[int]
     key: str
-    revision: int
+    path: str
     missing: bool
-    def __init__(self, key: _Optional[str] = ..., revision: _Optional[int] = ..., missing: _Optional[bool] = ...) -> None: ...
+    root_id: str
+    def __init__(self, key: _Optional[str] = ..., path: _Optional[str] = ..., missing: _Optional[bool] = ..., root_id: _Optional[str] = ...) -> None: ...
 
 class MarkModelsResponse(_message.Message):
     __slots__ = ("changed_count", "revision")

@@ -204,8 +204,8 @@ class RecordServiceServicer:
 
     def MarkModels(self, request, context):
         """Notes which models' files are gone, and which are there again, as `missing_time` of their records: for the
-        service that sees the disk. A record that is not there, is marked so already, or changed since it was
-        looked at, is left as it is.
+        service that sees the disk. A record that is not there, is marked so already, or has another path
+        than was looked at, is left as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -97,8 +97,8 @@ class RecordServiceStub:
     """
     MarkModels: _grpc.UnaryUnaryMultiCallable[_marks_pb2.MarkModelsRequest, _marks_pb2.MarkModelsResponse]
     """Notes which models' files are gone, and which are there again, as `missing_time` of their records: for the
-    service that sees the disk. A record that is not there, is marked so already, or changed since it was
-    looked at, is left as it is.
+    service that sees the disk. A record that is not there, is marked so already, or has another path
+    than was looked at, is left as it is.
     """
     ListTags: _grpc.UnaryUnaryMultiCallable[_tags_pb2.ListTagsRequest, _tags_pb2.ListTagsResponse]
     """Lists the tags that records have, with the number of records of each, page by page, ordered by tag.
@@ -175,8 +175,8 @@ class RecordServiceAsyncStub(RecordServiceStub):
     """
     MarkModels: _aio.UnaryUnaryMultiCallable[_marks_pb2.MarkModelsRequest, _marks_pb2.MarkModelsResponse]  # type: ignore[assignment]
     """Notes which models' files are gone, and which are there again, as `missing_time` of their records: for the
-    service that sees the disk. A record that is not there, is marked so already, or changed since it was
-    looked at, is left as it is.
+    service that sees the disk. A record that is not there, is marked so already, or has another path
+    than was looked at, is left as it is.
     """
     ListTags: _aio.UnaryUnaryMultiCallable[_tags_pb2.ListTagsRequest, _tags_pb2.ListTagsResponse]  # type: ignore[assignment]
     """Lists the tags that records have, with the number of records of each, page by page, ordered by tag.
@@ -310,8 +310,8 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_marks_pb2.MarkModelsResponse, _abc.Awaitable[_marks_pb2.MarkModelsResponse]]:
         """Notes which models' files are gone, and which are there again, as `missing_time` of their records: for the
-        service that sees the disk. A record that is not there, is marked so already, or changed since it was
-        looked at, is left as it is.
+        service that sees the disk. A record that is not there, is marked so already, or has another path
+        than was looked at, is left as it is.
         """
 
     @_abc_1.abstractmethod
