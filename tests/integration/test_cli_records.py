@@ -30,3 +30,44 @@ def test_labels_given_at_the_install_or_later_find_the_model(suite: Suite, lora:
     assert (names(suite, "--label", "done"), names(suite, "--label", "team=a")) == (["sketch"], [])
     assert "done=" in run(suite, "show", "sketch").stdout
     assert run_json(suite, "edit", "sketch", "labels=")["labels"] == {}
+
+
+def test_a_model_that_was_moved_is_missing_in_list_and_show_until_it_is_back(
+    suite: Suite, lora: Path, tmp_path: Path
+) -> None:
+    run(suite, "install", str(lora), "--name", "mover")
+    lora.rename(tmp_path / "elsewhere.safetensors")
+    listed = run(suite, "list")
+    assert "missing" in next(line for line in listed.stdout.splitlines() if "mover" in line)
+    assert (names(suite, "--missing"), "mover" in names(suite, "--present")) == (["mover"], False)
+    assert "missing" in run(suite, "show", "mover").stdout
+    assert run_json(suite, "show", "mover")["model"]["missing_time"]
+    (tmp_path / "elsewhere.safetensors").rename(lora)
+    assert names(suite, "--missing") == []
+    assert "missing" not in run(suite, "show", "mover").stdout
+
+
+def test_another_path_must_hold_the_same_model(suite: Suite, lora: Path, tmp_path: Path) -> None:
+    run(suite, "install", str(lora), "--name", "placed")
+    before = run_json(suite, "show", "placed")["model"]
+    other = modelshapes.write_safetensors(tmp_path / "vae.safetensors", modelshapes.table("vae.ldm"))
+    (tmp_path / "new").mkdir()
+    renamed = tmp_path / "new" / "other-name.safetensors"
+    renamed.write_bytes(lora.read_bytes())
+    for path, said, code in (
+        (tmp_path / "nothing.safetensors", "nothing.safetensors", 3),
+        (Path("/etc/passwd"), "passwd", 1),
+        (other, "path holds a vae, and placed is a lora", 2),
+        (renamed, "path must be called sketch.safetensors", 2),
+    ):
+        assert said in run(suite, "edit", "placed", f"path={path}", code=code).stderr
+    assert run_json(suite, "show", "placed")["model"] == before
+    moved = lora.rename(tmp_path / "new" / lora.name)
+    assert run_json(suite, "edit", "placed", f"path={moved}")["path"] == str(moved)
+
+
+def test_what_follows_from_the_files_is_not_edited(suite: Suite, lora: Path) -> None:
+    run(suite, "install", str(lora), "--name", "sized")
+    for change in ("size_bytes=7", "current_hash=x", "original_hash=x", "root_id=x"):
+        refused = run(suite, "edit", "sized", change, code=2)
+        assert "follows from the files" in refused.stderr

@@ -277,7 +277,7 @@ def test_a_model_whose_files_are_gone_is_listed_as_missing(suite: Suite, folder:
     run(suite, "install", str(path), "--name", "gone", "--label", "who=me")
     with Client(data_dir=suite.data_dir) as client:
         key = client.model_record_store.search_by_name("gone")[0].key
-        client.model_record_store.mark_models(missing=[key])
+    path.unlink()
     assert run(suite, "list", "--missing", "-q").stdout.split() == [key]
     assert run(suite, "list", "--filter", "state=missing", "-q").stdout.split() == [key]
     assert key not in run(suite, "list", "--present", "-q").stdout

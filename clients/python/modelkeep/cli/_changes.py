@@ -16,6 +16,7 @@ from modelkeep.cli._models import absolute_path, facts_of, model_data
 from modelkeep.cli._naming import Model, Models, find_model
 from modelkeep.cli._output import counted, emit, print_facts, say, size
 from modelkeep.cli._places import connect
+from modelkeep.cli._placing import placed
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import DATA, LIST, group, verb
 from modelkeep.exceptions import FieldInvalidException, ModelInUseException, ModelkeepError
@@ -112,7 +113,7 @@ def edit(
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Change fields of a model's record; an empty value clears one.
+    """Change fields of a model's record; an empty value clears one. Another path must hold the same model.
 
     Another type loses the settings that it has no field for: on a terminal it asks first, elsewhere it wants
     --yes.
@@ -121,7 +122,8 @@ def edit(
     with connect() as client:
         store = client.model_record_store
         config = find_model(client, model)
-        preview = store.preview_update(config.key, values, etag=config.etag)
+        values = placed(client, config, values)
+        preview = store.preview_update(config.key, values)
         lost = ", ".join(preview.lost_fields)
         if dry_run:
             answer = {"model": model_data(preview.config), "lost_fields": list(preview.lost_fields)}
@@ -131,8 +133,7 @@ def edit(
             return
         if lost:
             _agreed_to_lose(config, preview.config.model_type, lost, yes=yes)
-        # What was agreed to is what is done: the record must still be as it was.
-        config = store.update_model(config.key, values, etag=config.etag if lost else None)
+        config = store.update_model(config.key, values)
     if not emit(lambda: model_data(config)):
         print_facts(facts_of(config))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from modelkeep.client import Client
     from modelkeep.configs import AnyModelConfig
 
+#: Seconds that a list waits for what is on the disk.
+_LOOK_S: Final = 2.0
 _NOTHING: Final = "There are no models; `modelkeep install SOURCE` brings one."
 
 
@@ -146,6 +149,7 @@ def list_models(
         near = "".join(did_you_mean(word, known) for word in bases if word not in known)
         empty = f"No model passes these filters.{near}"
     with connect() as client:
+        look_for_files(client)
         if chosen().watch:
             frames = client.model_record_store.watch(**wanted)
             states = _watching.of_frames(frames, lambda c: missing in (None, c.missing_time is not None))
@@ -177,6 +181,7 @@ def search(
 def show(model: Models) -> None:
     """Show all that is known about models, with their files."""
     with connect() as client:
+        look_for_files(client)
         found = [_described(client, find_model(client, one)) for one in model]
     if emit(lambda: found[0][1]() if len(found) == 1 else [data() for _, data in found]):
         return
@@ -233,6 +238,15 @@ def probe(
         print(f"  {visible(evidence.finding)} ({strength}): {visible(evidence.observation)}")
     for other in result.ruled_out:
         print(f"  not {visible(other.kind)}: {visible(other.reason)}")
+
+
+def look_for_files(client: Client) -> None:
+    """Have it looked at once whether models are where their records say.
+
+    Where nobody can look, the records tell what they know.
+    """
+    with contextlib.suppress(ModelkeepError):
+        client.model_install.check_models(timeout=_LOOK_S)
 
 
 def _state(config: AnyModelConfig) -> str:

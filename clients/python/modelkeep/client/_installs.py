@@ -347,17 +347,19 @@ class AsyncModelInstall:
         """
         return (await self.uninstall(key, "any", force=force)).deleted_paths
 
-    async def check_models(self, keys: Sequence[str] = ()) -> list[str]:
+    async def check_models(self, keys: Sequence[str] = (), *, timeout: float | None = None) -> list[str]:
         """Look at once whether models are where their records say; the records then tell (``missing_time``).
 
         Args:
             keys: Only these models, at most 1,000; none: all.
+            timeout: Seconds that it may take; the client's own time-out by default.
 
         Returns:
             Keys of those whose files are gone: the first 1,000.
         """
         request = made(check_pb2.CheckModelsRequest, keys=keys)
-        return list((await self._peer.call(self._stub.CheckModels, request)).missing_keys)
+        answer = await self._peer.call(self._stub.CheckModels, request, timeout=timeout)
+        return list(answer.missing_keys)
 
     async def uninstall(
         self,

@@ -21,6 +21,7 @@ from modelkeep.configs import (
 )
 from modelkeep.configs.wire import from_file, from_model, to_file, to_model, wire_path
 from modelkeep.exceptions import (
+    EtagMismatchException,
     FieldInvalidException,
     FieldViolation,
     InvalidModelConfigException,
@@ -41,6 +42,8 @@ Order: TypeAlias = Literal["name", "type", "size", "create_time", "update_time",
 _KEY: Final = re.compile(r"[0-9a-f]{32}")
 #: How many keys a call names at most.
 _BATCH: Final = 1000
+#: How often a change is tried that somebody else's comes between.
+_TRIES: Final = 4
 #: What the service sets by itself.
 _OUTPUT_ONLY: Final = ("etag", "create_time", "update_time", "missing_time", "revision")
 
@@ -376,12 +379,23 @@ class AsyncModelRecordStore:
         validate_only: bool = False,
     ) -> UpdatePreview:
         if isinstance(config, ModelConfigBase):
-            new, mask = ModelConfigFactory.make_config(config, key=key), ["*"]
-        else:
+            whole = ModelConfigFactory.make_config(config, key=key)
+            return await self._send_update(whole, ["*"], etag, validate_only=validate_only)
+        for is_last in (*[False] * (_TRIES - 1), True):
             present = await self.get_model(key)
             new, mask = _merge(present, key, config)
-            if mask == ["*"]:  # all is written: what somebody else wrote meanwhile must not be lost
-                etag = etag or present.etag
+            # Where all is written, what somebody else wrote meanwhile must not be lost.
+            expected = etag or (present.etag if mask == ["*"] else None)
+            try:
+                return await self._send_update(new, mask, expected, validate_only=validate_only)
+            except EtagMismatchException:
+                if etag or is_last:
+                    raise  # else it is read again: an installer writes digests as they are known
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    async def _send_update(
+        self, new: AnyModelConfig, mask: list[str], etag: str | None, *, validate_only: bool
+    ) -> UpdatePreview:
         model = to_model(new)
         for name in _OUTPUT_ONLY:
             model.ClearField(name)
