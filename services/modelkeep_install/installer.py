@@ -25,6 +25,7 @@ from modelkeep.exceptions import (
 )
 from modelkeep_common.auth import Principal
 from modelkeep_common.hash_forms import sha256_of
+from modelkeep_common.pages import refuse_page
 from modelkeep_common.paths import STAGING
 from modelkeep_common.room import Room
 from modelkeep_common.urls import parse_url
@@ -32,7 +33,6 @@ from modelkeep_common.urls import parse_url
 from . import files
 from .digests import DigestWorker
 from .domain.jobs import Job, Overrides, Source, SourceKind, State
-from .domain.pages import refuse_page
 from .domain.ports import DownloadPort, JobStore, LeasePort, RecordPort
 from .domain.requests import Caller, FilePolicy, ImportRequest, JobFilter
 from .domain.roots import ModelRoots

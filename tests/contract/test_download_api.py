@@ -14,7 +14,7 @@ from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep.server.v1 import watch_pb2
 from support.downloads import DownloadClient, alter_job, download_service
-from support.failures import fails
+from support.failures import fails, failure_of
 from support.httpserver import Hang, HttpServer, Resource, pattern
 
 BODY = pattern(300_000)
@@ -184,3 +184,30 @@ async def test_where_the_source_names_the_file_the_second_job_ends_before_a_byte
 async def test_a_job_without_a_source_is_refused(client: DownloadClient) -> None:
     with fails(code="INVALID_ARGUMENT", reason="FIELD_INVALID", fields=["source"]):
         await client.create(source=download_pb2.DownloadSource())
+
+
+@pytest.mark.parametrize(
+    ("url", "reason", "remedy"),
+    [
+        ("owner/name", "FIELD_INVALID", "https://huggingface.co/owner/name/resolve/main/FILE"),
+        ("hf:owner/name", "FIELD_INVALID", "https://huggingface.co/owner/name/resolve/main/FILE"),
+        (
+            "https://huggingface.co/owner/name/blob/main/m.safetensors",
+            "NOT_A_MODEL_FILE",
+            "https://huggingface.co/owner/name/resolve/main/m.safetensors",
+        ),
+        (
+            "https://civitai.com/models/1",
+            "NOT_A_MODEL_FILE",
+            "https://civitai.com/api/download/models/VERSION",
+        ),
+    ],
+)
+async def test_a_repository_or_page_is_refused_with_what_to_give_in_its_place(
+    client: DownloadClient, url: str, reason: str, remedy: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await client.create(url)
+    failure = failure_of(caught.value)
+    assert failure.reason == reason
+    assert failure.metadata["remedy"].endswith(remedy)

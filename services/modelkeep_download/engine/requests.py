@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modelkeep_common.auth import NOBODY, Principal
 from modelkeep_common.hash_forms import sha256_of
+from modelkeep_common.pages import no_repository, refuse_page
 from modelkeep_common.urls import origin_of, parse_url
 from modelkeep_download.domain.checks import bad_source, check_token
 from modelkeep_download.domain.job import Job, JobSpec, SecretKind, SourceKind, token_required
@@ -51,7 +52,9 @@ def spec_of(new: NewDownload, places: Places) -> tuple[JobSpec, Credentials, Sec
     filename = new.filename
     check_token(new.access_token)
     if new.url:
+        no_repository(new.url, "source.url")
         parsed = parse_url(new.url, "source.url")
+        refuse_page(parsed.url)
         credentials = Credentials(parsed.url, parsed.userinfo, new.access_token or None)
         secret = SecretKind.of(url=parsed.has_secret, token=bool(new.access_token))
         kind, source = SourceKind.URL, parsed.shown

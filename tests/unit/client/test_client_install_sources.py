@@ -14,7 +14,7 @@ from modelkeep.exceptions import SourceNotFoundException
 def test_a_repository_that_is_no_path_is_told_apart(written: str) -> None:
     with pytest.raises(SourceNotFoundException) as refused, no_repository(written):
         raise SourceNotFoundException("There is nothing at /x/owner/name.", metadata={"source": "/x"})
-    assert "A Hugging Face repository cannot be installed yet." in refused.value.message
+    assert "A Hugging Face repository cannot be fetched yet." in refused.value.message
     assert refused.value.remedy.endswith("https://huggingface.co/owner/name/resolve/main/FILE")
 
 

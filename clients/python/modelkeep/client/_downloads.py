@@ -19,6 +19,7 @@ from modelkeep.client._download_jobs import (
     make_job,
     status_of,
 )
+from modelkeep.client._install_requests import no_repository
 from modelkeep.client._jobs import Jobs
 from modelkeep.client._tracker import EventThread, chain, refresh
 from modelkeep.client._transport import Peer
@@ -116,7 +117,8 @@ class AsyncDownloadQueue:
             labels=dict(labels or {}),
             **fields,
         )
-        return await self.submit_download_job(job, start)
+        with no_repository(source):
+            return await self.submit_download_job(job, start)
 
     async def submit_download_job(self, job: DownloadJobBase, start: bool = True) -> DownloadJobBase:
         """Submit a job that the caller made; answers with that very object.

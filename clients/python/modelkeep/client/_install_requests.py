@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,11 @@ from modelkeep.client._install_jobs import source_message
 from modelkeep.client._values import absolute, is_url
 from modelkeep.configs.overrides import overrides_of
 from modelkeep.exceptions import SourceNotFoundException
+from modelkeep.hubs import CANNOT, remedy_for, repository_in
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.messages import made
 
-#: A Hugging Face repository, as people write it.
-_REPOSITORY = re.compile(r"(hf:(?://)?)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::\S*)?")
 Reuse: TypeAlias = Literal["source", "content", "never"]
 REUSES: Final[Mapping[str, install_pb2.Reuse]] = {
     "source": install_pb2.REUSE_SAME_SOURCE,
@@ -83,8 +81,7 @@ def import_request(
 @contextlib.contextmanager
 def no_repository(source: Any) -> Iterator[None]:
     """Around a call for a source: where there is no such path, says so of what looks like a repository."""
-    written = _REPOSITORY.fullmatch(source) if isinstance(source, str) else None
-    remedy = "Give the address of one of its files: https://huggingface.co/OWNER/NAME/resolve/main/FILE"
+    written = repository_in(source) if isinstance(source, str) else None
     try:
         if written is not None and written[1]:
             raise SourceNotFoundException(f"{source} is no path and no address.", metadata={"source": source})
@@ -92,9 +89,9 @@ def no_repository(source: Any) -> Iterator[None]:
     except SourceNotFoundException as error:
         if written is None:
             raise
-        remedy = remedy.replace("OWNER/NAME", written[2])
+        remedy = remedy_for(written[0])
         raise SourceNotFoundException(
-            f"{error.message} A Hugging Face repository cannot be installed yet. {remedy}",
+            f"{error.message} {CANNOT} {remedy}",
             metadata=error.metadata,
             remedy=remedy,
         ) from None

@@ -131,8 +131,9 @@ class DownloadServiceServicer:
         """Makes a job and, unless `start` is false, puts it into the queue.
 
         Errors: FORBIDDEN_PATH (destination or local source outside the allowed roots), SOURCE_NOT_FOUND (no
-        such local file), DESTINATION_EXISTS (a file is there, or another job that has not ended brings one, which `id`
-        names), QUEUE_FULL, REQUEST_ID_REUSED.
+        such local file), NOT_A_MODEL_FILE (a page of a well-known site; the remedy names the file's address),
+        DESTINATION_EXISTS (a file is there, or another job that has not ended brings one, which `id` names),
+        QUEUE_FULL, REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

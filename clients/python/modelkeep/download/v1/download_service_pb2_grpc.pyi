@@ -56,8 +56,9 @@ class DownloadServiceStub:
     """Makes a job and, unless `start` is false, puts it into the queue.
 
     Errors: FORBIDDEN_PATH (destination or local source outside the allowed roots), SOURCE_NOT_FOUND (no
-    such local file), DESTINATION_EXISTS (a file is there, or another job that has not ended brings one, which `id`
-    names), QUEUE_FULL, REQUEST_ID_REUSED.
+    such local file), NOT_A_MODEL_FILE (a page of a well-known site; the remedy names the file's address),
+    DESTINATION_EXISTS (a file is there, or another job that has not ended brings one, which `id` names),
+    QUEUE_FULL, REQUEST_ID_REUSED.
     """
     GetDownload: _grpc.UnaryUnaryMultiCallable[_download_service_pb2.GetDownloadRequest, _download_service_pb2.GetDownloadResponse]
     """Answers with one job.
@@ -147,8 +148,9 @@ class DownloadServiceAsyncStub(DownloadServiceStub):
     """Makes a job and, unless `start` is false, puts it into the queue.
 
     Errors: FORBIDDEN_PATH (destination or local source outside the allowed roots), SOURCE_NOT_FOUND (no
-    such local file), DESTINATION_EXISTS (a file is there, or another job that has not ended brings one, which `id`
-    names), QUEUE_FULL, REQUEST_ID_REUSED.
+    such local file), NOT_A_MODEL_FILE (a page of a well-known site; the remedy names the file's address),
+    DESTINATION_EXISTS (a file is there, or another job that has not ended brings one, which `id` names),
+    QUEUE_FULL, REQUEST_ID_REUSED.
     """
     GetDownload: _aio.UnaryUnaryMultiCallable[_download_service_pb2.GetDownloadRequest, _download_service_pb2.GetDownloadResponse]  # type: ignore[assignment]
     """Answers with one job.
@@ -241,8 +243,9 @@ class DownloadServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a job and, unless `start` is false, puts it into the queue.
 
         Errors: FORBIDDEN_PATH (destination or local source outside the allowed roots), SOURCE_NOT_FOUND (no
-        such local file), DESTINATION_EXISTS (a file is there, or another job that has not ended brings one, which `id`
-        names), QUEUE_FULL, REQUEST_ID_REUSED.
+        such local file), NOT_A_MODEL_FILE (a page of a well-known site; the remedy names the file's address),
+        DESTINATION_EXISTS (a file is there, or another job that has not ended brings one, which `id` names),
+        QUEUE_FULL, REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod

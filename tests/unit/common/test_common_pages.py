@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from modelkeep.exceptions import NotAModelFileException
+from modelkeep.exceptions import FieldInvalidException, NotAModelFileException
+from modelkeep_common.pages import no_repository, refuse_page
 from modelkeep_common.urls import parse_url
-from modelkeep_install.domain.pages import refuse_page
 
 HUB, CIVITAI = "https://huggingface.co", "https://civitai.com"
 
@@ -56,3 +56,16 @@ def test_a_page_is_refused_with_the_address_of_the_file_as_far_as_it_tells(page:
 )
 def test_the_address_of_a_file_or_of_another_site_is_taken(file: str) -> None:
     refuse_page(parse_url(file).url)
+
+
+@pytest.mark.parametrize("name", ["owner/name", "hf:owner/name", "hf://owner/name", "owner/name:vae"])
+def test_the_name_of_a_repository_is_told_as_one(name: str) -> None:
+    with pytest.raises(FieldInvalidException) as refused:
+        no_repository(name, "source.url")
+    assert "A Hugging Face repository cannot be fetched yet" in str(refused.value)
+    assert refused.value.remedy.endswith(f"{HUB}/owner/name/resolve/main/FILE")
+
+
+@pytest.mark.parametrize("text", ["http://h/x", "owner/name/x", "m.safetensors", ""])
+def test_what_names_no_repository_is_left_to_others(text: str) -> None:
+    no_repository(text, "source.url")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from modelkeep.exceptions import NotAModelFileException
+from modelkeep.exceptions import FieldInvalidException, FieldViolation, NotAModelFileException
+from modelkeep.hubs import CANNOT, HUGGING_FACE, remedy_for, repository_in
 from modelkeep_common.urls import origin_of, request_target
 
 _HUGGING_FACE = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
@@ -14,6 +15,13 @@ _GITHUB = frozenset({"github.com", "www.github.com"})
 _OTHER_REPOSITORIES = ("datasets", "spaces")
 _VERSION = re.compile(r"(?:^|&)modelVersionId=([0-9]+)(?:&|$)")
 _FILE = "This is the page of a file, not the file."
+
+
+def no_repository(text: str, field: str) -> None:
+    """FieldInvalidException of what names a repository of Hugging Face in place of an address."""
+    if (named := repository_in(text.strip())) is not None:
+        violation = FieldViolation(field, "must be the address of a file.")
+        raise FieldInvalidException(CANNOT, violations=[violation], remedy=remedy_for(named[0]))
 
 
 def refuse_page(url: str) -> None:
@@ -42,12 +50,12 @@ def _hugging_face(path: list[str]) -> tuple[str, str] | None:
     if path[:1] == ["api"] or {"resolve", "raw"}.intersection(path[1:3]):
         return None
     name = path[:1] if path[1:2] in (["blob"], ["tree"]) else path[:2] or ["OWNER", "NAME"]
-    home = "/".join(("https://huggingface.co", *([kind] if kind else []), *name))
+    home = "/".join((HUGGING_FACE, *([kind] if kind else []), *name))
     within = path[len(name) :]
     if within[:1] == ["blob"] and len(within) > 2:
         return _FILE, f"Give the file's own address: {home}/resolve/{'/'.join(within[1:])}"
     return (
-        "This is the page of a Hugging Face repository, which cannot be installed yet.",
+        f"This is the page of a repository. {CANNOT}",
         f"Give the address of one of its files: {home}/resolve/main/FILE",
     )
 
@@ -57,7 +65,7 @@ def _civitai(path: list[str], version: re.Match[str] | None) -> tuple[str, str] 
         return None
     number = version[1] if version is not None else "VERSION"
     return (
-        "This is the page of a Civitai model, which cannot be installed yet.",
+        "This is the page of a Civitai model, which cannot be fetched yet.",
         f"Give the address of its download: https://civitai.com/api/download/models/{number}",
     )
 
