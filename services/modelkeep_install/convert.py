@@ -116,6 +116,7 @@ def install_message(job: Job, record: bytes = b"") -> install_pb2.Install:
         ended=job.state.final,
         installed_already=bool(job.known_key),
         same_content_keys=job.same_content,
+        missing_content_keys=job.missing_content,
         reuse=_wire("REUSE", job.reuse),
         labels=job.labels,
         revision=job.revision,
@@ -205,6 +206,7 @@ def stored_model_of(message: model_pb2.Model) -> StoredModel:
         revision=message.revision,
         source=message.source,
         original_hash=message.original_hash,
+        current_hash=message.current_hash,
         size_bytes=message.size_bytes,
     )
 

@@ -33,12 +33,13 @@ from modelkeep_common.urls import parse_url
 from . import files
 from .digests import DigestWorker
 from .domain.jobs import Job, Overrides, Source, SourceKind, State
-from .domain.ports import DownloadPort, JobStore, LeasePort, RecordPort
+from .domain.ports import DownloadPort, JobStore, LeasePort, RecordPort, StoredModel
 from .domain.requests import Caller, FilePolicy, ImportRequest, JobFilter
 from .domain.roots import ModelRoots
 from .domain.system_errors import reading
 from .follow import DownloadFollower
 from .probe import Hints, ProbeResult, probe
+from .relink import relink
 from .run import Rehearsal, Run, Tools
 from .steps import install, rehearse
 from .uninstall import Uninstalled, Uninstalling
@@ -392,3 +393,21 @@ class Installer:
         """Deletes a record and, as the policy says, its files; see :mod:`.uninstall`."""
         work = self._uninstalling.uninstall(key, policy, etag, validate_only=validate_only, force=force)
         return await self._whole(work)
+
+    async def relink(
+        self, key: str, path: str, named_by: Principal, *, etag: str, validate_only: bool
+    ) -> StoredModel:
+        """Says anew where a model is; see :mod:`.relink`."""
+        work = relink(
+            self._tools.records,
+            self._store,
+            self._roots,
+            key,
+            path,
+            named_by,
+            etag=etag,
+            validate_only=validate_only,
+        )
+        stored = await self._whole(work)
+        self._digests.wake()
+        return stored

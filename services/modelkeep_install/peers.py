@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from modelkeep.download.v1 import download_service_pb2 as download_pb
 from modelkeep.download.v1 import download_service_pb2_grpc
@@ -146,6 +147,18 @@ class Records(_Peer):
         request = MarkModelsRequest(marks=[ModelMark(**mark._asdict()) for mark in marks])
         answer = await self._call(self._stub.MarkModels(request, timeout=_DEADLINE_S))
         return int(answer.changed_count)
+
+    async def relink(
+        self, model: StoredModel, path: str, root_id: str, files: Sequence[RecordFile]
+    ) -> StoredModel:
+        request = record_pb.UpdateModelRequest(
+            model=Model(key=model.key, etag=model.etag, path=path, root_id=root_id),
+            update_mask=FieldMask(paths=["path", "root_id"]),
+            files=map(convert.file_message, files),
+            replace_files=True,
+        )
+        answer = await self._call(self._stub.UpdateModel(request, timeout=_DEADLINE_S))
+        return convert.stored_model_of(answer.model)
 
     async def delete(self, key: str, etag: str, request_id: str) -> int:
         request = record_pb.DeleteModelRequest(key=key, etag=etag, request_id=request_id)

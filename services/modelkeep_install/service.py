@@ -9,8 +9,9 @@ from typing import Any
 import grpc.aio
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
-from modelkeep.install.v1 import check_pb2, install_pb2, install_service_pb2_grpc
+from modelkeep.install.v1 import check_pb2, install_pb2, install_service_pb2_grpc, relink_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
+from modelkeep.model.v1.model_pb2 import Model
 from modelkeep_common.auth import ADMIN
 from modelkeep_common.calls import current_call
 from modelkeep_common.calls.authentication import need_role
@@ -168,6 +169,18 @@ class InstallServicer(install_service_pb2_grpc.InstallServiceServicer):
             leases_known=done.leases is not None,
             shared_files=[pb.SharedFile(path=path, keys=keys) for path, keys in done.shared[:_MAX_SHARED]],
         )
+
+    async def RelinkModel(
+        self, request: relink_pb2.RelinkModelRequest, context: object
+    ) -> relink_pb2.RelinkModelResponse:
+        model = await self._installer.relink(
+            request.key,
+            request.path,
+            current_call().principal,
+            etag=request.etag,
+            validate_only=request.validate_only,
+        )
+        return relink_pb2.RelinkModelResponse(model=Model.FromString(model.message))
 
     async def _message(self, job_id: int) -> install_pb2.Install:
         return convert.install_message(*await self._installer.get(job_id))

@@ -158,12 +158,7 @@ class InstallStore:
                 record or kept,
             )
             if digests is not None:
-                conn.execute(
-                    "INSERT OR REPLACE INTO digest_work (key, sequence, work) VALUES (?, ?, ?)",
-                    (digests.key, saved.revision, _WORK.dump_json(replace(digests, files=())).decode()),
-                )
-                for file in digests.files:
-                    _put_file(conn, digests.key, file)
+                _order_digests(conn, digests, saved.revision)
             return saved
 
         return await self.db.write(unit)
@@ -292,6 +287,9 @@ class InstallStore:
 
         return await self.db.read(unit)
 
+    async def order_digests(self, work: DigestWork) -> None:
+        await self.db.write(lambda conn: _order_digests(conn, work, next_revision(conn)))
+
     async def save_digest(self, key: str, file: RecordFile) -> None:
         await self.db.write(lambda conn: _put_file(conn, key, file, only_if_known=True))
 
@@ -360,6 +358,16 @@ def _work(conn: sqlite3.Connection, clause: str) -> list[DigestWork]:
         files = tuple(_FILES.validate_json(row[0]) for row in rows)
         found.append(replace(_WORK.validate_json(work), files=files))
     return found
+
+
+def _order_digests(conn: sqlite3.Connection, work: DigestWork, sequence: int) -> None:
+    conn.execute("DELETE FROM digest_work WHERE key = ?", (work.key,))
+    conn.execute(
+        "INSERT INTO digest_work (key, sequence, work) VALUES (?, ?, ?)",
+        (work.key, sequence, _WORK.dump_json(replace(work, files=())).decode()),
+    )
+    for file in work.files:
+        _put_file(conn, work.key, file)
 
 
 def _put_file(conn: sqlite3.Connection, key: str, file: RecordFile, *, only_if_known: bool = False) -> None:

@@ -110,6 +110,8 @@ def test_install_watch_list_and_lease_do_the_main_job(
     assert grant["lease"]["components"][0]["key"] == model["key"]
     with Client(data_dir=suite.data_dir) as client:
         assert [lease.id for lease in client.model_loader.leases()] == [grant["lease"]["id"]]
+    relinked = json.loads(run(environment, "relink.sh", model["key"], str(vae)))["model"]
+    assert (relinked["key"], relinked["path"]) == (model["key"], str(vae))
     ended = json.loads(run(environment, "revoke.sh", grant["lease"]["id"], 'the "night" shift'))["lease"]
     assert (ended["end"], ended["endMessage"]) == ("LEASE_END_REVOKED", 'the "night" shift')
 

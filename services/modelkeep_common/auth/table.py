@@ -72,6 +72,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     _INSTALL + "ProbeModel": _WORK,
     _INSTALL + "UninstallModel": _WORK,
     _INSTALL + "CheckModels": _LOOK,
+    _INSTALL + "RelinkModel": _WORK,
     #
     _LOADER + "HoldModel": _WORK | _BORROWER,
     _LOADER + "AcquireLease": _WORK | _BORROWER,

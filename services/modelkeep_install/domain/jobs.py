@@ -176,6 +176,8 @@ class Job:
     known_key: str = ""
     #: Keys of other models with the same content.
     same_content: tuple[str, ...] = ()
+    #: Keys of models with the same content whose files are gone.
+    missing_content: tuple[str, ...] = ()
     #: Where the downloaded or copied files are before they get their final name.
     staged_path: str = ""
     #: Where the model is now.

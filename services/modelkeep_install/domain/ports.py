@@ -48,6 +48,7 @@ class StoredModel:
     source: str = ""
     #: The sampled hash of what was installed.
     original_hash: str = ""
+    current_hash: str = ""
     size_bytes: int = 0
 
 
@@ -73,6 +74,11 @@ class RecordPort(Protocol):
 
     async def replace_files(self, key: str, files: Sequence[RecordFile], request_id: str) -> None:
         """Puts a complete list of files in place of a record's."""
+
+    async def relink(
+        self, model: StoredModel, path: str, root_id: str, files: Sequence[RecordFile]
+    ) -> StoredModel:
+        """Puts another place, and the files there, into the record; EtagMismatchException if that changed."""
 
     async def delete(self, key: str, etag: str, request_id: str) -> int:
         """Deletes a record; answers with the revision that this made."""
@@ -279,6 +285,9 @@ class JobStore(Protocol):
 
     async def pending_digest(self, *, oldest: bool) -> tuple[DigestWork, RecordFile] | None:
         """A file to hash, the smallest or one of the oldest model, and its model without its files."""
+
+    async def order_digests(self, work: DigestWork) -> None:
+        """Notes that a model's files are to be hashed, in place of what was noted before."""
 
     async def save_digest(self, key: str, file: RecordFile) -> None:
         """Stores the digests of one file."""

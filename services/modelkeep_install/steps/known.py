@@ -100,11 +100,13 @@ def _is_made_of_path(run: Run, model: StoredModel) -> bool:
 
 async def _look_for_content(run: Run, digest: str) -> None:
     job = run.job
-    found = []
+    found, missing = [], []
     for model in await run.ask(partial(run.tools.records.find, hash=digest)):
-        if model.key == job.key or not await run.ask(partial(_is_whole, run, model)):
+        if model.key == job.key or not await run.ask(partial(_may_be_equal, run, model)):
             continue
-        if not await run.ask(partial(_may_be_equal, run, model)):
+        if not await run.ask(partial(_is_whole, run, model)):
+            if await run.in_thread(run.tools.quick, partial(_is_gone, run, model)):
+                missing.append(model.key)
             continue
         found.append(model.key)
         wanted = job.reuse is Reuse.SAME_CONTENT or (
@@ -114,13 +116,20 @@ async def _look_for_content(run: Run, digest: str) -> None:
         )
         if wanted and await _is_equal(run, model):
             raise InstalledAlready(model)
-    run.job = replace(run.job, same_content=tuple(found))
+    run.job = replace(run.job, same_content=tuple(found), missing_content=tuple(missing))
 
 
 async def _is_whole(run: Run, model: StoredModel) -> bool:
     """Whether a model's files are all there, as they were recorded."""
     listed = await run.tools.records.files(model.key)
     return await run.in_thread(run.tools.quick, partial(_as_recorded, run, model, listed))
+
+
+def _is_gone(run: Run, model: StoredModel) -> bool:
+    try:
+        return not os.path.lexists(run.tools.roots.locate(model.path, model.root_id))
+    except RootMismatchException:
+        return False  # it may be there, elsewhere
 
 
 def _as_recorded(run: Run, model: StoredModel, listed: Sequence[RecordFile]) -> bool:

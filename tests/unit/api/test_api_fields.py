@@ -42,6 +42,7 @@ ZERO = {
     "install.v1.ModelOverrides.source_type": "what the source is",
     "install.v1.ModelOverrides.type": "what the probe finds",
     "install.v1.ModelOverrides.variant": "what the probe finds",
+    "install.v1.RelinkModelRequest.validate_only": "the record alone changes, and only to what is the same",
     "install.v1.UninstallModelRequest.force": "nothing is deleted while a lease holds it",
     "install.v1.UninstallModelRequest.validate_only": "what happens to files must be said beside it",
     "install.v1.WatchInstallsRequest.skip_snapshot": "a snapshot first",

@@ -58,6 +58,7 @@ class ModelInstall(Facade[AsyncModelInstall]):
     cancel_job = blocking(AsyncModelInstall.cancel_job)
     prune_jobs = blocking(AsyncModelInstall.prune_jobs)
     probe = blocking(AsyncModelInstall.probe)
+    relink = blocking(AsyncModelInstall.relink)
     uninstall = blocking(AsyncModelInstall.uninstall)
     check_models = blocking(AsyncModelInstall.check_models)
     unregister = blocking(AsyncModelInstall.unregister)

@@ -89,6 +89,11 @@ class ModelInstallJob:
         return list(self.message.same_content_keys)
 
     @property
+    def missing_content(self) -> list[str]:
+        """Keys of models that had the same content, and whose files are gone."""
+        return list(self.message.missing_content_keys)
+
+    @property
     def bytes(self) -> int:
         """Bytes downloaded or copied so far."""
         return self.message.progress.bytes_done

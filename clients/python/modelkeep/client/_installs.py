@@ -30,9 +30,11 @@ from modelkeep.client._tracker import EventThread, JobTracker
 from modelkeep.client._transport import Peer
 from modelkeep.client._values import absolute, is_url
 from modelkeep.client._watch import WatchFrame
+from modelkeep.configs import AnyModelConfig
 from modelkeep.configs.overrides import overrides_of
+from modelkeep.configs.wire import from_model
 from modelkeep.exceptions import UnknownJobIDException
-from modelkeep.install.v1 import check_pb2, install_pb2
+from modelkeep.install.v1 import check_pb2, install_pb2, relink_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.install.v1.install_service_pb2_grpc import InstallServiceStub
 from modelkeep.messages import made
@@ -315,6 +317,33 @@ class AsyncModelInstall:
         """
         request = made(pb.ProbeModelRequest, path=str(absolute(path)), overrides=overrides_of(config))
         return (await self._peer.call(self._stub.ProbeModel, request)).result
+
+    async def relink(
+        self, key: str, path: str | os.PathLike[str], *, etag: str = "", validate_only: bool = False
+    ) -> AnyModelConfig:
+        """Say anew where a model is, after its files were moved; answers with the record.
+
+        Args:
+            key: The record's.
+            path: What holds the model now; a relative path is taken from the current folder.
+            etag: If not empty, the record's present one.
+            validate_only: Look at the path, and change nothing.
+
+        Raises:
+            UnknownModelException: No record has this key.
+            EtagMismatchException: The record changed since.
+            FieldInvalidException: The path holds something else.
+            SourceNotFoundException: Nothing is there.
+            DuplicatePathException: Another record has the path.
+        """
+        request = made(
+            relink_pb2.RelinkModelRequest,
+            key=key,
+            path=str(absolute(path)),
+            etag=etag,
+            validate_only=validate_only,
+        )
+        return from_model((await self._peer.call(self._stub.RelinkModel, request)).model)
 
     async def unregister(self, key: str, *, force: bool = False) -> None:
         """Delete a model's record; every file stays.

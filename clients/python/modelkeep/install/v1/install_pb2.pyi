@@ -71,7 +71,7 @@ EVIDENCE_STRENGTH_LIKELY: EvidenceStrength
 EVIDENCE_STRENGTH_WEAK: EvidenceStrength
 
 class Install(_message.Message):
-    __slots__ = ("id", "etag", "source", "inplace", "overrides", "state", "stage", "model_key", "model", "local_path", "progress", "download_id", "error", "probe", "create_time", "start_time", "end_time", "attempt", "revision", "download_attempt", "ended", "installed_already", "same_content_keys", "reuse", "labels")
+    __slots__ = ("id", "etag", "source", "inplace", "overrides", "state", "stage", "model_key", "model", "local_path", "progress", "download_id", "error", "probe", "create_time", "start_time", "end_time", "attempt", "revision", "download_attempt", "ended", "installed_already", "same_content_keys", "reuse", "missing_content_keys", "labels")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +103,7 @@ class Install(_message.Message):
     INSTALLED_ALREADY_FIELD_NUMBER: _ClassVar[int]
     SAME_CONTENT_KEYS_FIELD_NUMBER: _ClassVar[int]
     REUSE_FIELD_NUMBER: _ClassVar[int]
+    MISSING_CONTENT_KEYS_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     id: int
     etag: str
@@ -128,8 +129,9 @@ class Install(_message.Message):
     installed_already: bool
     same_content_keys: _containers.RepeatedScalarFieldContainer[str]
     reuse: Reuse
+    missing_content_keys: _containers.RepeatedScalarFieldContainer[str]
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, id: _Optional[int] = ..., etag: _Optional[str] = ..., source: _Optional[_Union[InstallSource, _Mapping]] = ..., inplace: _Optional[bool] = ..., overrides: _Optional[_Union[ModelOverrides, _Mapping]] = ..., state: _Optional[_Union[InstallState, str]] = ..., stage: _Optional[_Union[InstallStage, str]] = ..., model_key: _Optional[str] = ..., model: _Optional[_Union[_model_pb2.Model, _Mapping]] = ..., local_path: _Optional[str] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., download_id: _Optional[int] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., probe: _Optional[_Union[ProbeResult, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., revision: _Optional[int] = ..., download_attempt: _Optional[int] = ..., ended: _Optional[bool] = ..., installed_already: _Optional[bool] = ..., same_content_keys: _Optional[_Iterable[str]] = ..., reuse: _Optional[_Union[Reuse, str]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., etag: _Optional[str] = ..., source: _Optional[_Union[InstallSource, _Mapping]] = ..., inplace: _Optional[bool] = ..., overrides: _Optional[_Union[ModelOverrides, _Mapping]] = ..., state: _Optional[_Union[InstallState, str]] = ..., stage: _Optional[_Union[InstallStage, str]] = ..., model_key: _Optional[str] = ..., model: _Optional[_Union[_model_pb2.Model, _Mapping]] = ..., local_path: _Optional[str] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., download_id: _Optional[int] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., probe: _Optional[_Union[ProbeResult, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., revision: _Optional[int] = ..., download_attempt: _Optional[int] = ..., ended: _Optional[bool] = ..., installed_already: _Optional[bool] = ..., same_content_keys: _Optional[_Iterable[str]] = ..., reuse: _Optional[_Union[Reuse, str]] = ..., missing_content_keys: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class InstallSource(_message.Message):
     __slots__ = ("local_path", "url")

@@ -4,6 +4,7 @@ from buf.validate import validate_pb2 as _validate_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from modelkeep.install.v1 import check_pb2 as _check_pb2
 from modelkeep.install.v1 import install_pb2 as _install_pb2
+from modelkeep.install.v1 import relink_pb2 as _relink_pb2
 from modelkeep.server.v1 import job_pb2 as _job_pb2
 from modelkeep.server.v1 import watch_pb2 as _watch_pb2
 from google.protobuf.internal import containers as _containers

@@ -5,6 +5,7 @@ import warnings
 
 from modelkeep.install.v1 import check_pb2 as modelkeep_dot_install_dot_v1_dot_check__pb2
 from modelkeep.install.v1 import install_service_pb2 as modelkeep_dot_install_dot_v1_dot_install__service__pb2
+from modelkeep.install.v1 import relink_pb2 as modelkeep_dot_install_dot_v1_dot_relink__pb2
 
 GRPC_GENERATED_VERSION = '1.82.3'
 GRPC_VERSION = grpc.__version__
@@ -81,6 +82,11 @@ class InstallServiceStub:
                 '/modelkeep.install.v1.InstallService/ProbeModel',
                 request_serializer=modelkeep_dot_install_dot_v1_dot_install__service__pb2.ProbeModelRequest.SerializeToString,
                 response_deserializer=modelkeep_dot_install_dot_v1_dot_install__service__pb2.ProbeModelResponse.FromString,
+                _registered_method=True)
+        self.RelinkModel = channel.unary_unary(
+                '/modelkeep.install.v1.InstallService/RelinkModel',
+                request_serializer=modelkeep_dot_install_dot_v1_dot_relink__pb2.RelinkModelRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_install_dot_v1_dot_relink__pb2.RelinkModelResponse.FromString,
                 _registered_method=True)
         self.UninstallModel = channel.unary_unary(
                 '/modelkeep.install.v1.InstallService/UninstallModel',
@@ -193,6 +199,19 @@ class InstallServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RelinkModel(self, request, context):
+        """Says anew where a model is, after its files were moved. What lies at the path must be the model: the same files
+        by name and size (a single one may be called otherwise), and the record's sampled hash, which its header and so
+        its type go into; SHA-256 and BLAKE3 are computed anew in the background. Nothing is moved, and of the old place
+        nothing is asked. Key, name, tags and all else stay.
+
+        Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, SOURCE_NOT_FOUND, DUPLICATE_PATH (another record has the
+        path); FIELD_INVALID for a path that holds something else, and says what differs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UninstallModel(self, request, context):
         """Deletes a model's record and, as asked, its files: of those that the record lists, the ones that are
         its own, and only beneath allowed roots. A file that another record lists stays, whatever path either
@@ -268,6 +287,11 @@ def add_InstallServiceServicer_to_server(servicer, server):
                     servicer.ProbeModel,
                     request_deserializer=modelkeep_dot_install_dot_v1_dot_install__service__pb2.ProbeModelRequest.FromString,
                     response_serializer=modelkeep_dot_install_dot_v1_dot_install__service__pb2.ProbeModelResponse.SerializeToString,
+            ),
+            'RelinkModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RelinkModel,
+                    request_deserializer=modelkeep_dot_install_dot_v1_dot_relink__pb2.RelinkModelRequest.FromString,
+                    response_serializer=modelkeep_dot_install_dot_v1_dot_relink__pb2.RelinkModelResponse.SerializeToString,
             ),
             'UninstallModel': grpc.unary_unary_rpc_method_handler(
                     servicer.UninstallModel,
@@ -503,6 +527,33 @@ class InstallService:
             '/modelkeep.install.v1.InstallService/ProbeModel',
             modelkeep_dot_install_dot_v1_dot_install__service__pb2.ProbeModelRequest.SerializeToString,
             modelkeep_dot_install_dot_v1_dot_install__service__pb2.ProbeModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RelinkModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.install.v1.InstallService/RelinkModel',
+            modelkeep_dot_install_dot_v1_dot_relink__pb2.RelinkModelRequest.SerializeToString,
+            modelkeep_dot_install_dot_v1_dot_relink__pb2.RelinkModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from grpc import aio as _aio
 from modelkeep.install.v1 import check_pb2 as _check_pb2
 from modelkeep.install.v1 import install_service_pb2 as _install_service_pb2
+from modelkeep.install.v1 import relink_pb2 as _relink_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -97,6 +98,15 @@ class InstallServiceStub:
 
     Errors: FORBIDDEN_PATH, SOURCE_NOT_FOUND, INVALID_MODEL (damaged, or not readable as its format),
     UNSAFE_FORMAT.
+    """
+    RelinkModel: _grpc.UnaryUnaryMultiCallable[_relink_pb2.RelinkModelRequest, _relink_pb2.RelinkModelResponse]
+    """Says anew where a model is, after its files were moved. What lies at the path must be the model: the same files
+    by name and size (a single one may be called otherwise), and the record's sampled hash, which its header and so
+    its type go into; SHA-256 and BLAKE3 are computed anew in the background. Nothing is moved, and of the old place
+    nothing is asked. Key, name, tags and all else stay.
+
+    Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, SOURCE_NOT_FOUND, DUPLICATE_PATH (another record has the
+    path); FIELD_INVALID for a path that holds something else, and says what differs.
     """
     UninstallModel: _grpc.UnaryUnaryMultiCallable[_install_service_pb2.UninstallModelRequest, _install_service_pb2.UninstallModelResponse]
     """Deletes a model's record and, as asked, its files: of those that the record lists, the ones that are
@@ -192,6 +202,15 @@ class InstallServiceAsyncStub(InstallServiceStub):
 
     Errors: FORBIDDEN_PATH, SOURCE_NOT_FOUND, INVALID_MODEL (damaged, or not readable as its format),
     UNSAFE_FORMAT.
+    """
+    RelinkModel: _aio.UnaryUnaryMultiCallable[_relink_pb2.RelinkModelRequest, _relink_pb2.RelinkModelResponse]  # type: ignore[assignment]
+    """Says anew where a model is, after its files were moved. What lies at the path must be the model: the same files
+    by name and size (a single one may be called otherwise), and the record's sampled hash, which its header and so
+    its type go into; SHA-256 and BLAKE3 are computed anew in the background. Nothing is moved, and of the old place
+    nothing is asked. Key, name, tags and all else stay.
+
+    Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, SOURCE_NOT_FOUND, DUPLICATE_PATH (another record has the
+    path); FIELD_INVALID for a path that holds something else, and says what differs.
     """
     UninstallModel: _aio.UnaryUnaryMultiCallable[_install_service_pb2.UninstallModelRequest, _install_service_pb2.UninstallModelResponse]  # type: ignore[assignment]
     """Deletes a model's record and, as asked, its files: of those that the record lists, the ones that are
@@ -332,6 +351,21 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: FORBIDDEN_PATH, SOURCE_NOT_FOUND, INVALID_MODEL (damaged, or not readable as its format),
         UNSAFE_FORMAT.
+        """
+
+    @_abc_1.abstractmethod
+    def RelinkModel(
+        self,
+        request: _relink_pb2.RelinkModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_relink_pb2.RelinkModelResponse, _abc.Awaitable[_relink_pb2.RelinkModelResponse]]:
+        """Says anew where a model is, after its files were moved. What lies at the path must be the model: the same files
+        by name and size (a single one may be called otherwise), and the record's sampled hash, which its header and so
+        its type go into; SHA-256 and BLAKE3 are computed anew in the background. Nothing is moved, and of the old place
+        nothing is asked. Key, name, tags and all else stay.
+
+        Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, SOURCE_NOT_FOUND, DUPLICATE_PATH (another record has the
+        path); FIELD_INVALID for a path that holds something else, and says what differs.
         """
 
     @_abc_1.abstractmethod
