@@ -95,6 +95,27 @@ def test_what_is_installed_already_is_said_and_another_one_is_made_only_when_ask
         run(suite, "rm", model["key"])
 
 
+def test_a_moved_model_is_offered_when_its_content_is_installed_and_relinked_by_command(
+    suite: Suite, lora: Path
+) -> None:
+    run(suite, "install", str(lora), "--name", "moving")
+    key = run_json(suite, "show", "moving")["model"]["key"]
+    moved = lora.rename(lora.with_name("elsewhere.safetensors"))
+    again = run(suite, "install", str(moved))
+    assert f"The files of {key} had this content and are gone." in again.stderr
+    other = re.search("[0-9a-f]{32}", again.stdout)[0]  # type: ignore[index]
+    advised = re.findall("`modelkeep ([^`]+)`", again.stderr)
+    assert [text.split()[0] for text in advised] == ["rm", "relink"]
+    for text in advised:
+        run(suite, *text.split(), *(["-y"] if text.startswith("rm") else []))
+    run(suite, "show", other, code=3)
+    assert run_json(suite, "show", "moving")["model"]["path"] == str(moved)
+    assert moved.exists()
+    told = run(suite, "relink", "moving", str(moved), "--dry-run")
+    assert f"can be linked to {moved}" in told.stdout
+    run(suite, "rm", "moving", "-y")
+
+
 def test_a_copied_model_loses_its_files_with_its_record(suite: Suite, lora: Path) -> None:
     run(suite, "install", str(lora), "--copy", "--name", "copied")
     path = suite.data_dir / "models" / run_json(suite, "show", "copied")["model"]["path"]

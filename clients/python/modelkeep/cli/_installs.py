@@ -387,6 +387,12 @@ def _report_installed(job: ModelInstallJob, config: AnyModelConfig) -> None:
     )
     if job.installed_already:
         _terminal.complain("  Its record is as it was; `--again` makes another model.")
+    elif job.missing_content:
+        missing = job.missing_content[0]
+        _terminal.complain(
+            f"  The files of {missing} had this content and are gone. To keep that model and not this one: "
+            f"`modelkeep rm {config.key} --keep-files`, then `modelkeep relink {missing} {job.local_path}`."
+        )
     elif job.same_content:
         _terminal.complain(
             f"  The same content is installed as {', '.join(job.same_content)}; "

@@ -17,6 +17,7 @@ from modelkeep.cli import (
     _downloads,
     _installs,
     _models,
+    _relink,
     _status,
     _suite,
     _terminal,
@@ -64,6 +65,7 @@ _status.add_to(app)
 _installs.add_to(app)
 _models.add_to(app)
 _changes.add_to(app)
+_relink.add_to(app)
 _verify.add_to(app)
 _downloads.add_to(app)
 _cache.add_to(app)
