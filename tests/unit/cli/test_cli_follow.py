@@ -127,3 +127,19 @@ def test_a_bar_is_narrower_than_the_terminal_whatever_it_tells(columns: int) -> 
     assert cells(line) < columns
     assert "\u202e" not in line
     assert columns < 60 or "45 %" in line
+
+
+def test_while_the_service_is_away_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def frames() -> Generator[WatchFrame[ModelInstallJob]]:
+        running = ModelInstallJob(install_pb2.Install(id=3, state=install_pb2.INSTALL_STATE_RUNNING))
+        over = ModelInstallJob(install_pb2.Install(id=3, state=install_pb2.INSTALL_STATE_COMPLETED))
+        yield WatchFrame([WatchEvent(id=3, put=running)], "live", True, "")
+        yield WatchFrame([], "live", False, "", away_s=12.3)
+        yield WatchFrame([WatchEvent(id=3, put=over)], "live", False, "")
+
+    _follow.follow(frames(), 3, "install", lambda job: job.status.value, lambda job: job.ended)
+    assert capsys.readouterr().err.splitlines() == [
+        "Install 3: running",
+        "Install 3: service away, trying again (12 s)",
+        "Install 3: completed",
+    ]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from grpc import aio
 
-from modelkeep.client import AsyncClient, Client
+from modelkeep.client import AsyncClient, Client, _watch
 from modelkeep.exceptions import (
     ModelkeepError,
     ResumeTokenExpiredException,
@@ -197,3 +197,14 @@ def test_the_blocking_client_iterates_and_an_early_end_closes_the_stream() -> No
     finally:
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
+
+
+async def test_a_watch_says_for_how_long_its_service_has_been_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_watch, "AWAY_S", 0.0)
+    service = scripted(
+        ([frame(1, "t1", live=False, last=True)], ServerDrainingException("bye")), ([frame(2, "t2")], None)
+    )
+    async with client_of(service) as client:
+        first, away, second = await take(client, 3)
+    assert (first.away_s, second.away_s, list(away.events), away.snapshot_complete) == (None, None, [], False)
+    assert away.away_s is not None

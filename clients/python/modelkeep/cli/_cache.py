@@ -12,10 +12,11 @@ from modelkeep.cli._asking import DryRun
 from modelkeep.cli._listing import Column, Listing, size_column, time_column
 from modelkeep.cli._naming import Model, OneModel, find_key, find_part
 from modelkeep.cli._options import chosen
-from modelkeep.cli._output import as_json, counted, emit, print_facts, say, short, size
+from modelkeep.cli._output import as_json, counted, emit, print_data, print_facts, say, short, size
 from modelkeep.cli._places import connect
+from modelkeep.cli._select import selected
 from modelkeep.cli._terminal import visible
-from modelkeep.cli._verbs import DATA, LIST, group, verb
+from modelkeep.cli._verbs import DATA, LIST, group, lists, verb
 
 if TYPE_CHECKING:
     from modelkeep.loader.v1 import loader_service_pb2, resident_pb2
@@ -32,7 +33,7 @@ def add_to(app: typer.Typer) -> None:
         examples=("modelkeep load tiny-sd/vae", "modelkeep load tiny-sd --submodel vae --precision bfloat16"),
     )(load)
     app.add_typer(_group, name="cache")
-    _group.callback()(cache)
+    lists(_group, cache)
     verb(
         _group,
         takes=LIST,
@@ -152,9 +153,17 @@ def load(
 
 def cache(ctx: typer.Context) -> None:
     """Look into the loader's memory; without a command, show the capacity and what is there."""
-    if ctx.invoked_subcommand is None:
-        capacity()
-        residents()
+    if ctx.invoked_subcommand is not None:
+        return
+    if chosen().as_data and not chosen().watch:
+        with connect() as client:
+            held = selected(residents_listing(), client.model_loader.residents())
+            print_data(
+                {"capacity": as_json(client.model_loader.capacity()), "residents": list(map(as_json, held))}
+            )
+        return
+    capacity()
+    residents()
 
 
 def residents(model: OneModel = None) -> None:
@@ -172,12 +181,9 @@ def leases(model: OneModel = None) -> None:
     """List the leases: who holds what."""
     with connect() as client:
         key = find_key(client, model) if model else None
-        listing = leases_listing()
-        if chosen().watch:
-            states = _watching.polled(lambda: client.model_loader.leases(key), listing.key)
-            _watching.watch(listing, states, empty="There are no leases.")
-        found = client.model_loader.leases(key)
-    _table.show(listing, found, empty="There are no leases.")
+        _watching.poll(
+            leases_listing(), lambda: client.model_loader.leases(key), empty="There are no leases."
+        )
 
 
 def revoke(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelkeep.cli import _complete, _table
+from modelkeep.cli import _complete, _watching
 from modelkeep.cli._asking import DryRun, Yes, agreed, can_ask
 from modelkeep.cli._fields import assignments
 from modelkeep.cli._listing import Column, Listing
@@ -18,7 +18,7 @@ from modelkeep.cli._output import counted, emit, print_facts, say, size
 from modelkeep.cli._places import connect
 from modelkeep.cli._placing import placed
 from modelkeep.cli._terminal import visible
-from modelkeep.cli._verbs import DATA, LIST, group, verb
+from modelkeep.cli._verbs import DATA, LIST, group, lists, verb
 from modelkeep.exceptions import FieldInvalidException, ModelInUseException, ModelkeepError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def add_to(app: typer.Typer) -> None:
         ),
     )(rm)
     app.add_typer(_tags, name="tag")
-    _tags.callback()(tag)
+    lists(_tags, tag)
     verb(_tags, takes=DATA, examples=("modelkeep tag add sketch ink paper",))(add)
     verb(_tags, "rm", takes=DATA, examples=("modelkeep tag rm sketch paper",))(remove)
     verb(_tags, "ls", takes=LIST, examples=("modelkeep tag ls", "modelkeep tag ls sketch"))(list_tags)
@@ -211,11 +211,6 @@ def list_tags(
     ] = None,
 ) -> None:
     """List the tags, with how many models have each."""
-    with connect() as client:
-        counts = client.model_record_store.tags()
-        if model:
-            of_model = find_model(client, model).tags
-            counts = {one: count for one, count in counts.items() if one in of_model}
     tag_listing: Listing[tuple[str, int]] = Listing(
         "tag",
         "tags",
@@ -228,9 +223,15 @@ def list_tags(
         data=lambda row: {"tag": row[0], "count": row[1]},
         filters={"tag": lambda row: (row[0],)},
     )
-    _table.show(
-        tag_listing, list(counts.items()), empty="There are no tags; `modelkeep tag add MODEL TAG` makes one."
-    )
+    with connect() as client:
+
+        def fetch() -> list[tuple[str, int]]:
+            wanted = find_model(client, model).tags if model else None
+            counts = client.model_record_store.tags().items()
+            return [row for row in counts if wanted is None or row[0] in wanted]
+
+        empty = "There are no tags; `modelkeep tag add MODEL TAG` makes one."
+        _watching.poll(tag_listing, fetch, empty=empty)
 
 
 def _retag(model: str, change: Any) -> None:

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from modelkeep.cli import _complete, _options, _places, _table
+from modelkeep.cli import _complete, _options, _places, _watching
 from modelkeep.cli._listing import Column, Listing
 from modelkeep.cli._output import emit, print_facts, say
 from modelkeep.cli._places import Place
 from modelkeep.cli._terminal import visible
-from modelkeep.cli._verbs import DATA, LIST, group, verb
+from modelkeep.cli._verbs import DATA, LIST, group, lists, verb
 
 _group = group("Name suites, and choose which one commands talk to; without a command, list them.")
 
@@ -24,7 +24,7 @@ Name = Annotated[str, typer.Argument(help="Name of a context.", autocompletion=_
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.add_typer(_group, name="context")
-    _group.callback()(context)
+    lists(_group, context)
     verb(_group, "ls", takes=LIST, examples=("modelkeep context ls",))(list_contexts)
     verb(
         _group,
@@ -47,24 +47,27 @@ def context(ctx: typer.Context) -> None:
 
 def list_contexts() -> None:
     """List the contexts; a star marks the one in use."""
-    config = _places.read()
+
+    def current() -> str:
+        return _places.read().current
+
     listing: Listing[tuple[str, Place]] = Listing(
         "context",
         "contexts",
         (
             Column("NAME", lambda row: row[0], cut="end"),
-            Column("IN USE", lambda row: "*" if row[0] == config.current else "", drop=1),
+            Column("IN USE", lambda row: "*" if row[0] == current() else "", drop=1),
             Column("DATA FOLDER", lambda row: row[1].data_dir or "", drop=2, cut="start"),
             Column("ADDRESSES", lambda row: _addresses(row[1]), drop=3, cut="end"),
             Column("TOKEN FILE", lambda row: row[1].token_file or "", wide=True),
         ),
         key=lambda row: row[0],
         name=lambda row: row[0],
-        data=lambda row: {"name": row[0], "current": row[0] == config.current, **asdict(row[1])},
+        data=lambda row: {"name": row[0], "current": row[0] == current(), **asdict(row[1])},
         filters={"name": lambda row: (row[0],)},
     )
     empty = f"{_places.config_path()} has no contexts; `modelkeep context add NAME --data-dir DIR` makes one."
-    _table.show(listing, sorted(config.contexts.items()), empty=empty)
+    _watching.poll(listing, lambda: sorted(_places.read().contexts.items()), empty=empty)
 
 
 def add(name: Annotated[str, typer.Argument(help="Name of the new context.")]) -> None:

@@ -27,7 +27,7 @@ from modelkeep.cli._output import (
 )
 from modelkeep.cli._places import connect
 from modelkeep.cli._terminal import Look, visible
-from modelkeep.cli._verbs import DATA, LIST, group, verb
+from modelkeep.cli._verbs import DATA, LIST, group, lists, verb
 from modelkeep.defaults import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from modelkeep.exceptions import ModelkeepError
 
@@ -52,7 +52,7 @@ Token = Annotated[
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.add_typer(_group, name="downloads")
-    _group.callback()(downloads)
+    lists(_group, downloads)
     verb(
         _group,
         "list",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from modelkeep.cli._bar import Bar, Standing
-from modelkeep.cli._output import as_json, print_data
+from modelkeep.cli._output import as_json, away, print_data
 from modelkeep.cli._terminal import visible
 from modelkeep.exceptions import ModelkeepError, UnknownJobIDException
 
@@ -76,6 +76,8 @@ def follow(
     name = f"{noun.capitalize()} {id}"
     with Bar().shown() as bar, contextlib.closing(frames):
         for frame in frames:
+            if frame.away_s is not None and not as_lines:
+                bar.update(Standing(f"{name}: {away(frame.away_s)}"))
             for event in frame.events:
                 last = event.put
                 if last is None:

@@ -27,7 +27,7 @@ from modelkeep.cli._output import (
 )
 from modelkeep.cli._places import connect
 from modelkeep.cli._terminal import Look, visible
-from modelkeep.cli._verbs import DATA, LIST, group, verb
+from modelkeep.cli._verbs import DATA, LIST, group, lists, verb
 from modelkeep.defaults import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def add_to(app: typer.Typer) -> None:
         ),
     )(install)
     app.add_typer(_group, name="installs")
-    _group.callback()(installs)
+    lists(_group, installs)
     verb(
         _group,
         "list",

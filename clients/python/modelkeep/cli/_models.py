@@ -107,19 +107,33 @@ def listing() -> Listing[AnyModelConfig]:
 def list_models(
     type: Annotated[
         list[str] | None,
-        typer.Option(help="Only these types, such as main, vae, lora.", autocompletion=_complete.types),
+        typer.Option(
+            metavar="TYPE,...",
+            help="Only these types, such as main, vae, lora.",
+            autocompletion=_complete.types,
+        ),
     ] = None,
     base: Annotated[
         list[str] | None,
-        typer.Option(help="Only models for these bases, such as sd-1.", autocompletion=_complete.bases),
+        typer.Option(
+            metavar="BASE,...",
+            help="Only models for these bases, such as sd-1.",
+            autocompletion=_complete.bases,
+        ),
     ] = None,
     format: Annotated[
         list[str] | None,
-        typer.Option(help="Only these formats, such as diffusers.", autocompletion=_complete.formats),
+        typer.Option(
+            metavar="FORMAT,...",
+            help="Only these formats, such as diffusers.",
+            autocompletion=_complete.formats,
+        ),
     ] = None,
     tag: Annotated[
         list[str] | None,
-        typer.Option(help="Only models with all of these tags.", autocompletion=_complete.tags),
+        typer.Option(
+            metavar="TAG,...", help="Only models with all of these tags.", autocompletion=_complete.tags
+        ),
     ] = None,
     label: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only models with all of these labels.")

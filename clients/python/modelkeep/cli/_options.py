@@ -21,6 +21,13 @@ class Format(StrEnum):
     NAME = "name"
 
 
+class DataFormat(StrEnum):
+    """How an answer that is no list is written for a program."""
+
+    JSON = "json"
+    YAML = "yaml"
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What was chosen; what was not is as here.

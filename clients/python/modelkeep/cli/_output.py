@@ -115,6 +115,11 @@ def lasting(seconds: float) -> str:
     return f"{int(seconds)} s"
 
 
+def away(seconds: float) -> str:
+    """What is said while a service does not answer."""
+    return f"service away, trying again ({lasting(seconds)})"
+
+
 def ago(seconds: float | None, now: float) -> str:
     """How long ago a time was: "5 min ago"."""
     if not seconds:

@@ -103,9 +103,6 @@ def du(
 
     Sizes are those of the records: of files that two models share both count the bytes.
     """
-    with connect() as client:
-        rooms = _rooms(client.model_record_store.list_models(), by)
-        disks = _disks(client)
     noun = "model" if by is Grouping.MODEL else by.value
     listing: Listing[Room] = Listing(
         noun,
@@ -126,7 +123,10 @@ def du(
         filters={noun: lambda room: (room.name,)},
         totals=lambda rows: size(sum(room.bytes for room in rows)),
     )
-    _table.show(listing, rooms, empty="There are no models.")
+    with connect() as client:
+        models = client.model_record_store.list_models
+        _watching.poll(listing, lambda: _rooms(models(), by), empty="There are no models.")
+        disks = _disks(client)
     if _terminal.stdout().width is not None and not chosen().as_data and not chosen().quiet:
         for path, used, free in disks:
             print(f"{path}: {size(used)} used on its disk, {size(free)} free")

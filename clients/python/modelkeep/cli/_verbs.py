@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from modelkeep.cli import _complete, _places
 from modelkeep.cli._errors import complain_of_usage, guarded
-from modelkeep.cli._options import Format, choose, forget
+from modelkeep.cli._options import DataFormat, Format, choose, forget
 from modelkeep.cli._terminal import Colour
 from modelkeep.defaults import EXIT_FAILED, EXIT_INTERRUPTED
 
@@ -87,8 +87,8 @@ PLACE: Final[Shared] = {
 DATA: Final[Shared] = {
     "output": (
         Annotated[
-            Format | None,
-            typer.Option("--output", "-o", help="How to write the answer.", case_sensitive=False),
+            DataFormat | None,
+            typer.Option("--output", "-o", help="Write the answer for a program.", case_sensitive=False),
         ],
         None,
     ),
@@ -100,6 +100,13 @@ DATA: Final[Shared] = {
 #: For a command that lists.
 LIST: Final[Shared] = {
     **DATA,
+    "output": (
+        Annotated[
+            Format | None,
+            typer.Option("--output", "-o", help="How to write the list.", case_sensitive=False),
+        ],
+        None,
+    ),
     "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="Keys or numbers alone.")], False),
     "no_trunc": (Annotated[bool, typer.Option("--no-trunc", help="Cut nothing off.")], False),
     "filter": (
@@ -192,6 +199,11 @@ def verb(
     return add
 
 
+def lists(app: typer.Typer, function: Callable[..., Any]) -> None:
+    """Make a function what a group does without a command: to list."""
+    app.callback()(sharing(function, {**LIST, **PLACE}))
+
+
 def sharing(function: Callable[..., Any], shared: Shared) -> Callable[..., Any]:
     """A function with further parameters, whose values become the options of :mod:`._options`."""
     signature = inspect.signature(function, eval_str=True)
@@ -222,7 +234,7 @@ def _take(
     token_file: Path | None = None,
     context: str | None = None,
     color: Colour | None = None,
-    output: Format | None = None,
+    output: Format | DataFormat | None = None,
     as_json: bool = False,
     quiet: bool = False,
     no_trunc: bool = False,
@@ -236,7 +248,7 @@ def _take(
     _places.choose_place(data_dir=data_dir, token_file=token_file, address=address, context=context)
     choose(
         colour=color,
-        format=Format.JSON if as_json else output,
+        format=Format.JSON if as_json else output and Format(output),
         quiet=quiet or None,
         whole=no_trunc or None,
         filters=filter or None,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from modelkeep.cli import _terminal
 from modelkeep.cli._listing import Listing
 from modelkeep.cli._options import Format, chosen
-from modelkeep.cli._output import print_data
+from modelkeep.cli._output import away, print_data
 from modelkeep.cli._select import selected
-from modelkeep.cli._table import lines
+from modelkeep.cli._table import lines, show
 from modelkeep.cli._terminal import visible
 
 if TYPE_CHECKING:
@@ -58,6 +58,9 @@ def of_frames(
     begun, drawn = False, 0.0
     with contextlib.closing(frames):
         for frame in frames:
+            if frame.away_s is not None:
+                _tell_away(frame.away_s)
+                continue
             if frame.restarted:
                 state.clear()
             news = False
@@ -73,11 +76,27 @@ def of_frames(
                 yield state
 
 
+def _tell_away(seconds: float) -> None:
+    """Say that the service is away, beneath the table; the next drawing writes over it."""
+    if _terminal.stderr().moves:
+        sys.stderr.write(f"\r\x1b[2K{_terminal.stderr().look(away(seconds), 'yellow')}")
+        sys.stderr.flush()
+    else:
+        _terminal.complain(away(seconds))
+
+
 def polled(fetch: Callable[[], Sequence[T]], key: Callable[[T], Any]) -> Iterator[dict[Any, T]]:
     """What there is, every two seconds, of what has no watch."""
     while True:
         yield {key(one): one for one in fetch()}
         time.sleep(POLL_S)
+
+
+def poll(listing: Listing[T], fetch: Callable[[], Sequence[T]], *, empty: str) -> None:
+    """Show a list of what has no watch: once, or with ``-w`` every two seconds until Ctrl-C."""
+    if chosen().watch:
+        watch(listing, polled(fetch, listing.key), empty=empty)
+    show(listing, fetch(), empty=empty)
 
 
 class _Screen:

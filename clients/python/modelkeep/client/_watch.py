@@ -36,6 +36,8 @@ SILENCE_S: Final = 60.0
 PATIENCE_AT_START_S: Final = 1.0
 #: How long it may be away later: a restart, an update.
 PATIENCE_S: Final = 60.0
+#: A shorter absence is not told.
+AWAY_S: Final = 1.0
 _LONGEST_DELAY_S: Final = 5.0
 _BOOKMARK: Final = Duration(seconds=15)
 
@@ -77,6 +79,8 @@ class WatchFrame(Generic[T]):
         resume_token: Place to go on from after this frame, also in another process.
         restarted: True on the first frame after history was lost (the token was too old, or of another
             store): a new snapshot begins, and forget what it does not name.
+        away_s: For how many seconds the service has not answered, in a frame that says nothing else; None:
+            it does.
     """
 
     events: Sequence[WatchEvent[T]]
@@ -84,6 +88,7 @@ class WatchFrame(Generic[T]):
     snapshot_complete: bool
     resume_token: str
     restarted: bool = False
+    away_s: float | None = None
 
 
 class ServerFrame(Protocol):
@@ -211,6 +216,8 @@ async def follow(
         away_since = now if away_since is None else away_since
         if now - away_since > patience:
             raise failure
+        if now - away_since >= AWAY_S:
+            yield WatchFrame((), "live", False, request.resume_token, away_s=now - away_since)
         await asyncio.sleep(backoff.next(failure.retry_after))
 
 
