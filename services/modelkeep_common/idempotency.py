@@ -9,7 +9,6 @@ canonical, and without the secrets, which are not stored even as a hash.
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 import struct
 import time
 from collections.abc import Callable, Collection
@@ -34,7 +33,7 @@ _MEASURE_AFTER = 1 / 16
 
 
 def replay_or_run(
-    conn: sqlite3.Connection,
+    conn: Connection,
     request_id: str,
     fingerprint: bytes,
     run: Callable[[], bytes],
@@ -100,10 +99,8 @@ def request_id_reused(request_id: str) -> RequestIdReusedException:
     )
 
 
-def _bound(conn: sqlite3.Connection, added: int, now: float) -> None:
+def _bound(conn: Connection, added: int, now: float) -> None:
     """Forget answers while there are more bytes than may be. Those of this very moment stay."""
-    if not isinstance(conn, Connection):
-        return
     conn.answers_added += added
     if conn.answers_added <= conn.limits.answers_bytes * _MEASURE_AFTER:
         return
@@ -125,7 +122,7 @@ def _bound(conn: sqlite3.Connection, added: int, now: float) -> None:
             del sizes[principal]
 
 
-def _forget(conn: sqlite3.Connection, principal: str, wanted: int, now: float) -> int:
+def _forget(conn: Connection, principal: str, wanted: int, now: float) -> int:
     """Forget a caller's oldest answers, of about so many bytes; answers with how many they had."""
     rows: list[tuple[str, str]] = []
     freed = 0

@@ -6,7 +6,6 @@ A job is one row: the columns are what is searched, `job` is all of it as JSON.
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from typing import NamedTuple
 from pydantic import TypeAdapter
 
 from modelkeep_common.marks import SourceMarks
-from modelkeep_common.sqlite import Database, Migration, labels
+from modelkeep_common.sqlite import Connection, Database, Migration, labels
 from modelkeep_common.watch.sqlite_log import append_change, next_revision
 from modelkeep_download.domain.job import (
     Job,
@@ -209,7 +208,7 @@ class JobStore:
         #: What tells apart jobs whose sources are shown alike.
         self.marks = SourceMarks()
 
-    def insert(self, conn: sqlite3.Connection, spec: JobSpec, secret: SecretKind, mark: bytes) -> Job:
+    def insert(self, conn: Connection, spec: JobSpec, secret: SecretKind, mark: bytes) -> Job:
         """Make a job, IDLE or ENQUEUED as the spec says; it takes over the partial file of a failed one.
 
         `mark` is that of its source, see `SourceMarks`.
@@ -245,7 +244,7 @@ class JobStore:
         labels.keep(conn, job.id, spec.labels)
         return job
 
-    def get(self, conn: sqlite3.Connection, job_id: int) -> Job:
+    def get(self, conn: Connection, job_id: int) -> Job:
         """One job.
 
         Raises:
@@ -256,9 +255,7 @@ class JobStore:
             raise unknown_job(job_id)
         return _job(row)
 
-    def list(
-        self, conn: sqlite3.Connection, wanted: JobFilter, *, after: int = 0, limit: int = -1
-    ) -> Iterator[Job]:
+    def list(self, conn: Connection, wanted: JobFilter, *, after: int = 0, limit: int = -1) -> Iterator[Job]:
         """Jobs by ascending id, from the one after `after`; -1 is no limit."""
         where, values = ["id > ?"], [after]  # type: tuple[list[str], list[object]]
         if wanted.queue is not None:
@@ -277,7 +274,7 @@ class JobStore:
         rows = conn.execute(f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY id LIMIT ?", (*values, limit))
         return map(_job, rows)
 
-    def change(self, conn: sqlite3.Connection, job_id: int, transition: Callable[[Job], Job]) -> Job:
+    def change(self, conn: Connection, job_id: int, transition: Callable[[Job], Job]) -> Job:
         """Apply a transition to a job; writes, and logs the change, only if something changed.
 
         Raises:
@@ -293,14 +290,14 @@ class JobStore:
         self._write(conn, after)
         return after
 
-    def checkpoint(self, conn: sqlite3.Connection, job_id: int, have: ByteRanges) -> None:
+    def checkpoint(self, conn: Connection, job_id: int, have: ByteRanges) -> None:
         """Record the bytes that are durable. Progress only: no revision, no change-log row."""
         conn.execute(
             "UPDATE downloads SET job = json_set(job, '$.have', json(?)) WHERE id = ?",
             (_RANGES.dump_json(have).decode(), job_id),
         )
 
-    def prune(self, conn: sqlite3.Connection, wanted: JobFilter) -> Sequence[Job]:
+    def prune(self, conn: Connection, wanted: JobFilter) -> Sequence[Job]:
         """Forget jobs that have ended; returns them.
 
         Raises:
@@ -315,17 +312,17 @@ class JobStore:
             self.marks.forget(job.id)
         return jobs
 
-    def staging_folders(self, conn: sqlite3.Connection) -> set[str]:
+    def staging_folders(self, conn: Connection) -> set[str]:
         """The staging folders that jobs know of."""
         return {folder for (folder,) in conn.execute("SELECT staging FROM downloads WHERE staging != ''")}
 
-    def open_count(self, conn: sqlite3.Connection) -> int:
+    def open_count(self, conn: Connection) -> int:
         """How many jobs have not ended."""
         query = f"SELECT count(*) FROM downloads WHERE state IN {_OPEN}"
         return int(conn.execute(query).fetchone()[0])
 
     def open_ids(
-        self, conn: sqlite3.Connection, *, queue: str | None = None, ids: Collection[int] | None = None
+        self, conn: Connection, *, queue: str | None = None, ids: Collection[int] | None = None
     ) -> Sequence[int]:
         """The jobs of a queue, or of these ids, that have not ended, in ascending order."""
         query = f"SELECT id FROM downloads WHERE state IN {_OPEN}"
@@ -335,7 +332,7 @@ class JobStore:
             rows = conn.execute(f"{query} AND queue = ? ORDER BY id", (queue,))
         return [job_id for (job_id,) in rows]
 
-    def leftover(self, conn: sqlite3.Connection, spec: JobSpec, mark: bytes) -> Job | None:
+    def leftover(self, conn: Connection, spec: JobSpec, mark: bytes) -> Job | None:
         """The newest failed job of the same source and destination that kept its partial file.
 
         One whose source is only shown like this one is not meant, and neither is one that may be such.
@@ -356,15 +353,15 @@ class JobStore:
         """Whether a job of this shown source is for the very source; None if nothing can tell any more."""
         return job.spec.kind is SourceKind.PATH or self.marks.tells(job.id, job.spec.source, mark)
 
-    def next_order(self, conn: sqlite3.Connection) -> int:
+    def next_order(self, conn: Connection) -> int:
         """A place in the queue behind everybody who has one."""
         return self._next(conn, "enqueue_order")
 
-    def next_sequence(self, conn: sqlite3.Connection) -> int:
+    def next_sequence(self, conn: Connection) -> int:
         """The number of the next job that is taken off the queue."""
         return self._next(conn, "job_sequence")
 
-    def _check_target(self, conn: sqlite3.Connection, job: Job) -> None:
+    def _check_target(self, conn: Connection, job: Job) -> None:
         """Raise DestinationExistsException if another job that has not ended is to bring the same file."""
         target = job.known_target
         if target is None:
@@ -377,14 +374,14 @@ class JobStore:
             if other.known_target == target:
                 raise destination_promised(other)
 
-    def _write(self, conn: sqlite3.Connection, job: Job) -> None:
+    def _write(self, conn: Connection, job: Job) -> None:
         conn.execute(
             "UPDATE downloads SET source = ?, state = ?, staging = ?, job = ? WHERE id = ?",
             (job.spec.source, job.state, job.staging, _JOBS.dump_json(job).decode(), job.id),
         )
         append_change(conn, COLLECTION, resource_id(job.id), self._encode(job))
 
-    def _next(self, conn: sqlite3.Connection, counter: str) -> int:
+    def _next(self, conn: Connection, counter: str) -> int:
         row = conn.execute("SELECT value FROM meta WHERE key = ?", (counter,)).fetchone()
         value = (int(row[0]) if row else 0) + 1
         conn.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (counter, value))
@@ -438,7 +435,7 @@ class StoredJobs:
     async def begin(self, job_id: int, *, has_secrets: bool) -> Job:
         """See `Jobs`."""
 
-        def unit(conn: sqlite3.Connection) -> Job:
+        def unit(conn: Connection) -> Job:
             enqueued = self._store.get(conn, job_id).state is JobState.ENQUEUED
             sequence = self._store.next_sequence(conn) if enqueued else 0
             return self._store.change(conn, job_id, lambda job: begun(job, sequence, has_secrets=has_secrets))

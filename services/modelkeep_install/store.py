@@ -6,7 +6,6 @@ one transaction with its entry in the change log, which the watches read.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,7 @@ from modelkeep.exceptions import InstallInProgressException, UnknownJobIDExcepti
 from modelkeep.taxonomy import DigestState
 from modelkeep_common.idempotency import replay_or_run, request_id_reused
 from modelkeep_common.marks import SourceMarks
-from modelkeep_common.sqlite import Database, Migration, labels
+from modelkeep_common.sqlite import Connection, Database, Migration, labels
 from modelkeep_common.urls import mark_of, shown
 from modelkeep_common.watch.sqlite_log import append_change, next_revision, resume_token
 
@@ -88,7 +87,7 @@ class InstallStore:
     async def create(
         self, job: Job, mark: bytes, *, request_id: str, fingerprint: bytes, principal: str, method: str
     ) -> tuple[Job, bool]:
-        def unit(conn: sqlite3.Connection) -> tuple[Job, bool]:
+        def unit(conn: Connection) -> tuple[Job, bool]:
             existing = False
 
             def run() -> bytes:
@@ -109,7 +108,7 @@ class InstallStore:
 
         return await self.db.write(unit, grows=True)
 
-    def _insert(self, conn: sqlite3.Connection, job: Job) -> int:
+    def _insert(self, conn: Connection, job: Job) -> int:
         cursor = conn.execute(
             "INSERT INTO installs (source, state, job) VALUES (?, ?, '')", (job.source.text, job.state)
         )
@@ -118,7 +117,7 @@ class InstallStore:
         self._write(conn, replace(job, id=cursor.lastrowid), b"")
         return cursor.lastrowid
 
-    def _under_way(self, conn: sqlite3.Connection, new: Job, mark: bytes) -> Job | None:
+    def _under_way(self, conn: Connection, new: Job, mark: bytes) -> Job | None:
         """The job that a new one would repeat, if one is under way."""
         active = [(job, self._is_of(job, mark)) for job in _active(conn, new.source.text)]
         unknown = [job for job, same in active if same is None]
@@ -149,7 +148,7 @@ class InstallStore:
         return (await self.db.read(partial(_get, job_id=job_id)))[0]
 
     async def save(self, job: Job, *, record: bytes = b"", digests: DigestWork | None = None) -> Job:
-        def unit(conn: sqlite3.Connection) -> Job:
+        def unit(conn: Connection) -> Job:
             # a cancel may have come between reading and writing; it is never lost
             stored, kept = _get(conn, job.id)
             saved = self._write(
@@ -164,7 +163,7 @@ class InstallStore:
         return await self.db.write(unit)
 
     async def request_cancel(self, job_id: int) -> Job:
-        def unit(conn: sqlite3.Connection) -> Job:
+        def unit(conn: Connection) -> Job:
             job, record = _get(conn, job_id)
             if job.state is State.CANCELLED or job.cancel_requested:
                 return job
@@ -189,7 +188,7 @@ class InstallStore:
     async def ended(
         self, *, ids: Sequence[int] = (), states: Collection[State] = (), before: float | None = None
     ) -> list[int]:
-        def unit(conn: sqlite3.Connection) -> list[int]:
+        def unit(conn: Connection) -> list[int]:
             named = [_get(conn, job_id)[0] for job_id in dict.fromkeys(ids)]
             for job in named:
                 if not job.state.final:
@@ -207,7 +206,7 @@ class InstallStore:
         return await self.db.read(unit)
 
     async def prune(self, ids: Sequence[int]) -> int:
-        def unit(conn: sqlite3.Connection) -> int:
+        def unit(conn: Connection) -> int:
             count = 0
             for job_id in ids:
                 if conn.execute("DELETE FROM installs WHERE id = ?", (job_id,)).rowcount:
@@ -221,7 +220,7 @@ class InstallStore:
     async def page(
         self, wanted: JobFilter, *, before: int | None, limit: int
     ) -> tuple[list[tuple[Job, bytes]], str]:
-        def unit(conn: sqlite3.Connection) -> tuple[list[tuple[Job, bytes]], str]:
+        def unit(conn: Connection) -> tuple[list[tuple[Job, bytes]], str]:
             where, values = [], list[str]()
             if wanted.source_contains:
                 # of an address with secrets, only the shown form is stored
@@ -248,7 +247,7 @@ class InstallStore:
         return await self.db.read(partial(_get, job_id=job_id))
 
     async def present(self, ids: Sequence[int]) -> list[tuple[Job, bytes]]:
-        def unit(conn: sqlite3.Connection) -> list[tuple[Job, bytes]]:
+        def unit(conn: Connection) -> list[tuple[Job, bytes]]:
             return [found for job_id in ids if (found := _find(conn, job_id)) is not None]
 
         return await self.db.read(unit)
@@ -259,13 +258,13 @@ class InstallStore:
             lambda conn: conn.execute("SELECT 1 FROM installs LIMIT 1").fetchone() is not None
         )
 
-    def snapshot(self, conn: sqlite3.Connection) -> list[tuple[str, bytes]]:
+    def snapshot(self, conn: Connection) -> list[tuple[str, bytes]]:
         """Every job as the wire's resource, for a watch."""
         rows = conn.execute("SELECT job, record FROM installs").fetchall()
         jobs = [(_JOBS.validate_json(row[0]), bytes(row[1])) for row in rows]
         return [(str(job.id), self._encode(job, record)) for job, record in jobs]
 
-    def _write(self, conn: sqlite3.Connection, job: Job, record: bytes) -> Job:
+    def _write(self, conn: Connection, job: Job, record: bytes) -> Job:
         job = replace(job, revision=next_revision(conn))
         conn.execute(
             "UPDATE installs SET source = ?, state = ?, job = ?, record = ? WHERE id = ?",
@@ -278,7 +277,7 @@ class InstallStore:
     async def pending_digest(self, *, oldest: bool) -> tuple[DigestWork, RecordFile] | None:
         order = "sequence, path" if oldest else "size_bytes, sequence, path"
 
-        def unit(conn: sqlite3.Connection) -> tuple[DigestWork, RecordFile] | None:
+        def unit(conn: Connection) -> tuple[DigestWork, RecordFile] | None:
             row = conn.execute(
                 "SELECT work, file FROM digest_files JOIN digest_work USING (key) WHERE state = 'pending' "
                 f"ORDER BY {order} LIMIT 1"
@@ -321,25 +320,25 @@ class InstallStore:
         await self.db.write(lambda conn: conn.execute("DELETE FROM removals WHERE key = ?", (key,)) and None)
 
 
-def _find(conn: sqlite3.Connection, job_id: int) -> tuple[Job, bytes] | None:
+def _find(conn: Connection, job_id: int) -> tuple[Job, bytes] | None:
     row = conn.execute("SELECT job, record FROM installs WHERE id = ?", (job_id,)).fetchone()
     return None if row is None else (_JOBS.validate_json(row[0]), bytes(row[1]))
 
 
-def _get(conn: sqlite3.Connection, job_id: int) -> tuple[Job, bytes]:
+def _get(conn: Connection, job_id: int) -> tuple[Job, bytes]:
     found = _find(conn, job_id)
     if found is None:
         raise UnknownJobIDException(f"There is no install {job_id}.", metadata={"id": str(job_id)})
     return found
 
 
-def _jobs(conn: sqlite3.Connection, clause: str) -> list[Job]:
+def _jobs(conn: Connection, clause: str) -> list[Job]:
     return [
         _JOBS.validate_json(row[0]) for row in conn.execute(f"SELECT job FROM installs {clause}").fetchall()
     ]
 
 
-def _active(conn: sqlite3.Connection, source: str) -> list[Job]:
+def _active(conn: Connection, source: str) -> list[Job]:
     """The jobs of a shown source that are under way, newest first; not those that were cancelled and have yet
     to end."""
     rows = conn.execute(
@@ -351,7 +350,7 @@ def _active(conn: sqlite3.Connection, source: str) -> list[Job]:
     return [job for job in jobs if not job.cancel_requested]
 
 
-def _work(conn: sqlite3.Connection, clause: str) -> list[DigestWork]:
+def _work(conn: Connection, clause: str) -> list[DigestWork]:
     found = []
     for key, work in conn.execute(f"SELECT key, work FROM digest_work {clause}").fetchall():
         rows = conn.execute("SELECT file FROM digest_files WHERE key = ? ORDER BY path", (key,)).fetchall()
@@ -360,7 +359,7 @@ def _work(conn: sqlite3.Connection, clause: str) -> list[DigestWork]:
     return found
 
 
-def _order_digests(conn: sqlite3.Connection, work: DigestWork, sequence: int) -> None:
+def _order_digests(conn: Connection, work: DigestWork, sequence: int) -> None:
     conn.execute("DELETE FROM digest_work WHERE key = ?", (work.key,))
     conn.execute(
         "INSERT INTO digest_work (key, sequence, work) VALUES (?, ?, ?)",
@@ -370,7 +369,7 @@ def _order_digests(conn: sqlite3.Connection, work: DigestWork, sequence: int) ->
         _put_file(conn, work.key, file)
 
 
-def _put_file(conn: sqlite3.Connection, key: str, file: RecordFile, *, only_if_known: bool = False) -> None:
+def _put_file(conn: Connection, key: str, file: RecordFile, *, only_if_known: bool = False) -> None:
     state = "pending" if file.state is DigestState.Pending else "done"
     if only_if_known and not conn.execute("SELECT 1 FROM digest_work WHERE key = ?", (key,)).fetchone():
         return  # uninstalled meanwhile

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
 import threading
 import time
 import uuid
@@ -19,6 +18,7 @@ from google.protobuf.duration_pb2 import Duration
 from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep.exceptions import DiskFullException
+from modelkeep_common.sqlite import Connection
 from modelkeep_download.domain.job import Job, JobState
 from modelkeep_download.engine import downloads
 from modelkeep_download.store import JobStore
@@ -213,7 +213,7 @@ async def test_a_wait_for_many_jobs_looks_only_at_those_that_change(
     looked_at: list[int] = []
     real = JobStore.open_ids
 
-    def spy(self: JobStore, conn: sqlite3.Connection, **which: Any) -> Sequence[int]:
+    def spy(self: JobStore, conn: Connection, **which: Any) -> Sequence[int]:
         looked_at.extend(which.get("ids") or ())
         return real(self, conn, **which)
 
@@ -371,7 +371,7 @@ async def test_a_delivered_file_whose_end_could_not_be_recorded_is_completed_lat
     real = JobStore.change
     failed: list[int] = []
 
-    def full_once(self: JobStore, conn: sqlite3.Connection, job_id: int, transition: Any) -> Job:
+    def full_once(self: JobStore, conn: Connection, job_id: int, transition: Any) -> Job:
         job = real(self, conn, job_id, transition)
         if job.state is JobState.COMPLETED and len(failed) < 2:
             failed.append(job_id)

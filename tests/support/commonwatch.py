@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from modelkeep_common.sqlite import Database, Migration
+from modelkeep_common.sqlite import Connection, Database, Migration
 from modelkeep_common.watch import Event, Frame, Watch, WatchHub
 from modelkeep_common.watch.log import ChangeLog
 from modelkeep_common.watch.memory_log import Kept, MemoryLog
@@ -30,8 +29,8 @@ def log_of(store: Store) -> ChangeLog:
     return store if isinstance(store, MemoryLog) else SqliteLog(store, "items")
 
 
-def read_all(source: sqlite3.Connection | Mapping[str, Kept]) -> Iterable[tuple[str, Item]]:
-    if isinstance(source, sqlite3.Connection):
+def read_all(source: Connection | Mapping[str, Kept]) -> Iterable[tuple[str, Item]]:
+    if isinstance(source, Connection):
         return [(key, json.loads(body)) for key, body in source.execute("SELECT id, body FROM items")]
     return [(key, json.loads(kept.payload)) for key, kept in source.items()]
 
@@ -41,7 +40,7 @@ async def put(store: Store, key: str, **fields: Any) -> int:
     if isinstance(store, MemoryLog):
         return store.append(key, body.encode())
 
-    def work(conn: sqlite3.Connection) -> int:
+    def work(conn: Connection) -> int:
         conn.execute("INSERT OR REPLACE INTO items VALUES (?, ?)", (key, body))
         return append_change(conn, "items", key, body.encode())
 
@@ -52,7 +51,7 @@ async def remove(store: Store, key: str) -> int:
     if isinstance(store, MemoryLog):
         return store.append(key, None)
 
-    def work(conn: sqlite3.Connection) -> int:
+    def work(conn: Connection) -> int:
         conn.execute("DELETE FROM items WHERE id = ?", (key,))
         return append_change(conn, "items", key, None)
 
@@ -66,7 +65,7 @@ async def append(store: Store, *keys: str, now: float | None = None) -> None:
             store.append(key, b"{}", now=now)
         return
 
-    def work(conn: sqlite3.Connection) -> None:
+    def work(conn: Connection) -> None:
         for key in keys:
             append_change(conn, "items", key, b"{}", now=now)
 

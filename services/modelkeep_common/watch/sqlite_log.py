@@ -25,7 +25,7 @@ _MEASURE_AFTER = 1 / 16
 
 
 def append_change(
-    conn: sqlite3.Connection,
+    conn: Connection,
     collection: str,
     resource_id: str,
     payload: bytes | None,
@@ -50,12 +50,9 @@ def append_change(
     )
     revision = cursor.lastrowid
     assert revision is not None
-    due = revision % _TRIM_EVERY == 0
-    if isinstance(conn, Connection):
-        conn.appended.append((collection, resource_id))
-        conn.history_added += len(payload or b"")
-        due = due or conn.history_added > conn.limits.history_bytes * _MEASURE_AFTER
-    if due:
+    conn.appended.append((collection, resource_id))
+    conn.history_added += len(payload or b"")
+    if revision % _TRIM_EVERY == 0 or _must_measure(conn):
         trim_history(conn, now=now)
     return revision
 
@@ -78,7 +75,7 @@ def history_floor(conn: sqlite3.Connection) -> int:
 
 
 def trim_history(
-    conn: sqlite3.Connection,
+    conn: Connection,
     *,
     now: float | None = None,
     keep_changes: int = HISTORY_CHANGES,
@@ -91,7 +88,7 @@ def trim_history(
     """
     old_floor = history_floor(conn)
     floor = max(old_floor, current_revision(conn) - keep_changes)
-    if isinstance(conn, Connection) and conn.history_added > conn.limits.history_bytes * _MEASURE_AFTER:
+    if _must_measure(conn):
         # A part of it goes at once, so that the next change does not measure again.
         floor = _floor_by_bytes(conn, floor, int(conn.limits.history_bytes * (1 - _MEASURE_AFTER)))
         conn.history_added = 0
@@ -125,6 +122,11 @@ def trim_history(
         (floor,),
     )
     return floor
+
+
+def _must_measure(conn: Connection) -> bool:
+    """Whether so much was added that the window may have more bytes than it should."""
+    return conn.history_added > conn.limits.history_bytes * _MEASURE_AFTER
 
 
 def _floor_by_bytes(conn: sqlite3.Connection, floor: int, keep_bytes: int) -> int:

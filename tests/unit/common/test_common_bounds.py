@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from modelkeep.exceptions import ResumeTokenExpiredException, WatcherTooSlowException
 from modelkeep_common.idempotency import replay_or_run
 from modelkeep_common.limits import StoreLimits
-from modelkeep_common.sqlite import Database
+from modelkeep_common.sqlite import Connection, Database
 from modelkeep_common.watch import WatchHub
 from modelkeep_common.watch.log import position_of
 from modelkeep_common.watch.sqlite_log import (
@@ -36,7 +35,7 @@ async def db(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 async def history_bytes(db: Database) -> int:
-    def read(conn: sqlite3.Connection) -> int:
+    def read(conn: Connection) -> int:
         found = conn.execute(
             "SELECT coalesce(sum(length(payload)), 0) FROM changes WHERE revision > ?", (history_floor(conn),)
         )
@@ -76,7 +75,7 @@ async def test_the_files_stay_bounded_however_many_updates_come(db: Database) ->
 
 
 async def test_what_was_deleted_is_given_back(db: Database) -> None:
-    def fill(conn: sqlite3.Connection) -> None:
+    def fill(conn: Connection) -> None:
         conn.execute("CREATE TABLE ballast (x BLOB)")
         conn.executemany("INSERT INTO ballast VALUES (zeroblob(1048576))", [()] * 60)
 
@@ -90,7 +89,7 @@ async def test_what_was_deleted_is_given_back(db: Database) -> None:
 
 
 async def answers(db: Database, principal: str = "") -> list[str]:
-    def read(conn: sqlite3.Connection) -> list[str]:
+    def read(conn: Connection) -> list[str]:
         rows = conn.execute(
             "SELECT request_id FROM requests WHERE principal = ? ORDER BY create_time", (principal,)
         )
@@ -102,7 +101,7 @@ async def answers(db: Database, principal: str = "") -> list[str]:
 async def ask(db: Database, principal: str, size: int) -> str:
     request_id = str(uuid.uuid4())
 
-    def work(conn: sqlite3.Connection) -> bytes:
+    def work(conn: Connection) -> bytes:
         return replay_or_run(conn, request_id, b"f", lambda: bytes(size), method="M", principal=principal)[0]
 
     await db.write(work)
@@ -130,7 +129,7 @@ async def test_a_watch_that_lost_changes_to_the_bound_is_told_so(db: Database) -
     await put(db, "item", text="seen")
     assert [event.resource_id for event in await events(watching, 1)] == ["item"]
 
-    def burst(conn: sqlite3.Connection) -> None:
+    def burst(conn: Connection) -> None:
         # In one transaction, so that the hub cannot read in between.
         for n in range(40):
             append_change(conn, "items", f"item{n % 2}", b'{"id": "item", "text": "%s"}' % (b"x" * 300_000))

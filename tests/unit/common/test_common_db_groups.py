@@ -36,15 +36,15 @@ async def db(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[D
     await opened.close()
 
 
-def add(name: str) -> Callable[[sqlite3.Connection], int]:
-    def work(conn: sqlite3.Connection) -> int:
+def add(name: str) -> Callable[[Connection], int]:
+    def work(conn: Connection) -> int:
         conn.execute("INSERT INTO items (name) VALUES (?)", (name,))
         return append_change(conn, "items", name, name.encode())
 
     return work
 
 
-def names(conn: sqlite3.Connection) -> list[str]:
+def names(conn: Connection) -> list[str]:
     return [row[0] for row in conn.execute("SELECT name FROM items ORDER BY id")]
 
 
@@ -56,7 +56,7 @@ class Blocked:
         self._running, self._go_on = threading.Event(), threading.Event()
 
     async def __aenter__(self) -> Blocked:
-        def work(conn: sqlite3.Connection) -> None:
+        def work(conn: Connection) -> None:
             self._running.set()
             self._go_on.wait(30)
 
@@ -98,7 +98,7 @@ async def test_a_write_that_fails_does_not_undo_its_neighbours(db: Database) -> 
     heard: list[tuple[str, str]] = []
     db.add_commit_listener(heard.extend)
 
-    def fails(conn: sqlite3.Connection) -> None:
+    def fails(conn: Connection) -> None:
         add("bad")(conn)
         raise ZeroDivisionError
 
@@ -120,7 +120,7 @@ async def test_a_write_that_fails_does_not_undo_its_neighbours(db: Database) -> 
 async def test_no_write_is_answered_before_the_commit(db: Database) -> None:
     running, go_on = threading.Event(), threading.Event()
 
-    def slow(conn: sqlite3.Connection) -> None:
+    def slow(conn: Connection) -> None:
         running.set()
         go_on.wait(30)
 
@@ -156,7 +156,7 @@ async def test_when_its_time_is_over_a_transaction_takes_no_further_write_in(
 
 
 async def test_one_write_that_needs_the_disk_makes_its_neighbours_wait_for_it(db: Database) -> None:
-    def level(conn: sqlite3.Connection) -> int:
+    def level(conn: Connection) -> int:
         return int(conn.execute("PRAGMA synchronous").fetchone()[0])
 
     async with Blocked(db):
@@ -171,7 +171,7 @@ async def test_what_finds_no_room_is_refused_and_its_neighbours_are_written(db: 
     heard: list[tuple[str, str]] = []
     db.add_commit_listener(heard.extend)
 
-    def fill(conn: sqlite3.Connection) -> None:
+    def fill(conn: Connection) -> None:
         pages = conn.execute("PRAGMA page_count").fetchone()[0]
         conn.execute(f"PRAGMA max_page_count = {pages + 2}")
         try:
@@ -191,7 +191,7 @@ async def test_what_finds_no_room_is_refused_and_its_neighbours_are_written(db: 
 
 
 async def test_a_commit_that_fails_acknowledges_nothing_and_leaves_nothing(db: Database) -> None:
-    def orphan(conn: sqlite3.Connection) -> None:
+    def orphan(conn: Connection) -> None:
         conn.execute("INSERT INTO parts (item) VALUES (4711)")  # found out only by COMMIT
 
     async with Blocked(db):

@@ -14,12 +14,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelkeep.exceptions import RequestIdReusedException
 from modelkeep.record.v1 import record_service_pb2 as record
 from modelkeep_common.idempotency import KEEP_SECONDS, fingerprint, replay_or_run
+from modelkeep_common.sqlite import Connection
 from modelkeep_common.sqlite.migrations import migrate
 
 
 @pytest.fixture
-def conn(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    connection = sqlite3.connect(tmp_path / "t.db", isolation_level=None)
+def conn(tmp_path: Path) -> Iterator[Connection]:
+    connection = sqlite3.connect(tmp_path / "t.db", isolation_level=None, factory=Connection)
     migrate(connection, tmp_path / "t.db", [], "test")
     yield connection
     connection.close()
@@ -35,7 +36,7 @@ class Work:
 
 
 def ask(
-    conn: sqlite3.Connection,
+    conn: Connection,
     work: Work,
     request_id: str = "id-1",
     body: bytes = b"body",
@@ -47,14 +48,14 @@ def ask(
     return replay_or_run(conn, request_id, body, work, method=method, principal=principal, now=now)
 
 
-def test_the_second_time_the_first_answer_comes_back(conn: sqlite3.Connection) -> None:
+def test_the_second_time_the_first_answer_comes_back(conn: Connection) -> None:
     work = Work()
     assert ask(conn, work) == (b"result 1", False)
     assert ask(conn, work) == (b"result 1", True)
     assert work.times == 1
 
 
-def test_another_body_under_the_same_id_is_refused_and_runs_nothing(conn: sqlite3.Connection) -> None:
+def test_another_body_under_the_same_id_is_refused_and_runs_nothing(conn: Connection) -> None:
     work = Work()
     ask(conn, work)
     with pytest.raises(RequestIdReusedException) as caught:
@@ -63,7 +64,7 @@ def test_another_body_under_the_same_id_is_refused_and_runs_nothing(conn: sqlite
     assert work.times == 1
 
 
-def test_ids_are_per_caller_and_method(conn: sqlite3.Connection) -> None:
+def test_ids_are_per_caller_and_method(conn: Connection) -> None:
     work = Work()
     ask(conn, work)
     ask(conn, work, method="m2", body=b"other")
@@ -71,13 +72,13 @@ def test_ids_are_per_caller_and_method(conn: sqlite3.Connection) -> None:
     assert work.times == 3
 
 
-def test_without_an_id_every_request_runs(conn: sqlite3.Connection) -> None:
+def test_without_an_id_every_request_runs(conn: Connection) -> None:
     work = Work()
     assert [ask(conn, work, "")[1], ask(conn, work, "")[1]] == [False, False]
     assert work.times == 2
 
 
-def test_an_answer_is_kept_for_a_day(conn: sqlite3.Connection) -> None:
+def test_an_answer_is_kept_for_a_day(conn: Connection) -> None:
     work = Work()
     ask(conn, work)
     assert ask(conn, work, now=1000 + KEEP_SECONDS - 1)[1] is True
@@ -85,7 +86,7 @@ def test_an_answer_is_kept_for_a_day(conn: sqlite3.Connection) -> None:
     assert conn.execute("SELECT count(*) FROM requests").fetchone()[0] == 1
 
 
-def test_a_failed_request_leaves_nothing_and_may_be_tried_again(conn: sqlite3.Connection) -> None:
+def test_a_failed_request_leaves_nothing_and_may_be_tried_again(conn: Connection) -> None:
     def fail() -> bytes:
         raise RuntimeError
 
@@ -96,7 +97,7 @@ def test_a_failed_request_leaves_nothing_and_may_be_tried_again(conn: sqlite3.Co
     assert ask(conn, Work()) == (b"result 1", False)
 
 
-def test_outside_of_a_call_the_key_has_no_caller_or_method(conn: sqlite3.Connection) -> None:
+def test_outside_of_a_call_the_key_has_no_caller_or_method(conn: Connection) -> None:
     assert replay_or_run(conn, "id-1", b"body", Work()) == (b"result 1", False)
     assert replay_or_run(conn, "id-1", b"body", Work()) == (b"result 1", True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from modelkeep.exceptions import WatcherTooSlowException
 from modelkeep_common.limits import StoreLimits
-from modelkeep_common.sqlite import Database
+from modelkeep_common.sqlite import Connection, Database
 from modelkeep_common.watch import Frame, Watch, WatchHub
 from modelkeep_common.watch.sqlite_log import SqliteLog, append_change
 from support.commonwatch import MIGRATIONS
@@ -37,12 +36,12 @@ async def hub(db: Database) -> AsyncIterator[WatchHub[StringValue]]:
     await made.drain(0.1)
 
 
-def read_all(conn: sqlite3.Connection) -> Iterable[tuple[str, StringValue]]:
+def read_all(conn: Connection) -> Iterable[tuple[str, StringValue]]:
     return [(key, StringValue(value=body)) for key, body in conn.execute("SELECT id, body FROM items")]
 
 
 async def put(db: Database, key: str, size: int) -> int:
-    def work(conn: sqlite3.Connection) -> int:
+    def work(conn: Connection) -> int:
         conn.execute("INSERT OR REPLACE INTO items VALUES (?, ?)", (key, "x" * size))
         return append_change(conn, "items", key, StringValue(value="x" * size).SerializeToString())
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelkeep.model.v1.model_pb2 import Model
+from modelkeep_common.sqlite import Connection
 from modelkeep_common.sqlite.migrations import COMMON
 from modelkeep_record.domain.query import Bounds, Order, Query, folded, search_text, split_words
 from modelkeep_record.stores.sqlite import SqliteRecordStore, sql
@@ -71,8 +72,8 @@ QUERIES = st.builds(
 )
 
 
-def database(schema: int = len(MIGRATIONS)) -> sqlite3.Connection:
-    connection = sqlite3.connect(":memory:")
+def database(schema: int = len(MIGRATIONS)) -> Connection:
+    connection = sqlite3.connect(":memory:", factory=Connection)
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL)")
     for migration in (*COMMON, *MIGRATIONS[:schema]):
@@ -219,7 +220,7 @@ async def test_a_failed_or_cancelled_get_harms_no_other() -> None:
 async def test_batches_of_any_size_are_read(data_dir: Any) -> None:
     store = await SqliteRecordStore.open(data_dir / "r.db")
 
-    def fill(conn: sqlite3.Connection) -> None:
+    def fill(conn: Connection) -> None:
         for number in range(1500):
             _Transaction(conn).put(Model(key=f"{number:032x}", name="n", path=f"/{number}"), None)
 

@@ -8,14 +8,13 @@ the matches of each filter in its index, up to a limit: SQLite's planner cannot 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from modelkeep_common.paging import Key
-from modelkeep_common.sqlite import labels
+from modelkeep_common.sqlite import Connection, labels
 
 from ...domain.query import NO_BOUNDS, Bounds, Order, Query
 
@@ -37,7 +36,7 @@ class _Filter(NamedTuple):
 
 
 def select_models(
-    conn: sqlite3.Connection,
+    conn: Connection,
     query: Query,
     order: Order,
     descending: bool,
@@ -65,7 +64,7 @@ def select_models(
     )
 
 
-def _few(conn: sqlite3.Connection, filters: Iterable[_Filter]) -> list[int] | None:
+def _few(conn: Connection, filters: Iterable[_Filter]) -> list[int] | None:
     """The ids that pass the filters, or more, if they are few."""
     indexed = [f for f in filters if f.ids]
     # A second, longer look pays where several filters may leave few together, though none does alone.

@@ -7,7 +7,6 @@ waits in between.
 from __future__ import annotations
 
 import json
-import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from modelkeep.reserve import DEFAULT_BYTES
 from modelkeep_common.idempotency import replay_or_run
 from modelkeep_common.limits import StoreLimits
 from modelkeep_common.paging import Key
-from modelkeep_common.sqlite import Database, labels
+from modelkeep_common.sqlite import Connection, Database, labels
 from modelkeep_common.watch.sqlite_log import (
     append_change,
     current_revision,
@@ -138,7 +137,7 @@ class SqliteRecordStore:
     async def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
         """The records of those keys that have one."""
 
-        def read(conn: sqlite3.Connection) -> dict[str, bytes]:
+        def read(conn: Connection) -> dict[str, bytes]:
             if len(keys) == 1:
                 return dict(conn.execute("SELECT key, message FROM models WHERE key = ?", keys))
             # One statement for any number of keys, so that it is prepared once.
@@ -154,7 +153,7 @@ class SqliteRecordStore:
     async def find(self, name: str, base: str, type: int) -> tuple[int, bytes]:
         """How many records have exactly this name, base and type, and one of them (b"" if none)."""
 
-        def read(conn: sqlite3.Connection) -> tuple[int, bytes]:
+        def read(conn: Connection) -> tuple[int, bytes]:
             count, first = conn.execute(
                 "SELECT count(*), min(id) FROM models WHERE type = ? AND base = ? AND name = ?",
                 (type, base, name),
@@ -169,7 +168,7 @@ class SqliteRecordStore:
     ) -> Page:
         """The records after a position, at most ``limit`` and about ``max_bytes``, at least one."""
 
-        def read(conn: sqlite3.Connection) -> Page:
+        def read(conn: Connection) -> Page:
             rows = select_models(conn, query, order, descending, after, limit + 1)
             return _cut(rows, limit, max_bytes, resume_token(conn, COLLECTION))
 
@@ -182,7 +181,7 @@ class SqliteRecordStore:
     async def files(self, key: str, after: str, limit: int, max_bytes: int) -> Page | None:
         """A model's files after a path; None if there is no such model."""
 
-        def read(conn: sqlite3.Connection) -> Page | None:
+        def read(conn: Connection) -> Page | None:
             model_id = _id(conn, key)
             if model_id is None:
                 return None
@@ -197,7 +196,7 @@ class SqliteRecordStore:
     async def tags(self, prefix: str, after: str, limit: int) -> list[tuple[str, int]]:
         """Tags that begin with a text, after one of them, each with the number of records that have it."""
 
-        def read(conn: sqlite3.Connection) -> list[tuple[str, int]]:
+        def read(conn: Connection) -> list[tuple[str, int]]:
             return conn.execute(
                 "SELECT tag, count(*) FROM model_tags WHERE tag >= ? AND tag < ? AND tag > ? "
                 "GROUP BY tag ORDER BY tag LIMIT ?",
@@ -216,7 +215,7 @@ class SqliteRecordStore:
         With ``grows`` it does not use the room that is kept for a full disk.
         """
 
-        def work(conn: sqlite3.Connection) -> bytes:
+        def work(conn: Connection) -> bytes:
             return replay_or_run(
                 conn,
                 once.request_id,
@@ -231,7 +230,7 @@ class SqliteRecordStore:
     async def info(self) -> StoreInfo:
         """What the store is and has."""
 
-        def read(conn: sqlite3.Connection) -> StoreInfo:
+        def read(conn: Connection) -> StoreInfo:
             made = conn.execute("SELECT min(apply_time) FROM schema_migrations").fetchone()
             kinds = {
                 (type_, format_, base): (count, (high << 20) + low)
@@ -249,7 +248,7 @@ class SqliteRecordStore:
 
         return await self.db.read(read)
 
-    def snapshot(self, conn: sqlite3.Connection) -> Iterator[tuple[str, Model]]:
+    def snapshot(self, conn: Connection) -> Iterator[tuple[str, Model]]:
         """Every record by key, for the watch hub; inside a read transaction."""
         for key, message in conn.execute("SELECT key, message FROM models"):
             yield key, Model.FromString(message)
@@ -258,7 +257,7 @@ class SqliteRecordStore:
 class _Transaction:
     """:class:`Records` on the connection of a write transaction."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, conn: Connection) -> None:
         self._conn = conn
 
     def get(self, key: str) -> Model | None:
@@ -321,7 +320,7 @@ class _Transaction:
             self._conn.execute(f"INSERT INTO {table} ({column}, model_id) VALUES (?, ?)", (value, model_id))
 
 
-def _id(conn: sqlite3.Connection, key: str) -> int | None:
+def _id(conn: Connection, key: str) -> int | None:
     row = conn.execute("SELECT id FROM models WHERE key = ?", (key,)).fetchone()
     return None if row is None else row[0]
 
