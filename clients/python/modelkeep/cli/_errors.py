@@ -8,7 +8,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import typer
 
-from modelkeep.cli import _terminal
+from modelkeep.cli import _terminal, leave_at_once, let_interrupt
 from modelkeep.cli._options import chosen
 from modelkeep.cli._output import json_text
 from modelkeep.cli._terminal import visible
@@ -158,6 +158,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def run(*arguments: P.args, **named: P.kwargs) -> R:
         try:
+            let_interrupt()
             return command(*arguments, **named)
         except ModelkeepError as error:
             complain(error)
@@ -166,5 +167,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:  # `modelkeep list | head`
             raise typer.Exit(EXIT_OK) from None
+        finally:
+            leave_at_once()
 
     return run
