@@ -8,7 +8,8 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import typer
 
-from modelkeep.cli import _terminal, leave_at_once, let_interrupt
+from modelkeep.cli import _terminal
+from modelkeep.cli._interrupts import leave_at_once, let_interrupt
 from modelkeep.cli._options import chosen
 from modelkeep.cli._output import json_text
 from modelkeep.cli._terminal import visible
