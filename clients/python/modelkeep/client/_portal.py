@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import signal
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import CancelledError
@@ -91,8 +93,19 @@ class Portal:
                 self._thread = threading.Thread(
                     target=_serve, args=(self._loop,), name="modelkeep-client", daemon=True
                 )
-                self._thread.start()
+                with _uninterrupted():
+                    self._thread.start()
             return self._loop
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Generator[None]:
+    """Ctrl-C waits: in the midst of a thread's start it leaves a lock behind on which that thread hangs."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
