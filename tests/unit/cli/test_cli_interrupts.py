@@ -48,18 +48,3 @@ def test_ctrl_c_that_is_ignored_in_the_background_stays_ignored() -> None:
     ended = interrupted("typer", "--version", ignored=True)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.startswith("modelkeep ")
-
-
-def test_nothing_heavy_is_imported_before_ctrl_c_is_looked_after() -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; a = set(sys.modules); import modelkeep.cli; print(*set(sys.modules) - a)",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    ours = {"modelkeep", "modelkeep.cli", "modelkeep.cli._interrupts"}
-    assert set(done.stdout.split()) <= {*ours, "__future__"}
