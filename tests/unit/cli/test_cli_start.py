@@ -47,7 +47,12 @@ def test_ctrl_c_while_it_is_being_imported_is_no_traceback(module: str, tmp_path
 def test_little_is_imported_before_ctrl_c_is_taken_care_of() -> None:
     code = "import sys; before = set(sys.modules); import modelkeep.cli; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) <= {"modelkeep", "modelkeep.cli", "modelkeep.cli._interrupts", "__future__"}
+    assert set(done.stdout.split()) <= {
+        "modelkeep",
+        "modelkeep.cli",
+        "modelkeep.cli._interrupts",
+        "__future__",
+    }
 
 
 def verbs() -> list[list[str]]:
