@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from modelkeep.cli import _complete, _table, _watching
+from modelkeep.cli import _complete, _table, _terminal, _watching
 from modelkeep.cli._fields import labels, overrides
 from modelkeep.cli._listing import Column, Listing, key_column, size_column, time_column
 from modelkeep.cli._naming import Models, find_model
 from modelkeep.cli._options import chosen
-from modelkeep.cli._output import as_json, counted, emit, print_facts, say, short, size, when
+from modelkeep.cli._output import KEY_SHOWN, as_json, counted, emit, print_facts, say, short, size, when
 from modelkeep.cli._places import connect
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import DATA, LIST, verb
@@ -23,7 +23,7 @@ from modelkeep.exceptions import ModelkeepError, UnknownModelException
 
 if TYPE_CHECKING:
     from modelkeep.client import Client
-    from modelkeep.configs import AnyModelConfig
+    from modelkeep.configs import AnyModelConfig, ModelFile
 
 #: Seconds that a list waits for what is on the disk.
 _LOOK_S: Final = 2.0
@@ -263,6 +263,27 @@ def look_for_files(client: Client) -> None:
         client.model_install.check_models(timeout=_LOOK_S)
 
 
+def _files() -> Listing[ModelFile]:
+    """How a model's files are listed."""
+
+    def digest(file: ModelFile) -> str:
+        return file.sha256 or file.digest_state.value
+
+    return Listing(
+        "file",
+        "files",
+        (
+            Column("FILE", lambda file: file.path, cut="start"),
+            size_column(lambda file: file.size_bytes, drop=1),
+            Column("SHA256", digest, lambda file, now: digest(file)[:KEY_SHOWN], drop=2),
+        ),
+        key=lambda file: file.path,
+        name=lambda file: file.path,
+        data=lambda file: file.path,
+        totals=lambda files: size(sum(file.size_bytes for file in files)),
+    )
+
+
 def _state(config: AnyModelConfig) -> str:
     return "missing" if config.missing_time else ""
 
@@ -323,9 +344,10 @@ def _described(client: Client, config: AnyModelConfig) -> tuple[Any, Any]:
 
     def facts() -> None:
         print_facts(facts_of(config, path))
-        for file in files:
-            digest = file.sha256 or file.digest_state.value
-            print(f"  {visible(file.path)}\t{size(file.size_bytes)}\tsha256 {digest}")
+        if files:
+            print()
+            for line in _table.lines(_files(), files, _terminal.stdout()):
+                print(line)
 
     def data() -> dict[str, Any]:
         listed = [as_json(to_file(file)) for file in files]

@@ -55,12 +55,14 @@ def of_frames(
         passes: Whether one is shown.
     """
     state: dict[Any, T] = {}
-    begun, drawn = False, 0.0
+    begun, is_away, drawn = False, False, 0.0
     with contextlib.closing(frames):
         for frame in frames:
             if frame.away_s is not None:
-                _tell_away(frame.away_s)
+                _tell_away(frame.away_s, news=not is_away)
+                is_away = True
                 continue
+            is_away = False
             if frame.restarted:
                 state.clear()
             news = False
@@ -76,12 +78,12 @@ def of_frames(
                 yield state
 
 
-def _tell_away(seconds: float) -> None:
+def _tell_away(seconds: float, *, news: bool) -> None:
     """Say that the service is away, beneath the table; the next drawing writes over it."""
     if _terminal.stderr().moves:
         sys.stderr.write(f"\r\x1b[2K{_terminal.stderr().look(away(seconds), 'yellow')}")
         sys.stderr.flush()
-    else:
+    elif news:
         _terminal.complain(away(seconds))
 
 

@@ -15,6 +15,7 @@ from modelkeep.cli import (
     _changes,
     _contexts,
     _downloads,
+    _install,
     _installs,
     _models,
     _relink,
@@ -62,6 +63,7 @@ def root(
 app.callback()(sharing(root, PLACE))
 _suite.add_to(app)
 _status.add_to(app)
+_install.add_to(app)
 _installs.add_to(app)
 _models.add_to(app)
 _changes.add_to(app)
