@@ -113,10 +113,11 @@ class Presence:
     def _look(self, places: Mapping[str, Place]) -> dict[str, bool]:
         """Of each model that can be looked at, whether it is there."""
         found: dict[str, bool] = {}
+        # Texts in place of Path objects: those would take longer than the looks.
+        models_dir = str(self._roots.models_dir)
         for key, place in places.items():
-            is_here = place.root_id == self._roots.root_id
-            if os.path.isabs(place.path) or is_here:
-                there = is_there(self._roots.locate(place.path, place.root_id))
+            if place.path.startswith("/") or place.root_id == self._roots.root_id:
+                there = is_there(os.path.join(models_dir, place.path))
                 if there is not None:
                     found[key] = there
         return found
@@ -155,7 +156,7 @@ class Presence:
             await asyncio.sleep(waits.next())
 
 
-def is_there(path: Path) -> bool | None:
+def is_there(path: str | Path) -> bool | None:
     """Whether a model is at a path, a file or a folder that is not empty; None if it cannot be told."""
     try:
         if not stat.S_ISDIR(os.stat(path).st_mode):

@@ -173,6 +173,7 @@ async def test_find_compares_exactly_and_wants_only_one(stub: Any) -> None:
             await stub.FindModel(pb.FindModelRequest(name=name, base=base, type=kind))
         asked = {"name": name, "base": base, "type": "MODEL_TYPE_VAE"}
         assert found[0].metadata.items() >= asked.items()
+        assert "ListModels" in found[0].metadata["remedy"]
     await create(stub, vae("n", path="/models/second"))
     with fails(code="FAILED_PRECONDITION", reason="AMBIGUOUS_MODEL") as found:
         await stub.FindModel(pb.FindModelRequest(name="n", base="sd-1", type=kind))

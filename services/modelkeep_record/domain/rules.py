@@ -303,9 +303,15 @@ def not_the_only_one(count: int, name: str, base: str, type: str) -> ModelkeepEr
     what = f"the name {name!r}, the base {base} and the type {type}"
     asked = {"name": name, "base": base, "type": type}
     if count == 0:
-        return UnknownModelException(f"No model has {what}.", metadata=asked)
+        return UnknownModelException(
+            f"No model has {what}.",
+            metadata=asked,
+            remedy="All three are compared exactly; ListModels looks by `name_caseless`, `text` or any base.",
+        )
     return AmbiguousModelException(
-        f"{count} models have {what}: use the key of one.", metadata={**asked, "count": str(count)}
+        f"{count} models have {what}: use the key of one.",
+        metadata={**asked, "count": str(count)},
+        remedy="ListModels with this name, base and type shows them with their keys.",
     )
 
 

@@ -180,6 +180,7 @@ def search(
     """Search the models; a path finds the model that lies there."""
     sought = " ".join(text)
     with connect() as client:
+        look_for_files(client)
         if chosen().watch:
             frames = client.model_record_store.watch(text=sought)
             _watching.watch(listing(), _watching.of_frames(frames), empty=f"No model has {sought!r}.")
