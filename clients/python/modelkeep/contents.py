@@ -237,7 +237,8 @@ def _text(text: str, *, is_whole: bool) -> Content:
         message = re.search(r"<message>([^<]{1,500})", text, re.IGNORECASE)
         return _quoting(Kind.XML, "XML", message[1] if message else text)
     if start.startswith(("{", "[")):
-        return _quoting(Kind.JSON, "JSON", (_message(text) if is_whole else "") or text)
+        words = _one_line(_message(text)) if is_whole else ""
+        return _quoting(Kind.JSON, "JSON", words or text)
     return _quoting(Kind.TEXT, "text", text)
 
 
@@ -258,8 +259,12 @@ def _message(text: str) -> str:
     return ""
 
 
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def _quoting(kind: Kind, what: str, text: str) -> Content:
-    quote = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    quote = _one_line(text)
     if len(quote) > MAX_QUOTE:
         quote = f"{quote[: MAX_QUOTE - 1]}…"
     advice = "fetch the file itself, with the token of its source if that asks for one"

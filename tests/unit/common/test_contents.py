@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modelkeep.contents import BEGINNING_BYTES, MAX_QUOTE, TEXTS, Kind, content_of, is_in_place_of, said
@@ -138,6 +138,8 @@ def test_no_bytes_break_the_look_and_what_is_quoted_fits_one_line(content: bytes
 @given(
     st.recursive(st.none() | st.integers() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v))
 )
+@example([" "]).via("a message of blanks was quoted as nothing")
+@example({"message": "\x00"}).via("likewise")
 def test_any_json_is_quoted_in_some_words(value: object) -> None:
     body = json.dumps([value]).encode()
     assert 0 < len(said(body)) <= MAX_QUOTE
