@@ -95,12 +95,26 @@ def ia3(name: str, layer: Layer) -> Shapes:
     return {f"{name}.weight": [layer[0]], f"{name}.on_input": []}
 
 
+def glora(name: str, layer: Layer, rank: int = 16) -> Shapes:
+    """Two pairs: one for the weight's own directions, one beside it."""
+    given, taken, *kernel = layer
+    ones = [1] * len(kernel)
+    return {
+        f"{name}.a1.weight": [taken, rank, *ones],
+        f"{name}.a2.weight": [rank, taken, *ones],
+        f"{name}.b1.weight": [given, rank, *ones],
+        f"{name}.b2.weight": [rank, taken, *kernel],
+        f"{name}.alpha": [],
+    }
+
+
 #: Algorithm as the probe names it → ways that it is written.
 ALGORITHMS: Mapping[str, Sequence[Callable[[str, Layer], Shapes]]] = {
     "lora": (lora, tucker),
     "dora": (dora,),
     "loha": (loha, loha_tucker),
     "lokr": (lokr, lokr_factored),
+    "glora": (glora,),
     "full": (full,),
     "oft": (oft,),
     "ia3": (ia3,),

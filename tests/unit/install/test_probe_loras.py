@@ -56,6 +56,33 @@ def test_each_algorithm_on_every_layer_is_a_lora_of_its_base(
     assert set(result.match.possible_bases) <= ({"sd-1", "sd-2"} if base == "sd-1" else {base})
 
 
+PEFT: dict[str, dict[str, list[int]]] = {
+    "lora": {"lora_A.weight": [8, 768], "lora_B.weight": [320, 8], "lora_B.bias": [320]},
+    "dora": {"lora_A.weight": [8, 768], "lora_B.weight": [320, 8], "lora_magnitude_vector": [320]},
+    "lora (AdaLoRA)": {"lora_A": [8, 768], "lora_B": [320, 8], "lora_E": [8, 1]},
+    "lora (named)": {"lora_A.mine.weight": [8, 768], "lora_B.mine.weight": [320, 8]},
+    "loha": {
+        **{"hada_w1_a": [320, 8], "hada_w1_b": [8, 768]},
+        **{"hada_w2_a": [320, 8], "hada_w2_b": [8, 768]},
+    },
+    "lokr": {"lokr_w1": [16, 24], "lokr_w2_a": [20, 8], "lokr_w2_b": [8, 32]},
+    "oft": {"oft_R.weight": [8, 780]},
+    "oft (BOFT)": {"boft_R": [1, 40, 8, 8], "boft_s": [320, 1]},
+    "ia3": {"ia3_l": [320, 1]},
+}
+
+
+@pytest.mark.parametrize("name", PEFT)
+def test_what_peft_writes_is_a_lora_whatever_its_algorithm(tmp_path: Path, name: str) -> None:
+    layer = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    result = probed(tmp_path, {f"{layer}.{part}": shape for part, shape in PEFT[name].items()})
+    assert (result.type, result.match.settings["key_layout"]) == ("lora", "peft")
+    assert f"algorithm={name.partition(' ')[0]}" in findings(result)
+    assert "also" not in findings(result)
+    assert "sd-1" in result.match.possible_bases
+    assert "sdxl" not in result.match.possible_bases
+
+
 def test_norms_that_are_trained_along_are_part_of_a_lora(tmp_path: Path) -> None:
     tensors = dict(table("lora.sdxl.kohya"))
     for norm, width in {

@@ -35,12 +35,24 @@ _PARTS: Final[Mapping[str, str]] = {
     **{f"{part}.weight": f"glora_{part}" for part in ("a1", "a2", "b1", "b2", "bm")},
     **{name: name for name in ("diff", "diff_b", "w_norm", "b_norm", "oft_blocks", "oft_diag", "on_input")},
     "oft_R.weight": "oft_r",
+    **{"lora_A": "down", "lora_B": "up", "lora_E": "", "ranknum": ""},  # AdaLoRA's are bare
+    **{"boft_R": "oft_blocks", "boft_s": "", "ia3_l": "ia3_l"},
     "weight": "weight",
     **dict.fromkeys(("alpha", "rescale", "scalar", "bias_indices", "bias_values", "bias_size"), ""),
     **dict.fromkeys(("dora_scale", "lora_magnitude_vector", "lora_magnitude_vector.weight"), "magnitude"),
 }
 #: One of these is in some tensor's name of every file that holds adapters.
-_MARKS: Final = ("lora", "hada_w", "lokr_w", ".diff\n", ".w_norm\n", "oft_", ".on_input\n", ".b2.weight\n")
+_MARKS: Final = (
+    "lora",
+    "hada_w",
+    "lokr_w",
+    ".diff\n",
+    ".w_norm\n",
+    "oft_",
+    ".on_input\n",
+    ".ia3_l\n",
+    ".b2.weight\n",
+)
 #: PEFT writes the adapter's own name before or as the last part: lora_A.default.weight.
 _ADAPTER_NAME: Final = re.compile(r"(?<=\.lora_[AB]\.)\w+\.(?=weight$|bias$)|(?<=\.oft_R\.)\w+\.(?=weight$)")
 
@@ -51,6 +63,7 @@ _ALGORITHMS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("glora_a1", "glora_a2", "glora_b1", "glora_b2"), "glora"),
     **dict.fromkeys(("oft_blocks", "oft_diag", "oft_r"), "oft"),
     "on_input": "ia3",
+    "ia3_l": "ia3",
     "down": "lora",
     "up": "lora",
     "diff": "full",
@@ -112,8 +125,10 @@ class Adapter:
                 return self._settle_kronecker()
             case "oft" if len(blocks := parts.get("oft_blocks", ())) in (3, 4):
                 self.given = blocks[-3] * blocks[-1]
+            case "glora":
+                self.taken, self.given = parts["glora_b2"][1], parts["glora_b1"][0]
             case "ia3":
-                return "weight" in parts
+                return "weight" in parts or "ia3_l" in parts
             case "full" | "norm":
                 shapes = [shape for part, shape in parts.items() if part in _ALGORITHMS]
                 self.given = next((shape[0] for shape in shapes if shape), None)
@@ -136,7 +151,7 @@ class Adapter:
     def fits(self, layer: Shape) -> bool:
         """Whether it can change a layer of this shape: ``(out, in)``, or ``(width,)`` of a norm."""
         if self.algorithm == "ia3":  # of what the layer takes or of what it gives
-            return max(self.parts["weight"], default=1) in layer
+            return max(self.parts.get("weight", ()) or self.parts.get("ia3_l", ()), default=1) in layer
         if self.given is not None and self.given != layer[0]:
             return False
         if len(layer) == 1:

@@ -101,7 +101,8 @@ def _check_rank(header: Header, layer: str, rank: int | None) -> None:
 def _layout(layer: str, header: Header) -> str:
     if layer.startswith(("lora_", "lycoris_", "oft_")):
         return "kohya"
-    return "peft" if any(".lora_A." in name for name in header) else "diffusers"
+    is_peft = layer.startswith("base_model.model.") or any(".lora_A." in name for name in header)
+    return "peft" if is_peft else "diffusers"
 
 
 def _not_ours(places: Sequence[Place], foreign: Sequence[str], rest: Sequence[str]) -> NoMatch | None:
