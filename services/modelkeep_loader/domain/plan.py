@@ -107,6 +107,7 @@ class Planner:
         Raises:
             UnknownModelException, UpstreamUnavailableException: As :class:`Records` says.
             SubmodelRequiredException: A main model without a submodel.
+            UnknownSubmodelException: A main model that has no such submodel.
             RootMismatchException: The record's root is not the folder that is mounted here.
             ForbiddenPathException: The record, or a link, points outside every allowed root.
             ModelNotFoundException: Nothing is there.

@@ -90,6 +90,7 @@ class AsyncModelLoader:
         Raises:
             UnknownModelException: No record has this key.
             SubmodelRequiredException: A main model, and no submodel.
+            UnknownSubmodelException: The main model has no such submodel.
             ModelNotFoundException: The record is there, its files are not.
             InvalidModelException: The files cannot be used.
         """

@@ -94,6 +94,7 @@ class ModelLoader:
         Raises:
             UnknownModelException: No record has this key.
             SubmodelRequiredException: A main model without a submodel.
+            UnknownSubmodelException: A main model that has no such submodel.
             ModelNotFoundException: The files have gone.
             InvalidModelException: The files are broken, or of no kind that can be loaded.
             RamExhaustedException: There was no room within `max_wait_s`.
