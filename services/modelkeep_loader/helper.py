@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +44,8 @@ _log = logging.getLogger(__name__)
 #: How often a build is looked at, in milliseconds, and what one takes besides what goes by its size.
 _LOOK_MS: Final = 50
 _USUAL_BYTES: Final = 1 << 30
+#: Seconds that what was ended is waited for.
+_LET_GO_S: Final = 5.0
 #: Seconds that the process may take to start; it imports the libraries.
 _START_S: Final = 180.0
 
@@ -148,14 +151,14 @@ class Helper:
             name=f"modelkeep:{plan.id[:12]}:{plan.class_name}",
         )
         stop = threading.Event()
-        verifying = asyncio.ensure_future(asyncio.to_thread(verify, plan, descriptors, stop.is_set))
+        verifying = asyncio.create_task(asyncio.to_thread(verify, plan, descriptors, stop.is_set))
         try:
             answer, memory = await self._ask((plan, wanted), descriptors, progress)
             try:
-                await asyncio.shield(verifying)  # its thread reads the descriptors, whoever waits for it
+                async with asyncio.timeout(self._limits.timeout_s):
+                    await asyncio.shield(verifying)  # its thread reads the descriptors, whoever waits for it
             except BaseException:
-                for fd in memory:
-                    os.close(fd)
+                _close_all(memory)
                 raise
             if "error" not in answer:
                 return await asyncio.to_thread(_accept, memory, plan, descriptors)
@@ -163,11 +166,13 @@ class Helper:
             raise _explain(plan, died.returncode) from None
         except _Overrun as overrun:
             raise overrun.error from None
+        except TimeoutError:
+            raise _too_long(plan, self._limits.timeout_s) from None
         finally:
+            # A read that hangs does not stop, and must not keep the next build waiting.
             stop.set()
-            await asyncio.gather(verifying, return_exceptions=True)
-            for fd in descriptors:
-                os.close(fd)
+            await asyncio.wait({verifying}, timeout=_LET_GO_S)
+            verifying.add_done_callback(partial(_read_to_the_end, descriptors))
         error = answer["error"]
         cls = BY_REASON.get(error["reason"], InvalidModelException)
         raise cls(error["message"], metadata={"path": str(plan.model.location), **error["metadata"]})
@@ -290,7 +295,11 @@ class Helper:
         if process is None:
             return 0
         # It ends by itself when its socket closes; a build under way is not worth waiting for.
-        return process.end()
+        process.kill()
+        if (code := process.wait(_LET_GO_S)) is None:
+            _log.warning("the helper process %d hangs in the system and does not end", process.pid)
+            return -signal.SIGKILL
+        return code
 
     def _rest(self) -> None:
         if self._idle is not None:
@@ -307,6 +316,18 @@ class Helper:
         async with self._turn:
             if self._idle is None:
                 await asyncio.to_thread(self._stop)
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)
+
+
+def _read_to_the_end(descriptors: Sequence[int], reading: asyncio.Task[None]) -> None:
+    """Let go of files once nobody reads them any more."""
+    if not reading.cancelled():
+        reading.exception()  # whoever waited for it has heard of it
+    _close_all(descriptors)
 
 
 def _check_unchanged(plan: Plan, sources: Sequence[int]) -> None:

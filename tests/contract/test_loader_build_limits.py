@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -30,7 +31,7 @@ LIMIT_BYTES = 256 << 20
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def loader(folder: Path) -> AsyncIterator[Lender]:
     models = folder / "imports"
-    for seed, name in enumerate(("one", "two", "three")):
+    for seed, name in enumerate(("one", "two", "three", "four", "five")):
         tinymodels.vae(widths=(32, 64), seed=seed).save_pretrained(models / name)
     # Cast to float32 it is 256 MiB, all in memory of the process's own.
     tinymodels.t5_encoder(vocabulary=1 << 21).half().save_pretrained(models / "wide")
@@ -56,6 +57,23 @@ async def test_a_build_that_hangs_is_ended_and_told_and_the_next_one_goes_on(
     assert loader.app.helper.pid not in (0, hung)
     (failed,) = (await loader.stub.ListResidents(pb.ListResidentsRequest(key=one))).residents
     assert (failed.state, failed.error.reason) == (resident_pb2.RESIDENT_STATE_FAILED, "INVALID_MODEL")
+
+
+async def test_a_file_whose_reading_hangs_is_told_and_the_next_build_goes_on(
+    loader: Lender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    four, five = [await loader.register(loader.models / name, type=VAE) for name in ("four", "five")]
+    answers = threading.Event()  # as a file server that does not
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr("modelkeep_loader.helper.verify", lambda *arguments: answers.wait())
+        meanwhile.setattr("modelkeep_loader.helper._LET_GO_S", 0.1)
+        meanwhile.setattr(loader.app.helper, "_limits", BuildLimits(20.0))
+        with refused("INVALID_MODEL") as error:
+            await acquire(loader, component(four, "", "bfloat16"))
+    assert "did not end within 20 s" in error.message
+    assert (await load(loader, component(five, "", "bfloat16")))[-1].resident.size_bytes > 0
+    answers.set()
 
 
 async def test_a_build_that_takes_more_memory_than_it_may_is_ended_and_told(loader: Lender) -> None:
