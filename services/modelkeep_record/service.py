@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from modelkeep.configs.wire import is_known_kind
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.model.v1.model_pb2 import Model
+from modelkeep.record.v1 import batch_delete_pb2 as batch_pb
 from modelkeep.record.v1 import marks_pb2, tags_pb2
 from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep.record.v1 import record_service_pb2_grpc as pb_grpc
@@ -155,6 +156,22 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
 
         once = await _once(request, request.request_id)
         return pb.DeleteModelResponse.FromString(await self._store.write(unit, once))
+
+    async def BatchDeleteModels(
+        self, request: batch_pb.BatchDeleteModelsRequest, context: object
+    ) -> batch_pb.BatchDeleteModelsResponse:
+        def unit(records: rules.Records) -> bytes:
+            answer = batch_pb.BatchDeleteModelsResponse()
+            for key in request.keys:
+                found = records.get(key) is not None
+                (answer.deleted_keys if found else answer.missing_keys).append(key)
+            for key in answer.deleted_keys:
+                records.remove(key)
+            answer.revision = records.next_revision() - 1
+            return answer.SerializeToString()
+
+        once = await _once(request, request.request_id)
+        return batch_pb.BatchDeleteModelsResponse.FromString(await self._store.write(unit, once))
 
     async def MarkModels(
         self, request: marks_pb2.MarkModelsRequest, context: object

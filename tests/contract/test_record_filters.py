@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelkeep.model.v1 import model_pb2
-from modelkeep.record.v1 import marks_pb2, tags_pb2
+from modelkeep.record.v1 import batch_delete_pb2, marks_pb2, tags_pb2
 from modelkeep.record.v1 import record_service_pb2 as pb
 from support.failures import fails
 from support.records import record_service, vae
@@ -164,3 +164,18 @@ async def test_a_dry_run_of_an_update_says_what_would_be_lost_and_changes_nothin
     with fails(code="NOT_FOUND", reason="UNKNOWN_MODEL"):
         nobody = model_pb2.Model(key="f" * 32, name="x")
         await stub.UpdateModel(pb.UpdateModelRequest(model=nobody, validate_only=True))
+
+
+async def test_several_records_are_deleted_in_one_call_and_a_repeat_answers_as_the_first(stub: Any) -> None:
+    request = batch_delete_pb2.BatchDeleteModelsRequest(
+        keys=[KEYS[1], "f" * 32, KEYS[0]], request_id="00000000-0000-4000-8000-000000000001"
+    )
+    answer = await stub.BatchDeleteModels(request)
+    assert (list(answer.deleted_keys), list(answer.missing_keys)) == ([KEYS[1], KEYS[0]], ["f" * 32])
+    assert await names(stub) == ["other"]
+    assert answer.revision == (await stub.GetStoreInfo(pb.GetStoreInfoRequest())).revision
+    assert await stub.BatchDeleteModels(request) == answer
+    again = await stub.BatchDeleteModels(batch_delete_pb2.BatchDeleteModelsRequest(keys=request.keys))
+    assert (len(again.deleted_keys), again.revision) == (0, answer.revision)
+    with fails(code="INVALID_ARGUMENT", reason="FIELD_INVALID", fields=["keys"]):
+        await stub.BatchDeleteModels(batch_delete_pb2.BatchDeleteModelsRequest())

@@ -44,6 +44,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     _RECORD + "ListModelFiles": _LOOK | _SERVICES,
     _RECORD + "UpdateModel": _WORK | _INSTALLER,
     _RECORD + "DeleteModel": _WORK | _INSTALLER,
+    _RECORD + "BatchDeleteModels": _WORK | _INSTALLER,
     _RECORD + "WatchModels": _LOOK | _SERVICES,
     # For who sees the disk.
     _RECORD + "MarkModels": _INSTALLER | {ADMIN},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,9 @@ import modelkeep
 from modelkeep.client import AsyncClient
 from modelkeep.configs import ModelConfigFactory, ModelFile
 from modelkeep.configs.wire import to_file, to_model
-from modelkeep.download.v1 import download_pb2, download_service_pb2
+from modelkeep.download.v1 import download_service_pb2
 from modelkeep.exceptions import FieldInvalidException
-from modelkeep.install.v1 import check_pb2, install_pb2, install_service_pb2
-from modelkeep.loader.v1 import loader_service_pb2, resident_pb2
 from modelkeep.messages import duration, made
-from modelkeep.model.v1 import model_pb2
-from modelkeep.record.v1 import marks_pb2, record_service_pb2, tags_pb2
 
 HUGE = 1 << 70
 LONE = "\udcff"  # half a character, as a file name that is no UTF-8 has
@@ -83,16 +80,17 @@ def test_a_time_that_no_duration_holds_is_a_bad_field(seconds: float) -> None:
     assert (duration(1.5, "x").seconds, duration(1.5, "x").nanos) == (1, 500_000_000)
 
 
-CLASSES = {
-    name: cls
-    for module in (
-        *(download_pb2, download_service_pb2, install_pb2, install_service_pb2, loader_service_pb2),
-        *(resident_pb2, model_pb2, record_service_pb2, marks_pb2, tags_pb2),
-        check_pb2,
-    )
-    for name, cls in vars(module).items()
-    if isinstance(cls, type) and issubclass(cls, Message)
-}
+def classes() -> Iterator[tuple[str, type[Message]]]:
+    """Every message of the API by its name."""
+    root = Path(modelkeep.__file__).parent
+    for path in sorted(root.glob("*/v1/*_pb2.py")):
+        module = importlib.import_module(f"modelkeep.{path.parent.parent.name}.v1.{path.stem}")
+        for name, value in vars(module).items():
+            if isinstance(value, type) and issubclass(value, Message):
+                yield name, value
+
+
+CLASSES = dict(classes())
 
 
 def calls() -> Iterator[tuple[str, ast.Call]]:

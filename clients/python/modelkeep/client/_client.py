@@ -41,6 +41,7 @@ class ModelRecordStore(Facade[AsyncModelRecordStore]):
     preview_update = blocking(AsyncModelRecordStore.preview_update)
     mark_models = blocking(AsyncModelRecordStore.mark_models)
     del_model = blocking(AsyncModelRecordStore.del_model)
+    del_models = blocking(AsyncModelRecordStore.del_models)
     watch = iterating(AsyncModelRecordStore.watch)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from modelkeep.client._merging import OUTPUT_ONLY, merge
 from modelkeep.client._transport import Peer
 from modelkeep.client._values import absolute, listed
 from modelkeep.client._watch import WatchEvent, WatchFrame, follow
@@ -17,17 +18,14 @@ from modelkeep.configs import (
     ModelConfigBase,
     ModelConfigFactory,
     ModelFile,
-    config_class,
 )
-from modelkeep.configs.wire import from_file, from_model, to_file, to_model, wire_path
+from modelkeep.configs.wire import from_file, from_model, to_file, to_model
 from modelkeep.exceptions import (
     EtagMismatchException,
-    FieldInvalidException,
-    FieldViolation,
-    InvalidModelConfigException,
     UnknownModelException,
 )
 from modelkeep.messages import made, wire, wires
+from modelkeep.record.v1 import batch_delete_pb2 as batch_pb
 from modelkeep.record.v1 import marks_pb2, tags_pb2
 from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep.record.v1.record_service_pb2_grpc import RecordServiceStub
@@ -44,8 +42,6 @@ _KEY: Final = re.compile(r"[0-9a-f]{32}")
 _BATCH: Final = 1000
 #: How often a change is tried that somebody else's comes between.
 _TRIES: Final = 4
-#: What the service sets by itself.
-_OUTPUT_ONLY: Final = ("etag", "create_time", "update_time", "missing_time", "revision")
 
 #: Finds the folders that hold installed models: (absolute path, root id) of each.
 FindRoots: TypeAlias = Callable[[], Awaitable[Sequence[tuple[str, str]]]]
@@ -341,7 +337,7 @@ class AsyncModelRecordStore:
             DuplicateModelException: The key, or the path, is taken.
         """
         model = to_model(ModelConfigFactory.make_config(config, key=key or ""))
-        for name in _OUTPUT_ONLY:
+        for name in OUTPUT_ONLY:
             model.ClearField(name)
         request = made(pb.CreateModelRequest, model=model, files=map(to_file, files))
         return from_model((await self._peer.call(self._stub.CreateModel, request)).model)
@@ -383,7 +379,7 @@ class AsyncModelRecordStore:
             return await self._send_update(whole, ["*"], etag, validate_only=validate_only)
         for is_last in (*[False] * (_TRIES - 1), True):
             present = await self.get_model(key)
-            new, mask = _merge(present, key, config)
+            new, mask = merge(present, key, config)
             # Where all is written, what somebody else wrote meanwhile must not be lost.
             expected = etag or (present.etag if mask == ["*"] else None)
             try:
@@ -397,7 +393,7 @@ class AsyncModelRecordStore:
         self, new: AnyModelConfig, mask: list[str], etag: str | None, *, validate_only: bool
     ) -> UpdatePreview:
         model = to_model(new)
-        for name in _OUTPUT_ONLY:
+        for name in OUTPUT_ONLY:
             model.ClearField(name)
         model.etag = etag or ""
         request = made(
@@ -433,52 +429,18 @@ class AsyncModelRecordStore:
         """
         await self._peer.call(self._stub.DeleteModel, made(pb.DeleteModelRequest, key=key, etag=etag or ""))
 
+    async def del_models(self, keys: Sequence[str]) -> list[str]:
+        """Delete several records; their files stay. Answers with the keys of those that there were."""
+        deleted: list[str] = []
+        for first in range(0, len(keys), _BATCH):
+            request = made(batch_pb.BatchDeleteModelsRequest, keys=keys[first : first + _BATCH])
+            deleted += (await self._peer.call(self._stub.BatchDeleteModels, request)).deleted_keys
+        return deleted
+
     async def _list(self, request: pb.ListModelsRequest) -> list[AnyModelConfig]:
         request.view = pb.MODEL_VIEW_FULL
         pages = self._peer.pages(self._stub.ListModels, request)
         return [from_model(model) async for page in pages for model in page.models]
-
-
-def _merge(present: AnyModelConfig, key: str, changes: Mapping[str, Any]) -> tuple[AnyModelConfig, list[str]]:
-    """A config with some fields changed, and the mask that says which."""
-    if changes.get("key", key) != key:
-        raise FieldInvalidException(
-            "The key of a model cannot be changed.", violations=[FieldViolation("key", "cannot be changed")]
-        )
-    new = ModelConfigFactory.make_config(_merged(present, changes), key=key)
-    if type(new) is not type(present):
-        return new, ["*"]  # another kind: its settings are another arm altogether
-    names = [_canonical(name) for name in changes if name != "key"]
-    return new, [wire_path(name, new.model_type) for name in names]
-
-
-def _merged(present: AnyModelConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
-    values = {name: value for name, value in present.model_dump().items() if name not in _OUTPUT_ONLY}
-    for name, value in changes.items():
-        name = _canonical(name)
-        field = type(present).model_fields.get(name)
-        if value is None and field is not None:
-            if field.is_required():
-                raise InvalidModelConfigException(
-                    f"{name} cannot be cleared.", violations=[FieldViolation(name, "cannot be cleared")]
-                )
-            value = field.get_default(call_default_factory=True)
-        values[name] = value
-    kind = {name: values[name] for name in ("model_type", "model_format", "base_model")}
-    before = {name: getattr(present, name) for name in kind}
-    if kind != before:
-        # Settings of the old kind that the new one does not have fall away; those that the caller names stay,
-        # so that a wrong one is an error.
-        cls = config_class(kind["model_type"], kind["model_format"], kind["base_model"])
-        if cls is not None:
-            named = {_canonical(name) for name in changes}
-            values = {n: v for n, v in values.items() if n in cls.model_fields or n in named}
-    return values
-
-
-def _canonical(name: str) -> str:
-    """Today's short names of three fields are the original's long ones."""
-    return {"type": "model_type", "format": "model_format", "base": "base_model"}.get(name, name)
 
 
 def _events(frame: pb.WatchModelsResponse) -> list[WatchEvent[AnyModelConfig]]:

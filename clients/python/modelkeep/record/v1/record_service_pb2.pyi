@@ -6,6 +6,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from modelkeep.model.v1 import model_pb2 as _model_pb2
 from modelkeep.model.v1 import taxonomy_pb2 as _taxonomy_pb2
+from modelkeep.record.v1 import batch_delete_pb2 as _batch_delete_pb2
 from modelkeep.record.v1 import marks_pb2 as _marks_pb2
 from modelkeep.record.v1 import tags_pb2 as _tags_pb2
 from modelkeep.server.v1 import watch_pb2 as _watch_pb2

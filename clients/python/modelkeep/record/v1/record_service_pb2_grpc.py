@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from modelkeep.record.v1 import batch_delete_pb2 as modelkeep_dot_record_dot_v1_dot_batch__delete__pb2
 from modelkeep.record.v1 import marks_pb2 as modelkeep_dot_record_dot_v1_dot_marks__pb2
 from modelkeep.record.v1 import record_service_pb2 as modelkeep_dot_record_dot_v1_dot_record__service__pb2
 from modelkeep.record.v1 import tags_pb2 as modelkeep_dot_record_dot_v1_dot_tags__pb2
@@ -80,6 +81,11 @@ class RecordServiceStub:
                 '/modelkeep.record.v1.RecordService/DeleteModel',
                 request_serializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.DeleteModelRequest.SerializeToString,
                 response_deserializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.DeleteModelResponse.FromString,
+                _registered_method=True)
+        self.BatchDeleteModels = channel.unary_unary(
+                '/modelkeep.record.v1.RecordService/BatchDeleteModels',
+                request_serializer=modelkeep_dot_record_dot_v1_dot_batch__delete__pb2.BatchDeleteModelsRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_record_dot_v1_dot_batch__delete__pb2.BatchDeleteModelsResponse.FromString,
                 _registered_method=True)
         self.WatchModels = channel.unary_stream(
                 '/modelkeep.record.v1.RecordService/WatchModels',
@@ -192,6 +198,16 @@ class RecordServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchDeleteModels(self, request, context):
+        """Deletes several records as DeleteModel does one, in one transaction. Keys without a record are listed, and
+        are no error.
+
+        Errors: REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchModels(self, request, context):
         """Streams a snapshot of the records, then every change. See modelkeep.server.v1.WatchPhase for what
         is guaranteed.
@@ -269,6 +285,11 @@ def add_RecordServiceServicer_to_server(servicer, server):
                     servicer.DeleteModel,
                     request_deserializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.DeleteModelRequest.FromString,
                     response_serializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.DeleteModelResponse.SerializeToString,
+            ),
+            'BatchDeleteModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchDeleteModels,
+                    request_deserializer=modelkeep_dot_record_dot_v1_dot_batch__delete__pb2.BatchDeleteModelsRequest.FromString,
+                    response_serializer=modelkeep_dot_record_dot_v1_dot_batch__delete__pb2.BatchDeleteModelsResponse.SerializeToString,
             ),
             'WatchModels': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchModels,
@@ -512,6 +533,33 @@ class RecordService:
             '/modelkeep.record.v1.RecordService/DeleteModel',
             modelkeep_dot_record_dot_v1_dot_record__service__pb2.DeleteModelRequest.SerializeToString,
             modelkeep_dot_record_dot_v1_dot_record__service__pb2.DeleteModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchDeleteModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.record.v1.RecordService/BatchDeleteModels',
+            modelkeep_dot_record_dot_v1_dot_batch__delete__pb2.BatchDeleteModelsRequest.SerializeToString,
+            modelkeep_dot_record_dot_v1_dot_batch__delete__pb2.BatchDeleteModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

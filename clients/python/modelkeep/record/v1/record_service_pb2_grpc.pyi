@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from modelkeep.record.v1 import batch_delete_pb2 as _batch_delete_pb2
 from modelkeep.record.v1 import marks_pb2 as _marks_pb2
 from modelkeep.record.v1 import record_service_pb2 as _record_service_pb2
 from modelkeep.record.v1 import tags_pb2 as _tags_pb2
@@ -89,6 +90,12 @@ class RecordServiceStub:
 
     Errors: UNKNOWN_MODEL, ETAG_MISMATCH, REQUEST_ID_REUSED.
     """
+    BatchDeleteModels: _grpc.UnaryUnaryMultiCallable[_batch_delete_pb2.BatchDeleteModelsRequest, _batch_delete_pb2.BatchDeleteModelsResponse]
+    """Deletes several records as DeleteModel does one, in one transaction. Keys without a record are listed, and
+    are no error.
+
+    Errors: REQUEST_ID_REUSED.
+    """
     WatchModels: _grpc.UnaryStreamMultiCallable[_record_service_pb2.WatchModelsRequest, _record_service_pb2.WatchModelsResponse]
     """Streams a snapshot of the records, then every change. See modelkeep.server.v1.WatchPhase for what
     is guaranteed.
@@ -166,6 +173,12 @@ class RecordServiceAsyncStub(RecordServiceStub):
     does it end a lease: who has borrowed the model keeps what he has, and nobody gets a new lease.
 
     Errors: UNKNOWN_MODEL, ETAG_MISMATCH, REQUEST_ID_REUSED.
+    """
+    BatchDeleteModels: _aio.UnaryUnaryMultiCallable[_batch_delete_pb2.BatchDeleteModelsRequest, _batch_delete_pb2.BatchDeleteModelsResponse]  # type: ignore[assignment]
+    """Deletes several records as DeleteModel does one, in one transaction. Keys without a record are listed, and
+    are no error.
+
+    Errors: REQUEST_ID_REUSED.
     """
     WatchModels: _aio.UnaryStreamMultiCallable[_record_service_pb2.WatchModelsRequest, _record_service_pb2.WatchModelsResponse]  # type: ignore[assignment]
     """Streams a snapshot of the records, then every change. See modelkeep.server.v1.WatchPhase for what
@@ -289,6 +302,18 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         does it end a lease: who has borrowed the model keeps what he has, and nobody gets a new lease.
 
         Errors: UNKNOWN_MODEL, ETAG_MISMATCH, REQUEST_ID_REUSED.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchDeleteModels(
+        self,
+        request: _batch_delete_pb2.BatchDeleteModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_batch_delete_pb2.BatchDeleteModelsResponse, _abc.Awaitable[_batch_delete_pb2.BatchDeleteModelsResponse]]:
+        """Deletes several records as DeleteModel does one, in one transaction. Keys without a record are listed, and
+        are no error.
+
+        Errors: REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
