@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -125,14 +126,19 @@ class Run:
         await self.enter(State.RUNNING)
         if self.job.failure is not None:
             raise Failed(self.job.failure)
-        local = self.job.source.kind is SourceKind.PATH
-        async with self.tools.sources.hold(self.job.source.text if local else self.job.uid):
+        async with self.tools.sources.hold(await self._turn()):
             for step in steps:
                 if not step.fills or not getattr(self.job, step.fills):
                     if step.stage:
                         await self.enter(State.RUNNING, step.stage)
                     self.check()
                     await step.do(self)
+
+    async def _turn(self) -> str:
+        """What jobs of one local source, by whatever path, have in common."""
+        if self.job.source.kind is not SourceKind.PATH:
+            return self.job.uid
+        return await self.in_thread(self.tools.quick, partial(os.path.realpath, self.job.source.text))
 
     async def enter(
         self,

@@ -81,11 +81,27 @@ async def test_a_path_under_another_name_is_the_same_path(service: InstallClient
     (source / "link.safetensors").symlink_to(path)
     first = await service.install(path)
     await check_was_there(service, await service.install(source / "link.safetensors"), first.model_key)
+    linked = small_lora(source / "other.safetensors", base="sdxl")
+    (source / "first.safetensors").symlink_to(linked)
+    by_link = await service.install(source / "first.safetensors")
+    await check_was_there(service, await service.install(linked), by_link.model_key, models=2)
     copied = await service.install(path, inplace=False)
     assert (copied.state, copied.installed_already) == (COMPLETED, False)
     assert list(copied.same_content_keys) == [first.model_key]
     placed = Path(copied.local_path)
-    await check_was_there(service, await service.install(placed), copied.model_key, models=2)
+    await check_was_there(service, await service.install(placed), copied.model_key, models=3)
+
+
+async def test_one_path_by_two_names_at_once_becomes_one_model(service: InstallClient, source: Path) -> None:
+    path = small_lora(source / "style.safetensors")
+    links = [source / f"{n}.safetensors" for n in range(4)]
+    for link in links:
+        link.symlink_to(path)
+    jobs = [await service.submit(name) for name in (path, *links)]
+    ended = [await service.ended(job) for job in jobs]
+    assert [job.state for job in ended] == [COMPLETED] * 5, ended
+    assert len({job.model_key for job in ended}) == 1
+    assert await service.models_count() == 1
 
 
 async def test_a_path_whose_file_changed_since_is_refused_with_advice_and_its_record_stays(

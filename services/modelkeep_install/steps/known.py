@@ -108,6 +108,8 @@ async def _look_for_content(run: Run, digest: str) -> None:
             if await run.in_thread(run.tools.quick, partial(_is_gone, run, model)):
                 missing.append(model.key)
             continue
+        if await run.in_thread(run.tools.quick, partial(_is_here, run, model)):
+            raise InstalledAlready(model)
         found.append(model.key)
         wanted = job.reuse is Reuse.SAME_CONTENT or (
             job.reuse is Reuse.SAME_SOURCE
@@ -123,6 +125,13 @@ async def _is_whole(run: Run, model: StoredModel) -> bool:
     """Whether a model's files are all there, as they were recorded."""
     listed = await run.tools.records.files(model.key)
     return await run.in_thread(run.tools.quick, partial(_as_recorded, run, model, listed))
+
+
+def _is_here(run: Run, model: StoredModel) -> bool:
+    """Whether a record has, by another path, the very place that is to be registered."""
+    job, location = run.job, run.tools.roots.locate(model.path, model.root_id)
+    local = job.source.kind is SourceKind.PATH and job.inplace and job.reuse is not Reuse.NEVER
+    return local and os.path.realpath(location) == os.path.realpath(job.source.text)
 
 
 def _is_gone(run: Run, model: StoredModel) -> bool:
