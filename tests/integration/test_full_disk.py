@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from modelkeep.client import Client
-from modelkeep.exceptions import DiskFullException
+from modelkeep.exceptions import DiskFullException, WrongStateException
 from modelkeep.supervisor import read_suite_file
-from support.smalldisk import fill, small_disk
+from support import modelshapes
+from support.cli import run, run_json
+from support.httpserver import HttpServer, Resource
+from support.modelshapes import write_safetensors
+from support.smalldisk import fill, free_bytes, small_disk
 from support.suite import service_suite
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -25,6 +32,13 @@ pytestmark = pytest.mark.timeout(180)
 @pytest.fixture
 def disk() -> Iterator[Path]:
     with small_disk(64) as folder:
+        yield folder
+
+
+@pytest.fixture
+def large_disk() -> Iterator[Path]:
+    """Has room for some models."""
+    with small_disk(256) as folder:
         yield folder
 
 
@@ -112,3 +126,48 @@ def is_added(client: Client, number: int) -> bool:
     except DiskFullException:
         return False
     return True
+
+
+def test_on_a_full_disk_every_command_that_frees_room_works(
+    large_disk: Path, tmp_path: Path, web: HttpServer
+) -> None:
+    disk = large_disk
+    lora = write_safetensors(tmp_path / "style.safetensors", modelshapes.table("lora.sd-1.peft"))
+    content = lora.read_bytes()
+    with service_suite(disk / "data") as suite:
+        odd = write_safetensors(tmp_path / "odd.safetensors", {"x": [256, 1024]}).read_bytes()
+        slow = Resource(content, rate=len(content) // 60)
+        failed = web.put("/odd.safetensors", Resource(odd))
+        running = [web.put(f"/{name}.safetensors", slow) for name in ("a", "b")]
+        run(suite, "install", str(lora), "--copy", "--name", "copied")
+        run(suite, "install", str(lora), "--copy", "--again", "--name", "second")
+        run(suite, "install", failed, code=1)
+        run(suite, "install", running[0], "-d")
+        run(suite, "downloads", "add", running[1], "-d")
+        for name in ("/a.safetensors", "/b.safetensors"):
+            wait_until(partial(web.bytes_served, name), "the download does not begin")
+        fill(disk)
+        with Client(data_dir=suite.data_dir) as client:
+            # what the full disk has ended by itself is not cancelled any more
+            queue = client.create_download_queue("")
+            for install in client.model_install.list_jobs():
+                with contextlib.suppress(WrongStateException):
+                    client.model_install.cancel_job(install)
+            for download in queue.list_jobs():
+                with contextlib.suppress(WrongStateException):
+                    queue.cancel_job(download)
+        fill(disk)
+        for job in run_json(suite, "installs", "list", failed)["installs"]:
+            run(suite, "installs", "rm", job["id"])
+        fill(disk)
+        run(suite, "cache", "evict", "copied")
+        run(suite, "rm", "copied", "-y")
+        run(suite, "installs", "prune")
+        run(suite, "downloads", "prune")
+        fill(disk)
+        run(suite, "rm", "second", "-y")
+        assert free_bytes(disk) >= len(content)
+        assert run_json(suite, "list")["models"] == []
+        models = [path for path in (disk / "data" / "models").rglob("*") if path.is_file()]
+        assert [path.name for path in models if not path.name.startswith(".modelkeep-root")] == []
+    assert "Traceback" not in said(disk / "data")
