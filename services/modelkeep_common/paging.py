@@ -37,7 +37,7 @@ def clamp_page_size(page_size: int) -> int:
     """
     if page_size < 0:
         raise FieldInvalidException(
-            "page_size is negative.",
+            "",
             violations=[FieldViolation("page_size", "must be 0 (the default of 50) or more")],
         )
     return min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
@@ -85,9 +85,13 @@ def decode_page_token(token: str, query_fingerprint: bytes, kinds: Sequence[type
         or fields[0] != _digest(query_fingerprint, fields[1:])
     ):
         raise PageTokenMismatchException(
-            "page_token does not belong to this query: repeat the query's arguments, or start without a "
-            "token.",
-            violations=[FieldViolation("page_token", "is not a token of this query")],
+            "",
+            violations=[
+                FieldViolation(
+                    "page_token",
+                    "must be one of this query: repeat the arguments that it was given for, or start without",
+                )
+            ],
         )
     return fields[1:]
 

@@ -107,8 +107,7 @@ class DownloadServicer(download_service_pb2_grpc.DownloadServiceServicer):
         update = request.download
         if update.id <= 0:
             raise FieldInvalidException(
-                "The request has bad fields.",
-                violations=[FieldViolation("download.id", "must be greater than 0")],
+                "", violations=[FieldViolation("download.id", "must be greater than 0")]
             )
         named = {field.name for field, _ in update.ListFields()} - {"id", "etag"}
         if not named and not request.update_mask.paths:

@@ -154,4 +154,4 @@ def _told_as(field: str) -> Iterator[None]:
 
 def bad_field(name: str, description: str) -> FieldInvalidException:
     """The error for a field whose value cannot be used."""
-    return FieldInvalidException(f"{name} cannot be used", violations=[FieldViolation(name, description)])
+    return FieldInvalidException("", violations=[FieldViolation(name, description)])

@@ -91,10 +91,8 @@ class ModelRoots:
             ForbiddenPathException: It lies outside every root.
         """
         if not text.startswith("/"):
-            raise FieldInvalidException(
-                f"{field} must be an absolute path on the service's host.",
-                violations=[FieldViolation(field, "is not absolute")],
-            )
+            problem = "must be an absolute path on the service's host"
+            raise FieldInvalidException("", violations=[FieldViolation(field, problem)])
         # POSIX keeps two leading slashes apart from one: a second name for the same file
         path = Path(os.path.normpath(f"/{text.lstrip('/')}"))
         self._readable.resolve(path, named_by=named_by)

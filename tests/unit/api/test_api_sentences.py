@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +19,7 @@ from modelkeep.record.v1 import record_service_pb2
 from modelkeep.rpc import methods
 from modelkeep_common.calls.sentences import in_words
 from modelkeep_common.calls.validation import Rules, collector
-from support import apidescriptors
+from support import apidescriptors, raisesites
 
 #: How a description goes on after the name of its field.
 _SENTENCE = re.compile(r"(its key )?(must|has|needs) [A-Za-z0-9 ,./\"_:'-]+\Z")
@@ -182,3 +183,14 @@ def test_maps_are_told_by_key() -> None:
     with pytest.raises(FieldInvalidException) as caught:
         Rules(native(request.DESCRIPTOR)).check(request)
     assert caught.value.message.startswith('filter.labels["A"]: its key must be 1 to 63 characters')
+
+
+def test_no_service_says_that_fields_are_bad_without_saying_what() -> None:
+    said = {
+        str(path)
+        for base in raisesites.SOURCES
+        for path in base.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value == "The request has bad fields."
+    }
+    assert said == set()
