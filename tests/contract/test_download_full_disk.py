@@ -12,7 +12,7 @@ from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep.server.v1 import server_service_pb2, server_service_pb2_grpc
 from support.downloads import DownloadClient, DownloadProcess, download_service
-from support.httpserver import Cut, HttpServer, Resource, pattern
+from support.httpserver import HttpServer, Resource, pattern
 from support.smalldisk import fill, free_bytes, small_disk
 
 MIB = 1 << 20
@@ -140,10 +140,10 @@ async def test_a_full_disk_keeps_no_service_from_starting_and_no_job_from_being_
     await asyncio.to_thread(data.mkdir)
     service = DownloadProcess(data, max_attempts=1, checkpoint_bytes=64 << 10)
     await asyncio.to_thread(service.start)
-    url = web.put("/m.bin", Resource(BIG[: 20 * MIB], faults=[Cut(after=10 * MIB)]))
+    url = web.put("/m.bin", Resource(BIG[: 10 * MIB]))
     slow = web.put("/slow.bin", Resource(BIG[: 20 * MIB], rate=MIB))
     async with service.client() as client:
-        failed = await client.run(url, preserve_partial=True)
+        failed = await client.run(url, expected_sha256="0" * 64)
         assert failed.state == ERROR
         assert staged(client) == [f"download-{failed.id}"]
         running = await client.create(slow)

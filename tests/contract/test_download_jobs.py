@@ -16,7 +16,7 @@ from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep_common.startup import StartupError
 from support.downloads import DownloadClient, download_service
-from support.httpserver import HttpServer, Resource, Status, pattern
+from support.httpserver import HttpServer, Resource, pattern
 
 BODY = pattern(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -315,10 +315,11 @@ async def test_a_failed_jobs_partial_file_goes_unless_it_is_preserved(
         job = await client.create(web.url("/p.bin"), preserve_partial=preserve)
         await client.until(job, lambda now: now.progress.bytes_done > 50_000)
         await client.stub.PauseDownload(pb.PauseDownloadRequest(id=job.id))
-        web.resources["/p.bin"].faults = [Status(503)] * 8
+        (client.folder / "p.bin").write_bytes(b"in the way")
         await client.stub.StartDownload(pb.StartDownloadRequest(id=job.id))
         ended = await client.ended(job)
-        assert ended.error.reason == "UPSTREAM_UNAVAILABLE"
+        assert ended.error.reason == "DESTINATION_EXISTS"
+        (client.folder / "p.bin").unlink()
         return ended
 
     await fail(preserve=False)

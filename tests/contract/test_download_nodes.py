@@ -41,6 +41,17 @@ async def test_nodes_that_name_equal_bytes_differently_cost_no_byte_that_is_ther
     assert (job.state, job.sha256, job.restarts) == (COMPLETED, SHA256, 0), job
 
 
+async def test_nodes_that_never_get_further_are_told_to_matter_less_with_a_hash(
+    client: DownloadClient, web: HttpServer
+) -> None:
+    job = await client.create(web.put("/m.bin", Resource(BODY, faults=[*nodes(9)])))
+    paused = await client.until(job, lambda now: now.state == PAUSED)
+    assert (paused.error.reason, paused.progress.bytes_done) == ("UPSTREAM_UNAVAILABLE", HALF)
+    assert "expected_sha256" in paused.error.metadata["remedy"]
+    await client.stub.StartDownload(pb.StartDownloadRequest(id=job.id))
+    assert (await client.ended(job)).state == COMPLETED
+
+
 async def test_a_node_without_a_validator_is_compared_too(client: DownloadClient, web: HttpServer) -> None:
     faults = [Cut(100_000), Node(250_000, etag="W/1"), *nodes(1, 300_000)]
     url = web.put("/m.bin", Resource(BODY, faults=[*faults]))

@@ -182,15 +182,21 @@ async def test_a_certificate_that_nobody_vouches_for_fails_at_once_with_the_reme
     assert "SSL_CERT_FILE" in job.error.metadata["remedy"]
 
 
-async def test_a_source_that_has_answered_is_worth_every_try_though_it_is_gone_now(data_dir: Path) -> None:
+async def test_a_source_that_is_gone_in_the_middle_is_worth_every_try_and_the_bytes_stay(
+    data_dir: Path,
+) -> None:
     async with download_service(data_dir, max_attempts=5) as client:
         with HttpServer() as web:
-            job = await client.create(
-                web.put("/m.bin", Resource(BODY, faults=[Cut(100_000)] * 2, rate=300_000))
-            )
+            cuts = [Cut(100_000)] * 2
+            job = await client.create(web.put("/m.bin", Resource(BODY, faults=[*cuts], rate=300_000)))
             await client.until(job, lambda now: now.progress.bytes_done >= 50_000)
-        ended = await client.ended(job)
-    assert (ended.state, ended.error.metadata["attempts"]) == (ERROR, "5")
+        paused = await client.until(job, lambda now: now.state == PAUSED)
+        assert (paused.error.reason, paused.error.metadata["attempts"]) == ("UPSTREAM_UNAVAILABLE", "5")
+        with HttpServer(port=web.port) as back:
+            back.put("/m.bin", Resource(BODY))
+            await client.stub.StartDownload(pb.StartDownloadRequest(id=job.id))
+            assert (await client.ended(job)).state == COMPLETED
+            assert back.requests[0].offset == paused.progress.bytes_done > 0
 
 
 async def test_variables_that_name_a_proxy_are_told_to_be_ignored(

@@ -11,7 +11,7 @@ from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from support.downloads import DownloadClient, download_service
 from support.failures import fails
-from support.httpserver import HttpServer, Resource, Status, pattern
+from support.httpserver import HttpServer, Resource, pattern
 
 #: Two objects of one size, with one validator, as servers give it that count changes.
 BODIES = {name: pattern(400_000, seed=seed) for seed, name in enumerate(("anna", "bert"))}
@@ -37,10 +37,10 @@ async def paused(client: DownloadClient, web: HttpServer, url: str) -> download_
 async def failed(client: DownloadClient, web: HttpServer, url: str) -> None:
     """A download that failed in its middle and kept its partial file."""
     job = await paused(client, web, url)
-    [resource] = [resource for path, resource in web.resources.items() if url.endswith(path)]
-    resource.faults = [Status(503)] * 8
+    (client.folder / "m.bin").write_bytes(b"in the way")
     await client.stub.StartDownload(pb.StartDownloadRequest(id=job.id))
-    assert (await client.ended(job)).error.reason == "UPSTREAM_UNAVAILABLE"
+    assert (await client.ended(job)).error.reason == "DESTINATION_EXISTS"
+    (client.folder / "m.bin").unlink()
 
 
 async def test_a_partial_file_is_gone_on_with_from_the_very_source_only(

@@ -30,7 +30,7 @@ from modelkeep.exceptions import (
     UnknownJobIDException,
 )
 from modelkeep.supervisor import Suite
-from support.httpserver import HttpServer, Resource, Status, pattern
+from support.httpserver import HttpServer, Resource, pattern
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -220,10 +220,11 @@ def test_partial_files_go_after_an_error_unless_preserved(
     handler.until_bytes_come()
     queue.pause_job(failing)
     handler.until("paused")
-    web.resources["/partial.bin"].faults = [Status(503), Status(503)]
+    (models / "partial.bin").write_bytes(b"in the way")
     queue.start_job(failing)
     queue.join(timeout=20)
     assert failing.status == "error"
+    (models / "partial.bin").unlink()
     web.resources["/partial.bin"].rate = None
     again = queue.submit_download_job(DownloadJobRemoteSource(source=url, destination=models / "partial.bin"))
     queue.join(timeout=20)

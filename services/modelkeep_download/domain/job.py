@@ -212,10 +212,11 @@ class Job:
 
 def destination_promised(job: Job) -> DestinationExistsException:
     """The error for a destination that another job, which has not ended, is to bring a file to."""
+    way = "Start" if job.state is JobState.PAUSED else "Wait for"
     return DestinationExistsException(
         f"download {job.id}, which is {job.state.value}, is to bring a file to {job.target} already",
         metadata={"path": str(job.target), "id": str(job.id)},
-        remedy=f"Wait for download {job.id}, cancel it, or choose another destination.",
+        remedy=f"{way} download {job.id}, or cancel it, or choose another destination.",
     )
 
 

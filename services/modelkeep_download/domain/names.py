@@ -15,7 +15,8 @@ _MAX_BYTES = 240  # 255 less room for suffixes
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|\Z)", re.IGNORECASE)
 #: A parameter: its name, and its value in quotation marks or without.
 _PARAMETER = re.compile(r""";\s*([\w!#$%&'*+.^`|~-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;"]*))""")
-_QUOTED_PAIR = re.compile(r"\\(.)")
+#: Of other backslashes, a path of Windows was written with: they separate.
+_QUOTED_PAIR = re.compile(r'\\(["\\])')
 _EXTENDED = re.compile(r"(utf-8|iso-8859-1)'[\w-]*'([^\s'\"]*)", re.IGNORECASE)
 #: Encoded words (RFC 2047) and nothing else, in the charsets that are read here.
 _ENCODED_WORDS = re.compile(r"(?:=\?(?:utf-8|iso-8859-1)\?[bq]\?[^?\s]{1,1000}\?=\s*){1,20}", re.IGNORECASE)

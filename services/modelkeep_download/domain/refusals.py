@@ -139,8 +139,9 @@ def other_content(
     if content_type in HTML_TYPES or content.kind is Kind.WEB_PAGE:
         advice = "Take the file's own link, or give a token if the page asks to log in."
     facts = {"host": host, "content_type": content_type, "said": quote}
+    instead = "" if content.kind is Kind.LFS_POINTER else " in place of a file"
     return NotAModelFileException(
-        f"{host} serves {what} in place of a file.",
+        f"{host} serves {what}{instead}.",
         metadata={name: text for name, text in facts.items() if text or name == "content_type"},
         remedy=advice,
     )
@@ -171,10 +172,8 @@ def _kind(refusal: Refusal, asked: Asked) -> tuple[type[ModelkeepError], str, st
     """The kind of a refusal, what it means, and what to do about it."""
     status, words = refusal.status, refusal.words
     if refusal.code in _ABSENT_CODES or status in (404, 410) or _NO_SUCH_KEY.search(words):
-        private = (
-            "; look at its name, or give an access token if it is private" if status in (401, 403) else ""
-        )
-        return SourceNotFoundException, f"there is no such file{private}", ""
+        private = "Look at its name; if it is private, give an access token."
+        return SourceNotFoundException, "there is no such file", private if status in (401, 403) else ""
     if status not in (400, 401, 402, 403, 407, 451):
         return SourceNotFoundException, "it serves no file there", ""
     if _EARLY.search(words):

@@ -323,7 +323,8 @@ class Scheduler:
             error.message, metadata={"peer": _peer(attempt.job), **counts, **error.metadata}
         )
         if failures >= tries:
-            return await self._failed(job_id, error.final or problem, waits=error.final is not None)
+            # What is there is still good, as far as anybody knows: it may go on when the source is back.
+            return await self._failed(job_id, error.final or problem, waits=attempt.job.has_served)
         asked = min(error.retry_after or 0.0, limits.max_retry_after_s)
         delay = wait_after(failures, limits.retry_base_s, limits.retry_cap_s, asked_s=asked)
         return await self._wait_for_retry(job_id, problem, delay)

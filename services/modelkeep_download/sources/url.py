@@ -99,6 +99,8 @@ class HttpTransfer:
         with contextlib.ExitStack() as held:
             held.callback(stop.watch, None)
             answer = self._ask(source, partial, offset, stop, held)
+            if answer.compares and answer.head.validator not in ("", partial.validator):
+                held.enter_context(_told_of_nodes())
             if offset and not answer.head.validator:
                 answer = replace(answer, head=replace(answer.head, validator=partial.validator))
             head, pieces, rest = answer.head, self._pieces(answer, stop), memoryview(b"")
@@ -249,6 +251,17 @@ class _Answer:
         total = partial.total or 0
         served = content_range(self.response.headers) if self.status == 206 else None
         return served == (offset, total - 1, total) and self.body.length in (None, total - offset)
+
+
+@contextlib.contextmanager
+def _told_of_nodes() -> Iterator[None]:
+    """Around an answer of another node than before: an error says how to be independent of nodes."""
+    try:
+        yield
+    except TransientError as error:
+        remedy = "Download it with the file's expected_sha256: then each node may serve a part of it."
+        error.metadata.setdefault("remedy", remedy)
+        raise
 
 
 def _compare(fd: int, offset: int, pieces: Iterator[memoryview]) -> tuple[int, memoryview]:

@@ -43,9 +43,10 @@ class DownloadServiceStub:
     the source has never answered. Environment variables that name a proxy are ignored; where nothing answers,
     `ignored_variables` in the metadata names those that are set.
 
-    A job whose source has served bytes, and then refuses more (by TOKEN_REQUIRED, TOKEN_REJECTED,
-    LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS, ADDRESS_EXPIRED; by SOURCE_NOT_FOUND or NOT_A_MODEL_FILE
-    after all tries), or whose disk is full, is PAUSED and keeps its bytes: StartDownload goes on.
+    A job whose source has served bytes that can be gone on with, and then refuses more (TOKEN_REQUIRED,
+    TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS, ADDRESS_EXPIRED) or, after all tries,
+    serves none (UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, NOT_A_MODEL_FILE), or whose disk is full, is PAUSED and
+    keeps its bytes: StartDownload goes on.
     """
 
     @_typing.overload
@@ -138,9 +139,10 @@ class DownloadServiceAsyncStub(DownloadServiceStub):
     the source has never answered. Environment variables that name a proxy are ignored; where nothing answers,
     `ignored_variables` in the metadata names those that are set.
 
-    A job whose source has served bytes, and then refuses more (by TOKEN_REQUIRED, TOKEN_REJECTED,
-    LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS, ADDRESS_EXPIRED; by SOURCE_NOT_FOUND or NOT_A_MODEL_FILE
-    after all tries), or whose disk is full, is PAUSED and keeps its bytes: StartDownload goes on.
+    A job whose source has served bytes that can be gone on with, and then refuses more (TOKEN_REQUIRED,
+    TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS, ADDRESS_EXPIRED) or, after all tries,
+    serves none (UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, NOT_A_MODEL_FILE), or whose disk is full, is PAUSED and
+    keeps its bytes: StartDownload goes on.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -229,9 +231,10 @@ class DownloadServiceServicer(metaclass=_abc_1.ABCMeta):
     the source has never answered. Environment variables that name a proxy are ignored; where nothing answers,
     `ignored_variables` in the metadata names those that are set.
 
-    A job whose source has served bytes, and then refuses more (by TOKEN_REQUIRED, TOKEN_REJECTED,
-    LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS, ADDRESS_EXPIRED; by SOURCE_NOT_FOUND or NOT_A_MODEL_FILE
-    after all tries), or whose disk is full, is PAUSED and keeps its bytes: StartDownload goes on.
+    A job whose source has served bytes that can be gone on with, and then refuses more (TOKEN_REQUIRED,
+    TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS, ADDRESS_EXPIRED) or, after all tries,
+    serves none (UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, NOT_A_MODEL_FILE), or whose disk is full, is PAUSED and
+    keeps its bytes: StartDownload goes on.
     """
 
     @_abc_1.abstractmethod
