@@ -258,6 +258,12 @@ def test_a_download_is_added_shown_and_listed(suite: Suite, ink: str, folder: Pa
         missing = run(suite, "downloads", "add", url + "x", str(into), code=3)
         assert "SOURCE_NOT_FOUND" in missing.stderr
     assert "no address" in run(suite, "downloads", "add", "http://", str(into), code=2).stderr
+    assert run(suite, "downloads", "rm", added["id"]).stdout == "Forgot 1 download.\n"
+    assert Path(added["path"]).exists()
+    assert (
+        run_json(suite, "downloads", "prune", "--state", "Completed", "--older-than", "1h")["pruned_count"]
+        == "0"
+    )
 
 
 def test_an_install_is_shown_with_all_that_is_known(suite: Suite, ink: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from modelkeep.cli import _complete, _places
+from modelkeep.cli import _complete, _jobs, _places
 from modelkeep.cli._options import chosen, forget
 from modelkeep.cli._verbs import PLACE
 from modelkeep.cli.main import app
@@ -151,3 +151,25 @@ def test_with_json_wrong_usage_is_one_object() -> None:
     for arguments in (["lst", "--json"], ["list", "--limit", "x", "-o", "json"]):
         result = CliRunner().invoke(app, arguments)
         assert (result.exit_code, json.loads(result.stderr)["reason"]) == (2, "USAGE")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [(None, 0.0), ("90s", 90.0), ("15 MIN", 900.0), ("1.5h", 5400.0), ("7", 604_800.0), ("7d", 604_800.0)],
+)
+def test_ages_have_units_and_a_number_alone_is_days(text: str | None, seconds: float) -> None:
+    assert _jobs.age_s(text) == seconds
+
+
+@pytest.mark.parametrize("arguments", [["--older-than", "soon"], ["--state", "running"], ["--state", "eror"]])
+@pytest.mark.parametrize("kind", ["installs", "downloads"])
+def test_what_has_not_ended_is_not_pruned_by_a_slip(kind: str, arguments: list[str]) -> None:
+    assert CliRunner().invoke(app, [kind, "prune", *arguments]).exit_code == 2
+
+
+@pytest.mark.parametrize("option", [["--address", "record=x:1"], ["--token-file", "/x"], ["--context", "x"]])
+@pytest.mark.parametrize("verb", ["up", "demo"])
+def test_what_starts_a_suite_of_its_own_calls_no_other(verb: str, option: list[str], tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, [verb, *option, "--data-dir", str(tmp_path / "none")])
+    assert (result.exit_code, (tmp_path / "none").exists()) == (2, False)
+    assert option[0] in result.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -17,7 +19,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, 
 
 def can_ask() -> bool:
     """Whether somebody is there who could answer."""
-    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def agreed(question: str, plan: Sequence[str], *, yes: bool) -> None:
@@ -33,9 +35,12 @@ def agreed(question: str, plan: Sequence[str], *, yes: bool) -> None:
     """
     if yes or not can_ask():
         return
-    for line in plan:
-        _terminal.complain(visible(line))
-    print(f"{visible(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    # What stdin is the terminal of shows the question, wherever the errors go.
+    with contextlib.ExitStack() as opened:
+        asked = sys.stderr
+        if not asked.isatty():
+            asked = opened.enter_context(open(os.ttyname(sys.stdin.fileno()), "w", encoding="utf-8"))
+        print(*map(visible, plan), f"{visible(question)} [y/N] ", sep="\n", end="", file=asked, flush=True)
     if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
         _terminal.complain("Nothing was changed.")
         raise typer.Exit(1)

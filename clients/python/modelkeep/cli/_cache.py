@@ -17,6 +17,8 @@ from modelkeep.cli._places import connect
 from modelkeep.cli._select import selected
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import DATA, LIST, group, lists, verb
+from modelkeep.cli._words import members
+from modelkeep.taxonomy import SubModelType
 
 if TYPE_CHECKING:
     from modelkeep.loader.v1 import loader_service_pb2, resident_pb2
@@ -133,14 +135,15 @@ def load(
     from modelkeep.cli._follow import standing
     from modelkeep.loader.v1 import resident_pb2
 
+    named = members(SubModelType, submodel, "--submodel")
     with connect() as client, Bar().shown() as bar:
 
         def show(progress: loader_service_pb2.LoadProgress) -> None:
             stage = short(resident_pb2.ResidentState.Name(progress.stage), "RESIDENT_STATE_")
             bar.update(standing(f"{_component(progress.component, model)}: {stage}", progress.progress))
 
-        key, part = find_part(client, model, None) if not submodel else (find_key(client, model), None)
-        parts = [one.lower() for one in submodel] if submodel else [part] if part else []
+        key, part = find_part(client, model, None) if not named else (find_key(client, model), None)
+        parts = named or ([part] if part else [])
         loaded = client.model_loader.load(key, parts, precision=precision.lower(), on_progress=show)
     if emit(lambda: {"residents": [as_json(resident) for resident in loaded]}):
         return
@@ -243,8 +246,9 @@ def evict(
     dry_run: DryRun = False,
 ) -> None:
     """Drop a model, or `model/component`, from memory."""
+    named = members(SubModelType, [submodel] if submodel else None, "--submodel")
     with connect() as client:
-        key, part = find_part(client, model, submodel.lower() if submodel else None)
+        key, part = find_part(client, model, named[0] if named else None)
         answer = client.model_loader.evict(key, part, validate_only=dry_run)
     if not emit(lambda: as_json(answer)):
         mapped = f"; {size(answer.zombie_bytes)} still mapped by workers" if answer.zombie_bytes else ""

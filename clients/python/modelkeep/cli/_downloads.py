@@ -10,13 +10,14 @@ import typer
 
 from modelkeep.cli import _complete, _table, _terminal, _watching
 from modelkeep.cli._errors import code_of, complain
+from modelkeep.cli._fields import labels
 from modelkeep.cli._follow import follow, waits
+from modelkeep.cli._jobs import Ended, Failed, OlderThan, age_s, ended_states, tell_forgotten
 from modelkeep.cli._listing import Column, Listing, time_column
 from modelkeep.cli._options import chosen
 from modelkeep.cli._output import (
     LAST_ID,
     as_json,
-    counted,
     emit,
     print_facts,
     progress,
@@ -85,7 +86,13 @@ def add_to(app: typer.Typer) -> None:
         examples=("modelkeep downloads resume 3", "MODELKEEP_ACCESS_TOKEN=… modelkeep downloads resume 3"),
     )(resume_download)
     verb(_group, "cancel", takes=DATA, examples=("modelkeep downloads cancel 3",))(cancel_download)
-    verb(_group, "prune", takes=DATA, examples=("modelkeep downloads prune",))(prune_downloads)
+    verb(_group, "rm", takes=DATA, examples=("modelkeep downloads rm 3 4",))(remove_downloads)
+    verb(
+        _group,
+        "prune",
+        takes=DATA,
+        examples=("modelkeep downloads prune", "modelkeep downloads prune --state error --older-than 12h"),
+    )(prune_downloads)
 
 
 def listing() -> Listing[DownloadJobBase]:
@@ -151,6 +158,9 @@ def add(
     sha256: Annotated[str | None, typer.Option(help="Hash that the file must have.")] = None,
     priority: Annotated[int, typer.Option(help="Lower runs first.", min=-(1 << 31), max=(1 << 31) - 1)] = 10,
     queue: Annotated[str, typer.Option(help="Queue that the download goes into.")] = "",
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label to find the download by.")
+    ] = None,
     token: Token = None,
     start: Annotated[
         bool, typer.Option("--start/--no-start", help="Begin at once, or with `resume`.")
@@ -161,7 +171,9 @@ def add(
     with connect() as client:
         jobs = client.create_download_queue(queue, quiet=True)
         into = folder or _first_root(client)
-        made = jobs.submit_download_job(_job(source, into, name, sha256, priority, token), start)
+        job = _job(source, into, token, filename=name, priority=priority, expected_sha256=sha256)
+        job.labels = labels(label)
+        made = jobs.submit_download_job(job, start)
         try:
             if start and not detach:
                 made = _follow(jobs, made.id)
@@ -247,12 +259,29 @@ def cancel_download(id: JobId) -> None:
         _tell(jobs.cancel_job(id))
 
 
-def prune_downloads(queue: Queue = None) -> None:
+def remove_downloads(
+    ids: Annotated[
+        list[int],
+        typer.Argument(
+            help="Numbers of downloads that have ended.",
+            min=1,
+            max=LAST_ID,
+            autocompletion=_complete.downloads,
+        ),
+    ],
+) -> None:
+    """Forget some downloads that have ended; files stay."""
+    with _queue(None) as jobs:
+        tell_forgotten(jobs.prune_jobs(ids), "download")
+
+
+def prune_downloads(
+    queue: Queue = None, state: Ended = None, failed: Failed = False, older_than: OlderThan = None
+) -> None:
     """Forget the downloads that have ended; files stay."""
+    statuses, age = ended_states(state, failed=failed), age_s(older_than)
     with _queue(queue) as jobs:
-        count = jobs.prune_jobs()
-    if not emit(lambda: {"pruned_count": str(count)}):
-        say(f"Forgot {counted(count, 'download')}.")
+        tell_forgotten(jobs.prune_jobs(statuses=statuses, older_than=age), "download")
 
 
 def _first_root(client: Client) -> str:
@@ -262,19 +291,10 @@ def _first_root(client: Client) -> str:
     raise typer.BadParameter("the service names no folder for downloads: name one", param_hint="FOLDER")
 
 
-def _job(
-    source: str, folder: str, name: str | None, sha256: str | None, priority: int, token: str | None
-) -> DownloadJobBase:
+def _job(source: str, folder: str, token: str | None, **more: Any) -> DownloadJobBase:
     from modelkeep.client import DownloadJobPath, DownloadJobURL
 
-    fields: dict[str, Any] = {
-        "source": source,
-        "destination": Path(folder),
-        "destination_is_folder": True,
-        "filename": name,
-        "priority": priority,
-        "expected_sha256": sha256,
-    }
+    fields = {"source": source, "destination": Path(folder), "destination_is_folder": True, **more}
     try:
         if "://" not in source:
             return DownloadJobPath(**fields, keep_source=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,12 +10,12 @@ from modelkeep.cli import _complete, _table, _watching
 from modelkeep.cli._errors import complain
 from modelkeep.cli._follow import waits
 from modelkeep.cli._install import follow_install, report, stage
+from modelkeep.cli._jobs import Ended, Failed, OlderThan, age_s, ended_states, tell_forgotten
 from modelkeep.cli._listing import Column, Listing, time_column
 from modelkeep.cli._options import chosen
 from modelkeep.cli._output import (
     LAST_ID,
     as_json,
-    counted,
     emit,
     print_facts,
     progress,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 _group = group("Look at installs and control them; without a command, list them.")
 
-_DAY_S: Final = 86400.0
 _NUMBER = typer.Argument(help="Number of the install.", min=1, max=LAST_ID, autocompletion=_complete.installs)
 JobId = Annotated[int, _NUMBER]
 
@@ -62,7 +61,7 @@ def add_to(app: typer.Typer) -> None:
         _group,
         "prune",
         takes=DATA,
-        examples=("modelkeep installs prune", "modelkeep installs prune --failed --older-than 7"),
+        examples=("modelkeep installs prune", "modelkeep installs prune --failed --older-than 7d"),
     )(prune_installs)
 
 
@@ -83,7 +82,7 @@ def listing() -> Listing[ModelInstallJob]:
             Column("KEY", lambda job: job.model_key, drop=7, wide=True),
         ),
         key=lambda job: str(job.id),
-        name=_result,
+        name=lambda job: job.config_out.name if job.config_out is not None else str(job.source),
         data=lambda job: as_json(job.message),
         filters={
             "id": lambda job: (str(job.id),),
@@ -188,24 +187,14 @@ def remove_installs(
 ) -> None:
     """Forget some installs that have ended, with the downloads that failed ones kept; models stay."""
     with connect() as client:
-        count = client.model_install.prune_jobs(ids)
-    if not emit(lambda: {"pruned_count": str(count)}):
-        say(f"Forgot {counted(count, 'install')}.")
+        tell_forgotten(client.model_install.prune_jobs(ids), "install")
 
 
-def prune_installs(
-    failed: Annotated[bool, typer.Option("--failed", help="Only those that failed.")] = False,
-    older_than: Annotated[
-        float, typer.Option(metavar="DAYS", help="Only those that ended so many days ago.", min=0)
-    ] = 0,
-) -> None:
+def prune_installs(state: Ended = None, failed: Failed = False, older_than: OlderThan = None) -> None:
     """Forget the installs that have ended; models stay."""
+    statuses, age = ended_states(state, failed=failed), age_s(older_than)
     with connect() as client:
-        count = client.model_install.prune_jobs(
-            statuses=["error"] if failed else (), older_than=older_than * _DAY_S
-        )
-    if not emit(lambda: {"pruned_count": str(count)}):
-        say(f"Forgot {counted(count, 'install')}.")
+        tell_forgotten(client.model_install.prune_jobs(statuses=statuses, older_than=age), "install")
 
 
 def _watch(client: Client, source: str | None, empty: str) -> None:

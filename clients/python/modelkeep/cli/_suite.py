@@ -70,6 +70,7 @@ def up(
     from modelkeep.supervisor import ports_from
     from modelkeep.supervisor import up as run
 
+    _starts_its_own("up")
     folder = find_data_dir(chosen().data_dir)
     # It names the folder of this command line; the services get theirs by flag.
     os.environ.pop("MODELKEEP_DATA_DIR", None)
@@ -84,6 +85,15 @@ def up(
             say=say,
         )
     )
+
+
+def _starts_its_own(verb: str) -> None:
+    options = chosen()
+    if options.addresses or options.token_file or options.context:
+        raise typer.BadParameter(
+            f"`modelkeep {verb}` starts a suite and calls no other: leave out --address, --token-file and "
+            "--context"
+        )
 
 
 def token() -> None:
@@ -109,6 +119,7 @@ def demo(
     Starts a suite of its own, builds a small Stable Diffusion pipeline with random weights, installs it,
     and decodes with its VAE in two processes at once. Checks what it shows; exits 1 if a check fails.
     """
+    _starts_its_own("demo")
     from modelkeep.demo import DemoFailed, build_pipeline, run_demo
 
     if build is None:
