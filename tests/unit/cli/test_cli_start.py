@@ -161,7 +161,7 @@ def test_ages_have_units_and_a_number_alone_is_days(text: str | None, seconds: f
     assert _jobs.age_s(text) == seconds
 
 
-@pytest.mark.parametrize("arguments", [["--older-than", "soon"], ["--state", "running"], ["--state", "eror"]])
+@pytest.mark.parametrize("arguments", [["--older-than", "soon"], ["--state", "running"], ["--state", "err"]])
 @pytest.mark.parametrize("kind", ["installs", "downloads"])
 def test_what_has_not_ended_is_not_pruned_by_a_slip(kind: str, arguments: list[str]) -> None:
     assert CliRunner().invoke(app, [kind, "prune", *arguments]).exit_code == 2

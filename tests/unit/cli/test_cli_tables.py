@@ -92,8 +92,9 @@ def test_with_no_trunc_nothing_is_cut_off_or_left_out() -> None:
 
 
 def test_a_terminal_of_few_characters_gets_no_others() -> None:
-    text = _table.lines(LISTING, [Thing("x" * 80)], Terminal(width=20, unicode=False), now=0.0)
+    text = _table.lines(LISTING, [Thing("模型" * 40)], Terminal(width=30, unicode=False), now=0.0)
     assert "\n".join(text).isascii()
+    assert max(map(len, text)) <= 30
 
 
 @pytest.mark.parametrize(
@@ -189,6 +190,10 @@ def test_colour_is_for_terminals_that_want_it(environ: dict[str, str], wish: str
 
     choose(colour=wish)
     assert Terminal.of(Stream(), environ).colour is colour  # type: ignore[arg-type]
+
+
+def test_what_is_shown_as_an_emoji_is_counted_as_wide() -> None:
+    assert (cells("❤"), cells("❤\ufe0f"), cells("模型"), cells("e\u0301")) == (1, 2, 4, 1)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def lines(
     wide = options.format is Format.WIDE
     columns = [column for column in listing.columns if wide or not column.wide]
     whole = wide or options.whole or terminal.width is None
-    table = [[_text(column, row, whole, clock) for column in columns] for row in rows]
+    table = [[_text(column, row, whole, clock, terminal) for column in columns] for row in rows]
     if terminal.width is None:
         return ["\t".join(cells) for cells in ([column.title for column in columns], *table)]
     if not whole:  # what is empty in every row takes no room
@@ -128,9 +128,9 @@ def fit(columns: Sequence[Column[T]], widths: Sequence[int], room: int) -> dict[
     return least
 
 
-def _text(column: Column[T], row: T, whole: bool, now: float) -> str:
+def _text(column: Column[T], row: T, whole: bool, now: float, terminal: Terminal) -> str:
     value = column.cell(row) if whole or column.brief is None else column.brief(row, now)
-    return "" if value is None else visible(value)
+    return "" if value is None else terminal.shown(value)
 
 
 def _line(

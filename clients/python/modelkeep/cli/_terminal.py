@@ -21,6 +21,7 @@ _NAMED: Final = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _STEERING: Final = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 #: They only join letters, as in emoji and in Persian.
 _JOINERS: Final = "\u200c\u200d"
+_AS_EMOJI: Final = "\ufe0f"
 #: Taken where a terminal does not say how large it is.
 _WIDTH: Final = 80
 _HEIGHT: Final = 24
@@ -72,6 +73,11 @@ class Terminal:
     def look(self, text: str, look: Look | None) -> str:
         """A text in a look, where looks may be used."""
         return f"\x1b[{_CODES[look]}m{text}\x1b[0m" if self.colour and look and text else text
+
+    def shown(self, text: object) -> str:
+        """A text as it is shown here: on one line, with nothing that steers or that cannot be written."""
+        line = visible(text)
+        return line if self.unicode else line.encode("ascii", "backslashreplace").decode("ascii")
 
     def cut(self, text: str, width: int, *, keep_end: bool = False) -> str:
         """A text of at most so many columns; what is cut off shows."""
@@ -125,6 +131,8 @@ def cells(text: str) -> int:
 
 
 def _cells(character: str) -> int:
+    if character == _AS_EMOJI:
+        return 1  # what stands before it is as wide as an emoji then
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
