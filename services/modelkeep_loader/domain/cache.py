@@ -109,6 +109,16 @@ class RamCache:
             QueueFullException: So many wait for room already that it may not.
             ModelkeepError: What the build of one of them raised, now or a short while ago.
         """
+        try:
+            return await self._acquire(demand, max_wait_s)
+        except ModelkeepError:
+            found = zip(demand.plans, demand.residents, strict=False)
+            if not any(resident.failed_elsewhere(plan) for plan, resident in found):
+                raise
+        # Another model's files were missing that have, or had, the same contents.
+        return await self._acquire(demand, max_wait_s)
+
+    async def _acquire(self, demand: Demand, max_wait_s: float) -> list[Resident]:
         await self._admit_or_wait(demand, max_wait_s)
         try:
             for plan, resident in zip(demand.plans, demand.residents, strict=True):

@@ -212,13 +212,15 @@ async def test_a_failure_of_what_models_share_is_told_to_each_by_its_own_name(
     assert raised.value.metadata == {"path": "/models/other", "component": "other"}
 
 
+def at(path: str, key: str) -> Plan:
+    """A plan for a component that several models have, each at a path of its own."""
+    file = SourceFile(Path(path), key, 1, "signature", 0, True)
+    return replace(plan("shared", key=key), files=(file,))
+
+
 async def test_files_that_are_gone_are_one_models_and_another_with_the_same_component_is_tried_at_once(
     cache: RamCache, kiln: Kiln, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def at(path: str, key: str) -> Plan:
-        file = SourceFile(Path(path), key, 1, "signature", 0, True)
-        return replace(plan("shared", key=key), files=(file,))
-
     async def gone(plan: Plan, progress: BuildProgress) -> Built:
         raise ModelNotFoundException("it has gone")
 
@@ -230,6 +232,26 @@ async def test_files_that_are_gone_are_one_models_and_another_with_the_same_comp
         await held(cache, "one", at("/a", "one"))
     await held(cache, "two", at("/b", "two"))
     assert [one.stage for one in cache.residents()] == [Stage.RESIDENT]
+
+
+async def test_who_waits_for_a_build_that_misses_another_models_files_gets_one_from_its_own(
+    cache: RamCache, kiln: Kiln, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true_build = kiln.build
+
+    async def build(plan: Plan, progress: BuildProgress) -> Built:
+        await asyncio.sleep(0)
+        if plan.files[0].path == Path("/a"):
+            raise ModelNotFoundException("it has gone")
+        return await true_build(plan, progress)
+
+    monkeypatch.setattr(kiln, "build", build)
+    first = asyncio.create_task(held(cache, "one", at("/a", "one")))
+    await asyncio.sleep(0)
+    await held(cache, "two", at("/b", "two"))
+    with pytest.raises(ModelNotFoundException):
+        await first
+    assert [list(one.leases) for one in cache.residents()] == [["two"]]
 
 
 async def test_what_this_host_refuses_is_no_fault_of_the_model_and_is_logged(

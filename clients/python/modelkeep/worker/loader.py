@@ -112,8 +112,9 @@ class ModelLoader:
         try:
             for frame in self._stub.LoadModel(request):
                 if frame.WhichOneof("event") == "plan":
-                    info = self._info(component, frame.plan.manifests[0])
-                    self._emit("model_load_started", context, facts, component, info)
+                    told, info = info, self._info(component, frame.plan.manifests[0])
+                    if told is None:  # another plan follows where a file changed meanwhile
+                        self._emit("model_load_started", context, facts, component, info)
         except grpc.RpcError as error:
             raise self._decode(error) from None
         if info is None:
