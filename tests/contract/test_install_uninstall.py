@@ -13,6 +13,7 @@ from modelkeep.record.v1 import record_service_pb2 as record_pb
 from support.failures import fails
 from support.installs import InstallClient, small_lora
 from support.modelshapes import table, write_safetensors
+from support.smalldisk import bound
 
 KEEP = pb.UNINSTALL_FILES_KEEP
 OWNED = pb.UNINSTALL_FILES_OWNED
@@ -273,3 +274,19 @@ async def test_of_many_deleted_files_the_first_are_named_and_all_are_counted(ser
     answer = await uninstall(service, await record(service, str(folder), *names), ANY)
     assert (len(answer.deleted_paths), answer.deleted_count, answer.deleted_bytes) == (1000, 1200, 1200)
     assert not folder.exists()
+
+
+async def test_a_file_that_another_record_lists_through_a_bind_mount_stays(
+    service: InstallClient, source: Path
+) -> None:
+    first = await installed(service, small_lora(source / "style.safetensors"), inplace=False)
+    home = service.models / first
+    with bound(home, source / "bound") as folder:
+        job = await service.install(folder / "style.safetensors", reuse=install_pb2.REUSE_NEVER)
+        assert job.state == install_pb2.INSTALL_STATE_COMPLETED, job.error
+        told = await uninstall(service, job.model_key, ANY)
+        assert (list(told.deleted_paths), list(told.shared_files[0].keys)) == ([], [first])
+        again = await service.install(folder / "style.safetensors", reuse=install_pb2.REUSE_NEVER)
+        told = await uninstall(service, first)
+        assert (list(told.deleted_paths), list(told.shared_files[0].keys)) == ([], [again.model_key])
+        assert (home / "style.safetensors").exists()

@@ -23,6 +23,17 @@ def small_disk(mib: int) -> Iterator[Path]:
         folder.rmdir()
 
 
+@contextlib.contextmanager
+def bound(folder: Path, at: Path) -> Iterator[Path]:
+    """A folder under a second path, by a bind mount."""
+    at.mkdir()
+    subprocess.run(["mount", "--bind", folder, at], check=True)
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", "-l", at], check=True)
+
+
 def fill(folder: Path) -> Path:
     """Take every byte that is left; returns the file that does."""
     ballast = folder / f"ballast-{len(list(folder.glob('ballast-*')))}"
