@@ -58,6 +58,9 @@ _CPU_S: Final = 20
 _WALL_S: Final = 40.0
 _ANSWER_BYTES: Final = 256 << 20
 _TENSORS_A_LINE: Final = 500
+#: What helps against nearly every fault, and against notes that no library reads.
+_FETCH_ANEW: Final = "Fetch the file anew; one that is still being written or was cut off is not whole."
+_SAVE_ANEW: Final = "Save the file anew with notes that are texts: the safetensors library reads no others."
 #: One at a time: each may take gigabytes of memory.
 _apart = threading.Lock()
 
@@ -272,10 +275,7 @@ def _parse(
     elif type(metadata) is not dict:
         _bad(path, "__metadata__ is not a map of strings")
     elif odd := [key for key, value in metadata.items() if type(value) is not str]:
-        _bad(
-            path,
-            f"__metadata__ is not a map of strings: its {_short(odd[0])} is none, so no library reads it",
-        )
+        _bad(path, f"__metadata__ is not a map of strings: its {_short(odd[0])} is none", _SAVE_ANEW)
     _check_count(path, len(content))
     # The parser keeps the last of several equal keys in silence, and takes -0. Each key has its colon; where
     # there are more of these than keys, the slower parser, which sees every key, has to look.
@@ -368,9 +368,11 @@ def _short(name: str) -> str:
     return repr(name if len(name) <= 80 else f"{name[:80]}…")
 
 
-def _bad(path: Path, detail: str) -> NoReturn:
+def _bad(path: Path, detail: str, remedy: str = _FETCH_ANEW) -> NoReturn:
     raise InvalidModelException(
-        f"{path.name} is no valid safetensors file: {detail}.", metadata={"path": str(path), "detail": detail}
+        f"{path.name} is no valid safetensors file: {detail}.",
+        metadata={"path": str(path), "detail": detail},
+        remedy=remedy,
     )
 
 
