@@ -6,16 +6,17 @@ SHELL := bash
 VENV ?= .venv
 PY := $(VENV)/bin/python
 ARGS ?=
-export VENV PYTHON
+# Which torch: cuda (the package index's, the default), cpu, or none, with which `make run` has no loader.
+export VENV PYTHON TORCH
 # Without byte code every start compiles torch again.
 unexport PYTHONDONTWRITEBYTECODE
 
-setup:      ## make .venv with the pinned requirements (PYTHON=… chooses the interpreter)
+setup:      ## make .venv with the pinned requirements (PYTHON=… chooses the interpreter, TORCH=cpu a smaller torch)
 	@scripts/setup.sh dev
 
-run:        ## start all four services on loopback; Ctrl-C drains them (ARGS="--port 60051")
+run:        ## start all four services on loopback; Ctrl-C drains them (ARGS="--port 60051"; TORCH=none: no loader)
 	@scripts/setup.sh run
-	@exec $(VENV)/bin/modelkeep up $(ARGS)
+	@exec $(VENV)/bin/modelkeep up $(if $(filter none,$(TORCH)),--no-loader) $(ARGS)
 
 test: setup ## the tests, in minutes (ARGS="-k lease")
 	@$(PY) -m pytest -q -m "not long and not interop and not cuda" $(ARGS)

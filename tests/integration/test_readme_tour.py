@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from modelkeep.client import Client
 from support.suite import service_suite
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -59,4 +60,7 @@ def test_the_tour_of_the_readme_works_as_it_stands_there(data_dir: Path) -> None
             timeout=170,
             check=False,
         )
-    assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
+        assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
+        with Client(data_dir=data_dir / "modelkeep-data") as client:
+            names = [model.name for model in client.model_record_store.all_models()]
+    assert len(names) == len(set(names)) > 1, "a command of the tour that names a model would be ambiguous"

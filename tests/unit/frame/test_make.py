@@ -53,8 +53,9 @@ def build_editable(folder, settings=None, metadata=None):
 """
 
 
-@pytest.mark.timeout(120)
-def test_where_uv_cannot_be_had_setup_goes_on_with_pip_and_is_done_once(tmp_path: Path) -> None:
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with nothing to install, set up by the true script."""
     for folder in ("scripts", "requirements"):
         (tmp_path / folder).mkdir()
     shutil.copy(ROOT / "scripts" / "setup.sh", tmp_path / "scripts")
@@ -63,26 +64,72 @@ def test_where_uv_cannot_be_had_setup_goes_on_with_pip_and_is_done_once(tmp_path
     )
     (tmp_path / "backend.py").write_text(BACKEND)
     (tmp_path / "requirements" / "build.txt").write_text("# what builds it\nuv==0.0.0\n")
-    for level in ("all", "dev"):
+    for level in ("all", "cpu", "none", "dev"):
         (tmp_path / "requirements" / f"{level}.txt").write_text("")
+    return tmp_path
 
-    def setup() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["bash", "scripts/setup.sh", "run"],
-            cwd=tmp_path,
-            env={**os.environ, "PIP_NO_INDEX": "1", "PYTHON": sys.executable, "VENV": ".venv"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
 
-    first = setup()
+def set_up(project: Path, level: str = "run", **env: str) -> subprocess.CompletedProcess[str]:
+    """The script's run in a project, where no package index can be reached."""
+    return subprocess.run(
+        ["bash", "scripts/setup.sh", level],
+        cwd=project,
+        env={
+            **os.environ,
+            "PIP_NO_INDEX": "1",
+            "PYTHON": sys.executable,
+            "VENV": ".venv",
+            "TORCH": "",
+            **env,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(120)
+def test_where_uv_cannot_be_had_setup_goes_on_with_pip_and_is_done_once(project: Path) -> None:
+    first = set_up(project)
     assert first.returncode == 0, first.stderr
     assert "uv cannot be had here; going on with pip" in first.stderr
-    installed = run(str(tmp_path / ".venv" / "bin" / "python"), "-m", "pip", "show", "thing", cwd=tmp_path)
+    installed = run(str(project / ".venv" / "bin" / "python"), "-m", "pip", "show", "thing", cwd=project)
     assert installed.returncode == 0, installed.stderr
-    again = setup()
+    again = set_up(project)
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    # What is there is kept: nobody fetches another build of torch by a word.
+    other = set_up(project, TORCH="cpu")
+    assert (other.returncode, other.stdout) == (0, "")
+    assert "has torch for cuda already, and keeps it" in other.stderr
+
+
+@pytest.mark.timeout(120)
+def test_setup_tells_sizes_first_remembers_torch_and_goes_on_where_a_build_cannot_be_had(
+    project: Path,
+) -> None:
+    first = set_up(project, TORCH="none")
+    assert first.returncode == 0, first.stderr
+    told = first.stdout.splitlines()
+    assert re.match(r"setup: TORCH=none: \d+ MB to fetch", told[0])
+    assert "(run, TORCH=none)" in told[2]
+    again = set_up(project)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    # Torch for processors cannot be had here: that is said, with what is fetched in its place.
+    later = set_up(project, TORCH="cpu")
+    assert later.stdout.startswith("setup: TORCH=cpu: some 0.5 GB to fetch")
+    assert later.returncode == 0, later.stderr
+    assert re.search(r"cannot be had here; going on .*\n.* GB to fetch", later.stderr)
+    assert (project / ".venv" / ".modelkeep-torch").read_text() == "cuda\n"
+
+
+@pytest.mark.parametrize(("level", "torch"), [("run", "rocm"), ("dev", "none")])
+def test_setup_refuses_a_torch_that_it_does_not_know_or_that_the_tests_need(
+    project: Path, level: str, torch: str
+) -> None:
+    refused = set_up(project, level, TORCH=torch)
+    assert refused.returncode == 2
+    assert "say " in refused.stderr
+    assert not (project / ".venv").exists()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +15,7 @@ from modelkeep.cli._options import chosen
 from modelkeep.cli._output import say
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import folder_named, verb
-from modelkeep.defaults import DEFAULT_PORTS, EXIT_FAILED, find_data_dir
+from modelkeep.defaults import DEFAULT_PORTS, EXIT_FAILED, SERVICES, find_data_dir
 
 
 class Anonymous(StrEnum):
@@ -61,8 +62,12 @@ def up(
             "then install, delete and lend models. Local models are taken from the import roots only.",
         ),
     ] = False,
+    loader: Annotated[
+        bool,
+        typer.Option("--loader/--no-loader", help="Start the loader too; it needs torch, the others do not."),
+    ] = True,
 ) -> None:
-    """Start all four services; Ctrl-C stops them.
+    """Start all four services, or those that need no torch where there is none; Ctrl-C stops them.
 
     Their UNIX sockets are for the user who starts them; he may do everything. Over TCP a call needs a token
     to do more than look: `modelkeep token` prints the owner's.
@@ -72,6 +77,9 @@ def up(
 
     _starts_its_own("up")
     folder = find_data_dir(chosen().data_dir)
+    if loader and importlib.util.find_spec("torch") is None:
+        loader = False
+        say("Without the loader: torch is not installed here (`make run TORCH=cpu`, or modelkeep[loader]).")
     # It names the folder of this command line; the services get theirs by flag.
     os.environ.pop("MODELKEEP_DATA_DIR", None)
     raise typer.Exit(
@@ -80,6 +88,7 @@ def up(
             models_dir=models_dir,
             host=host,
             ports=ports_from(port),
+            services=[service for service in SERVICES if loader or service != "loader"],
             insecure=insecure,
             anonymous=anonymous.value,
             say=say,
