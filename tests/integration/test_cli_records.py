@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from modelkeep.cli._naming import find_model
 from modelkeep.supervisor import Suite
 from support import modelshapes
 from support.cli import run, run_json
@@ -71,3 +73,26 @@ def test_what_follows_from_the_files_is_not_edited(suite: Suite, lora: Path) -> 
     for change in ("size_bytes=7", "current_hash=x", "original_hash=x", "root_id=x"):
         refused = run(suite, "edit", "sized", change, code=2)
         assert "follows from the files" in refused.stderr
+
+
+def test_a_model_is_removed_though_its_digests_became_known_meanwhile(
+    suite: Suite, lora: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(suite, "install", str(lora), "--name", "hashed")
+
+    def stale(client: Any, text: str) -> Any:
+        config = find_model(client, text)
+        client.model_record_store.mark_models(missing=[config.key])  # as the installer does by itself
+        return config
+
+    monkeypatch.setattr("modelkeep.cli._changes.find_model", stale)
+    assert "Removed hashed" in run(suite, "rm", "hashed", "-y").stdout
+
+    def renamed(client: Any, text: str) -> Any:
+        config = find_model(client, text)
+        client.model_record_store.update_model(config.key, {"name": "other"})
+        return config
+
+    run(suite, "install", str(lora), "--name", "hashed")
+    monkeypatch.setattr("modelkeep.cli._changes.find_model", renamed)
+    assert "ETAG_MISMATCH" in run(suite, "rm", "hashed", "-y", code=1).stderr

@@ -19,7 +19,12 @@ from modelkeep.cli._places import connect
 from modelkeep.cli._placing import placed
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import DATA, LIST, group, lists, verb
-from modelkeep.exceptions import FieldInvalidException, ModelInUseException, ModelkeepError
+from modelkeep.exceptions import (
+    EtagMismatchException,
+    FieldInvalidException,
+    ModelInUseException,
+    ModelkeepError,
+)
 
 if TYPE_CHECKING:
     from modelkeep.client import Client, Uninstalled
@@ -252,11 +257,26 @@ def _uninstalled(
         path = absolute_path(client, config)
     except ModelkeepError:  # in a models_dir that is no more
         path = config.path
-    # What was agreed to is what is done: the record must still be as it was.
-    answer = client.model_install.uninstall(
-        config.key, files.value, etag=config.etag or "", validate_only=only_told, force=force
-    )
-    return Removal(config, path, answer)
+    while True:
+        try:
+            # What was agreed to is what is done: the record must still be as it was.
+            answer = client.model_install.uninstall(
+                config.key, files.value, etag=config.etag or "", validate_only=only_told, force=force
+            )
+        except EtagMismatchException:
+            now = client.model_record_store.get_model(config.key)
+            if _told(now) != _told(config):
+                raise
+            config = (
+                now  # digests became known, or files were noted as missing: a person was not told of that
+            )
+        else:
+            return Removal(config, path, answer)
+
+
+def _told(config: AnyModelConfig) -> dict[str, Any]:
+    """What a person was told of a model, and what does not change by itself."""
+    return config.model_dump(exclude={"etag", "revision", "update_time", "missing_time"})
 
 
 def _agreed_to_lose(config: AnyModelConfig, type: str, lost: str, *, yes: bool) -> None:
