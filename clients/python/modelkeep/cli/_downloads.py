@@ -12,7 +12,16 @@ from modelkeep.cli import _complete, _table, _terminal, _watching
 from modelkeep.cli._errors import code_of, complain
 from modelkeep.cli._fields import labels
 from modelkeep.cli._follow import follow, waits
-from modelkeep.cli._jobs import Ended, Failed, OlderThan, age_s, ended_states, tell_forgotten
+from modelkeep.cli._jobs import (
+    Ended,
+    Failed,
+    OlderThan,
+    age_s,
+    common_facts,
+    ended_states,
+    look,
+    tell_forgotten,
+)
 from modelkeep.cli._listing import Column, Listing, time_column
 from modelkeep.cli._options import chosen
 from modelkeep.cli._output import (
@@ -24,10 +33,9 @@ from modelkeep.cli._output import (
     say,
     short,
     size,
-    when,
 )
 from modelkeep.cli._places import connect
-from modelkeep.cli._terminal import Look, visible
+from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import DATA, LIST, group, lists, verb
 from modelkeep.defaults import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from modelkeep.exceptions import ModelkeepError
@@ -102,7 +110,7 @@ def listing() -> Listing[DownloadJobBase]:
         "downloads",
         (
             Column("ID", lambda job: job.id, right=True, order=lambda job: job.id),
-            Column("STATE", _state, look=_look),
+            Column("STATE", _state, look=look),
             Column("PROGRESS", _bytes, right=True, drop=2, order=lambda job: job.message.progress.bytes_done),
             Column("PRIORITY", lambda job: job.priority, right=True, drop=5, order=lambda job: job.priority),
             time_column("STARTED", lambda job: job.job_started, drop=3),
@@ -193,7 +201,6 @@ def show_download(id: JobId) -> None:
     if emit(lambda: as_json(job.message)):
         return
     message = job.message
-    why, until = waits(message)
     print_facts(
         [
             ("id", job.id),
@@ -205,20 +212,14 @@ def show_download(id: JobId) -> None:
             ("progress", _bytes(job)),
             ("queue", message.queue),
             ("priority", job.priority),
-            ("attempt", message.attempt),
-            ("waits for", why),
-            ("next try", when(until)),
             ("expected sha256", message.expected_sha256),
             ("sha256", message.sha256),
             ("verified", "yes" if message.verified else ""),
             ("content type", message.content_type),
-            ("labels", ", ".join(f"{name}={value}" for name, value in message.labels.items())),
-            ("made", when(message.create_time.ToNanoseconds() / 1e9)),
-            ("started", when(job.job_started)),
-            ("ended", when(job.job_ended)),
+            *common_facts(job),
         ]
     )
-    if isinstance(job.error, ModelkeepError) and not why:
+    if isinstance(job.error, ModelkeepError) and not waits(job.message)[0]:
         complain(job.error, prefix="Paused" if job.status == "paused" else "Error")
 
 
@@ -329,11 +330,6 @@ def _state(job: DownloadJobBase) -> str:
     except ValueError:
         stage = ""
     return f"{job.status.value} ({stage})" if stage else job.status.value
-
-
-def _look(job: DownloadJobBase) -> Look | None:
-    looks: dict[str, Look] = {"error": "red", "paused": "yellow", "completed": "green"}
-    return looks.get(job.status.value)
 
 
 def _bytes(job: Any) -> str:

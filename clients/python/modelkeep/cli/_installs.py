@@ -10,7 +10,16 @@ from modelkeep.cli import _complete, _table, _watching
 from modelkeep.cli._errors import complain
 from modelkeep.cli._follow import waits
 from modelkeep.cli._install import follow_install, report, stage
-from modelkeep.cli._jobs import Ended, Failed, OlderThan, age_s, ended_states, tell_forgotten
+from modelkeep.cli._jobs import (
+    Ended,
+    Failed,
+    OlderThan,
+    age_s,
+    common_facts,
+    ended_states,
+    look,
+    tell_forgotten,
+)
 from modelkeep.cli._listing import Column, Listing, time_column
 from modelkeep.cli._options import chosen
 from modelkeep.cli._output import (
@@ -20,10 +29,8 @@ from modelkeep.cli._output import (
     print_facts,
     progress,
     say,
-    when,
 )
 from modelkeep.cli._places import connect
-from modelkeep.cli._terminal import Look
 from modelkeep.cli._verbs import DATA, LIST, group, lists, verb
 
 if TYPE_CHECKING:
@@ -72,7 +79,7 @@ def listing() -> Listing[ModelInstallJob]:
         "installs",
         (
             Column("ID", lambda job: job.id, right=True, order=lambda job: job.id),
-            Column("STATE", stage, look=_look),
+            Column("STATE", stage, look=look),
             Column("PROGRESS", progress, right=True, drop=3, order=lambda job: job.bytes),
             Column("RESULT", _result, drop=2, cut="end"),
             time_column("STARTED", lambda job: job.job_started, drop=4),
@@ -123,7 +130,6 @@ def show_install(id: JobId) -> None:
         job = client.model_install.get_job_by_id(id)
     if emit(lambda: as_json(job.message)):
         return
-    why, until = waits(job.message)
     print_facts(
         [
             ("id", job.id),
@@ -136,15 +142,10 @@ def show_install(id: JobId) -> None:
             ("key", job.model_key),
             ("path", job.local_path or ""),
             ("download", job.message.download_id or ""),
-            ("attempt", job.message.attempt),
-            ("waits for", why),
-            ("next try", when(until)),
-            ("made", when(job.message.create_time.ToNanoseconds() / 1e9)),
-            ("started", when(job.job_started)),
-            ("ended", when(job.job_ended)),
+            *common_facts(job),
         ]
     )
-    if job.exception is not None and not why:
+    if job.exception is not None and not waits(job.message)[0]:
         complain(job.exception, prefix="Paused" if job.status == "paused" else "Error")
 
 
@@ -208,11 +209,6 @@ def _watch(client: Client, source: str | None, empty: str) -> None:
 
 def _result(job: ModelInstallJob) -> str:
     return job.config_out.name if job.config_out is not None else job.error_type or ""
-
-
-def _look(job: ModelInstallJob) -> Look | None:
-    looks: dict[str, Look] = {"error": "red", "paused": "yellow", "completed": "green"}
-    return looks.get(job.status.value)
 
 
 def _totals(jobs: Any) -> str:

@@ -1,15 +1,16 @@
-"""What the verbs of both kinds of jobs share: which of those that have ended are forgotten."""
+"""What the verbs of both kinds of jobs share: how a job is shown, and which are forgotten."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Annotated, Final
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
 
 import typer
 
-from modelkeep.cli._output import counted, emit, say
-from modelkeep.cli._terminal import visible
+from modelkeep.cli._follow import waits
+from modelkeep.cli._output import counted, emit, say, when
+from modelkeep.cli._terminal import Look, visible
 from modelkeep.cli._words import did_you_mean, folded, words
 
 Ended = Annotated[
@@ -24,6 +25,7 @@ OlderThan = Annotated[
     typer.Option(metavar="AGE", help="Only those that ended so long ago: 90s, 15min, 12h; a number is days."),
 ]
 
+_LOOKS: Final[Mapping[str, Look]] = {"error": "red", "paused": "yellow", "completed": "green"}
 _STATES: Final = ("completed", "error", "cancelled")
 _AGE: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(s|m|min|h|d|w|)")
 _UNITS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "": 86_400, "w": 604_800}
@@ -57,6 +59,25 @@ def age_s(given: str | None) -> float:
             param_hint="--older-than",
         )
     return float(found[1]) * _UNITS[found[2]]
+
+
+def look(job: Any) -> Look | None:
+    """How a job's state is written."""
+    return _LOOKS.get(job.status.value)
+
+
+def common_facts(job: Any) -> list[tuple[str, object]]:
+    """What there is to say about a job of either kind: its tries and times."""
+    why, until = waits(job.message)
+    return [
+        ("labels", ", ".join(f"{name}={value}" for name, value in job.message.labels.items())),
+        ("attempt", job.message.attempt),
+        ("waits for", why),
+        ("next try", when(until)),
+        ("made", when(job.message.create_time.ToNanoseconds() / 1e9)),
+        ("started", when(job.job_started)),
+        ("ended", when(job.job_ended)),
+    ]
 
 
 def tell_forgotten(count: int, noun: str) -> None:
