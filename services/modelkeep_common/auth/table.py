@@ -72,7 +72,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     # It reads files that the caller names.
     _INSTALL + "ProbeModel": _WORK,
     _INSTALL + "UninstallModel": _WORK,
-    _INSTALL + "CheckModels": _LOOK,
+    _INSTALL + "CheckModels": _WORK,
     _INSTALL + "RelinkModel": _WORK,
     #
     _LOADER + "HoldModel": _WORK | _BORROWER,

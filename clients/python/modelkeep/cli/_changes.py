@@ -267,9 +267,7 @@ def _uninstalled(
             now = client.model_record_store.get_model(config.key)
             if _told(now) != _told(config):
                 raise
-            config = (
-                now  # digests became known, or files were noted as missing: a person was not told of that
-            )
+            config = now  # digests became known, or files were noted as missing
         else:
             return Removal(config, path, answer)
 
