@@ -205,11 +205,32 @@ def test_a_vae_with_a_layer_of_another_kind_is_none(tmp_path: Path, layout: str,
 def test_an_autoencoder_fits_a_base_only_with_its_number_of_levels(tmp_path: Path, levels: int) -> None:
     widths = [128, 256, 512, 512, 512][:levels]
     folder = write_vae_folder(tmp_path / "v", block_out_channels=widths)
+    write_safetensors(folder / "diffusion_pytorch_model.safetensors", {"quant_conv.weight": [8, 8, 1, 1]})
     with pytest.raises(InvalidModelException, match=f"an autoencoder of {levels} levels"):
         check_known(probe(folder), folder)
     if levels == 3:
         tensors = {n: s for n, s in table("vae.ldm").items() if ".down.3." not in n and ".up.3." not in n}
         assert not probed(tmp_path, tensors, "sdxl_vae").known
+
+
+def test_a_folder_whose_config_and_weights_have_other_levels_is_named(tmp_path: Path) -> None:
+    folder = write_vae_folder(tmp_path / "v", block_out_channels=[128, 256, 512, 512])
+    check_known(probe(folder), folder)
+    levels = [n for n in table("vae.diffusers") if "down_blocks.3" not in n]
+    weights = {n: table("vae.diffusers")[n] for n in levels}
+    write_safetensors(folder / "diffusion_pytorch_model.safetensors", weights)
+    with pytest.raises(InvalidModelException, match=r"block_out_channels .* where the weights have"):
+        check_known(probe(folder), folder)
+
+
+def test_what_only_a_config_says_is_not_certain(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path / "m", "sd-1")
+    for part, first in (("unet", "conv_in.weight"), ("vae", "decoder.conv_in.weight")):
+        file = folder / part / "diffusion_pytorch_model.safetensors"
+        tensors = table("unet.sd-1.diffusers" if part == "unet" else "vae.diffusers")
+        write_safetensors(file, {n: s for n, s in tensors.items() if n != first})
+    assert not {"variant=normal", "base=sd-1"} & certain(probe(folder))
+    assert not {"type=vae", "base=sd-1|sd-2|sdxl"} & certain(probe(folder / "vae"))
 
 
 def test_an_autoencoder_fits_a_base_only_with_its_scaling(tmp_path: Path) -> None:

@@ -174,19 +174,20 @@ def _unet_facts(
     """(base, variant, possible bases) of the UNet; the observations join ``evidence``."""
     channels = _integer(config, "in_channels", 4)
     width = _integer(config, "cross_attention_dim", 1280)
-    _confirm(folder, headers, "conv_in.weight", channels, "in_channels", evidence)
+    seen = _confirm(folder, headers, "conv_in.weight", channels, "in_channels", evidence)
     _confirm(folder, headers, ".attn2.to_k.weight", width, "cross_attention_dim", evidence)
     variant = VARIANT_BY_CHANNELS.get(channels, "")
     if variant:
-        evidence.append(certain(f"variant={variant}", f"the UNet takes {channels} channels"))
+        sure = certain if seen else likely
+        evidence.append(sure(f"variant={variant}", f"the UNet takes {channels} channels"))
     base = BASE_BY_CONTEXT.get(width)
     if base in allowed:
         unet = BY_BASE[base].unet
         assert unet is not None
         layers = unet.layers("diffusers")
         layers = {**layers, "conv_in": (layers["conv_in"][0], channels)}
-        seen = f"the UNet's cross-attention takes {width} features of text"
-        compared(_tensors(headers), layers).said(evidence, f"base={base}", seen)
+        what = f"the UNet's cross-attention takes {width} features of text"
+        compared(_tensors(headers), layers).said(evidence, f"base={base}", what)
         return base, variant, (base,)
     evidence.append(
         certain(
@@ -217,8 +218,8 @@ def _confirm(
     expected: int,
     setting: str,
     evidence: list[Evidence],
-) -> None:
-    """The weights must agree with the config: a folder whose halves disagree is damaged."""
+) -> bool:
+    """Whether the weights show what the config says; a folder whose halves disagree is damaged."""
     for header in headers:
         name = next((n for n in header if n.endswith(ending) and len(header[n]) >= 2), "")
         if not name:
@@ -229,7 +230,8 @@ def _confirm(
                 f"{setting} {shortened(expected)}, but {name} in the weights has {header[name][1]}",
             )
         evidence.append(certain(setting, f"tensor {name} of {header.path.name} is {list(header[name])}"))
-        return
+        return True
+    return False
 
 
 def _tensors(headers: Iterable[Header]) -> dict[str, tuple[int, ...]]:

@@ -144,13 +144,18 @@ def vae_folder_match(
         latents: Channels of its latents.
         tensors: Shapes of all its weights, by name.
     """
+    tensors = {_OLD_PART.sub(_new_part, name): shape for name, shape in tensors.items()}
+    layout, widths = _layout(tensors)
     blocks = config.get("block_out_channels")
-    levels = len(blocks) if isinstance(blocks, list) else len(Autoencoder(latents).widths)
+    if widths and isinstance(blocks, list) and list(widths) != blocks:
+        said = f"block_out_channels {str(blocks)[:200]}, where the weights have {list(widths)}"
+        return NoMatch(f"an autoencoder whose config.json says {said}", near=True)
+    levels = len(blocks) if isinstance(blocks, list) else len(widths or Autoencoder(latents).widths)
     match = vae_match(latents, levels, "diffusers")
     if isinstance(match, NoMatch):
         return match
-    tensors = {_OLD_PART.sub(_new_part, name): shape for name, shape in tensors.items()}
-    layout, widths = _layout(tensors)
+    if "decoder.conv_in.weight" not in tensors:  # then only the config says so
+        match = replace(match, evidence=tuple(likely(e.finding, e.observation) for e in match.evidence))
     layers = Autoencoder(latents, widths or Autoencoder(latents).widths).layers(layout or "diffusers")
     found: list[Evidence] = []
     compared(tensors, layers, _OPTIONAL).said(found, "type=vae", "config.json names AutoencoderKL")
