@@ -54,7 +54,7 @@ OTHERS = (
     (b"PK\x03\x04" + bytes(100), "application/zip", "a zip archive"),
     (b"<?xml version='1.0'?><Error><Message>Denied</Message></Error>", "application/xml", 'XML: "Denied"'),
     (b"<!doctype html><title>vae.safetensors</title>", "text/plain", 'a web page: "vae.safetensors"'),
-    (MODEL, "text/html; charset=utf-8", "what it calls a web page"),
+    (pattern(9000), "text/html; charset=utf-8", "what it calls a web page"),
     (b"", "application/octet-stream", "empty"),
     (bytes(9000), "application/octet-stream", "nothing but zeros"),
     (b"GGUF" + bytes(100), "application/octet-stream", "a GGUF file"),
@@ -142,6 +142,11 @@ async def test_the_bytes_give_the_name_its_suffix_where_the_address_has_none(
     job = await client.run(web.put(path, Resource(MODEL, disposition=disposition, faults=[Cut(10_000)])))
     assert (job.state, Path(job.path).name) == (COMPLETED, name)
     assert Path(job.path).read_bytes() == MODEL
+
+
+async def test_a_model_that_is_called_a_web_page_is_a_model(client: DownloadClient, web: HttpServer) -> None:
+    job = await client.run(web.put("/m.safetensors", Resource(MODEL, content_type="text/html")))
+    assert job.state == COMPLETED
 
 
 async def test_a_name_that_was_asked_for_stays_as_it_is(client: DownloadClient, web: HttpServer) -> None:

@@ -19,7 +19,7 @@ from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.server.v1 import job_pb2
 from modelkeep_install.hashing import digest_file
 from support.downloads import downloads_beside
-from support.httpserver import HttpServer, Resource
+from support.httpserver import Cut, HttpServer, Resource, Status
 from support.installs import InstallClient, install_beside, install_service, records_beside, small_lora
 
 COMPLETED = install_pb2.INSTALL_STATE_COMPLETED
@@ -275,6 +275,22 @@ async def test_what_is_paused_goes_on_when_it_is_installed_again_and_its_downloa
     assert again.id == job.id
     done = await service.ended(job)
     assert done.state == COMPLETED, done.error
+
+
+async def test_an_address_that_runs_out_in_the_middle_is_replaced_by_installing_the_new_one(
+    service: InstallClient, web: HttpServer, lora: bytes
+) -> None:
+    faults = [Cut(len(lora) // 2), Status(403, body=b"Request has expired")]
+    old = web.put("/a.safetensors?X-Amz-Signature=first-one", Resource(lora, faults=[*faults]))
+    job = await service.submit(old)
+    paused = await service.until(job, lambda i: i.state == PAUSED)
+    assert paused.error.reason == "ADDRESS_EXPIRED"
+    assert "Request has expired" in paused.error.message
+    new = web.put("/a.safetensors?X-Amz-Signature=second-one", Resource(lora))
+    assert (await service.submit(new)).id == job.id
+    done = await service.ended(job)
+    assert done.state == COMPLETED, done.error
+    assert web.requests[-1].offset == len(lora) // 2
 
 
 async def test_two_urls_download_side_by_side(service: InstallClient, web: HttpServer, lora: bytes) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from modelkeep.contents import Content, is_in_place_of, with_suffix
+from modelkeep.contents import TEXTS, Content, Kind, is_in_place_of, with_suffix
 from modelkeep.exceptions import NotAModelFileException
 from modelkeep_common.room import check_room
 from modelkeep_common.urls import origin_of
@@ -184,7 +184,8 @@ class Attempt:
     def _began(self, content: Content) -> None:
         """Refuse what is not the file, and give the file the suffix that its address does not tell."""
         job = self.job
-        is_page = job.content_type in HTML_TYPES
+        # What the bytes are known to be counts for more than what they are called.
+        is_page = job.content_type in HTML_TYPES and content.kind in (*TEXTS, Kind.UNKNOWN)
         if is_page or is_in_place_of(content, job.target.name):
             host = origin_of(job.final_url or job.spec.source).host
             self.no_file = other_content(host, content, job.content_type, self.credentials.secrets)

@@ -221,7 +221,8 @@ class DownloadServiceServicer:
         """Streams a snapshot of the jobs, then every change of state and, in between, progress. See
         modelkeep.server.v1.WatchPhase for what is guaranteed.
 
-        Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
+        Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW; FIELD_INVALID for `until_ended` without
+        `ids`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -113,7 +113,8 @@ class DownloadServiceStub:
     """Streams a snapshot of the jobs, then every change of state and, in between, progress. See
     modelkeep.server.v1.WatchPhase for what is guaranteed.
 
-    Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
+    Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW; FIELD_INVALID for `until_ended` without
+    `ids`.
     """
     WaitDownloads: _grpc.UnaryUnaryMultiCallable[_download_service_pb2.WaitDownloadsRequest, _download_service_pb2.WaitDownloadsResponse]
     """Answers when all jobs asked for have ended, or at the time-out with the present states.
@@ -206,7 +207,8 @@ class DownloadServiceAsyncStub(DownloadServiceStub):
     """Streams a snapshot of the jobs, then every change of state and, in between, progress. See
     modelkeep.server.v1.WatchPhase for what is guaranteed.
 
-    Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
+    Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW; FIELD_INVALID for `until_ended` without
+    `ids`.
     """
     WaitDownloads: _aio.UnaryUnaryMultiCallable[_download_service_pb2.WaitDownloadsRequest, _download_service_pb2.WaitDownloadsResponse]  # type: ignore[assignment]
     """Answers when all jobs asked for have ended, or at the time-out with the present states.
@@ -350,7 +352,8 @@ class DownloadServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams a snapshot of the jobs, then every change of state and, in between, progress. See
         modelkeep.server.v1.WatchPhase for what is guaranteed.
 
-        Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
+        Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW; FIELD_INVALID for `until_ended` without
+        `ids`.
         """
 
     @_abc_1.abstractmethod
