@@ -178,6 +178,23 @@ MIGRATIONS = (
         CREATE INDEX downloads_by_destination ON downloads (destination);
         """,
     ),
+    Migration(
+        4,
+        # Of jobs that have not ended, and whose file's name is known: where that goes.
+        """
+        DROP INDEX downloads_by_destination;
+        ALTER TABLE downloads ADD COLUMN target TEXT NOT NULL DEFAULT '';
+        UPDATE downloads SET target = CASE
+            WHEN NOT json_extract(job, '$.spec.destination_is_folder') THEN destination
+            WHEN json_extract(job, '$.spec.filename') != ''
+                THEN rtrim(destination, '/') || '/' || json_extract(job, '$.spec.filename')
+            WHEN json_extract(job, '$.name') != ''
+                THEN rtrim(destination, '/') || '/' || json_extract(job, '$.name')
+            ELSE '' END
+        WHERE state NOT IN ('completed', 'error', 'cancelled');
+        CREATE INDEX downloads_by_target ON downloads (target) WHERE target != '';
+        """,
+    ),
 )
 
 _JOBS: TypeAdapter[Job] = TypeAdapter(Job)
@@ -363,21 +380,16 @@ class JobStore:
 
     def _check_target(self, conn: Connection, job: Job) -> None:
         """Raise DestinationExistsException if another job that has not ended is to bring the same file."""
-        target = job.known_target
-        if target is None:
-            return
         others = conn.execute(
-            f"{_SELECT} WHERE destination IN (?, ?) AND state IN {_OPEN} AND id != ? ORDER BY id",
-            (str(target), str(target.parent), job.id),
+            f"{_SELECT} WHERE target = ? AND target != '' AND id != ? ORDER BY id", (_target(job), job.id)
         )
         for other in map(_job, others):
-            if other.known_target == target:
-                raise destination_promised(other)
+            raise destination_promised(other)
 
     def _write(self, conn: Connection, job: Job) -> None:
         conn.execute(
-            "UPDATE downloads SET source = ?, state = ?, staging = ?, job = ? WHERE id = ?",
-            (job.spec.source, job.state, job.staging, _JOBS.dump_json(job).decode(), job.id),
+            "UPDATE downloads SET source = ?, state = ?, staging = ?, target = ?, job = ? WHERE id = ?",
+            (job.spec.source, job.state, job.staging, _target(job), _JOBS.dump_json(job).decode(), job.id),
         )
         append_change(conn, COLLECTION, resource_id(job.id), self._encode(job))
 
@@ -386,6 +398,11 @@ class JobStore:
         value = (int(row[0]) if row else 0) + 1
         conn.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (counter, value))
         return value
+
+
+def _target(job: Job) -> str:
+    """Where a job's file goes, if its name is known and the job has not ended; else ""."""
+    return "" if job.known_target is None or job.state.terminal else str(job.known_target)
 
 
 def resource_id(job_id: int) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import pytest
 
 from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
-from modelkeep_common.sqlite import Database
+from modelkeep.exceptions import DestinationExistsException
+from modelkeep_common.sqlite import Connection, Database
 from modelkeep_download.domain.job import Failure, Job, JobSpec, JobState, SecretKind, SourceKind, Stage
 from modelkeep_download.domain.ranges import ByteRanges
 from modelkeep_download.store import MIGRATIONS, JobFilter, JobStore
@@ -168,6 +171,27 @@ async def test_every_field_of_every_job_is_what_it_was(tmp_path: Path) -> None:
     assert (local.spec.kind, local.spec.source, local.bytes_total) == (SourceKind.PATH, "/in/ü", 0)
     # No id, place in the queue or number is given twice.
     assert (made.id, made.enqueue_order, sequence) == (24, 42, 18)
+
+
+async def test_a_destination_that_an_old_job_is_to_fill_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "download.db"
+    rows = [
+        {"id": 1, "state": "paused", "destination": "/m", "name": "a.bin"},
+        {"id": 2, "state": "completed", "destination": "/m", "name": "b.bin"},
+    ]
+    await old_database(path, rows, last_id=2)
+    store = JobStore(lambda job: b"")
+    async with today(path) as database:
+        old = await database.read(lambda conn: store.get(conn, 1))
+
+        def insert(name: str) -> Callable[[Connection], Job]:
+            spec = dataclasses.replace(old.spec, filename=name)
+            return lambda conn: store.insert(conn, spec, SecretKind.NONE, b"")
+
+        with pytest.raises(DestinationExistsException) as taken:
+            await database.write(insert("a.bin"))
+        await database.write(insert("b.bin"))
+    assert taken.value.metadata["id"] == "1"
 
 
 async def test_what_only_another_version_wrote_of_a_job_is_passed_over(tmp_path: Path) -> None:
