@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from modelkeep.demo import build_pipeline, run_demo
@@ -24,8 +25,8 @@ SHOWN = (
     r"installed in place in \d+ ms, key [0-9a-f]{32}, found to be sd-1 main diffusers",
     r"weights of both are bitwise those of from_pretrained\(torch_dtype=bfloat16\)",
     r"the loader lists 2 leases: 'demo worker 1' \(pid \d+\), 'demo worker 2' \(pid \d+\)",
-    r"worker 1: 1x3x128x128 in [\d.]+ s, bitwise equal",
-    r"worker 2: 1x3x128x128 in [\d.]+ s, bitwise equal",
+    r"worker 1: 1x3x256x256 in [\d.]+ s, bitwise equal",
+    r"worker 2: 1x3x256x256 in [\d.]+ s, bitwise equal",
     r"both map inode \d+, /memfd:modelkeep:\w+:AutoencoderKL, which the loader \(pid \d+\) has open",
     r"worker 1: RSS [\d.]+ MB, PSS [\d.]+ MB, half",
     r"worker 2: RSS [\d.]+ MB, PSS [\d.]+ MB, half",
@@ -36,6 +37,16 @@ SHOWN = (
     r"worker 2 decoded again in [\d.]+ s, bitwise the same",
     r"out of the same memory",
 )
+
+
+def share_told_by_the_radius(image: Image.Image) -> float:
+    """How much of a square picture's brightness goes by the distance from its centre; of noise 0.0005."""
+    grey = torch.tensor(list(image.convert("L").tobytes()), dtype=torch.float64)
+    along = torch.arange(image.width) - (image.width - 1) / 2
+    ring = (along[:, None] ** 2 + along[None, :] ** 2).sqrt().div(4).long().flatten()
+    sums = torch.zeros(int(ring.max()) + 1, dtype=torch.float64).index_add(0, ring, grey)
+    means = sums / ring.bincount()
+    return float(means[ring].var() / grey.var())
 
 
 @pytest.mark.timeout(240)
@@ -58,8 +69,8 @@ def test_the_demo_shows_all_it_says_and_leaves_nothing_but_the_picture(
     assert len(said) <= 32, text
     with Image.open(picture) as image:
         image.load()
-        assert (image.format, image.size, image.mode) == ("PNG", (128, 128), "RGB")
-        assert image.convert("L").getextrema() != (0, 0)
+        assert (image.format, image.size, image.mode) == ("PNG", (256, 256), "RGB")
+        assert share_told_by_the_radius(image) > 0.02, "the rings of the latents are lost in noise"
     assert processes_of("TMPDIR", data_dir) == []
     assert list(data_dir.iterdir()) == []
     assert list(tmp_path.iterdir()) == [picture]
