@@ -344,7 +344,7 @@ class RamCache:
             why = "the rest is being loaded for others, or still mapped by processes without a lease"
             remedy = "Wait with max_wait, end the processes that map it, or raise ram_budget_bytes."
         return RamExhaustedException(
-            f"{demand.bytes_short} bytes are short of the budget of {usage.budget}: {why}.",
+            f"There is no room: {demand.bytes_short:,} bytes of {usage.budget:,} are missing; {why}.",
             metadata={
                 "bytes_short": str(demand.bytes_short),
                 "budget_bytes": str(usage.budget),
