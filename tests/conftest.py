@@ -53,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # tmp_path stays, to be looked at
     os.environ[_RUN] = tempfile.tempdir = tempfile.mkdtemp(prefix="mk-")
+    os.environ["XDG_CONFIG_HOME"] = os.environ[_RUN]  # contexts of whoever runs the tests are not theirs
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -18,6 +18,7 @@ from modelkeep.supervisor import Suite
 from support import modelshapes, tinymodels
 from support.cli import run, run_json
 from support.httpserver import HttpServer, Resource
+from support.suite import service_suite
 
 
 @pytest.fixture(scope="module")
@@ -230,8 +231,21 @@ def test_status_tells_services_models_jobs_and_memory(suite: Suite, ink: str) ->
 
 def test_status_of_a_service_that_is_away_is_exit_code_4_and_the_others_are_told(suite: Suite) -> None:
     result = run(suite, "status", "--address", "loader=127.0.0.1:1", code=4)
-    assert "away" in result.stdout
-    assert "record" in result.stdout
+    assert "loader\taway" in result.stdout
+    assert "does not answer at 127.0.0.1:1" in result.stdout
+    assert "record\tup" in result.stdout
+
+
+def test_a_suite_that_runs_without_a_service_is_well(folder: Path) -> None:
+    with service_suite(folder / "small", services=("record", "download", "install")) as small:
+        result = run(small, "status")
+        assert "loader\tnot run" in result.stdout
+        assert "runs without it" in run(small, "cache", "residents", code=4).stderr
+        path = modelshapes.write_safetensors(folder / "s.safetensors", modelshapes.table("lora.sd-1.peft"))
+        run(small, "install", str(path), "--name", "s")
+        assert "leases not known" in run(small, "rm", "s", "--dry-run").stdout
+        run(small, "rm", "s")
+    assert "no suite runs on" in run(small, "status", code=4).stdout
 
 
 def test_du_sums_up(suite: Suite, ink: str) -> None:

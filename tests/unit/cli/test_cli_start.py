@@ -173,3 +173,12 @@ def test_what_starts_a_suite_of_its_own_calls_no_other(verb: str, option: list[s
     result = CliRunner().invoke(app, [verb, *option, "--data-dir", str(tmp_path / "none")])
     assert (result.exit_code, (tmp_path / "none").exists()) == (2, False)
     assert option[0] in result.stderr
+
+
+def test_a_configuration_file_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MODELKEEP_CONFIG", str(tmp_path / "file" / "config.json"))
+    result = CliRunner().invoke(app, ["context", "add", "x", "--data-dir", "/x"])
+    assert (result.exit_code, "config.json" in result.stderr) == (2, True)

@@ -76,14 +76,24 @@ def read() -> Config:
 
 
 def write(config: Config) -> None:
-    """Write the configuration file, for this user alone."""
+    """Write the configuration file, for this user alone.
+
+    Raises:
+        typer.BadParameter: It cannot be written.
+    """
     path = config_path()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        json.dump(asdict(config), file, indent=2, ensure_ascii=False)
-        file.write("\n")
-    scratch.replace(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(os.open(scratch, flags, 0o600), "w", encoding="utf-8") as file:
+            json.dump(asdict(config), file, indent=2, ensure_ascii=False)
+            file.write("\n")
+        scratch.replace(path)
+    except OSError as error:
+        raise typer.BadParameter(
+            f"The configuration file {path} cannot be written: {error.strerror}"
+        ) from None
 
 
 def context_named(config: Config, name: str) -> Place:

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -19,6 +19,7 @@ from modelkeep.cli._listing import Column, Listing, size_column, time_column
 from modelkeep.cli._options import chosen
 from modelkeep.cli._output import as_json, counted, print_data, print_facts, short, size
 from modelkeep.cli._places import connect, is_here
+from modelkeep.cli._terminal import Look
 from modelkeep.cli._verbs import DATA, LIST, Shared, verb
 from modelkeep.defaults import EXIT_OK, EXIT_UNREACHABLE, SERVICES
 from modelkeep.exceptions import ModelkeepError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 #: Of a service that is away, status does not wait long.
 _TIMEOUT_S: Final = 5.0
+_LOOKS: Final[Mapping[str, Look]] = {"up": "green", "away": "red"}
 _WATCH: Final[Shared] = {**DATA, "watch": LIST["watch"]}
 
 
@@ -50,6 +52,11 @@ class Service:
     address: str
     info: server_service_pb2.GetServerInfoResponse | None
     why: str = ""
+
+    @property
+    def state(self) -> str:
+        """For people: up, away, or that the suite runs without it."""
+        return "up" if self.info is not None else "away" if self.address else "not run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,7 @@ def add_to(app: typer.Typer) -> None:
 def status() -> None:
     """Show the suite: services, folders, room, models, jobs under way, memory.
 
-    Exit code 4 if a service does not answer.
+    Exit code 4 if a service that should run does not answer.
     """
     while True:
         with connect(timeout_s=_TIMEOUT_S) as client:
@@ -90,7 +97,8 @@ def status() -> None:
                 print("\x1b[H\x1b[2J", end="")
             _show(services, answers)
         if not chosen().watch:
-            raise typer.Exit(EXIT_OK if all(one.info for one in services) else EXIT_UNREACHABLE)
+            states = {one.state for one in services}
+            raise typer.Exit(EXIT_OK if "up" in states and "away" not in states else EXIT_UNREACHABLE)
         time.sleep(_watching.POLL_S)
 
 
@@ -163,7 +171,7 @@ def _show(services: Sequence[Service], answers: dict[str, Any]) -> None:
         "services",
         (
             Column("SERVICE", lambda one: one.name),
-            Column("STATE", _state, cut="end", look=lambda one: "green" if one.info else "red"),
+            Column("STATE", lambda one: one.state, look=lambda one: _LOOKS.get(one.state)),
             Column("VERSION", lambda one: one.info.version if one.info else "", drop=2),
             Column("ADDRESS", lambda one: one.address, drop=1, cut="start"),
             time_column("STARTED", _started, drop=3),
@@ -174,7 +182,8 @@ def _show(services: Sequence[Service], answers: dict[str, Any]) -> None:
     )
     for line in _table.lines(listing, services, _terminal.stdout()):
         print(line)
-    facts: list[tuple[str, object]] = [
+    facts: list[tuple[str, object]] = [(one.name, one.why) for one in services if one.why]
+    facts += [
         ("models folder", f"{path}, {size(used)} used on its disk, {size(free)} free")
         for path, used, free in answers["disks"]
     ]
@@ -194,9 +203,9 @@ def _show(services: Sequence[Service], answers: dict[str, Any]) -> None:
 def _data(services: Sequence[Service], answers: dict[str, Any]) -> dict[str, Any]:
     return {
         "services": [
-            {"service": one.name, "address": one.address, "error": one.why}
+            {"service": one.name, "address": one.address, "state": one.state, "error": one.why}
             if one.info is None
-            else {**as_json(one.info), "address": one.address}
+            else {**as_json(one.info), "address": one.address, "state": one.state}
             for one in services
         ],
         "disks": [
@@ -206,10 +215,6 @@ def _data(services: Sequence[Service], answers: dict[str, Any]) -> dict[str, Any
         **{name: as_json(answers[name]) for name in ("store", "capacity") if name in answers},
         **{name: dict(answers[name]) for name in ("installs", "downloads") if name in answers},
     }
-
-
-def _state(service: Service) -> str:
-    return "up" if service.info is not None else f"away: {service.why}"
 
 
 def _started(service: Service) -> float | None:
