@@ -251,6 +251,20 @@ def test_a_lora_for_the_layers_that_kolors_shares_is_sdxls_as_likely_only(tmp_pa
     assert "base=sdxl" in findings(own, Strength.CERTAIN)
 
 
+def test_text_encoders_alone_do_not_make_a_base_certain(tmp_path: Path) -> None:
+    text = {n: s for n, s in table("lora.sdxl.kohya").items() if n.startswith("lora_te")}
+    result = probed(tmp_path, text)
+    assert (result.type, result.base) == ("lora", "sdxl")
+    assert "base=sdxl" in findings(result, Strength.LIKELY)
+
+
+def test_a_lora_of_halves_is_told_as_one(tmp_path: Path) -> None:
+    halves = {n: s for n, s in table("lora.sdxl.kohya").items() if "lora_up" not in n}
+    path = write_safetensors(tmp_path / "a.safetensors", halves)
+    with pytest.raises(InvalidModelException, match="a LoRA of which halves are missing"):
+        check_known(probe(path), path)
+
+
 def test_a_name_that_speaks_of_kolors_leaves_the_base_open(tmp_path: Path) -> None:
     result = probed(tmp_path, table("lora.sdxl.peft"), name="kolors-pixel-art")
     assert (result.type, result.base) == ("lora", "unknown")

@@ -38,7 +38,8 @@ class LoraFile:
             return none
         adapters, rest = adapters_of(header)
         if not adapters:
-            return none
+            half = next((name for name in rest if ".lora_" in name or "_lora." in name), "")
+            return NoMatch(f"a LoRA of which halves are missing: {half}", near=True) if half else none
         places: list[Place] = []
         foreign: list[str] = []
         for layer, adapter in adapters.items():
@@ -146,6 +147,10 @@ def _base_evidence(
     cross = {found.adapter.taken for found in places if _CROSS.search(found.layer)} - {None}
     if cross:
         seen += f"; cross-attention takes {', '.join(map(str, sorted(cross, key=str)))} features of text"
+    if all(found.is_text for found in places):
+        return likely(
+            f"base={base}", f"{seen}; families that are not supported yet have the same text encoders"
+        )
     if (others := BY_BASE[base].lookalikes) and not any(
         found.is_text or _SECOND_EMBEDDING.search(found.layer) for found in places
     ):
