@@ -80,7 +80,10 @@ class ModelkeepError(Exception):
 
     def __str__(self) -> str:
         remedy = self.remedy
-        return self.message if not remedy or remedy in self.message else f"{self.message} {remedy}"
+        if not remedy or remedy in self.message:
+            return self.message
+        end = "" if self.message.endswith((".", "!", "?", "…")) else "."
+        return f"{self.message}{end} {remedy}".lstrip(". ")
 
 
 def _with_fields(message: str, violations: Sequence[FieldViolation]) -> str:

@@ -11,8 +11,9 @@ from typing import Any, Final, TypeAlias
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from modelkeep.client._values import absolute, is_url, seconds, state_of
+from modelkeep.configs.problems import violations_of
 from modelkeep.download.v1 import download_pb2
-from modelkeep.exceptions import FieldInvalidException, FieldViolation
+from modelkeep.exceptions import FieldInvalidException
 from modelkeep.messages import made
 from modelkeep.rpc import exception_of
 
@@ -168,11 +169,9 @@ def make_job(source: Any, **fields: Any) -> DownloadJobBase:
     try:
         return cls(source=value, **fields)
     except ValidationError as error:
-        violations = [
-            FieldViolation(".".join(map(str, item["loc"])), item["msg"])
-            for item in error.errors(include_url=False)
-        ]
-        raise FieldInvalidException("This is no valid download job", violations=violations) from None
+        raise FieldInvalidException(
+            "This is no valid download job.", violations=violations_of(error)
+        ) from None
 
 
 def job_of(message: download_pb2.Download) -> DownloadJobBase:

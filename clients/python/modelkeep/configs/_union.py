@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Discriminator, Tag, TypeAdapter, ValidationErro
 
 from modelkeep.configs import _kinds as kinds
 from modelkeep.configs._base import ModelConfigBase
+from modelkeep.configs.problems import violations_of
 from modelkeep.exceptions import FieldViolation, InvalidModelConfigException
 from modelkeep.taxonomy import BaseModelType, ModelFormat, ModelType
 
@@ -185,13 +186,8 @@ class ModelConfigFactory:
                 return _ADAPTER.validate_python(data)
             except ValidationError as error:
                 # The first part of each location is the union's tag, which is no field.
-                violations = [
-                    FieldViolation(".".join(str(part) for part in item["loc"][1:]), item["msg"])
-                    for item in error.errors(include_url=False)
-                ]
-        raise InvalidModelConfigException(
-            f"This is no valid model configuration: {len(violations)} bad field(s)", violations=violations
-        )
+                violations = violations_of(error, skip=1)
+        raise InvalidModelConfigException("This is no valid model configuration.", violations=violations)
 
 
 def _kind_violations(data: Mapping[str, Any]) -> Iterator[FieldViolation]:
