@@ -15,6 +15,7 @@ from support.failures import fails
 from support.httpserver import HttpServer, Resource
 from support.installs import InstallClient, install_service, small_lora
 from support.modelshapes import table, write_safetensors
+from support.waiting import until
 
 COMPLETED = install_pb2.INSTALL_STATE_COMPLETED
 ERROR = install_pb2.INSTALL_STATE_ERROR
@@ -59,7 +60,7 @@ async def check_was_there(
     assert (job.model.key, job.model.name, job.model.path) == (key, now.name, now.path)
     assert Path(job.local_path).exists()
     assert await service.models_count() == models
-    assert service.litter() == []
+    await until(lambda: service.litter() == [])
 
 
 @pytest.mark.parametrize("inplace", [True, False])

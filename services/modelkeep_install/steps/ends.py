@@ -31,7 +31,6 @@ async def known(run: Run, model: StoredModel) -> None:
     roots = run.tools.roots
     if not run.job.staged_path:
         await download.cancel(run)
-    await asyncio.to_thread(files.remove_tree, roots.staging(run.job.id))
     run.job = replace(
         run.job,
         known_key=model.key,
@@ -40,6 +39,8 @@ async def known(run: Run, model: StoredModel) -> None:
         local_path=str(roots.locate(model.path, model.root_id)),
     )
     await run.enter(State.COMPLETED, record=model.message)
+    # only now: a restart before that goes on with what is staged, and one after it sweeps it away
+    await asyncio.to_thread(files.remove_tree, roots.staging(run.job.id))
 
 
 async def failed(run: Run, error: JobError) -> None:
