@@ -68,6 +68,24 @@ async def test_with_an_expected_hash_nodes_do_not_matter(client: DownloadClient,
     assert web.requests[-1].if_range is None
 
 
+@pytest.mark.parametrize("etag", [None, 'W/"weak"'])
+async def test_with_an_expected_hash_a_source_without_validators_is_gone_on_with(
+    client: DownloadClient, web: HttpServer, etag: str | None
+) -> None:
+    url = web.put("/m.bin", Resource(BODY, etag=etag, faults=[Cut(HALF), Status(503)]))
+    job = await client.run(url, expected_sha256=SHA256)
+    assert (job.state, job.verified, job.restarts) == (COMPLETED, True, 0), job
+    assert [request.offset for request in web.requests] == [0, HALF, HALF]
+    # A mixture is found out by the hash, and fetched once more in one piece.
+    new = BODY[:70_000] + pattern(230_000, seed=9)
+    url = web.put("/n.bin", Resource(BODY, etag=etag, faults=[Cut(HALF), Status(503, retry_after="1")]))
+    job = await client.create(url, expected_sha256=hashlib.sha256(new).hexdigest())
+    await client.until(job, lambda now: now.progress.bytes_done == HALF)
+    web.put("/n.bin", Resource(new, etag=etag))
+    ended = await client.ended(job)
+    assert (ended.state, ended.verified, ended.restarts) == (COMPLETED, True, 1)
+
+
 async def test_other_content_of_the_same_size_is_noticed_and_never_mixed(
     client: DownloadClient, web: HttpServer
 ) -> None:

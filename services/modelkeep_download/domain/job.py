@@ -184,7 +184,8 @@ class Job:
     @property
     def resumable(self) -> bool:
         """Whether there are bytes that a later try can go on from."""
-        return self.bytes_done > 0 and bool(self.validator)
+        hash_decides = bool(self.spec.expected_sha256) and not self.restarts and self.bytes_total is not None
+        return self.bytes_done > 0 and (bool(self.validator) or hash_decides)
 
     @property
     def has_served(self) -> bool:

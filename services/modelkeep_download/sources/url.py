@@ -73,7 +73,7 @@ class HttpTransfer:
         """See `Transfer.run`."""
         fd = os.open(partial.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
-            offset = partial.have.prefix if partial.validator else 0
+            offset = partial.have.prefix if partial.validator or partial.hash_decides else 0
             if os.fstat(fd).st_size < offset:
                 offset = 0  # the file system lost what was recorded
             if partial.have.size and not offset:
@@ -153,7 +153,9 @@ class HttpTransfer:
                 raise TransientError(text)
             return answer
         rest = f"bytes={offset}-"
-        answer = get(Range=rest, If_Range=partial.validator)
+        # Without a validator, nothing but the hash of the whole tells one object from another.
+        condition = {"If_Range": partial.validator} if partial.validator else {}
+        answer = get(Range=rest, **condition)
         if partial.hash_decides and answer.is_of_another(partial) and answer.head.total == partial.total:
             answer.response.close()
             answer = get(Range=rest)  # from whichever node: what was put together has its hash compared
