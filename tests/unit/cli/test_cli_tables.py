@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from modelkeep.cli import _table, _terminal, _watching
 from modelkeep.cli._listing import Column, Listing, size_column
 from modelkeep.cli._options import Format, Options, choose, forget
+from modelkeep.cli._output import print_facts
 from modelkeep.cli._select import selected
 from modelkeep.cli._terminal import Terminal, cells, visible
 from modelkeep.client import WatchFrame
@@ -230,3 +231,16 @@ def test_a_watch_in_a_pipe_is_a_line_for_each_change(capsys: pytest.CaptureFixtu
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == {"name": "a", "size_bytes": 0}
     assert lines[-1] == {"removed_id": "2"}
+
+
+def test_facts_fit_the_terminal_and_keep_paths_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_terminal, "stdout", lambda: Terminal(width=40))
+    print_facts([("name", "x"), ("description", "a few words " * 6), ("path", "/a" * 30), ("nothing", "")])
+    out = capsys.readouterr().out.splitlines()
+    assert "/a" * 30 in out[-1]
+    assert all(len(line) <= 40 for line in out[:-1])
+    assert out[2].startswith(" " * 13)
+    print_facts([("n", "x"), ("name", "one\ntwo\x1b]0;title\x07")])
+    assert capsys.readouterr().out == "n:    x\nname: one\n      two" + r"\x1b]0;title\x07" + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -71,8 +72,16 @@ def print_facts(facts: Iterable[tuple[str, object]], *, indent: int = 0) -> None
     terminal = _terminal.stdout()
     for name, value in shown:
         lines = [visible(line) for line in value.splitlines()] or [""]
+        if terminal.width is not None:
+            room = max(20, terminal.width - indent - width - 2)
+            lines = [piece for line in lines for piece in wrapped(line, room)]
         title = terminal.look(f"{name + ':':<{width + 1}}", "bold")
         print(f"{margin}{title} " + ("\n" + margin + " " * (width + 2)).join(lines))
+
+
+def wrapped(line: str, room: int) -> list[str]:
+    """A line as several that are no longer than there is room for; a path or a word stays whole."""
+    return textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def say(text: str) -> None:
