@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -87,6 +88,18 @@ def test_every_answer_that_is_a_list_can_be_watched_filtered_and_written_otherwi
             "--watch",
         ):
             assert option in text, option
+
+
+def test_the_help_of_a_list_tells_what_it_is_filtered_and_sorted_by() -> None:
+    for verb in (
+        ["list"],
+        ["installs", "list"],
+        ["downloads", "list"],
+        ["cache", "residents"],
+        ["cache", "leases"],
+    ):
+        text = " ".join(CliRunner().invoke(app, [*verb, "--help"]).stdout.split())
+        assert re.search(r"Filters: \w+, .*state.*\. Columns: \w+, .*\.", text), verb
 
 
 @pytest.mark.parametrize("arguments", [["lst"], ["downloads", "ad"]])

@@ -39,11 +39,13 @@ def add_to(app: typer.Typer) -> None:
     verb(
         _group,
         takes=LIST,
+        lists=residents_listing(),
         examples=("modelkeep cache residents -w", "modelkeep cache residents tiny-sd --sort size -r"),
     )(residents)
     verb(
         _group,
         takes=LIST,
+        lists=leases_listing(),
         examples=("modelkeep cache leases", "modelkeep cache leases --filter pid=4711 -q"),
     )(leases)
     verb(_group, takes=DATA, examples=("modelkeep cache revoke LEASE --why 'the machine goes down'",))(revoke)
@@ -83,9 +85,10 @@ def residents_listing() -> Listing[resident_pb2.Resident]:
 
 def leases_listing() -> Listing[resident_pb2.Lease]:
     """How leases are listed."""
-    from modelkeep.loader.v1 import resident_pb2
 
     def state(lease: resident_pb2.Lease) -> str:
+        from modelkeep.loader.v1 import resident_pb2
+
         return short(resident_pb2.LeaseState.Name(lease.state), "LEASE_STATE_")
 
     return Listing(

@@ -66,6 +66,7 @@ def add_to(app: typer.Typer) -> None:
         _group,
         "list",
         takes=LIST,
+        lists=listing(),
         examples=(
             "modelkeep downloads list --filter state=running,enqueued",
             "modelkeep downloads list -w",
@@ -84,6 +85,7 @@ def add_to(app: typer.Typer) -> None:
         _group,
         "watch",
         takes=LIST,
+        lists=listing(),
         examples=("modelkeep downloads watch 3", "modelkeep downloads watch --json"),
     )(watch_downloads)
     verb(_group, "pause", takes=DATA, examples=("modelkeep downloads pause 3",))(pause_download)

@@ -50,6 +50,7 @@ def add_to(app: typer.Typer) -> None:
         _group,
         "list",
         takes=LIST,
+        lists=listing(),
         examples=(
             "modelkeep installs list --filter state=running,waiting -w",
             "modelkeep installs list huggingface --limit 5",
@@ -60,6 +61,7 @@ def add_to(app: typer.Typer) -> None:
         _group,
         "watch",
         takes=LIST,
+        lists=listing(),
         examples=("modelkeep installs watch 7", "modelkeep installs watch --json"),
     )(watch_installs)
     verb(_group, "cancel", takes=DATA, examples=("modelkeep installs cancel 7",))(cancel_install)

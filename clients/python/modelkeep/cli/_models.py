@@ -36,6 +36,7 @@ def add_to(app: typer.Typer) -> None:
         app,
         "list",
         takes=LIST,
+        lists=listing(),
         examples=(
             "modelkeep list --type lora,vae --base sdxl",
             "modelkeep list --sort size --reverse --limit 10   # the ten largest",
@@ -46,6 +47,7 @@ def add_to(app: typer.Typer) -> None:
     verb(
         app,
         takes=LIST,
+        lists=listing(),
         examples=("modelkeep search ink sketch", "modelkeep search /data/models/ink.safetensors"),
     )(search)
     verb(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -21,9 +21,6 @@ _HELP: Final = "A model: its name, name:base, or its key, of which the first 4 c
 Model = Annotated[str, typer.Argument(help=_HELP, autocompletion=_complete.models)]
 Models = Annotated[list[str], typer.Argument(help=_HELP, autocompletion=_complete.models)]
 OneModel = Annotated[str | None, typer.Argument(help="Only this model.", autocompletion=_complete.models)]
-Submodel = Annotated[
-    str | None, typer.Option(help="Only this component, such as vae.", autocompletion=_complete.submodels)
-]
 
 _KEY: Final = re.compile(r"[0-9a-f]{32}")
 _PART_OF_KEY: Final = re.compile(r"[0-9a-f]{4,31}")
@@ -78,11 +75,6 @@ def find_part(client: Client, text: str, submodel: str | None) -> tuple[str, str
             except UnknownModelException:
                 pass  # then the slash belongs to the name
     return find_key(client, text), submodel
-
-
-def names_of(client: Client, keys: Iterable[str]) -> dict[str, str]:
-    """Key → name of the models that there are among some keys."""
-    return {config.key: config.name for config in client.model_record_store.get_models(sorted(set(keys)))}
 
 
 def _called(client: Client, name: str) -> Sequence[AnyModelConfig]:

@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from modelkeep.cli import _complete, _places
 from modelkeep.cli._errors import complain_of_usage, guarded
+from modelkeep.cli._listing import Listing
 from modelkeep.cli._options import DataFormat, Format, choose, forget
 from modelkeep.cli._terminal import Colour
 from modelkeep.defaults import EXIT_FAILED, EXIT_INTERRUPTED
@@ -180,7 +181,12 @@ def group(help: str) -> typer.Typer:
 
 
 def verb(
-    app: typer.Typer, name: str | None = None, *, takes: Shared | None = None, examples: Sequence[str] = ()
+    app: typer.Typer,
+    name: str | None = None,
+    *,
+    takes: Shared | None = None,
+    lists: Listing[Any] | None = None,
+    examples: Sequence[str] = (),
 ) -> Callable[[F], F]:
     """Make a function a command; the function itself stays as it is.
 
@@ -188,11 +194,15 @@ def verb(
         app: Where the command is added.
         name: Its name; that of the function by default.
         takes: What options it has beside its own and those of every command.
+        lists: What it lists; its help tells what that is filtered and sorted by.
         examples: Command lines, each perhaps with "#" and a remark.
     """
 
     def add(function: F) -> F:
-        epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples) if examples else None
+        epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
+        if lists is not None:
+            columns = ", ".join(column.title.lower() for column in lists.columns)
+            epilog = f"Filters: {', '.join(lists.filters)}. Columns: {columns}.\n\n{epilog}"
         app.command(name, cls=Verb, epilog=epilog)(sharing(function, {**(takes or {}), **PLACE}))
         return function
 
