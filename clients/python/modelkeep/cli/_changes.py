@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -16,12 +16,12 @@ from modelkeep.cli._models import absolute_path, facts_of, model_data
 from modelkeep.cli._naming import Model, Models, find_model
 from modelkeep.cli._output import counted, emit, print_facts, say, size
 from modelkeep.cli._places import connect
-from modelkeep.cli._placing import placed
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import DATA, LIST, group, lists, verb
 from modelkeep.exceptions import (
     EtagMismatchException,
     FieldInvalidException,
+    FieldViolation,
     ModelInUseException,
     ModelkeepError,
 )
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from modelkeep.client import Client, Uninstalled
     from modelkeep.configs import AnyModelConfig
 
+#: What follows from a model's files.
+_FROM_FILES: Final = ("size_bytes", "original_hash", "current_hash", "root_id")
 _tags = group("Put tags on models, and take them off; without a command, list them.")
 
 
@@ -127,7 +129,9 @@ def edit(
     with connect() as client:
         store = client.model_record_store
         config = find_model(client, model)
-        values = placed(client, config, values)
+        values, path = _without_path(config, values)
+        if path:
+            client.model_install.relink(config.key, path, validate_only=True)
         preview = store.preview_update(config.key, values)
         lost = ", ".join(preview.lost_fields)
         if dry_run:
@@ -138,9 +142,23 @@ def edit(
             return
         if lost:
             _agreed_to_lose(config, preview.config.model_type, lost, yes=yes)
+        if path:
+            client.model_install.relink(config.key, path)
         config = store.update_model(config.key, values)
     if not emit(lambda: model_data(config)):
         print_facts(facts_of(config))
+
+
+def _without_path(config: AnyModelConfig, values: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The changes without the path, and that: it changes only where the same model lies, as by ``relink``."""
+    if follows := [name for name in _FROM_FILES if name in values]:
+        problem = "follows from the files: install the model anew to change it"
+        raise FieldInvalidException("", violations=[FieldViolation(name, problem) for name in follows])
+    path = values.get("path")
+    if not path:
+        return values, ""
+    # Where nothing else is to change, the name as it is changes nothing.
+    return {name: value for name, value in values.items() if name != "path"} or {"name": config.name}, path
 
 
 def rm(

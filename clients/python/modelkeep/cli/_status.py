@@ -190,6 +190,7 @@ def _show(services: Sequence[Service], answers: dict[str, Any]) -> None:
     if (store := answers.get("store")) is not None:
         by_type = ", ".join(f"{count.count} {_type_name(count.type)}" for count in store.counts)
         more = f": {by_type}" if by_type else ""
+        more += f"; {store.missing_count} missing" if store.missing_count else ""
         facts.append(("models", f"{counted(store.model_count, 'model')}, {size(store.size_bytes)}{more}"))
     for noun in ("installs", "downloads"):
         if noun in answers:
