@@ -118,6 +118,7 @@ class JobError:
             code="INTERNAL",
             reason="INTERNAL",
             message=message,
+            metadata={"remedy": "Report what the service's log says of it."},
             detail=f"{type(error).__name__}\n{where}",
         )
 

@@ -209,13 +209,24 @@ class AsyncModelInstall:
         await self._settle(tracker, [live], timeout)
         return live
 
-    async def list_jobs(self, source: str | os.PathLike[str] | None = None) -> list[ModelInstallJob]:
+    async def list_jobs(
+        self,
+        source: str | os.PathLike[str] | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+    ) -> list[ModelInstallJob]:
         """The jobs whose source contains a text, newest first; all without one.
 
         Of an address, its secrets aside: jobs that differ in what is hidden are shown alike.
+
+        Args:
+            source: The text.
+            labels: Only jobs that have all of these labels, each with exactly this value.
         """
         request = made(
-            pb.ListInstallsRequest, source_contains=os.fspath(source) if source is not None else ""
+            pb.ListInstallsRequest,
+            source_contains=os.fspath(source) if source is not None else "",
+            labels=labels,
         )
         pages = self._peer.pages(self._stub.ListInstalls, request)
         return [self._jobs.of(message) async for page in pages for message in page.installs]
