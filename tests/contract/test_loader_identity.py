@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import mmap
 import os
 import shutil
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import pytest_asyncio
+from blake3 import blake3
 
 from modelkeep.loader.v1 import loader_service_pb2 as pb
 from modelkeep.model.v1 import taxonomy_pb2
@@ -198,3 +203,54 @@ async def test_a_record_that_lies_about_a_digest_gets_nobody_other_weights(
         await worker.do("hold", key=keys[who], submodel=None, precision="bfloat16")
         assert await worker.do("tensors") == expected["tensors"]
         await worker.do("release")
+
+
+async def test_one_identity_has_one_content_while_somebody_goes_on_replacing_the_file(
+    loader: Lender,
+) -> None:
+    place, twin = loader.models / "restless", loader.models / "restless-twin"
+    shutil.copytree(loader.models / "vae", place)
+    versions = [values_of(place / WEIGHTS, value) for value in (0.25, 0.75)]
+    await asyncio.to_thread((place / WEIGHTS).write_bytes, versions[0])
+    shutil.copytree(place, twin)
+    keys = [await unlisted(loader, place), await unlisted(loader, twin)]
+    over = threading.Event()
+
+    def replace_again_and_again() -> None:
+        for number in itertools.count(1):
+            data = versions[number % 2]
+            if number % 3:
+                with (place / WEIGHTS).open("r+b") as file:
+                    file.write(data)
+            else:
+                (place / "next").write_bytes(data)
+                (place / "next").replace(place / WEIGHTS)
+            os.utime(place / WEIGHTS, (1, 1))
+            if over.wait(0.05 * (number % 7)):
+                return
+
+    def contents(grant: pb.Grant) -> bytes:
+        resident = loader.app.lending.leases.get(grant.lease.id).residents[0]
+        assert resident.built is not None
+        fd = resident.built.memory.open_for_holder()
+        try:
+            return blake3(os.pread(fd, resident.size_bytes, grant.manifests[0].tensors[0].offset)).digest()
+        finally:
+            os.close(fd)
+
+    seen: dict[str, set[bytes]] = {}
+    replacing = asyncio.create_task(asyncio.to_thread(replace_again_and_again))
+    try:
+        for turn in range(20):
+            with contextlib.suppress(grpc.RpcError):  # changed while it was loaded, twice in a row
+                grant = await acquire(loader, component(keys[turn % 2], "", "float32"))
+                seen.setdefault(grant.lease.resident_ids[0], set()).add(
+                    await asyncio.to_thread(contents, grant)
+                )
+                await release(loader, grant)
+                await loader.stub.EvictModel(pb.EvictModelRequest(key=keys[turn % 2]))
+    finally:
+        over.set()
+        await replacing
+    assert seen
+    assert {len(found) for found in seen.values()} == {1}
