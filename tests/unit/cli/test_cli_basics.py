@@ -19,6 +19,7 @@ from modelkeep.exceptions import (
     DeadlineExceededException,
     DiskFullException,
     FieldInvalidException,
+    FieldViolation,
     InstallInProgressException,
     InvalidModelException,
     ModelkeepError,
@@ -138,6 +139,13 @@ def test_advice_takes_its_facts_from_the_error() -> None:
     assert _errors.remedy(said) == "", "the message gives it, and nothing else helps"
     unknown = InvalidModelException("Unknown.", metadata={"missing": "type,base"})
     assert "`modelkeep install PATH --set type=TYPE --set base=BASE`" in _errors.remedy(unknown)
+
+
+def test_bad_fields_are_told_once_without_advice_that_says_nothing() -> None:
+    bad = FieldInvalidException("", violations=[FieldViolation("name", "must be set")])
+    assert _errors.remedy(bad) == ""
+    told = FieldInvalidException("", violations=[FieldViolation("a", "is bad")], remedy="Do this.")
+    assert _errors.remedy(told) == "Do this."
 
 
 # -- output ---------------------------------------------------------------------------------------------

@@ -83,10 +83,13 @@ _REMEDIES: Final[Mapping[str, str]] = {
 def remedy(error: ModelkeepError) -> str:
     """What to do about an error; "" if there is no advice, or the message gives it."""
     text, told = _REMEDIES.get(error.reason, ""), error.remedy
+    general = is_general(error.reason, error.metadata)
+    if general and error.violations:
+        return ""  # the message says what each field must be
     is_said = told in error.message
     # What helps in every case of a reason is said in calls of the API, and a person types commands. Of a
     # token the service says which call takes one, and not what to type.
-    if told and not is_general(error.reason, error.metadata) and not error.reason.startswith("TOKEN_"):
+    if told and not general and not error.reason.startswith("TOKEN_"):
         return "" if is_said else told
     told = "" if is_said else told
     if error.reason == "INVALID_MODEL" and (missing := error.metadata.get("missing")):
