@@ -32,10 +32,11 @@ _BIN = Path(sys.executable).parent
 def data(folder: Path) -> Iterator[Path]:
     """The data folder of a suite that `modelkeep up --models-dir` started, with `shelf` beside it."""
     data = folder / "data"
+    shared_workers()  # import their libraries while the suite starts, as does the loader's helper
     up = subprocess.Popen(
         [_BIN / "modelkeep", "up", "--port", "0", "--data-dir", "data", "--models-dir", "shelf/of models"],
         cwd=folder,
-        env={**os.environ, **LOOPBACK_DOWNLOADS},
+        env={**os.environ, **LOOPBACK_DOWNLOADS, "MODELKEEP_LOADER_WARM_HELPER": "true"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -45,7 +45,8 @@ def test_the_tour_of_the_readme_works_as_it_stands_there(data_dir: Path) -> None
     blocks = blocks_of(README.read_text())
     assert blocks, "the README has no tour"
     # The folder and the lookup of run/suite.json are those of somebody who typed `make run` here.
-    with service_suite(data_dir / "modelkeep-data"):
+    # The loader's helper imports its libraries while the first command builds the model.
+    with service_suite(data_dir / "modelkeep-data", env={"MODELKEEP_LOADER_WARM_HELPER": "true"}):
         run = subprocess.run(
             ["bash", "-c", as_one_script(blocks, data_dir)],
             cwd=data_dir,
