@@ -234,6 +234,11 @@ def test_partial_files_go_after_an_error_unless_preserved(
     assert (web.requests_of("/partial.bin")[-1].offset > 0) is preserve
 
 
+def test_the_name_of_a_repository_is_told_as_one(client: Client, models: Path) -> None:
+    with pytest.raises(SourceNotFoundException, match="Hugging Face repository cannot be fetched yet"):
+        client.download_queue.create_download_job("owner/name", models)
+
+
 def test_join_waits_until_a_paused_job_that_was_cancelled_is_gone(
     client: Client, web: HttpServer, models: Path
 ) -> None:

@@ -207,7 +207,8 @@ def _about_access(refusal: Refusal, asked: Asked, words: str) -> tuple[type[Mode
         return (
             AddressExpiredException,
             "the address has probably run out",
-            "Get a new address of the same file, and start the download with it as source_url.",
+            "Get a new address of the same file, and give it to the same job: import it again, or start the"
+            " download with it as source_url. What is there is kept.",
         )
     if status == 400:
         return SourceNotFoundException, "it serves no file there", ""

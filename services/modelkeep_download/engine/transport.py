@@ -389,14 +389,15 @@ class HttpTransport:
         ignored = [
             name for name in _PROXIES if self.environment.get(name) or self.environment.get(name.lower())
         ]
+        remedy = "Check the address, and that its host can be reached from here."
         if not ignored:
-            return TransientError(message, tries=tries)
+            return TransientError(message, tries=tries, metadata={"remedy": remedy})
         names = ", ".join(ignored)
         return TransientError(
             f"{message}; this service connects directly and ignores {names} of its environment, so it must be"
             " able to reach the source without a proxy",
             tries=tries,
-            metadata={"ignored_variables": names},
+            metadata={"ignored_variables": names, "remedy": remedy},
         )
 
 

@@ -117,8 +117,7 @@ class AsyncDownloadQueue:
             labels=dict(labels or {}),
             **fields,
         )
-        with no_repository(source):
-            return await self.submit_download_job(job, start)
+        return await self.submit_download_job(job, start)
 
     async def submit_download_job(self, job: DownloadJobBase, start: bool = True) -> DownloadJobBase:
         """Submit a job that the caller made; answers with that very object.
@@ -141,10 +140,12 @@ class AsyncDownloadQueue:
             labels=job.labels,
         )
         tracker = await self._jobs.following()
-        async with tracker.creating():
-            answer = await self._peer.call(self._stub.CreateDownload, request)
-            job._owner = self
-            return tracker.adopt(answer.download, job)
+        path = str(job.source) if request.source.HasField("local_path") else None
+        with no_repository(path):
+            async with tracker.creating():
+                answer = await self._peer.call(self._stub.CreateDownload, request)
+                job._owner = self
+                return tracker.adopt(answer.download, job)
 
     # -- looking at jobs ----------------------------------------------------------------------------------
 
