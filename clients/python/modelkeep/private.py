@@ -74,13 +74,16 @@ def who_may_replace(folder: Path) -> str:
     Raises:
         OSError: It cannot be looked at.
     """
-    trusted = {0, os.geteuid(), os.stat("/").st_uid}  # in a container root may go by another number
+    # In a container root may go by another number; and whoever owns this file, as one may a checkout that is
+    # mounted there, has this process do what he likes.
+    trusted = {0, os.geteuid(), os.stat("/").st_uid, os.stat(__file__).st_uid}
     for above in dict.fromkeys((*folder.absolute().parents, *Path(os.path.realpath(folder)).parents)):
         found = above.stat()
         if found.st_uid not in trusted:
             return f"{above} is of another user (uid {found.st_uid})"
         if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
-            return f"every user may write to {above} (mode {stat.S_IMODE(found.st_mode):04o})"
+            mode = f"mode {stat.S_IMODE(found.st_mode):04o}"
+            return f"every user may write to {above} ({mode}; `chmod +t` leaves to each what is his)"
     return ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from modelkeep import private
 from modelkeep.suitefile import read_suite_file
 from modelkeep.supervisor import Suite, SuiteError, ports_from
 from support.suite import toy_environment, toy_suite
@@ -199,6 +201,28 @@ def test_a_data_folder_that_others_can_replace_is_refused_before_it_is_made(
     os.chown(inner.parent, 0, 0)
     with toy_suite(inner / "data"):
         pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
+def test_whoever_owns_the_programs_own_files_is_trusted_with_its_folder(data_dir: Path) -> None:
+    program = data_dir / "private.py"
+    shutil.copy(private.__file__, program)
+    (data_dir / "above").mkdir()
+    os.chown(data_dir / "above", 65534, 65534)
+    for owner, trusted in ((0, False), (65534, True)):
+        os.chown(program, owner, owner)
+        found = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "import private, pathlib; print(private.who_may_replace(pathlib.Path('above/data')))",
+            ],
+            cwd=data_dir,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert (found.stdout == "\n") is trusted
 
 
 def test_what_does_not_drain_is_killed_after_the_time_out() -> None:
