@@ -30,6 +30,8 @@ _SETTLED_S: Final = 0.05
 _KEPT: Final = 16_384
 #: Files that are read at a time.
 _READERS: Final = 2
+#: Seconds that a reading which nobody waits for any more may take to stop.
+_LET_GO_S: Final = 5.0
 #: Seconds that a digest is of this moment.
 _FRESH_S: Final = 5.0
 
@@ -157,7 +159,15 @@ class Digester:
         async with self._turn:
             if stop.is_set():
                 raise Interrupted
-            found = Known(await asyncio.to_thread(read), time.monotonic())
+            reading = asyncio.create_task(asyncio.to_thread(read))
+            while not reading.done():
+                is_over = stop.is_set()
+                await asyncio.wait({reading}, timeout=_LET_GO_S)
+                if is_over and not reading.done():
+                    # A read that hangs in the system does not stop, and must not keep its turn for ever.
+                    reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+                    raise Interrupted
+            found = Known(reading.result(), time.monotonic())
         self._kept[file.signature] = found
         while len(self._kept) > _KEPT:
             self._kept.popitem(last=False)

@@ -144,3 +144,36 @@ async def test_a_digest_that_is_not_relied_on_any_more_is_computed_anew(
     digester.forget(file)
     await digester.digest(file, with_sha256=False, reading=Reading())
     assert slow.begun == 2
+
+
+async def test_files_whose_reading_hangs_keep_no_other_waiting_once_nobody_waits_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, begun = threading.Event(), threading.Semaphore(0)  # a file server that does not answer
+
+    def hang(fd: int, **more: Any) -> Any:
+        begun.release()
+        answers.wait()
+        raise OSError("it answers too late")
+
+    monkeypatch.setattr("modelkeep_loader.domain.digests._LET_GO_S", 0.02)
+    files = [tmp_path / name for name in "abc"]
+    for file in files:
+        file.write_bytes(CONTENT)
+    first, second, third = [SourceFile.of(file, "model", file.stat()) for file in files]
+    digester = Digester(opened)
+    try:
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr("modelkeep_loader.domain.digests.digest_descriptor", hang)
+            hung = [
+                asyncio.ensure_future(digester.digest(file, with_sha256=False, reading=Reading()))
+                for file in (first, second)
+            ]
+            for _ in hung:
+                await asyncio.to_thread(begun.acquire)
+        waits = asyncio.ensure_future(digester.digest(third, with_sha256=False, reading=Reading()))
+        for one in hung:
+            one.cancel()
+        assert (await waits).digests.size_bytes == len(CONTENT)
+    finally:
+        answers.set()
