@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,34 @@ def test_of_models_with_one_name_the_candidates_are_told_and_the_base_chooses(
     assert run_json(suite, "show", "twin:sd-2")["model"]["key"] == keys[1]
     both = run_json(suite, "rm", "twin:sd-1", "twin:sd-2", "--keep-files")
     assert [one["key"] for one in both["removed"]] == keys
+
+
+def test_the_shell_completes_names_keys_and_tags_but_nothing_that_steers_it(suite: Suite, ink: str) -> None:
+    run(suite, "edit", "Ink", "tags=fine")
+
+    def completed(*words: str) -> list[str]:
+        line = ["modelkeep", *words]
+        done = subprocess.run(
+            [sys.executable, "-m", "modelkeep.cli"],
+            env={
+                **os.environ,
+                "_MODELKEEP_COMPLETE": "complete_bash",
+                "COMP_WORDS": " ".join(line),
+                "COMP_CWORD": str(len(line) - 1),
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.split("\n")
+
+    at = ("--data-dir", str(suite.data_dir))
+    assert "Ink" in completed("show", *at, "In")
+    assert ink in completed("show", *at, ink[:4])
+    assert "fine" in completed("list", *at, "--tag", "f")
+    run(suite, "edit", "Ink", "name=Ink\u202e")
+    assert not any("\u202e" in one for one in completed("show", *at, "In"))
+    run(suite, "edit", ink, "name=Ink")
 
 
 def test_filters_of_models_take_commas_any_case_and_the_names_of_the_wire(suite: Suite, ink: str) -> None:

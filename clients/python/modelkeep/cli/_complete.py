@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from modelkeep.cli import _places
+from modelkeep.cli._terminal import steers
 
 if TYPE_CHECKING:
     from modelkeep.client import Client
@@ -113,8 +114,9 @@ def _of_service(
     """What a service answers; nothing if it cannot be asked: a completion never fails."""
     with contextlib.suppress(Exception), _asked(context) as client:
         begun = incomplete.casefold()
-        found = dict.fromkeys(value for value in find(client) if value.casefold().startswith(begun))
-        return list(found)[:_MOST]
+        # A shell shows what it is given as it is.
+        shown = (value for value in find(client) if not any(map(steers, value)))
+        return list(dict.fromkeys(value for value in shown if value.casefold().startswith(begun)))[:_MOST]
     return []
 
 
