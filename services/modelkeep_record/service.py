@@ -192,7 +192,7 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
             return marks_pb2.MarkModelsResponse(changed_count=changed, revision=revision).SerializeToString()
 
         once = await _once(request, "")
-        return marks_pb2.MarkModelsResponse.FromString(await self._store.write(unit, once))
+        return marks_pb2.MarkModelsResponse.FromString(await self._store.write(unit, once, grows=True))
 
     async def ListTags(self, request: tags_pb2.ListTagsRequest, context: object) -> tags_pb2.ListTagsResponse:
         asked = fingerprint(request, without=("page_size", "page_token"))
