@@ -45,11 +45,16 @@ class Failed(Exception):
 
 
 class InstalledAlready(Exception):
-    """The job ends with a model that is there."""
+    """The job ends with a model that is there.
 
-    def __init__(self, model: StoredModel) -> None:
+    Attributes:
+        model: The record.
+        digests: Its files, where they have other times by now than the record says.
+    """
+
+    def __init__(self, model: StoredModel, digests: DigestWork | None = None) -> None:
         super().__init__(model.key)
-        self.model = model
+        self.model, self.digests = model, digests
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -116,6 +118,36 @@ async def test_a_path_whose_file_changed_since_is_refused_with_advice_and_its_re
     assert job.error.metadata["key"] == first.model_key
     assert first.model_key in job.error.metadata["remedy"]
     assert await service.models_count() == 1
+
+
+@pytest.mark.parametrize("how", ["touched", "put back"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+async def test_a_path_whose_times_alone_changed_is_its_model_which_gets_the_new_times(
+    service: InstallClient, source: Path, kind: str, how: str
+) -> None:
+    path = vae_folder(source / "vae") if kind == "folder" else small_lora(source / "style.safetensors")
+    first = await service.install(path)
+    before = await service.digested(first.model_key)
+    files = [path] if path.is_file() else list(path.iterdir())
+    for file in files:
+        content = file.read_bytes()
+        if how == "put back":
+            file.unlink()
+            file.write_bytes(content)
+        os.utime(file, (1e9, 1e9))
+    told = await service.submit(path, validate_only=True)
+    assert (told.installed_already, told.model_key) == (True, first.model_key)
+    await check_was_there(service, await service.install(path), first.model_key)
+
+    async def times() -> set[int]:
+        return {file.modify_time.seconds for file in await service.files(first.model_key)}
+
+    async with asyncio.timeout(15):
+        while await times() != {10**9}:  # noqa: ASYNC110  the record is on the other side of a socket
+            await asyncio.sleep(0.02)
+    after = await service.digested(first.model_key)
+    assert [file.sha256 for file in after] == [file.sha256 for file in before]
+    assert (await service.install(path)).installed_already
 
 
 async def test_a_copy_of_what_changed_since_is_another_model(service: InstallClient, source: Path) -> None:

@@ -12,6 +12,7 @@ from modelkeep.model.v1 import model_pb2
 
 from ..probe.result import UNKNOWN, ProbeResult
 from .jobs import Job, Overrides, SourceKind
+from .ports import DigestWork, RecordFile
 
 
 def check_known(probe: ProbeResult, path: Path) -> None:
@@ -111,3 +112,16 @@ def draft_of_job(job: Job, models_dir: Path, root_id: str) -> model_pb2.Model:
             violations=[FieldViolation(f"overrides.{name}", f"no field of type {kind}") for name in wrong],
         )
     return model
+
+
+def listed(job: Job) -> tuple[RecordFile, ...]:
+    """The files of a job that has been hashed, for its record."""
+    return tuple(RecordFile(file.path, file.size_bytes, file.modify_time) for file in job.files)
+
+
+def digests_of(job: Job, key: str) -> DigestWork:
+    """The true digests that a record is to get of the files of a job that has been placed."""
+    single = len(job.files) == 1
+    is_file = single and job.files[0].path == Path(job.local_path).name
+    expected = job.expected_sha256 if single else ""
+    return DigestWork(key, job.uid, job.local_path, not is_file, expected, listed(job))

@@ -60,7 +60,7 @@ async def install(run: Run) -> None:
             raise asyncio.CancelledError from None  # a drain stopped the copy, not a caller
         await ends.cancelled(run)
     except InstalledAlready as found:
-        await ends.known(run, found.model)
+        await ends.known(run, found)
     except Failed as failed:
         await ends.failed(run, failed.error)
     except ModelkeepError as error:
@@ -91,10 +91,10 @@ async def rehearse(run: Rehearsal) -> StoredModel | None:
     try:
         await known.same_source(run)
         if local:
-            await known.check_path(run)
             await blocking(probe.identify)(run)
             await blocking(probe.take_hash)(run)
             await known.same_content(run)
+            await known.check_path(run)
     except InstalledAlready as found:
         model = found.model
         location = run.tools.roots.locate(model.path, model.root_id)

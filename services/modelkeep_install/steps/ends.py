@@ -10,8 +10,7 @@ from modelkeep.exceptions import DiskFullException
 
 from .. import files
 from ..domain.jobs import JobError, SourceKind, State
-from ..domain.ports import StoredModel
-from ..run import Run
+from ..run import InstalledAlready, Run
 from . import download, register
 
 
@@ -26,9 +25,9 @@ async def cancelled(run: Run) -> None:
     return await run.enter(State.CANCELLED)
 
 
-async def known(run: Run, model: StoredModel) -> None:
+async def known(run: Run, found: InstalledAlready) -> None:
     """Ends with a model that was there; what was staged meanwhile goes."""
-    roots = run.tools.roots
+    roots, model = run.tools.roots, found.model
     if not run.job.staged_path:
         await download.cancel(run)
     run.job = replace(
@@ -38,7 +37,7 @@ async def known(run: Run, model: StoredModel) -> None:
         staged_path="",
         local_path=str(roots.locate(model.path, model.root_id)),
     )
-    await run.enter(State.COMPLETED, record=model.message)
+    await run.enter(State.COMPLETED, record=model.message, digests=found.digests)
     # only now: a restart before that goes on with what is staged, and one after it sweeps it away
     await asyncio.to_thread(files.remove_tree, roots.staging(run.job.id))
 

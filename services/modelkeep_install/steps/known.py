@@ -12,7 +12,7 @@ from modelkeep.exceptions import DuplicatePathException, ModelkeepError, RootMis
 from modelkeep_common.urls import may_hide_objects
 
 from .. import files
-from ..domain.draft import stored_path
+from ..domain.draft import digests_of, stored_path
 from ..domain.jobs import Reuse, SourceKind
 from ..domain.ports import RecordFile, StoredModel
 from ..hashing import digest_file, sampled_hash_of
@@ -104,12 +104,14 @@ async def _look_for_content(run: Run, digest: str) -> None:
     for model in await run.ask(partial(run.tools.records.find, hash=digest)):
         if model.key == job.key or not await run.ask(partial(_may_be_equal, run, model)):
             continue
-        if not await run.ask(partial(_is_whole, run, model)):
+        whole = await run.ask(partial(_is_whole, run, model))
+        if await run.in_thread(run.tools.quick, partial(_is_here, run, model)):
+            # one that was touched, or put back, is hashed anew: with that the record gets its time
+            raise InstalledAlready(model, None if whole else digests_of(job, model.key))
+        if not whole:
             if await run.in_thread(run.tools.quick, partial(_is_gone, run, model)):
                 missing.append(model.key)
             continue
-        if await run.in_thread(run.tools.quick, partial(_is_here, run, model)):
-            raise InstalledAlready(model)
         found.append(model.key)
         wanted = job.reuse is Reuse.SAME_CONTENT or (
             job.reuse is Reuse.SAME_SOURCE

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from modelkeep.exceptions import DuplicateModelException, DuplicatePathException, UnknownModelException
 
 from .. import files
-from ..domain.draft import draft_of_job
-from ..domain.jobs import Job, State
-from ..domain.ports import DigestWork, RecordFile, StoredModel
+from ..domain.draft import digests_of, draft_of_job, listed
+from ..domain.jobs import State
+from ..domain.ports import StoredModel
 from ..run import Run
 from .known import path_taken
 
@@ -24,7 +23,7 @@ async def register(run: Run) -> None:
     run.job = job = replace(run.job, registering=True)
     await run.save()
     try:
-        create = partial(records.create, draft, _listed(job), job.request_id("create-model"))
+        create = partial(records.create, draft, listed(job), job.request_id("create-model"))
         stored = await run.ask(create)
     except DuplicateModelException as error:
         # our own record, after longer than request ids are kept
@@ -39,12 +38,9 @@ async def register(run: Run) -> None:
 async def complete(run: Run, stored: StoredModel) -> None:
     """Ends the job as COMPLETED, and with that write orders the digests of its files."""
     job = run.job
-    is_file = len(job.files) == 1 and job.files[0].path == Path(job.local_path).name
-    expected = job.expected_sha256 if len(job.files) == 1 else ""
-    digests = DigestWork(job.key, job.uid, job.local_path, not is_file, expected, _listed(job))
     await asyncio.to_thread(files.remove_tree, run.tools.roots.staging(job.id))  # empty by now
     run.job = replace(job, end_time=run.tools.now(), staged_path="")
-    await run.enter(State.COMPLETED, record=stored.message, digests=digests)
+    await run.enter(State.COMPLETED, record=stored.message, digests=digests_of(job, job.key))
 
 
 async def registered(run: Run) -> StoredModel | None:
@@ -57,7 +53,3 @@ async def registered(run: Run) -> StoredModel | None:
             return None
 
     return await run.ask(get, ending=True) if run.job.registering else None
-
-
-def _listed(job: Job) -> tuple[RecordFile, ...]:
-    return tuple(RecordFile(file.path, file.size_bytes, file.modify_time) for file in job.files)
