@@ -10,7 +10,8 @@ from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from support.downloads import downloads_beside
 from support.httpserver import HttpServer, Resource, Status
-from support.installs import install_service, small_lora
+from support.installs import NOBODY, install_service, small_lora
+from support.modelshapes import write_safetensors
 
 
 @pytest.fixture
@@ -71,3 +72,39 @@ async def test_a_full_queue_of_downloads_makes_installs_wait_for_their_turn(
         for job in (first, second):
             done = await service.ended(job, timeout=30)
             assert done.state == install_pb2.INSTALL_STATE_COMPLETED, done.error
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("gone", "SOURCE_NOT_FOUND"),
+        ("wrong hash", "CHECKSUM_MISMATCH"),
+        ("no model", "INVALID_MODEL"),
+        ("a page", "NOT_A_MODEL_FILE"),
+        ("nobody there", "UPSTREAM_UNAVAILABLE"),
+        ("pickle", "UNSAFE_FORMAT"),
+    ],
+)
+async def test_an_install_that_fails_says_what_helps(
+    data_dir: Path, web: HttpServer, lora: bytes, source: Path, what: str, reason: str
+) -> None:
+    odd = write_safetensors(source / "odd.safetensors", {"x": [1]})
+    (source / "model.ckpt").write_bytes(b"\x80\x04cposix\nsystem\n")
+    page = Resource(b"<!doctype html><html></html>", content_type="text/html")
+    sources: dict[str, Path | str] = {
+        "gone": web.url("/gone.safetensors"),
+        "wrong hash": web.put("/style.safetensors", Resource(lora)),
+        "no model": odd,
+        "a page": web.put("/page.safetensors", page),
+        "nobody there": f"http://{NOBODY}/x.safetensors",
+        "pickle": source / "model.ckpt",
+    }
+    async with (
+        downloads_beside(data_dir, max_attempts=2) as address,
+        install_service(data_dir, download_address=address) as service,
+    ):
+        fields = {"expected_sha256": "0" * 64} if what == "wrong hash" else {}
+        job = await service.install(sources[what], **fields)
+    assert (job.state, job.error.reason) == (install_pb2.INSTALL_STATE_ERROR, reason), job.error
+    assert job.error.metadata["remedy"].strip()
+    assert not job.error.HasField("retry_time")
