@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -228,6 +229,31 @@ def test_tags_are_put_on_taken_off_and_counted(suite: Suite, ink: str) -> None:
     assert {"tag": "sketch", "count": 1} in run_json(suite, "tag", "ls")["tags"]
     assert run(suite, "tag", "rm", "ink", "SKETCH").stdout == "Ink: fine\n"
     assert run(suite, "tag", "ls", "ink", "-q").stdout == "fine\n"
+
+
+@pytest.mark.parametrize(
+    ("verb", "shown"),
+    [(["list", "--filter", "name=Ink"], "ink-on-paper"), (["tag", "ls"], "ink-on-paper\t1")],
+)
+def test_a_list_that_is_watched_tells_of_a_change(
+    suite: Suite, ink: str, verb: list[str], shown: str
+) -> None:
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "modelkeep.cli", *verb, "-w", "--data-dir", str(suite.data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    try:
+        assert "TAG" in watching.stdout.readline()
+        run(suite, "tag", "add", "Ink", "ink-on-paper")
+        assert any(shown in line for line in iter(watching.stdout.readline, ""))
+    finally:
+        watching.send_signal(signal.SIGINT)
+        _, said = watching.communicate(timeout=20)
+        run(suite, "tag", "rm", "Ink", "ink-on-paper")
+    assert (watching.returncode, said) == (130, "")
 
 
 def test_verify_tells_what_is_not_as_recorded(suite: Suite, ink: str, folder: Path) -> None:
