@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +14,20 @@ import pytest
 from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from support.downloads import DownloadClient, download_service
-from support.httpserver import Cut, HttpServer, Node, Resource, Status, pattern
+from support.httpserver import (
+    Cut,
+    CutHeaders,
+    Fault,
+    Garbage,
+    HttpServer,
+    IgnoreRange,
+    Instead,
+    LieAboutRange,
+    Node,
+    Resource,
+    Status,
+    pattern,
+)
 
 BODY = pattern(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -189,3 +204,41 @@ async def test_another_address_is_refused_while_the_jobs_own_is_good(
     job = await client.create(web.put("/m.bin", Resource(BODY)), start=False)
     with pytest.raises(grpc.aio.AioRpcError, match="cannot be used"):
         await client.stub.StartDownload(pb.StartDownloadRequest(id=job.id, source_url=web.url("/other.bin")))
+
+
+_ANSWERS: tuple[Fault, ...] = (
+    *(Cut(at) for at in (0, 60_000, 140_000)),
+    *nodes(3, 200_000),
+    *(Status(code) for code in (400, 401, 403, 404, 410, 416, 429, 451, 500, 503)),
+    Instead(b"<html>log in</html>"),
+    Instead(b'{"error": "log in"}', "application/json"),
+    Instead(b"", "text/plain"),
+    *(
+        IgnoreRange(),
+        LieAboutRange(None),
+        LieAboutRange("bytes 0-299999/300000"),
+        LieAboutRange("bytes 1-2/3"),
+    ),
+    *(Garbage(), CutHeaders(), Cut(150_000, reset=True)),
+)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("expected", ["", SHA256])
+async def test_nothing_that_a_source_answers_costs_a_byte_while_the_object_is_the_same(
+    client: DownloadClient, web: HttpServer, seed: int, expected: str
+) -> None:
+    luck = random.Random(seed)
+    faults = [Cut(50_000), *luck.sample(_ANSWERS, 12)]
+    job = await client.create(
+        web.put("/m.bin", Resource(BODY, faults=[*faults])), expected_sha256=expected, access_token="t"
+    )
+    most = 0
+    while not (now := await client.get(job)).ended:
+        assert now.progress.bytes_done >= most, faults
+        most = now.progress.bytes_done
+        if now.state == PAUSED:
+            assert now.progress.bytes_done >= 50_000
+            await client.stub.StartDownload(pb.StartDownloadRequest(id=job.id))
+        await asyncio.sleep(0.005)
+    assert (now.state, now.sha256, now.restarts) == (COMPLETED, SHA256, 0), (faults, now)

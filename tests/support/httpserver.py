@@ -92,6 +92,14 @@ class Flip(Fault):
 
 
 @dataclass(frozen=True)
+class Instead(Fault):
+    """Answer 200 with this in place of the object."""
+
+    body: bytes
+    content_type: str = "text/html"
+
+
+@dataclass(frozen=True)
 class IgnoreRange(Fault):
     """Answer 200 with the whole body, whatever was asked for."""
 
@@ -228,6 +236,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_status(request, 403)
         elif resource.redirect is not None:
             self._send_status(request, resource.redirect_code, {"Location": resource.redirect})
+        elif isinstance(fault, Instead):
+            self._send_status(request, 200, {"Content-Type": fault.content_type}, fault.body)
         else:
             if isinstance(fault, Hang) and fault.after < 0:
                 self._wait(fault.seconds)

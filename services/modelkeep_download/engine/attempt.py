@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from modelkeep.contents import TEXTS, Content, Kind, is_in_place_of, with_suffix
+from modelkeep.contents import BEGINNING_BYTES, TEXTS, Content, Kind, content_of, is_in_place_of, with_suffix
 from modelkeep.exceptions import NotAModelFileException
 from modelkeep_common.room import check_room
 from modelkeep_common.urls import origin_of
@@ -96,8 +96,8 @@ class Attempt:
         match news:
             case Answered(head, kept):
                 self._answered(head, kept)
-            case Began(content):
-                self._began(content)
+            case Began(content, content_type):
+                self._began(content, content_type)
             case Durable(have):
                 self._checkpoint(have)
                 self.job = replace(self.job, have=have)
@@ -181,15 +181,15 @@ class Attempt:
             synced=False,
         )
 
-    def _began(self, content: Content) -> None:
+    def _began(self, content: Content, content_type: str) -> None:
         """Refuse what is not the file, and give the file the suffix that its address does not tell."""
         job = self.job
         # What the bytes are known to be counts for more than what they are called.
-        is_page = job.content_type in HTML_TYPES and content.kind in (*TEXTS, Kind.UNKNOWN)
-        if is_page or is_in_place_of(content, job.target.name):
+        is_page = content_type in HTML_TYPES and content.kind in (*TEXTS, Kind.UNKNOWN)
+        if is_page or is_in_place_of(content, job.target.name) or self._is_no_successor(content):
             host = origin_of(job.final_url or job.spec.source).host
-            self.no_file = other_content(host, content, job.content_type, self.credentials.secrets)
-            if not job.spec.expected_sha256:  # else that decides
+            self.no_file = other_content(host, content, content_type, self.credentials.secrets)
+            if not job.spec.expected_sha256 or job.have.size:  # else the hash decides
                 raise self.no_file
         if job.spec.filename or not job.spec.destination_is_folder:
             return
@@ -200,6 +200,13 @@ class Attempt:
         if files.inode_of(target) is not None:
             raise files.destination_exists(target)
         self._change(lambda job: replace(job, name=name), synced=False)
+
+    def _is_no_successor(self, content: Content) -> bool:
+        """Whether words or nothing come in place of an object of another kind, of which there are bytes."""
+        if not self.job.have.size or content.kind not in (*TEXTS, Kind.EMPTY):
+            return False
+        with (Path(self._staging) / files.PARTIAL).open("rb") as partial:
+            return content_of(partial.read(BEGINNING_BYTES)).kind is not content.kind
 
     def _check_room(self, needed: int) -> None:
         staging = Path(self._staging)

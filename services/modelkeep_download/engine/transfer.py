@@ -80,6 +80,7 @@ class Began:
     """The object begins with this; nothing of it is written yet."""
 
     content: Content
+    content_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)

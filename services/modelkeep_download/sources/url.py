@@ -112,6 +112,8 @@ class HttpTransfer:
                     os.ftruncate(fd, same)
                     offset, digest = same, digest_of(fd, same, stop)
             elif offset and answer.status == 200:
+                rest = memoryview(_beginning(pieces))
+                tell(_began(rest, head))  # an error or a page is no change of the object
                 tell(Restarted("the object changed at the source", changed=True))
                 os.ftruncate(fd, 0)
                 offset, digest = 0, hashlib.sha256()
@@ -173,22 +175,14 @@ class HttpTransfer:
 
     def _pour(self, answer: _Answer, pieces: Iterator[memoryview], sink: Sink, tell: Tell) -> None:
         """Write what comes; the beginning of the object only once somebody has looked at it."""
-        head, beginning, is_begun, at = answer.head, bytearray(), sink.at > 0, sink.at
-        for piece in pieces:
-            at += len(piece)
-            if head.total is None and at > self._max_unsized_bytes:
-                raise _endless(answer.response.host, head.content_type, self._max_unsized_bytes)
-            if is_begun:
-                sink.write(piece)
-                continue
-            beginning += piece
-            if len(beginning) >= BEGINNING_BYTES:
-                tell(Began(content_of(bytes(beginning), head.total)))
-                sink.write(beginning)
-                is_begun = True
-        if not is_begun:
-            tell(Began(content_of(bytes(beginning), at)))
+        if not sink.at:
+            beginning = _beginning(pieces)
+            tell(_began(beginning, answer.head))
             sink.write(beginning)
+        for piece in pieces:
+            if answer.head.total is None and sink.at + len(piece) > self._max_unsized_bytes:
+                raise _endless(answer.response.host, answer.head.content_type, self._max_unsized_bytes)
+            sink.write(piece)
 
     def _pieces(self, answer: _Answer, stop: StopSignal) -> Iterator[memoryview]:
         """What the connection gives, each as soon as it is there, until the body ends as it should."""
@@ -264,6 +258,21 @@ def _told_of_nodes() -> Iterator[None]:
         remedy = "Download it with the file's expected_sha256: then each node may serve a part of it."
         error.metadata.setdefault("remedy", remedy)
         raise
+
+
+def _beginning(pieces: Iterator[memoryview]) -> bytes:
+    """As much as it takes to tell what comes, or all of it."""
+    found = bytearray()
+    for piece in pieces:
+        found += piece
+        if len(found) >= BEGINNING_BYTES:
+            break
+    return bytes(found)
+
+
+def _began(beginning: bytes | memoryview, head: Head) -> Began:
+    size = len(beginning) if len(beginning) < BEGINNING_BYTES else head.total
+    return Began(content_of(bytes(beginning), size), head.content_type)
 
 
 def _compare(fd: int, offset: int, pieces: Iterator[memoryview]) -> tuple[int, memoryview]:
