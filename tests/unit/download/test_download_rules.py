@@ -17,6 +17,7 @@ from modelkeep.contents import MAX_QUOTE
 from modelkeep.exceptions import (
     AddressExpiredException,
     EtagMismatchException,
+    FieldInvalidException,
     SourceChangedException,
     TokenRejectedException,
     TokenRequiredException,
@@ -40,6 +41,8 @@ from modelkeep_download.domain.ranges import ByteRanges
 from modelkeep_download.domain.refusals import Asked, Refusal, error_of, read_refusal
 from modelkeep_download.domain.retry import TransientError
 from modelkeep_download.engine.http1 import parse_retry_after
+from modelkeep_download.engine.requests import renewed
+from modelkeep_download.engine.transfer import Credentials
 
 
 @given(st.text(max_size=300))
@@ -286,3 +289,16 @@ def test_the_rate_is_zero_when_nothing_moves() -> None:
         meter.advance(tenth * 1000, now=tenth / 10)
     assert meter.rate(now=2.0) == 10_000
     assert meter.rate(now=60.0) == 0
+
+
+def test_a_token_stays_with_the_host_that_it_was_given_for_when_the_address_is_replaced() -> None:
+    failure = Failure("FAILED_PRECONDITION", "ADDRESS_EXPIRED", "403")
+    source = "https://one.example/m.bin"
+    waiting = job(JobState.PAUSED, failure=failure, spec=dataclasses.replace(SPEC, source=source))
+    held = Credentials(source, token="of-one")
+    for address, token in (("https://one.example/new", "of-one"), ("https://two.example/new", None)):
+        shown, credentials, _ = renewed(waiting, held, "", address)
+        assert (shown, credentials.token) == (address, token)
+    assert renewed(waiting, held, "of-two", "https://two.example/new")[1].token == "of-two"
+    with pytest.raises(FieldInvalidException):
+        renewed(dataclasses.replace(waiting, failure=None), held, "", "https://two.example/new")
