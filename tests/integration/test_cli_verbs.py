@@ -256,6 +256,11 @@ def test_a_list_that_is_watched_tells_of_a_change(
     assert (watching.returncode, said) == (130, "")
 
 
+def test_a_field_that_is_written_nearly_right_is_told(suite: Suite, ink: str) -> None:
+    for command in (["edit", "ink", "descriptio=x"], ["install", "/nowhere", "--set", "descriptio=x"]):
+        assert "Did you mean description?" in run(suite, *command, code=2).stderr
+
+
 def test_verify_tells_what_is_not_as_recorded(suite: Suite, ink: str, folder: Path) -> None:
     path = modelshapes.write_safetensors(
         folder / "v.safetensors", modelshapes.table("lora.sd-1.peft"), metadata={"a": "b"}

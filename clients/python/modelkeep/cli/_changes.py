@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from modelkeep.cli import _complete, _watching
+from modelkeep.cli import _complete, _fields, _watching
 from modelkeep.cli._asking import DryRun, Yes, agreed, can_ask
-from modelkeep.cli._fields import assignments
 from modelkeep.cli._listing import Column, Listing
 from modelkeep.cli._models import absolute_path, facts_of, model_data
 from modelkeep.cli._naming import Model, Models, find_model
@@ -125,7 +124,7 @@ def edit(
     Another type loses the settings that it has no field for: on a terminal it asks first, elsewhere it wants
     --yes.
     """
-    values = assignments(changes)
+    values = _fields.changes(changes)
     with connect() as client:
         store = client.model_record_store
         config = find_model(client, model)

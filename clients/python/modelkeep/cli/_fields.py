@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import typer
+
+from modelkeep.cli._terminal import visible
+from modelkeep.cli._words import did_you_mean
+
+#: Names of fields that are shorter than those of the configs.
+_SHORT: Final = ("type", "format", "base", "config_path")
 
 
 def assignments(given: list[str] | None) -> dict[str, Any]:
@@ -31,6 +37,22 @@ def assignments(given: list[str] | None) -> dict[str, Any]:
     return values
 
 
+def changes(given: list[str] | None) -> dict[str, Any]:
+    """The same of fields that there are; the service says what is wrong with one that is near none.
+
+    Raises:
+        typer.BadParameter: A field is written nearly as one that there is.
+    """
+    from modelkeep.configs import field_types
+
+    known = {*field_types(), *_SHORT}
+    values = assignments(given)
+    for name in values:
+        if name not in known and (near := did_you_mean(name, known)):
+            raise typer.BadParameter(f"A model has no field {visible(name)!r}.{near}")
+    return values
+
+
 def labels(given: list[str] | None) -> dict[str, str]:
     """``key=value`` texts as labels; a key alone has the empty value."""
     return {key: value for key, _, value in (text.partition("=") for text in given or ())}
@@ -38,4 +60,4 @@ def labels(given: list[str] | None) -> dict[str, str]:
 
 def overrides(given: list[str] | None) -> dict[str, Any]:
     """The same over what a probe finds: an empty value leaves the record's empty, whatever is found."""
-    return {name: "" if value is None else value for name, value in assignments(given).items()}
+    return {name: "" if value is None else value for name, value in changes(given).items()}
