@@ -257,7 +257,7 @@ def test_a_list_that_is_watched_tells_of_a_change(
 
 
 def test_a_field_that_is_written_nearly_right_is_told(suite: Suite, ink: str) -> None:
-    for command in (["edit", "ink", "descriptio=x"], ["install", "/nowhere", "--set", "descriptio=x"]):
+    for command in (["edit", "ink", "description_=x"], ["install", "/nowhere", "--set", "description_=x"]):
         assert "Did you mean description?" in run(suite, *command, code=2).stderr
 
 
