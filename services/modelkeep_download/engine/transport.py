@@ -158,8 +158,9 @@ class Response:
             raise TransientError(f"{self.host} does not answer as it should: {error}") from error
         except EncodedAnswerError as error:
             raise NotAModelFileException(
-                f"{self.host} serves the file encoded as {error.encoding}, though that was not asked for",
+                f"{self.host} serves the file encoded as {error.encoding}, though that was not asked for.",
                 metadata={"host": self.host, "content_type": "", "content_encoding": error.encoding},
+                remedy="Take another address of the file, or fetch it otherwise and give its path.",
             ) from error
 
     def close(self) -> None:

@@ -178,8 +178,9 @@ def test_what_is_not_understood_is_an_error_that_says_so(server: RawServer, sent
 def test_a_body_that_is_encoded_is_refused_in_every_spelling(
     server: RawServer, headers: tuple[str, ...]
 ) -> None:
-    with pytest.raises(NotAModelFileException, match="encoded as"):
+    with pytest.raises(NotAModelFileException, match="encoded as") as caught:
         fetch(server, answer(*headers, body=gzip.compress(BODY)))
+    assert "another address" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
