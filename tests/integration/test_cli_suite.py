@@ -18,7 +18,7 @@ from modelkeep.cli.main import app
 from modelkeep.supervisor import Suite
 from support import modelshapes
 from support.cli import run, run_json
-from support.httpserver import HttpServer, Resource
+from support.httpserver import Cut, HttpServer, Resource, Status
 from support.waiting import wait_until
 
 
@@ -269,6 +269,19 @@ def test_a_download_is_paused_resumed_and_followed_by_command(suite: Suite, lora
         lines = run(suite, "installs", "watch", install["id"], "--json").stdout.splitlines()
         assert json.loads(lines[-1])["state"] == "INSTALL_STATE_COMPLETED"
         run(suite, "rm", install["model_key"])
+
+
+def test_a_download_whose_address_ran_out_goes_on_at_a_new_one_by_command(suite: Suite, lora: Path) -> None:
+    body = lora.read_bytes()
+    with HttpServer() as server:
+        ran_out = Resource(body, faults=[Cut(len(body) // 2), Status(403, body=b"Request has expired")])
+        run(suite, "downloads", "add", server.put("/old.safetensors", ran_out), code=1)
+        (job,) = run_json(suite, "downloads", "list", "--filter", "source~old.safetensors")["downloads"]
+        assert job["error"]["reason"] == "ADDRESS_EXPIRED"
+        new = server.put("/new.safetensors", Resource(body))
+        run(suite, "downloads", "resume", job["id"], "--url", new)
+        run(suite, "downloads", "watch", job["id"])
+        assert server.bytes_served("/new.safetensors") == len(body) - len(body) // 2
 
 
 def test_an_install_is_cancelled_by_command_and_jobs_are_pruned(suite: Suite, lora: Path) -> None:

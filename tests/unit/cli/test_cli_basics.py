@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from modelkeep.cli import _errors, _output
 from modelkeep.cli._fields import assignments
+from modelkeep.cli._words import few
 from modelkeep.cli.main import app
 from modelkeep.exceptions import (
     BY_REASON,
@@ -123,6 +124,12 @@ def test_the_shell_completes_commands() -> None:
 )
 def test_each_kind_of_error_has_its_exit_code(error: ModelkeepError, code: int) -> None:
     assert _errors.code_of(error) == code
+
+
+def test_a_sentence_names_the_first_of_many() -> None:
+    assert few(["a"]) == "a"
+    assert few(list("abcde")) == "a, b, c, d, e"
+    assert few(list("abcdefg")) == "a, b, c, d, e and 2 more"
 
 
 def test_advice_is_only_given_for_reasons_that_there_are() -> None:

@@ -93,7 +93,11 @@ def add_to(app: typer.Typer) -> None:
         _group,
         "resume",
         takes=DATA,
-        examples=("modelkeep downloads resume 3", "MODELKEEP_ACCESS_TOKEN=… modelkeep downloads resume 3"),
+        examples=(
+            "modelkeep downloads resume 3",
+            "MODELKEEP_ACCESS_TOKEN=… modelkeep downloads resume 3",
+            "modelkeep downloads resume 3 --url https://example.com/vae.safetensors?signature=new",
+        ),
     )(resume_download)
     verb(_group, "cancel", takes=DATA, examples=("modelkeep downloads cancel 3",))(cancel_download)
     verb(_group, "rm", takes=DATA, examples=("modelkeep downloads rm 3 4",))(remove_downloads)
@@ -250,10 +254,17 @@ def pause_download(id: JobId) -> None:
         _tell(jobs.pause_job(id))
 
 
-def resume_download(id: JobId, token: Token = None) -> None:
+def resume_download(
+    id: JobId,
+    token: Token = None,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", help="New address of the same file, where the old one has run out."),
+    ] = None,
+) -> None:
     """Let an idle or paused download go on where it stopped."""
     with _queue(None) as jobs:
-        _tell(jobs.start_job(id, token))
+        _tell(jobs.start_job(id, token, url))
 
 
 def cancel_download(id: JobId) -> None:

@@ -61,6 +61,8 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "MODELKEEP_DOWNLOAD_ALLOW_PRIVATE_ADDRESSES=true.",
     "ROOT_MISMATCH": "Mount the right folder, or start the service with the right --data-dir.",
     "WRONG_HOST": "Ask the loader on this very host.",
+    "ADDRESS_EXPIRED": "Get a new address of the same file, and install that, or go on with the download: "
+    "`modelkeep downloads resume ID --url ADDRESS`.",
     "TOKEN_REQUIRED": "Give a token: set MODELKEEP_ACCESS_TOKEN and repeat the command.",
     "TOKEN_REJECTED": "Check that the token in MODELKEEP_ACCESS_TOKEN is valid and may read this model.",
     "RAM_EXHAUSTED": "End workers that hold models (`modelkeep cache leases`), or raise the loader's "
@@ -72,7 +74,7 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "CHECKSUM_MISMATCH": "The source serves other bytes than expected: check the address and the hash.",
     "SOURCE_NOT_FOUND": "Check the path or the address. Sources are local files and folders, and http(s) "
     "addresses of files.",
-    "NOT_A_MODEL_FILE": "The address leads to a web page; give that of the file itself.",
+    "NOT_A_MODEL_FILE": "The address leads to something else; give that of the file itself.",
     "SERVER_BUSY": "Try again in a moment.",
     "QUEUE_FULL": "Try again when some downloads have ended.",
     "DEADLINE_EXCEEDED": "Look at the service's log in the data folder's logs/, or try again.",

@@ -15,6 +15,7 @@ from modelkeep.cli._output import as_json, emit, print_facts, say, short, size
 from modelkeep.cli._places import connect
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import DATA, verb
+from modelkeep.cli._words import few
 from modelkeep.defaults import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def _report_installed(job: ModelInstallJob, config: AnyModelConfig) -> None:
         )
     elif job.same_content:
         _terminal.complain(
-            f"  The same content is installed as {', '.join(job.same_content)}; "
+            f"  The same content is installed as {few(job.same_content)}; "
             f"`--one-copy` takes that, and `modelkeep rm {config.key}` removes this one."
         )
 

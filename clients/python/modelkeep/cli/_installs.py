@@ -102,7 +102,7 @@ def listing() -> Listing[ModelInstallJob]:
                 for labels in (job.message.labels, job.message.overrides.labels)
                 for name, value in labels.items()
             ),
-            "model": lambda job: (job.model_key, _result(job)),
+            "model": lambda job: (job.model_key, _model_name(job)),
         },
         totals=_totals,
     )
@@ -140,7 +140,7 @@ def show_install(id: JobId) -> None:
             ("inplace", job.inplace),
             ("asked for", ", ".join(f"{name}={value}" for name, value in job.config_in.items())),
             ("progress", progress(job)),
-            ("model", _result(job) if job.status == "completed" else ""),
+            ("model", _model_name(job)),
             ("key", job.model_key),
             ("path", job.local_path or ""),
             ("download", job.message.download_id or ""),
@@ -210,7 +210,11 @@ def _watch(client: Client, source: str | None, empty: str) -> None:
 
 
 def _result(job: ModelInstallJob) -> str:
-    return job.config_out.name if job.config_out is not None else job.error_type or ""
+    return _model_name(job) or job.message.error.reason
+
+
+def _model_name(job: ModelInstallJob) -> str:
+    return job.config_out.name if job.config_out is not None else ""
 
 
 def _totals(jobs: Any) -> str:

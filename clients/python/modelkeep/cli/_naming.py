@@ -10,7 +10,7 @@ import typer
 
 from modelkeep.cli import _complete
 from modelkeep.cli._output import KEY_SHOWN
-from modelkeep.cli._words import did_you_mean
+from modelkeep.cli._words import SHOWN, did_you_mean, few
 from modelkeep.exceptions import AmbiguousModelException, UnknownModelException
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ OneModel = Annotated[str | None, typer.Argument(help="Only this model.", autocom
 
 _KEY: Final = re.compile(r"[0-9a-f]{32}")
 _PART_OF_KEY: Final = re.compile(r"[0-9a-f]{4,31}")
-#: How many candidates a sentence names.
-_NAMED: Final = 8
 #: No model has a longer name.
 _LONGEST_NAME: Final = 512
 
@@ -92,15 +90,12 @@ def _fits(config: AnyModelConfig, base: str) -> bool:
 def _only(found: Sequence[AnyModelConfig], what: str, text: str) -> AnyModelConfig:
     if len(found) == 1:
         return found[0]
-    named = [
-        f"{one.name}:{one.base_model} ({one.model_type}, {one.key[:KEY_SHOWN]})" for one in found[:_NAMED]
-    ]
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    named = [f"{one.name}:{one.base_model} ({one.model_type}, {one.key[:KEY_SHOWN]})" for one in found]
     raise AmbiguousModelException(
-        f"{len(found)} models have {what}: {', '.join(named)}{more}.",
+        f"{len(found)} models have {what}: {few(named)}.",
         metadata={
             "name": text,
             "count": str(len(found)),
-            "keys": ",".join(one.key for one in found[:_NAMED]),
+            "keys": ",".join(one.key for one in found[:SHOWN]),
         },
     )

@@ -14,6 +14,9 @@ from modelkeep.cli._terminal import visible
 
 E = TypeVar("E", bound=StrEnum)
 
+#: How many of many a sentence names.
+SHOWN: Final = 5
+
 #: What the names of values begin with on the wire.
 _PREFIX: Final = re.compile(
     r"^(model_type|model_format|sub_model_type|install_state|install_stage|download_state|download_stage"
@@ -24,6 +27,12 @@ _PREFIX: Final = re.compile(
 def words(given: Iterable[str] | None) -> list[str]:
     """The words of options that may be repeated and may each hold several, with commas between them."""
     return [word.strip() for text in given or () for word in text.split(",") if word.strip()]
+
+
+def few(told: Sequence[str]) -> str:
+    """The first of some, with commas between them, and how many more there are."""
+    more = f" and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
+    return ", ".join(told[:SHOWN]) + more
 
 
 def members(enum: type[E], given: Iterable[str] | None, option: str) -> list[str]:
