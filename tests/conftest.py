@@ -149,11 +149,13 @@ def no_litter(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test leaves no thread that would keep the process alive."""
     before = set(threading.enumerate())
     yield
-    left = [t for t in threading.enumerate() if t not in before and not t.daemon and t.is_alive()]
-    # Executors of a closing loop end a moment after the loop; give them that moment.
+    left = [
+        t
+        for t in set(threading.enumerate()) - before
+        # Executors' threads end with their loop, which may be one of all tests of a module.
+        if not t.daemon and not t.name.startswith(("asyncio_", "ThreadPoolExecutor"))
+    ]
     for thread in left:
         thread.join(1.0)
-    stuck = [
-        t.name for t in left if t.is_alive() and not t.name.startswith(("asyncio_", "ThreadPoolExecutor"))
-    ]
+    stuck = [t.name for t in left if t.is_alive()]
     assert not stuck, f"threads left behind: {stuck}"

@@ -36,8 +36,7 @@ async def loader(folder: Path) -> AsyncIterator[Lender]:
     # Cast to float32 it is 256 MiB, all in memory of the process's own.
     tinymodels.t5_encoder(vocabulary=1 << 21).half().save_pretrained(models / "wide")
     async with lender(folder / "data", models, warm_helper=True, build_memory_bytes=LIMIT_BYTES) as both:
-        assert both.app.warming is not None
-        await both.app.warming
+        await both.app.helper.warm()
         yield both
 
 

@@ -279,12 +279,14 @@ async def test_memory_that_the_helper_cannot_get_is_not_the_models_fault(loader:
     pages = int((await asyncio.to_thread(Path(f"/proc/{helper}/statm").read_text)).split()[0])
     size = (loader.models / "t5-large" / "model.safetensors").stat().st_size
     # The file is mapped by several hands, one after the other, and each says it in its own way.
-    for precision, room in (("float32", 0.5), ("float16", 1.5), ("bfloat16", 2.5)):
-        limit = pages * os.sysconf("SC_PAGE_SIZE") + int(room * size)
-        resource.prlimit(helper, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-        with refused("RAM_EXHAUSTED"):
-            await acquire(loader, component(large, "", precision))
-    resource.prlimit(helper, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    try:
+        for precision, room in (("float32", 0.5), ("float16", 1.5), ("bfloat16", 2.5)):
+            limit = pages * os.sysconf("SC_PAGE_SIZE") + int(room * size)
+            resource.prlimit(helper, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+            with refused("RAM_EXHAUSTED"):
+                await acquire(loader, component(large, "", precision))
+    finally:
+        resource.prlimit(helper, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
+import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +14,14 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 
+from modelkeep import processes
 from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2, record_service_pb2_grpc
 from modelkeep_common.serving import start_server
 from modelkeep_loader.app import LoaderApplication, OpenLoader
 from modelkeep_loader.config import LoaderSettings
+from modelkeep_loader.helper import Helper
 from modelkeep_record.app import RecordApplication
 from modelkeep_record.config import RecordSettings
 
@@ -75,15 +79,60 @@ def files_of(place: Path) -> Iterator[model_pb2.ModelFile]:
         yield file
 
 
+class _SpareHelper:
+    """A helper process that a loader had, for the next one: its imports take seconds of CPU.
+
+    It has nothing of the loader that had it: it gets descriptors and answers with descriptors.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[processes.Process, socket.socket] | None = None
+        atexit.register(self._end)
+
+    def lend(self, helper: Helper) -> None:
+        """Make it this loader's, which has none yet."""
+        if self._kept is not None:
+            (helper._process, helper._socket), self._kept = self._kept, None
+            helper._is_warm = True
+
+    def take(self, helper: Helper) -> None:
+        """Keep the one of a loader that ends, unless it is at work, or has died."""
+        process, link = helper._process, helper._socket
+        is_idle = helper._is_warm and helper.pid != 0 and not helper._turn.locked()
+        if self._kept is None and is_idle and process is not None and link is not None:
+            self._kept = process, link
+            helper._process = helper._socket = None
+
+    def __bool__(self) -> bool:
+        return self._kept is not None
+
+    def _end(self) -> None:
+        if self._kept is not None:
+            process, link = self._kept
+            link.close()
+            process.end()
+
+
+_spare = _SpareHelper()
+
+
 @contextlib.asynccontextmanager
 async def lender(data_dir: Path, models: Path, **settings: Any) -> AsyncIterator[Lender]:
-    """Both services, serving in this process; the loader may read `models`."""
+    """Both services, serving in this process; the loader may read `models`.
+
+    The loader gets the helper process of the one before, where that left one: then there is nothing to warm.
+    """
     record_settings = RecordSettings.for_test(data_dir)
     record = await start_server(RecordApplication(record_settings), record_settings)
     values = {"record_address": record.address, "import_roots": (models,), "descriptor_dir": data_dir / "fd"}
+    if _spare:
+        settings["warm_helper"] = False
     loader_settings = LoaderSettings.for_test(data_dir, **{**values, **settings})
     try:
         loader = await start_server(LoaderApplication(loader_settings), loader_settings)
+        app = cast(OpenLoader, loader.service)
+        assert (app.warming is not None) == loader_settings.warm_helper
+        _spare.lend(app.helper)
         try:
             async with (
                 grpc.aio.insecure_channel(loader.address) as channel,
@@ -94,10 +143,11 @@ async def lender(data_dir: Path, models: Path, **settings: Any) -> AsyncIterator
                     record_service_pb2_grpc.RecordServiceStub(records),
                     loader.address,
                     models,
-                    cast(OpenLoader, loader.service),
+                    app,
                     record.address,
                 )
         finally:
+            _spare.take(app.helper)
             await loader.stop()
     finally:
         await record.stop()
