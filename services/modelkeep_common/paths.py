@@ -185,6 +185,7 @@ class AllowedRoots:
             f"{text!r} belongs to the suite itself: of its data folder only the models may be touched. "
             "Use a folder outside it.",
             metadata={"path": text[:500], "setting": "data_dir"},
+            remedy="Use a folder outside it.",
         )
 
 

@@ -58,6 +58,7 @@ def check_name(name: str) -> str:
         raise InvalidModelException(
             f"{name!r} cannot be the name of an installed file.",
             metadata={"path": name, "detail": "unsafe name"},
+            remedy="Rename it, then install again.",
         )
     return name
 
@@ -77,6 +78,7 @@ def check_relative(paths: Iterable[str]) -> None:
             raise InvalidModelException(
                 f"{path!r} and {other!r} differ by case alone, which not every file system can keep apart.",
                 metadata={"path": path, "detail": "names clash by case"},
+                remedy="Rename one of them, then install again.",
             )
 
 
@@ -246,7 +248,9 @@ def place(staged: Path, target: Path) -> None:
         if os.path.lexists(target):
             return  # an earlier run came this far
         raise InvalidModelException(
-            f"The staged files vanished: {staged}.", metadata={"path": str(staged), "detail": "vanished"}
+            f"The staged files vanished: {staged}.",
+            metadata={"path": str(staged), "detail": "vanished"},
+            remedy="Install it again.",
         )
     if os.path.lexists(target):
         raise DestinationExistsException(

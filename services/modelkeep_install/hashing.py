@@ -96,4 +96,5 @@ def _refuse_holes(path: Path, descriptor: int) -> None:
         raise InvalidModelException(
             f"{path} is longer ({size:,} bytes) than its file system: most of it was never written.",
             metadata={"path": str(path), "detail": "a sparse file"},
+            remedy="Fetch the file anew.",
         )

@@ -78,14 +78,18 @@ def cannot_read(path: Path, error: OSError) -> ModelkeepError:
             metadata={"path": str(path), "setting": "", "detail": detail, "remedy": remedy},
         )
     return InvalidModelException(
-        f"{path} cannot be read: {detail}.", metadata={"path": str(path), "detail": detail}
+        f"{path} cannot be read: {detail}.",
+        metadata={"path": str(path), "detail": detail},
+        remedy="Put a file there that can be read, then install again.",
     )
 
 
 def no_regular_file(path: Path) -> InvalidModelException:
     """The error of a pipe, a device or a folder in place of a file."""
     return InvalidModelException(
-        f"{path} is not a regular file.", metadata={"path": str(path), "detail": "no regular file"}
+        f"{path} is not a regular file.",
+        metadata={"path": str(path), "detail": "no regular file"},
+        remedy="Name a safetensors file, or the folder of one model.",
     )
 
 
@@ -107,6 +111,7 @@ def _cannot_write(path: Path, error: OSError) -> ModelkeepError | None:
             f"{path.name!r} cannot be the name of an installed file: {detail}. "
             "Rename it, then install again.",
             metadata={"path": str(path), "detail": detail},
+            remedy="Rename it, then install again.",
         )
     if error.errno in _IN_THE_WAY:
         return DestinationExistsException(

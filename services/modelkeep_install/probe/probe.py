@@ -122,6 +122,7 @@ def _no_kind(path: Path, what: str) -> InvalidModelException:
         f"{path.name} is of no kind that can be installed: a .safetensors file or a diffusers folder. "
         f"It is {what}.",
         metadata={"path": str(path), "detail": what},
+        remedy="Name a safetensors file, or the folder of one model.",
     )
 
 

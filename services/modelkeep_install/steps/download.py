@@ -172,6 +172,7 @@ async def _take(run: Run, status: DownloadStatus) -> None:
         raise InvalidModelException(
             f"DownloadService delivered to {delivered}, not into {staging}.",
             metadata={"path": str(delivered), "detail": "outside the staging folder"},
+            remedy="Give both services the same models folder, then install again.",
         )
     files.check_name(delivered.name)
     if not await asyncio.to_thread(os.path.lexists, delivered):

@@ -130,6 +130,7 @@ class Folder:
         return InvalidModelException(
             f"{where}: {detail}.",
             metadata={"path": str(self.path / relative), "detail": detail},
+            remedy="Fetch what is missing or damaged anew, or name the folder of one model.",
         )
 
 

@@ -96,12 +96,14 @@ def _relative(path: Path, folder: Path) -> str:
         raise InvalidModelException(
             f"{folder} holds a file whose name is no UTF-8: {relative!a}. Rename or remove it.",
             metadata={"path": str(folder), "detail": "file name is no UTF-8"},
+            remedy="Rename or remove it.",
         ) from error
     return relative
 
 
 def _no_model(folder: Path, has: str) -> InvalidModelException:
     return InvalidModelException(
-        f"{folder} has {has}, as no model does: name the folder of one model.",
+        f"{folder} has {has}, as no model does. Name the folder of one model.",
         metadata={"path": str(folder), "detail": has},
+        remedy="Name the folder of one model.",
     )
