@@ -394,8 +394,10 @@ def test_a_model_that_a_lease_holds_is_removed_by_force_alone(suite: Suite, fold
             lease = LoaderServiceStub(channel).AcquireLease(request, timeout=60).grant.lease
     assert "held" in run(suite, "cache", "residents").stdout
     assert "held" in run(suite, "cache", "leases").stdout
-    would = run_json(suite, "rm", "held", "--dry-run")["would_remove"][0]
-    assert would["lease_ids"] == [lease.id]
+    would = run_json(suite, "rm", "held", "--dry-run")
+    assert (would["would_remove"][0]["lease_ids"], would["needs_force"]) == ([lease.id], True)
+    assert "without --force nothing is removed" in run(suite, "rm", "held", "--dry-run").stdout
+    assert run_json(suite, "rm", "held", "--dry-run", "--force")["needs_force"] is False
     refused = run(suite, "rm", "held", code=1).stderr
     assert "MODEL_IN_USE" in refused
     assert "--force" in refused

@@ -187,13 +187,17 @@ def rm(
     with connect() as client:
         found = {config.key: config for config in (find_model(client, one) for one in model)}
         planned = [_uninstalled(client, config, files, only_told=True) for config in found.values()]
+        held = [removal for removal in planned if removal.answer.leases and not force]
         if dry_run:
-            if not emit(lambda: {"would_remove": [removal.data for removal in planned]}):
+            plan = {"would_remove": [removal.data for removal in planned], "needs_force": bool(held)}
+            if not emit(lambda: plan):
                 say(f"Would remove {_summary(planned)}:")
                 for removal in planned:
                     say(visible(removal.line))
+                if held:
+                    say("Leases hold what is to go: without --force nothing is removed.")
             return
-        if held := [removal for removal in planned if removal.answer.leases and not force]:
+        if held:
             raise _in_use(held)
         agreed(f"Remove {_summary(planned)}?", [removal.line for removal in planned], yes=yes)
         removed = [_uninstalled(client, config, files, force=force) for config in found.values()]
