@@ -68,6 +68,18 @@ def test_a_model_is_installed_looked_at_changed_and_removed(suite: Suite, lora: 
     run(suite, "show", key, code=3)
 
 
+def test_the_command_that_is_told_of_an_installed_model_makes_another(suite: Suite, lora: Path) -> None:
+    for how in ([], ["--copy"]):
+        run(suite, "install", str(lora), *how)
+        said = run(suite, "install", str(lora), *how).stderr
+        advised = re.search("`(--again[^`]*)` makes another", said)
+        assert advised is not None, said
+        run(suite, "install", str(lora), *advised[1].split(), *how)
+        keys = run(suite, "list", "-q", "--filter", f"name={lora.stem}").stdout.split()
+        assert len(keys) == 2
+        run(suite, "rm", "-y", *keys)
+
+
 def test_what_is_installed_already_is_said_and_another_one_is_made_only_when_asked_for(
     suite: Suite, lora: Path
 ) -> None:

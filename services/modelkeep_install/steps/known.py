@@ -44,7 +44,7 @@ async def check_path(run: Run) -> None:
 
 def path_taken(path: str, key: str) -> DuplicatePathException:
     """The error of a path that has a record, for other content or for a second model."""
-    remedy = f"Uninstall {key}, keeping its files, then install again."
+    remedy = f"Have it copied, or uninstall {key}, keeping its files, then install again."
     return DuplicatePathException(
         f"{path} is registered as {key} already, and a path has one record. {remedy}",
         metadata={"path": path, "key": key},

@@ -58,7 +58,11 @@ def install(
         int | None, typer.Option(help="Of the download; lower runs first.", min=-(1 << 31), max=(1 << 31) - 1)
     ] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Make another model, also if this one is installed already.")
+        bool,
+        typer.Option(
+            "--again",
+            help="Make another model, of what is installed already too.",
+        ),
     ] = False,
     one_copy: Annotated[
         bool,
@@ -175,7 +179,9 @@ def _report_installed(job: ModelInstallJob, config: AnyModelConfig) -> None:
         f"{config.base_model}, {config.model_format}, {size(config.size_bytes)})"
     )
     if job.installed_already:
-        _terminal.complain("  Its record is as it was; `--again` makes another model.")
+        # A path has one record: another model of it is a copy.
+        another = "--again --copy" if job.inplace else "--again"
+        _terminal.complain(f"  Its record is as it was; `{another}` makes another model.")
     elif job.missing_content:
         missing = job.missing_content[0]
         _terminal.complain(
