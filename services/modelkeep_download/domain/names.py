@@ -8,6 +8,7 @@ import unicodedata
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from pathlib import PurePosixPath
+from typing import Final
 
 from modelkeep_common.urls import last_component, unescaped
 
@@ -22,6 +23,13 @@ _EXTENDED = re.compile(r"(utf-8|iso-8859-1)'[\w-]*'([^\s'\"]*)", re.IGNORECASE)
 _ENCODED_WORDS = re.compile(r"(?:=\?(?:utf-8|iso-8859-1)\?[bq]\?[^?\s]{1,1000}\?=\s*){1,20}", re.IGNORECASE)
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 _FORBIDDEN = frozenset('/\\:*?"<>|')
+
+
+#: What such a name is, for whoever gives another.
+PLAIN_NAME: Final = (
+    "must be one plain name: not hidden, none that Windows keeps for a device (CON, NUL, …), without control"
+    r" characters and any of /\:*?\"<>|, at most 240 bytes, no blank at either end and no dot at the last"
+)
 
 
 def is_safe_component(name: str) -> bool:

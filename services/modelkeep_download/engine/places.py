@@ -13,7 +13,7 @@ from modelkeep.exceptions import FieldInvalidException, FieldViolation, Forbidde
 from modelkeep_common.auth import Principal
 from modelkeep_common.paths import MARKER, STAGING, AllowedRoots
 from modelkeep_download.domain.checks import bad_source
-from modelkeep_download.domain.names import is_safe_component
+from modelkeep_download.domain.names import PLAIN_NAME, is_safe_component
 from modelkeep_download.engine import files
 
 #: What InstallService holds in its folder of models while it runs, and leaves there.
@@ -65,7 +65,7 @@ class Places:
             self._check_staging(models, destination, is_folder=is_folder, allowed=installs)
         self._check_components(destination, root if models is None else models / STAGING)
         if filename and not is_safe_component(filename):
-            raise bad_field("filename", "must be one plain name: no '/', not hidden, no control characters")
+            raise bad_field("filename", PLAIN_NAME)
         if not is_folder and not is_safe_component(destination.name):
             raise bad_field("destination", "must end with a plain file name, or with '/' for a folder")
         if is_folder and existing == destination and not destination.is_dir():

@@ -23,6 +23,7 @@ from modelkeep.exceptions import (
     TokenRequiredException,
     WrongStateException,
 )
+from modelkeep_download.domain import names
 from modelkeep_download.domain import transitions as domain
 from modelkeep_download.domain.job import (
     Failure,
@@ -302,3 +303,8 @@ def test_a_token_stays_with_the_host_that_it_was_given_for_when_the_address_is_r
     assert renewed(waiting, held, "of-two", "https://two.example/new")[1].token == "of-two"
     with pytest.raises(FieldInvalidException):
         renewed(dataclasses.replace(waiting, failure=None), held, "", "https://two.example/new")
+
+
+def test_a_name_that_is_refused_is_told_what_names_may_hold() -> None:
+    assert all(character in names.PLAIN_NAME for character in names._FORBIDDEN)
+    assert not any(names.is_safe_component(name) for name in ("CON", "nul.txt", ".hidden", " a", "a.", "a\n"))
