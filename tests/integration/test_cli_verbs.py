@@ -225,7 +225,7 @@ def test_where_prints_a_path_that_is_there(suite: Suite, ink: str, folder: Path)
 
 
 def test_tags_are_put_on_taken_off_and_counted(suite: Suite, ink: str) -> None:
-    assert run(suite, "tag", "add", "ink", "sketch", "fine").stdout == "Ink: fine, sketch\n"
+    assert run(suite, "tag", "add", "ink", "sketch", "fine", "fine").stdout == "Ink: fine, sketch\n"
     assert {"tag": "sketch", "count": 1} in run_json(suite, "tag", "ls")["tags"]
     assert run(suite, "tag", "rm", "ink", "SKETCH").stdout == "Ink: fine\n"
     assert run(suite, "tag", "ls", "ink", "-q").stdout == "fine\n"

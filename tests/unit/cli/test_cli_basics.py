@@ -106,6 +106,31 @@ def test_the_shell_completes_commands() -> None:
     assert done.stdout.split() == ["install", "installs"]
 
 
+_LONG = """
+import sys
+from modelkeep.cli import main as cli
+
+@cli.app.command("long")
+def long() -> None:
+    for _ in range(1000):
+        print("x" * 99)
+
+sys.argv = ["modelkeep", "long"]
+cli.main()
+"""
+
+
+def test_an_output_that_is_longer_than_a_buffer_meets_a_full_disk_in_words() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", _LONG], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "Error: The output cannot be written: No space left on device.\n",
+    )
+
+
 # -- errors ---------------------------------------------------------------------------------------------
 
 

@@ -219,7 +219,7 @@ def add(
     tags: Annotated[list[str], typer.Argument(help="Tags.", autocompletion=_complete.tags)],
 ) -> None:
     """Put tags on a model."""
-    _retag(model, lambda present: [*present, *(new for new in tags if new not in present)])
+    _retag(model, lambda present: list(dict.fromkeys([*present, *tags])))
 
 
 def remove(

@@ -47,7 +47,6 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "(`modelkeep installs cancel {id}`).",
     "DESTINATION_EXISTS": "Move {path} away, or choose another destination.",
     "ETAG_MISMATCH": "Somebody changed it meanwhile: look at it again, then repeat the command.",
-    "WRONG_STATE": "A job in this state cannot do that; a job that has ended is not run again.",
     "MODEL_NOT_FOUND_ON_DISK": "Put the files back, or remove the record: `modelkeep rm {key}`.",
     "INVALID_MODEL": "Fetch again what is incomplete. What the files do not tell, say: "
     "`modelkeep install PATH --set type=vae --set base=sd-1`, or later `modelkeep edit MODEL base=sd-1`.",

@@ -89,6 +89,10 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="modelkeep")
+    except OSError as error:  # of an output that is longer than a buffer, and so written earlier
+        if error.filename is not None:
+            raise
+        _give_up_output(error)
     finally:
         _finish_output()
 
@@ -99,8 +103,12 @@ def _finish_output() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        # What is still in the buffer must not fail a second time.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if not isinstance(error, BrokenPipeError):  # `modelkeep list | head` is no error
-            _terminal.complain(f"Error: The output cannot be written: {error.strerror}.")
-            sys.exit(EXIT_FAILED)
+        _give_up_output(error)
+
+
+def _give_up_output(error: OSError) -> None:
+    # What is still in the buffer must not fail a second time.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if not isinstance(error, BrokenPipeError):  # `modelkeep list | head` is no error
+        _terminal.complain(f"Error: The output cannot be written: {error.strerror}.")
+        sys.exit(EXIT_FAILED)
