@@ -120,7 +120,7 @@ async def test_a_failed_install_keeps_its_download_until_it_is_pruned_and_says_h
     job = await service.install(url)
     assert (job.state, job.error.reason) == (ERROR, "INVALID_MODEL")
     kept = Path(job.error.metadata["kept_path"])
-    assert str(kept) in job.error.message
+    assert f"install from {kept}." in job.error.message
     assert kept.read_bytes() == llama.read_bytes()
     # it can be installed from there, and is copied: the staging folder goes with its job
     overrides = install_pb2.ModelOverrides(type=taxonomy_pb2.MODEL_TYPE_TEXT_LLM, base="any")
@@ -129,6 +129,16 @@ async def test_a_failed_install_keeps_its_download_until_it_is_pruned_and_says_h
     await service.stub.PruneInstalls(pb.PruneInstallsRequest())
     assert service.litter() == []
     assert (service.models / again.model_key / "llama.safetensors").exists()
+
+
+async def test_what_no_overrides_make_a_model_of_is_kept_without_advice_to_install_it(
+    service: InstallClient, web: HttpServer
+) -> None:
+    for name, body in (("empty", b""), ("archive", b"PK\x03\x04" + bytes(400)), ("pickle", b"\x80\x02}q\0.")):
+        job = await service.install(web.put(f"/{name}", Resource(body)))
+        assert job.error.reason in ("INVALID_MODEL", "UNSAFE_FORMAT"), name
+        assert f", as {job.error.metadata['kept_path']}." in job.error.message
+        assert "install from" not in job.error.message
 
 
 async def test_a_cancelled_download_leaves_nothing(

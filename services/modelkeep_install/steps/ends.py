@@ -59,9 +59,12 @@ async def failed(run: Run, error: JobError) -> None:
         await download.cancel(run)
         await asyncio.to_thread(_remove_files, run)
     if kept:
+        # What no overrides make a model of is only there to look at.
+        of_no_use = error.reason in ("INVALID_MODEL", "UNSAFE_FORMAT") and not error.metadata.get("missing")
+        where = f", as {kept}." if of_no_use else f": install from {kept}."
         error = replace(
             error,
-            message=f"{error.message} The download is kept until the job is pruned: install from {kept}.",
+            message=f"{error.message} The download is kept until the job is pruned{where}",
             metadata={**error.metadata, "kept_path": kept},
         )
     local_path = kept or ("" if url else run.job.source.text)
