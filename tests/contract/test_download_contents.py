@@ -55,7 +55,7 @@ OTHERS = (
     (b"<?xml version='1.0'?><Error><Message>Denied</Message></Error>", "application/xml", 'XML: "Denied"'),
     (b"<!doctype html><title>vae.safetensors</title>", "text/plain", 'a web page: "vae.safetensors"'),
     (pattern(9000), "text/html; charset=utf-8", "what it calls a web page"),
-    (b"", "application/octet-stream", "empty"),
+    (b"", "application/octet-stream", "serves what is empty in place"),
     (bytes(9000), "application/octet-stream", "nothing but zeros"),
     (b"GGUF" + bytes(100), "application/octet-stream", "a GGUF file"),
 )

@@ -138,6 +138,8 @@ def other_content(
         what = "what it calls a web page"
     if content_type in HTML_TYPES or content.kind is Kind.WEB_PAGE:
         advice = "Take the file's own link, or give a token if the page asks to log in."
+    if what == "empty" or what.startswith("compressed"):
+        what = f"what is {what}"
     facts = {"host": host, "content_type": content_type, "said": quote}
     instead = "" if content.kind is Kind.LFS_POINTER else " in place of a file"
     return NotAModelFileException(
