@@ -275,7 +275,7 @@ def _parse(
     elif type(metadata) is not dict:
         _bad(path, "__metadata__ is not a map of strings")
     elif odd := [key for key, value in metadata.items() if type(value) is not str]:
-        _bad(path, f"__metadata__ is not a map of strings: its {_short(odd[0])} is none", _SAVE_ANEW)
+        _bad(path, f"__metadata__ is not a map of strings: its {_short(odd[0])} is no text", _SAVE_ANEW)
     _check_count(path, len(content))
     # The parser keeps the last of several equal keys in silence, and takes -0. Each key has its colon; where
     # there are more of these than keys, the slower parser, which sees every key, has to look.

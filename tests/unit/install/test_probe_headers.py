@@ -72,6 +72,13 @@ def test_a_header_that_lies_is_refused_at_once(tmp_path: Path, kind: str) -> Non
     assert 0 < len(caught.value.metadata["detail"]) < 1500
 
 
+@pytest.mark.parametrize("note", [None, {"conv_dim": 8}, 3])
+def test_a_note_that_is_no_text_is_named(tmp_path: Path, note: Any) -> None:
+    path = write_raw(tmp_path / "a.safetensors", {"__metadata__": {"ss_network_args": note}})
+    with pytest.raises(InvalidModelException, match="its 'ss_network_args' is no text"):
+        probe(path)
+
+
 def test_a_text_file_with_the_suffix_of_a_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "readme.safetensors"
     path.write_text("This is a poem about latents.\n" * 100)
