@@ -167,6 +167,8 @@ def parse_url(text: str, field: str = "source") -> SourceUrl:
         port, host = parts.port, parts.hostname
     except ValueError:
         raise _malformed("the URL's host or port is malformed", field) from None
+    if parts.scheme == "file":
+        raise _malformed("what lies on a disk is named by its path, not by a URL", field)
     if parts.scheme not in ("http", "https"):
         raise _malformed("a URL begins with http:// or https://", field)
     if not host:

@@ -170,6 +170,7 @@ async def test_what_cannot_work_ends_at_once_and_what_hardly_can_after_a_few_tri
             assert (job.state, job.error.reason) == (ERROR, "UPSTREAM_UNAVAILABLE"), job
             assert words in job.error.message
             assert (job.error.metadata["attempts"], str(job.attempt)) == (tries, tries)
+            assert "the address" in job.error.metadata["remedy"]
 
 
 async def test_a_certificate_that_nobody_vouches_for_fails_at_once_with_the_remedy(

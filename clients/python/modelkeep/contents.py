@@ -104,6 +104,8 @@ _BEGINNINGS: Final[tuple[tuple[bytes, Kind, str, str], ...]] = (
 )
 _LFS: Final = b"version https://git-lfs.github.com/spec/v1"
 _LFS_SIZE: Final = re.compile(rb"^size (\d{1,18})$", re.MULTILINE)
+#: What may stand before the first element.
+_COMMENTS: Final = re.compile(r"\A\s*(?:<!--.*?-->\s*)+", re.DOTALL)
 _HTML: Final = ("<!doctype html", "<html", "<head", "<body")
 
 #: Files with these suffixes may run code when they are read, unless their bytes are something else.
@@ -227,7 +229,7 @@ def _as_text(beginning: bytes) -> str | None:
 
 
 def _text(text: str, *, is_whole: bool) -> Content:
-    start = text.lstrip()[:100].lower()
+    start = _COMMENTS.sub("", text, count=1).lstrip()[:100].lower()
     if start.startswith(_HTML):
         title = re.search(r"<title[^>]*>([^<]{1,500})", text, re.IGNORECASE)
         return _quoting(Kind.WEB_PAGE, "a web page", title[1] if title else "")

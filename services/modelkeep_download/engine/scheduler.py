@@ -52,6 +52,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _RECOVER_S = 5.0
+_REACH_THE_SOURCE = "Check the address, and that its host can be reached from here; or try again later."
 
 
 @dataclass
@@ -319,9 +320,8 @@ class Scheduler:
         if error.tries is not None and not attempt.job.final_url:  # it has never answered
             tries = min(tries, error.tries)
         counts = {"attempts": str(failures), "max_attempts": str(tries)}
-        problem = UpstreamUnavailableException(
-            error.message, metadata={"peer": _peer(attempt.job), **counts, **error.metadata}
-        )
+        facts = {"remedy": _REACH_THE_SOURCE, "peer": _peer(attempt.job), **counts, **error.metadata}
+        problem = UpstreamUnavailableException(error.message, metadata=facts)
         if failures >= tries:
             # What is there is still good, as far as anybody knows: it may go on when the source is back.
             return await self._failed(job_id, error.final or problem, waits=attempt.job.has_served)

@@ -381,7 +381,7 @@ def ended(lease: Lease) -> UnknownLeaseException:
     """What its holder is told about a lease that has ended."""
     facts = {"lease_id": lease.id}
     if lease.end is LeaseEnd.REVOKED:
-        why = f": {lease.end_message}" if lease.end_message else ""
+        why = f": {lease.end_message.rstrip('.')}" if lease.end_message else ""
         return LeaseRevokedException(
             f"An operator has ended the lease {lease.id}{why}.", metadata={**facts, "why": lease.end_message}
         )

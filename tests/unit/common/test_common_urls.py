@@ -230,6 +230,11 @@ def test_malformed_urls_are_refused_without_repeating_them(text: str) -> None:
     assert error.value.__cause__ is None
 
 
+def test_a_url_of_a_local_file_is_told_to_be_a_path() -> None:
+    with pytest.raises(FieldInvalidException, match="by its path"):
+        parse_url("file:///home/me/model.safetensors")
+
+
 @given(st.text(max_size=40))
 @example("http://[::1")
 @example("//[")

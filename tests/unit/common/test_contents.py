@@ -64,6 +64,11 @@ CONTENTS: dict[str, tuple[bytes, Kind, str]] = {
     "text cut inside a character": (b"th\xc3", Kind.TEXT, 'text: "th"'),
     "short text": (b"no", Kind.TEXT, 'text: "no"'),
     "web page": (b"\n<!DOCTYPE html><title>\nLog in</title>", Kind.WEB_PAGE, 'a web page: "Log in"'),
+    "web page that begins with comments": (
+        b"<!-- a --> <!--\n<b> -->\n<html><title>Gone</title>",
+        Kind.WEB_PAGE,
+        'a web page: "Gone"',
+    ),
     "web page as XML": (b"<?xml version='1.0'?><html xmlns='x'>", Kind.WEB_PAGE, "a web page"),
     "zip": (zipped("vae/model.safetensors"), Kind.ZIP, "a zip archive"),
     "empty zip": (zipped(), Kind.ZIP, "a zip archive"),

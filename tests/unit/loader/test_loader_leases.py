@@ -268,11 +268,11 @@ def test_those_that_are_loaded_for_count_as_well(world: World) -> None:
 def test_a_revoked_lease_ends_at_once_and_says_so_to_whoever_held_it(world: World) -> None:
     lease = world.lease()
     world.table.bind_ttl(lease, 60)
-    assert world.table.revoke(lease.id, "the night shift needs the memory") is lease
+    assert world.table.revoke(lease.id, "the night shift needs it.") is lease
     assert (lease.end, lease.ended.is_set()) == (LeaseEnd.REVOKED, True)
-    with pytest.raises(LeaseRevokedException, match="night shift") as raised:
+    with pytest.raises(LeaseRevokedException, match=r"needs it\. Ask") as raised:
         world.table.authorise(lease.id, lease.secret)
-    assert raised.value.metadata["why"] == "the night shift needs the memory"
+    assert raised.value.metadata["why"] == "the night shift needs it."
     with pytest.raises(UnknownLeaseException):
         world.table.revoke(lease.id, "")
 

@@ -72,7 +72,9 @@ class Hold:
             reason = f"the loader went away ({error.code().name})"
         if not self._released:
             self.lost = self.lost or reason
-            _log.warning("lease %s is gone: %s; its modules go on working", self.grant.lease.id, self.lost)
+            _log.warning(
+                "lease %s is gone, and its modules go on working: %s", self.grant.lease.id, self.lost
+            )
 
 
 def hold(
