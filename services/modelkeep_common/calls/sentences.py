@@ -15,6 +15,7 @@ from modelkeep.exceptions import FieldViolation
 
 #: What a text of a pattern is.
 _PATTERNS: Final[Mapping[str, str]] = {
+    r"\S": "must not be blank",
     "^[0-9a-f]{32}$": "must be 32 characters of 0-9 and a-f",
     "^[0-9a-f]{4,32}$": "must be 4 to 32 characters of 0-9 and a-f",
     "^[0-9a-f]{64}$": "must be 64 characters of 0-9 and a-f",

@@ -320,8 +320,10 @@ class Scheduler:
         if error.tries is not None and not attempt.job.final_url:  # it has never answered
             tries = min(tries, error.tries)
         counts = {"attempts": str(failures), "max_attempts": str(tries)}
-        facts = {"remedy": _REACH_THE_SOURCE, "peer": _peer(attempt.job), **counts, **error.metadata}
-        problem = UpstreamUnavailableException(error.message, metadata=facts)
+        problem = UpstreamUnavailableException(
+            error.message,
+            metadata={"remedy": _REACH_THE_SOURCE, "peer": _peer(attempt.job), **counts, **error.metadata},
+        )
         if failures >= tries:
             # What is there is still good, as far as anybody knows: it may go on when the source is back.
             return await self._failed(job_id, error.final or problem, waits=attempt.job.has_served)

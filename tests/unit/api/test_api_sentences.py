@@ -48,7 +48,7 @@ def bad_value(rule: str, value: Any) -> Any:
         "max_len": lambda: "x" * (value + 1),
         "min_len": lambda: "x" * (value - 1),
         "max_bytes": lambda: "ü" * (value // 2 + 1),
-        "pattern": lambda: "?",
+        "pattern": lambda: " ",
         "uuid": lambda: "x",
         "defined_only": lambda: 9999,
         "not_in": lambda: 0,
