@@ -54,6 +54,25 @@ async def relink(
         FieldInvalidException: The path holds something else.
         ForbiddenPathException, SourceNotFoundException: It may not be read, or nothing is there.
     """
+    while True:
+        try:
+            return await _once(records, store, roots, key, text, named_by, etag, validate_only)
+        except EtagMismatchException:
+            if etag:
+                raise
+            # the record changed between reading and writing, as by its digests: read it again
+
+
+async def _once(
+    records: RecordPort,
+    store: JobStore,
+    roots: ModelRoots,
+    key: str,
+    text: str,
+    named_by: Principal,
+    etag: str,
+    validate_only: bool,
+) -> StoredModel:
     model = await records.get(key)
     if etag and model.etag != etag:
         raise EtagMismatchException(

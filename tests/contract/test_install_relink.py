@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,7 @@ from modelkeep.install.v1 import install_pb2, relink_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import model_pb2
 from modelkeep.record.v1 import record_service_pb2 as record_pb
+from modelkeep_install import relink as relinking
 from support.failures import fails, refused
 from support.installs import InstallClient, small_lora
 from support.modelshapes import table, write_safetensors
@@ -72,6 +76,36 @@ async def test_a_model_inside_models_dir_gets_a_relative_path(service: InstallCl
     os.rename(job.local_path, folder / "style.safetensors")
     model = await relink(service, job.model_key, folder / "style.safetensors")
     assert (model.path, model.root_id) == ("sorted/style.safetensors", job.model.root_id)
+
+
+async def test_a_record_that_changes_meanwhile_is_read_again_unless_the_caller_named_its_state(
+    service: InstallClient, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = small_lora(source / "style.safetensors")
+    job = await service.install(old)
+    await service.digested(job.model_key)
+    new = source / "moved.safetensors"
+    os.rename(old, new)
+    changes = iter(["first", "second"])
+
+    loop = asyncio.get_running_loop()
+
+    async def change(text: str) -> None:
+        update = model_pb2.Model(key=job.model_key, description=text)
+        await service.records.UpdateModel(record_pb.UpdateModelRequest(model=update))
+
+    def changed_behind_the_look(*given: Any) -> Any:
+        for text in itertools.islice(changes, 1):
+            asyncio.run_coroutine_threadsafe(change(text), loop).result(10)
+        return same(*given)
+
+    same = relinking._same
+    monkeypatch.setattr(relinking, "_same", changed_behind_the_look)
+    stands = await service.model(job.model_key)
+    with refused("ETAG_MISMATCH"):
+        await relink(service, job.model_key, new, etag=stands.etag)
+    model = await relink(service, job.model_key, new)
+    assert (model.path, model.description) == (str(new), "second")
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def paths(models: list[model_pb2.Model]) -> list[str]:
         ({"text": "scenery", "bases": ["sd-1"]}, {"Alpha"}),
         ({"name": "Alpha", "bases": ["sdxl"]}, set()),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 async def test_a_list_holds_what_all_filters_let_through(
     stub: Any, filter: dict[str, Any], expected: set[str]

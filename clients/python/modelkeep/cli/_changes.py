@@ -263,10 +263,13 @@ def list_tags(
 def _retag(model: str, change: Any) -> None:
     with connect() as client:
         config = find_model(client, model)
-        tags = change(config.tags)
-        if tags != config.tags:
-            # What somebody else changes meanwhile is not lost: the record must still be as it was read.
-            config = client.model_record_store.update_model(config.key, {"tags": tags}, etag=config.etag)
+        while (tags := change(config.tags)) != config.tags:
+            try:
+                # What somebody else changes meanwhile is not lost: the record must still be as it was read.
+                config = client.model_record_store.update_model(config.key, {"tags": tags}, etag=config.etag)
+                break
+            except EtagMismatchException:
+                config = client.model_record_store.get_model(config.key)
     if not emit(lambda: model_data(config)):
         say(f"{visible(config.name)}: {visible(', '.join(config.tags)) or 'no tags'}")
 
