@@ -18,8 +18,8 @@ run:        ## start all four services on loopback; Ctrl-C drains them (ARGS="--
 	@scripts/setup.sh run
 	@exec $(VENV)/bin/modelkeep up $(if $(filter none,$(TORCH)),--no-loader) $(ARGS)
 
-test: setup ## the tests, in minutes (ARGS="-k lease")
-	@$(PY) -m pytest -q -m "not long and not interop and not cuda" $(ARGS)
+test: setup ## the tests, in minutes, two files at a time (ARGS="-k lease", ARGS="-n 0" for one)
+	@$(PY) -m pytest -q -n 2 --dist loadfile -m "not long and not interop and not cuda" $(ARGS)
 
 test-all: setup ## everything: the long tests, and those that need Go's grpcurl
 	@scripts/tools.sh

@@ -52,7 +52,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell's background jobs ignore Ctrl-C, and so would every process that a test interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # tmp_path stays, to be looked at
-    os.environ[_RUN] = tempfile.tempdir = tempfile.mkdtemp(prefix="mk-")
+    # Beside that of the run which has this process do a part of its tests: paths of sockets are short.
+    root = os.environ["PYTEST_DEBUG_TEMPROOT"]
+    os.environ[_RUN] = tempfile.tempdir = tempfile.mkdtemp(prefix="mk-", dir=root)
     os.environ["XDG_CONFIG_HOME"] = os.environ[_RUN]  # contexts of whoever runs the tests are not theirs
 
 
