@@ -18,7 +18,7 @@ from modelkeep.supervisor import Suite
 WATCHERS = 1000
 CHANNELS = 20
 ROUNDS = 7
-BAR_MS = 250.0
+BAR_MS = 100.0
 
 
 async def watch(
