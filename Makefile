@@ -1,6 +1,6 @@
-# Ten verbs. Each sets up what it needs first; a second set-up costs nothing.
+# Eleven verbs. Each sets up what it needs first; a second set-up costs nothing.
 .DEFAULT_GOAL := help
-.PHONY: setup run test test-all check fix proto bench clean help
+.PHONY: setup run test test-all check fix proto bench soak clean help
 SHELL := bash
 
 VENV ?= .venv
@@ -18,11 +18,11 @@ run:        ## start all four services on loopback; Ctrl-C drains them (ARGS="--
 	@scripts/setup.sh run
 	@exec $(VENV)/bin/modelkeep up $(if $(filter none,$(TORCH)),--no-loader) $(ARGS)
 
-test: setup ## the tests, in minutes, two files at a time (ARGS="-k lease", ARGS="-n 0" for one)
-	@$(PY) -m pytest -q -n 2 --dist loadfile -m "not long and not interop and not cuda" $(ARGS)
+test: setup ## the tests, in minutes, three files at a time (ARGS="-k lease", ARGS="-n 0" for one)
+	@$(PY) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not long and not interop and not cuda" $(ARGS)
 
-test-all: setup ## everything: the long tests, and those that need Go's grpcurl
-	@scripts/tools.sh
+test-all: setup ## everything: the long tests, and those that need grpcurl (built with Go) or tinyproxy
+	@scripts/tools.sh grpcurl tinyproxy
 	@PATH="$(CURDIR)/.cache/bin:$$PATH" $(PY) -m pytest -q -m "not cuda" $(ARGS)
 
 check: setup ## lint, format, types, .proto, generated code, import rules, layout, parity, text (ARGS="types")
@@ -38,8 +38,11 @@ proto: setup ## generate the Python stubs from proto/
 	@$(PY) scripts/proto.py
 
 bench: setup ## measure what docs/benchmarks.md tells
-	@scripts/tools.sh ghz
+	@scripts/tools.sh ghz nginx aria2c curl
 	@PATH="$(CURDIR)/.cache/bin:$$PATH" $(PY) tests/bench/run.py $(ARGS)
+
+soak: setup ## kill the downloads a thousand times, and count (ARGS="--kills 100"; ARGS=installs: three hundred installs)
+	@PYTHONPATH=tests $(PY) -m support.soak $(ARGS)
 
 clean:      ## remove what was made: environment, caches, tools; never data
 	@rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

@@ -1,12 +1,28 @@
 #!/usr/bin/env bash
-# Builds the Go programs that some tests and measurements use into .cache/bin. Usage: scripts/tools.sh [grpcurl|ghz ...]
+# Gets the programs that some tests and measurements use. Usage: scripts/tools.sh [NAME ...]
+# Those in Go are built into .cache/bin; those of the system (Debian's packages) are installed, by root alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 declare -A modules=(
     [grpcurl]=github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
     [ghz]=github.com/bojand/ghz/cmd/ghz@v0.120.0
 )
+declare -A packages=([nginx]=nginx [aria2c]=aria2 [curl]=curl [tinyproxy]=tinyproxy)
+install_package() {
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "tools: $1 is missing. Install it (Debian: apt-get install ${packages[$1]}) and run this again." >&2
+        exit 1
+    fi
+    echo "tools: installing ${packages[$1]}"
+    # nginx and tinyproxy come as services, which nothing here needs: no port is taken.
+    local get=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -yqq --no-install-recommends "${packages[$1]}")
+    "${get[@]}" >/dev/null || { apt-get update -qq && "${get[@]}" >/dev/null; }
+}
 for tool in "${@:-grpcurl}"; do
+    if [ -n "${packages[$tool]:-}" ]; then
+        PATH="$PATH:/usr/sbin" command -v "$tool" >/dev/null || install_package "$tool"
+        continue
+    fi
     module="${modules[$tool]:?"no tool named $tool"}"
     built=".cache/bin/.$tool-${module##*@}"
     [ -x ".cache/bin/$tool" ] && [ -e "$built" ] && continue

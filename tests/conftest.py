@@ -46,7 +46,7 @@ _RUN = "TMPDIR"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep settings of the caller's shell out of the tests, and give them a temporary folder of their own."""
-    for name in [name for name in os.environ if name.startswith("MODELKEEP_")]:
+    for name in [name for name in os.environ if name.startswith(("MODELKEEP_", "HF_", "HUGGING"))]:
         if not name.startswith("MODELKEEP_KILL_"):
             del os.environ[name]
     # A shell's background jobs ignore Ctrl-C, and so would every process that a test interrupts.
@@ -55,7 +55,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Beside that of the run which has this process do a part of its tests: paths of sockets are short.
     root = os.environ["PYTEST_DEBUG_TEMPROOT"]
     os.environ[_RUN] = tempfile.tempdir = tempfile.mkdtemp(prefix="mk-", dir=root)
-    os.environ["XDG_CONFIG_HOME"] = os.environ[_RUN]  # contexts of whoever runs the tests are not theirs
+    # Contexts of whoever runs the tests are not theirs, and neither is what the hub's client keeps for him.
+    os.environ["XDG_CONFIG_HOME"] = os.environ["HF_HOME"] = os.environ[_RUN]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

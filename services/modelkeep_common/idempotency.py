@@ -25,7 +25,8 @@ from .sqlite.connections import Connection
 
 #: Seconds for which an answer is kept.
 KEEP_SECONDS = 24 * 3600.0
-_CLEAN_ROWS = 20
+#: So many old answers are forgotten at every eighth request.
+_CLEAN_EVERY, _CLEAN_ROWS = 8, 160
 #: What a row takes besides its answer.
 _ROW_BYTES = 256
 #: The part of the allowed bytes that may be added before the answers are measured again.
@@ -68,12 +69,14 @@ def replay_or_run(
         request_id,
     )
     clock = time.time() if now is None else now
-    # A little on each call keeps the table small without ever taking long.
-    conn.execute(
-        "DELETE FROM requests WHERE (principal, method, request_id) IN "
-        "(SELECT principal, method, request_id FROM requests WHERE create_time < ? LIMIT ?)",
-        (clock - KEEP_SECONDS, _CLEAN_ROWS),
-    )
+    # A little now and then keeps the table small without ever taking long.
+    if conn.books.requests % _CLEAN_EVERY == 0:
+        conn.execute(
+            "DELETE FROM requests WHERE (principal, method, request_id) IN "
+            "(SELECT principal, method, request_id FROM requests WHERE create_time < ? LIMIT ?)",
+            (clock - KEEP_SECONDS, _CLEAN_ROWS),
+        )
+    conn.books.requests += 1
     row = conn.execute(
         "SELECT fingerprint, response, create_time FROM requests "
         "WHERE principal = ? AND method = ? AND request_id = ?",
@@ -101,17 +104,17 @@ def request_id_reused(request_id: str) -> RequestIdReusedException:
 
 def _bound(conn: Connection, added: int, now: float) -> None:
     """Forget answers while there are more bytes than may be. Those of this very moment stay."""
-    conn.answers_added += added
-    if conn.answers_added <= conn.limits.answers_bytes * _MEASURE_AFTER:
+    conn.books.answers_added += added
+    if conn.books.answers_added <= conn.books.limits.answers_bytes * _MEASURE_AFTER:
         return
-    conn.answers_added = 0
+    conn.books.answers_added = 0
     sizes: dict[str, int] = dict(
         conn.execute(
             "SELECT principal, sum(length(response) + ?) FROM requests GROUP BY principal", (_ROW_BYTES,)
         )
     )
     # A part more than need be, so that the next answer does not measure again.
-    excess = sum(sizes.values()) - int(conn.limits.answers_bytes * (1 - _MEASURE_AFTER))
+    excess = sum(sizes.values()) - int(conn.books.limits.answers_bytes * (1 - _MEASURE_AFTER))
     while excess > 0 and sizes:
         principal = max(sizes, key=lambda name: sizes[name])
         others = max((size for name, size in sizes.items() if name != principal), default=0)

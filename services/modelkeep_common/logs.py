@@ -127,6 +127,8 @@ def _open(file: Path) -> int:
     return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
 
 
+#: Libraries that log every address that they ask.
+_TELL_ADDRESSES = ("httpx", "httpx2")
 _writer: LineWriter | None = None
 _service = ""
 
@@ -151,6 +153,8 @@ def configure(
             root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)
+    for library in _TELL_ADDRESSES:
+        logging.getLogger(library).setLevel(max(root.level, logging.WARNING))
     return _writer
 
 

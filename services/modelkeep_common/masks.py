@@ -166,10 +166,14 @@ def _arm_matters(update: Message, path: str) -> bool:
 
 def _without_covered(paths: Set[str]) -> set[str]:
     """None below another: the order in which they are applied then does not matter."""
+    if not any("." in path for path in paths):
+        return set(paths)
     return {path for path in paths if not _covered(path, paths - {path})}
 
 
 def _covered(path: str, names: Set[str]) -> bool:
+    if "." not in path:
+        return path in names
     parts = path.split(".")
     return any(".".join(parts[:length]) in names for length in range(1, len(parts) + 1))
 

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-import re
-
 from modelkeep.exceptions import FieldInvalidException, FieldViolation, NotAModelFileException
-from modelkeep.hubs import CANNOT, HUGGING_FACE, remedy_for, repository_in
-from modelkeep_common.urls import origin_of, request_target
+from modelkeep.hubs import CIVITAI_HOSTS, HUGGING_FACE, HUGGING_FACE_HOSTS, hub_of
+from modelkeep_common.urls import is_address, origin_of, request_target
 
-_HUGGING_FACE = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
-_CIVITAI = frozenset({"civitai.com", "www.civitai.com"})
 _GITHUB = frozenset({"github.com", "www.github.com"})
 #: Begins the path of a repository of another kind than models.
 _OTHER_REPOSITORIES = ("datasets", "spaces")
-_VERSION = re.compile(r"(?:^|&)modelVersionId=([0-9]+)(?:&|$)")
 _FILE = "This is the page of a file, not the file."
+_REMEDY = "Give it as source.remote, which looks up what to fetch."
 
 
 def no_repository(text: str, field: str) -> None:
-    """FieldInvalidException of what names a repository of Hugging Face in place of an address."""
-    if (named := repository_in(text.strip())) is not None:
-        violation = FieldViolation(field, "must be the address of a file.")
-        raise FieldInvalidException(CANNOT, violations=[violation], remedy=remedy_for(named[0]))
+    """FieldInvalidException of what names a model of a hub in place of an address."""
+    text = text.strip()
+    if is_address(text) and not text.lower().startswith("hf:"):
+        return
+    try:
+        names_one = hub_of(text) is not None
+    except ValueError:
+        names_one = True
+    if names_one:
+        violation = FieldViolation(field, "must be the address of a file, and this names a model of a hub.")
+        raise FieldInvalidException("", violations=[violation], remedy=_REMEDY)
 
 
 def refuse_page(url: str) -> None:
     """NotAModelFileException of the address of a page of a well-known site, with the file's own as remedy."""
     host = origin_of(url).host
-    way, _, query = request_target(url).partition("?")
-    path = [part for part in way.split("/") if part]
-    if host in _HUGGING_FACE:
-        told = _hugging_face(path)
-    elif host in _CIVITAI:
-        told = _civitai(path, _VERSION.search(query))
+    path = [part for part in request_target(url).partition("?")[0].split("/") if part]
+    if host in HUGGING_FACE_HOSTS:
+        told = _hugging_face(url, path)
+    elif host in CIVITAI_HOSTS:
+        told = _civitai(path)
     elif host in _GITHUB:
         told = _github(path)
     else:
@@ -44,7 +46,7 @@ def refuse_page(url: str) -> None:
         )
 
 
-def _hugging_face(path: list[str]) -> tuple[str, str] | None:
+def _hugging_face(url: str, path: list[str]) -> tuple[str, str] | None:
     kind = path.pop(0) if path[:1] and path[0] in _OTHER_REPOSITORIES else ""
     # those of old models have no owner
     if path[:1] == ["api"] or {"resolve", "raw"}.intersection(path[1:3]):
@@ -54,20 +56,23 @@ def _hugging_face(path: list[str]) -> tuple[str, str] | None:
     within = path[len(name) :]
     if within[:1] == ["blob"] and len(within) > 2:
         return _FILE, f"Give the file's own address: {home}/resolve/{'/'.join(within[1:])}"
-    return (
-        f"This is the page of a repository. {CANNOT}",
-        f"Give the address of one of its files: {home}/resolve/main/FILE",
-    )
+    try:
+        hub_of(url)
+    except ValueError:
+        if not kind and len(path) == 1:
+            return (
+                "This is the page of an owner, or of a repository without one.",
+                f"Name one of the owner's repositories, {path[0]}/NAME; without an owner it is hf:{path[0]}",
+            )
+        return (
+            "This is a page of Hugging Face, and no model's.",
+            f"Give the address of one of its files: {home}/resolve/main/FILE",
+        )
+    return "This is the page of a repository.", _REMEDY
 
 
-def _civitai(path: list[str], version: re.Match[str] | None) -> tuple[str, str] | None:
-    if path[:1] != ["models"]:
-        return None
-    number = version[1] if version is not None else "VERSION"
-    return (
-        "This is the page of a Civitai model, which cannot be fetched yet.",
-        f"Give the address of its download: https://civitai.com/api/download/models/{number}",
-    )
+def _civitai(path: list[str]) -> tuple[str, str] | None:
+    return ("This is the page of a Civitai model.", _REMEDY) if path[:1] == ["models"] else None
 
 
 def _github(path: list[str]) -> tuple[str, str] | None:

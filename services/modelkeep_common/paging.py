@@ -11,14 +11,15 @@ import base64
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar, cast
 
 from google.protobuf.message import Message
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation, PageTokenMismatchException
 
 from . import tokens
+from .idempotency import fingerprint
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
@@ -26,7 +27,9 @@ MAX_PAGE_SIZE = 1000
 MAX_PAGE_BYTES = 2 << 20
 
 Key = str | int | float
+K = TypeVar("K", str, int)
 M = TypeVar("M", bound=Message)
+R = TypeVar("R")
 
 
 def clamp_page_size(page_size: int) -> int:
@@ -53,6 +56,43 @@ def fitting(messages: Iterable[M], most: int = MAX_PAGE_SIZE) -> list[M]:
             break
         page.append(message)
     return page
+
+
+class AskedPage(Generic[K]):
+    """The page that a request asks for, of a list in the order of one column.
+
+    Args:
+        request: Its ``page_token`` and ``page_size`` are read; all else identifies the query.
+        kind: Of the column's values.
+
+    Attributes:
+        after: The last value of the page before; None on the first page.
+        limit: Rows to read: one more than the page may have, which tells whether another follows.
+
+    Raises:
+        PageTokenMismatchException: The token is of another query, or none.
+        FieldInvalidException: The size is negative.
+    """
+
+    def __init__(self, request: Any, kind: type[K]) -> None:
+        self._mark = fingerprint(request, without=("page_token", "page_size"))
+        position = decode_page_token(request.page_token, self._mark, (kind,))
+        self.after: K | None = cast(K, position[0]) if position else None
+        self.limit = clamp_page_size(request.page_size) + 1
+
+    def of(
+        self, rows: Sequence[R], message: Callable[[R], M], value: Callable[[M], K]
+    ) -> tuple[list[M], str]:
+        """The messages of the page, and the token of the next one, or "".
+
+        Args:
+            rows: From behind ``after`` on; ``limit`` of them are enough.
+            message: Of a row.
+            value: The column's, of a message.
+        """
+        page = fitting(map(message, rows), self.limit - 1)
+        more = encode_page_token([value(page[-1])], self._mark) if len(rows) > len(page) else ""
+        return page, more
 
 
 def encode_page_token(position: Sequence[Key], query_fingerprint: bytes) -> str:

@@ -288,7 +288,10 @@ def _not_writable(folder: Path, why: str | None) -> StartupError:
 def _write_marker(marker: Path) -> None:
     temporary = marker.with_name(f"{MARKER}.{os.getpid()}.new")
     try:
-        temporary.write_text(str(uuid.uuid4()) + "\n", "ascii")
+        with temporary.open("w", encoding="ascii") as file:
+            file.write(f"{uuid.uuid4()}\n")
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave a marker with nothing in it
         # A link, unlike a rename, never replaces the marker that somebody else was quicker to make.
         with contextlib.suppress(FileExistsError):
             os.link(temporary, marker)

@@ -324,6 +324,8 @@ def _from_text(name: str, field: FieldInfo, text: Any) -> Any:
 
 
 def _redact(name: str, field: FieldInfo, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _redact(name, field, one) for key, one in value.items()}
     secret = field.annotation is SecretStr or is_secret_name(name)
     return "***" if secret and value and not isinstance(value, int | float) else value
 

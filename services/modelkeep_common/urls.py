@@ -10,9 +10,10 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
-from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urljoin, urlsplit, urlunsplit
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 
@@ -96,6 +97,8 @@ _PARTS = re.compile(  # RFC 3986, appendix B, for schemes before a slash; fits e
 _IS_ADDRESS = re.compile(
     r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//|[A-Za-z][A-Za-z0-9+.-]+:/|[^/.\s][^?\s]*\?\S*=|[^/\s:@]+:[^/\s@]+@"
 )
+_NOT_IN_URL = re.compile(r"[\x00-\x20\x7f-\x9f\ud800-\udfff\\]")
+_CONTROL = re.compile(r"[\x00-\x1f]")
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}\Z")
 _AUTHORITY = re.compile(r"[\w.-]*(?::\d{0,5})?|\[[0-9A-Fa-f:.]*\](?::\d{0,5})?")
 _NAME = re.compile(r"[\w.\-\[\]$ ]{1,40}")
@@ -103,8 +106,10 @@ _PLAIN_VALUE = re.compile(r"[\w.\-+,:/()\[\]| ]*")
 _SHORT = 3
 _MAX_URL = 8192
 
+_ADDRESS = r"\b[a-z][a-z0-9+.-]{0,20}:(?://|\\\\)[^\s\"'<>`]+"
+_ADDRESS_IN_TEXT = re.compile(_ADDRESS, re.IGNORECASE)
 _IN_TEXT = re.compile(
-    r"(?i)(?P<url>\b[a-z][a-z0-9+.-]{0,20}:(?://|\\\\)[^\s\"'<>`]+)"
+    rf"(?i)(?P<url>{_ADDRESS})"
     r"|(?P<user>//)[^\s/@\"']*:[^\s/@\"']*@"
     r"|(?P<head>\b(?:proxy-)?authorization\b[\"']?\s*[:=]\s*|\b(?:set-)?cookie2?\b[\"']?\s*:\s*)[^\r\n]+"
     r"|(?P<scheme>\b(?:bearer|basic)\s+)[^\s\"',;]+"
@@ -157,10 +162,7 @@ def parse_url(text: str, field: str = "source") -> SourceUrl:
     text = text.strip()
     if len(text) > _MAX_URL:
         raise _malformed(f"a URL has at most {_MAX_URL} characters", field)
-    if (
-        any(ord(c) <= 0x20 or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) < 0xE000 for c in text)
-        or "\\" in text
-    ):
+    if _NOT_IN_URL.search(text):
         raise _malformed("a URL has no blanks, control characters or backslashes", field)
     try:
         parts = urlsplit(text)
@@ -183,6 +185,16 @@ def parse_url(text: str, field: str = "source") -> SourceUrl:
     query = quote(parts.query, safe="/?%:@!$&'()*+,;=~-._[]|")
     url = urlunsplit((parts.scheme, netloc, path, query, ""))
     return SourceUrl(url, shown(url), userinfo)
+
+
+def page_violations(text: str, field: str) -> Sequence[FieldViolation]:
+    """What keeps a text from being the address of a page; nothing if it is one, or empty."""
+    try:
+        if text:
+            parse_url(text, field)
+    except FieldInvalidException as error:
+        return error.violations
+    return ()
 
 
 def _ascii_host(host: str, field: str) -> str:
@@ -260,6 +272,41 @@ def hidden_parts(url: str) -> list[str]:
     return sorted(hidden | {unquote(piece) for piece in hidden})
 
 
+def path_of_file_url(text: str, field: str = "source") -> str:
+    """The path that a file:// address names.
+
+    Raises:
+        FieldInvalidException: It is another host's, or malformed.
+    """
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        raise _malformed("the address is malformed", field) from None
+    if parts.netloc.lower() not in ("", "localhost"):
+        raise _malformed("a file:// address names a path of this host alone: file:///path", field)
+    return unquote(parts.path)
+
+
+def token_apart(text: str) -> tuple[str, str]:
+    """An address without the token that is written into it (`token=`, or user information), and the token.
+
+    Only for a hub, where it opens what the rest names and chooses nothing. Other texts stay as they are.
+    """
+    try:
+        parts = urlsplit(text.strip())
+    except ValueError:
+        return text, ""
+    if not is_address(text):
+        return text, ""
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    kept = [pair for pair in pairs if pair[0].lower() != "token"]
+    query = parts.query if len(kept) == len(pairs) else urlencode(kept)
+    userinfo, _, host = parts.netloc.rpartition("@")
+    user, _, password = userinfo.partition(":")
+    token = next((value for pair in pairs if pair not in kept for value in pair[1:]), "")
+    return urlunsplit(parts._replace(netloc=host, query=query)), token or unquote(password or user)
+
+
 def is_address(text: str) -> bool:
     """Whether a source string means an address rather than a local path or a repository's name."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text.strip()) is not None
@@ -271,7 +318,7 @@ def shown(text: str) -> str:
     Takes any text, malformed addresses too, and raises nothing. Paths and names of repositories stay as
     they are. Doing it twice changes nothing more.
     """
-    plain = "".join(c for c in text if ord(c) > 0x1F).strip().replace("\\", "/")
+    plain = _CONTROL.sub("", text).strip().replace("\\", "/")
     if not _IS_ADDRESS.match(plain):
         return _TOKEN.sub(HIDDEN, text)
     scheme, authority, path, query = _split(plain)
@@ -290,6 +337,11 @@ def mark_of(source: str) -> bytes:
     return hmac.digest(_MARK_KEY, _without_credentials(source).encode(errors="surrogatepass"), hashlib.sha256)
 
 
+def has_credentials(url: str) -> bool:
+    """Whether a checked URL brings credentials of its own: a token, or a signature."""
+    return _GONE in _without_credentials(url)
+
+
 def may_hide_objects(shown_url: str) -> bool:
     """Whether an address, as it is shown, may stand for several objects: more than credentials are hidden."""
     return HIDDEN in _without_credentials(shown_url)
@@ -298,6 +350,17 @@ def may_hide_objects(shown_url: str) -> bool:
 def redact(text: str) -> str:
     """A text for a log or a message, without what looks like a credential in it."""
     return _TOKEN.sub(HIDDEN, _IN_TEXT.sub(_redacted, text))
+
+
+def shown_addresses(text: str) -> str:
+    """A text that somebody wrote, to be kept: its addresses without their secrets, its words as they are."""
+    return _TOKEN.sub(HIDDEN, _ADDRESS_IN_TEXT.sub(lambda match: shown(match[0]), text))
+
+
+def is_credential(name: str) -> bool:
+    """Whether a field of this name holds what opens something, and nothing else."""
+    compact = _compact(name)
+    return compact in _CREDENTIALS and compact != "expires"
 
 
 def is_secret_name(name: str) -> bool:

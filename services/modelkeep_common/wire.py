@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -35,6 +36,31 @@ def to_timestamp(seconds: float) -> Timestamp:
 def clamped_timestamp(value: Timestamp) -> Timestamp:
     """A time that somebody sent, or the nearest one that can be."""
     return to_timestamp(to_seconds(value)) if not MIN_TIME_S <= value.seconds <= MAX_TIME_S else value
+
+
+def to_time_text(value: Timestamp) -> str:
+    """A time as RFC 3339 says it, in UTC, with all of its digits: ``2026-01-31T12:00:00.5Z``."""
+    if not MIN_TIME_S <= value.seconds <= MAX_TIME_S or not 0 <= value.nanos < 10**9:
+        value = to_timestamp(to_seconds(value))
+    return value.ToJsonString()
+
+
+def from_time_text(text: str) -> Timestamp:
+    """The time of a text: of RFC 3339, or of ISO 8601 as Python reads it, in UTC where no zone is named.
+
+    Raises:
+        ValueError: It is no time.
+    """
+    found = Timestamp()
+    try:
+        found.FromJsonString(text)
+    except ValueError:
+        moment = datetime.fromisoformat(text)
+        try:
+            found.FromDatetime(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+        except OverflowError:
+            raise ValueError("is beyond the years 1 to 9999") from None
+    return found
 
 
 def to_duration(seconds: float) -> Duration:

@@ -1,23 +1,27 @@
 """Jobs in SQLite, behind `JobStore`. A change of a job and its change-log row are one transaction.
 
-A job is one row: the columns are what is searched, `job` is all of it as JSON.
+A job is one row: the columns are what is searched, `job` is all of it as JSON, but for what is said of each
+file of several: that is `files`, which a list does not read.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
 from modelkeep_common.marks import SourceMarks
-from modelkeep_common.sqlite import Connection, Database, Migration, labels
+from modelkeep_common.sqlite import Connection, Database, labels
 from modelkeep_common.watch.sqlite_log import append_change, next_revision
 from modelkeep_download.domain.job import (
+    FileFacts,
+    FileSpec,
     Job,
     JobSpec,
     JobState,
@@ -26,7 +30,6 @@ from modelkeep_download.domain.job import (
     destination_promised,
     unknown_job,
 )
-from modelkeep_download.domain.ranges import ByteRanges
 from modelkeep_download.domain.transitions import (
     adopted,
     begun,
@@ -37,168 +40,21 @@ from modelkeep_download.domain.transitions import (
 #: Name of the jobs in the change log.
 COLLECTION = "downloads"
 
-MIGRATIONS = (
-    Migration(
-        1,
-        """
-        CREATE TABLE downloads (
-            id INTEGER PRIMARY KEY AUTOINCREMENT,
-            queue TEXT NOT NULL,
-            kind TEXT NOT NULL,
-            source TEXT NOT NULL,
-            destination TEXT NOT NULL,
-            destination_is_folder INTEGER NOT NULL,
-            filename TEXT NOT NULL,
-            root TEXT NOT NULL,
-            copy INTEGER NOT NULL,
-            expected_sha256 TEXT NOT NULL,
-            labels TEXT NOT NULL,
-            start INTEGER NOT NULL,
-            initial_priority INTEGER NOT NULL,
-            initial_preserve_partial INTEGER NOT NULL,
-            state TEXT NOT NULL,
-            stage TEXT NOT NULL,
-            secret TEXT NOT NULL,
-            priority INTEGER NOT NULL,
-            preserve_partial INTEGER NOT NULL,
-            bytes_done INTEGER NOT NULL,
-            bytes_total INTEGER,
-            staging TEXT NOT NULL,
-            validator TEXT NOT NULL,
-            final_url TEXT NOT NULL,
-            content_type TEXT NOT NULL,
-            name TEXT NOT NULL,
-            staged_device INTEGER,
-            staged_inode INTEGER,
-            delivered_path TEXT NOT NULL,
-            sha256 TEXT NOT NULL,
-            verified INTEGER NOT NULL,
-            attempt INTEGER NOT NULL,
-            restarts INTEGER NOT NULL,
-            changes INTEGER NOT NULL,
-            failure TEXT,
-            enqueue_order INTEGER NOT NULL,
-            job_sequence INTEGER NOT NULL,
-            create_time REAL NOT NULL,
-            start_time REAL,
-            end_time REAL,
-            update_time REAL NOT NULL,
-            version INTEGER NOT NULL,
-            revision INTEGER NOT NULL
-        );
-        CREATE INDEX downloads_by_queue ON downloads (queue, id);
-        CREATE INDEX downloads_by_state ON downloads (state, id);
-        CREATE INDEX downloads_by_source ON downloads (source, destination);
-        """,
-    ),
-    Migration(
-        2,
-        # A real number in SQLite's JSON has 15 digits; printf writes all that tell a moment.
-        """
-        ALTER TABLE downloads RENAME TO downloads_1;
-        DROP INDEX downloads_by_queue;
-        DROP INDEX downloads_by_state;
-        DROP INDEX downloads_by_source;
-        CREATE TABLE downloads (
-            id INTEGER PRIMARY KEY AUTOINCREMENT,
-            queue TEXT NOT NULL,
-            source TEXT NOT NULL,
-            destination TEXT NOT NULL,
-            state TEXT NOT NULL,
-            staging TEXT NOT NULL,
-            job TEXT NOT NULL
-        );
-        INSERT INTO sqlite_sequence (name, seq)
-            SELECT 'downloads', seq FROM sqlite_sequence WHERE name = 'downloads_1';
-        INSERT INTO downloads SELECT id, queue, source, destination, state, staging, json_object(
-            'id', id,
-            'spec', json_object(
-                'queue', queue,
-                'kind', kind,
-                'source', source,
-                'destination', destination,
-                'destination_is_folder', json(CASE WHEN destination_is_folder THEN 'true' ELSE 'false' END),
-                'filename', filename,
-                'root', root,
-                'priority', initial_priority,
-                'preserve_partial', json(CASE WHEN initial_preserve_partial THEN 'true' ELSE 'false' END),
-                'copy', json(CASE WHEN copy THEN 'true' ELSE 'false' END),
-                'expected_sha256', expected_sha256,
-                'start', json(CASE WHEN start THEN 'true' ELSE 'false' END),
-                'labels', json(labels)
-            ),
-            'state', state,
-            'stage', stage,
-            'secret', secret,
-            'priority', priority,
-            'preserve_partial', json(CASE WHEN preserve_partial THEN 'true' ELSE 'false' END),
-            'have', json_object('ranges', json(
-                CASE WHEN bytes_done > 0 THEN json_array(json_array(0, bytes_done)) ELSE json_array() END
-            )),
-            'bytes_total', bytes_total,
-            'staging', staging,
-            'validator', validator,
-            'final_url', final_url,
-            'content_type', content_type,
-            'name', name,
-            'staged_inode', json(
-                CASE WHEN staged_inode IS NULL THEN 'null' ELSE json_array(staged_device, staged_inode) END
-            ),
-            'delivered_path', delivered_path,
-            'sha256', sha256,
-            'verified', json(CASE WHEN verified THEN 'true' ELSE 'false' END),
-            'attempt', attempt,
-            'restarts', restarts,
-            'changes', changes,
-            'failure', json(coalesce(failure, 'null')),
-            'enqueue_order', enqueue_order,
-            'job_sequence', job_sequence,
-            'create_time', json(printf('%!.17g', create_time)),
-            'start_time', json(
-                CASE WHEN start_time IS NULL THEN 'null' ELSE printf('%!.17g', start_time) END
-            ),
-            'end_time', json(CASE WHEN end_time IS NULL THEN 'null' ELSE printf('%!.17g', end_time) END),
-            'update_time', json(printf('%!.17g', update_time)),
-            'version', version,
-            'revision', revision
-        ) FROM downloads_1;
-        DROP TABLE downloads_1;
-        CREATE INDEX downloads_by_queue ON downloads (queue, id);
-        CREATE INDEX downloads_by_state ON downloads (state, id);
-        CREATE INDEX downloads_by_source ON downloads (source, destination);
-        """,
-    ),
-    Migration(
-        3,
-        labels.schema("downloads")
-        + """
-        INSERT INTO labels (owner, key, value)
-            SELECT downloads.id, pair.key, pair.value
-            FROM downloads, json_each(downloads.job, '$.spec.labels') pair;
-        CREATE INDEX downloads_by_destination ON downloads (destination);
-        """,
-    ),
-    Migration(
-        4,
-        # Of jobs that have not ended, and whose file's name is known: where that goes.
-        """
-        DROP INDEX downloads_by_destination;
-        ALTER TABLE downloads ADD COLUMN target TEXT NOT NULL DEFAULT '';
-        UPDATE downloads SET target = CASE
-            WHEN NOT json_extract(job, '$.spec.destination_is_folder') THEN destination
-            WHEN json_extract(job, '$.spec.filename') != ''
-                THEN rtrim(destination, '/') || '/' || json_extract(job, '$.spec.filename')
-            WHEN json_extract(job, '$.name') != ''
-                THEN rtrim(destination, '/') || '/' || json_extract(job, '$.name')
-            ELSE '' END
-        WHERE state NOT IN ('completed', 'error', 'cancelled');
-        CREATE INDEX downloads_by_target ON downloads (target) WHERE target != '';
-        """,
-    ),
-)
-
 _JOBS: TypeAdapter[Job] = TypeAdapter(Job)
-_RANGES: TypeAdapter[ByteRanges] = TypeAdapter(ByteRanges)
+
+
+class _Files(NamedTuple):
+    """What a row says of each file of several."""
+
+    specs: tuple[FileSpec, ...] = ()
+    facts: tuple[FileFacts, ...] = ()
+
+
+_FILES: TypeAdapter[_Files] = TypeAdapter(_Files)
+
+
+#: The states of jobs that have not ended.
+OPEN = tuple(state for state in JobState if not state.terminal)
 
 
 class JobFilter(NamedTuple):
@@ -225,12 +81,23 @@ class JobStore:
         #: What tells apart jobs whose sources are shown alike.
         self.marks = SourceMarks()
 
-    def insert(self, conn: Connection, spec: JobSpec, secret: SecretKind, mark: bytes) -> Job:
+    def insert(
+        self,
+        conn: Connection,
+        spec: JobSpec,
+        secret: SecretKind,
+        mark: bytes,
+        *,
+        retry_of: Job | None = None,
+    ) -> Job:
         """Make a job, IDLE or ENQUEUED as the spec says; it takes over the partial file of a failed one.
 
         `mark` is that of its source, see `SourceMarks`.
         """
         leftover = self.leftover(conn, spec, mark)
+        if leftover is None and retry_of is not None:
+            old = self.get(conn, retry_of.id)
+            leftover = old if old.staging and _goes_on(spec, old) else None
         if leftover is not None:
             self.change(conn, leftover.id, lambda job: replace(job, staging=""))
         now = time.time()
@@ -241,7 +108,10 @@ class JobStore:
             secret=secret,
             priority=spec.priority,
             preserve_partial=spec.preserve_partial,
+            max_bytes_per_second=spec.max_bytes_per_second,
             name=spec.filename or (Path(spec.source).name if spec.kind is SourceKind.PATH else ""),
+            file_count=len(spec.files),
+            retry_of=0 if retry_of is None else retry_of.id,
             enqueue_order=self.next_order(conn) if spec.start else 0,
             create_time=now,
             update_time=now,
@@ -256,8 +126,7 @@ class JobStore:
         )
         job = replace(job, id=cursor.lastrowid or 0)
         self.marks.keep(job.id, mark)
-        self._check_target(conn, job)
-        self._write(conn, job)
+        self._write(conn, job, before=None)
         labels.keep(conn, job.id, spec.labels)
         return job
 
@@ -267,13 +136,31 @@ class JobStore:
         Raises:
             UnknownJobIDException: There is none.
         """
-        row = conn.execute(f"{_SELECT} WHERE id = ?", (job_id,)).fetchone()
+        row = conn.execute(f"{_SELECT_WHOLE} WHERE id = ?", (job_id,)).fetchone()
         if row is None:
             raise unknown_job(job_id)
-        return _job(row)
+        return _job(*row)
 
-    def list(self, conn: Connection, wanted: JobFilter, *, after: int = 0, limit: int = -1) -> Iterator[Job]:
-        """Jobs by ascending id, from the one after `after`; -1 is no limit."""
+    def list(
+        self, conn: Connection, wanted: JobFilter, *, after: int = 0, limit: int = -1, whole: bool = False
+    ) -> Iterator[Job]:
+        """Jobs by ascending id, from the one after `after`; -1 is no limit.
+
+        Those of several files say no more of them than their number, unless they are read `whole`.
+        """
+        select = _SELECT_WHOLE if whole else _SELECT
+        rows = self._matching(conn, select, wanted, after, limit)
+        return itertools.starmap(_job, rows)
+
+    def ids(self, conn: Connection, wanted: JobFilter, *, after: int = 0, limit: int = -1) -> Sequence[int]:
+        """The ids of jobs, as `list` has them."""
+        rows = self._matching(conn, "SELECT id FROM downloads", wanted, after, limit)
+        return [job_id for (job_id,) in rows]
+
+    @staticmethod
+    def _matching(
+        conn: Connection, select: str, wanted: JobFilter, after: int, limit: int
+    ) -> Iterable[tuple[Any, ...]]:
         where, values = ["id > ?"], [after]  # type: tuple[list[str], list[object]]
         if wanted.queue is not None:
             where.append("queue = ?")
@@ -288,8 +175,7 @@ class JobStore:
         if wanted.ended_before is not None:
             where.append("json_extract(job, '$.end_time') <= ?")
             values.append(wanted.ended_before)
-        rows = conn.execute(f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY id LIMIT ?", (*values, limit))
-        return map(_job, rows)
+        return conn.execute(f"{select} WHERE {' AND '.join(where)} ORDER BY id LIMIT ?", (*values, limit))
 
     def change(self, conn: Connection, job_id: int, transition: Callable[[Job], Job]) -> Job:
         """Apply a transition to a job; writes, and logs the change, only if something changed.
@@ -301,18 +187,13 @@ class JobStore:
         after = transition(before)
         if after == before:
             return before
-        if after.known_target not in (None, before.known_target):
-            self._check_target(conn, after)
         after = stamped(after, before, time.time(), next_revision(conn))
-        self._write(conn, after)
+        self._write(conn, after, before)
         return after
 
-    def checkpoint(self, conn: Connection, job_id: int, have: ByteRanges) -> None:
-        """Record the bytes that are durable. Progress only: no revision, no change-log row."""
-        conn.execute(
-            "UPDATE downloads SET job = json_set(job, '$.have', json(?)) WHERE id = ?",
-            (_RANGES.dump_json(have).decode(), job_id),
-        )
+    def settle(self, conn: Connection) -> None:
+        """Write what changes nothing, so that the commit makes durable what was written before it."""
+        conn.execute("UPDATE meta SET value = value WHERE key = 'enqueue_order'")
 
     def prune(self, conn: Connection, wanted: JobFilter) -> Sequence[Job]:
         """Forget jobs that have ended; returns them.
@@ -333,26 +214,24 @@ class JobStore:
         """The staging folders that jobs know of."""
         return {folder for (folder,) in conn.execute("SELECT staging FROM downloads WHERE staging != ''")}
 
-    def open_count(self, conn: Connection) -> int:
-        """How many jobs have not ended."""
-        query = f"SELECT count(*) FROM downloads WHERE state IN {_OPEN}"
-        return int(conn.execute(query).fetchone()[0])
+    def fewer_open_than(self, conn: Connection, most: int) -> bool:
+        """Whether fewer jobs than so many have not ended; mostly costs the same, however many there are.
 
-    def open_ids(
-        self, conn: Connection, *, queue: str | None = None, ids: Collection[int] | None = None
-    ) -> Sequence[int]:
-        """The jobs of a queue, or of these ids, that have not ended, in ascending order."""
-        query = f"SELECT id FROM downloads WHERE state IN {_OPEN}"
-        if ids is not None:
-            rows = conn.execute(f"{query} AND id IN {_VALUES} ORDER BY id", (json.dumps(list(ids)),))
-        else:
-            rows = conn.execute(f"{query} AND queue = ? ORDER BY id", (queue,))
-        return [job_id for (job_id,) in rows]
+        There are no more than ids from the first of them on. Only where that is too many they are counted.
+        """
+        (last,) = conn.execute("SELECT max(id) FROM downloads").fetchone()
+        first = "SELECT min(id) FROM downloads WHERE state = ?"
+        firsts = [id for state in OPEN for (id,) in conn.execute(first, (state,)) if id is not None]
+        if not firsts or last - min(firsts) + 1 < most:
+            return True
+        query = f"SELECT count(*) FROM downloads WHERE state IN {_OPEN}"
+        return int(conn.execute(query).fetchone()[0]) < most
 
     def leftover(self, conn: Connection, spec: JobSpec, mark: bytes) -> Job | None:
         """The newest failed job of the same source and destination that kept its partial file.
 
         One whose source is only shown like this one is not meant, and neither is one that may be such.
+        Jobs of several files take over nothing.
         """
         rows = conn.execute(
             f"{_SELECT} WHERE source = ? AND destination = ? AND state = 'error' AND staging != ''"
@@ -361,10 +240,11 @@ class JobStore:
         )
 
         def fits(job: Job) -> bool:
-            same = job.spec.filename == spec.filename and self.is_of(job, mark)
+            one_file = SourceKind.FILES not in (job.spec.kind, spec.kind)
+            same = one_file and job.spec.filename == spec.filename and self.is_of(job, mark)
             return bool(same and job.validator and job.have.size)
 
-        return next(filter(fits, map(_job, rows)), None)
+        return next(filter(fits, itertools.starmap(_job, rows)), None)
 
     def is_of(self, job: Job, mark: bytes) -> bool | None:
         """Whether a job of this shown source is for the very source; None if nothing can tell any more."""
@@ -378,20 +258,38 @@ class JobStore:
         """The number of the next job that is taken off the queue."""
         return self._next(conn, "job_sequence")
 
-    def _check_target(self, conn: Connection, job: Job) -> None:
-        """Raise DestinationExistsException if another job that has not ended is to bring the same file."""
-        others = conn.execute(
-            f"{_SELECT} WHERE target = ? AND target != '' AND id != ? ORDER BY id", (_target(job), job.id)
-        )
-        for other in map(_job, others):
-            raise destination_promised(other)
+    def _write(self, conn: Connection, job: Job, before: Job | None) -> None:
+        """Write a job's row, and its change-log row.
 
-    def _write(self, conn: Connection, job: Job) -> None:
+        Raises:
+            DestinationExistsException: Another job that has not ended is to bring a file that it brings.
+        """
+        document = replace(job, spec=replace(job.spec, files=()), file_facts=())
         conn.execute(
-            "UPDATE downloads SET source = ?, state = ?, staging = ?, target = ?, job = ? WHERE id = ?",
-            (job.spec.source, job.state, job.staging, _target(job), _JOBS.dump_json(job).decode(), job.id),
+            "UPDATE downloads SET source = ?, state = ?, staging = ?, job = ? WHERE id = ?",
+            (job.spec.source, job.state, job.staging, _JOBS.dump_json(document).decode(), job.id),
         )
+        files = _Files(job.spec.files, job.file_facts)
+        if files != (_Files() if before is None else _Files(before.spec.files, before.file_facts)):
+            text = _FILES.dump_json(files).decode()
+            conn.execute("UPDATE downloads SET files = ? WHERE id = ?", (text, job.id))
+        if before is None or _claim(job) != _claim(before):
+            self._claim_targets(conn, job)
         append_change(conn, COLLECTION, resource_id(job.id), self._encode(job))
+
+    @staticmethod
+    def _claim_targets(conn: Connection, job: Job) -> None:
+        """Make a job's targets its own, until it ends."""
+        conn.execute("DELETE FROM targets WHERE job = ?", (job.id,))
+        if job.state.terminal:
+            return
+        targets = [str(target) for target in job.targets]
+        taken = f"SELECT min(job) FROM targets WHERE target IN {_VALUES}"
+        (other,) = conn.execute(taken, (json.dumps(targets, ensure_ascii=False),)).fetchone()
+        if other is not None:
+            row = conn.execute(f"{_SELECT_WHOLE} WHERE id = ?", (other,)).fetchone()
+            raise destination_promised(_job(*row), set(targets))
+        conn.executemany("INSERT INTO targets (target, job) VALUES (?, ?)", ((t, job.id) for t in targets))
 
     def _next(self, conn: Connection, counter: str) -> int:
         row = conn.execute("SELECT value FROM meta WHERE key = ?", (counter,)).fetchone()
@@ -400,9 +298,20 @@ class JobStore:
         return value
 
 
-def _target(job: Job) -> str:
-    """Where a job's file goes, if its name is known and the job has not ended; else ""."""
-    return "" if job.known_target is None or job.state.terminal else str(job.known_target)
+def _goes_on(spec: JobSpec, old: Job) -> bool:
+    """Whether a retry goes on from what the old job kept, though no other job of its source would.
+
+    Of one whose address ran out, what the new one serves will tell. Of several files, those that are there
+    are not asked for again: what a token gave is given to nobody else.
+    """
+    if spec.kind is SourceKind.FILES:
+        return spec.files == old.spec.files and old.secret is SecretKind.NONE and old.have.size > 0
+    return spec.source != old.spec.source and bool(old.validator) and old.have.size > 0
+
+
+def _claim(job: Job) -> tuple[Path | None, bool]:
+    """What a job's targets depend on."""
+    return job.known_target, job.state.terminal
 
 
 def resource_id(job_id: int) -> str:
@@ -412,12 +321,17 @@ def resource_id(job_id: int) -> str:
 
 #: Any number of values out of one JSON array: a statement takes a limited number of parameters.
 _VALUES = "(SELECT value FROM json_each(?))"
-_OPEN = "(" + ", ".join(f"'{state.value}'" for state in JobState if not state.terminal) + ")"
+_OPEN = "(" + ", ".join(f"'{state.value}'" for state in OPEN) + ")"
 _SELECT = "SELECT job FROM downloads"
+_SELECT_WHOLE = "SELECT job, files FROM downloads"
 
 
-def _job(row: tuple[str]) -> Job:
-    return _JOBS.validate_json(row[0])
+def _job(document: str, files: str = "") -> Job:
+    job = _JOBS.validate_json(document)
+    if not files:
+        return job
+    found = _FILES.validate_json(files)
+    return replace(job, spec=replace(job.spec, files=found.specs), file_facts=found.facts)
 
 
 class StoredJobs:
@@ -432,8 +346,8 @@ class StoredJobs:
 
     async def unfinished(self) -> list[Job]:
         """See `Jobs`."""
-        wanted = JobFilter(states=[state for state in JobState if not state.terminal])
-        return await self._db.read(lambda conn: list(self._store.list(conn, wanted)))
+        wanted = JobFilter(states=OPEN)
+        return await self._db.read(lambda conn: list(self._store.list(conn, wanted, whole=True)))
 
     async def staging_folders(self) -> set[str]:
         """See `Jobs`."""
@@ -459,7 +373,3 @@ class StoredJobs:
 
         # Not synced: after a power cut the job is in the queue again, which is as good.
         return await self._db.write(unit, synced=False)
-
-    async def checkpoint(self, job_id: int, have: ByteRanges) -> None:
-        """See `Jobs`."""
-        await self._db.write(lambda conn: self._store.checkpoint(conn, job_id, have), grows=True)

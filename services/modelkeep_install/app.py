@@ -24,8 +24,12 @@ from . import convert
 from .config import InstallSettings
 from .domain.roots import ModelRoots
 from .installer import Installer
+from .invokeai.course import InvokeAIImports
 from .peers import Downloads, Leases, Records
 from .presence import Presence
+from .scan.looking import Tools
+from .scan.scanner import Scanner
+from .scan.store import ScanStore
 from .service import InstallServicer
 from .store import COLLECTION, MIGRATIONS, InstallStore
 
@@ -70,6 +74,7 @@ class InstallApplication:
                 Downloads(to_download, download),
                 roots,
                 loader=leases,
+                mirrors=settings.mirrors,
                 room=Room(roots.models_dir, settings.disk_reserve_bytes),
                 news=lambda job: hub.progress(str(job.id), convert.install_message(job)),
             )
@@ -79,10 +84,26 @@ class InstallApplication:
             presence = Presence(records, roots, settings.check_files_seconds)
             held.push_async_callback(presence.close)
             presence.start()
-            servicer = InstallServicer(installer, store, hub, presence)
+            autoimport = await asyncio.to_thread(lambda: settings.autoimport)
+            tools = Tools(
+                ScanStore(db),
+                installer,
+                store,
+                records,
+                presence,
+                roots,
+                settings.data_dir,
+                autoimport=autoimport,
+            )
+            scanner = Scanner(tools, sync_at_start=settings.sync_at_start)
+            held.push_async_callback(scanner.stop)
+            await scanner.start()
+            invokeai = InvokeAIImports(records, roots)
+            servicer = InstallServicer(installer, store, hub, presence, scanner, invokeai)
 
             async def drain() -> None:
                 await hub.drain()
+                await scanner.stop()
                 await installer.stop()
 
             yield Service(
@@ -116,7 +137,16 @@ class InstallApplication:
 
 def _info(roots: ModelRoots, store_id: str, check_files_s: float) -> Mapping[str, Any]:
     return {
-        "features": ("local-path", "url", "probe-safetensors", "probe-diffusers", "sqlite"),
+        "features": (
+            "local-path",
+            "url",
+            "hub",
+            "probe-safetensors",
+            "probe-diffusers",
+            "scan",
+            "invokeai",
+            "sqlite",
+        ),
         "limits": {
             "max_header_bytes": MAX_HEADER_BYTES,
             "check_files_milliseconds": round(check_files_s * 1000),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ from pydantic import Field
 from modelkeep.defaults import DEFAULT_ADDRESSES, DEFAULT_PORTS
 from modelkeep_common.modes import umask_for
 from modelkeep_common.settings import ServiceSettings
+from modelkeep_common.urls import authority_of
 
 
 class InstallSettings(ServiceSettings):
@@ -32,6 +34,12 @@ class InstallSettings(ServiceSettings):
         description="Let the owner of the suite, and nobody else, take local models from anywhere.",
     )
 
+    hub_mirrors: tuple[str, ...] = Field(
+        (),
+        description="Hosts, with ports if need be, whose addresses name repositories as Hugging Face's do; "
+        "HF_ENDPOINT's is one.",
+    )
+
     disk_reserve_bytes: int = Field(
         16 << 20, ge=0, description="Room that copies leave on the file system of models_dir."
     )
@@ -43,10 +51,31 @@ class InstallSettings(ServiceSettings):
         description="Seconds between two looks whether models are where their records say; 0 never looks.",
     )
 
+    autoimport_dirs: tuple[Path, ...] = Field(
+        (),
+        description="Folders whose models a sync registers where they lie, besides those in models_dir; "
+        "they are import roots as well.",
+    )
+    sync_at_start: bool = Field(
+        True, description="Whether models_dir and autoimport_dirs are synced in the background at each start."
+    )
+
+    @property
+    def autoimport(self) -> tuple[Path, ...]:
+        """The folders whose models are registered by themselves, absolute and without links."""
+        return tuple(Path(folder).expanduser().resolve() for folder in self.autoimport_dirs)
+
+    @property
+    def mirrors(self) -> frozenset[str]:
+        """The mirrors of Hugging Face, each as an address has it."""
+        endpoint = authority_of(os.environ.get("HF_ENDPOINT", ""))
+        return frozenset(host.lower() for host in (*self.hub_mirrors, endpoint) if host)
+
     @property
     def roots(self) -> tuple[Path, ...]:
         """The import roots for every caller, absolute."""
-        return tuple(Path(root).expanduser().resolve() for root in self.import_roots)
+        named = tuple(Path(root).expanduser().resolve() for root in self.import_roots)
+        return tuple(dict.fromkeys((*named, *self.autoimport)))
 
     @property
     def owner_roots(self) -> tuple[Path, ...]:

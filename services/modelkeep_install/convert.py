@@ -7,26 +7,35 @@ from dataclasses import replace
 from typing import Any
 
 from modelkeep.configs.fields import fill, readable_values, values_of
-from modelkeep.download.v1 import download_pb2
+from modelkeep.download.v1 import download_pb2, resolve_pb2
+from modelkeep.exceptions import FieldInvalidException, ModelkeepError
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.loader.v1 import resident_pb2
 from modelkeep.model.v1 import model_pb2
+from modelkeep.record.v1.exports_pb2 import (
+    IMPORT_OUTCOME_REFUSED,
+    IMPORT_OUTCOME_SKIPPED,
+    ImportedModel,
+)
 from modelkeep.record.v1.record_service_pb2 import WatchModelsResponse
+from modelkeep.rpc import exception_of
 from modelkeep.server.v1 import job_pb2, watch_pb2
 from modelkeep.taxonomy import DigestState, wire_name
-from modelkeep_common.urls import shown
+from modelkeep_common.urls import page_violations, shown
 from modelkeep_common.watch import Frame
 from modelkeep_common.wire import to_seconds, to_timestamp
 
 from .domain.draft import draft_of
-from .domain.jobs import Job, JobError, Overrides, Progress, Reuse, SourceKind, State
+from .domain.jobs import FileProgress, Job, JobError, Overrides, Progress, Reuse, SourceKind, State
+from .domain.plans import Hub, Metadata, Plan, PlannedFile, Remote
 from .domain.ports import (
     DownloadNews,
     DownloadOrder,
     DownloadState,
     DownloadStatus,
     LeaseHeld,
+    OrderedFile,
     Place,
     RecordFile,
     RecordNews,
@@ -47,6 +56,12 @@ _REUSES = {install_pb2.REUSE_UNSPECIFIED: Reuse.SAME_SOURCE} | {
 _DOWNLOADS = {
     download_pb2.DownloadState.Value(f"DOWNLOAD_STATE_{state.name}"): state for state in DownloadState
 }
+_HUBS = {
+    resolve_pb2.SOURCE_KIND_HUGGING_FACE: Hub.HUGGING_FACE,
+    resolve_pb2.SOURCE_KIND_CIVITAI: Hub.CIVITAI,
+}
+#: Of a description, in characters.
+_MAX_TEXT = 65_536
 
 
 def _wire(prefix: str, value: str) -> str:
@@ -55,9 +70,16 @@ def _wire(prefix: str, value: str) -> str:
 
 
 def overrides_of(message: install_pb2.ModelOverrides) -> Overrides:
-    """What a caller wants in the record."""
+    """What a caller wants in the record.
+
+    Raises:
+        FieldInvalidException: A value that a record cannot have.
+    """
     values = values_of(message)
-    return values | {"source": shown(values["source"])} if "source" in values else values
+    if wrong := page_violations(values.get("source_url", ""), "overrides.source_url"):
+        raise FieldInvalidException("", violations=wrong)
+    addresses = ("source", "preview_url", "source_url")
+    return values | {name: shown(values[name]) for name in addresses if name in values}
 
 
 def _overrides_message(overrides: Overrides) -> install_pb2.ModelOverrides:
@@ -69,10 +91,13 @@ def _overrides_message(overrides: Overrides) -> install_pb2.ModelOverrides:
 # ---- requests ---------------------------------------------------------------------------------------------
 def import_request_of(message: pb.ImportModelRequest) -> ImportRequest:
     """What ImportModel asks for."""
+    source = message.source
     return ImportRequest(
-        local_path=message.source.local_path,
-        url=message.source.url,
-        inplace=message.inplace if message.HasField("inplace") else True,
+        local_path=source.local_path,
+        url=source.url,
+        remote=_remote_of(source.remote) if source.HasField("remote") else None,
+        inplace=message.inplace if message.HasField("inplace") else not message.move,
+        move=message.move,
         overrides=overrides_of(message.overrides),
         access_token=message.access_token,
         expected_sha256=message.expected_sha256,
@@ -80,6 +105,10 @@ def import_request_of(message: pb.ImportModelRequest) -> ImportRequest:
         reuse=_REUSES[message.reuse],
         labels=dict(message.labels),
     )
+
+
+def _remote_of(message: resolve_pb2.RemoteSource) -> Remote:
+    return Remote(message.source.strip(), message.subfolder, message.variant, message.revision)
 
 
 def states_of(numbers: Iterable[int]) -> list[State]:
@@ -96,7 +125,9 @@ def policy_of(number: pb.UninstallFiles) -> FilePolicy:
 def install_message(job: Job, record: bytes = b"") -> install_pb2.Install:
     """A job as the wire's resource."""
     source = install_pb2.InstallSource()
-    if job.source.kind is SourceKind.URL:
+    if job.remote is not None:
+        source.remote.CopyFrom(remote_message(job.remote))
+    elif job.source.kind is SourceKind.URL:
         source.url = job.source.text
     else:
         source.local_path = job.source.text
@@ -105,6 +136,8 @@ def install_message(job: Job, record: bytes = b"") -> install_pb2.Install:
         etag=f'"{job.revision}"',
         source=source,
         inplace=job.inplace,
+        move=job.move,
+        retry_of_id=job.retry_of_id,
         overrides=_overrides_message(job.overrides),
         state=_wire("INSTALL_STATE", job.state),
         stage=_wire("INSTALL_STAGE", job.stage),
@@ -125,12 +158,17 @@ def install_message(job: Job, record: bytes = b"") -> install_pb2.Install:
             bytes_done=job.progress.bytes_done,
             bytes_total=job.progress.bytes_total,
             bytes_per_second=job.progress.bytes_per_second,
+            files=[
+                job_pb2.FileProgress(path=file.path, bytes_done=file.bytes_done, bytes_total=file.bytes_total)
+                for file in job.progress.files
+            ],
         ),
+        plan=None if job.plan is None else resolve_pb2.SourcePlan.FromString(job.plan.message),
     )
     if record:
         message.model.MergeFromString(record)
     if job.error is not None:
-        message.error.CopyFrom(_error_message(job.error))
+        message.error.CopyFrom(error_message(job.error))
     if job.probe is not None:
         message.probe.CopyFrom(probe_message(job.probe, job.overrides))
     if job.start_time is not None:
@@ -245,15 +283,31 @@ def lease_of(message: resident_pb2.Lease) -> LeaseHeld:
 
 def order_fields(order: DownloadOrder) -> dict[str, Any]:
     """The fields of a CreateDownloadRequest."""
+    source = download_pb2.DownloadSource(url=order.url)
+    if order.files:
+        source = download_pb2.DownloadSource(
+            files=download_pb2.FileSet(files=[_source_file(file) for file in order.files])
+        )
     return {
-        "source": download_pb2.DownloadSource(url=order.url),
+        "source": source,
         "destination": order.folder,
+        "filename": order.filename,
         "priority": order.priority,
         "expected_sha256": order.expected_sha256,
         "access_token": order.access_token,
         "labels": dict(order.labels),
         "request_id": order.request_id,
     }
+
+
+def _source_file(file: OrderedFile) -> download_pb2.SourceFile:
+    return download_pb2.SourceFile(
+        url=file.url,
+        path=file.path,
+        size_bytes=file.size_bytes,
+        expected_sha256=file.sha256,
+        local_copy=file.local_copy,
+    )
 
 
 def download_of(message: download_pb2.Download) -> DownloadStatus:
@@ -266,8 +320,65 @@ def download_of(message: download_pb2.Download) -> DownloadStatus:
         error=_error_of(message.error) if message.HasField("error") else None,
         attempt=message.attempt,
         sha256=message.sha256,
+        digests={file.path: file.sha256 for file in message.files},
         labels=dict(message.labels),
     )
+
+
+def remote_message(remote: Remote) -> resolve_pb2.RemoteSource:
+    """A source at a hub on the wire."""
+    return resolve_pb2.RemoteSource(
+        source=remote.source, subfolder=remote.subfolder, variant=remote.variant, revision=remote.revision
+    )
+
+
+def plan_of(message: resolve_pb2.SourcePlan) -> Plan:
+    """What a source comes to, as DownloadService answered it."""
+    said, without_files = message.metadata, resolve_pb2.SourcePlan()
+    without_files.CopyFrom(message)
+    without_files.ClearField("files")
+    return Plan(
+        hub=_HUBS.get(message.kind, Hub.OTHER),
+        source=message.source,
+        name=message.name,
+        files=tuple(
+            PlannedFile(
+                file.url,
+                file.path,
+                file.size_bytes if file.HasField("size_bytes") else None,
+                file.sha256,
+                file.cached_path,
+            )
+            for file in message.files
+        ),
+        is_folder=message.is_folder,
+        revision=message.revision,
+        metadata=Metadata(
+            name=said.name[:512].strip(),
+            description=said.description[:_MAX_TEXT],
+            license=said.license[:_MAX_TEXT],
+            tags=tuple(tag[:256] for tag in said.tags if tag)[:256],
+            trigger_phrases=tuple(phrase[:4096] for phrase in said.trigger_phrases)[:1024],
+            base=said.base,
+            preview_url=said.preview_url[:8192],
+            source_url=said.page_url if len(said.page_url) <= 8192 else "",
+        ),
+        message=without_files.SerializeToString(),
+    )
+
+
+def plan_message(plan: Plan) -> resolve_pb2.SourcePlan:
+    """A plan on the wire, with its files, and where each is on this host already."""
+    message = resolve_pb2.SourcePlan.FromString(plan.message)
+    for file in plan.files:
+        message.files.add(
+            url=file.url,
+            path=file.path,
+            size_bytes=file.size_bytes,
+            sha256=file.sha256,
+            cached_path=file.local_copy or file.cached_path,
+        )
+    return message
 
 
 def news_of(message: Any, told: dict[int, DownloadStatus]) -> DownloadNews:
@@ -297,10 +408,16 @@ def _progress_of(message: job_pb2.Progress) -> Progress:
         bytes_done=message.bytes_done,
         bytes_total=message.bytes_total if message.HasField("bytes_total") else None,
         bytes_per_second=message.bytes_per_second,
+        files=tuple(
+            FileProgress(
+                file.path, file.bytes_done, file.bytes_total if file.HasField("bytes_total") else None
+            )
+            for file in message.files
+        ),
     )
 
 
-def _error_message(error: JobError) -> job_pb2.JobError:
+def error_message(error: JobError) -> job_pb2.JobError:
     message = job_pb2.JobError(
         code=error.code,
         reason=error.reason,
@@ -333,3 +450,10 @@ def record_news_of(frame: WatchModelsResponse) -> RecordNews:
         {m.key: Place(m.path, m.root_id, m.HasField("missing_time")) for m in puts},
         [event.removed_key for event in frame.events if not event.HasField("put")],
     )
+
+
+def import_error_of(result: ImportedModel) -> ModelkeepError | None:
+    """Why a record of an import was not stored; None if it was, or was there already."""
+    if result.outcome not in (IMPORT_OUTCOME_SKIPPED, IMPORT_OUTCOME_REFUSED):
+        return None
+    return exception_of(job_pb2.JobError(reason=result.reason, message=result.message))

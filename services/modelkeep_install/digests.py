@@ -140,7 +140,8 @@ class DigestWorker:
         location = Path(work.location)
         path = location / file.path if work.is_folder else location
         name = (work.key, file.path)
-        begun = self._begun.pop(name, None) or Digesting()
+        # of what was downloaded, SHA-256 was taken on the way
+        begun = self._begun.pop(name, None) or Digesting(with_sha256=not file.sha256)
         loop = asyncio.get_running_loop()
         try:
             found = await loop.run_in_executor(self._thread, self._turn, path, begun)
@@ -149,15 +150,16 @@ class DigestWorker:
                 return None
         except (ModelkeepError, OSError) as error:
             _log.warning("cannot hash %s: %s", path, error)
-            return replace(file, state=DigestState.Failed)
+            return replace(file, sha256="", state=DigestState.Failed)
         if found.size_bytes != file.size_bytes or not is_same_time(found.modify_time, file.modify_time):
             # also while it was read: the digests would be of no content that the file ever had
             _log.warning("%s changed since it was installed: it has no digests", path)
-            return replace(file, state=DigestState.Failed)
-        verified = work.expected_sha256 and found.sha256 == work.expected_sha256.lower()
+            return replace(file, sha256="", state=DigestState.Failed)
+        sha256 = file.sha256 or found.sha256
+        verified = file.path in work.verified or sha256 == work.expected_sha256.lower()
         return replace(
             file,
-            sha256=found.sha256,
+            sha256=sha256,
             blake3=found.blake3,
             state=DigestState.Verified if verified else DigestState.Computed,
         )

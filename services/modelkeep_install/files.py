@@ -6,16 +6,18 @@ whatever has the final name is whole. Installed files are 0444: they are replace
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
 import stat
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from modelkeep.exceptions import DestinationExistsException, InvalidModelException, SourceChangedException
+from modelkeep_common.copies import NOT_IN_KERNEL
+from modelkeep_common.file_names import FORBIDDEN, is_device
 from modelkeep_common.modes import read_only_in
 from modelkeep_common.room import Claim
 from modelkeep_common.wire import clamped_time
@@ -27,12 +29,6 @@ from .probe.readers.headers import Opener, open_regular
 _FICLONE = 0x40049409  # _IOW(0x94, 9, int): share the source's blocks (btrfs, XFS, bcachefs)
 _COPY_BYTES = 16 << 20
 _READ_BYTES = 1 << 20
-#: Not between these two file systems; of EIO, reading and writing apart tell which one has it.
-_NOT_IN_KERNEL = frozenset(
-    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EIO}
-)
-_READ_BYTES = 1 << 20
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 #: File systems keep times more coarsely than they first tell them.
 _SAME_TIME_S = 0.01
@@ -49,9 +45,9 @@ def check_name(name: str) -> str:
     bad = (
         name in ("", ".", "..")
         or len(os.fsencode(name)) > 255
-        or any(c in '/\\:*?"<>|' or ord(c) < 32 or ord(c) == 127 for c in name)
+        or any(c in FORBIDDEN or unicodedata.category(c) == "Cc" for c in name)
         or name.endswith((" ", "."))
-        or name.partition(".")[0].lower() in _RESERVED
+        or is_device(name)
         or name.startswith(".modelkeep-root")
     )
     if bad:
@@ -92,6 +88,7 @@ class Copying:
         stop: Asked before each block; true ends the work.
         claim: Told before each block how much room on the disk is still to be taken.
         total_bytes: Size of all that is copied.
+        link: Make another name of each file, without a byte copied, where the file system takes that.
         done_bytes: What of that is copied.
     """
 
@@ -100,6 +97,7 @@ class Copying:
     stop: Callable[[], bool] = lambda: False
     claim: Claim | None = None
     total_bytes: int = 0
+    link: bool = False
     done_bytes: int = 0
 
     def went_on(self, count: int) -> None:
@@ -143,6 +141,10 @@ def copy_file(source: Path, target: Path, how: Copying | None = None) -> int:
     """
     how = how or Copying()
     with how.opener(source) as file, writing(target):
+        size = os.fstat(file.fileno()).st_size
+        if how.link and _link(file.fileno(), target):
+            how.went_on(size)
+            return size
         out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             before = os.fstat(file.fileno())
@@ -159,6 +161,21 @@ def copy_file(source: Path, target: Path, how: Copying | None = None) -> int:
         finally:
             os.close(out)
     return size
+
+
+def _link(descriptor: int, target: Path) -> bool:
+    """Makes another name of an open file; whether that could be done."""
+    # through its descriptor: no link that came into its path since it was opened is followed
+    here = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY)
+    try:
+        os.link(str(descriptor), target, src_dir_fd=here, follow_symlinks=True)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False  # another file system, one without links, or a file of another user
+    finally:
+        os.close(here)
+    return True
 
 
 def source_changed(source: Path) -> SourceChangedException:
@@ -188,7 +205,7 @@ def _copy_bytes(path: Path, source: int, target: int, how: Copying) -> int:
             try:
                 count = os.copy_file_range(source, target, _COPY_BYTES)
             except OSError as error:
-                if error.errno not in _NOT_IN_KERNEL:
+                if error.errno not in NOT_IN_KERNEL:
                     raise
                 in_kernel = False
                 continue
@@ -236,8 +253,12 @@ def copy_tree(source: Path, files: Iterable[str], target: Path, how: Copying | N
         sync_folder(folder)
 
 
-def place(staged: Path, target: Path) -> None:
+def place(staged: Path, target: Path, *, read_only: bool = True) -> None:
     """Gives staged files their final name, durably, by one rename; does nothing if it has been done.
+
+    Args:
+        staged, target: Where they are, and where they shall be.
+        read_only: Make them read-only before.
 
     Raises:
         DestinationExistsException: Something else is at ``target``.
@@ -257,7 +278,8 @@ def place(staged: Path, target: Path) -> None:
             f"There is a file at {target} already.", metadata={"path": str(target)}
         )
     with writing(target):
-        _make_read_only(staged)
+        if read_only:
+            make_read_only(staged)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(staged, target)
         sync_folder(target.parent)
@@ -265,7 +287,8 @@ def place(staged: Path, target: Path) -> None:
         sync_folder(staged.parent)
 
 
-def _make_read_only(path: Path) -> None:
+def make_read_only(path: Path) -> None:
+    """Takes the right to write from a file, or from all files of a folder."""
     if path.is_dir():
         for current, _, names in os.walk(path):
             for name in names:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncGenerator
 
-from modelkeep.backoff import Backoff
-from modelkeep.exceptions import InvalidRequestException, ModelkeepError, UnknownJobIDException
+from modelkeep.exceptions import UnknownJobIDException
+from modelkeep_common.following import follow
 
-from .domain.ports import DownloadPort, DownloadState, DownloadStatus
-
-_log = logging.getLogger(__name__)
+from .domain.ports import DownloadNews, DownloadPort, DownloadState, DownloadStatus
 
 #: Asked again after so long without news: a watch that hangs must not hang an install.
 _DOUBT_S = 20.0
-_FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 5.0
+_LAST_RETRY_S = 5.0
 ENDED = frozenset({DownloadState.COMPLETED, DownloadState.ERROR, DownloadState.CANCELLED})
 
 
@@ -67,22 +64,13 @@ class DownloadFollower:
                 await task
 
     async def _watch(self) -> None:
-        token = ""
-        waits = Backoff(_FIRST_RETRY_S, _LAST_RETRY_S)
-        while True:
-            try:
-                async for news in self._downloads.watch(token):
-                    token = news.resume_token
-                    waits.reset()
-                    for status in news.statuses:
-                        self._tell(status.id, status)
-                    for removed in news.removed:
-                        self._tell(removed, None)
-            except InvalidRequestException:
-                token = ""  # another store, or too long ago: begin with a snapshot
-            except ModelkeepError as error:
-                _log.info("the watch of downloads ended: %s", error.reason)
-            await asyncio.sleep(waits.next())
+        await follow(self._downloads.watch, self._take, what="downloads", last_retry_s=_LAST_RETRY_S)
+
+    async def _take(self, news: DownloadNews, is_first: bool) -> None:
+        for status in news.statuses:
+            self._tell(status.id, status)
+        for removed in news.removed:
+            self._tell(removed, None)
 
     def _tell(self, download_id: int, status: DownloadStatus | None) -> None:
         queue = self._queues.get(download_id)

@@ -13,6 +13,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from modelkeep.download.v1 import download_service_pb2 as download_pb
 from modelkeep.download.v1 import download_service_pb2_grpc
+from modelkeep.download.v1.resolve_pb2 import ResolveSourceRequest
 from modelkeep.exceptions import (
     CancelledException,
     ModelkeepError,
@@ -25,10 +26,14 @@ from modelkeep.loader.v1 import loader_service_pb2_grpc
 from modelkeep.model.v1.model_pb2 import Model
 from modelkeep.record.v1 import record_service_pb2 as record_pb
 from modelkeep.record.v1 import record_service_pb2_grpc
+from modelkeep.record.v1.covers_pb2 import DeleteCoverImageRequest, SetCoverImageRequest
+from modelkeep.record.v1.exports_pb2 import IMPORT_CONFLICT_SKIP, ExportedModel, ImportModelsRequest
 from modelkeep.record.v1.marks_pb2 import MarkModelsRequest, ModelMark
 from modelkeep.rpc import Address, decode, unreachable
+from modelkeep_common.watch.frames import chunked
 
 from . import convert
+from .domain.plans import Plan, Remote
 from .domain.ports import (
     DownloadNews,
     DownloadOrder,
@@ -48,10 +53,16 @@ T = TypeVar("T")
 QUEUE = "install"
 
 _DEADLINE_S = 20.0
+#: A listing of a large repository takes several questions, and each may be asked again.
+_RESOLVE_DEADLINE_S = 120.0
 #: A loader that hangs keeps nobody from deleting.
 _LEASES_DEADLINE_S = 5.0
 #: Records that a search gives at most.
 MAX_FOUND = 16
+#: Paths that a search takes.
+_PATHS = 64
+#: Records of one import, and their bytes.
+_IMPORTED, _IMPORTED_BYTES = 100, 2 << 20
 
 
 class _Peer:
@@ -160,6 +171,77 @@ class Records(_Peer):
         answer = await self._call(self._stub.UpdateModel(request, timeout=_DEADLINE_S))
         return convert.stored_model_of(answer.model)
 
+    async def batch(self, keys: Sequence[str]) -> dict[str, Model]:
+        found: dict[str, Model] = {}
+        rest = list(keys)
+        while rest:
+            answer = await self._call(
+                self._stub.BatchGetModels(record_pb.BatchGetModelsRequest(keys=rest), timeout=_DEADLINE_S)
+            )
+            found |= {model.key: model for model in answer.models}
+            rest = list(answer.deferred_keys)
+        return found
+
+    async def at_paths(self, places: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Model]:
+        found: dict[tuple[str, str], Model] = {}
+        for first in range(0, len(places), _PATHS):
+            filter = record_pb.ModelFilter(paths=[path for path, _ in places[first : first + _PATHS]])
+            token = ""
+            while True:
+                request = record_pb.ListModelsRequest(
+                    filter=filter, view=record_pb.MODEL_VIEW_FULL, page_size=1000, page_token=token
+                )
+                answer = await self._call(self._stub.ListModels(request, timeout=_DEADLINE_S))
+                found |= {(model.path, model.root_id): model for model in answer.models}
+                token = answer.next_page_token
+                if not token:
+                    break
+        return found
+
+    async def add(
+        self, models: Sequence[tuple[Model, Sequence[RecordFile], bytes]], *, validate_only: bool
+    ) -> list[ModelkeepError | None]:
+        entries = [
+            ExportedModel(model=model, files=map(convert.file_message, files), cover_image=picture)
+            for model, files, picture in models
+        ]
+        errors: list[ModelkeepError | None] = []
+        for part in chunked(entries, ExportedModel.ByteSize, _IMPORTED, _IMPORTED_BYTES):
+            request = ImportModelsRequest(
+                models=part, on_conflict=IMPORT_CONFLICT_SKIP, validate_only=validate_only
+            )
+            answer = await self._call(self._stub.ImportModels(request, timeout=_DEADLINE_S))
+            errors += map(convert.import_error_of, answer.results)
+        return errors
+
+    async def change(
+        self,
+        model: Model,
+        paths: Sequence[str],
+        *,
+        files: Sequence[RecordFile] | None,
+        picture: bytes | None,
+    ) -> None:
+        if picture is not None:
+            model.etag = await self._set_picture(model.key, model.etag, picture)
+        request = record_pb.UpdateModelRequest(
+            model=model,
+            update_mask=FieldMask(paths=paths),
+            files=map(convert.file_message, files or ()),
+            replace_files=files is not None,
+        )
+        await self._call(self._stub.UpdateModel(request, timeout=_DEADLINE_S))
+
+    async def _set_picture(self, key: str, etag: str, picture: bytes) -> str:
+        """The record's etag after that."""
+        if picture:
+            setting = SetCoverImageRequest(key=key, etag=etag, image=picture)
+            set_answer = await self._call(self._stub.SetCoverImage(setting, timeout=_DEADLINE_S))
+            return str(set_answer.model.etag)
+        deleting = DeleteCoverImageRequest(key=key, etag=etag)
+        answer = await self._call(self._stub.DeleteCoverImage(deleting, timeout=_DEADLINE_S))
+        return str(answer.model.etag)
+
     async def delete(self, key: str, etag: str, request_id: str) -> int:
         request = record_pb.DeleteModelRequest(key=key, etag=etag, request_id=request_id)
         answer = await self._call(self._stub.DeleteModel(request, timeout=_DEADLINE_S))
@@ -174,6 +256,11 @@ class Downloads(_Peer):
         self._stub: Any = download_service_pb2_grpc.DownloadServiceStub(channel)
         #: What was told last of each download, over all watches: one that resumes tells no snapshot.
         self._told: dict[int, DownloadStatus] = {}
+
+    async def resolve(self, remote: Remote, access_token: str) -> Plan:
+        request = ResolveSourceRequest(source=convert.remote_message(remote), access_token=access_token)
+        answer = await self._call(self._stub.ResolveSource(request, timeout=_RESOLVE_DEADLINE_S))
+        return convert.plan_of(answer.plan)
 
     async def create(self, order: DownloadOrder) -> DownloadStatus:
         request = download_pb.CreateDownloadRequest(**convert.order_fields(order), queue=QUEUE)
@@ -191,6 +278,10 @@ class Downloads(_Peer):
         )
         answer = await self._call(self._stub.StartDownload(request, timeout=_DEADLINE_S))
         return convert.download_of(answer.download)
+
+    async def pause(self, download_id: int) -> None:
+        request = download_pb.PauseDownloadRequest(id=download_id)
+        await self._call(self._stub.PauseDownload(request, timeout=_DEADLINE_S))
 
     async def cancel(self, download_id: int) -> None:
         request = download_pb.CancelDownloadRequest(id=download_id)

@@ -16,15 +16,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from modelkeep.backoff import Backoff
-from modelkeep.exceptions import InvalidRequestException, ModelkeepError, UpstreamUnavailableException
+from modelkeep.exceptions import ModelkeepError, UpstreamUnavailableException
+from modelkeep_common.following import follow
 
-from .domain.ports import FollowedRecords, Mark, Place
+from .domain.ports import FollowedRecords, Mark, Place, RecordNews
 from .domain.roots import ModelRoots
 
 _log = logging.getLogger(__name__)
 
-_FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 5.0
+_LAST_RETRY_S = 5.0
 #: How long a caller waits for the records to be known.
 _PATIENCE_S = 5.0
 #: A look takes at most one part in so many of the time.
@@ -134,26 +134,20 @@ class Presence:
             await asyncio.sleep(max(self._every_s, _SHARE * (time.monotonic() - begun)))
 
     async def _follow(self) -> None:
-        token = ""
-        waits = Backoff(_FIRST_RETRY_S, _LAST_RETRY_S)
-        while True:
-            if not token:
-                self._known.clear()
-                self._places.clear()
-            try:
-                async for news in self._records.follow(token):
-                    token = news.resume_token
-                    waits.reset()
-                    self._places.update(news.places)
-                    for key in news.removed:
-                        self._places.pop(key, None)
-                    if news.complete:
-                        self._known.set()
-            except InvalidRequestException:
-                token = ""  # another store, or too long ago: begin with a snapshot
-            except ModelkeepError as error:
-                _log.info("the watch of records ended: %s", error.reason)
-            await asyncio.sleep(waits.next())
+        await follow(
+            self._records.follow, self._take, what="records", last_retry_s=_LAST_RETRY_S, begin=self._forget
+        )
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._places.clear()
+
+    async def _take(self, news: RecordNews, is_first: bool) -> None:
+        self._places.update(news.places)
+        for key in news.removed:
+            self._places.pop(key, None)
+        if news.complete:
+            self._known.set()
 
 
 def is_there(path: str | Path) -> bool | None:

@@ -21,7 +21,7 @@ from modelkeep.exceptions import ModelkeepError, QueueFullException
 from modelkeep_common.room import Room
 
 from .domain.jobs import TRANSITIONS, Job, JobError, Progress, SourceKind, Stage, State
-from .domain.ports import TRY_AGAIN, DigestWork, DownloadPort, JobStore, RecordPort, StoredModel
+from .domain.ports import TRY_AGAIN, DigestWork, DownloadPort, JobStore, RecordPort, Removal, StoredModel
 from .domain.roots import ModelRoots
 from .follow import DownloadFollower
 from .locks import KeyedLocks
@@ -30,10 +30,16 @@ T = TypeVar("T")
 
 #: Between two calls of a peer that does not answer, in seconds.
 FIRST_RETRY_S, LAST_RETRY_S = 0.1, 5.0
+#: What a caller brings is taken at once; a source that wants more leaves the job paused.
+_GOES_ON_S = 2.0
 
 
 class Cancelled(Exception):
     """The job was asked to end, and may."""
+
+
+class Held(Exception):
+    """The job was asked to stand still, and may."""
 
 
 class Failed(Exception):
@@ -63,6 +69,7 @@ class Tools:
 
     Attributes:
         news: Told of a job whose progress has changed since it was stored.
+        spare: A removal without the files that other records list, which it names.
         quick, copies: Two pools: a copy of many gigabytes must not keep a probe waiting.
         sources: Two jobs of one local source take turns.
     """
@@ -74,6 +81,7 @@ class Tools:
     roots: ModelRoots
     room: Room
     news: Callable[[Job], None]
+    spare: Callable[[Removal], Awaitable[Removal]]
     quick: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "install"))
     copies: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "copy"))
     sources: KeyedLocks = field(default_factory=KeyedLocks)
@@ -87,7 +95,8 @@ class Run:
         job: What is true of it: as it was stored last, with what its present step has found since.
         url, access_token: With their secrets; in memory only, and only until they are handed over.
         token: Set when a caller brought a secret.
-        stopped: Read by worker threads between blocks; set by a cancel and by a drain.
+        held: Set while a caller wants the job to stand still.
+        stopped: Set by a cancel and by a drain; read by worker threads, as :attr:`must_stop`.
     """
 
     def __init__(self, job: Job, tools: Tools, *, url: str = "", access_token: str = "") -> None:
@@ -95,16 +104,30 @@ class Run:
         self.tools = tools
         self.url, self.access_token = url, access_token
         self.token = asyncio.Event()
+        self._moves = asyncio.Event()
         self.cancelled = asyncio.Event()
+        self.held = asyncio.Event()
         self.stopped = threading.Event()
         self._loop = asyncio.get_running_loop()
         if job.cancel_requested:
             self.request_cancel()
+        if job.pause_requested:
+            self.held.set()
 
     @property
-    def download_is_paused(self) -> bool:
-        """Whether it waits since its download is paused, by somebody or for want of something."""
-        return self.job.state is State.PAUSED and bool(self.job.download_id)
+    def is_paused(self) -> bool:
+        """Whether it waits for a caller, by somebody's wish or for want of something."""
+        return self.job.state is State.PAUSED
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it stands still, and its run may end."""
+        return self.job.is_held and self.held.is_set()
+
+    @property
+    def must_stop(self) -> bool:
+        """Read by worker threads between blocks: whether their work shall end."""
+        return self.stopped.is_set() or self.held.is_set()
 
     # ---- said from outside ---------------------------------------------------------------------------
     def bring(self, url: str, access_token: str) -> None:
@@ -113,10 +136,27 @@ class Run:
         self.access_token = access_token or self.access_token
         self.token.set()
 
+    async def went_on(self) -> None:
+        """Waits until a paused job goes on with what was brought; for a moment only, if it does not."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GOES_ON_S):
+                while self.is_paused:
+                    self._moves.clear()
+                    await self._moves.wait()
+
     def request_cancel(self) -> None:
         """The job shall end, and leave nothing."""
         self.cancelled.set()
         self.stopped.set()
+
+    def hold(self) -> None:
+        """The job shall stand still, and keep what it has."""
+        self.held.set()
+
+    def go_on(self, url: str, access_token: str) -> None:
+        """It shall not stand still any more, with secrets in place of those before."""
+        self.url, self.access_token = url or self.url, access_token or self.access_token
+        self.held.clear()
 
     # ---- its steps -----------------------------------------------------------------------------------
     async def through(self, steps: Sequence[Step]) -> None:
@@ -124,6 +164,7 @@ class Run:
 
         Raises:
             Cancelled, Failed, ModelkeepError: The job shall end so.
+            Held: It shall stand still.
             CancelledError: It stops where it is, for the next start.
         """
         begun = self.job.start_time or self.tools.now()
@@ -163,6 +204,7 @@ class Run:
             raise ValueError(f"a job cannot go from {self.job.state} to {state}")
         moved = replace(self.job, state=state, stage=stage, error=error)
         self.job = await self.tools.store.save(moved, record=record, digests=digests)
+        self._moves.set()
 
     async def save(self) -> None:
         """Stores the job, with all that was found, in the state that it is in."""
@@ -175,11 +217,13 @@ class Run:
 
     # ---- waiting -------------------------------------------------------------------------------------
     def check(self) -> None:
-        """Cancelled, or CancelledError of a drain, if that was asked for."""
+        """Cancelled, CancelledError of a drain, or Held, if that was asked for."""
         if self.cancelled.is_set():
             raise Cancelled
         if self.stopped.is_set():
             raise asyncio.CancelledError
+        if self.held.is_set():
+            raise Held
 
     async def ask(self, call: Callable[[], Awaitable[T]], *, ending: bool = False) -> T:
         """Calls a peer until it answers; the job says meanwhile that it waits.
@@ -217,13 +261,15 @@ class Run:
     async def unless_cancelled(
         self, awaitable: Awaitable[T], *, wake: asyncio.Event | None = None
     ) -> T | None:
-        """The result, Cancelled if that comes first, or None if ``wake`` does."""
+        """The result; Cancelled or Held if one of these comes first, or None if ``wake`` does."""
         work = asyncio.ensure_future(awaitable)
-        events = [asyncio.ensure_future(event.wait()) for event in (self.cancelled, wake) if event]
+        events = [asyncio.ensure_future(event.wait()) for event in (self.cancelled, self.held, wake) if event]
         try:
             await asyncio.wait({work, *events}, return_when=asyncio.FIRST_COMPLETED)
             if self.cancelled.is_set():
                 raise Cancelled
+            if self.held.is_set():
+                raise Held
             return work.result() if work.done() else None
         finally:
             for task in (work, *events):
@@ -234,13 +280,14 @@ class Run:
         """Work that heeds ``stopped``; what has begun has ended when this does, also if it is cancelled.
 
         Raises:
-            Cancelled: The job was asked to end, also while the work still waited for a thread.
+            Cancelled, Held: The job was asked to end or to stand still, also while the work still waited for
+                a thread.
         """
         submitted = pool.submit(work)
         ended = asyncio.wrap_future(submitted)
         try:
             return cast(T, await self.unless_cancelled(asyncio.shield(ended)))
-        except (Cancelled, asyncio.CancelledError):
+        except (Cancelled, Held, asyncio.CancelledError):
             if not submitted.cancel():  # it has begun
                 with contextlib.suppress(Exception):
                     await ended

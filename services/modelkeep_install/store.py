@@ -23,6 +23,8 @@ from modelkeep_common.watch.sqlite_log import append_change, next_revision, resu
 from .domain.jobs import FINAL, Job, SourceKind, State
 from .domain.ports import DigestWork, RecordFile, Removal
 from .domain.requests import JobFilter
+from .domain.steering import check_steerable, take_over
+from .scan.store import SCHEMA as SCANS
 
 #: The name of the jobs' collection in the change log.
 COLLECTION = "installs"
@@ -64,6 +66,7 @@ MIGRATIONS: Sequence[Migration] = (
         """,
     ),
     Migration(3, labels.schema("installs")),
+    Migration(4, SCANS),
 )
 
 _JOBS: TypeAdapter[Job] = TypeAdapter(Job)
@@ -85,7 +88,15 @@ class InstallStore:
 
     # ---- jobs ----------------------------------------------------------------------------------------
     async def create(
-        self, job: Job, mark: bytes, *, request_id: str, fingerprint: bytes, principal: str, method: str
+        self,
+        job: Job,
+        mark: bytes,
+        *,
+        request_id: str,
+        fingerprint: bytes,
+        principal: str,
+        method: str,
+        takes_over: int = 0,
     ) -> tuple[Job, bool]:
         def unit(conn: Connection) -> tuple[Job, bool]:
             existing = False
@@ -95,6 +106,8 @@ class InstallStore:
                 running = self._under_way(conn, job, mark)
                 existing = running is not None
                 job_id = running.id if running is not None else self._insert(conn, job)
+                if takes_over and not existing:
+                    self._take_over(conn, takes_over, job_id)
                 self._marks.keep(job_id, mark)
                 return str(job_id).encode()
 
@@ -116,6 +129,13 @@ class InstallStore:
         labels.keep(conn, cursor.lastrowid, job.labels)
         self._write(conn, replace(job, id=cursor.lastrowid), b"")
         return cursor.lastrowid
+
+    def _take_over(self, conn: Connection, old_id: int, new_id: int) -> None:
+        old, record = _get(conn, old_id)
+        if old.staged_path:  # else another was quicker
+            given, taken = take_over(old, _get(conn, new_id)[0])
+            self._write(conn, given, record)
+            self._write(conn, taken, b"")
 
     def _under_way(self, conn: Connection, new: Job, mark: bytes) -> Job | None:
         """The job that a new one would repeat, if one is under way."""
@@ -142,20 +162,19 @@ class InstallStore:
 
     def _is_of(self, job: Job, mark: bytes) -> bool | None:
         """Whether a job of this shown source is for the very source; None if nothing can tell any more."""
-        return job.source.kind is SourceKind.PATH or self._marks.tells(job.id, job.source.text, mark)
+        # a path is shown whole, and so is what a hub has
+        return job.source.kind is not SourceKind.URL or self._marks.tells(job.id, job.source.text, mark)
 
     async def get(self, job_id: int) -> Job:
         return (await self.db.read(partial(_get, job_id=job_id)))[0]
 
     async def save(self, job: Job, *, record: bytes = b"", digests: DigestWork | None = None) -> Job:
         def unit(conn: Connection) -> Job:
-            # a cancel may have come between reading and writing; it is never lost
+            # what callers ask for may have come between reading and writing; it is never lost
             stored, kept = _get(conn, job.id)
-            saved = self._write(
-                conn,
-                replace(job, cancel_requested=job.cancel_requested or stored.cancel_requested),
-                record or kept,
-            )
+            cancelled = job.cancel_requested or stored.cancel_requested
+            merged = replace(job, cancel_requested=cancelled, pause_requested=stored.pause_requested)
+            saved = self._write(conn, merged, record or kept)
             if digests is not None:
                 _order_digests(conn, digests, saved.revision)
             return saved
@@ -176,14 +195,36 @@ class InstallStore:
 
         return await self.db.write(unit)
 
+    async def request_pause(self, job_id: int) -> Job:
+        return await self.db.write(partial(self._steer, job_id=job_id, pause=True))
+
+    async def request_resume(self, job_id: int, mark: bytes | None) -> Job:
+        if mark is not None:
+            self._marks.keep(job_id, mark)
+        return await self.db.write(partial(self._steer, job_id=job_id, pause=False))
+
+    def _steer(self, conn: Connection, job_id: int, pause: bool) -> Job:
+        job, record = _steerable(conn, job_id)
+        if job.pause_requested == pause:
+            return job
+        return self._write(conn, replace(job, pause_requested=pause), record)
+
     async def unfinished(self) -> list[Job]:
         return await self.db.read(
             lambda conn: _jobs(conn, "WHERE state IN ('waiting', 'running', 'paused') ORDER BY id")
         )
 
-    async def kept(self) -> list[int]:
+    async def kept(self, ids: Sequence[int] | None = None) -> list[int]:
         jobs = await self.db.read(lambda conn: _jobs(conn, "WHERE state = 'error'"))
-        return [job.id for job in jobs if job.staged_path]
+        return [job.staging for job in jobs if job.staged_path and (ids is None or job.id in ids)]
+
+    async def failed(self) -> list[Job]:
+        def unit(conn: Connection) -> list[Job]:
+            jobs = _jobs(conn, "ORDER BY id")
+            retried = {job.retry_of_id for job in jobs}
+            return [job for job in jobs if job.state is State.ERROR and job.id not in retried]
+
+        return await self.db.read(unit)
 
     async def ended(
         self, *, ids: Sequence[int] = (), states: Collection[State] = (), before: float | None = None
@@ -330,6 +371,13 @@ def _get(conn: Connection, job_id: int) -> tuple[Job, bytes]:
     if found is None:
         raise UnknownJobIDException(f"There is no install {job_id}.", metadata={"id": str(job_id)})
     return found
+
+
+def _steerable(conn: Connection, job_id: int) -> tuple[Job, bytes]:
+    """A job that may be paused or go on, with its record."""
+    job, record = _get(conn, job_id)
+    check_steerable(job)
+    return job, record
 
 
 def _jobs(conn: Connection, clause: str) -> list[Job]:

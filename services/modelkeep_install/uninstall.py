@@ -158,7 +158,7 @@ class Uninstalling:
             anywhere=policy is FilePolicy.ANY_ALLOWED_ROOT,
             in_place=Path(model.path).is_absolute(),
         )
-        return await self._spare(Removal(model.key, str(planned.top), tuple(map(str, planned.paths))))
+        return await self.spare(Removal(model.key, str(planned.top), tuple(map(str, planned.paths))))
 
     async def _own_homes(self, key: str, location: Path) -> set[str]:
         """The keys whose folders are a record's to empty: its own, and one that is no model's any more."""
@@ -167,8 +167,8 @@ class Uninstalling:
             return {key}
         return {key} if await self._is_there(home) else {key, home}
 
-    async def _spare(self, removal: Removal) -> Removal:
-        """The removal without the files that other records list."""
+    async def spare(self, removal: Removal) -> Removal:
+        """The removal without the files that other records list, which it names."""
         if not removal.paths:
             return removal
         everything = await self._records.all()
@@ -250,7 +250,7 @@ class Uninstalling:
                     await self._store.drop_removal(key)
                 except UnknownModelException:
                     # another record may have come meanwhile
-                    await self._delete_files(await self._spare(removal))
+                    await self._delete_files(await self.spare(removal))
 
 
 def _in_use(key: str, leases: tuple[LeaseHeld, ...]) -> ModelInUseException:

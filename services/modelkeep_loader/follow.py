@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from typing import Final
 
-from modelkeep.backoff import Backoff
-from modelkeep.exceptions import InvalidRequestException, ModelkeepError, UnknownModelException
+from modelkeep.exceptions import UnknownModelException
+from modelkeep_common.following import follow
 from modelkeep_loader.domain.lending import Lending
-from modelkeep_loader.domain.records import FollowedRecords
+from modelkeep_loader.domain.records import FollowedRecords, Removals
 
-_log = logging.getLogger(__name__)
-
-_FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 30.0
-#: What is told when a model may have been removed unseen, and RecordService does not answer.
-_LATER: Final = "whether models were removed is asked again later: %s"
+_LAST_RETRY_S: Final = 30.0
 
 
 class RemovalFollower:
@@ -44,22 +39,13 @@ class RemovalFollower:
                 await self._task
 
     async def _follow(self) -> None:
-        token = ""
-        waits = Backoff(_FIRST_RETRY_S, _LAST_RETRY_S)
-        while True:
-            try:
-                async for news in self._records.removals(token):
-                    waits.reset()
-                    if not token:
-                        await self._look_at_all()
-                    token = news.resume_token
-                    for key in news.keys:
-                        self._lending.model_removed(key)
-            except InvalidRequestException:
-                token = ""  # another store, or too long ago
-            except ModelkeepError as error:
-                _log.info(_LATER, error.reason)
-            await asyncio.sleep(waits.next())
+        await follow(self._records.removals, self._take, what="records", last_retry_s=_LAST_RETRY_S)
+
+    async def _take(self, news: Removals, is_first: bool) -> None:
+        if is_first:
+            await self._look_at_all()
+        for key in news.keys:
+            self._lending.model_removed(key)
 
     async def _look_at_all(self) -> None:
         """Nothing tells what was removed before this history: ask for each that is known."""

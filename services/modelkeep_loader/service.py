@@ -12,12 +12,7 @@ from modelkeep.loader.v1 import loader_service_pb2 as pb
 from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
 from modelkeep_common.calls import current_call
 from modelkeep_common.idempotency import fingerprint
-from modelkeep_common.paging import (
-    clamp_page_size,
-    decode_page_token,
-    encode_page_token,
-    fitting,
-)
+from modelkeep_common.paging import AskedPage, clamp_page_size, decode_page_token, encode_page_token, fitting
 from modelkeep_common.watch import stream_frames
 from modelkeep_loader import convert
 from modelkeep_loader.domain.lending import Lending
@@ -103,16 +98,14 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
 
     async def ListResidents(self, request: pb.ListResidentsRequest, context: Any) -> pb.ListResidentsResponse:
         """See the .proto."""
-        mark = fingerprint(request, without=("page_token", "page_size"))
-        position = decode_page_token(request.page_token, mark, (str,))
+        asked = AskedPage(request, str)
         # The token first: what changes after it may be in the list already, but is never missed.
         token = self._history.flush()
         revisions = self._history.revisions()
-        found = self._lending.find_residents(request.key, after=str(position[0]) if position else "")
-        page = fitting(map(convert.resident_message, found), clamp_page_size(request.page_size))
+        found = self._lending.find_residents(request.key, after=asked.after or "")
+        page, more = asked.of(found, convert.resident_message, lambda message: message.id)
         for message in page:
             message.revision = revisions.get(message.id, 0)
-        more = encode_page_token([page[-1].id], mark) if len(found) > len(page) else ""
         # It covers what changes while the other pages are read.
         first = token if not request.page_token else ""
         return pb.ListResidentsResponse(residents=page, next_page_token=more, resume_token=first)

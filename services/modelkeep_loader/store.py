@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
 from modelkeep.loader.v1 import resident_pb2
@@ -79,15 +79,15 @@ class ResidentHistory:
 
     def _note(self, resident_id: str, message: resident_pb2.Resident | None) -> None:
         if message is not None:
-            message.revision = self._log.revision + 1
+            message.revision = self._log.last_revision + 1
             self._log.append(resident_id, message.SerializeToString())
         elif resident_id in self._log.resources:
             self._log.append(resident_id, None)
 
 
-def read_residents(resources: Mapping[str, Kept]) -> list[tuple[str, resident_pb2.Resident]]:
+async def read_residents(
+    resources: Mapping[str, Kept],
+) -> AsyncIterator[tuple[str, resident_pb2.Resident]]:
     """Every resident of the history."""
-    return [
-        (resident_id, resident_pb2.Resident.FromString(kept.payload))
-        for resident_id, kept in sorted(resources.items())
-    ]
+    for resident_id, kept in sorted(resources.items()):
+        yield resident_id, resident_pb2.Resident.FromString(kept.payload)

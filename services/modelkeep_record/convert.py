@@ -23,6 +23,11 @@ _NOT_BASIC: Final = (
     "source_type",
     "trigger_phrases",
     "license",
+    "preview_url",
+    "source_url",
+    "default_settings",
+    "related_keys",
+    "extra_fields",
 )
 
 _ORDERS: Final[Mapping[int, Order]] = {
@@ -54,6 +59,7 @@ def to_query(filter: pb.ModelFilter) -> Query:
         words=split_words(filter.text),
         keys=frozenset(filter.keys),
         key_prefix=filter.key_prefix,
+        related_to=filter.related_to,
         name_folded=folded(filter.name_caseless),
         missing=filter.missing if filter.HasField("missing") else None,
         size_bytes=_bounds(filter, "min_size_bytes", "max_size_bytes"),

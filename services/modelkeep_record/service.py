@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,21 +14,23 @@ from google.protobuf.message import Message
 from modelkeep.configs.wire import is_known_kind
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.model.v1.model_pb2 import Model
+from modelkeep.record.v1 import backups_pb2, covers_pb2, exports_pb2, marks_pb2, tags_pb2
 from modelkeep.record.v1 import batch_delete_pb2 as batch_pb
-from modelkeep.record.v1 import marks_pb2, tags_pb2
 from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep.record.v1 import record_service_pb2_grpc as pb_grpc
 from modelkeep_common.auth import ADMIN, INSTALL
 from modelkeep_common.calls import current_call
 from modelkeep_common.calls.authentication import need_role
+from modelkeep_common.gates import too_many
 from modelkeep_common.idempotency import fingerprint
 from modelkeep_common.paging import MAX_PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
-from modelkeep_common.watch import WatchHub, stream_frames
+from modelkeep_common.watch import WatchHub, stream_frames, write_in_time
 from modelkeep_common.wire import to_seconds, to_timestamp, total
 
-from . import convert
-from .domain import rules
-from .stores.sqlite import Once, SqliteRecordStore
+from . import convert, transfers, units
+from .domain import imports, rules
+from .domain.covers import Cover, no_cover
+from .stores.store import Once, RecordStore
 
 #: A batch is cut here, below the 4 MiB that clients receive by default.
 _MAX_BATCH_BYTES = 3 << 20
@@ -38,17 +41,17 @@ _LARGE_BYTES = 64 << 10
 class RecordServicer(pb_grpc.RecordServiceServicer):
     """The methods are those of the .proto, which says what they do."""
 
-    def __init__(self, store: SqliteRecordStore, hub: WatchHub[Model]) -> None:
+    def __init__(self, store: RecordStore, hub: WatchHub[Model]) -> None:
         self._store = store
         self._hub = hub
+        #: Held while the store is copied.
+        self._copying = asyncio.Lock()
 
     async def CreateModel(self, request: pb.CreateModelRequest, context: object) -> pb.CreateModelResponse:
-        def unit(records: rules.Records) -> bytes:
-            model = rules.create(records, request.model, request.files, time.time())
-            return pb.CreateModelResponse(model=model, revision=model.revision).SerializeToString()
-
         once = await _once(request, request.request_id)
-        return pb.CreateModelResponse.FromString(await self._store.write(unit, once, grows=True))
+        return pb.CreateModelResponse.FromString(
+            await self._store.write(units.creating(request), once, grows=True)
+        )
 
     async def GetModel(self, request: pb.GetModelRequest, context: object) -> pb.GetModelResponse:
         message = await self._store.get(request.key)
@@ -125,50 +128,26 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
         return response
 
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: object) -> pb.UpdateModelResponse:
-        rules.check_files_are_meant(request.files, request.replace_files)
-        mask = request.update_mask if request.HasField("update_mask") else None
-        files = request.files if request.replace_files else None
-
         call = current_call()
-
-        def unit(records: rules.Records) -> bytes:
-            model, lost = rules.update(
-                records,
-                request.model,
-                mask,
-                files,
-                time.time(),
-                lambda field: need_role(call, field, INSTALL, ADMIN),
-                validate_only=request.validate_only,
-            )
-            answer = pb.UpdateModelResponse(model=model, revision=model.revision, lost_fields=lost)
-            return answer.SerializeToString()
-
+        unit = units.updating(request, lambda field: need_role(call, field, INSTALL, ADMIN))
         if request.validate_only:
             return pb.UpdateModelResponse.FromString(await self._store.look(unit))
         once = await _once(request, request.request_id)
         return pb.UpdateModelResponse.FromString(await self._store.write(unit, once, grows=True))
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: object) -> pb.DeleteModelResponse:
-        def unit(records: rules.Records) -> bytes:
-            model, revision = rules.delete(records, request.key, request.etag)
-            return pb.DeleteModelResponse(model=model, revision=revision).SerializeToString()
-
         once = await _once(request, request.request_id)
-        return pb.DeleteModelResponse.FromString(await self._store.write(unit, once))
+        return pb.DeleteModelResponse.FromString(await self._store.write(units.deleting(request), once))
 
     async def BatchDeleteModels(
         self, request: batch_pb.BatchDeleteModelsRequest, context: object
     ) -> batch_pb.BatchDeleteModelsResponse:
-        def unit(records: rules.Records) -> bytes:
-            answer = batch_pb.BatchDeleteModelsResponse()
-            for key in request.keys:
-                found = records.get(key) is not None
-                (answer.deleted_keys if found else answer.missing_keys).append(key)
-            for key in answer.deleted_keys:
-                records.remove(key)
-            answer.revision = records.next_revision() - 1
-            return answer.SerializeToString()
+        async def unit(records: rules.Records) -> bytes:
+            deleted, missing = await rules.delete_many(records, request.keys, time.time())
+            revision = await records.next_revision() - 1
+            return batch_pb.BatchDeleteModelsResponse(
+                deleted_keys=deleted, missing_keys=missing, revision=revision
+            ).SerializeToString()
 
         once = await _once(request, request.request_id)
         return batch_pb.BatchDeleteModelsResponse.FromString(await self._store.write(unit, once))
@@ -176,23 +155,70 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
     async def MarkModels(
         self, request: marks_pb2.MarkModelsRequest, context: object
     ) -> marks_pb2.MarkModelsResponse:
-        def unit(records: rules.Records) -> bytes:
+        async def unit(records: rules.Records) -> bytes:
             now = time.time()
-            changed = sum(
-                rules.mark(
-                    records,
-                    mark.key,
-                    mark.missing,
-                    (mark.path, mark.root_id) if mark.path else None,
-                    now,
-                )
-                for mark in request.marks
-            )
-            revision = records.next_revision() - 1
+            changed = 0
+            for mark in request.marks:
+                place = (mark.path, mark.root_id) if mark.path else None
+                changed += await rules.mark(records, mark.key, mark.missing, place, now)
+            revision = await records.next_revision() - 1
             return marks_pb2.MarkModelsResponse(changed_count=changed, revision=revision).SerializeToString()
 
         once = await _once(request, "")
         return marks_pb2.MarkModelsResponse.FromString(await self._store.write(unit, once, grows=True))
+
+    async def ExportModels(  # type: ignore[override]  # frames are written to the context
+        self, request: pb.ExportModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        query = convert.to_query(request.filter)
+        async with (
+            self._store.export(query, with_covers=request.with_covers) as export,
+            contextlib.aclosing(transfers.frames(export)) as frames,
+        ):
+            async for frame in frames:
+                data, remedy = frame.SerializeToString(), "Export again, and read faster."
+                await write_in_time(context, data, self._hub.stall_s, {}, remedy=remedy)
+
+    async def ImportModels(
+        self, request: exports_pb2.ImportModelsRequest, context: object
+    ) -> exports_pb2.ImportModelsResponse:
+        entries = await asyncio.to_thread(transfers.checked, request)
+
+        async def unit(records: rules.Records) -> bytes:
+            seen = imports.Rehearsal(records) if request.validate_only else records
+            results = await imports.import_models(seen, entries, request.on_conflict, time.time())
+            revision = await records.next_revision() - 1
+            return exports_pb2.ImportModelsResponse(results=results, revision=revision).SerializeToString()
+
+        if request.validate_only:
+            return exports_pb2.ImportModelsResponse.FromString(await self._store.look(unit))
+        once = await _once(request, request.request_id)
+        return exports_pb2.ImportModelsResponse.FromString(await self._store.write(unit, once, grows=True))
+
+    async def SetCoverImage(
+        self, request: covers_pb2.SetCoverImageRequest, context: object
+    ) -> covers_pb2.SetCoverImageResponse:
+        cover = await asyncio.to_thread(Cover.of, request.image)
+
+        once = await _once(request, request.request_id)
+        answer = await self._store.write(units.covering(request, cover), once, grows=True)
+        return covers_pb2.SetCoverImageResponse.FromString(answer)
+
+    async def GetCoverImage(
+        self, request: covers_pb2.GetCoverImageRequest, context: object
+    ) -> covers_pb2.GetCoverImageResponse:
+        cover = await self._store.cover(request.key)
+        if cover is not None:
+            return covers_pb2.GetCoverImageResponse(cover_image=cover.facts, image=cover.image)
+        there = await self._store.get(request.key) is not None
+        raise no_cover(request.key) if there else rules.unknown_model(request.key)
+
+    async def DeleteCoverImage(
+        self, request: covers_pb2.DeleteCoverImageRequest, context: object
+    ) -> covers_pb2.DeleteCoverImageResponse:
+        once = await _once(request, request.request_id)
+        answer = await self._store.write(units.covering(request, None), once)
+        return covers_pb2.DeleteCoverImageResponse.FromString(answer)
 
     async def ListTags(self, request: tags_pb2.ListTagsRequest, context: object) -> tags_pb2.ListTagsResponse:
         asked = fingerprint(request, without=("page_size", "page_token"))
@@ -218,11 +244,27 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
         )
         await stream_frames(context, watch, convert.to_watch_response)
 
+    async def BackUpStore(
+        self, request: backups_pb2.BackUpStoreRequest, context: object
+    ) -> backups_pb2.BackUpStoreResponse:
+        now = time.time()
+        name = request.name or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+        if self._copying.locked():
+            raise too_many("backup", 1)
+        async with self._copying:
+            made = await self._store.back_up(name)
+        return backups_pb2.BackUpStoreResponse(
+            path=str(made.path),
+            size_bytes=made.size_bytes,
+            revision=made.revision,
+            create_time=to_timestamp(now),
+        )
+
     async def GetStoreInfo(self, request: pb.GetStoreInfoRequest, context: object) -> pb.GetStoreInfoResponse:
         info = await self._store.info()
         response = pb.GetStoreInfoResponse(
             schema_version=rules.SCHEMA_VERSION,
-            backend="sqlite",
+            backend=self._store.backend,
             store_id=info.store_id,
             revision=info.revision,
             oldest_revision=info.oldest_revision,
@@ -251,7 +293,7 @@ def _matcher(filter: pb.ModelFilter) -> Callable[[Model], bool] | None:
 
 
 async def _once(request: Message, request_id: str) -> Once:
-    """Taken on the event loop: the call does not follow to the database's thread."""
+    """Taken on the event loop: the call does not follow to a store's thread."""
     call = current_call()
     if not request_id:
         mark = b""

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -40,34 +41,27 @@ def find_ghz() -> str:
 
 
 class Load:
-    """Drives one address with ghz for a few seconds, and remembers what the server spent."""
+    """Drives one address with ghz for a few seconds, and remembers what the server spent.
 
-    def __init__(self, ghz: str, address: str, pid: int, key: str, core: int, token: str) -> None:
+    Args:
+        address: The server's.
+        pid: Its process.
+        method: Which one of RecordService.
+        request: JSON of it, perhaps with ghz's variables.
+        clients: How many call at once.
+        token: What they show.
+    """
+
+    def __init__(
+        self, address: str, pid: int, method: str, request: str, *, clients: int, token: str
+    ) -> None:
+        core = cores()[1]
         self._command = [
-            *(
-                "taskset",
-                "-c",
-                str(core),
-                ghz,
-                "--insecure",
-                "--call",
-                "modelkeep.record.v1.RecordService/GetModel",
-            ),
+            *("taskset", "-c", str(core), find_ghz(), "--insecure", "-O", "json"),
+            *("--call", f"modelkeep.record.v1.RecordService/{method}"),
             *("--protoset", str(ROOT / "clients/python/modelkeep/api.binpb")),
-            *("-m", json.dumps({"authorization": f"Bearer {token}"})),
-            *(
-                "-d",
-                json.dumps({"key": key}),
-                "-c",
-                "100",
-                "--connections",
-                "4",
-                "-z",
-                f"{SECONDS}s",
-                "-O",
-                "json",
-            ),
-            address,
+            *("-m", json.dumps({"authorization": f"Bearer {token}"}), "-d", request),
+            *("-c", str(clients), "--connections", str(min(clients, 4)), "-z", f"{SECONDS}s", address),
         ]
         self._pid = pid
         self.cpu_us: list[float] = []
@@ -83,6 +77,19 @@ class Load:
             next(d["latency"] for d in result["latencyDistribution"] if d["percentage"] == 99) / 1e6
         )
         return answered / float(result["total"]) * 1e9
+
+
+def cores() -> tuple[int, int]:
+    """One for the servers and one for the load."""
+    mine = sorted(os.sched_getaffinity(0))
+    return mine[0], mine[-1]
+
+
+def keep_to_one_core(*pids: int) -> None:
+    """Have servers run where the load does not."""
+    for pid in pids:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            os.sched_setaffinity(int(task), {cores()[0]})
 
 
 @contextmanager
@@ -132,9 +139,6 @@ def fill(address: Address) -> pb.GetModelResponse:
 
 def main() -> bool:
     """Run and print; whether the bar holds."""
-    ghz = find_ghz()
-    cores = sorted(os.sched_getaffinity(0))
-    server_core, load_core = cores[0], cores[-1]
     with Suite(services=("record",)) as suite, tempfile.TemporaryDirectory() as scratch:
         address = suite.addresses["record"]
         tokens = suite.data_dir / "run" / "tokens"
@@ -142,11 +146,11 @@ def main() -> bool:
         response = fill(Address("record", address, "the suite", token=owners))
         port = int(address.rpartition(":")[2])
         with trivial(response, Path(scratch), port + 1, tokens / "accepted.json") as process:
-            for pid in (suite.pids["record"], process.pid):
-                for task in os.listdir(f"/proc/{pid}/task"):
-                    os.sched_setaffinity(int(task), {server_core})
-            real = Load(ghz, address, suite.pids["record"], response.model.key, load_core, owners())
-            peer = Load(ghz, f"127.0.0.1:{port + 1}", process.pid, response.model.key, load_core, owners())
+            keep_to_one_core(suite.pids["record"], process.pid)
+            asked = json.dumps({"key": response.model.key})
+            load = partial(Load, method="GetModel", request=asked, clients=100, token=owners())
+            real = load(address, suite.pids["record"])
+            peer = load(f"127.0.0.1:{port + 1}", process.pid)
             real.run(), peer.run()
             time.sleep(1)
             ours, theirs = interleaved(real.run, peer.run, rounds=ROUNDS)

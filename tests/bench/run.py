@@ -12,7 +12,22 @@ import sys
 import time
 from pathlib import Path
 
-BENCHES = ("startup", "hop", "getmodel", "update", "watch", "attach", "gpu")
+BENCHES = (
+    "startup",
+    "hop",
+    "getmodel",
+    "update",
+    "lists",
+    "watch",
+    "prompt",
+    "attach",
+    "gpu",
+    "downloads",
+    "queued",
+    "scanning",
+    "importing",
+    "yamlstore",
+)
 
 
 def main() -> int:

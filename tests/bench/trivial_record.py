@@ -1,4 +1,4 @@
-"""A server whose GetModel answers a constant through the same interceptors: RecordService's peer."""
+"""RecordService's peer: GetModel and UpdateModel answer a constant through the same interceptors."""
 
 from __future__ import annotations
 
@@ -32,19 +32,28 @@ class TrivialApplication:
         yield Service(self._register, dict, functools.partial(asyncio.sleep, 0))
 
     def _register(self, server: grpc.aio.Server) -> None:
-        """Only GetModel answers."""
+        """Only these two answer."""
+        updated = pb.UpdateModelResponse(model=self._response.model, revision=self._response.model.revision)
 
         async def get_model(request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
             return self._response
 
-        handler = grpc.unary_unary_rpc_method_handler(
-            get_model,
-            request_deserializer=pb.GetModelRequest.FromString,
-            response_serializer=pb.GetModelResponse.SerializeToString,
-        )
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(self.full_names[0], {"GetModel": handler}),)
-        )
+        async def update_model(request: pb.UpdateModelRequest, context: Any) -> pb.UpdateModelResponse:
+            return updated
+
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "GetModel": grpc.unary_unary_rpc_method_handler(
+                get_model,
+                request_deserializer=pb.GetModelRequest.FromString,
+                response_serializer=pb.GetModelResponse.SerializeToString,
+            ),
+            "UpdateModel": grpc.unary_unary_rpc_method_handler(
+                update_model,
+                request_deserializer=pb.UpdateModelRequest.FromString,
+                response_serializer=pb.UpdateModelResponse.SerializeToString,
+            ),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(self.full_names[0], handlers),))
 
 
 def main() -> int:

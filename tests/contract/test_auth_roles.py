@@ -16,6 +16,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.wrappers_pb2 import StringValue
 
+from modelkeep.install.v1 import install_pb2, paths_pb2
 from modelkeep.install.v1 import install_service_pb2 as install_pb
 from modelkeep.install.v1.install_service_pb2_grpc import InstallServiceStub
 from modelkeep.model.v1 import model_pb2
@@ -267,6 +268,24 @@ async def test_files_outside_models_dir_are_deleted_for_an_admin_only(data_dir: 
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.UninstallModel(request, metadata=bearer("admin"))
         assert failure_of(caught.value).reason == "UPSTREAM_UNAVAILABLE"
+
+
+async def test_models_are_moved_for_an_admin_only(data_dir: Path) -> None:
+    async with with_tokens("install", data_dir) as channel:
+        stub: Any = InstallServiceStub(channel)
+        path = str(data_dir / "nothing.safetensors")
+        source = install_pb2.InstallSource(local_path=path)
+        for call, request in (
+            (stub.ImportModel, install_pb.ImportModelRequest(source=source, move=True)),
+            (stub.InstallPath, paths_pb2.InstallPathRequest(path=path, move=True)),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(request, metadata=bearer("operator"))
+            failure = failure_of(caught.value)
+            assert (failure.reason, failure.metadata["field"]) == ("ROLE_REQUIRED", "move")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(request, metadata=bearer("admin"))
+            assert failure_of(caught.value).reason == "FORBIDDEN_PATH"
 
 
 @pytest.mark.parametrize("service", ["download", "install", "loader"])

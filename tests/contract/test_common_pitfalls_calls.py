@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,7 +25,7 @@ from modelkeep.exceptions import (
     WatcherTooSlowException,
 )
 from modelkeep_common.serving import start_server
-from modelkeep_common.sqlite import Database, Migration
+from modelkeep_common.sqlite import Connection, Database, Migration
 from modelkeep_common.startup import StartupError
 from modelkeep_common.watch import Frame, WatchHub, stream_frames
 from modelkeep_common.watch.sqlite_log import SqliteLog, append_change
@@ -290,9 +291,13 @@ async def test_pitfall_26_a_stalled_reader_slows_nobody_and_is_ended_with_its_la
     hub: WatchHub[bytes] = WatchHub(SqliteLog(db, "items"), parse=lambda payload: payload, stall_s=1.0)
     ended: dict[str, BaseException] = {}
 
+    async def nothing(conn: Connection) -> AsyncIterator[tuple[str, bytes]]:
+        for row in conn.execute("SELECT '', NULL WHERE 0"):
+            yield row
+
     async def watch(request: StringValue, context: Any) -> None:
         try:
-            await stream_frames(context, hub.watch(snapshot=lambda conn: []), to_response)
+            await stream_frames(context, hub.watch(snapshot=nothing), to_response)
         except BaseException as error:
             ended[request.value] = error
             raise

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -69,9 +70,11 @@ def call(channel: grpc.Channel, method: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def slow_one() -> subprocess.Popen[str]:
+def slow_one() -> Iterator[subprocess.Popen[str]]:
     """Started before all tests: it takes its time while others stand still."""
-    return start("--watchdog-s", "2")
+    with start("--watchdog-s", "2") as process:
+        yield process
+        process.kill()
 
 
 def test_a_process_that_stands_still_ends_with_a_traceback(slow_one: subprocess.Popen[str]) -> None:
@@ -90,6 +93,7 @@ def test_a_process_that_stands_still_ends_with_a_traceback(slow_one: subprocess.
             assert places[method] in rest
 
 
+@pytest.mark.long
 def test_slow_starts_calls_and_drains_do_not_count_as_standing_still(
     slow_one: subprocess.Popen[str],
 ) -> None:

@@ -189,8 +189,8 @@ async def test_a_job_without_a_source_is_refused(client: DownloadClient) -> None
 @pytest.mark.parametrize(
     ("url", "reason", "remedy"),
     [
-        ("owner/name", "FIELD_INVALID", "https://huggingface.co/owner/name/resolve/main/FILE"),
-        ("hf:owner/name", "FIELD_INVALID", "https://huggingface.co/owner/name/resolve/main/FILE"),
+        ("owner/name", "FIELD_INVALID", "Give it as source.remote, which looks up what to fetch."),
+        ("hf:owner/name", "FIELD_INVALID", "Give it as source.remote, which looks up what to fetch."),
         (
             "https://huggingface.co/owner/name/blob/main/m.safetensors",
             "NOT_A_MODEL_FILE",
@@ -199,7 +199,7 @@ async def test_a_job_without_a_source_is_refused(client: DownloadClient) -> None
         (
             "https://civitai.com/models/1",
             "NOT_A_MODEL_FILE",
-            "https://civitai.com/api/download/models/VERSION",
+            "Give it as source.remote, which looks up what to fetch.",
         ),
     ],
 )

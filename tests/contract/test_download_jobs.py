@@ -130,8 +130,8 @@ async def test_lower_priorities_run_first_and_equal_ones_in_their_order(
     data_dir: Path, web: HttpServer
 ) -> None:
     async with download_service(data_dir, max_parallel_downloads=1) as client:
-        web.put("/blocker", Resource(BODY, rate=1_000_000))
-        await client.create(web.url("/blocker"))
+        web.put("/blocker", Resource(BODY, rate=20_000))
+        blocker = await client.create(web.url("/blocker"), priority=0)
         jobs = {}
         for name, priority in (("a", 10), ("b", 10), ("c", 5), ("d", 20), ("e", 5), ("f", 10)):
             web.put(f"/{name}", Resource(b"x"))
@@ -139,6 +139,7 @@ async def test_lower_priorities_run_first_and_equal_ones_in_their_order(
         update = pb.UpdateDownloadRequest(download=download_pb2.Download(id=jobs["f"].id, priority=1))
         changed = (await client.stub.UpdateDownload(update)).download
         assert (changed.priority, changed.etag != jobs["f"].etag) == (1, True)
+        await client.stub.CancelDownload(pb.CancelDownloadRequest(id=blocker.id))
         ended = {name: await client.ended(job) for name, job in jobs.items()}
         order = sorted(ended, key=lambda name: ended[name].sequence)
         assert order == ["f", "c", "e", "a", "b", "d"]

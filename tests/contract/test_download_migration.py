@@ -20,7 +20,8 @@ from modelkeep.exceptions import DestinationExistsException
 from modelkeep_common.sqlite import Connection, Database
 from modelkeep_download.domain.job import Failure, Job, JobSpec, JobState, SecretKind, SourceKind, Stage
 from modelkeep_download.domain.ranges import ByteRanges
-from modelkeep_download.store import MIGRATIONS, JobFilter, JobStore
+from modelkeep_download.migrations import MIGRATIONS
+from modelkeep_download.store import JobFilter, JobStore
 from support.downloads import download_service
 from support.httpserver import HttpServer, Resource, pattern
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from modelkeep.download.v1 import download_pb2
 from modelkeep_download.domain.ranges import ByteRanges
 from modelkeep_download.domain.retry import TransientError
+from modelkeep_download.engine.stops import StopSignal
 from modelkeep_download.engine.transfer import (
     Answered,
     Credentials,
@@ -19,9 +20,8 @@ from modelkeep_download.engine.transfer import (
     Partial,
     Tell,
     Written,
-    digest_of,
 )
-from modelkeep_download.engine.transport import StopSignal
+from modelkeep_download.engine.verify import digest_of
 from support.downloads import download_service
 from support.waiting import until
 

@@ -21,7 +21,7 @@ from modelkeep.exceptions import DiskFullException
 from modelkeep_common.sqlite import Connection
 from modelkeep_download.domain.job import Job, JobState
 from modelkeep_download.engine import downloads
-from modelkeep_download.store import JobStore
+from modelkeep_download.store import JobFilter, JobStore
 from support.downloads import DownloadClient, download_service
 from support.failures import failure_of
 from support.httpserver import Cut, HttpServer, Resource, pattern
@@ -211,13 +211,13 @@ async def test_a_wait_for_many_jobs_looks_only_at_those_that_change(
     for number in range(100):
         await client.create(web.url("/m.bin"), filename=f"idle-{number}", start=False)
     looked_at: list[int] = []
-    real = JobStore.open_ids
+    real = JobStore.ids
 
-    def spy(self: JobStore, conn: Connection, **which: Any) -> Sequence[int]:
-        looked_at.extend(which.get("ids") or ())
-        return real(self, conn, **which)
+    def spy(self: JobStore, conn: Connection, wanted: JobFilter) -> Sequence[int]:
+        looked_at.extend(wanted.ids or ())
+        return real(self, conn, wanted)
 
-    monkeypatch.setattr(JobStore, "open_ids", spy)
+    monkeypatch.setattr(JobStore, "ids", spy)
     waiting = asyncio.ensure_future(client.stub.WaitDownloads(pb.WaitDownloadsRequest()))
     ran = [await client.run(web.url("/m.bin"), filename=f"{number}") for number in range(5)]
     async for frame in client.stub.WatchDownloads(pb.WatchDownloadsRequest()):

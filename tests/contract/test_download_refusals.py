@@ -82,6 +82,25 @@ REFUSALS = (
         "the address has probably run out",
     ),
     (
+        says(410, {"error": "Model archived, not available for download"}),
+        False,
+        "SOURCE_DISABLED",
+        "Model archived",
+    ),
+    (
+        says(401, {"message": "The creator of this asset has disabled downloads on this file"}),
+        True,
+        "SOURCE_DISABLED",
+        "has disabled downloads",
+    ),
+    (
+        says(403, "", X_Error_Code="DisabledRepo", X_Error_Message="Access to this resource is disabled."),
+        True,
+        "SOURCE_DISABLED",
+        "Access to this resource is disabled.",
+    ),
+    (says(410, "Gone"), False, "SOURCE_NOT_FOUND", "there is no such file"),
+    (
         says(451, "<html><title>Not here</title>see our terms of service</html>"),
         False,
         "SOURCE_NOT_FOUND",
@@ -180,7 +199,7 @@ async def test_a_certificate_that_nobody_vouches_for_fails_at_once_with_the_reme
         job = await client.run(web.put("/m.bin", Resource(BODY)))
     assert (job.state, job.error.reason, job.attempt) == (ERROR, "UPSTREAM_UNAVAILABLE", 1)
     assert "certificate" in job.error.message
-    assert "SSL_CERT_FILE" in job.error.metadata["remedy"]
+    assert "tls_ca_file" in job.error.metadata["remedy"]
 
 
 async def test_a_source_that_is_gone_in_the_middle_is_worth_every_try_and_the_bytes_stay(
@@ -209,6 +228,7 @@ async def test_variables_that_name_a_proxy_are_told_to_be_ignored(
         job = await client.run("https://no-such-host.invalid/m.bin")
     assert job.error.metadata["ignored_variables"] == "HTTPS_PROXY, ALL_PROXY"
     assert "ignores HTTPS_PROXY, ALL_PROXY of its environment" in job.error.message
+    assert "proxy = environment" in job.error.metadata["remedy"]
     assert "hunter22" not in str(job)
 
 

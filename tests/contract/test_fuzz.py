@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -106,33 +107,39 @@ def requests(method: MethodDescriptor, pool: Pool) -> st.SearchStrategy[bytes]:
     return st.tuples(wire, st.integers(0, 9), st.integers(0, 10**6), st.integers(0, 255)).map(altered)
 
 
-def problems(fuzzed: Fuzzed, target: Target, method: MethodDescriptor, raw: bytes) -> Iterator[str]:
+def problems(
+    fuzzed: Fuzzed, target: Target, method: MethodDescriptor, raw: bytes, timed: bool
+) -> Iterator[str]:
     """Send a request; what was wrong with what came back."""
     # What took too long on a machine with much else to do does not do so each time.
-    for _ in range(_TRIES):
+    for _ in range(_TRIES if timed else 1):
         outcome = target.send(method, raw)
         fuzzed.outcomes[f"{target.name} {outcome.reason or outcome.code}"] += 1
         learn(fuzzed.pool, outcome)
-        if is_about_time(outcome):
+        if timed and is_about_time(outcome):
             outcome.blocked -= target.probe.at_rest(1.0)
         if not is_about_time(outcome):
             break
+    if not timed:
+        outcome.seconds = outcome.blocked = 0.0
     if problem := problem_of(outcome):
         yield f"{problem}\n    {shown(method, raw)}"
 
 
-def fuzz(fuzzed: Fuzzed, name: str, examples: int, begin: int, until: float) -> list[str]:
-    """Send so many requests to each method of a service; the problems found."""
+def fuzz(
+    fuzzed: Fuzzed, name: str, examples: int, begin: int, *, until: float = math.inf, timed: bool = True
+) -> list[str]:
+    """Send so many requests to each method of a service; the problems, if ``timed`` those of time too."""
     target = fuzzed.targets[name]
     found: list[str] = []
     for method in target.methods():
         if time.monotonic() < until:
-            found += fuzz_method(fuzzed, target, method, examples, begin)
+            found += fuzz_method(fuzzed, target, method, examples, begin, timed)
     return found
 
 
 def fuzz_method(
-    fuzzed: Fuzzed, target: Target, method: MethodDescriptor, examples: int, begin: int
+    fuzzed: Fuzzed, target: Target, method: MethodDescriptor, examples: int, begin: int, timed: bool
 ) -> list[str]:
     """Send so many requests to one method; the problems found."""
     found: list[str] = []
@@ -147,7 +154,7 @@ def fuzz_method(
     )
     @given(requests(method, fuzzed.pool))
     def send(raw: bytes) -> None:
-        found.extend(problems(fuzzed, target, method, raw))
+        found.extend(problems(fuzzed, target, method, raw, timed))
 
     send()
     return found
@@ -169,7 +176,8 @@ def check_after(fuzzed: Fuzzed, name: str) -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", SERVICES)
 def test_no_message_is_a_defect_of_a_service(fuzzed: Fuzzed, name: str) -> None:
-    found = fuzz(fuzzed, name, examples=12, begin=1, until=time.monotonic() + 5)
+    # So many and the same on every machine; what takes long on this one is for the long test to find.
+    found = fuzz(fuzzed, name, examples=6, begin=1, timed=False)
     assert not found, "\n".join(itertools.islice(found, 10))
     check_after(fuzzed, name)
 
@@ -179,7 +187,7 @@ def test_no_message_is_a_defect_of_a_service(fuzzed: Fuzzed, name: str) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_no_message_of_thousands_is_a_defect_of_a_service(fuzzed: Fuzzed, name: str) -> None:
     begin = int(os.environ.get("MODELKEEP_KILL_SEED") or time.time_ns() % 2**32)
-    found = fuzz(fuzzed, name, examples=300, begin=begin, until=time.monotonic() + 600)
+    found = fuzz(fuzzed, name, examples=300, begin=begin, until=time.monotonic() + 150)
     assert not found, f"seed {begin}\n" + "\n".join(itertools.islice(found, 10))
     check_after(fuzzed, name)
 

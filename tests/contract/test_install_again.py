@@ -31,11 +31,6 @@ def http() -> Iterator[HttpServer]:
 
 
 @pytest.fixture
-def lora(tmp_path: Path) -> bytes:
-    return small_lora(tmp_path / "lora.safetensors").read_bytes()
-
-
-@pytest.fixture
 async def service(data_dir: Path) -> AsyncIterator[InstallClient]:
     async with (
         downloads_beside(data_dir, max_attempts=2) as address,

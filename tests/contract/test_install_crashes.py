@@ -214,7 +214,7 @@ async def test_an_uninstall_that_died_between_record_and_files_is_finished_at_th
             assert await service.models_count() == 0
             assert Path(job.local_path).exists()
         async with install_beside(data_dir, records, address) as service:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while Path(job.local_path).parent.exists():  # noqa: ASYNC110  # nobody tells
                     await asyncio.sleep(0.02)
             assert source.exists()

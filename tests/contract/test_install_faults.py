@@ -154,7 +154,7 @@ async def test_digests_are_brought_again_when_the_record_service_takes_too_long(
 async def test_a_defect_of_a_peer_is_told_with_the_id_to_find_it_by(
     service: InstallClient, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def defect(*args: object, **fields: object) -> None:
+    async def defect(*args: object, **fields: object) -> None:
         raise RuntimeError("a secret")
 
     monkeypatch.setattr("modelkeep_record.domain.rules.create", defect)

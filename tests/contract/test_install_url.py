@@ -11,26 +11,24 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import grpc.aio
 import pytest
 
+from modelkeep.download.v1 import download_service_pb2 as download_pb
+from modelkeep.download.v1 import download_service_pb2_grpc
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.server.v1 import job_pb2
 from modelkeep_install.hashing import digest_file
-from support.downloads import downloads_beside
+from support.downloads import DownloadClient, downloads_beside
 from support.httpserver import Cut, HttpServer, Resource, Status
-from support.installs import InstallClient, install_beside, install_service, records_beside, small_lora
+from support.installs import InstallClient, install_beside, install_service, records_beside
 
 COMPLETED = install_pb2.INSTALL_STATE_COMPLETED
 ERROR = install_pb2.INSTALL_STATE_ERROR
 CANCELLED = install_pb2.INSTALL_STATE_CANCELLED
 PAUSED = install_pb2.INSTALL_STATE_PAUSED
-
-
-@pytest.fixture
-def lora(tmp_path: Path) -> bytes:
-    return small_lora(tmp_path / "lora.safetensors").read_bytes()
 
 
 @pytest.fixture
@@ -129,6 +127,28 @@ async def test_a_failed_install_keeps_its_download_until_it_is_pruned_and_says_h
     await service.stub.PruneInstalls(pb.PruneInstallsRequest())
     assert service.litter() == []
     assert (service.models / again.model_key / "llama.safetensors").exists()
+
+
+async def test_installs_do_not_preserve_partial_files(
+    service: InstallClient, web: HttpServer, lora: bytes
+) -> None:
+    path = "/changing.safetensors"
+    job = await service.submit(web.put(path, Resource(lora, rate=len(lora) // 2)))
+    job = await service.until(job, lambda i: i.progress.bytes_done > 0)
+    async with grpc.aio.insecure_channel(service.download_address) as channel:
+        downloads = DownloadClient(channel, service.models)
+        download = await downloads.get(job.download_id)
+        assert not download.preserve_partial
+        assert len(service.litter()) > 0
+        for version in (2, 3):  # the second change is an error
+            await downloads.until(download, lambda now: now.progress.bytes_done > 0)
+            await downloads.stub.PauseDownload(download_pb.PauseDownloadRequest(id=download.id))
+            web.put(path, Resource(lora[:-version], etag=f'"v{version}"', rate=len(lora) // 2))
+            await downloads.stub.StartDownload(download_pb.StartDownloadRequest(id=download.id))
+            await downloads.until(download, lambda now: len(web.requests_of(path)) >= version)  # noqa: B023
+        ended = await service.ended(job)
+    assert (ended.state, ended.error.reason) == (ERROR, "SOURCE_CHANGED")
+    assert service.litter() == []
 
 
 async def test_what_no_overrides_make_a_model_of_is_kept_without_advice_to_install_it(
@@ -245,11 +265,6 @@ async def test_a_download_that_lost_its_token_goes_on_when_the_install_gets_it_a
 async def test_a_paused_download_pauses_its_install(
     service: InstallClient, web: HttpServer, lora: bytes, data_dir: Path
 ) -> None:
-    import grpc.aio
-
-    from modelkeep.download.v1 import download_service_pb2 as download_pb
-    from modelkeep.download.v1 import download_service_pb2_grpc
-
     url = web.put("/slow.safetensors", Resource(lora, rate=len(lora) // 2))
     job = await service.submit(url)
     running = await service.until(job, lambda i: i.progress.bytes_done > 0)
@@ -267,11 +282,6 @@ async def test_a_paused_download_pauses_its_install(
 async def test_what_is_paused_goes_on_when_it_is_installed_again_and_its_download_has_the_installs_labels(
     service: InstallClient, web: HttpServer, lora: bytes
 ) -> None:
-    import grpc.aio
-
-    from modelkeep.download.v1 import download_service_pb2 as download_pb
-    from modelkeep.download.v1 import download_service_pb2_grpc
-
     url = web.put("/slow.safetensors", Resource(lora, rate=len(lora) // 2))
     job = await service.submit(url, labels={"team": "a"})
     running = await service.until(job, lambda i: i.progress.bytes_done > 0)

@@ -10,13 +10,8 @@ from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from support.downloads import downloads_beside
 from support.httpserver import HttpServer, Resource, Status
-from support.installs import NOBODY, install_service, small_lora
+from support.installs import NOBODY, install_service
 from support.modelshapes import write_safetensors
-
-
-@pytest.fixture
-def lora(tmp_path: Path) -> bytes:
-    return small_lora(tmp_path / "lora.safetensors").read_bytes()
 
 
 async def test_a_watch_tells_why_a_download_waits_and_when_it_tries_again(

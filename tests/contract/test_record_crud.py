@@ -14,14 +14,15 @@ from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2 as pb
 from support.failures import fails
 from support.records import KEY, record_service, vae
+from support.recordstores import Kind
 
 SHA = "ab" * 32
 BLAKE = "cd" * 32
 
 
 @pytest.fixture
-async def stub(data_dir: Path) -> AsyncIterator[Any]:
-    async with record_service(data_dir) as service:
+async def stub(data_dir: Path, kind: Kind) -> AsyncIterator[Any]:
+    async with record_service(data_dir, kind) as service:
         yield service
 
 
@@ -349,11 +350,11 @@ async def test_a_failed_request_may_be_repeated_with_its_id(stub: Any) -> None:
     assert (await stub.DeleteModel(deletion)).model.key == KEY
 
 
-async def test_the_store_describes_itself(stub: Any) -> None:
+async def test_the_store_describes_itself(stub: Any, kind: Kind) -> None:
     await create(stub, vae("a", size_bytes=5))
     await create(stub, vae("b", size_bytes=7))
     info = await stub.GetStoreInfo(pb.GetStoreInfoRequest())
-    assert (info.schema_version, info.backend, info.revision) == ("3.2", "sqlite", 2)
+    assert (info.schema_version, info.backend, info.revision) == ("3.2", kind.name, 2)
     assert (info.model_count, info.size_bytes, info.unreadable_count) == (2, 12, 0)
     assert [(c.type, c.count) for c in info.counts] == [(taxonomy_pb2.MODEL_TYPE_VAE, 2)]
     assert info.store_id

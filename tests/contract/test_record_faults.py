@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
-import signal
 import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,67 +18,13 @@ from modelkeep_record.app import RecordApplication
 from modelkeep_record.config import RecordSettings
 from modelkeep_record.stores.sqlite.schema import MIGRATIONS
 from support.failures import failure_of
+from support.recordkills import check_kills, everything
 from support.records import RecordProcess, vae
-
-
-async def everything(stub: Any) -> dict[str, model_pb2.Model]:
-    page = await stub.ListModels(pb.ListModelsRequest(page_size=1000, view=pb.MODEL_VIEW_FULL))
-    assert not page.next_page_token
-    return {model.key: model for model in page.models}
 
 
 @pytest.mark.timeout(60)
 async def test_a_kill_during_writes_loses_nothing_that_was_acknowledged(data_dir: Path) -> None:
-    seed = 20260801
-    chance = random.Random(seed)
-    process = RecordProcess(data_dir)
-    expected: dict[str, model_pb2.Model] = {}
-    doubtful: dict[str, model_pb2.Model | None] = {}
-    serial = 0
-
-    async def writer(stub: Any) -> None:
-        nonlocal serial
-        while True:
-            serial += 1
-            mine = serial
-            known = sorted(expected.keys() - doubtful.keys())
-            key = chance.choice(known) if known and chance.random() < 0.5 else ""
-            if not key:
-                key = f"{mine:032x}"
-                doubtful[key] = vae(f"v{mine}", key=key)
-                answer = await stub.CreateModel(pb.CreateModelRequest(model=doubtful[key]))
-                expected[key] = answer.model
-            elif chance.random() < 0.7:
-                doubtful[key] = vae(f"renamed{mine}", key=key)
-                change = model_pb2.Model(key=key, name=f"renamed{mine}")
-                answer = await stub.UpdateModel(pb.UpdateModelRequest(model=change))
-                expected[key] = answer.model
-            else:
-                doubtful[key] = None
-                await stub.DeleteModel(pb.DeleteModelRequest(key=key))
-                del expected[key]
-            del doubtful[key]
-
-    for _ in range(2):
-        stub = await process.start()
-        writers = [asyncio.ensure_future(writer(stub)) for _ in range(8)]
-        await asyncio.sleep(0.2 + chance.random() / 4)
-        assert await process.stop(signal.SIGKILL) == -signal.SIGKILL
-        await asyncio.gather(*writers, return_exceptions=True)
-        stub = await process.start()
-        found = await everything(stub)
-        for key in expected.keys() - doubtful.keys():
-            assert found[key] == expected[key], f"seed {seed}"
-        for key, attempted in doubtful.items():
-            # A call without an answer was carried out, or was not: never half.
-            if key not in found:
-                assert attempted is None or key not in expected
-            elif attempted is None or found[key].name != attempted.name:
-                assert found[key] == expected[key]
-        assert found.keys() <= expected.keys() | doubtful.keys()
-        expected, doubtful = found, {}
-        await process.stop(signal.SIGKILL)
-    assert serial > 20
+    await check_kills(RecordProcess(data_dir), seed=20260801, rounds=2)
     check = sqlite3.connect(data_dir / "record" / "record.db")
     assert check.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     check.execute("INSERT INTO models_text (models_text, rank) VALUES ('integrity-check', 1)")

@@ -16,14 +16,15 @@ from modelkeep.record.v1 import batch_delete_pb2, marks_pb2, tags_pb2
 from modelkeep.record.v1 import record_service_pb2 as pb
 from support.failures import fails
 from support.records import record_service, vae
+from support.recordstores import Kind
 
 KEYS = ["abcd" + "0" * 28, "abce" + "1" * 28, "12345" + "2" * 27]
 NAMES = ["Größe", "grösse", "other"]
 
 
 @pytest.fixture
-async def stub(data_dir: Path) -> AsyncIterator[Any]:
-    async with record_service(data_dir) as service:
+async def stub(data_dir: Path, kind: Kind) -> AsyncIterator[Any]:
+    async with record_service(data_dir, kind) as service:
         for number, (key, name) in enumerate(zip(KEYS, NAMES, strict=True)):
             model = vae(name, key=key, size_bytes=number * 100, path=f"/models/{number}", tags=["all", name])
             files = [model_pb2.ModelFile(path=f"unet/{part}.safetensors") for part in ("a", "b")]

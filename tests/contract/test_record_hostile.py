@@ -223,7 +223,7 @@ async def test_a_search_that_takes_too_long_ends_with_what_to_do(data_dir: Path)
 
 async def test_the_files_stay_bounded_when_small_updates_of_a_large_record_come(data_dir: Path) -> None:
     limits = {"history_bytes": 4 << 20, "kept_answers_bytes": 4 << 20}
-    async with record_service(data_dir, **limits) as stub:
+    async with record_service(data_dir, None, **limits) as stub:
         large = vae(license="l" * 65_000, trigger_phrases=["p" * 4000] * 200)
         made = (await stub.CreateModel(pb.CreateModelRequest(model=large))).model
         for n in range(120):

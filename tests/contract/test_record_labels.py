@@ -14,14 +14,15 @@ from modelkeep.model.v1 import model_pb2
 from modelkeep.record.v1 import record_service_pb2 as pb
 from support.failures import fails
 from support.records import record_service, vae
+from support.recordstores import Kind
 
 RED = {"project": "red", "owner/team": "a"}
 BLUE = {"project": "blue", "owner/team": "a", "empty": ""}
 
 
 @pytest.fixture
-async def stub(data_dir: Path) -> AsyncIterator[Any]:
-    async with record_service(data_dir) as service:
+async def stub(data_dir: Path, kind: Kind) -> AsyncIterator[Any]:
+    async with record_service(data_dir, kind) as service:
         yield service
 
 

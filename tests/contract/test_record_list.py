@@ -12,6 +12,7 @@ from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2 as pb
 from support.failures import fails
 from support.records import record_service, vae
+from support.recordstores import Kind
 
 MAIN = taxonomy_pb2.MODEL_TYPE_MAIN
 VAE = taxonomy_pb2.MODEL_TYPE_VAE
@@ -39,8 +40,8 @@ RECORDS = [
 
 
 @pytest.fixture
-async def stub(data_dir: Path) -> AsyncIterator[Any]:
-    async with record_service(data_dir) as service:
+async def stub(data_dir: Path, kind: Kind) -> AsyncIterator[Any]:
+    async with record_service(data_dir, kind) as service:
         for model in RECORDS:
             file = model_pb2.ModelFile(path="w", sha256=f"{len(model.name):02x}" * 32, blake3="ee" * 32)
             await service.CreateModel(pb.CreateModelRequest(model=model, files=[file]))

@@ -21,13 +21,14 @@ from modelkeep_record.app import RecordApplication
 from modelkeep_record.config import RecordSettings
 from support.failures import fails
 from support.records import RecordProcess, record_service, vae
+from support.recordstores import Kind
 
 SNAPSHOT, LIVE = watch_pb2.WATCH_PHASE_SNAPSHOT, watch_pb2.WATCH_PHASE_LIVE
 
 
 @pytest.fixture
-async def stub(data_dir: Path) -> AsyncIterator[Any]:
-    async with record_service(data_dir) as service:
+async def stub(data_dir: Path, kind: Kind) -> AsyncIterator[Any]:
+    async with record_service(data_dir, kind) as service:
         yield service
 
 
@@ -83,6 +84,23 @@ async def test_a_watch_brings_a_snapshot_and_then_every_change(stub: Any) -> Non
     assert watcher.models == {first.model.key: changed.model}
     assert watcher.revisions == [second.revision, changed.revision, gone.revision]
     assert set(watcher.phases) == {SNAPSHOT, LIVE}
+
+
+async def test_a_watch_sees_each_change_of_many_clients_once_and_in_order(stub: Any) -> None:
+    watcher = Watcher(stub)
+    await watcher.snapshot()
+    made = [answer.model for answer in await asyncio.gather(*(create(stub, vae(f"m{n}")) for n in range(20)))]
+
+    async def work(model: model_pb2.Model) -> pb.UpdateModelResponse:
+        for number in range(5):
+            change = model_pb2.Model(key=model.key, description=f"{number}")
+            answer: pb.UpdateModelResponse = await stub.UpdateModel(pb.UpdateModelRequest(model=change))
+        return answer
+
+    last = await asyncio.gather(*(work(model) for model in made))
+    await watcher.until(120)
+    assert watcher.revisions == list(range(1, 121))
+    assert watcher.models == {answer.model.key: answer.model for answer in last}
 
 
 async def test_a_watch_from_a_list_misses_nothing(stub: Any) -> None:

@@ -152,9 +152,12 @@ async def test_a_record_is_found_by_the_source_that_it_was_made_with(data_dir: P
             base="sd-1",
             path="p",
             source=source,
+            preview_url=source,
+            source_url=source,
         )
         made = await records.CreateModel(record_api.CreateModelRequest(model=model))
         assert made.model.source == "https://host/m.bin?download=true&sig=REDACTED"
+        assert made.model.preview_url == made.model.source_url == made.model.source
         wanted = record_api.ModelFilter(source=source)
         found = await records.ListModels(record_api.ListModelsRequest(filter=wanted))
         assert [model.key for model in found.models] == [made.model.key]

@@ -341,6 +341,40 @@ def test_a_download_is_added_shown_and_listed(suite: Suite, ink: str, folder: Pa
     )
 
 
+def test_downloads_get_limits_and_priorities(suite: Suite) -> None:
+    with HttpServer() as server:
+        url = server.put("/slow.bin", Resource(b"\0" * 300_000, rate=5_000))
+        into = str(suite.data_dir / "downloads" / "slow")
+        added = run_json(suite, "downloads", "add", url, into, "-d", "--rate", "40k", "--priority", "4")
+        assert (added["max_bytes_per_second"], added["priority"]) == ("40000", 4)
+        assert "40.0 kB a second" in run(suite, "downloads", "show", added["id"]).stdout
+        said = run(suite, "downloads", "limit", added["id"], "--rate", "1.5MiB").stdout
+        assert said == f"Download {added['id']} has at most 1.6 MB a second.\n"
+        assert run_json(suite, "downloads", "limit", added["id"], "--rate", "none")["priority"] == 4
+        said = run(suite, "downloads", "priority", added["id"], "2").stdout
+        assert said == f"Download {added['id']} has priority 2.\n"
+        run(suite, "downloads", "cancel", added["id"])
+    before = run_json(suite, "downloads", "limit")
+    changed = run_json(suite, "downloads", "limit", "--rate", "20M", "--parallel", "3")
+    assert (changed["max_bytes_per_second"], changed["max_parallel_downloads"]) == ("20000000", 3)
+    run(suite, "downloads", "limit", "--queue", "nightly", "--parallel", "1")
+    changed = run_json(suite, "downloads", "limit", "--connections-per-file", "4", "--connections", "20")
+    assert (changed["max_connections_per_file"], changed["max_connections"]) == (4, 20)
+    told = run(suite, "downloads", "limit").stdout
+    for part in ("at once:", "3", "at most 20.0 MB a second", "queue nightly:", "1 at once", "4 for a file"):
+        assert part in told
+    assert run_json(suite, "downloads", "limit", "--reset") == before
+    for wrong in (
+        ["--rate", "fast"],
+        ["--rate", "20i"],
+        ["3"],
+        ["3", "--parallel", "1"],
+        ["3", "--connections", "1"],
+        ["--queue", "q"],
+    ):
+        run(suite, "downloads", "limit", *wrong, code=2)
+
+
 def test_an_install_is_shown_with_all_that_is_known(suite: Suite, ink: str) -> None:
     (id,) = [
         job["id"]

@@ -76,7 +76,6 @@ def test_an_uninstall_is_told_first_and_a_moved_model_relinked(client: Client, l
     assert (config.key, config.path) == (second.model_key, str(moved))
 
 
-def test_a_repository_is_no_path_and_says_what_to_give(client: Client) -> None:
-    with pytest.raises(SourceNotFoundException) as refused:
-        client.model_install.import_model("owner/name")
-    assert "https://huggingface.co/owner/name/resolve/main/FILE" in refused.value.remedy
+def test_a_model_file_that_is_not_there_is_no_repository(client: Client) -> None:
+    with pytest.raises(SourceNotFoundException, match="nothing at"):
+        client.model_install.import_model("owner/name.safetensors")

@@ -5,11 +5,7 @@ One download runs at a time in this suite, so that what waits in the queue can b
 
 from __future__ import annotations
 
-import itertools
-import logging
-import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from modelkeep.client import (
+    AsyncClient,
     Client,
     DownloadJobBase,
     DownloadJobPath,
@@ -25,78 +22,34 @@ from modelkeep.client import (
     DownloadJobURL,
 )
 from modelkeep.exceptions import (
+    DestinationExistsException,
     FieldInvalidException,
     SourceNotFoundException,
     UnknownJobIDException,
+    WrongStateException,
 )
 from modelkeep.supervisor import Suite
-from support.httpserver import HttpServer, Resource, pattern
+from support.httpserver import HttpServer, Resource
+from support.originaldownloads import BODY, SLOW, SMALL, Seen, new_folder, quick_downloads, tidy_client
 
 pytestmark = pytest.mark.timeout(60)
-
-BODY = pattern(1_000_000)
-#: No text, which would be taken for what was sent in the place of a file.
-SMALL = b"\0small\xff"
-#: Bytes a second: a second for the whole body.
-SLOW = len(BODY)
-
-
-class Seen:
-    """A handler that keeps what it saw, and lets a test wait for it."""
-
-    def __init__(self) -> None:
-        self.states: list[str] = []
-        self.bytes: list[tuple[int, int]] = []
-        self._news = threading.Condition()
-
-    def __call__(self, job: DownloadJobBase) -> None:
-        with self._news:
-            self.states.append(job.status.value)
-            if isinstance(job, DownloadJobRemoteSource):
-                self.bytes.append((job.bytes, job.total_bytes))
-            self._news.notify_all()
-
-    def until(self, state: str) -> None:
-        """Wait until the state is this one."""
-        self._wait(lambda: self.states[-1:] == [state])
-
-    def until_bytes_come(self) -> None:
-        """Wait until some bytes are there."""
-        self._wait(lambda: any(done for done, _ in self.bytes))
-
-    def _wait(self, what: Callable[[], bool]) -> None:
-        with self._news:
-            assert self._news.wait_for(what, timeout=20), self.states
-
-    @property
-    def order(self) -> list[str]:
-        """The states, each run of equal ones once."""
-        return [state for state, _ in itertools.groupby(self.states)]
 
 
 @pytest.fixture(scope="module")
 def suite_options() -> dict[str, Any]:
-    settings = {"MAX_PARALLEL_DOWNLOADS": "1", "MAX_ATTEMPTS": "2", "RETRY_BASE_S": "0.05"}
-    env = {f"MODELKEEP_DOWNLOAD_{name}": value for name, value in settings.items()}
-    return {"services": ("download",), "env": env}
+    return quick_downloads(at_once=1)
 
 
 @pytest.fixture
 def client(suite: Suite) -> Iterator[Client]:
-    with Client(data_dir=suite.data_dir) as opened:
+    with tidy_client(suite) as opened:
         yield opened
-        every = opened.create_download_queue(None)
-        for job in every.list_jobs():
-            if not job.ended:
-                every.cancel_job(job)
-        every.join(timeout=20)
-        every.prune_jobs()
 
 
 @pytest.fixture
 def models(suite: Suite) -> Path:
     """A folder that may be downloaded to, new for each test."""
-    return Path(tempfile.mkdtemp(dir=suite.data_dir / "downloads"))
+    return new_folder(suite)
 
 
 # -- jobs -----------------------------------------------------------------------------------------------
@@ -126,6 +79,8 @@ def test_a_job_made_by_hand_is_submitted(client: Client, web: HttpServer, models
     assert job.job_sequence is not None
     assert job.error is None
     assert first.states == second.states
+    with pytest.raises(ValueError, match="was submitted before"):
+        client.download_queue.submit_download_job(job)
 
 
 def test_create_download_job_makes_and_submits_it(client: Client, web: HttpServer, models: Path) -> None:
@@ -152,6 +107,45 @@ def test_a_destination_that_is_a_new_file_names_the_file(
     )
     client.download_queue.join(timeout=20)
     assert [path.name for path in models.iterdir()] == ["new.bin"]
+
+
+@pytest.mark.parametrize("way", ["destination", "filename", "path"])
+def test_a_destination_that_is_an_existing_file_is_written_over(
+    client: Client, suite: Suite, web: HttpServer, models: Path, way: str
+) -> None:
+    queue, url = client.download_queue, web.put("/theirs.bin", Resource(SMALL))
+    (models / "old.bin").write_bytes(b"old")
+    (suite.data_dir.parent / "moved.bin").write_bytes(SMALL)
+    job: DownloadJobBase
+    if way == "filename":
+        job = queue.create_download_job(url, models, filename="old.bin")
+    else:
+        job = (
+            DownloadJobURL(source=url, destination=models / "old.bin")
+            if way == "destination"
+            else DownloadJobPath(source=suite.data_dir.parent / "moved.bin", destination=models / "old.bin")
+        )
+        queue.submit_download_job(job)
+    queue.join(timeout=20)
+    assert (job.status, job.replace_existing) == ("completed", True), job.error
+    assert {path.name: path.read_bytes() for path in models.iterdir()} == {"old.bin": SMALL}
+
+
+def test_an_existing_file_stays_until_the_new_one_is_there_and_where_it_was_not_named(
+    client: Client, web: HttpServer, models: Path
+) -> None:
+    queue, url = client.download_queue, web.put("/old.bin", Resource(SMALL))
+    (models / "old.bin").write_bytes(b"old")
+    broken = queue.create_download_job(web.url("/nowhere"), models, filename="old.bin")
+    named_by_the_source = queue.create_download_job(url, models, start=False)
+    queue.join(timeout=20)
+    queue.start_job(named_by_the_source)
+    queue.join(timeout=20)
+    assert (broken.status, named_by_the_source.status) == ("error", "error")
+    assert isinstance(named_by_the_source.error, DestinationExistsException)
+    with pytest.raises(DestinationExistsException):
+        queue.create_download_job(url, models, filename="old.bin", replace_existing=False)
+    assert (models / "old.bin").read_bytes() == b"old"
 
 
 def test_a_path_is_moved_in_the_background(client: Client, suite: Suite, models: Path) -> None:
@@ -214,6 +208,7 @@ def test_partial_files_go_after_an_error_unless_preserved(
         source=url,
         destination=models / "partial.bin",
         preserve_partial_downloads=preserve,
+        replace_existing=False,
         event_handlers=[handler],
     )
     queue.submit_download_job(failing)
@@ -234,16 +229,65 @@ def test_partial_files_go_after_an_error_unless_preserved(
     assert (web.requests_of("/partial.bin")[-1].offset > 0) is preserve
 
 
-def test_the_name_of_a_repository_is_told_as_one(client: Client, models: Path) -> None:
-    with pytest.raises(SourceNotFoundException, match="Hugging Face repository cannot be fetched yet"):
-        client.download_queue.create_download_job("owner/name", models)
+def test_partial_files_may_be_preserved_any_time_before_the_error(
+    client: Client, web: HttpServer, models: Path
+) -> None:
+    url = web.put("/late.bin", Resource(BODY, rate=SLOW))
+    queue, handler = client.download_queue, Seen()
+    job = queue.create_download_job(url, models, event_handlers=[handler])
+    handler.until_bytes_come()
+    assert job.preserve_partial_downloads is False
+    job.preserve_partial_downloads = True
+    assert queue.id_to_job(job.id).message.preserve_partial
+    queue.pause_job(job)
+    handler.until("paused")
+    (models / "late.bin").write_bytes(b"in the way")
+    queue.start_job(job)
+    queue.join(timeout=20)
+    assert (job.status, job.preserve_partial_downloads) == ("error", True)
+    (models / "late.bin").unlink()
+    queue.create_download_job(url, models)
+    queue.join(timeout=20)
+    assert web.requests_of("/late.bin")[-1].offset > 0
+    # It is over, and nothing that is set of it can come true.
+    with pytest.raises(WrongStateException):
+        job.preserve_partial_downloads = False
+    assert job.preserve_partial_downloads is True
+
+
+def test_a_handler_may_preserve_the_partial_file_and_change_the_priority(
+    client: Client, web: HttpServer, models: Path
+) -> None:
+    def change(job: DownloadJobBase) -> None:
+        if job.status == "enqueued":
+            job.preserve_partial_downloads = True
+            job.priority = 3
+
+    url = web.put("/changed.bin", Resource(BODY, rate=SLOW))
+    job = client.download_queue.create_download_job(url, models, event_handlers=[change])
+    client.download_queue.join(timeout=20)
+    found = client.create_download_queue(None).id_to_job(job.id)
+    assert (found.priority, found.preserve_partial_downloads) == (3, True)
+
+
+async def test_on_the_event_loop_a_job_is_changed_by_the_queue(
+    suite: Suite, web: HttpServer, models: Path
+) -> None:
+    async with AsyncClient(data_dir=suite.data_dir) as client:
+        queue = client.download_queue
+        job = await queue.create_download_job(web.put("/a.bin", Resource(SMALL)), models, start=False)
+        with pytest.raises(RuntimeError, match=r"await queue\.update_job\(job, priority=1\)"):
+            job.priority = 1
+        assert await queue.update_job(job, priority=1, preserve_partial_downloads=True) is job
+        assert (job.priority, job.preserve_partial_downloads) == (1, True)
+        assert (await queue.update_job(job.id, priority=2)).preserve_partial_downloads is True
 
 
 def test_join_waits_until_a_paused_job_that_was_cancelled_is_gone(
     client: Client, web: HttpServer, models: Path
 ) -> None:
     queue, handler = client.download_queue, Seen()
-    url = web.put("/slow.bin", Resource(BODY, rate=SLOW))
+    url = web.put("/slow.bin", Resource(BODY, rate=SLOW // 4))
     job = queue.create_download_job(url, models, event_handlers=[handler])
     handler.until_bytes_come()
     queue.pause_job(job)
@@ -272,122 +316,6 @@ def test_jobs_are_listed_by_labels_watched_to_their_end_and_pruned_by_status(
     assert [found.id for found in queue.list_jobs()] == [failed.id]
 
 
-# -- events ---------------------------------------------------------------------------------------------
-
-
-def test_the_events_of_a_successful_download(client: Client, web: HttpServer, models: Path) -> None:
-    heard: list[tuple[str, str]] = []
-    progress = Seen()
-
-    def log_download_event(job: DownloadJobBase) -> None:
-        heard.append(("queue's", job.status.value))
-
-    queue = client.create_download_queue("with-handlers", event_handlers=[log_download_event])
-    job = queue.create_download_job(
-        web.put("/events.bin", Resource(BODY, rate=SLOW)),
-        models,
-        event_handlers=[lambda job: heard.append(("job's", job.status.value)), progress],
-    )
-    queue.join(timeout=20)
-    assert job.status == "completed"
-    assert progress.states.count("enqueued") == 1
-    assert progress.states.count("completed") == 1
-    assert progress.order == ["enqueued", "running", "completed"]
-    assert progress.states.count("running") > 2
-    assert progress.bytes == sorted(progress.bytes)
-    # The job's own handlers first, then those of the queue.
-    assert [who for who, _ in heard] == ["job's", "queue's"] * len(progress.states)
-    assert [state for who, state in heard if who == "queue's"] == progress.states
-
-
-def test_the_events_of_a_download_that_is_paused(client: Client, web: HttpServer, models: Path) -> None:
-    handler, queue = Seen(), client.download_queue
-    url = web.put("/paused.bin", Resource(BODY, rate=SLOW))
-    job = queue.create_download_job(url, models, event_handlers=[handler])
-    handler.until_bytes_come()
-    queue.pause_job(job)
-    handler.until("paused")
-    assert job.status is DownloadJobStatus.PAUSED
-    assert isinstance(job, DownloadJobURL)
-    reached = job.bytes
-    web.resources["/paused.bin"].rate = None
-    queue.start_job(job)
-    queue.join(timeout=20)
-    # It goes on through the queue, so that it may have to wait there again.
-    assert [state for state in handler.order if state != "enqueued"] == [
-        "running",
-        "paused",
-        "running",
-        "completed",
-    ]
-    assert handler.order[0] == "enqueued"
-    # It picks up where it left off.
-    assert web.requests_of("/paused.bin")[-1].offset == reached > 0
-    assert (models / "paused.bin").read_bytes() == BODY
-
-
-def test_handlers_are_added_to_a_job_and_cleared(client: Client, web: HttpServer, models: Path) -> None:
-    early, late, queue = Seen(), Seen(), client.download_queue
-    job = queue.create_download_job(
-        web.put("/late.bin", Resource(SMALL)), models, start=False, event_handlers=[early]
-    )
-    job.clear_event_handlers()
-    job.add_event_handler(late)
-    queue.start_job(job)
-    queue.join(timeout=20)
-    assert early.states == []
-    assert late.order[-1] == "completed"
-
-
-def test_the_default_queue_may_have_handlers_of_its_own(suite: Suite, web: HttpServer, models: Path) -> None:
-    handler = Seen()
-    with Client(data_dir=suite.data_dir, download_event_handlers=[handler]) as client:
-        client.download_queue.create_download_job(web.put("/default.bin", Resource(SMALL)), models)
-        client.download_queue.join(timeout=20)
-        client.download_queue.prune_jobs()
-    assert handler.order == ["enqueued", "running", "completed"]
-
-
-def test_a_handler_may_cancel_its_job(client: Client, web: HttpServer, models: Path) -> None:
-    seen, queue = Seen(), client.download_queue
-
-    def enough(job: DownloadJobBase) -> None:
-        if job.status == "running":
-            queue.cancel_job(job)
-
-    url = web.put("/enough.bin", Resource(BODY, rate=SLOW))
-    job = queue.create_download_job(url, models, event_handlers=[seen, enough])
-    queue.join(timeout=20)
-    assert job.status is DownloadJobStatus.CANCELLED
-    assert seen.order[-1] == "cancelled"
-    assert list(models.iterdir()) == []
-
-
-@pytest.mark.parametrize("quiet", [False, True])
-def test_starts_and_ends_are_logged_unless_quiet(
-    client: Client, web: HttpServer, models: Path, caplog: pytest.LogCaptureFixture, quiet: bool
-) -> None:
-    caplog.set_level(logging.INFO, "modelkeep.client.downloads")
-    queue = client.create_download_queue(f"quiet-{quiet}", quiet=quiet)
-    queue.create_download_job(web.put("/logged.bin", Resource(BODY, rate=4 * SLOW)), models)
-    queue.join(timeout=20)
-    said = [record for record in caplog.records if record.name == "modelkeep.client.downloads"]
-    assert len(said) == (0 if quiet else 2)  # start and end, and no progress
-
-
-@pytest.mark.parametrize("quiet", [False, True])
-def test_a_quiet_queue_is_quiet_of_failures_too(
-    client: Client, web: HttpServer, models: Path, caplog: pytest.LogCaptureFixture, quiet: bool
-) -> None:
-    caplog.set_level(logging.INFO, "modelkeep.client.downloads")
-    queue = client.create_download_queue(f"quiet-failure-{quiet}", quiet=quiet)
-    job = queue.create_download_job(web.url("/nowhere"), models)
-    queue.join(timeout=20)
-    assert job.status == "error"
-    said = [record.levelname for record in caplog.records if record.name == "modelkeep.client.downloads"]
-    assert said == ([] if quiet else ["INFO", "ERROR"])
-
-
 # -- control --------------------------------------------------------------------------------------------
 
 
@@ -405,7 +333,7 @@ def test_an_idle_job_is_started_later(client: Client, web: HttpServer, models: P
 
 def test_a_job_is_controlled_by_its_number(client: Client, web: HttpServer, models: Path) -> None:
     queue, handler = client.download_queue, Seen()
-    url = web.put("/number.bin", Resource(BODY, rate=SLOW))
+    url = web.put("/number.bin", Resource(BODY, rate=SLOW // 4))
     job = queue.create_download_job(url, models, start=False, event_handlers=[handler])
     assert queue.start_job(job.id) is job
     handler.until_bytes_come()
@@ -421,7 +349,7 @@ def test_the_lowest_priority_of_those_that_wait_runs_first(
 ) -> None:
     queue, running = client.download_queue, Seen()
     first = queue.create_download_job(
-        web.put("/first.bin", Resource(BODY, rate=SLOW)), models, event_handlers=[running]
+        web.put("/first.bin", Resource(BODY, rate=SLOW)), models, priority=1, event_handlers=[running]
     )
     running.until("running")
     late, normal, urgent = (
@@ -433,6 +361,42 @@ def test_the_lowest_priority_of_those_that_wait_runs_first(
     queue.join(timeout=20)
     by_sequence = sorted((first, late, normal, urgent), key=lambda job: job.job_sequence or 0)
     assert by_sequence == [first, urgent, normal, late]
+
+
+def test_a_job_that_makes_way_for_a_better_one_is_told_as_running_again(
+    client: Client, web: HttpServer, models: Path
+) -> None:
+    queue, handler, urgent_handler = client.download_queue, Seen(), Seen()
+    first = queue.create_download_job(
+        web.put("/first.bin", Resource(BODY, rate=SLOW)), models, priority=20, event_handlers=[handler]
+    )
+    handler.until_bytes_come()
+    urgent = queue.create_download_job(
+        web.put("/urgent.bin", Resource(BODY, rate=SLOW)), models, priority=1, event_handlers=[urgent_handler]
+    )
+    urgent_handler.until("running")
+    assert queue.id_to_job(first.id).status is DownloadJobStatus.ENQUEUED
+    queue.join(timeout=20)
+    assert (first.status, urgent.status) == ("completed", "completed")
+    assert handler.order == urgent_handler.order == ["enqueued", "running", "completed"]
+    assert (first.job_sequence or 0) > (urgent.job_sequence or 0)
+
+
+def test_a_failed_job_is_made_anew_with_its_handlers(client: Client, web: HttpServer, models: Path) -> None:
+    own, queues = Seen(), Seen()
+    queue = client.create_download_queue("again", [queues])
+    failed = queue.create_download_job(web.url("/later.bin"), models, event_handlers=[own])
+    queue.join(timeout=20)
+    web.put("/later.bin", Resource(SMALL))
+    with pytest.raises(UnknownJobIDException):
+        client.download_queue.retry_job(failed)
+    again = queue.retry_job(failed)
+    queue.join(timeout=20)
+    assert (failed.status, again.status, again.message.retry_of_id) == ("error", "completed", failed.id)
+    assert again.event_handlers == [own, queues]
+    assert own.order == queues.order == ["enqueued", "running", "error", "enqueued", "running", "completed"]
+    with pytest.raises(WrongStateException):
+        queue.retry_job(again)
 
 
 def test_queues_are_isolated_and_know_only_their_jobs(client: Client, web: HttpServer, models: Path) -> None:
@@ -470,7 +434,7 @@ def test_a_cancelled_job_leaves_no_temporary_file(
     client: Client, suite: Suite, web: HttpServer, models: Path
 ) -> None:
     handler, queue = Seen(), client.download_queue
-    url = web.put("/cancelled.bin", Resource(BODY, rate=SLOW))
+    url = web.put("/cancelled.bin", Resource(BODY, rate=SLOW // 4))
     job = queue.create_download_job(url, models, event_handlers=[handler])
     handler.until_bytes_come()
     queue.cancel_job(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from modelkeep.configs import (
     SchedulerPredictionType,
     VaeDiffusersConfig,
 )
-from modelkeep.exceptions import UnknownJobIDException, UnknownModelException
+from modelkeep.exceptions import SourceNotFoundException, UnknownJobIDException, UnknownModelException
 from modelkeep.supervisor import Suite
 from support import modelshapes
 from support.httpserver import HttpServer, Resource
@@ -130,11 +131,27 @@ def test_the_fields_of_a_job_that_fails(client: Client, bus: Bus, tmp_path: Path
     assert job.error_type == "InvalidModelException"
     assert job.error is not None
     assert "broken.safetensors" in job.error
+    assert re.search(r"\nTraceback .*\n(  \w+\.py:\d+ in \w+\n)+InvalidModelException$", job.error)
     assert job.config_out is None
     name, data = bus.of(broken)[-1]
     assert name == "model_install_error"
     assert data.keys() == {"timestamp", "source", "error_type", "error"}
     assert (data["error_type"], data["error"]) == (job.error_type, job.error)
+
+
+def test_the_traceback_of_a_job_has_no_secret_of_its_source(
+    client: Client, bus: Bus, web: HttpServer, sushi: Path
+) -> None:
+    resource = Resource(sushi.read_bytes(), authorization="Bearer another")
+    url = web.put("/locked/sushi.safetensors", resource) + "?token=hush-hush"
+    job = client.model_install.import_model(url, access_token="hush-hush")
+    client.model_install.wait_for_installs(timeout=20)
+    assert job.status == "error"
+    assert job.error is not None
+    assert re.search(r"\nTraceback .*\n(  \w+\.py:\d+ in \w+\n)+TokenRejectedException$", job.error)
+    assert "hush" not in job.error
+    _, data = bus.of(job.source)[-1]
+    assert data["error"] == job.error
 
 
 def test_a_remote_model_is_downloaded_into_models_dir_with_events_on_the_way(
@@ -160,6 +177,39 @@ def test_a_remote_model_is_downloaded_into_models_dir_with_events_on_the_way(
         assert 0 <= data["current_bytes"] <= data["total_bytes"] == len(body)
     assert events[-1][1].keys() == {"timestamp", "source", "key"}
     assert events[-1][1]["key"] == job.model_key
+
+
+def test_a_local_model_is_moved_into_models_dir(client: Client, suite: Suite, sushi: Path) -> None:
+    body = sushi.read_bytes()
+    planned = client.model_install.rehearse(sushi, move=True)
+    assert sushi.exists()
+    assert planned.local_path == (suite.data_dir / "models").resolve()
+    job = client.model_install.import_model(sushi, move=True)
+    client.model_install.wait_for_installs(timeout=20)
+    assert (job.status, job.inplace, job.message.move) == ("completed", False, True)
+    assert not sushi.exists()
+    assert job.local_path is not None
+    assert job.local_path.read_bytes() == body
+    sushi.write_bytes(body)
+    assert client.model_install.install_path(sushi, move=True) == job.model_key, "it is installed already"
+    assert sushi.exists()
+
+
+def test_register_path_and_install_path_answer_with_the_key(
+    client: Client, suite: Suite, sushi: Path, tmp_path: Path
+) -> None:
+    installer, store = client.model_install, client.model_record_store
+    key = installer.register_path(sushi, {"name": "Sushi"})
+    assert (store.get_model(key).path, store.get_model(key).name) == (str(sushi), "Sushi")
+    copied = installer.install_path(sushi, {"description": "raw"})
+    assert copied != key
+    config = store.get_model(copied)
+    assert config.description == "raw"
+    assert (suite.data_dir / "models" / config.path).read_bytes() == sushi.read_bytes()
+    assert sushi.exists()
+    assert all(job.message.download_id == 0 for job in installer.list_jobs())
+    with pytest.raises(SourceNotFoundException):
+        installer.register_path(tmp_path / "nothing.safetensors")
 
 
 def test_a_local_model_has_no_progress_events(client: Client, bus: Bus, sushi: Path) -> None:
@@ -286,6 +336,29 @@ def test_prune_jobs_leaves_what_is_pending(client: Client, web: HttpServer, sush
     assert [job.id for job in client.model_install.list_jobs()] == [pending.id]
     client.model_install.cancel_job(pending)
     assert client.model_install.wait_for_job(pending, timeout=20).status == "cancelled"
+
+
+def test_jobs_are_paused_resumed_made_anew_and_deleted(client: Client, web: HttpServer, sushi: Path) -> None:
+    installer, body = client.model_install, sushi.read_bytes()
+    resource = Resource(body, rate=len(body) // 30)
+    job = installer.import_model(web.put("/slow.safetensors", resource))
+    assert installer.pause_job(job) is job
+    assert (job.status, job.error, job.retry_of) == ("paused", None, None)
+    assert installer.wait_for_installs() == {job.source: job}, "what is paused is not waited for"
+    installer.cancel_job(job)
+    installer.wait_for_job(job, timeout=20, ended=True)
+    assert job.status == "cancelled"
+    again = installer.retry_job(job)
+    assert again.retry_of == job.id
+    resource.rate = None
+    installer.pause_job(again.id)
+    installer.resume_job(again.id)
+    assert installer.wait_for_job(again.id, timeout=20).status == "completed"
+    assert installer.retry_failed_jobs() == []
+    assert installer.delete_job(again).status == "completed"
+    with pytest.raises(UnknownJobIDException):
+        installer.get_job_by_id(again.id)
+    assert client.model_record_store.exists(again.model_key)
 
 
 def test_unregister_removes_the_record_and_no_file(client: Client, sushi: Path) -> None:

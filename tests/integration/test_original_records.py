@@ -1,11 +1,14 @@
-"""The original's ModelRecordService, example by example, through the Python client against a real suite."""
+"""The original's ModelRecordService, example by example: of a real suite by the client, and embedded."""
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -34,6 +37,8 @@ from modelkeep.exceptions import (
     UnknownModelException,
 )
 from modelkeep.supervisor import Suite
+from modelkeep_record.store import ModelRecordServiceBase, ModelRecordServiceSQL
+from support import applicationdb
 
 KEY = "f13dd932c0c35c22dcb8d6cda4203764"
 PATH = "/data/models/ckpts/v1-5-pruned-emaonly.safetensors"
@@ -58,13 +63,34 @@ def suite_options() -> dict[str, Any]:
     return {"services": ("record", "install")}
 
 
+#: The original's methods over gRPC, and in this process: in files of both kinds, and in an
+#: application's database.
+KINDS = ("service", "database", "connection", "file")
+Store: TypeAlias = ModelRecordStore | ModelRecordServiceBase
+
+
 @pytest.fixture
-def store(suite: Suite) -> Iterator[ModelRecordStore]:
-    """An empty store: what a test adds goes after it."""
+def client_store(suite: Suite) -> Iterator[ModelRecordStore]:
+    """An empty store of the suite: what a test adds goes after it."""
     with Client(data_dir=suite.data_dir) as client:
         yield client.model_record_store
         for config in client.model_record_store.all_models():
             client.model_record_store.del_model(config.key)
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An empty store of each kind."""
+    if request.param == "service":
+        yield request.getfixturevalue("client_store")
+    elif request.param == "connection":
+        path = applicationdb.make(tmp_path / "invokeai.db")
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            yield ModelRecordServiceSQL.from_connection(connection, threading.Lock())
+    else:
+        ending = ".yaml" if request.param == "file" else ".db"
+        with ModelRecordServiceBase.from_db_file(tmp_path / f"records{ending}") as opened:
+            yield opened
 
 
 def lora(name: str, path: str, **fields: Any) -> dict[str, Any]:
@@ -73,14 +99,14 @@ def lora(name: str, path: str, **fields: Any) -> dict[str, Any]:
 
 
 def test_a_database_file_that_is_not_there_is_made_and_initialized(
-    suite: Suite, store: ModelRecordStore
+    suite: Suite, client_store: ModelRecordStore
 ) -> None:
     assert (suite.data_dir / "record" / "record.db").is_file()
-    assert store.all_models() == []
-    assert store.store_info().backend == "sqlite"
+    assert client_store.all_models() == []
+    assert client_store.store_info().backend == "sqlite"
 
 
-def test_get_model_returns_the_subclass_with_every_field_of_the_table(store: ModelRecordStore) -> None:
+def test_get_model_returns_the_subclass_with_every_field_of_the_table(store: Store) -> None:
     store.add_model(KEY, V1_5)
     model_conf = store.get_model("f13dd932c0c35c22dcb8d6cda4203764")
     assert model_conf.path == "/data/models/ckpts/v1-5-pruned-emaonly.safetensors"
@@ -97,7 +123,7 @@ def test_get_model_returns_the_subclass_with_every_field_of_the_table(store: Mod
     assert {name: given[name] for name in V1_5} == V1_5
 
 
-def test_an_unrecognized_key_raises_and_exists_tells(store: ModelRecordStore) -> None:
+def test_an_unrecognized_key_raises_and_exists_tells(store: Store) -> None:
     store.add_model(KEY, V1_5)
     assert store.exists(KEY) is True
     assert store.exists("0" * 32) is False
@@ -105,13 +131,13 @@ def test_an_unrecognized_key_raises_and_exists_tells(store: ModelRecordStore) ->
         store.get_model("0" * 32)
 
 
-def test_a_key_is_32_random_characters_when_none_is_given(store: ModelRecordStore) -> None:
+def test_a_key_is_32_random_characters_when_none_is_given(store: Store) -> None:
     keys = {store.add_model(None, lora("same name", f"/{number}")).key for number in range(3)}
     assert len(keys) == 3
     assert all(re.fullmatch(r"[0-9a-f]{32}", key) for key in keys)
 
 
-def test_a_transformed_model_keeps_its_original_hash(store: ModelRecordStore) -> None:
+def test_a_transformed_model_keeps_its_original_hash(store: Store) -> None:
     store.add_model(KEY, V1_5)
     changed = store.update_model(KEY, {"current_hash": "after conversion"})
     assert (changed.original_hash, changed.current_hash) == ("b6d1f3c4", "after conversion")
@@ -119,7 +145,7 @@ def test_a_transformed_model_keeps_its_original_hash(store: ModelRecordStore) ->
         store.update_model(KEY, {"original_hash": "another"})
 
 
-def test_search_by_path_compares_the_text_of_the_path(store: ModelRecordStore, tmp_path: Path) -> None:
+def test_search_by_path_compares_the_text_of_the_path(store: Store, tmp_path: Path) -> None:
     real = tmp_path / "model.safetensors"
     real.touch()
     link = tmp_path / "link.safetensors"
@@ -130,7 +156,7 @@ def test_search_by_path_compares_the_text_of_the_path(store: ModelRecordStore, t
         store.search_by_path(link)
 
 
-def test_search_by_name_matches_any_combination(store: ModelRecordStore) -> None:
+def test_search_by_name_matches_any_combination(store: Store) -> None:
     one = store.add_model(None, lora("style", "/1"))
     two = store.add_model(None, lora("style", "/2", base_model="sdxl"))
     three = store.add_model(None, {**V1_5, "name": "style"})
@@ -149,7 +175,7 @@ def test_search_by_name_matches_any_combination(store: ModelRecordStore) -> None
     assert store.all_models() == store.search_by_name()
 
 
-def test_search_by_tag_wants_all_of_the_tags(store: ModelRecordStore) -> None:
+def test_search_by_tag_wants_all_of_the_tags(store: Store) -> None:
     both = store.add_model(None, lora("hills", "/1", tags=["sfw", "scenery", "green"]))
     store.add_model(None, lora("cats", "/2", tags=["sfw"]))
     store.add_model(None, lora("bare", "/3"))
@@ -158,7 +184,7 @@ def test_search_by_tag_wants_all_of_the_tags(store: ModelRecordStore) -> None:
     assert configs == [both]
 
 
-def test_other_fields_are_searched_by_a_filter_over_all_models(store: ModelRecordStore) -> None:
+def test_other_fields_are_searched_by_a_filter_over_all_models(store: Store) -> None:
     for_sale = store.add_model(None, lora("a", "/1", license="allowCommercialUse=Sell;allowDerivatives=true"))
     store.add_model(None, lora("b", "/2", license="allowCommercialUse=None"))
     store.add_model(None, lora("c", "/3"))
@@ -168,11 +194,11 @@ def test_other_fields_are_searched_by_a_filter_over_all_models(store: ModelRecor
     assert commercializable_models == [for_sale]
 
 
-def test_the_version_of_the_database_is_3_2(store: ModelRecordStore) -> None:
+def test_the_version_of_the_database_is_3_2(store: Store) -> None:
     assert store.version() == "3.2"
 
 
-def test_model_info_by_name_wants_exactly_one_model(store: ModelRecordStore) -> None:
+def test_model_info_by_name_wants_exactly_one_model(store: Store) -> None:
     foo = store.add_model(None, lora("my_model", "/foo/my_model"))
     assert store.model_info_by_name("my_model", BaseModelType("sd-1"), ModelType("lora")) == foo
     store.add_model(None, lora("my_model", "/bar/my_model"))
@@ -185,7 +211,7 @@ def test_model_info_by_name_wants_exactly_one_model(store: ModelRecordStore) -> 
     assert {store.get_model(config.key).path for config in found} == {"/foo/my_model", "/bar/my_model"}
 
 
-def test_add_model_takes_an_object_or_a_dict_whose_class_is_found(store: ModelRecordStore) -> None:
+def test_add_model_takes_an_object_or_a_dict_whose_class_is_found(store: Store) -> None:
     config = VaeDiffusersConfig(name="object", path="/vae", base_model=BaseModelType.Any)
     added = store.add_model(KEY, config)
     assert isinstance(added, VaeDiffusersConfig)
@@ -196,7 +222,7 @@ def test_add_model_takes_an_object_or_a_dict_whose_class_is_found(store: ModelRe
     assert store.get_model(found.key) == found
 
 
-def test_add_model_refuses_a_taken_key_and_an_invalid_dict(store: ModelRecordStore) -> None:
+def test_add_model_refuses_a_taken_key_and_an_invalid_dict(store: Store) -> None:
     store.add_model(KEY, V1_5)
     with pytest.raises(DuplicateModelException):
         store.add_model(KEY, lora("another", "/another"))
@@ -206,7 +232,7 @@ def test_add_model_refuses_a_taken_key_and_an_invalid_dict(store: ModelRecordSto
     assert [config.key for config in store.all_models()] == [KEY]
 
 
-def test_update_model_takes_an_object_or_a_sparse_dict(store: ModelRecordStore) -> None:
+def test_update_model_takes_an_object_or_a_sparse_dict(store: Store) -> None:
     store.add_model(KEY, V1_5)
     by_dict = store.update_model(KEY, {"name": "renamed", "variant": "inpaint"})
     assert isinstance(by_dict, MainCheckpointConfig)
@@ -222,7 +248,7 @@ def test_update_model_takes_an_object_or_a_sparse_dict(store: ModelRecordStore) 
     assert converted.variant is ModelVariantType.Inpaint
 
 
-def test_each_variant_and_prediction_type_is_stored(store: ModelRecordStore) -> None:
+def test_each_variant_and_prediction_type_is_stored(store: Store) -> None:
     assert [variant.value for variant in ModelVariantType] == ["normal", "inpaint", "depth"]
     for number, variant in enumerate(ModelVariantType):
         for prediction in SchedulerPredictionType:
@@ -232,7 +258,7 @@ def test_each_variant_and_prediction_type_is_stored(store: ModelRecordStore) -> 
             assert (stored.variant, stored.prediction_type) == (variant, prediction)
 
 
-def test_update_model_raises_for_unknown_models_and_invalid_values(store: ModelRecordStore) -> None:
+def test_update_model_raises_for_unknown_models_and_invalid_values(store: Store) -> None:
     with pytest.raises(UnknownModelException):
         store.update_model(KEY, {"name": "nobody"})
     store.add_model(KEY, V1_5)
@@ -242,7 +268,7 @@ def test_update_model_raises_for_unknown_models_and_invalid_values(store: ModelR
     assert store.get_model(KEY).name == V1_5["name"]
 
 
-def test_the_other_classes_come_back_as_they_were_stored(store: ModelRecordStore) -> None:
+def test_the_other_classes_come_back_as_they_were_stored(store: Store) -> None:
     kind = {"model_type": "onnx", "model_format": "onnx", "base_model": "sd-2"}
     onnx = store.add_model(
         None, {**kind, "name": "o", "path": "/o", "prediction_type": "epsilon", "upcast_attention": True}
@@ -255,7 +281,7 @@ def test_the_other_classes_come_back_as_they_were_stored(store: ModelRecordStore
     assert isinstance(store.add_model(None, {**adapter, "name": "i", "path": "/i"}), IPAdapterConfig)
 
 
-def test_a_model_may_work_with_two_bases_or_with_any(store: ModelRecordStore) -> None:
+def test_a_model_may_work_with_two_bases_or_with_any(store: Store) -> None:
     vae = {"model_type": "vae", "model_format": "diffusers"}
     two = store.add_model(
         None, {**vae, "name": "two", "path": "/2", "base_model": "sd-1", "compatible_bases": ["sd-2"]}

@@ -25,8 +25,12 @@ ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / "requirements"
 
 
+#: Pinned for some platforms alone, this one among them.
+OF_PLATFORM = ("protobuf-py-ext", "uvloop", "httpcore2", "truststore", "hf-xet")
+
+
 def pins(name: str) -> dict[str, str]:
-    """Name to version in a file of requirements, as far as they are for this platform."""
+    """Name to version in a file of requirements, as far as they are for every platform."""
     lines = (REQUIREMENTS / f"{name}.txt").read_text().splitlines()
     return dict(line.split("==") for line in lines if re.fullmatch(r"[\w.-]+==[\w.]+", line))
 
@@ -37,7 +41,7 @@ def python(folder: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     (site,) = (folder / "venv").glob("lib/*/site-packages")
     here = Path(sysconfig.get_paths()["purelib"])
-    for name in [*pins("none"), "protobuf-py-ext", "uvloop", "modelkeep"]:
+    for name in [*pins("none"), *OF_PLATFORM, "modelkeep"]:
         for file in distribution(name).files or ():
             entry = here / file.parts[0]
             if file.parts[0] != ".." and not (site / entry.name).is_symlink() and entry.exists():
@@ -72,6 +76,16 @@ def test_the_environment_has_no_torch_and_neither_has_the_list_of_its_packages(p
         assert absent.returncode == 1
         assert name not in pins("none")
     assert pins("none").items() <= pins("all").items()
+
+
+def test_the_hubs_own_library_is_there_without_torch(python: Path) -> None:
+    done = subprocess.run(
+        [python, "-P", "-c", "import modelkeep_download.resolve.hub_client"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_record_download_and_install_run_and_install_a_file_by_path_and_by_url(

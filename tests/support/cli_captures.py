@@ -40,12 +40,14 @@ def captures() -> Iterator[tuple[str, str]]:
 
 
 def _tables() -> Iterator[tuple[str, Any, list[Any]]]:
-    from modelkeep.cli import _cache, _downloads, _installs, _models
+    from modelkeep.cli import _cache, _downloads, _installs, _models, _scans
     from modelkeep.client._download_jobs import job_of
     from modelkeep.client._install_jobs import ModelInstallJob
+    from modelkeep.client._scans import ModelScan
 
     yield "models", _models.listing(), _configs()
     yield "installs", _installs.listing(), [ModelInstallJob(message) for message in _install_messages()]
+    yield "scans", _scans.listing(), [ModelScan(message) for message in _scan_messages()]
     yield "downloads", _downloads.listing(), [job_of(message) for message in _download_messages()]
     yield "residents", _cache.residents_listing(), _residents()
     yield "leases", _cache.leases_listing(), _leases()
@@ -85,6 +87,26 @@ def _configs() -> list[Any]:
             missing_time=datetime.fromtimestamp(NOW, UTC),
         ),
     ]
+
+
+def _scan_messages() -> list[Any]:
+    from modelkeep.install.v1 import scan_pb2
+
+    running = scan_pb2.Scan(
+        id=4,
+        path="/mnt/a/rather/long/path/of/folders/with/models",
+        state="SCAN_STATE_RUNNING",
+        counts=scan_pb2.ScanCounts(file_count=2000, new_count=3, known_count=1204),
+    )
+    running.start_time.seconds = int(NOW) - 13
+    done = scan_pb2.Scan(
+        id=1,
+        state="SCAN_STATE_COMPLETED",
+        ended=True,
+        counts=scan_pb2.ScanCounts(known_count=12, unknown_count=2, unreadable_count=1),
+    )
+    done.start_time.seconds = int(NOW) - 3600
+    return [running, done]
 
 
 def _install_messages() -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from modelkeep_common.sqlite import Connection, Database, Migration
@@ -29,10 +29,13 @@ def log_of(store: Store) -> ChangeLog:
     return store if isinstance(store, MemoryLog) else SqliteLog(store, "items")
 
 
-def read_all(source: Connection | Mapping[str, Kept]) -> Iterable[tuple[str, Item]]:
+async def read_all(source: Connection | Mapping[str, Kept]) -> AsyncIterator[tuple[str, Item]]:
     if isinstance(source, Connection):
-        return [(key, json.loads(body)) for key, body in source.execute("SELECT id, body FROM items")]
-    return [(key, json.loads(kept.payload)) for key, kept in source.items()]
+        for key, body in source.execute("SELECT id, body FROM items"):
+            yield key, json.loads(body)
+        return
+    for key, kept in source.items():
+        yield key, json.loads(kept.payload)
 
 
 async def put(store: Store, key: str, **fields: Any) -> int:

@@ -18,7 +18,7 @@ from modelkeep_download.domain.transitions import (
 )
 from modelkeep_download.engine.attempt import Attempt
 from modelkeep_download.engine.scheduler import Scheduler
-from modelkeep_download.engine.transport import Stopped
+from modelkeep_download.engine.stops import Stopped
 
 T = TypeVar("T")
 
@@ -110,10 +110,6 @@ class MemoryJobs:
         number = self.sequence
         return await self.change(job_id, lambda job: begun(job, number, has_secrets=has_secrets))
 
-    async def checkpoint(self, job_id: int, have: ByteRanges) -> None:
-        """See `Jobs`."""
-        self.rows[job_id] = replace(self.rows[job_id], have=have)
-
 
 @dataclass
 class ScriptedTries:
@@ -127,6 +123,8 @@ class ScriptedTries:
     #: Ids of jobs whose file is at its destination.
     delivered: set[int] = field(default_factory=set)
     closed: bool = False
+    #: Bytes that are free on the only file system.
+    free: int = 0
     _ends: dict[int, asyncio.Future[None]] = field(default_factory=dict)
 
     async def run(self, attempt: Attempt) -> None:
@@ -167,6 +165,10 @@ class ScriptedTries:
         """See `Tries`."""
         return {job.id for job in jobs} & self.delivered
 
+    async def recalled(self, jobs: Sequence[Job]) -> dict[int, ByteRanges]:
+        """See `Tries`: nothing but the rows tells of bytes."""
+        return {}
+
     async def discard(self, staging: str) -> None:
         """See `Tries`."""
         if staging:
@@ -175,6 +177,18 @@ class ScriptedTries:
     async def sweep(self, known: Collection[str]) -> None:
         """See `Tries`."""
         self.swept.append(set(known))
+
+    async def with_room(
+        self, jobs: Sequence[Job], reserve: int, to_come: Callable[[int], int]
+    ) -> Sequence[int]:
+        """See `Tries`."""
+        found, left = [], self.free - reserve
+        for job in jobs:
+            needed = (job.bytes_total or 0) - job.bytes_done
+            if needed <= left:
+                left -= needed
+                found.append(job.id)
+        return found
 
     def close(self) -> None:
         """See `Tries`."""

@@ -12,20 +12,22 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from modelkeep.download.v1 import download_pb2
+from modelkeep.download.v1 import download_pb2, resolve_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep.download.v1 import download_service_pb2_grpc as rpc
 from modelkeep_common.serving import start_server
 from modelkeep_download.app import DownloadApplication
 from modelkeep_download.config import DownloadSettings
 from modelkeep_download.engine.transfer import Transfer
+from modelkeep_download.engine.transport import Session
+from modelkeep_download.resolve.plans import Resolver
 
 ENDED = (
     download_pb2.DOWNLOAD_STATE_COMPLETED,
@@ -73,6 +75,12 @@ class DownloadClient:
         """Create a download and wait for its end."""
         return await self.ended(await self.create(url, **fields))
 
+    async def resolve(self, source: str, *, token: str = "", **asked: str) -> resolve_pb2.SourcePlan:
+        """What a source comes to; further fields are those of `RemoteSource`."""
+        request = resolve_pb2.ResolveSourceRequest(source={"source": source, **asked}, access_token=token)
+        answer: resolve_pb2.ResolveSourceResponse = await self.stub.ResolveSource(request)
+        return answer.plan
+
     async def until(
         self,
         job: download_pb2.Download,
@@ -100,12 +108,24 @@ def settings_for(data_dir: Path, **values: Any) -> DownloadSettings:
 
 
 @contextlib.asynccontextmanager
-async def downloads_beside(
-    data_dir: Path, *, transfer: Transfer | None = None, **values: Any
+async def downloads_beside(data_dir: Path, **values: Any) -> AsyncIterator[str]:
+    """Address of a service in this process, for tests of others: a file comes as fast as one connection."""
+    async with _served(data_dir, max_connections_per_file=1, **values) as address:
+        yield address
+
+
+@contextlib.asynccontextmanager
+async def _served(
+    data_dir: Path,
+    *,
+    transfer: Transfer | None = None,
+    session: Session | None = None,
+    resolvers: Sequence[Resolver] = (),
+    **values: Any,
 ) -> AsyncIterator[str]:
-    """Address of a service in this process."""
     settings = settings_for(data_dir, **values)
-    server = await start_server(DownloadApplication(settings, transfer=transfer), settings)
+    application = DownloadApplication(settings, transfer=transfer, session=session, resolvers=resolvers)
+    server = await start_server(application, settings)
     try:
         yield server.address
     finally:
@@ -113,12 +133,10 @@ async def downloads_beside(
 
 
 @contextlib.asynccontextmanager
-async def download_service(
-    data_dir: Path, *, transfer: Transfer | None = None, **values: Any
-) -> AsyncIterator[DownloadClient]:
-    """A service in this process, and a client of it over a real channel."""
+async def download_service(data_dir: Path, **values: Any) -> AsyncIterator[DownloadClient]:
+    """A service in this process, and a client of it over a real channel; see `_served`."""
     async with (
-        downloads_beside(data_dir, transfer=transfer, **values) as address,
+        _served(data_dir, **values) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
         yield DownloadClient(channel, Path(os.path.realpath(data_dir)) / "downloads")
@@ -158,17 +176,28 @@ class DownloadProcess:
         """Where it serves."""
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Its process id, while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    def command(self) -> tuple[list[str], dict[str, str]]:
+        """The arguments that it is started with, and what is set for it in the environment."""
+        env = {
+            f"MODELKEEP_DOWNLOAD_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+            for name, value in self._settings.items()
+        }
+        return ["--port", str(self.port), "--data-dir", str(self.data_dir), "--insecure"], env
+
     def start(self) -> None:
         """Start it; it may take a moment until it answers."""
+        flags, env = self.command()
         paths = [str(REPOSITORY / "services"), str(REPOSITORY / "clients" / "python")]
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-        for name, value in self._settings.items():
-            env[f"MODELKEEP_DOWNLOAD_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
         with self.log.open("ab") as log:
-            flags = ["--port", str(self.port), "--data-dir", str(self.data_dir), "--insecure"]
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "modelkeep_download", *flags],
-                env=env,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **env},
                 stdout=log,
                 stderr=log,
             )

@@ -41,7 +41,7 @@ SOUND: dict[str, tuple[bytes, int]] = {
     "64 dimensions": (entry(shape=json.dumps([1] * 64)), 4),
     "many empty tensors": (b"{" + b",".join(b'"t%d":%b' % (n, EMPTY) for n in range(5000)) + b"}", 0),
     "a long header of many tensors": (
-        b"{" + b",".join(b'"t%d":%b' % (n, EMPTY) for n in range(80_000)) + b"}",
+        b"{" + b",".join(b'"t%0900d":%b' % (n, EMPTY) for n in range(5_000)) + b"}",
         0,
     ),
     "a long header of one note": (b'{"__metadata__":{"a":"' + b"x" * 5_000_000 + b'"},"a":' + ONE + b"}", 4),

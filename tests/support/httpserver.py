@@ -20,9 +20,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import random
-import re
 import socket
 import socketserver
 import ssl
@@ -30,12 +30,33 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from support.httpfaults import Cut as Cut
+from support.httpfaults import CutHeaders as CutHeaders
+from support.httpfaults import Fault as Fault
+from support.httpfaults import Flip as Flip
+from support.httpfaults import Garbage as Garbage
+from support.httpfaults import Goodbye as Goodbye
+from support.httpfaults import Hang as Hang
+from support.httpfaults import IgnoreRange as IgnoreRange
+from support.httpfaults import Instead as Instead
+from support.httpfaults import LieAboutRange as LieAboutRange
+from support.httpfaults import Multipart as Multipart
+from support.httpfaults import Node as Node
+from support.httpfaults import Other as Other
+from support.httpfaults import Part as Part
+from support.httpfaults import Reset as Reset
+from support.httpfaults import Slow as Slow
+from support.httpfaults import Status as Status
+from support.httpfaults import Trailing as Trailing
+from support.httpresources import Request as Request
+from support.httpresources import Resource as Resource
 
 _BLOCK = 64 * 1024
 
@@ -44,132 +65,6 @@ def pattern(size: int, seed: int = 0) -> bytes:
     """Bytes that look random and are the same for the same size and seed."""
     source, piece = random.Random(seed), 64 << 20
     return b"".join(source.randbytes(min(piece, size - at)) for at in range(0, size, piece))
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What goes wrong with one request; the plain class does nothing and lets one request pass."""
-
-
-@dataclass(frozen=True)
-class Status(Fault):
-    """Answer with this status, and with Retry-After, other headers and a body if given."""
-
-    code: int
-    retry_after: str | None = None
-    body: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Cut(Fault):
-    """Promise the whole body and close the connection (or reset it) after so many of its bytes."""
-
-    after: int
-    reset: bool = False
-
-
-@dataclass(frozen=True)
-class Node(Cut):
-    """Be the node that names the object by this ETag, and break off after so many bytes of the body."""
-
-    etag: str = '"node"'
-
-
-@dataclass(frozen=True)
-class Hang(Fault):
-    """Serve so many bytes of the body, then nothing for so long; -1 hangs before the status line."""
-
-    after: int
-    seconds: float = 30.0
-
-
-@dataclass(frozen=True)
-class Flip(Fault):
-    """Serve the byte at this offset of the object inverted."""
-
-    offset: int
-
-
-@dataclass(frozen=True)
-class Instead(Fault):
-    """Answer 200 with this in place of the object."""
-
-    body: bytes
-    content_type: str = "text/html"
-
-
-@dataclass(frozen=True)
-class IgnoreRange(Fault):
-    """Answer 200 with the whole body, whatever was asked for."""
-
-
-@dataclass(frozen=True)
-class LieAboutRange(Fault):
-    """Answer 206 with this Content-Range (None leaves the header out)."""
-
-    content_range: str | None
-
-
-@dataclass(frozen=True)
-class CutHeaders(Fault):
-    """Close the connection after the status line and one header."""
-
-
-@dataclass(frozen=True)
-class Garbage(Fault):
-    """Answer with bytes that are no HTTP."""
-
-
-@dataclass
-class Resource:
-    """One object at a path, and how it is served."""
-
-    body: bytes
-    etag: str | None = '"v1"'
-    last_modified: str | None = None
-    content_type: str | None = "application/octet-stream"
-    disposition: str | None = None
-    #: Honour Range and If-Range.
-    ranges: bool = True
-    #: Serve a range of what there is now, whatever If-Range says.
-    heeds_if_range: bool = True
-    #: Leave Last-Modified and Content-Type out of a 206, as RFC 9110 (15.3.7) allows.
-    terse_ranges: bool = False
-    #: Bytes a second of each connection; None is as fast as it goes.
-    rate: int | None = None
-    #: Send the body in chunks without a Content-Length.
-    chunked: bool = False
-    #: Neither length nor chunks: the end of the connection ends the body.
-    lengthless: bool = False
-    content_encoding: str | None = None
-    #: Answer 302 to this address instead of a body.
-    redirect: str | None = None
-    redirect_code: int = 302
-    #: The Authorization header that is asked for (401 without any, 403 with another).
-    authorization: str | None = None
-    #: The faults of the next requests, one each, then none.
-    faults: list[Fault] = field(default_factory=list)
-
-
-@dataclass
-class Request:
-    """What one request asked for and got."""
-
-    path: str
-    method: str
-    range: str | None
-    if_range: str | None
-    headers: dict[str, str]
-    status: int = 0
-    bytes_sent: int = 0
-    done: bool = False
-
-    @property
-    def offset(self) -> int:
-        """First byte that the request asked for."""
-        match = re.match(r"bytes=(\d+)-", self.range or "")
-        return int(match[1]) if match else 0
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
@@ -190,13 +85,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BLOCK)
+        self._number = next(self.server.owner._connections)
         super().setup()
 
     def log_message(self, format: str, *args: Any) -> None:
         """No log: tests read `requests`."""
 
     def do_HEAD(self) -> None:
-        self.send_error(405)
+        if self.server.owner.route is None:
+            self.send_error(405)
+        else:
+            self.do_GET()
+
+    do_POST = do_HEAD
 
     def do_GET(self) -> None:
         owner = self.server.owner
@@ -210,23 +111,32 @@ class _Handler(BaseHTTPRequestHandler):
             self.headers.get("Range"),
             self.headers.get("If-Range"),
             {name.lower(): value for name, value in self.headers.items()},
+            self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode("latin-1"),
+            began=time.monotonic(),
+            connection=self._number,
         )
         resource, fault = owner._begin(path, request)
         try:
             if resource is None:
                 self._send_status(request, 404)
-            else:
+            elif owner._takes_turn(path, resource.at_once, request):
                 self._serve(resource, fault, request)
+            else:
+                self.close_connection = True
         finally:
-            request.done = True
+            owner._end(path, request)
 
     def _serve(self, resource: Resource, fault: Fault | None, request: Request) -> None:
+        if isinstance(fault, Hang) and fault.after < 0:
+            self._wait(fault.seconds)
         if isinstance(fault, Status):
             extra = {} if fault.retry_after is None else {"Retry-After": fault.retry_after}
             self._send_status(request, fault.code, {**extra, **fault.headers}, fault.body)
         elif isinstance(fault, Garbage):
             self.wfile.write(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
             self.close_connection = True
+        elif isinstance(fault, Reset):
+            self._reset()
         elif isinstance(fault, CutHeaders):
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n")
             self.close_connection = True
@@ -235,16 +145,23 @@ class _Handler(BaseHTTPRequestHandler):
         elif resource.authorization and given != resource.authorization:
             self._send_status(request, 403)
         elif resource.redirect is not None:
-            self._send_status(request, resource.redirect_code, {"Location": resource.redirect})
+            headers = {**resource.headers, "Location": resource.redirect}
+            self._send_status(request, resource.redirect_code, headers)
+        elif resource.status != 200:
+            headers = {"Content-Type": resource.content_type or "", **resource.headers}
+            self._send_status(request, resource.status, headers, resource.body[:])
         elif isinstance(fault, Instead):
             self._send_status(request, 200, {"Content-Type": fault.content_type}, fault.body)
         else:
-            if isinstance(fault, Hang) and fault.after < 0:
-                self._wait(fault.seconds)
             self._send_body(resource, fault, request)
 
     def _send_body(self, resource: Resource, fault: Fault | None, request: Request) -> None:
-        body, start = resource.body, 0
+        if isinstance(fault, Other):
+            body = resource.body if fault.body is None else fault.body
+            resource = dataclasses.replace(
+                resource, body=body, etag=fault.etag, last_modified=fault.last_modified, heeds_if_range=False
+            )
+        body, start, end = resource.body, 0, len(resource.body)
         etag = fault.etag if isinstance(fault, Node) else resource.etag
         ranged = (
             resource.ranges
@@ -257,23 +174,32 @@ class _Handler(BaseHTTPRequestHandler):
             )
         )
         if ranged:
-            start = request.offset
+            start, end = request.offset, request.end(len(body))
+            if isinstance(fault, Part):
+                end = min(end, start + fault.size)
             if start >= len(body):
                 self._send_status(request, 416, {"Content-Range": f"bytes */{len(body)}"})
                 return
         request.status = 206 if ranged else 200
+        if resource.http10:
+            self.protocol_version, self.close_connection = "HTTP/1.0", True
         self.send_response(request.status)
+        served = f"bytes {start}-{end - 1}/{len(body)}"
+        if isinstance(fault, Multipart) and ranged:
+            self._send_multipart(body[start:end], served, etag)
+            return
         if isinstance(fault, LieAboutRange):
             if fault.content_range is not None:
                 self.send_header("Content-Range", fault.content_range)
         elif ranged:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            self.send_header("Content-Range", served)
         for name, value in (
             ("ETag", etag),
             ("Last-Modified", resource.last_modified),
             ("Content-Type", resource.content_type),
             ("Content-Disposition", resource.disposition),
             ("Content-Encoding", resource.content_encoding),
+            *resource.headers.items(),
         ):
             left_out = ranged and resource.terse_ranges and name in ("Last-Modified", "Content-Type")
             if value is not None and not left_out:
@@ -283,21 +209,38 @@ class _Handler(BaseHTTPRequestHandler):
         elif resource.lengthless:
             self.close_connection = True
         else:
-            self.send_header("Content-Length", str(len(body) - start))
+            self.send_header("Content-Length", str(end - start))
         self.end_headers()
+        if self.command == "HEAD":
+            return
         if isinstance(fault, Flip):
-            body = body[: fault.offset] + bytes([body[fault.offset] ^ 0xFF]) + body[fault.offset + 1 :]
-        self._pour(body, start, resource, fault, request)
+            body = (
+                body[: fault.offset]
+                + bytes(byte ^ 0xFF for byte in body[fault.offset : fault.offset + 1])
+                + body[fault.offset + 1 :]
+            )
+        # A view of bytes copies none of them.
+        view: Any = memoryview(body) if isinstance(body, bytes) else body
+        self._pour(view, start, end, resource, fault, request)
+
+    def _send_multipart(self, part: bytes, served: str, etag: str | None) -> None:
+        head = f"--apart\r\nContent-Type: application/octet-stream\r\nContent-Range: {served}\r\n\r\n"
+        body = head.encode() + part + b"\r\n--apart--\r\n"
+        self.send_header("Content-Type", "multipart/byteranges; boundary=apart")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", etag or "")
+        self.end_headers()
+        self.wfile.write(body)
 
     def _pour(
-        self, body: bytes, start: int, resource: Resource, fault: Fault | None, request: Request
+        self, view: Any, start: int, end: int, resource: Resource, fault: Fault | None, request: Request
     ) -> None:
-        limit = len(body)
+        limit = end
         if isinstance(fault, Cut | Hang) and fault.after >= 0:
             limit = min(limit, start + fault.after)
-        block = _BLOCK if resource.rate is None else max(1, min(_BLOCK, resource.rate // 20))
-        view, began = memoryview(body), time.monotonic()
-        at = start
+        rate = fault.rate if isinstance(fault, Slow) else resource.rate
+        block = _BLOCK if rate is None else max(1, min(_BLOCK, rate // 20))
+        began, at = time.monotonic(), start
         while at < limit:
             piece = view[at : min(at + block, limit)]
             if resource.chunked:
@@ -307,20 +250,30 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b"\r\n")
             at += len(piece)
             request.bytes_sent += len(piece)
-            if resource.rate is not None:
-                ahead = (at - start) / resource.rate - (time.monotonic() - began)
+            if not isinstance(fault, Slow):
+                rate = resource.rate  # which a test may lift in the middle of a body
+            if rate is not None:
+                ahead = (at - start) / rate - (time.monotonic() - began)
                 if ahead > 0:
                     self._wait(ahead)
-        if isinstance(fault, Hang) and at < len(body):
+        if isinstance(fault, Hang) and at < end:
             self._wait(fault.seconds)
             self.close_connection = True
-        elif isinstance(fault, Cut) and at < len(body):
+        elif isinstance(fault, Cut) and at < end:
             self.close_connection = True
             if fault.reset:
-                self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self.request.close()
+                self._reset()
         elif resource.chunked:
             self.wfile.write(b"0\r\n\r\n")
+        if isinstance(fault, Trailing):
+            self.wfile.write(fault.extra)
+        elif isinstance(fault, Goodbye):
+            self.close_connection = True
+
+    def _reset(self) -> None:
+        self.close_connection = True
+        self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.request.close()
 
     def _wait(self, seconds: float) -> None:
         if self.server.owner._closing.wait(seconds):
@@ -334,7 +287,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def _send_json(self, value: object) -> None:
         text = json.dumps(value).encode()
@@ -352,12 +306,23 @@ class HttpServer:
         host: Address to listen on.
         port: Port; 0 takes a free one.
         tls: A file with certificate and key; serves https.
+        route: Answers what no resource was put for, HEAD and POST as well; called by several threads.
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0, *, tls: Path | None = None) -> None:
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        tls: Path | None = None,
+        route: Callable[[Request], Resource | None] | None = None,
+    ) -> None:
+        self.route = route
         self.resources: dict[str, Resource] = {}
         self.requests: list[Request] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a rule for faults may ask, and put
+        self._connections = itertools.count(1)
+        self._active: Counter[str] = Counter()
         self._closing = threading.Event()
         self._server = _Server((host, port), _Handler)
         self._server.owner = self
@@ -404,6 +369,11 @@ class HttpServer:
         with self._lock:
             return [r for r in self.requests if r.path.split("?", 1)[0] == path]
 
+    def active(self, path: str) -> int:
+        """How many answers for this path (without query) are being sent."""
+        with self._lock:
+            return self._active[path]
+
     def stats(self) -> dict[str, Any]:
         """What was served so far, by path; what the process form answers at /_stats."""
         with self._lock:
@@ -417,11 +387,31 @@ class HttpServer:
         }
 
     def _begin(self, path: str, request: Request) -> tuple[Resource | None, Fault | None]:
+        routed = self.route(request) if self.route is not None else None
         with self._lock:
             self.requests.append(request)
-            resource = self.resources.get(request.path) or self.resources.get(path)
-            fault = resource.faults.pop(0) if resource and resource.faults else None
-            return resource, fault
+            resource = self.resources.get(request.path) or self.resources.get(path) or routed
+            self._active[path] += 1
+            request.active = self._active[path]
+            if resource is None:
+                return None, None
+            return resource, resource.faults.pop(0) if resource.faults else resource.fault_of(request)
+
+    def _end(self, path: str, request: Request) -> None:
+        with self._lock:
+            self._active[path] -= 1
+            request.ended = time.monotonic()
+            request.done = True
+
+    def _takes_turn(self, path: str, at_once: int | None, request: Request) -> bool:
+        """Wait until a request is one of the `at_once` oldest under way; whether that came."""
+        while at_once is not None:
+            under_way = [r for r in self.requests_of(path) if not r.done]
+            if any(r is request for r in under_way[:at_once]):
+                return True
+            if self._closing.wait(0.01):
+                return False
+        return True
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from modelkeep.exceptions import (
 )
 from modelkeep_common.room import Room
 from modelkeep_install.domain.jobs import Job, Progress, Source, SourceKind, Stage, State
+from modelkeep_install.domain.plans import Hub, Plan, PlannedFile, Remote
 from modelkeep_install.domain.ports import (
     DigestWork,
     DownloadNews,
@@ -27,6 +30,7 @@ from modelkeep_install.domain.ports import (
     DownloadState,
     DownloadStatus,
     RecordFile,
+    Removal,
     StoredModel,
 )
 from modelkeep_install.domain.roots import ModelRoots
@@ -39,6 +43,7 @@ from support.installs import small_lora
 T = TypeVar("T")
 
 KEY, URL = "ab" * 16, "https://models.example/style.safetensors"
+REPOSITORY = "owner/style"
 
 
 class Killed(BaseException):
@@ -81,6 +86,8 @@ class Records:
         self.made: dict[str, tuple[str, Any, Sequence[RecordFile]]] = {}
         #: Records of earlier installs, with their files.
         self.earlier: dict[str, tuple[StoredModel, list[RecordFile]]] = {}
+        #: Paths that other records list, with their keys.
+        self.listed: dict[str, str] = {}
 
     async def create(self, draft: Any, files: Sequence[RecordFile], request_id: str) -> StoredModel:
         def make() -> StoredModel:
@@ -109,6 +116,12 @@ class Records:
             and hash in ("", model.original_hash, *(file.sha256 for file in files))
         ]
 
+    async def spare(self, removal: Removal) -> Removal:
+        """The removal without what :attr:`listed` names."""
+        shared = tuple((path, (self.listed[path],)) for path in removal.paths if path in self.listed)
+        paths = tuple(path for path in removal.paths if path not in self.listed)
+        return await self.faults.answer("spare", lambda: replace(removal, paths=paths, shared=shared))
+
     async def files(self, key: str) -> list[RecordFile]:
         return self.earlier[key][1] if key in self.earlier else []
 
@@ -119,12 +132,27 @@ class Downloads:
     def __init__(self, content: bytes) -> None:
         self.faults = Faults()
         self.content = content
+        #: By the names of files, where a download brings several.
+        self.contents: dict[str, bytes] = {}
         self.orders: dict[str, DownloadOrder] = {}
         self.statuses: dict[int, DownloadStatus] = {}
         self.started: list[tuple[str, str]] = []
+        #: What a source at a hub comes to.
+        self.resolved: Plan | None = None
+        self.tokens: list[str] = []
         #: What a download does; each a second after the one before.
         self.plan = [DownloadState.RUNNING, DownloadState.COMPLETED]
+        #: Counts what was begun or paused.
+        self.plays = 0
         self._news: asyncio.Queue[DownloadNews] = asyncio.Queue()
+
+    async def resolve(self, remote: Remote, access_token: str) -> Plan:
+        def look_up() -> Plan:
+            assert self.resolved is not None
+            return self.resolved
+
+        self.tokens.append(access_token)
+        return await self.faults.answer("resolve", look_up)
 
     async def create(self, order: DownloadOrder) -> DownloadStatus:
         def make() -> DownloadStatus:
@@ -141,23 +169,44 @@ class Downloads:
 
     def play(self, download_id: int, plan: Sequence[DownloadState]) -> None:
         """Lets a download go through states, a second each."""
+        self.plays += 1
+        played = self.plays
+
+        def step(state: DownloadState) -> None:
+            if played == self.plays:  # else it was paused, or started again
+                self.move(download_id, state)
+
         for second, state in enumerate(plan, 1):
-            asyncio.get_running_loop().call_later(second, self.move, download_id, state)
+            asyncio.get_running_loop().call_later(second, step, state)
 
     def move(self, download_id: int, state: DownloadState, **values: Any) -> None:
         """Lets a download change."""
         status = self.statuses.get(download_id)
-        if status is None or status.state is DownloadState.CANCELLED:
+        if status is None or status.state in ENDED:
             return
         size = len(self.content)
         if state is DownloadState.COMPLETED:
-            path = Path([*self.orders.values()][download_id - 1].folder) / "style.safetensors"
-            path.write_bytes(self.content)
-            values = {"path": str(path), "progress": Progress(size, size), **values}
+            values = {**self._deliver(download_id), "progress": Progress(size, size), **values}
         elif state is DownloadState.RUNNING:
             values = {"progress": Progress(size // 2, size), **values}
         self.statuses[download_id] = replace(status, state=state, **values)
         self._news.put_nowait(DownloadNews("", (self.statuses[download_id],)))
+
+    def _deliver(self, download_id: int) -> dict[str, Any]:
+        order = [*self.orders.values()][download_id - 1]
+        folder, digest = Path(order.folder), hashlib.sha256(self.content).hexdigest()
+        if not order.files:
+            path = folder / (order.filename or "style.safetensors")
+            path.write_bytes(self.content)
+            return {"path": str(path), "sha256": digest}
+        for file in order.files:
+            path = folder / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.contents.get(path.name, self.content))
+        digests = {
+            file.path: hashlib.sha256((folder / file.path).read_bytes()).hexdigest() for file in order.files
+        }
+        return {"path": str(folder), "digests": digests}
 
     def forget(self) -> None:
         """Loses all downloads; another of the same number is somebody else's."""
@@ -178,6 +227,13 @@ class Downloads:
             return self.statuses[download_id]
 
         return await self.faults.answer("start", begin)
+
+    async def pause(self, download_id: int) -> None:
+        def stop() -> None:
+            self.plays += 1
+            self.move(download_id, DownloadState.PAUSED)
+
+        await self.faults.answer("pause", stop)
 
     async def cancel(self, download_id: int) -> None:
         await self.faults.answer("cancel", lambda: self.move(download_id, DownloadState.CANCELLED))
@@ -209,7 +265,8 @@ class Store:
         if not self.after:
             act()
         cancelled = job.cancel_requested or self.jobs[job.id].cancel_requested
-        stored = replace(job, revision=job.revision + 1, cancel_requested=cancelled)
+        paused = self.jobs[job.id].pause_requested
+        stored = replace(job, revision=job.revision + 1, cancel_requested=cancelled, pause_requested=paused)
         self.jobs[job.id] = stored
         self.writes.append(stored)
         self.record, self.digests = record or self.record, digests or self.digests
@@ -236,22 +293,30 @@ class Bench:
 
     def __init__(self, folder: Path, kind: str, **fields: Any) -> None:
         self.imports, self.models = folder / "import", folder / "data" / "models"
-        self.models.mkdir(parents=True)
+        self.models.mkdir(parents=True, exist_ok=True)
         self.source = small_lora(self.imports / "style.safetensors")
         self.content = self.source.read_bytes()
         self.kind = kind
         self.store, self.records, self.downloads = Store(), Records(), Downloads(self.content)
         self.news: list[Job] = []
         self.roots = ModelRoots(self.models, "root", [self.imports], data_dir=folder / "data")
-        url = kind == "url"
+        url, remote = kind == "url", None
+        source = Source(SourceKind.URL, URL) if url else Source(SourceKind.PATH, str(self.source))
+        if kind == "hub":
+            source, remote = Source(SourceKind.HUB, REPOSITORY), Remote(REPOSITORY)
+            digest = hashlib.sha256(self.content).hexdigest()
+            file = PlannedFile(URL, "style.safetensors", len(self.content), digest)
+            self.downloads.resolved = Plan(Hub.HUGGING_FACE, REPOSITORY, "style", (file,), revision="c0ffee")
         self.store.jobs[1] = Job(
             id=1,
             uid="00000000-0000-4000-8000-000000000001",
-            source=Source(SourceKind.URL, URL) if url else Source(SourceKind.PATH, str(self.source)),
+            source=source,
+            remote=remote,
             inplace=kind == "in place",
+            move=kind == "move",
             key=KEY,
             create_time=0.0,
-            local_path="" if url else str(self.source),
+            local_path="" if url or remote else str(self.source),
             **{"overrides": {}, **fields},
         )
 
@@ -274,6 +339,7 @@ class Bench:
             self.roots,
             Room(self.models, 0),
             self.news.append,
+            self.records.spare,
             now=now,
         )
         run = Run(self.job, tools, **secrets)
@@ -298,7 +364,8 @@ class Bench:
         """Runs the job, and does something to it at a write.
 
         Args:
-            how: ``cancel`` by a caller, ``drain`` of the service, or ``kill before`` or ``after`` the write.
+            how: ``cancel`` or ``pause`` by a caller, ``drain`` of the service, or ``kill before`` or
+                ``after`` the write.
             at: Number of the write, from 1.
         """
         self.store.after = how != "kill before"
@@ -310,6 +377,8 @@ class Bench:
     def _do(self, how: str, run: Run, task: asyncio.Task[None]) -> None:
         if how == "cancel":
             self.cancel(run)
+        elif how == "pause":
+            self.pause(run)
         elif how == "drain":
             run.stopped.set()
             task.cancel()
@@ -322,12 +391,27 @@ class Bench:
             self.store.jobs[1] = replace(self.job, cancel_requested=True)
             run.request_cancel()
 
+    def pause(self, run: Run) -> None:
+        """As PauseInstall does."""
+        if not self.job.state.final:
+            self.store.jobs[1] = replace(self.job, pause_requested=True)
+            run.hold()
+
+    async def resume(self) -> Job:
+        """As ResumeInstall does to a job that stands still; to its end."""
+        if self.job.download_id and not self.job.staged_path:
+            await self.downloads.start(self.job.download_id, "", "")
+        self.store.jobs[1] = replace(self.job, pause_requested=False)
+        return await self.finish()
+
     def check_completed(self) -> None:
-        """COMPLETED: one record, one copy, the source as it was, and nothing else."""
+        """COMPLETED: one record, one copy, the source as it was unless it was moved, and nothing else."""
         assert (self.job.state, self.job.error) == (State.COMPLETED, None)
         assert list(self.records.made) == [KEY]
         assert self.store.record == b"the record"
-        assert self.source.read_bytes() == self.content
+        assert os.path.lexists(self.source) == (self.kind != "move")
+        if self.kind != "move":
+            assert self.source.read_bytes() == self.content
         placed = self.models / KEY / "style.safetensors"
         assert self.job.local_path == str(self.source if self.kind == "in place" else placed)
         assert self.files() == ([] if self.kind == "in place" else [placed])

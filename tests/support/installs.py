@@ -170,8 +170,10 @@ async def install_beside(
             "record_address": record_address,
             "download_address": download_address,
             "import_roots": (data_dir.parent / "import",),
-            # Records of tests lie anywhere; that they are missing would be news in the middle of a test.
+            # Records of tests lie anywhere; that they are missing would be news in the middle of a test. So
+            # would a scan be.
             "check_files_seconds": 0,
+            "sync_at_start": False,
             **values,
         },
     )

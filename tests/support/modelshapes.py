@@ -70,6 +70,16 @@ def checkpoint_tensors(base: str, *, channels: int = 4) -> dict[str, Sequence[in
     return tensors
 
 
+def huge_tensors() -> dict[str, list[int]]:
+    """24 GB in fp16 of a transformer's shape, as a FLUX checkpoint is."""
+    tensors = {}
+    for block in range(57):
+        for part in ("img_attn.qkv", "txt_attn.qkv", "img_mlp.0", "txt_mlp.0", "img_mlp.2", "txt_mlp.2"):
+            tensors[f"model.diffusion_model.double_blocks.{block}.{part}.weight"] = [3072, 11424]
+            tensors[f"model.diffusion_model.double_blocks.{block}.{part}.bias"] = [3072]
+    return tensors
+
+
 def write_checkpoint(path: Path, base: str, *, channels: int = 4, **kwargs: Any) -> Path:
     """A main model as one file; about 2 GB long for SD-1, 7 GB for SDXL."""
     return write_safetensors(path, checkpoint_tensors(base, channels=channels), **kwargs)

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from modelkeep.record.v1 import record_service_pb2_grpc as rpc
 from modelkeep_common.serving import start_server
 from modelkeep_record.app import RecordApplication
 from modelkeep_record.config import RecordSettings
+from support.recordstores import Kind
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "0123456789abcdef0123456789abcdef"
@@ -38,15 +40,28 @@ def vae(name: str = "vae", path: str | None = None, **fields: Any) -> model_pb2.
 
 
 @contextlib.asynccontextmanager
-async def record_service(data_dir: Path, **settings: Any) -> AsyncIterator[Any]:
-    """The stub of a RecordService in this process."""
+async def record_server(data_dir: Path, kind: Kind | None = None, **settings: Any) -> AsyncIterator[str]:
+    """The address of a RecordService in this process; on a kind of store, or on the one of its settings."""
     configuration = RecordSettings.for_test(data_dir, **settings)
-    server = await start_server(RecordApplication(configuration), configuration)
+    application = RecordApplication(configuration)
+    if kind is not None:
+        opened = partial(kind.open, data_dir, configuration.store_limits)
+        application = RecordApplication(configuration, lambda _: opened())
+    server = await start_server(application, configuration)
     try:
-        async with grpc.aio.insecure_channel(server.address) as channel:
-            yield rpc.RecordServiceStub(channel)
+        yield server.address
     finally:
         await server.stop()
+
+
+@contextlib.asynccontextmanager
+async def record_service(data_dir: Path, kind: Kind | None = None, **settings: Any) -> AsyncIterator[Any]:
+    """The stub of a RecordService in this process, as :func:`record_server` starts one."""
+    async with (
+        record_server(data_dir, kind, **settings) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        yield rpc.RecordServiceStub(channel)
 
 
 class RecordProcess:

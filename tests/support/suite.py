@@ -11,6 +11,8 @@ from modelkeep.supervisor import SERVICES, Suite
 TOYS = Path(__file__).parent / "toys"
 #: Address guard off for loopback: the tests' own web servers live there.
 LOOPBACK_DOWNLOADS: Mapping[str, str] = {"MODELKEEP_DOWNLOAD_ALLOW_PRIVATE_ADDRESSES": "true"}
+#: So that a source is as slow as it is meant to be.
+_ONE_CONNECTION: Mapping[str, str] = {"MODELKEEP_DOWNLOAD_MAX_CONNECTIONS_PER_FILE": "1"}
 
 
 class OwnersSuite(Suite):
@@ -37,13 +39,15 @@ def service_suite(
 ) -> OwnersSuite:
     """A suite of real services, not started yet; downloads from loopback are allowed.
 
+    A file comes by one connection.
+
     Its ``addresses`` are the sockets of its owner, so that tests of behaviour may do everything; who may call
     what over TCP is tested in tests/integration/test_suite_access.py.
 
     Use it as a context manager. From a coroutine, enter it in a thread: its methods block.
     """
     settings = {
-        **(LOOPBACK_DOWNLOADS if "download" in services else {}),
+        **({**LOOPBACK_DOWNLOADS, **_ONE_CONNECTION} if "download" in services else {}),
         # Records of tests lie anywhere; that they are missing would be news in the middle of a test.
         **({"MODELKEEP_INSTALL_CHECK_FILES_SECONDS": "0"} if "install" in services else {}),
         **(env or {}),

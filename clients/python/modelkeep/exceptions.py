@@ -14,6 +14,7 @@
         ├── NotFoundException                 (there is no such thing)
         │   ├── UnknownModelException         UNKNOWN_MODEL          NOT_FOUND
         │   ├── UnknownSubmodelException      UNKNOWN_SUBMODEL       NOT_FOUND
+        │   ├── ModelImageFileNotFoundException  UNKNOWN_COVER_IMAGE NOT_FOUND
         │   ├── UnknownJobIDException         UNKNOWN_JOB            NOT_FOUND
         │   └── UnknownLeaseException         UNKNOWN_LEASE          NOT_FOUND
         │       └── LeaseRevokedException     LEASE_REVOKED          NOT_FOUND
@@ -24,6 +25,8 @@
         │   ├── InstallInProgressException    INSTALL_IN_PROGRESS    ALREADY_EXISTS
         │   ├── DestinationExistsException    DESTINATION_EXISTS     ALREADY_EXISTS
         │   ├── EtagMismatchException         ETAG_MISMATCH          ABORTED
+        │   ├── ManyMissingException          MANY_MISSING           FAILED_PRECONDITION
+        │   ├── StoreFileBrokenException      STORE_FILE_BROKEN      FAILED_PRECONDITION
         │   └── WrongStateException           WRONG_STATE            FAILED_PRECONDITION
         ├── ModelUnusableException            (known, but it cannot be used as it is)
         │   ├── ModelNotFoundException        MODEL_NOT_FOUND_ON_DISK FAILED_PRECONDITION
@@ -52,15 +55,21 @@
         │   ├── LeasesExhaustedException      LEASES_EXHAUSTED       RESOURCE_EXHAUSTED
         │   ├── QueueFullException            QUEUE_FULL             RESOURCE_EXHAUSTED
         │   ├── WatcherTooSlowException       WATCHER_TOO_SLOW       RESOURCE_EXHAUSTED
-        │   └── ServerBusyException           SERVER_BUSY            RESOURCE_EXHAUSTED
+        │   ├── ServerBusyException           SERVER_BUSY            RESOURCE_EXHAUSTED
+        │   └── RateLimitedException          RATE_LIMITED           RESOURCE_EXHAUSTED
         ├── SourceException                   (what the source served is not what was asked for)
         │   ├── ChecksumMismatchException     CHECKSUM_MISMATCH      DATA_LOSS
         │   ├── SourceNotFoundException       SOURCE_NOT_FOUND       FAILED_PRECONDITION
+        │   ├── SourceDisabledException       SOURCE_DISABLED        FAILED_PRECONDITION
         │   ├── SourceChangedException        SOURCE_CHANGED         FAILED_PRECONDITION
-        │   └── NotAModelFileException        NOT_A_MODEL_FILE       FAILED_PRECONDITION
+        │   ├── NotAModelFileException        NOT_A_MODEL_FILE       FAILED_PRECONDITION
+        │   ├── AmbiguousSourceException      AMBIGUOUS_SOURCE       FAILED_PRECONDITION
+        │   ├── UnknownVariantException       UNKNOWN_VARIANT        FAILED_PRECONDITION
+        │   └── XetOnlyException              XET_ONLY               FAILED_PRECONDITION
         ├── UnavailableException              (try again; nothing is wrong with the request)
         │   ├── UpstreamUnavailableException  UPSTREAM_UNAVAILABLE   UNAVAILABLE
         │   └── ServerDrainingException       SERVER_DRAINING        UNAVAILABLE
+        ├── FailedByCallerException           FAILED_BY_CALLER       ABORTED
         ├── CancelledException                CANCELLED              CANCELLED
         └── DeadlineExceededException         DEADLINE_EXCEEDED      DEADLINE_EXCEEDED
 
@@ -73,8 +82,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from modelkeep._access_errors import AccessException as AccessException
+from modelkeep._access_errors import AddressExpiredException as AddressExpiredException
+from modelkeep._access_errors import CredentialsInvalidException as CredentialsInvalidException
+from modelkeep._access_errors import CredentialsMissingException as CredentialsMissingException
+from modelkeep._access_errors import EarlyAccessException as EarlyAccessException
+from modelkeep._access_errors import ForbiddenAddressException as ForbiddenAddressException
+from modelkeep._access_errors import ForbiddenPathException as ForbiddenPathException
+from modelkeep._access_errors import ForbiddenTicketException as ForbiddenTicketException
+from modelkeep._access_errors import LicenseNotAcceptedException as LicenseNotAcceptedException
+from modelkeep._access_errors import PurchaseRequiredException as PurchaseRequiredException
+from modelkeep._access_errors import RoleRequiredException as RoleRequiredException
+from modelkeep._access_errors import RootMismatchException as RootMismatchException
+from modelkeep._access_errors import TokenRejectedException as TokenRejectedException
+from modelkeep._access_errors import TokenRequiredException as TokenRequiredException
+from modelkeep._access_errors import WrongHostException as WrongHostException
 from modelkeep._error import FieldViolation as FieldViolation
 from modelkeep._error import ModelkeepError as ModelkeepError
+from modelkeep._sources import AmbiguousSourceException as AmbiguousSourceException
+from modelkeep._sources import ChecksumMismatchException as ChecksumMismatchException
+from modelkeep._sources import NotAModelFileException as NotAModelFileException
+from modelkeep._sources import SourceChangedException as SourceChangedException
+from modelkeep._sources import SourceDisabledException as SourceDisabledException
+from modelkeep._sources import SourceException as SourceException
+from modelkeep._sources import SourceNotFoundException as SourceNotFoundException
+from modelkeep._sources import UnknownVariantException as UnknownVariantException
+from modelkeep._sources import XetOnlyException as XetOnlyException
 
 
 class InvalidRequestException(ModelkeepError):
@@ -138,6 +171,13 @@ class UnknownSubmodelException(NotFoundException):
     """The main model has no component of this name; the metadata names those that can be lent."""
 
     reason = "UNKNOWN_SUBMODEL"
+    code = "NOT_FOUND"
+
+
+class ModelImageFileNotFoundException(NotFoundException):
+    """No picture stands for the model."""
+
+    reason = "UNKNOWN_COVER_IMAGE"
     code = "NOT_FOUND"
 
 
@@ -208,6 +248,20 @@ class EtagMismatchException(ConflictException):
     code = "ABORTED"
 
 
+class ManyMissingException(ConflictException):
+    """So many models are gone at once, or all of a folder, that a disk may be away: their records stay."""
+
+    reason = "MANY_MISSING"
+    code = "FAILED_PRECONDITION"
+
+
+class StoreFileBrokenException(ConflictException):
+    """The file of records was changed by hand and cannot be read: mend it at the line that is named."""
+
+    reason = "STORE_FILE_BROKEN"
+    code = "FAILED_PRECONDITION"
+
+
 class WrongStateException(ConflictException):
     """The job is not in a state that allows this call."""
 
@@ -251,108 +305,6 @@ class UnsafeFormatException(ModelUnusableException):
     """The file may run code when it is read (a pickle), and is refused."""
 
     reason = "UNSAFE_FORMAT"
-    code = "FAILED_PRECONDITION"
-
-
-class AccessException(ModelkeepError):
-    """Not allowed, or not with these credentials."""
-
-
-class CredentialsMissingException(AccessException):
-    """The service wants to know who calls, and the call does not say."""
-
-    reason = "CREDENTIALS_MISSING"
-    code = "UNAUTHENTICATED"
-
-
-class CredentialsInvalidException(AccessException):
-    """The call shows a token that the service does not know."""
-
-    reason = "CREDENTIALS_INVALID"
-    code = "UNAUTHENTICATED"
-
-
-class RoleRequiredException(AccessException):
-    """The caller is known, and may not call this method, or not with this request."""
-
-    reason = "ROLE_REQUIRED"
-    code = "PERMISSION_DENIED"
-
-
-class ForbiddenPathException(AccessException):
-    """The path, or what its links lead to, lies outside every root, or the system denies it."""
-
-    reason = "FORBIDDEN_PATH"
-    code = "PERMISSION_DENIED"
-
-
-class ForbiddenAddressException(AccessException):
-    """The source's host resolves to an address that may not be asked."""
-
-    reason = "FORBIDDEN_ADDRESS"
-    code = "PERMISSION_DENIED"
-
-
-class ForbiddenTicketException(AccessException):
-    """The ticket is wrong, used, expired, or another process's."""
-
-    reason = "FORBIDDEN_TICKET"
-    code = "PERMISSION_DENIED"
-
-
-class RootMismatchException(AccessException):
-    """The folder mounted here is not the root that the record means."""
-
-    reason = "ROOT_MISMATCH"
-    code = "FAILED_PRECONDITION"
-
-
-class WrongHostException(AccessException):
-    """Leases are given on the worker's own host only."""
-
-    reason = "WRONG_HOST"
-    code = "FAILED_PRECONDITION"
-
-
-class TokenRequiredException(AccessException):
-    """The source wants an access token."""
-
-    reason = "TOKEN_REQUIRED"
-    code = "FAILED_PRECONDITION"
-
-
-class TokenRejectedException(AccessException):
-    """The source refused the access token."""
-
-    reason = "TOKEN_REJECTED"
-    code = "FAILED_PRECONDITION"
-
-
-class LicenseNotAcceptedException(AccessException):
-    """The source gives the file only to accounts that accepted its terms."""
-
-    reason = "LICENSE_NOT_ACCEPTED"
-    code = "FAILED_PRECONDITION"
-
-
-class PurchaseRequiredException(AccessException):
-    """The source gives the file only to accounts that paid for it."""
-
-    reason = "PURCHASE_REQUIRED"
-    code = "FAILED_PRECONDITION"
-
-
-class EarlyAccessException(AccessException):
-    """The source gives the file only to those who pay, until a date that it may name."""
-
-    reason = "EARLY_ACCESS"
-    code = "FAILED_PRECONDITION"
-
-
-class AddressExpiredException(AccessException):
-    """The address served the file, or was signed, and does not any more: a new one is needed."""
-
-    reason = "ADDRESS_EXPIRED"
     code = "FAILED_PRECONDITION"
 
 
@@ -402,36 +354,11 @@ class ServerBusyException(ExhaustedException):
     code = "RESOURCE_EXHAUSTED"
 
 
-class SourceException(ModelkeepError):
-    """What the source served is not what was asked for."""
+class RateLimitedException(ExhaustedException):
+    """The source answers no more requests for a while: RetryInfo has how long."""
 
-
-class ChecksumMismatchException(SourceException):
-    """The bytes do not have the expected hash, and were not delivered."""
-
-    reason = "CHECKSUM_MISMATCH"
-    code = "DATA_LOSS"
-
-
-class SourceNotFoundException(SourceException):
-    """The source answers that there is no such file."""
-
-    reason = "SOURCE_NOT_FOUND"
-    code = "FAILED_PRECONDITION"
-
-
-class SourceChangedException(SourceException):
-    """The object changed at the source while it was being fetched or installed."""
-
-    reason = "SOURCE_CHANGED"
-    code = "FAILED_PRECONDITION"
-
-
-class NotAModelFileException(SourceException):
-    """The source served a web page or a folder listing in place of a file."""
-
-    reason = "NOT_A_MODEL_FILE"
-    code = "FAILED_PRECONDITION"
+    reason = "RATE_LIMITED"
+    code = "RESOURCE_EXHAUSTED"
 
 
 class UnavailableException(ModelkeepError):
@@ -450,6 +377,13 @@ class ServerDrainingException(UnavailableException):
 
     reason = "SERVER_DRAINING"
     code = "UNAVAILABLE"
+
+
+class FailedByCallerException(ModelkeepError):
+    """A caller has put the job into state ERROR; the message is its own."""
+
+    reason = "FAILED_BY_CALLER"
+    code = "ABORTED"
 
 
 class CancelledException(ModelkeepError):

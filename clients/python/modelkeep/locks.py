@@ -5,7 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from pathlib import Path
+from typing import Final
+
+#: How long to wait before a lock is tried again.
+_WAIT_S: Final = 0.005
 
 
 class LockedError(Exception):
@@ -45,6 +50,23 @@ def take_lock(path: Path) -> int:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
+
+
+def wait_for_lock(path: Path, seconds: float) -> int:
+    """:func:`take_lock`, waiting for other processes for so many seconds.
+
+    Raises:
+        LockedError: One still holds it.
+        OSError: The file cannot be made, or is a link.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return take_lock(path)
+        except LockedError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(_WAIT_S)
 
 
 def remove_lock(path: Path, descriptor: int) -> None:

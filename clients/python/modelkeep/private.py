@@ -1,6 +1,6 @@
-"""Folders that are one user's alone, at places that others can write to as well.
+"""What is one user's alone: folders at places that others can write to as well, and files of secrets.
 
-The sockets of a suite lie in one: the folder's mode says who may call.
+The sockets of a suite lie in such a folder: its mode says who may call.
 """
 
 from __future__ import annotations
@@ -18,6 +18,43 @@ MAX_SOCKET_BYTES: Final = 107
 
 class UnsafeFolderError(Exception):
     """A folder is not, or cannot be made, the user's alone; the text says what to do."""
+
+
+class NotPrivateError(Exception):
+    """Others could read or change a file of secrets; the text says how, and what to do."""
+
+
+def check_private(path: Path, found: os.stat_result) -> None:
+    """Make sure that a file of secrets is this user's alone, or root's.
+
+    Args:
+        path: Where it is, for the text.
+        found: What it is.
+
+    Raises:
+        NotPrivateError: It is not.
+    """
+    mine = found.st_uid == os.geteuid()
+    if not mine and found.st_uid != 0:
+        raise NotPrivateError(
+            f"{path} belongs to another user (uid {found.st_uid}), who could put in what he likes: "
+            "use a file of your own"
+        )
+    # Of a file that is root's the group may be how this process's user gets to read it.
+    if stat.S_IMODE(found.st_mode) & (0o077 if mine else 0o037):
+        raise NotPrivateError(
+            f"{path} has mode {stat.S_IMODE(found.st_mode):04o}, which lets other users at the tokens: "
+            f"chmod 600 {path}"
+        )
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that no other user can read."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)  # it takes the place of another one, which a power cut must not make empty
 
 
 def runtime_folder(of: Path, longest_name: str) -> Path:

@@ -48,6 +48,7 @@ SITUATIONS: Final[Mapping[str, Situation]] = {
     "UNKNOWN_MODEL": Situation(
         ("key", "name", "base", "type", "path"), "ListModels shows the models that there are."
     ),
+    "UNKNOWN_COVER_IMAGE": Situation(("key",), "SetCoverImage gives the model one."),
     "UNKNOWN_JOB": Situation(
         ("id",), "ListInstalls and ListDownloads show the jobs; one that was pruned is forgotten."
     ),
@@ -62,6 +63,12 @@ SITUATIONS: Final[Mapping[str, Situation]] = {
     "INSTALL_IN_PROGRESS": Situation(("id",), "Wait for the install {id}, or cancel it, and import again."),
     "DESTINATION_EXISTS": Situation(("path", "id"), "Move {path} away, or choose another destination."),
     "ETAG_MISMATCH": Situation(("key", "etag"), "Read it again, and decide anew with the present etag."),
+    "MANY_MISSING": Situation(
+        ("key", "path"), "Mount what is away and sync again; if the files are gone for good, sync with force."
+    ),
+    "STORE_FILE_BROKEN": Situation(
+        ("path", "line", "column"), "Mend {path} there, or put back a copy; it is read again by itself."
+    ),
     "WRONG_STATE": Situation(
         ("id", "state", "allowed"), "Look at the job's state; one that has ended does not run again."
     ),
@@ -93,10 +100,12 @@ SITUATIONS: Final[Mapping[str, Situation]] = {
     ),
     "WRONG_HOST": Situation(("expected_boot_id", "actual_boot_id"), "Ask the loader on this very host."),
     "TOKEN_REQUIRED": Situation(
-        ("host", "status", "said", "id", "needs"), "Give an access token of the source with the request."
+        ("host", "status", "said", "id", "needs", "kept_under", "terms"),
+        "Give an access token of the source, or keep one for it with `modelkeep auth login`.",
     ),
     "TOKEN_REJECTED": Situation(
-        ("host", "status", "said"), "Check that the token is valid and may read the file; give another one."
+        ("host", "status", "said", "credential"),
+        "Check that the token is valid and may read the file; give another one.",
     ),
     "LICENSE_NOT_ACCEPTED": Situation(
         ("host", "status", "said"), "Accept the terms at {host}, and give a token of that account."
@@ -128,8 +137,11 @@ SITUATIONS: Final[Mapping[str, Situation]] = {
         "Check the address and the hash: the bytes are others than expected.",
     ),
     "SOURCE_NOT_FOUND": Situation(
-        ("source", "path", "host", "status", "said", "max_redirects"),
+        ("source", "path", "host", "status", "said", "max_redirects", "available"),
         "Check the path or the address of the source.",
+    ),
+    "SOURCE_DISABLED": Situation(
+        ("host", "status", "said"), "Take another version of the model, or another model."
     ),
     "SOURCE_CHANGED": Situation(("source", "changes"), "Start again once the source changes no more."),
     "NOT_A_MODEL_FILE": Situation(
@@ -139,14 +151,14 @@ SITUATIONS: Final[Mapping[str, Situation]] = {
     "UPSTREAM_UNAVAILABLE": Situation(
         (
             *("peer", "service", "address", "attempts", "max_attempts", "ignored_variables"),
-            *("host", "status", "said"),
+            *("host", "status", "said", "proxy"),
         ),
         "Start what does not answer, or try again later.",
     ),
     "SERVER_DRAINING": Situation(("resume_token",), _AGAIN),
-    "CANCELLED": Situation((), "Make a new job if it is wanted after all."),
+    "CANCELLED": Situation(("id",), "Make a new job if it is wanted after all."),
     "DEADLINE_EXCEEDED": Situation(
-        ("limit_seconds",), "Ask again with the same request_id, and allow more time."
+        ("limit_seconds", "id"), "Ask again with the same request_id, and allow more time."
     ),
     "CREDENTIALS_MISSING": Situation(
         (), "Send `authorization: Bearer TOKEN`, or call through the UNIX socket as its owner."
@@ -161,6 +173,17 @@ SITUATIONS: Final[Mapping[str, Situation]] = {
     ),
     "LEASE_REVOKED": Situation(
         ("lease_id", "why"), "Ask for a new lease if that is what the operator wants."
+    ),
+    "FAILED_BY_CALLER": Situation(("id",), "Ask the one who failed it; the message may tell why."),
+    "XET_ONLY": Situation(
+        ("source", "path", "size"), "Fetch the file with the hub's own client, and install it by its path."
+    ),
+    "AMBIGUOUS_SOURCE": Situation(("source", "choices"), "Name one of these: {choices}."),
+    "UNKNOWN_VARIANT": Situation(
+        ("source", "variant", "available"), "Take one of these variants: {available}."
+    ),
+    "RATE_LIMITED": Situation(
+        ("host", "status", "said"), "Wait as long as RetryInfo says; {host} allows more with an access token."
     ),
 }
 

@@ -3,6 +3,7 @@
 A file of some MiB lies beside what a process must be able to write. When the disk is full it is given up, a
 slice at a time, so that whatever frees space, ends a job or starts a process still works; and it is made
 again when there is room. A slice at a time, because others on the same disk may be waiting for every byte.
+A file of its name that holds something is somebody else's: it is left alone, and there is no reserve then.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ T = TypeVar("T")
 
 #: Bytes of a reserve, unless told otherwise.
 DEFAULT_BYTES: Final = 4 << 20
-_NAME = "reserve"
+#: What a reserve is called.
+NAME: Final = "reserve"
 _SLICES = 16
+#: A reserve begins with so many zeros, as it goes on.
+_BEGINNING: Final = 1 << 16
 _RENEW_S = 1.0
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -29,12 +33,13 @@ class Reserve:
     """The reserve in one folder. Its methods block for a moment, and may be called from any thread.
 
     Args:
-        folder: Where the file ``reserve`` is; it need not exist yet.
+        folder: Where the file is; it need not exist yet.
         size_bytes: How large it shall be; 0 is no reserve.
+        name: What the file is called.
     """
 
-    def __init__(self, folder: Path, size_bytes: int = DEFAULT_BYTES) -> None:
-        self.path = folder / _NAME
+    def __init__(self, folder: Path, size_bytes: int = DEFAULT_BYTES, name: str = NAME) -> None:
+        self.path = folder / name
         self.size_bytes = size_bytes
         self._lock = threading.Lock()
         self._is_whole = size_bytes == 0
@@ -69,15 +74,21 @@ class Reserve:
 
     def give_up(self) -> bool:
         """Free one slice; False if there is none left."""
+        if self.size_bytes == 0:
+            return False
         with self._lock:
             self._is_whole = self.size_bytes == 0
             self._next_try = time.monotonic() + _RENEW_S
             try:
-                left = self.path.stat().st_size - max(1, self.size_bytes // _SLICES)
-                if left <= 0:
-                    self.path.unlink()
-                else:
-                    os.truncate(self.path, left)
+                fd = self._open(os.O_RDWR)
+                try:
+                    left = os.fstat(fd).st_size - max(1, self.size_bytes // _SLICES)
+                    if left <= 0:
+                        self.path.unlink()
+                    else:
+                        os.truncate(fd, left)
+                finally:
+                    os.close(fd)
             except OSError:
                 return False
             return True
@@ -96,7 +107,7 @@ class Reserve:
                     raise
 
     def _make(self) -> bool:
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = self._open(os.O_RDWR | os.O_CREAT)
         try:
             missing = self.size_bytes - os.fstat(fd).st_size
             if _free_bytes(os.fstatvfs(fd)) < max(0, missing) + self.size_bytes:
@@ -105,6 +116,16 @@ class Reserve:
             return True
         finally:
             os.close(fd)
+
+    def _open(self, flags: int) -> int:
+        fd = os.open(self.path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        try:
+            if any(os.pread(fd, _BEGINNING, 0)):
+                raise FileExistsError(errno.EEXIST, "somebody else's file", str(self.path))
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
 
 def is_full(error: BaseException) -> bool:

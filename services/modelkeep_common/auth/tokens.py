@@ -15,13 +15,13 @@ import hashlib
 import json
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from modelkeep.defaults import EXIT_CONFIG
 from modelkeep.exceptions import CredentialsInvalidException
+from modelkeep.private import NotPrivateError, check_private
 
 from ..startup import StartupError
 from .principal import ROLES, Metadata, Principal
@@ -89,8 +89,10 @@ def read_tokens(path: Path) -> TokenAuthenticator:
 def _read(path: Path) -> list[Any]:
     try:
         with path.open("rb") as file:
-            _check_private(path, os.fstat(file.fileno()))
+            check_private(path, os.fstat(file.fileno()))
             said = json.loads(file.read(_MAX_FILE_BYTES))
+    except NotPrivateError as error:
+        raise StartupError(EXIT_CONFIG, f"token_file {error}") from None
     except OSError as error:
         raise StartupError(EXIT_CONFIG, f"cannot read token_file {path}: {error.strerror}") from None
     except (ValueError, RecursionError):
@@ -99,23 +101,6 @@ def _read(path: Path) -> list[Any]:
     if not isinstance(entries, list):
         raise _bad(path, 'it must be {"tokens": […]}')
     return entries
-
-
-def _check_private(path: Path, found: os.stat_result) -> None:
-    if found.st_uid not in (os.geteuid(), 0):
-        raise StartupError(
-            EXIT_CONFIG,
-            f"token_file {path} belongs to another user (uid {found.st_uid}), who could let anybody in: "
-            "use a file of your own",
-        )
-    # Of a file that is root's the group may be how this service's user gets to read it.
-    mine = found.st_uid == os.geteuid()
-    if stat.S_IMODE(found.st_mode) & (0o077 if mine else 0o037):
-        raise StartupError(
-            EXIT_CONFIG,
-            f"token_file {path} has mode {stat.S_IMODE(found.st_mode):04o}, which lets other users at the "
-            f"tokens: chmod 600 {path}",
-        )
 
 
 def _entry(path: Path, place: int, entry: Any) -> tuple[bytes, Principal]:

@@ -22,6 +22,9 @@ _PATTERNS: Final[Mapping[str, str]] = {
     "^[0-9a-fA-F]{64}$": "must be 64 hexadecimal characters",
     "^[a-z0-9]+(-[a-z0-9]+)*$": "must be of a-z and 0-9, with single hyphens between, such as sd-1",
     "^[a-z0-9./_-]{1,63}$": 'must be 1 to 63 characters of a-z, 0-9, ".", "/", "_" and "-"',
+    "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$": (
+        'must be 1 to 64 characters of A-Z, a-z, 0-9, ".", "_" and "-", and not begin with "."'
+    ),
     "^[A-Za-z0-9._-]{0,64}$": 'must be at most 64 characters of A-Z, a-z, 0-9, ".", "_" and "-"',
 }
 
@@ -62,7 +65,7 @@ def in_words(violation: Any, request: Descriptor) -> FieldViolation:
 def _description(violation: Any) -> str:
     proto, value = violation.proto, violation.field_value
     make = _SENTENCES.get(proto.rule_id)
-    if isinstance(value, str) and not value:
+    if isinstance(value, str | bytes) and not value:
         said = "must not be empty" if proto.for_key or _is_item(proto) else "must be set"
     elif make is not None:
         said = make(violation.rule_value, value)

@@ -8,7 +8,7 @@ the import right after the start, the first check at the first request of the ty
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from typing import Any
 
@@ -16,7 +16,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
-from modelkeep.exceptions import FieldInvalidException
+from modelkeep.exceptions import FieldInvalidException, FieldViolation
 
 from .sentences import in_words
 
@@ -50,10 +50,23 @@ class Rules:
         Of a message of more than 4 KiB (``size`` bytes) only the first: to put thousands of them together
         would block the event loop.
         """
-        found = collector()(message, fail_fast=size > _LARGE_BYTES)
-        if found:
-            violations = [in_words(violation, self._descriptor) for violation in found[:_MAX_VIOLATIONS]]
+        violations = self.violations(message, first_only=size > _LARGE_BYTES)
+        if violations:
             raise FieldInvalidException("", violations=violations)
+
+    def violations(
+        self, message: Message, *, first_only: bool = False, without: Collection[str] = ()
+    ) -> list[FieldViolation]:
+        """The rules that a message breaks, at most fifty.
+
+        Args:
+            message: The message.
+            first_only: Whether to look for no other once one is found.
+            without: Ids of rules that do not count, such as ``enum.defined_only``.
+        """
+        found = collector()(message, fail_fast=first_only and not without)
+        counted = [one for one in found if one.proto.rule_id not in without]
+        return [in_words(one, self._descriptor) for one in counted[:_MAX_VIOLATIONS]]
 
 
 async def parsed(raw: bytes, parse: Callable[[bytes], Any], rules: Rules | None) -> Any:

@@ -54,6 +54,7 @@ async def _until(requests: Any, ended: asyncio.Event) -> AsyncIterator[Any]:
     try:
         while True:
             following = asyncio.ensure_future(anext(iterator))
+            following.add_done_callback(_heard)  # its end may come when nobody waits for it any more
             try:
                 await asyncio.wait({following, stop}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -68,3 +69,9 @@ async def _until(requests: Any, ended: asyncio.Event) -> AsyncIterator[Any]:
             yield request
     finally:
         stop.cancel()
+
+
+def _heard(future: asyncio.Future[Any]) -> None:
+    """Take note of how it ended, for which the log would be told otherwise that nobody did."""
+    if not future.cancelled():
+        future.exception()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 import uuid
@@ -43,7 +44,8 @@ class ServerServicer(server_service_pb2_grpc.ServerServiceServicer):
     Args:
         service: Short name of the service.
         info: The application's ``server_info``: ``store_id``, ``features``, ``limits``, ``roots``
-            (mappings with ``purpose``, ``path``, ``root_id``), ``devices``; all may be missing.
+            (mappings with ``purpose``, ``path``, ``root_id``), ``devices``, ``source_tokens`` (what gives the
+            fields of that message, and may block); all may be missing.
         facts: What :meth:`ProcessFacts.read` says.
         limits: Those that every service has.
     """
@@ -67,6 +69,8 @@ class ServerServicer(server_service_pb2_grpc.ServerServiceServicer):
     ) -> server_service_pb2.GetServerInfoResponse:
         """See the .proto."""
         info = self._info()
+        kept: Callable[[], Mapping[str, Any]] | None = info.get("source_tokens")
+        tokens = server_service_pb2.SourceTokens(**await asyncio.to_thread(kept)) if kept else None
         return server_service_pb2.GetServerInfoResponse(
             service=self._service,
             version=self._facts.version,
@@ -78,6 +82,7 @@ class ServerServicer(server_service_pb2_grpc.ServerServiceServicer):
             features=info.get("features", ()),
             limits={**self._limits, **info.get("limits", {})},
             devices=info.get("devices", ()),
+            source_tokens=tokens,
             roots=[
                 server_service_pb2.Root(
                     purpose=root.get("purpose", ""),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modelkeep.defaults import EXIT_DATA, EXIT_NOT_WRITABLE
+from modelkeep.exceptions import DiskFullException, ServerBusyException
 from modelkeep.reserve import Reserve
 
 from ..limits import StoreLimits
@@ -32,17 +33,44 @@ _FREE_PAGES, _GIVE_BACK_PAGES = 4096, 1024
 Changed = list[tuple[str, str]]
 
 
-class Connection(sqlite3.Connection):
-    """A connection that knows what its transaction appended to the change log, and the store's limits."""
+class Books:
+    """What the transactions of a connection that writes have added, and what its store may hold."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        #: (collection, resource id) of each change.
+    def __init__(self, limits: StoreLimits | None = None) -> None:
+        self.limits = limits or StoreLimits()
+        #: (collection, resource id) of each change that the transaction appended to the change log.
         self.appended: Changed = []
-        self.limits = StoreLimits()
         #: Bytes added since the history and the kept answers were last measured; at first unknown.
         self.history_added = self.limits.history_bytes
         self.answers_added = self.limits.answers_bytes
+        #: Requests with an id so far.
+        self.requests = 0
+
+
+class Connection(sqlite3.Connection):
+    """A connection with its books."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.books = Books()
+        #: Bytes of the write-ahead log when a read kept it from being emptied; 0: none did.
+        self.log_held_at = 0
+        self._synchronous = ""
+
+    def sync(self, level: str) -> None:
+        """What a commit waits for from now on: ``FULL``, the disk; ``NORMAL``, nothing."""
+        if level != self._synchronous:
+            self._synchronous = ""  # it may fail
+            self.execute(f"PRAGMA synchronous = {level}")
+            self._synchronous = level
+
+
+def books_of(conn: sqlite3.Connection, books: Books | None = None) -> Books:
+    """Those that were given, or the connection's own."""
+    if books is not None:
+        return books
+    assert isinstance(conn, Connection), "a connection of somebody else has no books: give some"
+    return conn.books
 
 
 def open_connections(
@@ -61,6 +89,37 @@ def open_connections(
     Raises:
         StartupError: 65 for a newer schema or a file of another kind, 73 if it cannot be written.
     """
+    make_file(path)
+    while True:
+        opened: list[Connection] = []
+        try:
+            writer = connect(path, opened)
+            writer.books = Books(limits)
+            writer.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+            store_id, epoch = migrate(writer, path, migrations, application)
+            for _ in range(readers):
+                opened.append(open_reader(path))
+            reserve.renew()
+            return writer, opened[1:], store_id, epoch
+        except sqlite3.OperationalError as error:
+            _close_all(opened)
+            if is_full(error, path) and reserve.give_up():
+                continue
+            raise not_opened(error, path) from None
+        except sqlite3.DatabaseError as error:
+            _close_all(opened)
+            raise not_opened(error, path) from None
+        except BaseException:
+            _close_all(opened)
+            raise
+
+
+def make_file(path: Path) -> None:
+    """Make a database file and its folder, for this user alone, unless they are there.
+
+    Raises:
+        StartupError: 73 if it cannot be written.
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -72,32 +131,41 @@ def open_connections(
     with contextlib.suppress(OSError):
         # SQLite gives its side files the mode of this one.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    while True:
-        opened: list[Connection] = []
-        try:
-            writer = _connect(path, opened)
-            writer.limits = limits
-            writer.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
-            store_id, epoch = migrate(writer, path, migrations, application)
-            for _ in range(readers):
-                opened.append(open_reader(path))
-            reserve.renew()
-            return writer, opened[1:], store_id, epoch
-        except sqlite3.OperationalError as error:
-            _close_all(opened)
-            full = is_full(error, path)
-            if full and reserve.give_up():
-                continue
-            reason = f"{path.parent} is on a full disk: free some space" if full else str(error)
-            raise StartupError(EXIT_NOT_WRITABLE, f"cannot write {path}: {reason}") from None
-        except sqlite3.DatabaseError:
-            _close_all(opened)
-            raise StartupError(
-                EXIT_DATA, f"{path} is not a SQLite database: move it away, or set another folder"
-            ) from None
-        except BaseException:
-            _close_all(opened)
-            raise
+
+
+def not_opened(error: sqlite3.DatabaseError, path: Path) -> StartupError:
+    """Why a file could not be opened, for an operator."""
+    if not isinstance(error, sqlite3.OperationalError):
+        return StartupError(
+            EXIT_DATA, f"{path} is not a SQLite database: move it away, or set another folder"
+        )
+    reason = f"{path.parent} is on a full disk: free some space" if is_full(error, path) else str(error)
+    return StartupError(EXIT_NOT_WRITABLE, f"cannot write {path}: {reason}")
+
+
+def translated(error: sqlite3.OperationalError, path: Path) -> Exception:
+    """What went wrong in a transaction, as an exception of the suite where it has one."""
+    if is_full(error, path):
+        return no_room(path)
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return ServerBusyException(
+            "Another process holds the database: try again.",
+            metadata={"class": "database", "limit": "1"},
+            retry_after=1,
+        )
+    return error
+
+
+def no_room(path: Path) -> DiskFullException:
+    """The error for a full disk."""
+    remedy = "Free some space there."
+    return DiskFullException(
+        f"The file system of {path.parent} has no room for the database. {remedy}",
+        remedy=remedy,
+        metadata={"path": str(path.parent), "bytes_short": str(FULL_BELOW_BYTES)},
+        retry_after=30,
+    )
 
 
 def is_full(error: sqlite3.OperationalError, path: Path) -> bool:
@@ -119,16 +187,19 @@ def keep_small(writer: Connection, path: Path) -> None:
 
     What was deleted leaves free pages. Those of a file that was made before they could be given back are
     used again. The write-ahead log starts anew by itself when no read is under way at the end of a
-    checkpoint; where reads always overlap it is made to.
+    checkpoint; where reads always overlap it is made to. A long read may keep it from that: it is tried again
+    only when the log has grown, since each try makes writes wait.
     """
     with contextlib.suppress(sqlite3.OperationalError, OSError):
         if writer.execute("PRAGMA freelist_count").fetchone()[0] > _FREE_PAGES:
             # Gives one page back a step: execute() would take only one.
             writer.executescript(f"PRAGMA incremental_vacuum({_GIVE_BACK_PAGES})")
-        if os.stat(f"{path}-wal").st_size > _MAX_WAL_BYTES:
+        log_bytes = os.stat(f"{path}-wal").st_size
+        if log_bytes > max(_MAX_WAL_BYTES, writer.log_held_at + _WAL_BYTES if writer.log_held_at else 0):
             writer.execute(f"PRAGMA busy_timeout = {_WAL_WAIT_MS}")
             try:
-                writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                (busy, _, _) = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                writer.log_held_at = log_bytes if busy else 0
             finally:
                 writer.execute(f"PRAGMA busy_timeout = {int(_BUSY_TIMEOUT_S * 1000)}")
 
@@ -136,18 +207,19 @@ def keep_small(writer: Connection, path: Path) -> None:
 def open_reader(path: Path) -> Connection:
     """One more connection to a file that is open already; it cannot write."""
     opened: list[Connection] = []
-    reader = _connect(path, opened)
+    reader = connect(path, opened)
     reader.execute("PRAGMA query_only = ON")
     return reader
 
 
-def _connect(path: Path, opened: list[Connection]) -> Connection:
+def connect(path: Path, opened: list[Connection]) -> Connection:
+    """A connection of this suite; added to what is to be closed if what follows fails."""
     connection = sqlite3.connect(
         path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, factory=Connection
     )
     opened.append(connection)
     connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA synchronous = FULL")
+    connection.sync("FULL")
     connection.execute("PRAGMA cache_size = -8192")
     return connection
 

@@ -7,8 +7,9 @@ a transaction open: a write that was asked for is carried through, whoever still
 outcome is forgotten if nobody does.
 
 Most of a write's time is the wait for the disk. So the writes that wait while one is under way then
-share a transaction and its COMMIT, each inside a savepoint of its own: one that raises undoes itself and
-not its neighbours, and none is answered before the COMMIT.
+share a transaction and its COMMIT, and none is answered before that. One that raises undoes itself and not
+its neighbours: each has a savepoint of its own, or, where all of them may be run again, the transaction is
+begun anew with savepoints once one has raised after it wrote something, which is rare.
 
 WAL mode, ``synchronous=FULL`` (a committed write survives a power cut), foreign keys on, and a busy
 time-out, so that two processes on one file are both correct. The threads are daemons: they never keep
@@ -32,19 +33,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
-from modelkeep.exceptions import DiskFullException, ServerBusyException, ServerDrainingException
+from modelkeep.exceptions import ServerDrainingException
 from modelkeep.reserve import DEFAULT_BYTES, Reserve
 
 from ..limits import StoreLimits
 from .connections import (
-    FULL_BELOW_BYTES,
     Changed,
     Connection,
     is_full,
     keep_small,
+    no_room,
     open_connections,
     reuse_log,
+    translated,
 )
+from .long_reads import LongReads
 from .migrations import Migration
 from .searches import SearchLane
 
@@ -59,12 +62,13 @@ _Work = Callable[[Connection], Any]
 
 
 class _Job(NamedTuple):
-    """A unit of work, who waits for it, whether its commit waits for the disk, and whether it only adds."""
+    """A unit of work, who waits for it, and how it is to be run; see :meth:`Database.write`."""
 
     work: _Work
     future: asyncio.Future[Any]
     synced: bool = True
     grows: bool = False
+    repeatable: bool = False
 
 
 class _Outcome(NamedTuple):
@@ -90,19 +94,21 @@ class Database:
         self.path = path
         #: Room for the way out of a full disk; its ``run`` is for files in the same folder.
         self.reserve = reserve
-        self.limits = writer.limits
+        self.limits = writer.books.limits
         #: UUID of this store, for as long as the file lives; a copy of the file has the same one.
         self.store_id = store_id
         #: Random id of this opening of the file; see ``watch/sqlite_log.py``.
         self.epoch = epoch
         self._loop = asyncio.get_running_loop()
         self._writes: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        #: Writes that were asked for in this turn of the event loop.
+        self._asked: list[_Job] = []
         self._reads: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._key_reads: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._done: deque[tuple[asyncio.Future[Any], _Outcome]] = deque()
         self._waking = False
         self._closed = False
-        self._lanes: list[SearchLane] = []
+        self._lanes: list[SearchLane | LongReads] = []
         self._commit_listeners: list[Callable[[Changed], None]] = []
         self._threads = [
             threading.Thread(
@@ -174,7 +180,20 @@ class Database:
         self._lanes.append(lane)
         return lane
 
-    async def write(self, fn: Callable[[Connection], T], *, synced: bool = True, grows: bool = False) -> T:
+    def long_reads(self, kind: str, *, at_once: int, limit_s: float, remedy: str) -> LongReads:
+        """Reads of one moment in as many steps as it takes; closed with the database."""
+        reads = LongReads(self.path, self._translate, kind, at_once=at_once, limit_s=limit_s, remedy=remedy)
+        self._lanes.append(reads)
+        return reads
+
+    async def write(
+        self,
+        fn: Callable[[Connection], T],
+        *,
+        synced: bool = True,
+        grows: bool = False,
+        repeatable: bool = False,
+    ) -> T:
         """Run ``fn`` in a write transaction: committed when it returns, rolled back when it raises.
 
         Others' units of work may share the transaction, before and after this one. Cancelling the caller
@@ -186,6 +205,8 @@ class Database:
                 any moment, but a power cut only from the next synced one on. For what can be done anew.
             grows: True for what only makes more, as a new record: it must not use up the room that is
                 kept for what ends jobs and frees space.
+            repeatable: True for what leaves nothing but what it wrote: it may be run again because of a
+                neighbour's error, and needs no savepoint.
 
         Raises:
             DiskFullException: There is no room.
@@ -197,7 +218,8 @@ class Database:
             return context.run(fn, connection)
 
         return cast(
-            T, await self._submit(self._writes, _Job(work, self._loop.create_future(), synced, grows))
+            T,
+            await self._submit_write(_Job(work, self._loop.create_future(), synced, grows, repeatable)),
         )
 
     def add_commit_listener(self, listener: Callable[[Changed], None]) -> None:
@@ -212,6 +234,7 @@ class Database:
         if self._closed:
             return
         self._closed = True
+        self._hand_over()
         self._key_reads.put(None)
         for _ in self._threads[2:]:
             self._reads.put(None)
@@ -227,9 +250,26 @@ class Database:
         self._writes.put(None)
         writer.join()
 
+    def _submit_write(self, job: _Job) -> asyncio.Future[Any]:
+        """Hand over a write at the end of this turn of the event loop, with all others of the turn.
+
+        So they share a commit, and the writer does not take turns with the loop while that is busy.
+        """
+        if self._closed:
+            raise _draining()
+        if not self._asked:
+            self._loop.call_soon(self._hand_over)
+        self._asked.append(job)
+        return job.future
+
+    def _hand_over(self) -> None:
+        asked, self._asked = self._asked, []
+        for job in asked:
+            self._writes.put(job)
+
     def _submit(self, lane: queue.SimpleQueue[_Job | None], job: _Job) -> asyncio.Future[Any]:
         if self._closed:
-            raise ServerDrainingException("The store is closed: the server is shutting down.")
+            raise _draining()
         lane.put(job)
         return job.future
 
@@ -292,32 +332,37 @@ class Database:
         outcomes = self._commit(connection, waiting, jobs)
         if any(self._is_full(outcome.error) for outcome in outcomes):
             outcomes = self._commit_on_full_disk(connection, jobs, outcomes)
-        if connection.appended:
-            self._call_soon(self._committed, connection.appended)
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            self._finish(job, outcome)
+        ended = [(job.future, self._translated(end)) for job, end in zip(jobs, outcomes, strict=True)]
+        self._call_soon(self._committed, connection.books.appended, ended)
 
     def _commit(self, connection: Connection, waiting: deque[_Job], jobs: list[_Job]) -> list[_Outcome]:
         """Move units of work from ``waiting`` to ``jobs``, run and commit them; what became of each."""
         level = "FULL" if any(job.synced for job in waiting) else "NORMAL"
-        connection.appended = []
-        jobs.append(waiting.popleft())
+        savepoints = not all(job.repeatable for job in waiting)
+        connection.books.appended = []
         outcomes: list[_Outcome] = []
+        jobs.append(waiting.popleft())
         try:
-            connection.execute(f"PRAGMA synchronous = {level}")
+            connection.sync(level)
             connection.execute("BEGIN IMMEDIATE")
             until = time.monotonic() + _GROUP_S
-            outcomes.append(self._run_job(connection, jobs[0]))
-            while waiting and time.monotonic() < until:
+            while True:
+                outcome = self._run_job(connection, jobs[-1], savepoint=savepoints)
+                if outcome is None:
+                    savepoints = True
+                    outcomes = self._begin_anew(connection, jobs)
+                else:
+                    outcomes.append(outcome)
+                if not waiting or time.monotonic() >= until:
+                    break
                 jobs.append(waiting.popleft())
-                outcomes.append(self._run_job(connection, jobs[-1]))
             connection.execute("COMMIT" if any(o.error is None for o in outcomes) else "ROLLBACK")
         except BaseException as error:
             # The transaction is lost, and with it whatever had gone well inside. This thread must go on.
             with contextlib.suppress(sqlite3.Error):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-            connection.appended = []
+            connection.books.appended = []
             lost = _Outcome(error=error)
             outcomes = [lost if outcome.error is None else outcome for outcome in outcomes]
             outcomes += [lost] * (len(jobs) - len(outcomes))
@@ -327,15 +372,15 @@ class Database:
         self, connection: Connection, jobs: list[_Job], outcomes: list[_Outcome]
     ) -> list[_Outcome]:
         """Run what the disk had no room for again, each alone, with what room there is for it."""
-        appended = connection.appended
+        appended = connection.books.appended
         final: list[_Outcome] = []
         for job, first in zip(jobs, outcomes, strict=True):
             outcome, rooms = first, self._rooms(connection, job)
             while self._is_full(outcome.error) and next(rooms, False):
                 (outcome,) = self._commit(connection, deque([job]), [])
-                appended = appended + connection.appended
+                appended = appended + connection.books.appended
             final.append(outcome)
-        connection.appended = appended
+        connection.books.appended = appended
         return final
 
     def _rooms(self, connection: Connection, job: _Job) -> Iterator[bool]:
@@ -350,36 +395,58 @@ class Database:
             reuse_log(connection)
             yield True
 
-    def _run_job(self, connection: Connection, job: _Job) -> _Outcome:
+    def _begin_anew(self, connection: Connection, jobs: list[_Job]) -> list[_Outcome]:
+        """Run units of work again, so that the last one, which left something behind, leaves nothing."""
+        connection.execute("ROLLBACK")
+        connection.books.appended = []
+        connection.execute("BEGIN IMMEDIATE")
+        outcomes = (self._run_job(connection, job, savepoint=True) for job in jobs)
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _run_job(self, connection: Connection, job: _Job, *, savepoint: bool) -> _Outcome | None:
+        """Run a unit of work; raises only if the whole transaction is lost.
+
+        Returns:
+            What became of it; None, without a savepoint, if it raised and what it wrote is still there.
+        """
         if job.grows and not self.reserve.has_room():
-            return _Outcome(error=self._no_room())
-        return self._run_unit(connection, job.work)
+            return _Outcome(error=no_room(self.path))
+        if savepoint:
+            return self._run_within_savepoint(connection, job.work)
+        changes = connection.total_changes
+        try:
+            return _Outcome(job.work(connection))
+        except BaseException as error:
+            # A full disk makes SQLite roll back all by itself.
+            if not connection.in_transaction:
+                raise
+            return _Outcome(error=error) if connection.total_changes == changes else None
 
     @staticmethod
-    def _run_unit(connection: Connection, work: _Work) -> _Outcome:
-        """Run a unit of work inside a savepoint; raises only if the whole transaction is lost."""
-        before = len(connection.appended)
+    def _run_within_savepoint(connection: Connection, work: _Work) -> _Outcome:
+        before = len(connection.books.appended)
         connection.execute("SAVEPOINT unit")
         try:
             outcome = _Outcome(work(connection))
         except BaseException as error:
-            # A full disk makes SQLite roll back all by itself; then there is no savepoint left.
+            # After a full disk there is no savepoint left.
             if not connection.in_transaction:
                 raise
             connection.execute("ROLLBACK TO unit")
-            del connection.appended[before:]
+            del connection.books.appended[before:]
             outcome = _Outcome(error=error)
         connection.execute("RELEASE unit")
         return outcome
 
     def _finish(self, job: _Job, outcome: _Outcome) -> None:
-        if outcome.error is not None:
-            outcome = _Outcome(error=self._translate(outcome.error))
-        self._done.append((job.future, outcome))
+        self._done.append((job.future, self._translated(outcome)))
         # One wake-up of the loop delivers everything that finished meanwhile.
         if not self._waking:
             self._waking = True
             self._call_soon(self._deliver)
+
+    def _translated(self, outcome: _Outcome) -> _Outcome:
+        return outcome if outcome.error is None else _Outcome(error=self._translate(outcome.error))
 
     def _call_soon(self, callback: Callable[..., None], *args: Any) -> None:
         # The loop may be gone when a daemon thread finishes after an abrupt end.
@@ -387,44 +454,35 @@ class Database:
             self._loop.call_soon_threadsafe(callback, *args)
 
     def _translate(self, error: BaseException) -> BaseException:
-        if not isinstance(error, sqlite3.OperationalError):
-            return error
-        if self._is_full(error):
-            return self._no_room()
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return ServerBusyException(
-                "Another process holds the database: try again.",
-                metadata={"class": "database", "limit": "1"},
-                retry_after=1,
-            )
-        return error
+        return translated(error, self.path) if isinstance(error, sqlite3.OperationalError) else error
 
     def _is_full(self, error: BaseException | None) -> bool:
         return isinstance(error, sqlite3.OperationalError) and is_full(error, self.path)
-
-    def _no_room(self) -> DiskFullException:
-        remedy = "Free some space there."
-        return DiskFullException(
-            f"The file system of {self.path.parent} has no room for the database. {remedy}",
-            remedy=remedy,
-            metadata={"path": str(self.path.parent), "bytes_short": str(FULL_BELOW_BYTES)},
-            retry_after=30,
-        )
 
     # On the event loop.
 
     def _deliver(self) -> None:
         self._waking = False
         while self._done:
-            future, outcome = self._done.popleft()
-            if future.cancelled():
-                continue
-            if outcome.error is None:
-                future.set_result(outcome.result)
-            else:
-                future.set_exception(outcome.error)
+            self._end(*self._done.popleft())
 
-    def _committed(self, changed: Changed) -> None:
-        for listener in self._commit_listeners:
-            listener(changed)
+    def _committed(self, changed: Changed, ended: list[tuple[asyncio.Future[Any], _Outcome]]) -> None:
+        """Tell of a commit first, and then those who wait for it."""
+        if changed:
+            for listener in self._commit_listeners:
+                listener(changed)
+        for future, outcome in ended:
+            self._end(future, outcome)
+
+    @staticmethod
+    def _end(future: asyncio.Future[Any], outcome: _Outcome) -> None:
+        if future.cancelled():
+            return
+        if outcome.error is None:
+            future.set_result(outcome.result)
+        else:
+            future.set_exception(outcome.error)
+
+
+def _draining() -> ServerDrainingException:
+    return ServerDrainingException("The store is closed: the server is shutting down.")

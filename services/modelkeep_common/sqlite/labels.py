@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
-
-from .connections import Connection
 
 #: Finds the ids of the things that have a label; takes its key and its value.
 OWNERS = "SELECT owner FROM labels WHERE key = ? AND value = ?"
@@ -23,7 +22,7 @@ def schema(things: str) -> str:
     """
 
 
-def keep(conn: Connection, owner: int, labels: Mapping[str, str]) -> None:
+def keep(conn: sqlite3.Connection, owner: int, labels: Mapping[str, str]) -> None:
     """Make these the labels of a thing, in a write transaction. They go when its row goes."""
     rows = conn.execute("SELECT key, value FROM labels WHERE owner = ?", (owner,))
     if dict(rows) == dict(labels):

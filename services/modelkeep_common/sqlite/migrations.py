@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from modelkeep.defaults import EXIT_DATA
 
@@ -24,6 +24,7 @@ from ..startup import StartupError
 APPLICATION_ID = 0x4D4B4550
 #: How long another process may take to make the same file.
 _SWITCH_S = 10.0
+_VERSION = "schema_version"
 
 
 class Migration(NamedTuple):
@@ -33,6 +34,11 @@ class Migration(NamedTuple):
     sql: str
 
 
+#: What tells whose file it is and which schema it has.
+TABLES = """
+    CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, apply_time REAL NOT NULL);
+"""
 #: Tables of every service's database; versioned on their own, in ``meta.common_version``.
 COMMON: tuple[Migration, ...] = (
     Migration(
@@ -78,8 +84,6 @@ def migrate(
     Raises:
         StartupError: 65 if the file is another's, or of a newer schema.
     """
-    if [m.version for m in migrations] != list(range(1, len(migrations) + 1)):
-        raise ValueError("migrations must be numbered 1, 2, 3, …")
     # In one statement: another process may be making the file right now.
     marker, tables = connection.execute(
         "SELECT application_id, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id"
@@ -92,9 +96,9 @@ def migrate(
     _use_wal(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
-        store_id = _claim(connection, path, application)
-        _apply_all(connection, path, migrations)
-        epoch = _open_epoch(connection)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        store_id = bring_up(connection, path, migrations, application)
+        epoch = open_epoch(connection)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -116,43 +120,113 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             time.sleep(0.005)
 
 
+def bring_up(
+    connection: sqlite3.Connection,
+    path: Path,
+    migrations: Sequence[Migration],
+    application: str,
+    *,
+    in_meta: bool = False,
+) -> str:
+    """Make the tables and bring them up to date; inside a write transaction.
+
+    Args:
+        connection: That of the transaction.
+        path: The file, for messages.
+        migrations: The store's own.
+        application: The marker of this kind of store.
+        in_meta: The schema's version is kept in table ``meta`` in place of ``user_version``, which belongs to
+            the file as a whole.
+
+    Returns:
+        The store's id.
+
+    Raises:
+        StartupError: 65 if the tables are another service's, or of a newer schema.
+    """
+    if [m.version for m in migrations] != list(range(1, len(migrations) + 1)):
+        raise ValueError("migrations must be numbered 1, 2, 3, …")
+    _run(connection, TABLES)
+    store_id = _claim(connection, path, application)
+    _apply_all(connection, path, migrations, in_meta)
+    return store_id
+
+
+def is_current(
+    connection: sqlite3.Connection,
+    path: Path,
+    migrations: Sequence[Migration],
+    application: str,
+    *,
+    in_meta: bool = False,
+) -> bool:
+    """Whether the tables are there, as this release makes them.
+
+    Raises:
+        StartupError: 65 if they are another service's, or of a newer schema.
+    """
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+        return False
+    _check_owner(connection, path, application)
+    return _versions(connection, path, migrations, in_meta) == (len(COMMON), len(migrations))
+
+
 def _claim(connection: sqlite3.Connection, path: Path, application: str) -> str:
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID")
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, apply_time REAL NOT NULL)"
-    )
-    meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
-    owner = meta.get("application", application)
-    if owner != application:
-        raise StartupError(EXIT_DATA, f"{path} belongs to the {owner} service, not to {application}")
+    meta = _check_owner(connection, path, application)
     store_id = str(meta.get("store_id") or uuid.uuid4())
     for key, value in (("application", application), ("store_id", store_id), ("common_version", 0)):
         connection.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (key, value))
     return store_id
 
 
-def _apply_all(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> None:
-    common = int(connection.execute("SELECT value FROM meta WHERE key = 'common_version'").fetchone()[0])
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+def _check_owner(connection: sqlite3.Connection, path: Path, application: str) -> dict[str, Any]:
+    meta: dict[str, Any] = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+    owner = meta.get("application", application)
+    if owner != application:
+        raise StartupError(EXIT_DATA, f"{path} belongs to the {owner} service, not to {application}")
+    return meta
+
+
+def _versions(
+    connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration], in_meta: bool
+) -> tuple[int, int]:
+    """Of the common tables and of the store's own."""
+    meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+    common = int(meta.get("common_version", 0))
+    if in_meta:
+        version = int(meta.get(_VERSION, 0))
+    else:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if common > len(COMMON) or version > len(migrations):
         raise StartupError(
             EXIT_DATA,
             f"{path} has schema {version}, newer than the {len(migrations)} that this release knows: "
             "start the newer release, or restore a back-up",
         )
+    return common, version
+
+
+def _apply_all(
+    connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration], in_meta: bool
+) -> None:
+    common, version = _versions(connection, path, migrations, in_meta)
     for migration in COMMON[common:]:
-        _apply(connection, migration)
+        _run(connection, migration.sql)
         connection.execute("UPDATE meta SET value = ? WHERE key = 'common_version'", (migration.version,))
     for migration in migrations[version:]:
-        _apply(connection, migration)
+        _run(connection, migration.sql)
         connection.execute("INSERT INTO schema_migrations VALUES (?, ?)", (migration.version, time.time()))
-        connection.execute(f"PRAGMA user_version = {migration.version}")
+        if in_meta:
+            connection.execute(
+                "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (_VERSION, migration.version)
+            )
+        else:
+            connection.execute(f"PRAGMA user_version = {migration.version}")
 
 
-def _apply(connection: sqlite3.Connection, migration: Migration) -> None:
+def _run(connection: sqlite3.Connection, script: str) -> None:
     # Not executescript: that commits, and the whole migration is one transaction.
-    for statement in split_statements(migration.sql):
+    for statement in split_statements(script):
         connection.execute(statement)
 
 
@@ -169,9 +243,14 @@ def split_statements(sql: str) -> Iterator[str]:
         yield statement
 
 
-def _open_epoch(connection: sqlite3.Connection) -> str:
+def open_epoch(connection: sqlite3.Connection) -> str:
+    """Note in the history that somebody opened the store; inside a write transaction.
+
+    Returns:
+        The id of this opening.
+    """
     epoch = secrets.token_hex(4)
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'changes'").fetchone()
+    row = connection.execute("SELECT seq FROM main.sqlite_sequence WHERE name = 'changes'").fetchone()
     first = (int(row[0]) if row else 0) + 1
     # An earlier opening that wrote nothing is shadowed by this one.
     connection.execute("DELETE FROM epochs WHERE first_revision = ?", (first,))

@@ -16,13 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from modelkeep.exceptions import DeadlineExceededException, ServerBusyException, ServerDrainingException
-
+from ..gates import closed, too_long, too_many
 from .connections import Connection, open_reader
 
 T = TypeVar("T")
 
-_RETRY_S = 0.5
 #: So many steps of SQLite's machine take well below a millisecond.
 _STEPS = 5000
 
@@ -114,9 +112,9 @@ class SearchLane:
             ServerDrainingException: The lane is closed.
         """
         if self._closed:
-            raise _draining()
+            raise closed()
         if len(self._searches) >= self._at_once + self._waiting:
-            raise self._busy()
+            raise too_many(self._kind, self._at_once)
         search = _Search(work, self._loop.create_future())
         self._searches.add(search)
         if len(self._threads) < min(self._at_once, len(self._searches)):
@@ -128,20 +126,10 @@ class SearchLane:
                 return result
         except TimeoutError:
             if not search.begun:
-                raise self._busy() from None
-            raise DeadlineExceededException(
-                f"The {self._kind} took longer than {self._limit_s:g} s: {self._remedy}.",
-                metadata={"remedy": self._remedy},
-            ) from None
+                raise too_many(self._kind, self._at_once) from None
+            raise too_long(self._kind, self._limit_s, self._remedy) from None
         finally:
             search.stop()
-
-    def _busy(self) -> ServerBusyException:
-        return ServerBusyException(
-            f"The server has {self._at_once} {self._kind} calls under way, as many as it takes: try again.",
-            metadata={"class": self._kind, "limit": str(self._at_once)},
-            retry_after=_RETRY_S,
-        )
 
     async def close(self) -> None:
         """Interrupt what runs and end the threads. May be called twice."""
@@ -189,7 +177,7 @@ class SearchLane:
         if error is None:
             search.future.set_result(result)
         elif self._closed:
-            search.future.set_exception(_draining())
+            search.future.set_exception(closed())
         else:
             search.future.set_exception(self._translate(error))
 
@@ -197,7 +185,3 @@ class SearchLane:
 def _join(threads: list[threading.Thread]) -> None:
     for thread in threads:
         thread.join()
-
-
-def _draining() -> ServerDrainingException:
-    return ServerDrainingException("The store is closed: the server is shutting down.")

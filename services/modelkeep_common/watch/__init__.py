@@ -34,7 +34,17 @@ of the event loop's time; changes in between share a frame.
 
 from .frames import Event, Frame, Phase, Serializable
 from .hub import WatchHub
-from .streams import stream_frames, until_ended
+from .streams import stream_frames, until_ended, write_in_time
 from .watch import Watch
 
-__all__ = ["Event", "Frame", "Phase", "Serializable", "Watch", "WatchHub", "stream_frames", "until_ended"]
+__all__ = [
+    "Event",
+    "Frame",
+    "Phase",
+    "Serializable",
+    "Watch",
+    "WatchHub",
+    "stream_frames",
+    "until_ended",
+    "write_in_time",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterable, Callable
 from typing import Any, Generic, TypeVar
 
 from .frames import Event, Frame
@@ -10,8 +10,9 @@ from .log import ChangeRow
 
 M = TypeVar("M")
 
-#: Reads the collection as (id, message) from the log's source, as a connection inside a read transaction.
-SnapshotReader = Callable[[Any], Iterable[tuple[str, M]]]
+#: Reads the collection as (id, message) from the log's source, as a connection inside a read transaction;
+#: waits for nothing else.
+SnapshotReader = Callable[[Any], AsyncIterable[tuple[str, M]]]
 
 
 class Snapshot(Generic[M]):

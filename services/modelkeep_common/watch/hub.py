@@ -36,8 +36,9 @@ class _News(NamedTuple):
     epochs: EpochTable
 
 
-def _read_news(after: int, view: LogView) -> _News:
-    return _News(page_of(view, after, limit=_READ_ROWS), view.revision, view.floor, view.epochs)
+async def _read_news(after: int, view: LogView) -> _News:
+    page = await page_of(view, after, limit=_READ_ROWS)
+    return _News(page, await view.revision(), await view.floor(), await view.epochs())
 
 
 class WatchHub(Shared[M]):
@@ -97,6 +98,16 @@ class WatchHub(Shared[M]):
         """Drop a resource's progress: it is over. A change of the resource does this by itself."""
         self.latest_progress.pop(resource_id, None)
         self._pending_progress.pop(resource_id, None)
+
+    def supersede(self, resource_id: str) -> None:
+        """A resource is about to change: what was reported so far is of the past. Any thread may call this.
+
+        A reader may see the change before this process has been told of the commit. Called inside the
+        transaction, this keeps it from being told older progress after the change; whoever reports progress
+        must do his part, and report no older one from now on.
+        """
+        with contextlib.suppress(RuntimeError):  # the loop is gone after an abrupt end
+            self._loop.call_soon_threadsafe(self.forget_progress, resource_id)
 
     def watch(
         self,

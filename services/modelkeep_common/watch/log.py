@@ -15,7 +15,8 @@ own even after new changes have reached the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from modelkeep.exceptions import ResumeTokenExpiredException, ResumeTokenForeignException
@@ -92,18 +93,15 @@ class EpochTable(NamedTuple):
 class LogView(Protocol):
     """The log of one collection at one moment."""
 
-    @property
-    def revision(self) -> int:
+    async def revision(self) -> int:
         """That of the store's last change, of whatever collection; 0 before the first."""
         ...
 
-    @property
-    def floor(self) -> int:
+    async def floor(self) -> int:
         """The oldest revision from which everything after it can be replayed."""
         ...
 
-    @property
-    def epochs(self) -> EpochTable:
+    async def epochs(self) -> EpochTable:
         """The store's epochs."""
         ...
 
@@ -112,9 +110,13 @@ class LogView(Protocol):
         """What a snapshot reads the resources from, at the same moment."""
         ...
 
-    def changes(self, after: int) -> Iterator[ChangeRow]:
+    def changes(self, after: int) -> AsyncGenerator[ChangeRow, None]:
         """The collection's changes after a revision, in order."""
         ...
+
+
+#: Reads a log, and waits for nothing but the view of it. May be run on any thread.
+LogReader = Callable[[LogView], Coroutine[Any, Any, T]]
 
 
 class ChangeLog(Protocol):
@@ -126,12 +128,12 @@ class ChangeLog(Protocol):
     watch_queue_bytes: int
     watch_queues_bytes: int
 
-    async def read(self, fn: Callable[[LogView], T]) -> T:
-        """What ``fn`` makes of the log as it is now; perhaps on another thread."""
+    async def read(self, reader: LogReader[T]) -> T:
+        """What ``reader`` makes of the log as it is now; perhaps on another thread."""
         ...
 
-    async def read_all(self, fn: Callable[[LogView], T]) -> T:
-        """As :meth:`read`, where ``fn`` reads every resource: so that it keeps no other read waiting."""
+    async def read_all(self, reader: LogReader[T]) -> T:
+        """As :meth:`read`, where ``reader`` reads every resource: one at a time, beside all other reads."""
         ...
 
     def listen(self, listener: Callable[[Collection[str]], None]) -> None:
@@ -142,16 +144,19 @@ class ChangeLog(Protocol):
         ...
 
 
-def page_of(view: LogView, after: int, *, limit: int, max_bytes: int = PAGE_BYTES) -> ChangePage:
+async def page_of(view: LogView, after: int, *, limit: int, max_bytes: int = PAGE_BYTES) -> ChangePage:
     """Changes after a revision, at most ``limit`` and about ``max_bytes``, at least one."""
-    revision = view.revision
+    revision = await view.revision()
     rows: list[ChangeRow] = []
     size = 0
-    for row in view.changes(after) if revision > after else ():
-        rows.append(row)
-        size += row.size_bytes
-        if len(rows) >= limit or size > max_bytes:
-            return ChangePage(rows, row.revision)
+    if revision <= after:
+        return ChangePage(rows, revision)
+    async with contextlib.aclosing(view.changes(after)) as changes:
+        async for row in changes:
+            rows.append(row)
+            size += row.size_bytes
+            if len(rows) >= limit or size > max_bytes:
+                return ChangePage(rows, row.revision)
     return ChangePage(rows, revision)
 
 
@@ -163,7 +168,7 @@ def revision_in(token: str) -> int:
     return fields[3]
 
 
-def position_of(view: LogView, collection: str, token: str) -> Position:
+async def position_of(view: LogView, collection: str, token: str) -> Position:
     """The position that ``token`` names.
 
     Raises:
@@ -179,10 +184,14 @@ def position_of(view: LogView, collection: str, token: str) -> Position:
         raise foreign
     store, epoch, of_collection, revision, *rest = fields
     assert isinstance(revision, int)
-    epochs = view.epochs
-    if store != epochs.store_id[:8] or of_collection != collection or not 0 <= revision <= view.revision:
+    epochs = await view.epochs()
+    if (
+        store != epochs.store_id[:8]
+        or of_collection != collection
+        or not 0 <= revision <= await view.revision()
+    ):
         raise foreign
-    floor = view.floor
+    floor = await view.floor()
     if revision < floor:
         raise ResumeTokenExpiredException(
             f"The resume token's revision {revision} is older than the history that is kept (from {floor}): "

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from typing import NamedTuple, TypeVar
 
 from ..limits import StoreLimits
-from .log import HISTORY_CHANGES, HISTORY_SECONDS, ChangeRow, EpochTable, LogView, Position
+from .log import HISTORY_CHANGES, HISTORY_SECONDS, ChangeRow, EpochTable, LogReader, Position
 
 T = TypeVar("T")
 
@@ -45,9 +45,9 @@ class MemoryLog:
         #: UUID of this history; another one has another.
         self.store_id = str(uuid.uuid4())
         #: That of the last change, 0 before the first.
-        self.revision = 0
-        self.floor = 0
-        self.epochs = EpochTable(self.store_id, [(1, uuid.uuid4().hex[:8])])
+        self.last_revision = 0
+        self._floor = 0
+        self._epochs = EpochTable(self.store_id, [(1, uuid.uuid4().hex[:8])])
         self._history_bytes = limits.history_bytes
         self._kept_bytes = 0
         self._window: deque[_Entry] = deque()
@@ -64,29 +64,37 @@ class MemoryLog:
         """See :class:`LogView`."""
         return self._resources
 
-    def append(self, resource_id: str, payload: bytes | None, *, now: float | None = None) -> int:
+    def begin(self, resources: Mapping[str, bytes], revision: int) -> None:
+        """Take over resources that were there before this log: none of their changes can be replayed."""
+        self._resources = {name: Kept(revision, payload) for name, payload in resources.items()}
+        self.last_revision = self._floor = revision
+
+    def append(
+        self, resource_id: str, payload: bytes | None, *, revision: int = 0, now: float | None = None
+    ) -> int:
         """Append a change.
 
         Args:
             resource_id: The resource's key.
             payload: The serialised resource after the change; None when it was removed.
+            revision: That of the change, above the last; 0: the next.
             now: Seconds since 1970, for tests.
 
         Returns:
             The revision of the change.
         """
-        self.revision += 1
+        self.last_revision = max(revision, self.last_revision + 1)
         before = self._resources.pop(resource_id, None)
         if payload is not None:
-            self._resources[resource_id] = Kept(self.revision, payload)
-        row = ChangeRow(self.revision, resource_id, payload, before.payload if before else None)
+            self._resources[resource_id] = Kept(self.last_revision, payload)
+        row = ChangeRow(self.last_revision, resource_id, payload, before.payload if before else None)
         now = time.time() if now is None else now
         self._window.append(_Entry(row, now))
         self._kept_bytes += len(payload or b"")
         self.trim(now=now)
         for listener in self._listeners:
             listener([resource_id])
-        return self.revision
+        return self.last_revision
 
     def trim(
         self,
@@ -109,14 +117,26 @@ class MemoryLog:
         ):
             row = window.popleft().row
             self._kept_bytes -= len(row.payload or b"")
-            self.floor = row.revision
-        return self.floor
+            self._floor = row.revision
+        return self._floor
 
     def token(self) -> str:
         """A token for a watch from now on."""
-        return self.epochs.token(self.collection, Position(self.revision))
+        return self._epochs.token(self.collection, Position(self.last_revision))
 
-    def changes(self, after: int) -> Iterator[ChangeRow]:
+    async def revision(self) -> int:
+        """See :class:`LogView`."""
+        return self.last_revision
+
+    async def floor(self) -> int:
+        """See :class:`LogView`."""
+        return self._floor
+
+    async def epochs(self) -> EpochTable:
+        """See :class:`LogView`."""
+        return self._epochs
+
+    async def changes(self, after: int) -> AsyncGenerator[ChangeRow, None]:
         """See :class:`LogView`."""
         # From the end, where those are whom most ask for.
         found: list[ChangeRow] = []
@@ -124,15 +144,16 @@ class MemoryLog:
             if entry.row.revision <= after:
                 break
             found.append(entry.row)
-        return reversed(found)
+        for row in reversed(found):
+            yield row
 
-    async def read(self, fn: Callable[[LogView], T]) -> T:
+    async def read(self, reader: LogReader[T]) -> T:
         """See :class:`ChangeLog`."""
-        return fn(self)
+        return await reader(self)
 
-    async def read_all(self, fn: Callable[[LogView], T]) -> T:
+    async def read_all(self, reader: LogReader[T]) -> T:
         """See :class:`ChangeLog`."""
-        return fn(self)
+        return await reader(self)
 
     def listen(self, listener: Callable[[Collection[str]], None]) -> None:
         """See :class:`ChangeLog`."""

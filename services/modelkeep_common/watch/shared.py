@@ -76,27 +76,29 @@ class Shared(Generic[M]):
         self._open.discard(watch)
         self._closed_one.set()
 
-    def read_snapshot(
+    async def read_snapshot(
         self,
         view: LogView,
         reader: SnapshotReader[M],
         matches: Callable[[M], bool] | None,
         after: str,
     ) -> Snapshot[M]:
-        """Read what a watch must see, or take the whole that another has just read. On the log's thread.
+        """Read what a watch must see, or take the whole that another has just read. On any thread.
 
         With a filter only what passes it is kept, and only resources after ``after``.
         """
-        revision = view.revision
+        revision = await view.revision()
         if matches is not None:
             items = [
-                (key, message) for key, message in reader(view.source) if key > after and matches(message)
+                (key, message)
+                async for key, message in reader(view.source)
+                if key > after and matches(message)
             ]
-            return Snapshot(reader, revision, sorted(items, key=lambda item: item[0]))
+            return Snapshot(reader, revision, sorted(items, key=_key))
         kept = self._snapshot
         if kept is not None and kept.revision == revision and kept.reader == reader:
             return kept
-        snapshot = Snapshot(reader, revision, sorted(reader(view.source), key=lambda item: item[0]))
+        snapshot = Snapshot(reader, revision, sorted([item async for item in reader(view.source)], key=_key))
         self._snapshot = snapshot
         self._loop.call_soon_threadsafe(self._loop.call_later, _KEEP_S, self._drop_snapshot, snapshot)
         return snapshot
@@ -116,3 +118,7 @@ class Shared(Generic[M]):
     def snapshot_chunks(self, items: Iterable[tuple[str, M]]) -> list[list[tuple[str, M]]]:
         """The frames' contents of a snapshot."""
         return chunked(list(items), lambda item: message_size(item[1]), self.chunk_events, _BATCH_BYTES)
+
+
+def _key(item: tuple[str, object]) -> str:
+    return item[0]

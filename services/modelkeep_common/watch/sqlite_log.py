@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from typing import TypeVar
 
-from ..sqlite.connections import Changed, Connection
+from ..at_once import run_at_once
+from ..sqlite.connections import Books, Changed, books_of
 from ..sqlite.database import Database
-from .log import HISTORY_CHANGES, HISTORY_SECONDS, ChangeRow, EpochTable, LogView, Position
+from .log import HISTORY_CHANGES, HISTORY_SECONDS, ChangeRow, EpochTable, LogReader, Position
 
 T = TypeVar("T")
 
@@ -25,12 +26,13 @@ _MEASURE_AFTER = 1 / 16
 
 
 def append_change(
-    conn: Connection,
+    conn: sqlite3.Connection,
     collection: str,
     resource_id: str,
     payload: bytes | None,
     *,
     now: float | None = None,
+    books: Books | None = None,
 ) -> int:
     """Append a change inside a write transaction.
 
@@ -40,6 +42,7 @@ def append_change(
         resource_id: Its key.
         payload: The serialised resource after the change; None when it was removed.
         now: Seconds since 1970, for tests.
+        books: Those of the connection, if it is not one of this suite.
 
     Returns:
         The revision of the change.
@@ -50,16 +53,17 @@ def append_change(
     )
     revision = cursor.lastrowid
     assert revision is not None
-    conn.appended.append((collection, resource_id))
-    conn.history_added += len(payload or b"")
-    if revision % _TRIM_EVERY == 0 or _must_measure(conn):
-        trim_history(conn, now=now)
+    books = books_of(conn, books)
+    books.appended.append((collection, resource_id))
+    books.history_added += len(payload or b"")
+    if revision % _TRIM_EVERY == 0 or _must_measure(books):
+        trim_history(conn, now=now, books=books)
     return revision
 
 
 def current_revision(conn: sqlite3.Connection) -> int:
     """The revision of the last change, 0 before the first. Never goes back, also when rows are trimmed."""
-    row = conn.execute("SELECT seq FROM sqlite_sequence WHERE name = 'changes'").fetchone()
+    row = conn.execute("SELECT seq FROM main.sqlite_sequence WHERE name = 'changes'").fetchone()
     return int(row[0]) if row else 0
 
 
@@ -75,23 +79,25 @@ def history_floor(conn: sqlite3.Connection) -> int:
 
 
 def trim_history(
-    conn: Connection,
+    conn: sqlite3.Connection,
     *,
     now: float | None = None,
     keep_changes: int = HISTORY_CHANGES,
     keep_seconds: float = HISTORY_SECONDS,
+    books: Books | None = None,
 ) -> int:
     """Move the floor of the history window up and drop the rows that nothing needs any more.
 
     Returns:
         The new floor.
     """
+    books = books_of(conn, books)
     old_floor = history_floor(conn)
     floor = max(old_floor, current_revision(conn) - keep_changes)
-    if _must_measure(conn):
+    if _must_measure(books):
         # A part of it goes at once, so that the next change does not measure again.
-        floor = _floor_by_bytes(conn, floor, int(conn.limits.history_bytes * (1 - _MEASURE_AFTER)))
-        conn.history_added = 0
+        floor = _floor_by_bytes(conn, floor, int(books.limits.history_bytes * (1 - _MEASURE_AFTER)))
+        books.history_added = 0
     oldest_kept = (time.time() if now is None else now) - keep_seconds
     for revision, create_time in conn.execute(
         "SELECT revision, create_time FROM changes WHERE revision > ? ORDER BY revision", (floor,)
@@ -124,9 +130,9 @@ def trim_history(
     return floor
 
 
-def _must_measure(conn: Connection) -> bool:
+def _must_measure(books: Books) -> bool:
     """Whether so much was added that the window may have more bytes than it should."""
-    return conn.history_added > conn.limits.history_bytes * _MEASURE_AFTER
+    return books.history_added > books.limits.history_bytes * _MEASURE_AFTER
 
 
 def _floor_by_bytes(conn: sqlite3.Connection, floor: int, keep_bytes: int) -> int:
@@ -183,20 +189,18 @@ class _View:
         self.source = conn
         self._collection = collection
 
-    @property
-    def revision(self) -> int:
+    async def revision(self) -> int:
         return current_revision(self.source)
 
-    @property
-    def floor(self) -> int:
+    async def floor(self) -> int:
         return history_floor(self.source)
 
-    @property
-    def epochs(self) -> EpochTable:
+    async def epochs(self) -> EpochTable:
         return read_epochs(self.source)
 
-    def changes(self, after: int) -> Iterator[ChangeRow]:
-        return read_changes(self.source, self._collection, after)
+    async def changes(self, after: int) -> AsyncGenerator[ChangeRow, None]:
+        for row in read_changes(self.source, self._collection, after):
+            yield row
 
 
 class SqliteLog:
@@ -219,13 +223,13 @@ class SqliteLog:
             remedy="watch later, or go on from a resume token",
         )
 
-    async def read(self, fn: Callable[[LogView], T]) -> T:
+    async def read(self, reader: LogReader[T]) -> T:
         """See :class:`ChangeLog`."""
-        return await self._db.read(lambda conn: fn(_View(conn, self.collection)))
+        return await self._db.read(lambda conn: run_at_once(reader(_View(conn, self.collection))))
 
-    async def read_all(self, fn: Callable[[LogView], T]) -> T:
+    async def read_all(self, reader: LogReader[T]) -> T:
         """See :class:`ChangeLog`."""
-        return await self._snapshots.run(lambda conn: fn(_View(conn, self.collection)))
+        return await self._snapshots.run(lambda conn: run_at_once(reader(_View(conn, self.collection))))
 
     def listen(self, listener: Callable[[Collection[str]], None]) -> None:
         """See :class:`ChangeLog`."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from modelkeep.exceptions import WatcherTooSlowException
+from modelkeep.exceptions import FieldInvalidException, FieldViolation, WatcherTooSlowException
 
 from .frames import Frame, Serializable
 from .log import revision_in
@@ -42,51 +42,77 @@ async def stream_frames(
         WatcherTooSlowException: A write made no headway for the hub's ``stall_s``.
         ServerDrainingException: The server is shutting down.
     """
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
-    stalled = False
-
-    def stall() -> None:
-        nonlocal stalled
-        stalled = True
-        task.cancel()
-
     written = watch.token
     try:
         async for frame in watch:
             data = frame.encoded(build_response)
-            timer = loop.call_later(watch.stall_s, stall)
-            try:
-                await context.write(data)
-            finally:
-                timer.cancel()
+            await write_in_time(
+                context,
+                data,
+                watch.stall_s,
+                {"resume_token": written},
+                remedy="Watch again from the resume token, and read faster.",
+            )
             written = frame.resume_token
             if until is not None and await until(frame):
                 return
             del frame, data  # the next may be long in coming
-    except asyncio.CancelledError:
-        if not stalled:
-            raise
-        task.uncancel()
-        raise WatcherTooSlowException(
-            f"The reader took nothing for {watch.stall_s:g} s: read faster, or go on from the resume token.",
-            metadata={"resume_token": written},
-            retry_after=1,
-        ) from None
     finally:
         watch.close()
 
 
+async def write_in_time(
+    context: grpc.aio.ServicerContext[Any, Any],
+    data: bytes,
+    stall_s: float,
+    metadata: Mapping[str, str],
+    *,
+    remedy: str,
+) -> None:
+    """Write one message of a stream.
+
+    Raises:
+        WatcherTooSlowException: The reader took nothing for ``stall_s``.
+    """
+    try:
+        async with asyncio.timeout(stall_s):
+            await context.write(data)
+    except TimeoutError:
+        raise WatcherTooSlowException(
+            f"The reader took nothing for {stall_s:g} s. {remedy}",
+            metadata=metadata,
+            retry_after=1,
+            remedy=remedy,
+        ) from None
+
+
+class _AsksForEnd(Protocol):
+    @property
+    def until_ended(self) -> bool: ...
+    @property
+    def ids(self) -> Sequence[int]: ...
+
+
 def until_ended(
-    ids: Sequence[int], last_changes: Callable[[Sequence[int]], Awaitable[Iterable[tuple[bool, int]]]]
-) -> Callable[[Frame[M]], Awaitable[bool]]:
-    """Tells of each frame of a watch whether, with it, the end of all these jobs has been told.
+    request: _AsksForEnd, last_changes: Callable[[Sequence[int]], Awaitable[Iterable[tuple[bool, int]]]]
+) -> Callable[[Frame[M]], Awaitable[bool]] | None:
+    """Tells of each frame of a watch whether, with it, the end of all jobs of a request has been told.
 
     Args:
-        ids: The jobs.
-        last_changes: (whether it has ended, revision of its last change) of those of them that are there.
+        request: The watch's. Where it does not ask for that, the answer is None.
+        last_changes: (whether it has ended, revision of its last change) of those of the jobs that are there.
+
+    Raises:
+        FieldInvalidException: It names no jobs.
     """
+    if not request.until_ended:
+        return None
+    if not request.ids:
+        raise FieldInvalidException(
+            "until_ended takes ids: a watch of all jobs has no end.",
+            violations=[FieldViolation("ids", "must be set for until_ended")],
+        )
+    ids = request.ids
 
     async def over(frame: Frame[M]) -> bool:
         if frame.phase == "SNAPSHOT" and not frame.snapshot_complete:

@@ -242,18 +242,20 @@ class Watch(AsyncIterator[Frame[M]]):
             self.revision = start.snapshot.revision
             self._make_ready(self._snapshot_frames(start))
 
-    def _read_position(self, token: str, view: LogView) -> _Start:
+    async def _read_position(self, token: str, view: LogView) -> _Start:
         if not token:
-            position = Position(view.revision, None if self._skip_snapshot else "")
+            position = Position(await view.revision(), None if self._skip_snapshot else "")
         else:
-            position = position_of(view, self._hub.log.collection, token)
-        return _Start(position, None, [], view.epochs)
+            position = await position_of(view, self._hub.log.collection, token)
+        return _Start(position, None, [], await view.epochs())
 
-    def _read_start(self, token: str, view: LogView) -> _Start:
-        position, _, _, epochs = self._read_position(token, view)
+    async def _read_start(self, token: str, view: LogView) -> _Start:
+        position, _, _, epochs = await self._read_position(token, view)
         after = position.snapshot_after or ""
-        snapshot = self._hub.read_snapshot(view, self._snapshot_reader, self._matches, after)
-        missed = [row for row in view.changes(position.revision) if row.resource_id <= after] if after else []
+        snapshot = await self._hub.read_snapshot(view, self._snapshot_reader, self._matches, after)
+        missed: list[ChangeRow] = []
+        if after:
+            missed = [row async for row in view.changes(position.revision) if row.resource_id <= after]
         return _Start(position, snapshot, missed, epochs)  # type: ignore[arg-type]  # a NamedTuple inside a generic class's module cannot be generic in 3.11
 
     def _snapshot_frames(self, start: _Start) -> Iterable[Frame[M]]:
@@ -337,9 +339,10 @@ class Watch(AsyncIterator[Frame[M]]):
             frames[-1].resume_token = self._hub.token(page.revision, epochs)
         return frames
 
-    def _read_log(self, after: int, view: LogView) -> _LogPage:
-        page = page_of(view, after, limit=_LOG_ROWS, max_bytes=self._hub.max_queued_bytes)
-        return _LogPage(page, page.revision >= view.revision, view.floor, view.epochs)
+    async def _read_log(self, after: int, view: LogView) -> _LogPage:
+        page = await page_of(view, after, limit=_LOG_ROWS, max_bytes=self._hub.max_queued_bytes)
+        is_last = page.revision >= await view.revision()
+        return _LogPage(page, is_last, await view.floor(), await view.epochs())
 
     def _queued_frame(self) -> Frame[M] | None:
         while self._queue:

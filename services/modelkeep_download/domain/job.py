@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -10,11 +10,13 @@ from pathlib import Path
 from modelkeep.exceptions import (
     AddressExpiredException,
     DestinationExistsException,
+    DiskFullException,
     EtagMismatchException,
     ModelkeepError,
     TokenRequiredException,
     UnknownJobIDException,
 )
+from modelkeep.source_tokens import HostPattern
 from modelkeep_common.urls import origin_of
 from modelkeep_download.domain.ranges import ByteRanges
 
@@ -45,6 +47,7 @@ class Stage(StrEnum):
     WAITING = "waiting"
     VERIFYING = "verifying"
     PAUSING = "pausing"
+    #: Being ended by a caller: as CANCELLED, or, with a verdict, as ERROR.
     CANCELLING = "cancelling"
 
 
@@ -53,6 +56,8 @@ class SourceKind(StrEnum):
 
     URL = "url"
     PATH = "path"
+    #: Several addresses, whose files make up one folder.
+    FILES = "files"
 
 
 class SecretKind(StrEnum):
@@ -94,12 +99,60 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteSpec:
+    """What a hub was asked for, as it was found when the job was made."""
+
+    #: In its shortest spelling, without secrets.
+    source: str
+    #: The one that was chosen; may be empty.
+    variant: str = ""
+    #: Which the files are of.
+    revision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FileSpec:
+    """One file of several that make up one download."""
+
+    #: The URL, which has no secrets.
+    source: str
+    #: Where it goes beneath the destination: safe components with "/" between them.
+    path: str
+    #: Lowercase hexadecimal; empty where none is expected.
+    expected_sha256: str = ""
+    #: Bytes that it must have; None where the caller does not say.
+    size: int | None = None
+    #: A file of this host that may have what is expected: absolute; empty for none.
+    local_copy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What has turned out about one file of several."""
+
+    #: None while unknown.
+    bytes_total: int | None = None
+    #: Of the delivered file; empty before.
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FileStanding:
+    """How far one file of several is."""
+
+    path: str
+    bytes_done: int
+    #: None while unknown.
+    bytes_total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class JobSpec:
     """What a caller asks for, checked and without secrets."""
 
     queue: str
     kind: SourceKind
-    #: The URL without its secrets, or the absolute local path.
+    #: The URL without its secrets, or the absolute local path; of several files, the first one's URL.
     source: str
     #: Absolute path of the file to make, or of the folder to put it in.
     destination: Path
@@ -116,6 +169,18 @@ class JobSpec:
     expected_sha256: str
     start: bool
     labels: Mapping[str, str] = field(default_factory=dict)
+    #: Of SourceKind.FILES, all of them; of the other kinds none.
+    files: tuple[FileSpec, ...] = ()
+    #: Whether a plain file at the destination gives way to the one that is brought.
+    replace_existing: bool = False
+    #: Bytes a second at first; 0 for no limit of its own.
+    max_bytes_per_second: int = 0
+    #: Of what a hub was asked for; `kind`, `source` and `files` are what that came to.
+    remote: RemoteSpec | None = None
+    #: Of one file: bytes that it must have; None where nobody says.
+    size: int | None = None
+    #: Of one file: as in `FileSpec`.
+    local_copy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,15 +194,25 @@ class Job:
     secret: SecretKind = SecretKind.NONE
     priority: int = 10
     preserve_partial: bool = False
-    #: Bytes of the partial file that are durable.
+    #: 0 for no limit of its own.
+    max_bytes_per_second: int = 0
+    #: Bytes of the partial file that are durable; while a try is under way, those that it began with.
     have: ByteRanges = field(default_factory=ByteRanges)
+    #: Which run of the machine `have` is true in, where some of it is not on the disk yet; "": it all is.
+    boot: str = ""
     #: How many bytes the running transfer has written besides; never stored.
     in_flight: int = 0
+    #: Of several files those that are under way, the first of them; never stored.
+    standing: tuple[FileStanding, ...] = ()
+    #: All of `spec.files`, in their order, where that was asked for; never stored.
+    every_standing: tuple[FileStanding, ...] = ()
     #: None while unknown.
     bytes_total: int | None = None
     bytes_per_second: int = 0
     #: Folder for the partial file, beneath the root; empty before the first attempt.
     staging: str = ""
+    #: Tells this object from another that was fetched into the same partial file before; "" at first.
+    object_id: str = ""
     #: Strong validator (ETag, or a safe Last-Modified) for If-Range; empty if the source gives none.
     validator: str = ""
     final_url: str = ""
@@ -149,12 +224,20 @@ class Job:
     delivered_path: str = ""
     sha256: str = ""
     verified: bool = False
+    #: How many files there are in `spec.files`, told also where these are not.
+    file_count: int = 0
+    #: Of `spec.files`, in their order; empty before anything is known.
+    file_facts: tuple[FileFacts, ...] = ()
     attempt: int = 0
     #: How often the transfer began again at the first byte.
     restarts: int = 0
     #: How often the object was another one than before.
     changes: int = 0
     failure: Failure | None = None
+    #: At stage CANCELLING: what a caller has failed it with, so that it ends as ERROR.
+    verdict: Failure | None = None
+    #: The job that this one is a retry of; 0 for none.
+    retry_of: int = 0
     #: Order inside one priority; set anew each time that the job joins the queue.
     enqueue_order: int = 0
     job_sequence: int = 0
@@ -185,7 +268,8 @@ class Job:
     def resumable(self) -> bool:
         """Whether there are bytes that a later try can go on from."""
         hash_decides = bool(self.spec.expected_sha256) and not self.restarts and self.bytes_total is not None
-        return self.bytes_done > 0 and (bool(self.validator) or hash_decides)
+        told_beside = self.spec.kind is SourceKind.FILES  # of each file
+        return self.bytes_done > 0 and (bool(self.validator) or hash_decides or told_beside)
 
     @property
     def has_served(self) -> bool:
@@ -194,29 +278,44 @@ class Job:
 
     @property
     def awaits_address(self) -> bool:
-        """Whether it is paused since its address ran out, and takes any other."""
+        """Whether its address ran out, and it, or a retry of it, takes any other."""
         reason = self.failure.reason if self.failure is not None else ""
-        return self.state is JobState.PAUSED and reason == AddressExpiredException.reason
+        return self.state in (JobState.PAUSED, JobState.ERROR) and reason == AddressExpiredException.reason
+
+    @property
+    def awaits_room(self) -> bool:
+        """Whether it is paused since its disk was full, and goes on by itself when there is room."""
+        reason = self.failure.reason if self.failure is not None else ""
+        return self.state is JobState.PAUSED and reason == DiskFullException.reason
 
     @property
     def known_target(self) -> Path | None:
-        """Where the file goes, as soon as its name is known."""
-        return self.target if self.name or self.spec.filename or not self.spec.destination_is_folder else None
+        """Where the file goes, as soon as its name is known; of several files, their folder."""
+        named = self.name or self.spec.filename or not self.spec.destination_is_folder
+        return self.target if named or self.spec.kind is SourceKind.FILES else None
 
     @property
     def target(self) -> Path:
-        """Where the file goes; needs `name` where the destination is a folder."""
-        if not self.spec.destination_is_folder:
+        """Where the file goes, which needs `name` where the destination is a folder; else their folder."""
+        if not self.spec.destination_is_folder or self.spec.kind is SourceKind.FILES:
             return self.spec.destination
         return self.spec.destination / (self.spec.filename or self.name)
 
+    @property
+    def targets(self) -> tuple[Path, ...]:
+        """Where each file goes, as far as its name is known."""
+        if self.spec.kind is SourceKind.FILES:
+            return tuple(self.spec.destination / file.path for file in self.spec.files)
+        return () if self.known_target is None else (self.known_target,)
 
-def destination_promised(job: Job) -> DestinationExistsException:
-    """The error for a destination that another job, which has not ended, is to bring a file to."""
+
+def destination_promised(job: Job, wanted: Collection[str]) -> DestinationExistsException:
+    """The error for destinations of which another job, which has not ended, is to bring one."""
+    path = next(text for text in map(str, job.targets) if text in wanted)
     way = "Start" if job.state is JobState.PAUSED else "Wait for"
     return DestinationExistsException(
-        f"download {job.id}, which is {job.state.value}, is to bring a file to {job.target} already",
-        metadata={"path": str(job.target), "id": str(job.id)},
+        f"download {job.id}, which is {job.state.value}, is to bring a file to {path} already",
+        metadata={"path": path, "id": str(job.id)},
         remedy=f"{way} download {job.id}, or cancel it, or choose another destination.",
     )
 
@@ -237,12 +336,17 @@ def check_etag(job: Job, etag: str) -> None:
 
 def token_required(job: Job) -> TokenRequiredException:
     """The error for a job whose secrets were lost with the process that had them."""
+    when, what = ("it ended", "Retry") if job.state.terminal else ("the service restarted", "Start")
+    remedy, host = f"{what} the download with {job.secret.value}.", str(HostPattern.of_url(job.spec.source))
+    if not job.secret.in_url:
+        remedy = f"{remedy} Or keep a token for its host, and {what.lower()} it: modelkeep auth login {host}."
     return TokenRequiredException(
-        f"download {job.id} lost its secrets when the service restarted; start it with {job.secret.value}",
+        f"download {job.id} lost its secrets when {when}; {what.lower()} it with {job.secret.value}",
         metadata={
             "id": str(job.id),
             "host": origin_of(job.spec.source).host,
             "needs": job.secret.value,
-            "remedy": f"Start the download with {job.secret.value}.",
+            "kept_under": host,
+            "remedy": remedy,
         },
     )

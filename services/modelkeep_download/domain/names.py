@@ -10,20 +10,18 @@ from email.header import decode_header, make_header
 from pathlib import PurePosixPath
 from typing import Final
 
+from modelkeep_common.file_names import FORBIDDEN, is_device, is_forbidden
 from modelkeep_common.urls import last_component, unescaped
 
 _MAX_BYTES = 240  # 255 less room for suffixes
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|\Z)", re.IGNORECASE)
 #: A parameter: its name, and its value in quotation marks or without.
-_PARAMETER = re.compile(r""";\s*([\w!#$%&'*+.^`|~-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;"]*))""")
+_PARAMETER = re.compile(r"""(?:^|;)\s*([\w!#$%&'*+.^`|~-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;"]*))""")
 #: Of other backslashes, a path of Windows was written with: they separate.
 _QUOTED_PAIR = re.compile(r'\\(["\\])')
 _EXTENDED = re.compile(r"(utf-8|iso-8859-1)'[\w-]*'([^\s'\"]*)", re.IGNORECASE)
 #: Encoded words (RFC 2047) and nothing else, in the charsets that are read here.
 _ENCODED_WORDS = re.compile(r"(?:=\?(?:utf-8|iso-8859-1)\?[bq]\?[^?\s]{1,1000}\?=\s*){1,20}", re.IGNORECASE)
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
-_FORBIDDEN = frozenset('/\\:*?"<>|')
-
 
 #: What such a name is, for whoever gives another.
 PLAIN_NAME: Final = (
@@ -40,11 +38,16 @@ def is_safe_component(name: str) -> bool:
     """
     if not name or name[0] == "." or name[-1] in ". " or name[0] == " " or len(name) > _MAX_BYTES:
         return False
-    if any(c in _FORBIDDEN or unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in name):
+    if any(map(is_forbidden, name)):
         return False
     if len(name.encode()) > _MAX_BYTES:
         return False
-    return not _RESERVED.match(name)
+    return not is_device(name)
+
+
+def place_of(path: str) -> str:
+    """Equal for two paths that are one on a file system that takes no notice of case."""
+    return unicodedata.normalize("NFC", path).casefold()
 
 
 def name_from_disposition(value: str | None) -> str:
@@ -52,8 +55,8 @@ def name_from_disposition(value: str | None) -> str:
 
     Of `filename*` and `filename` the first counts (RFC 6266, 4.3), unless it is not safe. A path is cut
     to its last component. The charsets are those of RFC 8187, UTF-8 and ISO-8859-1. As browsers do, a plain
-    `filename` is decoded where it is percent-encoded UTF-8 or an encoded word (RFC 2047), and what no file
-    system takes in a name becomes "_".
+    `filename` is decoded where it is percent-encoded UTF-8 or an encoded word (RFC 2047), what no file
+    system takes in a name becomes "_", and the word before it ("attachment") may be missing.
     """
     if not value:
         return ""
@@ -92,7 +95,7 @@ def _plain(text: str) -> str:
 
 def _mended(name: str) -> str:
     """A name without the characters that file systems refuse, and cut before its suffix to what they take."""
-    plain = "".join("_" if c in _FORBIDDEN else c for c in name)
+    plain = "".join("_" if c in FORBIDDEN else c for c in name)
     raw, suffix = plain.encode(errors="replace"), PurePosixPath(plain).suffix.encode(errors="replace")
     if len(raw) <= _MAX_BYTES or len(suffix) > 20:
         return plain

@@ -9,10 +9,10 @@ from __future__ import annotations
 import http
 import re
 import unicodedata
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from modelkeep.contents import MAX_QUOTE, Content, Kind, content_of, said
+from modelkeep.contents import MAX_QUOTE, TEXTS, Content, Kind, content_of, is_in_place_of, said
 from modelkeep.exceptions import (
     AddressExpiredException,
     EarlyAccessException,
@@ -20,17 +20,21 @@ from modelkeep.exceptions import (
     ModelkeepError,
     NotAModelFileException,
     PurchaseRequiredException,
+    SourceDisabledException,
     SourceNotFoundException,
     TokenRejectedException,
     TokenRequiredException,
 )
 from modelkeep_common.urls import HIDDEN, redact
+from modelkeep_download.domain.credentials import CredentialKind
 from modelkeep_download.domain.retry import TransientError, is_transient
 
 #: Bytes of a refusal's body that are worth reading.
 MAX_BODY_BYTES = 16 * 1024
 #: Media types of pages for people.
 HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
+#: Suffixes of small files beside a model, which are texts.
+_TEXT_SUFFIXES = (".json", ".txt", ".md", ".yaml", ".yml", ".jinja", ".bpe", ".py")
 
 _LICENSE = re.compile(
     r"licen[cs]e|terms of|\bagree(?:d|ments?)?\b|\bgated\b|authori[sz]ed list|ask for access|request access"
@@ -51,7 +55,14 @@ _LOGIN = re.compile(
 )
 _DEADLINE = re.compile(r'"deadline"\s*:\s*"([^"]{1,60})"')
 _NO_SUCH_KEY = re.compile(r"<Code>(?:NoSuchKey|NoSuchBucket|BlobNotFound|ContainerNotFound)</Code>")
-_ABSENT_CODES = frozenset({"RepoNotFound", "EntryNotFound", "RevisionNotFound", "DisabledRepo"})
+#: Said of what is there and given to nobody.
+_DISABLED = re.compile(
+    r"\barchived\b|\btak(?:en|e)[ -]?down\b|\bDMCA\b|resource is disabled|repository is disabled"
+    r"|disabled downloads|downloads? (?:is|are|(?:has|have) been) disabled",
+    re.IGNORECASE,
+)
+_OF_DISABLED = frozenset({401, 403, 404, 410, 451})
+_ABSENT_CODES = frozenset({"RepoNotFound", "EntryNotFound", "RevisionNotFound"})
 #: Kinds of bodies whose every word is about the refusal; a web page has links to its terms and its log-in.
 _IN_WORDS = frozenset({Kind.JSON, Kind.XML, Kind.TEXT})
 
@@ -73,6 +84,13 @@ class Refusal:
     deadline: str = ""
     #: Seconds that it asks to wait, or None.
     retry_after: float | None = None
+    #: The proxy that it came through; may be empty.
+    via: str = ""
+
+    @property
+    def answers(self) -> str:
+        """The beginning of a message."""
+        return f"{self.host} answers {self.status}" + (f" through the proxy {self.via}" if self.via else "")
 
     @property
     def quoted(self) -> str:
@@ -86,9 +104,17 @@ class Asked:
 
     #: Whether it is the source's own host that answers, the only one that saw a token.
     at_source: bool = True
-    had_token: bool = False
+    #: What it was shown.
+    shown: CredentialKind = CredentialKind.NONE
     #: Whether the same address has served bytes of the object before.
     worked: bool = False
+    #: What `modelkeep auth login` keeps a token for the source under; may be empty.
+    kept_under: str = ""
+
+    @property
+    def had_token(self) -> bool:
+        """Whether it was shown any."""
+        return self.shown is not CredentialKind.NONE
 
 
 def read_refusal(
@@ -99,6 +125,7 @@ def read_refusal(
     *,
     secrets: Collection[str] = (),
     retry_after: float | None = None,
+    via: str = "",
 ) -> Refusal:
     """What an answer says of its reason.
 
@@ -109,9 +136,9 @@ def read_refusal(
         body: The beginning of the body.
         secrets: What must not be shown, though the answer may repeat it.
         retry_after: Seconds that the answer asks to wait, if any.
+        via: The proxy that it came through, if any.
     """
-    for secret in filter(None, secrets):  # before anything is cut
-        body = body.replace(secret.encode(), HIDDEN.encode())
+    body = without(secrets, body)
     content = content_of(body)
     text = body.decode("utf-8", "replace") if content.kind in _IN_WORDS else ""
     sentence = clean(_latin(header("X-Error-Message") or "") or said(body), secrets)
@@ -124,7 +151,24 @@ def read_refusal(
         words=f"{sentence} {text}",
         deadline=clean(deadline[1], secrets) if deadline else "",
         retry_after=retry_after,
+        via=via,
     )
+
+
+def without(secrets: Iterable[str | None], body: bytes) -> bytes:
+    """What a source sent, without what must not be shown: before anything is cut."""
+    for secret in filter(None, secrets):
+        body = body.replace(secret.encode(), HIDDEN.encode())
+    return body
+
+
+def is_no_file(content: Content, content_type: str, name: str) -> bool:
+    """Whether what comes is something else in place of the file of this name: a page, an error, a pointer."""
+    # What the bytes are known to be counts for more than what they are called, and a page has words.
+    wordless = content.kind in (Kind.JSON, Kind.TEXT) and not any(c.isalpha() for c in content.quote)
+    is_text_file = wordless and name.lower().endswith(_TEXT_SUFFIXES)
+    is_page = content_type in HTML_TYPES and content.kind in (*TEXTS, Kind.UNKNOWN) and not is_text_file
+    return is_page or is_in_place_of(content, name)
 
 
 def other_content(
@@ -153,18 +197,23 @@ def error_of(refusal: Refusal, asked: Asked) -> Exception:
     """The exception that a refusal stands for: TransientError, or one that does not pass."""
     status, host = refusal.status, refusal.host
     if is_transient(status):
-        return TransientError(f"{host} answers {status}{refusal.quoted}", refusal.retry_after)
+        return TransientError(f"{refusal.answers}{refusal.quoted}", refusal.retry_after, status=status)
     if not asked.at_source and status in (400, 401, 403):
         # A storage host behind a redirect: its signed address has run out. Ask the source anew.
-        return TransientError(f"{host} answers {status} to the address that the source gave{refusal.quoted}")
+        text = f"{refusal.answers} to the address that the source gave{refusal.quoted}"
+        return TransientError(text, status=status)
     kind, because, remedy = _kind(refusal, asked)
     facts = {"host": host, "status": str(status), "said": refusal.sentence}
     if refusal.deadline:
         facts["deadline"] = refusal.deadline
     if kind is AddressExpiredException:
         facts["needs"] = "source_url"
+    if kind is TokenRejectedException:
+        facts["credential"] = asked.shown.value
+    if kind is TokenRequiredException:
+        facts["kept_under"] = asked.kept_under or host
     return kind(
-        f"{host} answers {status}{refusal.quoted}: {because}.",
+        f"{refusal.answers}{refusal.quoted}: {because}.",
         metadata={name: text for name, text in facts.items() if text},
         remedy=remedy,
     )
@@ -173,6 +222,8 @@ def error_of(refusal: Refusal, asked: Asked) -> Exception:
 def _kind(refusal: Refusal, asked: Asked) -> tuple[type[ModelkeepError], str, str]:
     """The kind of a refusal, what it means, and what to do about it."""
     status, words = refusal.status, refusal.words
+    if refusal.code == "DisabledRepo" or (status in _OF_DISABLED and _DISABLED.search(words)):
+        return SourceDisabledException, "it gives this to nobody", ""
     if refusal.code in _ABSENT_CODES or status in (404, 410) or _NO_SUCH_KEY.search(words):
         private = "Look at its name; if it is private, give an access token."
         return SourceNotFoundException, "there is no such file", private if status in (401, 403) else ""
@@ -217,14 +268,16 @@ def _about_access(refusal: Refusal, asked: Asked, words: str) -> tuple[type[Mode
     if asked.had_token:
         return (
             TokenRejectedException,
-            "it refuses this access token",
-            "Check that the token is valid and may read the file, or give another one.",
+            f"it refuses {asked.shown.named}",
+            "Check that it is valid and may read the file, or"
+            f" {asked.shown.another(asked.kept_under or refusal.host)}.",
         )
     return (
         TokenRequiredException,
         "it wants an access token"
         + ("" if status == 401 or _LOGIN.search(words) else ", or serves this file to nobody"),
-        "Give an access token of the source.",
+        "Give an access token of the source, or keep one for it:"
+        f" modelkeep auth login {asked.kept_under or refusal.host}.",
     )
 
 

@@ -51,6 +51,7 @@ class TransientError(Exception):
         tries: How many tries that is worth as long as the source has never answered; None: as many as any.
         metadata: Facts for the error that people see.
         final: What the job ends with when no try is left; None: UPSTREAM_UNAVAILABLE.
+        status: The HTTP status that said so; None if nothing was answered.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class TransientError(Exception):
         tries: int | None = None,
         metadata: Mapping[str, str] | None = None,
         final: ModelkeepError | None = None,
+        status: int | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -68,6 +70,7 @@ class TransientError(Exception):
         self.tries = tries
         self.metadata = dict(metadata or {})
         self.final = final
+        self.status = status
 
 
 class StartOver(Exception):

@@ -39,6 +39,8 @@ def to_start(job: Job, order: int) -> Job:
 def to_pause(job: Job) -> Job:
     """PauseDownload: RUNNING stops soon (stage PAUSING), ENQUEUED is PAUSED at once, IDLE stays IDLE.
 
+    One that is PAUSED for want of room does not go on by itself any more.
+
     Raises:
         WrongStateException: The job has ended, or is on its way to CANCELLED.
     """
@@ -46,12 +48,27 @@ def to_pause(job: Job) -> Job:
         raise _wrong_state(job, "paused")
     if job.state is JobState.RUNNING:
         return job if job.stage is Stage.PAUSING else replace(job, stage=Stage.PAUSING)
+    if job.awaits_room:
+        return replace(job, failure=None)
     if job.state in (JobState.PAUSED, JobState.IDLE):
         return job
     return replace(job, state=JobState.PAUSED, stage=Stage.NONE)
 
 
-def to_update(job: Job, *, priority: int | None, preserve_partial: bool | None) -> Job:
+def with_room(job: Job) -> Job:
+    """The job that paused for want of room, in the queue again, at the place that it had."""
+    if not job.awaits_room:
+        return job
+    return replace(job, state=JobState.ENQUEUED, stage=Stage.NONE, failure=None)
+
+
+def to_update(
+    job: Job,
+    *,
+    priority: int | None = None,
+    preserve_partial: bool | None = None,
+    max_bytes_per_second: int | None = None,
+) -> Job:
     """UpdateDownload: new values for what is not None.
 
     Raises:
@@ -63,6 +80,9 @@ def to_update(job: Job, *, priority: int | None, preserve_partial: bool | None) 
         job,
         priority=job.priority if priority is None else priority,
         preserve_partial=job.preserve_partial if preserve_partial is None else preserve_partial,
+        max_bytes_per_second=job.max_bytes_per_second
+        if max_bytes_per_second is None
+        else max_bytes_per_second,
     )
 
 
@@ -79,6 +99,40 @@ def to_cancel(job: Job) -> Job:
     if job.state is JobState.RUNNING or job.staging:
         return replace(job, stage=Stage.CANCELLING)
     return ended(job, JobState.CANCELLED)
+
+
+def to_fail(job: Job, verdict: Failure) -> Job:
+    """FailDownload: as a cancel, though the job ends as ERROR.
+
+    Raises:
+        WrongStateException: The job is COMPLETED or CANCELLED, or has another error.
+    """
+    failed_so = job.failure is not None and job.failure.reason == verdict.reason
+    if job.stage is Stage.CANCELLING or (job.state is JobState.ERROR and failed_so):
+        return job
+    if job.state.terminal:
+        raise _wrong_state(job, "failed")
+    if job.state is JobState.RUNNING or job.staging:
+        return replace(job, stage=Stage.CANCELLING, verdict=verdict)
+    return ended(job, JobState.ERROR, verdict)
+
+
+def check_retry(job: Job) -> None:
+    """Make sure that a job can be made anew.
+
+    Raises:
+        WrongStateException: It has not ended, or is COMPLETED.
+    """
+    retried = (JobState.ERROR, JobState.CANCELLED)
+    if job.state not in retried:
+        raise WrongStateException(
+            f"download {job.id} is {job.state.value} and cannot be made anew",
+            metadata={
+                "id": str(job.id),
+                "state": job.state.value.upper(),
+                "allowed": ",".join(state.value.upper() for state in retried),
+            },
+        )
 
 
 def check_over(job: Job) -> None:
@@ -128,15 +182,22 @@ def stopped(job: Job) -> Job:
         return job
     if job.stage is Stage.PAUSING:
         return replace(job, state=JobState.PAUSED, stage=Stage.NONE, failure=None)
-    # Paused and started again, and the stop of that pause has only now reached a later try.
+    # It made room for another; or it was paused and started again, and the stop reached a later try.
     return replace(job, state=JobState.ENQUEUED, stage=Stage.NONE)
 
 
+def keeps_partial(job: Job) -> bool:
+    """Whether the partial file of a job stays when the job ends now."""
+    return job.preserve_partial and job.resumable and (job.stage is not Stage.CANCELLING or bool(job.verdict))
+
+
 def cancelled(job: Job) -> Job:
-    """The job that was to be cancelled, now that nothing of it is left."""
+    """The job that a caller ends, now that nothing of it is left but what is to stay."""
     if job.stage is not Stage.CANCELLING:
         return job
-    return replace(ended(job, JobState.CANCELLED), staging="")
+    state = JobState.CANCELLED if job.verdict is None else JobState.ERROR
+    staging = job.staging if keeps_partial(job) else ""
+    return replace(ended(job, state, job.verdict), staging=staging, verdict=None)
 
 
 def paused_for_token(job: Job) -> Job:
@@ -179,6 +240,8 @@ def started_over(job: Job, *, changed: bool) -> Job:
     job = replace(
         job,
         have=ByteRanges(),
+        boot="",
+        object_id="",
         validator="",
         restarts=job.restarts + 1,
         changes=job.changes + (1 if changed else 0),
@@ -203,6 +266,7 @@ def adopted(job: Job, leftover: Job) -> Job:
         job,
         staging=leftover.staging,
         have=leftover.have.below(most),
+        boot=leftover.boot,
         bytes_total=leftover.bytes_total,
         validator=leftover.validator,
     )

@@ -27,6 +27,7 @@ def staging_of(attempt: Attempt) -> Iterator[Path]:
     if not job.staging or not staging.is_dir():
         staging = files.make_staging(job.spec.root, job.spec.destination, job.id)
         attempt.staged_in(staging)
+    attempt.recall()
     try:
         yield staging
     except BaseException:
@@ -44,9 +45,14 @@ def fetch(transfer: Transfer, attempt: Attempt, staging: Path) -> None:
         job.bytes_total,
         job.validator,
         hash_decides=bool(job.spec.expected_sha256) and not job.restarts,
+        in_one_piece=bool(job.spec.expected_sha256) and job.restarts > 0,
+        expected_sha256=job.spec.expected_sha256,
+        local_copy=job.spec.local_copy,
+        bandwidth=attempt.bandwidth,
     )
     sha256 = transfer.run(attempt.credentials, partial, attempt.hear, attempt.stop)
-    _compare(sha256, attempt, staging, resumed=partial.have.size > 0)
+    attempt.put_together |= partial.have.size > 0
+    _compare(sha256, attempt, staging)
     deliver(attempt, partial.path, sha256)
 
 
@@ -63,7 +69,7 @@ def deliver(attempt: Attempt, staged: Path, sha256: str, *, parent: int | None =
     attempt.stop.check()
     attempt.delivering(inode, sha256)
     job = attempt.job
-    files.deliver(staged, job.spec.root, job.target, parent=parent)
+    files.deliver(staged, job.spec.root, job.target, parent=parent, replaces=job.spec.replace_existing)
 
 
 def delivered(job: Job) -> bool:
@@ -71,23 +77,28 @@ def delivered(job: Job) -> bool:
     return job.staged_inode is not None and files.inode_of(job.target) == job.staged_inode
 
 
-def _compare(sha256: str, attempt: Attempt, staging: Path, *, resumed: bool) -> None:
+def _compare(sha256: str, attempt: Attempt, staging: Path) -> None:
     job = attempt.job
     expected = job.spec.expected_sha256
     if not expected or sha256 == expected:
         return
-    if resumed and not job.restarts:
+    if attempt.put_together and not job.restarts:
         # Put together from several answers: fetch it once in one piece before blaming the source.
         raise StartOver("the bytes do not have the expected hash", changed=False)
     if attempt.no_file is not None:
         raise attempt.no_file
-    kept = files.quarantine(staging)
-    raise ChecksumMismatchException(
-        f"the file has SHA-256 {sha256}, not the expected {expected}; it lies in {kept}, not delivered",
+    raise set_apart(staging / files.PARTIAL, job.target, expected=expected, actual=sha256)
+
+
+def set_apart(partial: Path, target: Path, *, expected: str, actual: str) -> ChecksumMismatchException:
+    """Put a file with a wrong hash where it is neither delivered nor gone on with; the error for it."""
+    kept = files.quarantine(partial)
+    return ChecksumMismatchException(
+        f"the file has SHA-256 {actual}, not the expected {expected}; it lies in {kept}, not delivered",
         metadata={
-            "path": str(job.target),
+            "path": str(target),
             "expected": expected,
-            "actual": sha256,
+            "actual": actual,
             "quarantined_path": str(kept),
         },
     )

@@ -3,39 +3,66 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
-from modelkeep.exceptions import DiskFullException, ModelkeepError, QueueFullException
-from modelkeep_common.sqlite import Changed, Connection, Database
+from modelkeep.exceptions import (
+    DiskFullException,
+    FailedByCallerException,
+    ModelkeepError,
+    QueueFullException,
+    UnknownJobIDException,
+    WrongStateException,
+)
+from modelkeep_common.sqlite import Connection, Database
 from modelkeep_common.urls import mark_of, parse_url
 from modelkeep_common.watch.sqlite_log import resume_token
 from modelkeep_download.domain.checks import bad_source
 from modelkeep_download.domain.job import (
+    Failure,
     Job,
+    JobState,
     SecretKind,
+    SourceKind,
     Stage,
     check_etag,
 )
+from modelkeep_download.domain.limits import Limits, LimitsChange
+from modelkeep_download.domain.refusals import clean
 from modelkeep_download.domain.transitions import (
     started_over,
     to_cancel,
+    to_fail,
     to_pause,
     to_start,
     to_update,
 )
 from modelkeep_download.engine import files
 from modelkeep_download.engine.places import Places
-from modelkeep_download.engine.requests import NewDownload, check_target, renewed, spec_of
+from modelkeep_download.engine.requests import Again, NewDownload, asked_again, check_target, renewed, spec_of
 from modelkeep_download.engine.scheduler import Scheduler
-from modelkeep_download.store import COLLECTION, JobFilter, JobStore
+from modelkeep_download.engine.standing import standing_of
+from modelkeep_download.engine.tokens import NO_TOKENS, SourceTokens
+from modelkeep_download.engine.waits import Waits
+from modelkeep_download.limits import change_limits
+from modelkeep_download.resolve.remote import looked_up
+from modelkeep_download.resolve.resolving import Resolving
+from modelkeep_download.store import COLLECTION, OPEN, JobFilter, JobStore
 
 #: Jobs that one answer of `wait` holds at most.
 MAX_WAITED = 1000
+#: Jobs that one transaction changes at most: nobody else writes meanwhile.
+AT_ONCE = 500
 
 
 #: Runs the work inside a transaction, or replays an earlier answer: (answer, whether it was replayed).
 Once = Callable[[Connection, Callable[[], bytes]], tuple[bytes, bool]]
+
+
+class _UnansweredError(Exception):
+    """No such request was answered before."""
 
 
 class Downloads:
@@ -43,6 +70,7 @@ class Downloads:
 
     Args:
         places: Where downloads may go, and local sources may lie.
+        resolving: Looks remote sources up.
         max_jobs: How many jobs may not have ended.
     """
 
@@ -53,15 +81,13 @@ class Downloads:
         scheduler: Scheduler,
         *,
         places: Places,
+        resolving: Resolving,
         max_jobs: int,
+        tokens: SourceTokens = NO_TOKENS,
     ) -> None:
         self._db, self._store, self._scheduler = db, store, scheduler
-        self._places, self._max_jobs = places, max_jobs
-        #: Set, and replaced, by every commit.
-        self._changed = asyncio.Event()
-        #: Jobs that changed since each of those who wait has looked.
-        self._news: dict[object, set[int]] = {}
-        db.add_commit_listener(self._wake)
+        self._places, self._resolving, self._max_jobs = places, resolving, max_jobs
+        self._tokens, self._waits = tokens, Waits(db, store)
 
     async def create(self, new: NewDownload, once: Once, encode: Callable[[Job], bytes]) -> bytes:
         """Make a job, or answer as the same request was answered before; returns the encoded answer.
@@ -69,9 +95,53 @@ class Downloads:
         Raises:
             FieldInvalidException, ForbiddenPathException, SourceNotFoundException,
             DestinationExistsException, QueueFullException, RequestIdReusedException
+            ModelkeepError: What a lookup of the source raises; see `Resolving.resolve`.
         """
+
+        async def ask() -> tuple[NewDownload, Job | None]:
+            return await looked_up(new, self._resolving), None
+
+        if new.asked is not None and (answer := await self._answered(once)) is not None:
+            return answer
+        return await self._make(ask, once, encode)
+
+    async def _answered(self, once: Once) -> bytes | None:
+        """What the same request was answered before, if it was."""
+
+        def run() -> bytes:
+            raise _UnansweredError
+
+        try:
+            return await self._db.write(lambda conn: once(conn, run)[0])
+        except _UnansweredError:
+            return None
+
+    async def retry(self, job_id: int, again: Again, once: Once, encode: Callable[[Job], bytes]) -> bytes:
+        """Make a job that failed or was cancelled anew; as `create`.
+
+        Raises:
+            UnknownJobIDException, WrongStateException, TokenRequiredException: And what `create` raises.
+        """
+
+        async def ask() -> tuple[NewDownload, Job | None]:
+            job = await self.get(job_id)
+            new = asked_again(job, again, kept=await self._has_token(job))
+            if again.source_url and not job.awaits_address:
+                self._begins_anew(job, parse_url(new.url, "source_url").url)
+            return new, job
+
+        return await self._make(ask, once, encode)
+
+    async def _make(
+        self,
+        ask: Callable[[], Awaitable[tuple[NewDownload, Job | None]]],
+        once: Once,
+        encode: Callable[[Job], bytes],
+    ) -> bytes:
+        """Make the job that is asked for, as a retry of another one if that is given."""
         refused: ModelkeepError | None = None
         try:
+            new, old = await ask()
             spec, credentials, secret = await asyncio.to_thread(spec_of, new, self._places)
             mark = mark_of(credentials.url)
         except ModelkeepError as error:
@@ -83,13 +153,13 @@ class Downloads:
                 if refused is not None:
                     raise refused
                 check_target(spec)
-                if self._store.open_count(conn) >= self._max_jobs:
+                if not self._store.fewer_open_than(conn, self._max_jobs):
                     raise QueueFullException(
                         f"{self._max_jobs} downloads have not ended yet; cancel some, or wait",
                         metadata={"limit": str(self._max_jobs)},
                         retry_after=60,
                     )
-                made[:] = [self._store.insert(conn, spec, secret, mark)]
+                made[:] = [self._store.insert(conn, spec, secret, mark, retry_of=old)]
                 return encode(made[0])
 
             return once(conn, run)[0]
@@ -117,6 +187,14 @@ class Downloads:
         """One job, with its live bytes."""
         return self._scheduler.live(await self._db.read(lambda conn: self._store.get(conn, job_id)))
 
+    async def whole(self, job_id: int) -> Job:
+        """As `get`, with how far each of several files is."""
+        job = await self.get(job_id)
+        if not job.spec.files:
+            return job
+        standing = self._scheduler.standing(job_id) or await asyncio.to_thread(standing_of, job)
+        return replace(job, every_standing=standing)
+
     async def list_page(self, wanted: JobFilter, *, after: int, limit: int) -> tuple[list[Job], str]:
         """Jobs by id after `after`, and the resume token of that moment."""
 
@@ -140,7 +218,8 @@ class Downloads:
         job = await self.get(job_id)
         to_start(job, job.enqueue_order)  # refuse before anything is remembered
         held = self._scheduler.credentials.get(job_id)
-        source, credentials, secret = renewed(job, held, access_token, source_url)
+        kept = await self._has_token(job)
+        source, credentials, secret = renewed(job, held, access_token, source_url, kept=kept)
 
         def write(conn: Connection) -> Job:
             order = self._store.next_order(conn)
@@ -168,33 +247,122 @@ class Downloads:
         return await self._scheduler.carried_through(carry())
 
     async def pause(self, job_id: int) -> Job:
-        """Pause a job; returns when its connection is closed and its bytes are durable."""
-        job = await self._change(job_id, to_pause)
-        while job.stage is Stage.PAUSING:
-            changed = self._changed
-            job = await self.get(job_id)
-            if job.stage is Stage.PAUSING:
-                await changed.wait()
-        return job
+        """Pause a job; returns when its connection is closed, and its bytes outlive the process."""
+        # Of a job that runs it is the end of its stop that must outlive a power cut, before the call answers.
+        runs = self._scheduler.stop_early(job_id)
+        with self._waits.noting() as news:
+            job = await self._change(job_id, to_pause, synced=not runs)
+            if job.stage is not Stage.PAUSING:
+                if runs:  # its try has just ended
+                    await self._db.write(self._store.settle)
+                return job
+            await self._waits.until_paused({job_id}, news)
+        return await self.get(job_id)
 
     async def cancel(self, job_id: int) -> Job:
         """Cancel a job; it may still be on its way to CANCELLED."""
+        self._scheduler.stop_early(job_id)
         try:
             return await self._change(job_id, to_cancel)
         except DiskFullException:  # the cancel itself is what makes room
             await self._scheduler.make_room(job_id)
             return await self._change(job_id, to_cancel)
 
+    async def fail(self, job_id: int, message: str) -> Job:
+        """End a job as failed, in a caller's words; it may still be on its way there.
+
+        Raises:
+            UnknownJobIDException, WrongStateException
+        """
+        held = self._scheduler.credentials.get(job_id)
+        said = clean(message, held.secrets if held is not None else ()) or "a caller has failed it"
+        verdict = Failure.of(FailedByCallerException(said, metadata={"id": str(job_id)}))
+        return await self._change(job_id, lambda job: to_fail(job, verdict))
+
+    async def start_all(self, wanted: JobFilter) -> tuple[int, int]:
+        """Start jobs that are idle or paused; (how many were, how many lack their secrets)."""
+        lacking: set[int] = set()
+
+        def start(conn: Connection, job: Job) -> Job:
+            if job.state is JobState.RUNNING and job.stage is not Stage.PAUSING:
+                return job
+            if job.stage is Stage.CANCELLING:
+                return job
+            known = job.id in self._scheduler.credentials or job.complete
+            if job.secret is not SecretKind.NONE and not known:
+                if job.secret.in_url or self._tokens.found(job.spec.source) is None:
+                    lacking.add(job.id)
+                    return job
+                job = replace(job, secret=SecretKind.NONE)
+            return to_start(job, self._store.next_order(conn))
+
+        states = [JobState.IDLE, JobState.PAUSED, JobState.RUNNING]
+        started = 0
+        async for jobs in self._change_all(wanted._replace(states=states), start):
+            started += len(jobs)
+        return started, len(lacking)
+
+    async def pause_all(self, wanted: JobFilter) -> int:
+        """Pause jobs that are enqueued or run; returns how many when none of them runs any more."""
+
+        def pause(_: Connection, job: Job) -> Job:
+            return job if job.stage is Stage.CANCELLING else to_pause(job)
+
+        paused, stopping = 0, set[int]()
+        with self._waits.noting() as news:
+            async for jobs in self._change_all(wanted._replace(states=OPEN), pause):
+                paused += len(jobs)
+                stopping |= {job.id for job in jobs if job.stage is Stage.PAUSING}
+            await self._waits.until_paused(stopping, news)
+        return paused
+
+    async def cancel_all(self, wanted: JobFilter) -> int:
+        """Cancel jobs that have not ended; returns how many, though some may be on their way."""
+        wanted, done = wanted._replace(states=OPEN), 0
+        try:
+            async for jobs in self._change_all(wanted, lambda _, job: to_cancel(job)):
+                done += len(jobs)
+        except DiskFullException:  # one after the other makes the room
+            for job_id in await self._db.read(lambda conn: self._store.ids(conn, wanted)):
+                with contextlib.suppress(UnknownJobIDException, WrongStateException):
+                    await self.cancel(job_id)
+                    done += 1
+        return done
+
     async def update(
-        self, job_id: int, *, etag: str, priority: int | None, preserve_partial: bool | None
+        self,
+        job_id: int,
+        *,
+        etag: str,
+        priority: int | None,
+        preserve_partial: bool | None,
+        max_bytes_per_second: int | None,
     ) -> Job:
-        """Change a job's priority or what happens to its partial file."""
+        """Change a job's priority, what happens to its partial file, or how fast it may be."""
 
         def transition(job: Job) -> Job:
             check_etag(job, etag)
-            return to_update(job, priority=priority, preserve_partial=preserve_partial)
+            return to_update(
+                job,
+                priority=priority,
+                preserve_partial=preserve_partial,
+                max_bytes_per_second=max_bytes_per_second,
+            )
 
         return await self._change(job_id, transition)
+
+    def limits(self) -> Limits:
+        """The limits that count now."""
+        return self._scheduler.limits
+
+    async def set_limits(self, change: LimitsChange) -> Limits:
+        """Change the limits, at once and for later processes; those that count then."""
+
+        async def carry() -> Limits:
+            self._scheduler.limit(await self._db.write(lambda conn: change_limits(conn, change)))
+            return self._scheduler.limits
+
+        return await self._scheduler.carried_through(carry())
 
     async def prune(self, wanted: JobFilter) -> int:
         """Forget jobs that have ended, and remove what they left in their staging folders."""
@@ -223,61 +391,75 @@ class Downloads:
         Raises:
             UnknownJobIDException: One of the ids is no job's.
         """
-        key, news = object(), set[int]()
-        self._news[key] = news
-        try:
-            wanted: Sequence[int] = sorted(set(ids))
-            if wanted:
-                await self._db.read(lambda conn: [self._store.get(conn, job_id) for job_id in wanted])
-                pending = await self._still_open(wanted)
-            else:
-                wanted = await self._db.read(lambda conn: self._store.open_ids(conn, queue=queue))
-                pending = set(wanted)
-            try:
-                async with asyncio.timeout(timeout_s):
-                    while pending:
-                        changed, moved = self._changed, pending & news
-                        news.clear()
-                        if moved:  # ask for these only: of ten thousand jobs, one ends at a time
-                            pending -= moved - await self._still_open(moved)
-                        else:
-                            await changed.wait()
-            except TimeoutError:
-                pending = await self._still_open(pending)
-        finally:
-            del self._news[key]
+        wanted, done = await self._waits.until_ended(queue, ids, timeout_s)
         jobs = await self._db.read(
             lambda conn: list(self._store.list(conn, JobFilter(ids=wanted[:MAX_WAITED])))
         )
-        return [self._scheduler.live(job) for job in jobs], not pending
-
-    async def _still_open(self, ids: Collection[int]) -> set[int]:
-        """Those of the jobs that have not ended."""
-        return set(await self._db.read(lambda conn: self._store.open_ids(conn, ids=ids)))
+        return [self._scheduler.live(job) for job in jobs], done
 
     async def last_changes(self, ids: Sequence[int]) -> list[tuple[bool, int]]:
         """(whether it has ended, revision of its last change) of those of the jobs that are there."""
         jobs = await self._db.read(lambda conn: list(self._store.list(conn, JobFilter(ids=ids))))
         return [(job.state.terminal, job.revision) for job in jobs]
 
-    async def _change(self, job_id: int, transition: Callable[[Job], Job]) -> Job:
+    async def _change(self, job_id: int, transition: Callable[[Job], Job], *, synced: bool = True) -> Job:
+        def write(conn: Connection) -> Job:
+            return self._store.change(conn, job_id, transition)
+
         async def carry() -> Job:
-            return self._poked(
-                await self._db.write(lambda conn: self._store.change(conn, job_id, transition))
-            )
+            try:
+                job = await self._db.write(write, synced=synced)
+            except BaseException:
+                self._scheduler.not_written(job_id)
+                raise
+            return self._poked(job)
 
         return await self._scheduler.carried_through(carry())
+
+    async def _change_all(
+        self, wanted: JobFilter, transition: Callable[[Connection, Job], Job]
+    ) -> AsyncIterator[list[Job]]:
+        """Apply a transition to all jobs that are meant, in few transactions; those that each one changed."""
+
+        tried: list[int] = []
+
+        def write(conn: Connection, after: int) -> tuple[list[Job], int]:
+            changed: set[int] = set()
+
+            def noted(job: Job) -> Job:
+                changed.update([] if (then := transition(conn, job)) == job else [job.id])
+                return then
+
+            ids = tried[:] = self._store.ids(conn, wanted, after=after, limit=AT_ONCE)
+            jobs = [self._store.change(conn, job_id, noted) for job_id in ids]
+            return [job for job in jobs if job.id in changed], ids[-1] if ids else 0
+
+        async def carry(after: int) -> tuple[list[Job], int]:
+            try:
+                jobs, last = await self._db.write(partial(write, after=after))
+            except BaseException:
+                for job_id in tried:
+                    self._scheduler.not_written(job_id)
+                raise
+            self._scheduler.poke_all(jobs)
+            return jobs, last
+
+        last = 0
+        while True:
+            jobs, last = await self._scheduler.carried_through(carry(last))
+            if not last:
+                return
+            yield jobs
+
+    async def _has_token(self, job: Job) -> bool:
+        """Whether a token is kept for the host that a job asks."""
+        if job.spec.kind is SourceKind.PATH:
+            return False
+        return await asyncio.to_thread(self._tokens.found, job.spec.source) is not None
 
     def _poked(self, job: Job) -> Job:
         self._scheduler.poke(job)
         return self._scheduler.live(job)
-
-    def _wake(self, changed: Changed) -> None:
-        ids = {int(name) for collection, name in changed if collection == COLLECTION}
-        for news in self._news.values():
-            news |= ids
-        self._changed.set()
-        self._changed = asyncio.Event()
 
     def _begins_anew(self, job: Job, url: str) -> bool:
         """Whether what a job has may be another object's than that of the address that it gets now.

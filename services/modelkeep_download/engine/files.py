@@ -1,8 +1,8 @@
 """The file system's part of a job: staging folder, delivery without replacing, quarantine.
 
 A job's partial file lies in `<root>/.staging/download-<id>/`, on the destination's own file system, so
-that delivery is one rename. Folders are opened beneath their root component by component without
-following symbolic links.
+that delivery is one rename, which replaces a file only where that was asked for. Folders are opened beneath
+their root component by component without following symbolic links.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import itertools
 import os
+import secrets
 import shutil
 import stat
+import threading
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -29,9 +32,14 @@ PARTIAL = "data"
 QUARANTINED = "quarantined"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+#: Files of a folder whose room is freed behind its removal, and how long that is waited for.
+_MOST_HELD, _FREE_S = 64, 0.1
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
-_renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+_KEEP_SIZE = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+_renameat2 = getattr(_libc, "renameat2", None)
+_fallocate = getattr(_libc, "fallocate64", None)
 
 
 def forbidden(path: Path, *, setting: str = "download_roots") -> ForbiddenPathException:
@@ -52,9 +60,24 @@ def is_staging(path: Path) -> bool:
 
 def destination_exists(path: Path) -> DestinationExistsException:
     """The error for a destination that is taken."""
+    remedy = f"Move {path} away, or choose another destination."
+    if _is_file(path):
+        remedy = f"Move {path} away, choose another destination, or have it replaced (replace_existing)."
     return DestinationExistsException(
-        f"{path} exists and is not replaced; remove it, or choose another name", metadata={"path": str(path)}
+        f"{path} exists and is not replaced; remove it, or choose another name",
+        metadata={"path": str(path)},
+        remedy=remedy,
     )
+
+
+def check_free(target: Path, *, replaces: bool) -> None:
+    """Make sure that a file can be brought to a path.
+
+    Raises:
+        DestinationExistsException: Something is there; with `replaces`, something else than a plain file.
+    """
+    if inode_of(target) is not None and not (replaces and _is_file(target)):
+        raise destination_exists(target)
 
 
 def source_missing(path: Path) -> SourceNotFoundException:
@@ -112,9 +135,10 @@ def open_folder(root: Path, folder: Path, *, create: bool = False, durable: bool
 
 
 def make_staging(root: Path, destination: Path, job_id: int) -> Path:
-    """Make (or find) the staging folder of a job whose destination lies beneath the root.
+    """Make the staging folder of a job whose destination lies beneath the root.
 
-    A power cut may take it away again: the job then begins anew.
+    Its name is the job's number, and more where a job of another service, which writes there as well, has a
+    folder of that name. A power cut may take it away again: the job then begins anew.
     """
     base = root
     existing = destination
@@ -122,9 +146,17 @@ def make_staging(root: Path, destination: Path, job_id: int) -> Path:
         existing = existing.parent
     if mount_at(existing) != mount_at(root):
         base = existing  # another file system is mounted inside the root
-    folder = base / STAGING / f"download-{job_id}"
-    os.close(open_folder(root, folder, create=True, durable=False))
-    return folder
+    names = [f"download-{job_id}", *(f"download-{job_id}-{secrets.token_hex(4)}" for _ in range(4))]
+    for name in names:
+        folder = open_folder(root, base / STAGING, create=True, durable=False)
+        try:
+            # The other service may have taken the folder above away just now, since nothing was in it.
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
+                os.mkdir(name, 0o755, dir_fd=folder)
+                return base / STAGING / name
+        finally:
+            os.close(folder)
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(base / STAGING / names[0]))
 
 
 def mount_of(fd: int) -> tuple[int, str]:
@@ -151,7 +183,33 @@ def remove_staging(staging: str) -> None:
     """Remove a job's staging folder with all in it; nothing else can ever be meant."""
     folder = Path(staging)
     if staging and folder.parent.name == STAGING and folder.name.startswith("download-"):
-        shutil.rmtree(folder, ignore_errors=True)
+        with _freed_soon(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _freed_soon(folder: Path) -> Iterator[None]:
+    """Around the removal of a folder: on a busy disk, nobody waits long until the room of its files is free.
+
+    A file with pages on their way to the disk is freed only when they have arrived: here by its last close.
+    """
+    held = list[int]()
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in itertools.islice(entries, _MOST_HELD):
+            if entry.is_file(follow_symlinks=False):
+                held.append(os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+    try:
+        yield
+    finally:
+        if held:
+            closing = threading.Thread(target=_close_all, args=(held,), name="modelkeep-free", daemon=True)
+            closing.start()
+            closing.join(_FREE_S)
+
+
+def _close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def remove_orphans(roots: Iterable[Path], known: Collection[str]) -> None:
@@ -213,6 +271,14 @@ def inode_of(path: Path, *, folder: int | None = None) -> tuple[int, int] | None
     return inode_in(found)
 
 
+def _is_file(path: Path, *, folder: int | None = None) -> bool:
+    """Whether a plain file is at the path itself."""
+    try:
+        return stat.S_ISREG(os.stat(path, dir_fd=folder, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
+
+
 def inode_in(found: os.stat_result) -> tuple[int, int]:
     """(device, inode) as the system tells them."""
     return found.st_dev, found.st_ino
@@ -257,16 +323,27 @@ def sync_tree(path: Path, *, folder: int | None = None) -> tuple[int, int]:
         os.close(top)
 
 
-def deliver(staged: Path, root: Path, target: Path, *, parent: int | None = None) -> None:
+def deliver(
+    staged: Path,
+    root: Path,
+    target: Path,
+    *,
+    parent: int | None = None,
+    replaces: bool = False,
+    synced: bool = True,
+) -> None:
     """Rename the staged file or folder to the target beneath the root, and make that durable.
 
-    Never replaces anything. Doing it again after a crash in the middle is harmless.
+    At every moment there is one whole file at the target, the old one or the new one. Doing it again after a
+    crash in the middle is harmless.
 
     Args:
         staged: The file or folder; with `parent`, its last component is looked for there.
         root: The download root.
         target: Where it goes.
         parent: Descriptor of the folder that it lies in.
+        replaces: Whether a plain file may give way to a plain file; nothing else ever does.
+        synced: Make it durable; else the caller does so for many at once.
 
     Raises:
         DestinationExistsException: Something is at the target.
@@ -274,8 +351,16 @@ def deliver(staged: Path, root: Path, target: Path, *, parent: int | None = None
     """
     folder = open_folder(root, target.parent, create=True)
     try:
-        _rename_without_replacing(staged, parent, folder, target)
-        os.fsync(folder)
+        name = staged if parent is None else Path(staged.name)
+        # Looked at in the very folder, right before: a link that comes in between is replaced itself, never
+        # what it leads to.
+        if replaces and _is_file(Path(target.name), folder=folder) and _is_file(name, folder=parent):
+            with named(target):
+                os.rename(name, target.name, src_dir_fd=parent, dst_dir_fd=folder)
+        else:
+            _rename_without_replacing(staged, parent, folder, target)
+        if synced:
+            os.fsync(folder)
     finally:
         os.close(folder)
 
@@ -307,9 +392,46 @@ def _rename_without_replacing(staged: Path, parent: int | None, folder: int, tar
         os.unlink(name, dir_fd=parent)
 
 
-def quarantine(staging: Path) -> Path:
+def quarantine(partial: Path) -> Path:
     """Set a wrong file apart inside its staging folder; returns where it is."""
-    kept = staging / QUARANTINED
-    os.replace(staging / PARTIAL, kept)
-    sync_folder(staging)
+    kept = partial.with_name(partial.name.replace(PARTIAL, QUARANTINED))
+    os.replace(partial, kept)
+    sync_folder(kept.parent)
     return kept
+
+
+def reserve(partial: Path, total: int) -> bool:
+    """Have the file system keep room for all bytes of a file; False if it has no such way.
+
+    Raises:
+        OSError: There is no room.
+    """
+    if _fallocate is None:
+        return False
+    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        if not total or _fallocate(fd, _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(total)) == 0:
+            return True
+        number = ctypes.get_errno()
+        if number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            return False
+        raise OSError(number, os.strerror(number), str(partial))
+    finally:
+        os.close(fd)
+
+
+def room_of(path: Path) -> int:
+    """Bytes that a file takes on its file system, those reserved for it included; 0 if there is none."""
+    try:
+        return os.stat(path, follow_symlinks=False).st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def room_in(folder: str | Path) -> int:
+    """Bytes that the files of a staging folder take, those reserved for them included."""
+    if not folder:
+        return 0
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
+        return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in found)
+    return 0

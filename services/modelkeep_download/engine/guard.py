@@ -58,6 +58,19 @@ class AddressGuard:
         return is_public(parsed)
 
 
+def check_number(guard: AddressGuard, host: str) -> None:
+    """Refuse a host that is a number which may not be asked; a name is somebody else's to look up.
+
+    Raises:
+        ForbiddenAddressException: It is one.
+    """
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return
+    guard.check(host, host=host)
+
+
 def is_public(address: Address) -> bool:
     """Whether an address, and every IPv4 address packed in it, is global unicast."""
     if isinstance(address, ipaddress.IPv4Address):

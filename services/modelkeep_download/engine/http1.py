@@ -5,6 +5,7 @@ Everything has a bound: lines, headers, interim answers, digits. Blocking; knows
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -64,6 +65,10 @@ class Headers:
         """Every value of a header, in the order in which they came."""
         return self._fields.get(name.lower(), [])
 
+    def items(self) -> list[tuple[str, str]]:
+        """Every name, in lower case, with each of its values."""
+        return [(name, value) for name, values in self._fields.items() for value in values]
+
     def tokens(self, name: str) -> list[str]:
         """The elements of a comma-separated header, in lower case, empty ones left out."""
         found = (token.strip(" \t").lower() for value in self.all(name) for token in value.split(","))
@@ -72,10 +77,15 @@ class Headers:
 
 @dataclass(frozen=True, slots=True)
 class AnswerHead:
-    """An answer up to its body."""
+    """An answer up to its body.
+
+    Attributes:
+        keeps_open: Whether another may follow on the same connection (RFC 9112, 9.3).
+    """
 
     status: int
     headers: Headers
+    keeps_open: bool = False
 
 
 class Reader(Protocol):
@@ -105,7 +115,8 @@ def read_head(file: Reader) -> AnswerHead:
         if status >= 200:
             if match[1] == b"0" and headers.all("Transfer-Encoding"):
                 raise BadAnswerError("an answer of HTTP/1.0 has a transfer encoding")
-            return AnswerHead(status, headers)
+            keeps_open = match[1] == b"1" and "close" not in headers.tokens("Connection")
+            return AnswerHead(status, headers, keeps_open)
     raise BadAnswerError(f"more than {MAX_INTERIM} interim answers")
 
 
@@ -136,6 +147,11 @@ class Body:
         self.length = _content_length(lengths)
         self._left = 0 if self.chunked else self.length
         self._ended = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it was read to the end that its head or its chunks gave it."""
+        return self._ended if self.chunked else self._left == 0
 
     def readinto(self, buffer: memoryview) -> int:
         """Read what the connection gives into the buffer; 0 at the end.
@@ -168,6 +184,11 @@ class Body:
         if not size:
             _headers(self._file)  # trailers, which tell nothing that is needed
             self._ended = True
+
+
+def basic(userinfo: str) -> str:
+    """What shows a user and password (RFC 7617): a value of Authorization or Proxy-Authorization."""
+    return f"Basic {base64.b64encode(userinfo.encode()).decode('ascii')}"
 
 
 def content_range(headers: Headers) -> tuple[int, int, int | None] | None:

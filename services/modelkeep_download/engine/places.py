@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation, ForbiddenPathException
 from modelkeep_common.auth import Principal
+from modelkeep_common.file_names import is_invisible
 from modelkeep_common.paths import MARKER, STAGING, AllowedRoots
 from modelkeep_download.domain.checks import bad_source
 from modelkeep_download.domain.names import PLAIN_NAME, is_safe_component
@@ -109,6 +109,17 @@ class Places:
             raise bad_source("is an import root and can only be copied", field)
         return path
 
+    def check_copies(self, texts: Iterable[str], named_by: Principal) -> None:
+        """Make sure that a job may copy files from there, if they are there; empty ones are none.
+
+        Raises:
+            ForbiddenPathException: Outside the roots, or the service's own.
+        """
+        for text in filter(None, texts):
+            path = self.sources.resolve(text, named_by=named_by)
+            if files.is_staging(path) or path.name.startswith(MARKER):
+                raise files.forbidden(path, setting=self.sources.setting)
+
     def _models_with(self, path: Path) -> Path | None:
         """The folder of models that a path is, or lies in, by whatever name; None if in none."""
         for folder in (path, *path.parents):
@@ -132,7 +143,7 @@ class Places:
         for part in destination.relative_to(root).parts:
             if part.startswith("."):
                 raise files.forbidden(destination)
-            if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in part):
+            if any(map(is_invisible, part)):
                 raise bad_field("destination", "has control characters in the name of a folder")
 
 

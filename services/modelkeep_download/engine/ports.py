@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from modelkeep_download.domain.job import Job
@@ -33,9 +33,6 @@ class Jobs(Protocol):
     async def begin(self, job_id: int, *, has_secrets: bool) -> Job:
         """Give a job its slot and, off the queue, its number; see `begun`."""
 
-    async def checkpoint(self, job_id: int, have: ByteRanges) -> None:
-        """Record the bytes that are durable."""
-
 
 class Tries(Protocol):
     """Runs tries, and looks after what they have left in the file system."""
@@ -53,11 +50,25 @@ class Tries(Protocol):
     async def finished(self, jobs: Sequence[Job]) -> set[int]:
         """Those whose file is at its destination though their rows do not say so, their delivery ended."""
 
+    async def recalled(self, jobs: Sequence[Job]) -> Mapping[int, ByteRanges]:
+        """By job id: what their partial files have, for those whose files tell more than their rows."""
+
     async def discard(self, staging: str) -> None:
         """Remove a staging folder, if there is one."""
 
     async def sweep(self, known: Collection[str]) -> None:
         """Remove the staging folders that no job knows of."""
+
+    async def with_room(
+        self, jobs: Sequence[Job], reserve: int, to_come: Callable[[int], int]
+    ) -> Sequence[int]:
+        """Those that have room for the bytes that they lack, each beside the ones before it.
+
+        Args:
+            jobs: Jobs with a partial file.
+            reserve: Bytes to leave free on every file system.
+            to_come: Bytes that others will still write to a file system, by its device; any thread may ask.
+        """
 
     def close(self) -> None:
         """No try is run any more."""

@@ -1,24 +1,21 @@
 """The seam between a job and what fetches its bytes.
 
 A `Transfer` brings the missing bytes of one object into a partial file. It is given what is there and tells
-what comes, both as ranges of bytes in any order: one that fetches pieces over several connections needs no
-change to the queue, the store, or the delivery.
+what comes, both as ranges of bytes in any order.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from modelkeep.contents import Content
 from modelkeep_download.domain.ranges import ByteRanges
-from modelkeep_download.domain.retry import StartOver
-from modelkeep_download.engine.transport import StopSignal, secrets_of
+from modelkeep_download.engine.limits import JobBandwidth
+from modelkeep_download.engine.stops import StopSignal
+from modelkeep_download.engine.transport import secrets_of
 
 BUFFER_BYTES = 1024 * 1024
 
@@ -48,6 +45,14 @@ class Partial:
     validator: str
     #: Whether the hash of the whole decides about it, so that its bytes may come from whichever copy.
     hash_decides: bool = False
+    #: Whether one answer is to bring it all: what was put together from several had another hash.
+    in_one_piece: bool = False
+    #: What the hash of the whole shall be; "" if nothing is expected.
+    expected_sha256: str = ""
+    #: A file of this host that may have the bytes of that hash: absolute; "" for none.
+    local_copy: str = ""
+    #: What the bytes that it lacks pass through.
+    bandwidth: JobBandwidth = field(default_factory=JobBandwidth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +97,15 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Durable:
-    """These bytes are on the disk."""
+    """These bytes are on the disk; without `synced` they are in the file, and outlive only the process."""
 
     have: ByteRanges
+    synced: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """More than one answer of the source has a part in the object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +116,9 @@ class Restarted:
     changed: bool
 
 
-News: TypeAlias = Answered | Began | Written | Durable | Restarted
-#: Hears how a transfer goes, from one thread at a time: returns when all but `Written` is recorded, and may
-#: raise to end the transfer.
+News: TypeAlias = Answered | Began | Written | Durable | Shared | Restarted
+#: Hears how a transfer goes: returns when all but `Written` is recorded, and may raise to end the transfer.
+#: `Written` and `Durable` may come from two threads at once; what comes before them does not.
 Tell: TypeAlias = Callable[[News], None]
 
 
@@ -118,7 +129,7 @@ class Transfer(Protocol):
         """Fetch all bytes that the partial file lacks and return the SHA-256 of the whole, in hexadecimal.
 
         On return the file has all its bytes, though the last of them need not be durable. On an
-        exception what was written is durable and told as `Durable`.
+        exception what was written is told as `Durable`, and is so unless stop() was called.
 
         Raises:
             TransientError: Try again from what is durable.
@@ -126,53 +137,3 @@ class Transfer(Protocol):
             ModelkeepError: It will not work.
             Stopped: stop() was called.
         """
-
-
-class Sink:
-    """Writes and hashes what comes, and makes it durable now and then.
-
-    Attributes:
-        at: Offset of the next byte.
-    """
-
-    def __init__(
-        self, fd: int, digest: hashlib._Hash, at: int, tell: Tell, every_bytes: int, every_s: float
-    ) -> None:
-        self.at = at
-        self._fd, self._digest, self._tell = fd, digest, tell
-        self._every_bytes, self._every_s = every_bytes, every_s
-        self._durable, self._durable_time = at, time.monotonic()
-
-    def write(self, piece: memoryview | bytes | bytearray) -> None:
-        """Take the next bytes of the object."""
-        view = memoryview(piece)
-        self._digest.update(view)
-        while view:
-            written = os.pwrite(self._fd, view, self.at)
-            self.at += written
-            view = view[written:]
-        self._tell(Written(self.at))
-        due = self.at - self._durable >= self._every_bytes
-        if due or time.monotonic() - self._durable_time >= self._every_s:
-            self.checkpoint()
-
-    def checkpoint(self) -> None:
-        """Make what was written durable, and have that recorded."""
-        if self.at > self._durable:
-            os.fdatasync(self._fd)
-            self._tell(Durable(ByteRanges.first(self.at)))
-            self._durable = self.at
-        self._durable_time = time.monotonic()
-
-
-def digest_of(fd: int, size: int, stop: StopSignal) -> hashlib._Hash:
-    """SHA-256 of the first `size` bytes, read back from the file."""
-    digest, at, buffer = hashlib.sha256(), 0, memoryview(bytearray(BUFFER_BYTES))
-    while at < size:
-        stop.check()
-        count = os.preadv(fd, [buffer[: min(BUFFER_BYTES, size - at)]], at)
-        if count == 0:
-            raise StartOver("the partial file is shorter than recorded", changed=False)
-        digest.update(buffer[:count])
-        at += count
-    return digest

@@ -1,36 +1,41 @@
-"""One HTTP GET over a checked connection: resolve, guard, connect, guard again, follow redirects by hand.
+"""One HTTP GET, with redirects followed by hand: over connections of our own, or through a session of others.
 
-Blocking; runs on a transfer's thread. Proxies of the environment are not used: a proxy would make the
-address guard blind. Where nothing answers, the error names the variables that were passed over.
+Blocking; runs on a transfer's thread.
 """
 
 from __future__ import annotations
 
-import base64
+import abc
 import contextlib
-import errno
-import functools
 import os
-import re
-import socket
 import ssl
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BufferedReader
+from functools import partial
+from typing import NamedTuple, Protocol
 
 from modelkeep.exceptions import (
     FieldInvalidException,
     ForbiddenAddressException,
     NotAModelFileException,
     SourceNotFoundException,
-    UpstreamUnavailableException,
 )
+from modelkeep.source_tokens import HostPattern
 from modelkeep_common.urls import Origin, authority_of, hidden_parts, origin_of, redirected, request_target
+from modelkeep_download.domain.credentials import CredentialKind
 from modelkeep_download.domain.refusals import MAX_BODY_BYTES, Asked, Refusal, error_of, read_refusal
 from modelkeep_download.domain.retry import REDIRECT_STATUSES, TransientError
+from modelkeep_download.engine.channel import describe
+from modelkeep_download.engine.connections import Connections
+from modelkeep_download.engine.dialing import (
+    Connect,
+    Dialer,
+    Resolver,
+    Route,
+    connect_socket,
+    system_resolver,
+)
 from modelkeep_download.engine.guard import AddressGuard
 from modelkeep_download.engine.http1 import (
     AnswerHead,
@@ -39,73 +44,21 @@ from modelkeep_download.engine.http1 import (
     EncodedAnswerError,
     Headers,
     NoHttpError,
+    Reader,
     asked_to_wait,
+    basic,
     read_head,
 )
+from modelkeep_download.engine.proxies import NO_PROXIES, Proxies
+from modelkeep_download.engine.stops import StopSignal
+from modelkeep_download.engine.tls import default_tls, refused_handshake
+from modelkeep_download.engine.tokens import NO_TOKENS, SourceTokens
 
-#: (family, sockaddr) pairs of a host and port, as from getaddrinfo.
-SocketAddress = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
-Resolver = Callable[[str, int], list[SocketAddress]]
-Dialer = Callable[[socket.socket, SocketAddress], None]
 #: Seconds that a refusal's words are waited for.
 _REFUSAL_S = 5.0
-#: Tries that a failure is worth while the source has never answered: it may just be starting.
-_FEW_TRIES = 3
-_NOBODY_THERE = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL})
-_NO_SUCH_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_FAIL})
-_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-
-
-class Stopped(Exception):
-    """The transfer was told to stop; what is durable stays."""
-
-
-class StopSignal:
-    """Tells a transfer's thread to stop, at once: it shuts down the socket that the thread waits on."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._event = threading.Event()
-        self._socket: socket.socket | None = None
-
-    @property
-    def is_set(self) -> bool:
-        """Whether stop() was called."""
-        return self._event.is_set()
-
-    def stop(self) -> None:
-        """Make the thread raise Stopped as soon as it can. Any thread may call this, repeatedly."""
-        with self._lock:
-            self._event.set()
-            self._shut()
-
-    def watch(self, sock: socket.socket | None) -> None:
-        """Shut down this socket on stop(), in place of the one before."""
-        with self._lock:
-            self._socket = sock
-            if self._event.is_set():
-                self._shut()
-
-    def abort(self) -> None:
-        """Shut down the watched socket without a stop: its reader gets an error."""
-        with self._lock:
-            self._shut()
-
-    def check(self) -> None:
-        """Raise Stopped after stop()."""
-        if self._event.is_set():
-            raise Stopped
-
-    def wait(self, seconds: float) -> None:
-        """Sleep, or raise Stopped as soon as stop() is called."""
-        if self._event.wait(seconds):
-            raise Stopped
-
-    def _shut(self) -> None:
-        if self._socket is not None:
-            with contextlib.suppress(OSError):  # not connected, or closed already
-                # The plain socket's method: a TLS one would only drop its own state.
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+#: The same for the body of a redirect, which is read only to keep its connection.
+_FINISH_S = 0.5
+_PIECE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +73,30 @@ class Limits:
     max_redirects: int = 10
 
 
-@dataclass
-class Response:
-    """An answer with status 200, 206 or 416, whose body has not been read."""
+class Stream(Reader, Protocol):
+    """What an answer's body is read from."""
 
-    head: AnswerHead
-    #: Address that answered, with its secrets.
-    url: str
-    file: BufferedReader
-    connection: socket.socket
+    def expect(self, seconds: float) -> None:
+        """All that is read from now on must come in so many seconds."""
+
+
+class Response:
+    """An answer whose body has not been read.
+
+    Args:
+        head: Its status and header fields.
+        url: Address that answered, with its secrets.
+        stream: What its body is read from.
+        done: Called once when nobody reads it any more, with whether the stream may carry another answer.
+        via: The proxy that it came through, for people; may be empty.
+    """
+
+    def __init__(
+        self, head: AnswerHead, url: str, stream: Stream, done: Callable[[bool], None], via: str = ""
+    ) -> None:
+        self.head, self.url, self.stream, self.via = head, url, stream, via
+        self._done: Callable[[bool], None] | None = done
+        self._body: Body | None = None
 
     @property
     def status(self) -> int:
@@ -146,14 +114,14 @@ class Response:
         return origin_of(self.url).host
 
     def body(self) -> Body:
-        """The reader of the body.
+        """The reader of the body; the same each time.
 
         Raises:
             TransientError: The head contradicts itself about it.
             NotAModelFileException: It is encoded, which was not asked for.
         """
         try:
-            return Body(self.head, self.file)
+            return self.framed()
         except BadAnswerError as error:
             raise TransientError(f"{self.host} does not answer as it should: {error}") from error
         except EncodedAnswerError as error:
@@ -163,41 +131,58 @@ class Response:
                 remedy="Take another address of the file, or fetch it otherwise and give its path.",
             ) from error
 
+    def framed(self) -> Body:
+        """As `body`, with the errors of `Body`."""
+        if self._body is None:
+            self._body = Body(self.head, self.stream)
+        return self._body
+
+    def whole(self, most: int, *, bodiless: bool) -> bytes:
+        """All of the body, as it was sent: unpacking it is the caller's matter.
+
+        `bodiless`: the answer has none, whatever its head says, since HEAD asked for it.
+
+        Raises:
+            BadAnswerError: It breaks off, or has more than `most` bytes.
+            OSError: As the connection's.
+        """
+        self._body = Body(_plain(self.head, bodiless=bodiless or self.status in (204, 304)), self.stream)
+        found, buffer = bytearray(), memoryview(bytearray(_PIECE_BYTES))
+        while count := self._body.readinto(buffer):
+            found += buffer[:count]
+            if len(found) > most:
+                raise BadAnswerError(f"it has more than {most:,} bytes")
+        if self._body.length is not None and len(found) < self._body.length:
+            raise BadAnswerError("it breaks off")
+        return bytes(found)
+
     def close(self) -> None:
-        """Close the connection; what is left of the body is not read."""
-        self.file.close()
-        self.connection.close()
+        """Give the connection back: kept if the body was read to its very end, else closed."""
+        if self._done is not None:
+            done, self._done = self._done, None
+            done(self.head.keeps_open and self._body is not None and self._body.is_whole)
+
+    def beginning(self, most: int, seconds: float) -> bytes:
+        """The first bytes of the body, or all of it; what does not come in time is left out."""
+        found, buffer, until = b"", memoryview(bytearray(most)), time.monotonic() + seconds
+        with contextlib.suppress(OSError, ValueError, BadAnswerError, EncodedAnswerError):
+            body = self.framed()
+            self.stream.expect(seconds)
+            while time.monotonic() < until and (count := body.readinto(buffer[: most - len(found)])):
+                found += bytes(buffer[:count])
+        return found
 
 
-def system_resolver(host: str, port: int) -> list[SocketAddress]:
-    """Stream addresses of a host, IPv4 and IPv6 in the order that the system prefers."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [(family, address) for family, _, _, _, address in found]  # type: ignore[misc]  # AF_INET(6) only
+class Session(Protocol):
+    """A way to ask addresses. Safe to share between threads."""
 
+    @property
+    def limits(self) -> Limits:
+        """How long is waited for what."""
 
-def connect_socket(sock: socket.socket, address: SocketAddress) -> None:
-    """The real dialer."""
-    sock.connect(address[1])
-
-
-@functools.cache
-def default_tls() -> ssl.SSLContext:
-    """Certificates as the system trusts them; read at the first https request."""
-    return ssl.create_default_context()
-
-
-@dataclass
-class HttpTransport:
-    """Opens URLs. Safe to share between threads: it keeps no connections."""
-
-    guard: AddressGuard
-    limits: Limits = field(default_factory=Limits)
-    resolver: Resolver = system_resolver
-    dialer: Dialer = connect_socket
-    tls: Callable[[], ssl.SSLContext] = default_tls
-    user_agent: str = "modelkeep/0.1"
-    #: Where variables that name a proxy would be.
-    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    @property
+    def tokens(self) -> SourceTokens:
+        """What sources are shown that a request brings nothing for; `ask` shows none by itself."""
 
     def open(
         self,
@@ -208,50 +193,110 @@ class HttpTransport:
         headers: Mapping[str, str],
         stop: StopSignal,
         worked: bool = False,
+        at: str = "",
     ) -> Response:
-        """GET the URL, following at most `max_redirects` redirects.
+        """GET the URL, following at most `max_redirects` redirects; the answer's status is 200, 206 or 416.
 
-        The token (as a bearer) and the user information go to the URL's own scheme, host and port
-        only; once a redirect has led elsewhere they are not sent again. `worked`: the URL has served bytes
-        of the object before.
+        The token (as a bearer) and the user information, and without these a token that is kept for the URL's
+        host, go to the URL's own scheme, host and port only; once a redirect has led elsewhere they are not
+        sent again. `worked`: the URL has served bytes
+        of the object before. `at`: the address that an earlier answer to the URL came from, which is asked
+        in its place.
 
         Raises:
             TransientError: The source may answer later.
             ModelkeepError: It will not.
             Stopped: stop() was called.
         """
+
+    def ask(self, method: str, url: str, headers: Mapping[str, str], stop: StopSignal) -> Response:
+        """GET or HEAD the URL itself: the answer of that one address, whatever its status.
+
+        Raises:
+            TransientError: It gives none now.
+            ModelkeepError: It never will.
+            Stopped: stop() was called.
+        """
+
+    def close(self) -> None:
+        """Nobody will ask any more."""
+
+
+class RedirectingSession(abc.ABC):
+    """A `Session` of single requests: redirects and refusals are dealt with here."""
+
+    limits: Limits
+    #: What a source may not be quoted with, besides what goes to it.
+    secrets: Collection[str] = ()
+    #: What sources are shown that a request brings nothing for.
+    tokens: SourceTokens = NO_TOKENS
+
+    def open(
+        self,
+        url: str,
+        *,
+        token: str | None,
+        userinfo: str,
+        headers: Mapping[str, str],
+        stop: StopSignal,
+        worked: bool = False,
+        at: str = "",
+    ) -> Response:
+        """See `Session`."""
         origin, trusted = origin_of(url), True
+        url = at or url
         for _ in range(self.limits.max_redirects + 1):
-            trusted = trusted and _same_party(origin, origin_of(url))
-            credentials = _credentials(token, userinfo) if trusted else {}
-            response = self._request(url, {**headers, **credentials}, stop)
+            trusted = trusted and same_party(origin, origin_of(url))
+            shown = self._shown(url, token, userinfo) if trusted else _NOTHING
+            response = self.ask("GET", url, {**headers, **shown.headers}, stop)
             if response.status in REDIRECT_STATUSES:
                 targets = set(response.headers.all("Location"))
-                response.close()
+                self._finish(response)
                 url = self._redirect_target(url, targets)
                 continue
             if response.status in (200, 206, 416):
                 return response
-            refusal = self._refusal(response, stop, secrets_of(url, token, userinfo))
-            raise error_of(refusal, Asked(at_source=trusted, had_token=bool(credentials), worked=worked))
+            secrets = [*secrets_of(url, token, userinfo), *shown.secrets, *self.secrets]
+            refusal = self._refusal(response, stop, secrets)
+            kept_under = str(HostPattern.of_url(url))
+            raise error_of(
+                refusal, Asked(at_source=trusted, shown=shown.kind, worked=worked, kept_under=kept_under)
+            )
         raise SourceNotFoundException(
             f"{origin.host} redirects more than {self.limits.max_redirects} times",
             metadata={"host": origin.host, "max_redirects": str(self.limits.max_redirects)},
         )
 
+    def _shown(self, url: str, token: str | None, userinfo: str) -> _Shown:
+        """What goes to the source itself: what the request brings, else what is kept for it."""
+        if token:
+            return _Shown(bearer(token), CredentialKind.CALL, (token,))
+        if userinfo:
+            return _Shown({"Authorization": basic(userinfo)}, CredentialKind.ADDRESS)
+        stored = self.tokens.found(url)
+        return _Shown(bearer(stored.token), stored.kind, (stored.token,)) if stored else _NOTHING
+
+    def _finish(self, response: Response) -> None:
+        """Close an answer whose body says nothing, reading it if that keeps the connection at little cost."""
+        with contextlib.closing(response), contextlib.suppress(BadAnswerError, EncodedAnswerError):
+            body = response.framed()
+            if response.head.keeps_open and (body.chunked or body.length is not None):
+                response.beginning(MAX_BODY_BYTES, _FINISH_S)
+
     def _refusal(self, response: Response, stop: StopSignal, secrets: Collection[str]) -> Refusal:
-        """What an answer that is no file says; closes it. That it says nothing in time is no error."""
-        body = b""
-        with (
-            contextlib.closing(response),
-            _limited(stop, min(_REFUSAL_S, self.limits.headers_timeout_s)),
-            contextlib.suppress(OSError, ValueError, BadAnswerError, EncodedAnswerError),
-        ):
-            body = _beginning(Body(response.head, response.file), MAX_BODY_BYTES)
+        """What an answer that is no file says; closes it. It is no error if no words come."""
+        with contextlib.closing(response):
+            body = response.beginning(MAX_BODY_BYTES, min(_REFUSAL_S, self.limits.headers_timeout_s))
         stop.check()
         headers, wait = response.headers, asked_to_wait(response.headers)
         return read_refusal(
-            response.status, response.host, headers.get, body, secrets=secrets, retry_after=wait
+            response.status,
+            response.host,
+            headers.get,
+            body,
+            secrets=secrets,
+            retry_after=wait,
+            via=response.via,
         )
 
     def _redirect_target(self, url: str, targets: set[str]) -> str:
@@ -273,159 +318,106 @@ class HttpTransport:
             )
         return parsed.url
 
-    def _request(self, url: str, headers: Mapping[str, str], stop: StopSignal) -> Response:
-        scheme, host, port = origin_of(url)
-        file: BufferedReader | None = None
-        sock = self._connect(host, port, stop)
-        try:
-            with _limited(stop, self.limits.headers_timeout_s):
-                if scheme == "https":
-                    # Wrapping empties the plain socket: watch the new one before the handshake waits.
-                    # An end without TLS's own farewell is a broken connection, not the end of a body.
-                    sock = tls = self.tls().wrap_socket(
-                        sock, server_hostname=host, do_handshake_on_connect=False, suppress_ragged_eofs=False
-                    )
-                    stop.watch(tls)
-                    tls.do_handshake()
-                sock.sendall(self._request_head(url, headers))
-                file = sock.makefile("rb")
-                head = read_head(file)
-        except ssl.SSLCertVerificationError as error:
-            _close(file, sock)
-            remedy = (
-                "if it is of an authority of your own, start the service with SSL_CERT_FILE naming its file"
-            )
-            raise UpstreamUnavailableException(
-                f"{host} shows a certificate that is not valid: {error.verify_message}; {remedy}",
-                metadata={"peer": host, "remedy": remedy},
-            ) from error
-        except (OSError, BadAnswerError, ValueError) as error:
-            _close(file, sock)
-            stop.check()
-            if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-                raise TransientError(
-                    f"{host}:{port} speaks no TLS: is it http, not https?", tries=1
-                ) from error
-            raise TransientError(
-                f"{host} does not answer as it should: {describe(error)}",
-                tries=1 if isinstance(error, NoHttpError) else None,
-            ) from error
-        sock.settimeout(self.limits.stall_timeout_s)
-        return Response(head, url, file, sock)
+    @abc.abstractmethod
+    def ask(self, method: str, url: str, headers: Mapping[str, str], stop: StopSignal) -> Response:
+        """See `Session`."""
 
-    def _request_head(self, url: str, headers: Mapping[str, str]) -> bytes:
+
+@dataclass
+class HttpTransport(RedirectingSession):
+    """Opens URLs, and keeps connections for the next one. Safe to share between threads."""
+
+    guard: AddressGuard
+    limits: Limits = field(default_factory=Limits)
+    resolver: Resolver = system_resolver
+    connect: Connect = connect_socket
+    tls: Callable[[], ssl.SSLContext] = default_tls
+    proxies: Proxies = NO_PROXIES
+    user_agent: str = "modelkeep/0.1"
+    tokens: SourceTokens = NO_TOKENS
+    #: Where variables that name a proxy would be.
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    def __post_init__(self) -> None:
+        self.secrets = self.proxies.secrets
+        self._dialer = Dialer(
+            self.guard,
+            connect_timeout_s=self.limits.connect_timeout_s,
+            handshake_timeout_s=self.limits.headers_timeout_s,
+            resolver=self.resolver,
+            connect=self.connect,
+            tls=self.tls,
+            proxies=self.proxies,
+            user_agent=self.user_agent,
+            environment=self.environment,
+        )
+        self.connections = Connections(self._dialer.dial)
+
+    def close(self) -> None:
+        """Close the connections that are kept, and those in use once they come back."""
+        self.connections.close()
+
+    def ask(self, method: str, url: str, headers: Mapping[str, str], stop: StopSignal) -> Response:
+        """See `Session`."""
+        party, fresh = origin_of(url), False
+        route = self._dialer.route(party)
+        while True:
+            channel = self.connections.take(route, stop, fresh=fresh)
+            try:
+                channel.expect(self.limits.headers_timeout_s)
+                channel.send(self._request_head(method, url, headers, route))
+                head = read_head(channel)
+            except (OSError, BadAnswerError, ValueError) as error:
+                self.connections.give(route, channel, stop, False)
+                stop.check()
+                if (
+                    channel.reused
+                    and not channel.received
+                    and not isinstance(error, TimeoutError | ValueError)
+                ):
+                    fresh = True  # the other side closed it before this request reached it
+                    continue
+                if isinstance(error, ssl.SSLError):  # a certificate that is wanted is missed only now
+                    raise refused_handshake(error, party.host, party.port) from error
+                why, tries = describe(error), 1 if isinstance(error, NoHttpError) else None
+                if route.proxy:
+                    raise route.proxy.failed(party.host, why, tries) from error
+                raise TransientError(
+                    f"{party.host} does not answer as it should: {why}", tries=tries
+                ) from error
+            channel.pour(self.limits.stall_timeout_s)
+            done = partial(self.connections.give, route, channel, stop)
+            if route.proxy and head.status == 407:
+                done(False)
+                raise route.proxy.refused(407, party.host)
+            return Response(head, url, channel, done, route.proxy.shown if route.proxy else "")
+
+    def _request_head(self, method: str, url: str, headers: Mapping[str, str], route: Route) -> bytes:
+        target = request_target(url)
+        for_proxy: Mapping[str, str] = {}
+        if route.proxy and route.origin.scheme == "http":
+            target, for_proxy = f"http://{authority_of(url)}{target}", route.proxy.headers
         fields = {
             "Host": authority_of(url),
             "User-Agent": self.user_agent,
             "Accept": "*/*",
             "Accept-Encoding": "identity",
-            "Connection": "close",
+            **for_proxy,
             **headers,
         }
-        lines = [f"GET {request_target(url)} HTTP/1.1", *(f"{name}: {text}" for name, text in fields.items())]
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {text}" for name, text in fields.items())]
         if not all(line.isascii() and line.isprintable() for line in lines):
             raise ValueError("a header line would hold what no header may")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 
-    def _connect(self, host: str, port: int, stop: StopSignal) -> socket.socket:
-        addresses = self._resolve(host, port, stop)
-        for _, address in addresses:
-            self.guard.check(address[0], host=host)
-        error: OSError | None = None
-        for family, address in addresses:
-            stop.check()
-            try:
-                sock = socket.socket(family, socket.SOCK_STREAM)
-            except OSError as failed:  # IPv6 is switched off, and the name has such addresses
-                error = failed
-                continue
-            try:
-                sock.settimeout(self.limits.connect_timeout_s)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                stop.watch(sock)
-                self.dialer(sock, (family, address))
-                peer = sock.getpeername()[0]
-            except OSError as failed:
-                sock.close()
-                error = failed
-                continue
-            try:
-                self.guard.check(peer, host=host)
-            except ForbiddenAddressException:
-                sock.close()
-                raise
-            sock.settimeout(self.limits.headers_timeout_s)
-            return sock
-        stop.check()
-        tries = _FEW_TRIES if isinstance(error, OSError) and error.errno in _NOBODY_THERE else None
-        raise self._unreachable(f"{host}:{port} cannot be reached: {describe(error)}", tries) from error
 
-    def _resolve(self, host: str, port: int, stop: StopSignal) -> list[SocketAddress]:
-        """Look the name up on a thread of its own: getaddrinfo cannot be interrupted by a pause."""
-        answer: Future[list[SocketAddress]] = Future()
-
-        def look_up() -> None:
-            try:
-                answer.set_result(self.resolver(host, port))
-            except Exception as error:
-                answer.set_exception(error)
-
-        threading.Thread(target=look_up, name="modelkeep-resolve", daemon=True).start()
-        while True:
-            try:
-                addresses = answer.result(timeout=0.1)
-            except FutureTimeoutError:
-                stop.check()
-            except (OSError, UnicodeError) as error:
-                passes = isinstance(error, socket.gaierror) and error.errno not in _NO_SUCH_NAME
-                text = f"the name {host} cannot be resolved: {describe(error)}"
-                raise self._unreachable(text, _FEW_TRIES if passes else 1) from error
-            else:
-                if not addresses:
-                    raise self._unreachable(f"the name {host} has no addresses", 1)
-                return addresses
-
-    def _unreachable(self, message: str, tries: int | None) -> TransientError:
-        """The error for a source that nothing comes back from; it names the proxies that are set in vain."""
-        ignored = [
-            name for name in _PROXIES if self.environment.get(name) or self.environment.get(name.lower())
-        ]
-        remedy = "Check the address, and that its host can be reached from here."
-        if not ignored:
-            return TransientError(message, tries=tries, metadata={"remedy": remedy})
-        names = ", ".join(ignored)
-        return TransientError(
-            f"{message}; this service connects directly and ignores {names} of its environment, so it must be"
-            " able to reach the source without a proxy",
-            tries=tries,
-            metadata={"ignored_variables": names, "remedy": remedy},
-        )
-
-
-@contextlib.contextmanager
-def _limited(stop: StopSignal, seconds: float) -> Iterator[None]:
-    """Shut the watched socket after so long: what trickles in would pass every time-out of a single recv."""
-    deadline = threading.Timer(seconds, stop.abort)
-    deadline.daemon = True
-    deadline.start()
-    try:
-        yield
-    finally:
-        deadline.cancel()
-
-
-def _beginning(body: Body, most: int) -> bytes:
-    """The first bytes of a body, or all of it."""
-    found, buffer = b"", memoryview(bytearray(most))
-    while len(found) < most and (count := body.readinto(buffer[: most - len(found)])):
-        found += bytes(buffer[:count])
-    return found
-
-
-def _close(file: BufferedReader | None, sock: socket.socket) -> None:
-    if file is not None:
-        file.close()
-    sock.close()
+def _plain(head: AnswerHead, *, bodiless: bool) -> AnswerHead:
+    """A head that says nothing of how its body is encoded; or of one without a body."""
+    names = ("Content-Length", "Transfer-Encoding")
+    fields = {name.lower(): head.headers.all(name) for name in names if head.headers.all(name)}
+    return AnswerHead(
+        head.status, Headers({"content-length": ["0"]} if bodiless else fields), head.keeps_open
+    )
 
 
 def secrets_of(url: str, token: str | None, userinfo: str) -> list[str]:
@@ -433,26 +425,24 @@ def secrets_of(url: str, token: str | None, userinfo: str) -> list[str]:
     return [text for text in (token, userinfo, userinfo.partition(":")[2], *hidden_parts(url)) if text]
 
 
-def describe(error: BaseException | None) -> str:
-    """A few words about an I/O error, without addresses of memory and without what was sent."""
-    if isinstance(error, BadAnswerError):
-        return str(error)
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).lower()
-
-
-def _same_party(first: Origin, other: Origin) -> bool:
+def same_party(first: Origin, other: Origin) -> bool:
     """Whether credentials for `first` may go to `other`: the same, or its upgrade from http to https."""
     upgraded = first[::2] == ("http", 80) and other == ("https", first.host, 443)
     return first == other or upgraded
 
 
-def _credentials(token: str | None, userinfo: str) -> dict[str, str]:
-    if token:
-        return {"Authorization": f"Bearer {token}"}
-    if userinfo:
-        return {"Authorization": f"Basic {base64.b64encode(userinfo.encode()).decode('ascii')}"}
-    return {}
+def bearer(token: str) -> dict[str, str]:
+    """The header field that shows a token."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+class _Shown(NamedTuple):
+    """What a source is shown, and where that came from."""
+
+    headers: Mapping[str, str]
+    kind: CredentialKind
+    #: What a text of the source must not be quoted with.
+    secrets: Sequence[str] = ()
+
+
+_NOTHING = _Shown({}, CredentialKind.NONE)

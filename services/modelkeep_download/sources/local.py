@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import stat
+import time
 from pathlib import Path
 
 from modelkeep.exceptions import (
@@ -21,18 +23,19 @@ from modelkeep_download.domain.retry import StartOver
 from modelkeep_download.engine import files
 from modelkeep_download.engine.attempt import Attempt
 from modelkeep_download.engine.delivery import deliver, fetch, staging_of
+from modelkeep_download.engine.stops import StopSignal
 from modelkeep_download.engine.transfer import (
     BUFFER_BYTES,
     Answered,
     Credentials,
+    Durable,
     Head,
     Partial,
     Restarted,
-    Sink,
     Tell,
-    digest_of,
+    Written,
 )
-from modelkeep_download.engine.transport import StopSignal
+from modelkeep_download.engine.verify import digest_of
 from modelkeep_download.sources import tree
 
 _log = logging.getLogger(__name__)
@@ -166,7 +169,7 @@ class LocalTransfer:
         os.ftruncate(writer, offset)
         digest = digest_of(writer, offset, stop)
         tell(Answered(Head(size, validator, path.name, "", ""), ByteRanges.first(offset)))
-        sink = Sink(writer, digest, offset, tell, self._checkpoint_bytes, self._checkpoint_s)
+        sink = _Sink(writer, digest, offset, tell, self._checkpoint_bytes, self._checkpoint_s)
         buffer = memoryview(bytearray(BUFFER_BYTES))
         try:
             while count := os.preadv(reader, [buffer], sink.at):
@@ -178,3 +181,44 @@ class LocalTransfer:
             raise
         tree.check_unchanged(path, reader, found, sink.at)
         return digest.hexdigest()
+
+
+class _Sink:
+    """Writes and hashes what comes, and makes it durable now and then.
+
+    Attributes:
+        at: Offset of the next byte.
+    """
+
+    def __init__(
+        self, fd: int, digest: hashlib._Hash, at: int, tell: Tell, every_bytes: int, every_s: float
+    ) -> None:
+        self.at = at
+        self._fd, self._digest, self._tell = fd, digest, tell
+        self._every_bytes, self._every_s = every_bytes, every_s
+        self._durable, self._durable_time = at, time.monotonic()
+        self._failed = False
+
+    def write(self, piece: memoryview | bytes | bytearray) -> None:
+        """Take the next bytes of the object."""
+        view = memoryview(piece)
+        self._digest.update(view)
+        while view:
+            written = os.pwrite(self._fd, view, self.at)
+            self.at += written
+            view = view[written:]
+        self._tell(Written(self.at))
+        due = self.at - self._durable >= self._every_bytes
+        if due or time.monotonic() - self._durable_time >= self._every_s:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Make what was written durable, and have that recorded."""
+        if self.at > self._durable and not self._failed:
+            # Not repeated after it failed: the kernel has dropped the pages then, and says that all is well.
+            self._failed = True
+            os.fdatasync(self._fd)
+            self._failed = False
+            self._tell(Durable(ByteRanges.first(self.at)))
+            self._durable = self.at
+        self._durable_time = time.monotonic()

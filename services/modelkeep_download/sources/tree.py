@@ -21,8 +21,8 @@ from modelkeep_common.wire import clamped_int
 from modelkeep_download.domain.checks import bad_source
 from modelkeep_download.domain.retry import StartOver
 from modelkeep_download.engine import files
+from modelkeep_download.engine.stops import StopSignal
 from modelkeep_download.engine.transfer import BUFFER_BYTES
-from modelkeep_download.engine.transport import StopSignal
 
 # Opening a pipe must not wait for its writer.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC

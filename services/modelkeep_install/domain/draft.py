@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,16 @@ from modelkeep.model.v1 import model_pb2
 
 from ..probe.result import UNKNOWN, ProbeResult
 from .jobs import Job, Overrides, SourceKind
+from .plans import Hub, Metadata
 from .ports import DigestWork, RecordFile
+
+_SOURCE_TYPES: Mapping[str, str] = {
+    SourceKind.PATH: "path",
+    SourceKind.URL: "url",
+    Hub.HUGGING_FACE: "hf_repo_id",
+    Hub.CIVITAI: "civitai",
+    Hub.OTHER: "url",
+}
 
 
 def check_known(probe: ProbeResult, path: Path) -> None:
@@ -76,6 +85,7 @@ def draft_of(
         "name": probe.name,
         "description": probe.description,
         "size_bytes": probe.size_bytes,
+        **probe.said,
         **others,
         **match.settings,
         **overrides,
@@ -102,8 +112,9 @@ def draft_of_job(job: Job, models_dir: Path, root_id: str) -> model_pb2.Model:
         root_id=root,
         original_hash=job.hash,
         current_hash=job.hash,
-        source=job.source.text,
-        source_type="path" if job.source.kind is SourceKind.PATH else "url",
+        source=job.record_source,
+        source_type=_SOURCE_TYPES[job.plan.hub if job.plan is not None else job.source.kind],
+        **(_said(job.plan.metadata) if job.plan is not None else {}),
     )
     if wrong := [name for name in job.overrides if name in unknown]:
         kind = job.overrides.get("type", job.probe.type)
@@ -114,14 +125,26 @@ def draft_of_job(job: Job, models_dir: Path, root_id: str) -> model_pb2.Model:
     return model
 
 
+def _said(metadata: Metadata) -> dict[str, Any]:
+    """What a hub says of a model, as fields of its record; only what is said."""
+    fields = ("name", "description", "license", "tags", "trigger_phrases", "preview_url", "source_url")
+    return {name: value for name in fields if (value := getattr(metadata, name))}
+
+
 def listed(job: Job) -> tuple[RecordFile, ...]:
-    """The files of a job that has been hashed, for its record."""
-    return tuple(RecordFile(file.path, file.size_bytes, file.modify_time) for file in job.files)
+    """The files of a job that has been hashed, for its record, with the SHA-256 that a download took."""
+    digests = job.digests or ({job.files[0].path: job.sha256} if len(job.files) == 1 else {})
+    return tuple(
+        RecordFile(file.path, file.size_bytes, file.modify_time, sha256=digests.get(file.path, ""))
+        for file in job.files
+    )
 
 
 def digests_of(job: Job, key: str) -> DigestWork:
     """The true digests that a record is to get of the files of a job that has been placed."""
     single = len(job.files) == 1
     is_file = single and job.files[0].path == Path(job.local_path).name
-    expected = job.expected_sha256 if single else ""
-    return DigestWork(key, job.uid, job.local_path, not is_file, expected, listed(job))
+    expected = job.one_sha256 if single else ""
+    published = {file.path: file.sha256 for file in job.plan.files} if job.plan is not None else {}
+    verified = tuple(path for path, sha256 in job.digests.items() if published.get(path) == sha256)
+    return DigestWork(key, job.uid, job.local_path, not is_file, expected, listed(job), verified)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import traceback
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import BeforeValidator
@@ -15,6 +13,8 @@ from pydantic import BeforeValidator
 from modelkeep.exceptions import ModelkeepError
 
 from ..probe.result import Hints, ProbeResult
+from .plans import Plan, Remote
+from .traces import trace_of
 
 
 class State(StrEnum):
@@ -39,6 +39,7 @@ class Stage(StrEnum):
     """What a RUNNING job does."""
 
     NONE = ""
+    RESOLVING = "resolving"
     DOWNLOADING = "downloading"
     PROBING = "probing"
     HASHING = "hashing"
@@ -52,6 +53,7 @@ class SourceKind(StrEnum):
 
     PATH = "path"
     URL = "url"
+    HUB = "hub"
 
 
 class Reuse(StrEnum):
@@ -64,7 +66,7 @@ class Reuse(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An absolute path, or a URL without credentials."""
+    """An absolute path, a URL without credentials, or what a hub has in its shortest spelling."""
 
     kind: SourceKind
     text: str
@@ -97,7 +99,7 @@ class JobError:
 
     @classmethod
     def of(cls, error: BaseException, *, retry_time: float | None = None) -> JobError:
-        """The job error of an exception; an unexpected one keeps its text to itself."""
+        """What a job that waits says of an exception; an unexpected one keeps its text to itself."""
         if isinstance(error, ModelkeepError):
             return cls(
                 code=error.code,
@@ -106,8 +108,6 @@ class JobError:
                 metadata=error.facts,
                 retry_time=retry_time,
             )
-        frames = traceback.extract_tb(error.__traceback__)
-        where = "\n".join(f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in frames)
         message = "The install failed by a defect of the service; its log has the details."
         if isinstance(error, OSError) and error.strerror:
             message = (
@@ -119,8 +119,12 @@ class JobError:
             reason="INTERNAL",
             message=message,
             metadata={"remedy": "Report what the service's log says of it."},
-            detail=f"{type(error).__name__}\n{where}",
         )
+
+    @classmethod
+    def failure(cls, error: BaseException) -> JobError:
+        """The error of a job that fails with an exception: as :meth:`of`, and where that happened."""
+        return replace(cls.of(error), detail=trace_of(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +137,22 @@ class FileFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class FileProgress:
+    """Bytes of one file of a download; a total of None is not known."""
+
+    path: str
+    bytes_done: int = 0
+    bytes_total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """Bytes of the download or copy; a total of None is not known."""
 
     bytes_done: int = 0
     bytes_total: int | None = None
     bytes_per_second: int = 0
+    files: tuple[FileProgress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +169,28 @@ class Job:
     key: str
     create_time: float
     expected_sha256: str = ""
+    #: The source goes once the model is registered.
+    move: bool = False
+    #: What is asked of a hub; of that kind alone.
+    remote: Remote | None = None
+    #: What the hub's source came to.
+    plan: Plan | None = None
     priority: int | None = None
     reuse: Reuse = Reuse.SAME_SOURCE
     labels: Mapping[str, str] = field(default_factory=dict)
+    #: Number of the job that it is made anew of; 0 for none.
+    retry_of_id: int = 0
+    #: Number of the job whose staging folder it has; 0: its own.
+    staging_id: int = 0
     #: The source needs a secret that is held in memory only.
     has_secret: bool = False
+    #: What that is, by the names of the fields of a request, with commas between.
+    needs: str = ""
     state: State = State.WAITING
     stage: Stage = Stage.NONE
     cancel_requested: bool = False
+    #: A caller wants it to stand still.
+    pause_requested: bool = False
     attempt: int = 0
     download_id: int = 0
     #: The download was asked for: only DownloadService knows whether it is there.
@@ -171,8 +199,10 @@ class Job:
     download_attempt: int = 0
     #: Counts downloads made for this job: DownloadService may have forgotten one.
     download_generation: int = 0
-    #: SHA-256 of what was downloaded.
+    #: SHA-256 of what was downloaded, where that is one file.
     sha256: str = ""
+    #: SHA-256 of each file of a download of several, by its path in the model.
+    digests: Mapping[str, str] = field(default_factory=dict)
     #: Key of the model that was there already: the job ends with that.
     known_key: str = ""
     #: Keys of other models with the same content.
@@ -188,6 +218,8 @@ class Job:
     #: The record was asked for: only RecordService knows whether it is there.
     registering: bool = False
     files: tuple[FileFacts, ...] = ()
+    #: The source's files as they were when they were staged to be moved.
+    moved: tuple[FileFacts, ...] = ()
     progress: Progress = field(default_factory=Progress)
     #: Why the job fails: noted before anything is cancelled or removed, so that a restart goes on with that.
     failure: JobError | None = None
@@ -201,9 +233,19 @@ class Job:
         return str(uuid.uuid5(uuid.UUID(self.uid), step))
 
     @property
+    def staging(self) -> int:
+        """The number of its staging folder."""
+        return self.staging_id or self.id
+
+    @property
     def hints(self) -> Hints:
         """What the caller knows of the model, for the probe."""
         return Hints.of(self.overrides)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it stands still since a caller wants that."""
+        return self.pause_requested and self.state is State.PAUSED and not self.cancel_requested
 
     @property
     def awaits_secrets(self) -> bool:
@@ -213,7 +255,27 @@ class Job:
 
     def arguments(self) -> tuple[object, ...]:
         """What must be equal for a second import of the source to be this job."""
-        return (self.inplace, self.overrides, self.expected_sha256, self.reuse, dict(self.labels))
+        variant = self.remote.variant if self.remote is not None else ""
+        return (
+            *(self.inplace, self.move, self.overrides, self.expected_sha256, self.reuse),
+            *(dict(self.labels), variant),
+        )
+
+    @property
+    def record_source(self) -> str:
+        """What the record names as the source."""
+        return self.plan.source if self.plan is not None else self.source.text
+
+    @property
+    def one_sha256(self) -> str:
+        """SHA-256 that a single downloaded file must have: what the caller says, or else the hub."""
+        planned = self.plan.files[0].sha256 if self.plan is not None and not self.plan.is_folder else ""
+        return self.expected_sha256 or planned
+
+
+def needs_of(url: str, access_token: str) -> str:
+    """The names of what has a secret, of an address and a token."""
+    return ",".join(["access_token"] * bool(access_token) + ["source_url"] * bool(url))
 
 
 #: state -> the states that may follow it.

@@ -9,18 +9,29 @@ from typing import NamedTuple, Protocol
 
 from modelkeep.exceptions import (
     DeadlineExceededException,
+    EarlyAccessException,
+    LicenseNotAcceptedException,
+    PurchaseRequiredException,
     QueueFullException,
     ServerBusyException,
+    TokenRejectedException,
+    TokenRequiredException,
     UnavailableException,
 )
 from modelkeep.model.v1.model_pb2 import Model
 from modelkeep.taxonomy import DigestState
 
 from .jobs import Job, JobError, Progress, State
+from .plans import Plan, Remote
 from .requests import JobFilter
 
 #: What a peer's silence or a full queue raises: the same call may be made again.
 TRY_AGAIN = (UnavailableException, ServerBusyException, DeadlineExceededException, QueueFullException)
+#: What a hub refuses for want of something that somebody can bring, or do there.
+OF_SOMEBODY = (
+    *(TokenRequiredException, TokenRejectedException, LicenseNotAcceptedException),
+    *(PurchaseRequiredException, EarlyAccessException),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +171,29 @@ class DownloadStatus:
     attempt: int = 0
     #: Of the delivered file.
     sha256: str = ""
+    #: SHA-256 of each of several files by its path; told of a download that is asked for by its id.
+    digests: Mapping[str, str] = field(default_factory=dict)
     #: What the order was labelled with.
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
+class OrderedFile:
+    """One file of a download of several; ``path`` is beneath its folder."""
+
+    url: str
+    path: str
+    size_bytes: int | None = None
+    sha256: str = ""
+    local_copy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DownloadOrder:
-    """A download to make. ``url`` and ``access_token`` may hold secrets: they are never stored here."""
+    """A download to make: of one address, or of several files.
+
+    ``url`` and ``access_token`` may hold secrets: they are never stored here.
+    """
 
     url: str
     folder: str
@@ -174,6 +201,9 @@ class DownloadOrder:
     expected_sha256: str
     priority: int | None
     request_id: str
+    #: Name of the file in the folder; empty for the one that its source gives.
+    filename: str = ""
+    files: tuple[OrderedFile, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -189,6 +219,9 @@ class DownloadNews:
 class DownloadPort(Protocol):
     """DownloadService. Every method may raise one of TRY_AGAIN."""
 
+    async def resolve(self, remote: Remote, access_token: str) -> Plan:
+        """What a source at a hub comes to; raises what the hub says against it."""
+
     async def create(self, order: DownloadOrder) -> DownloadStatus:
         """Makes a download; the same request_id answers with the same one."""
 
@@ -197,6 +230,12 @@ class DownloadPort(Protocol):
 
     async def start(self, download_id: int, access_token: str, source_url: str) -> DownloadStatus:
         """Goes on with a paused download, with a new token or the URL with its secrets anew."""
+
+    async def pause(self, download_id: int) -> None:
+        """Pauses a download, which keeps its bytes.
+
+        UnknownJobIDException if there is none; WrongStateException if it has ended.
+        """
 
     async def cancel(self, download_id: int) -> None:
         """Cancels a download; fine if it has ended or is not known."""
@@ -218,6 +257,8 @@ class DigestWork:
     is_folder: bool
     expected_sha256: str
     files: tuple[RecordFile, ...]
+    #: Paths of those whose SHA-256 is known, and what the source published.
+    verified: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +277,20 @@ class JobStore(Protocol):
     """The installer's durable state. Writes are durable when they return."""
 
     async def create(
-        self, job: Job, mark: bytes, *, request_id: str, fingerprint: bytes, principal: str, method: str
+        self,
+        job: Job,
+        mark: bytes,
+        *,
+        request_id: str,
+        fingerprint: bytes,
+        principal: str,
+        method: str,
+        takes_over: int = 0,
     ) -> tuple[Job, bool]:
         """Stores a new job, or answers with the one under way (True) for the same source and arguments.
 
-        ``mark`` tells apart sources that are shown alike, and is kept in memory only.
+        ``mark`` tells apart sources that are shown alike, and is kept in memory only. A new job gets what the
+        job numbered ``takes_over`` has downloaded and kept, in the same write.
         """
 
     async def get(self, job_id: int) -> Job:
@@ -263,11 +313,23 @@ class JobStore(Protocol):
     async def request_cancel(self, job_id: int) -> Job:
         """Notes in one step that a job shall end; WrongStateException if it has."""
 
+    async def request_pause(self, job_id: int) -> Job:
+        """Notes in one step that a job shall stand still; WrongStateException if it has ended or is to."""
+
+    async def request_resume(self, job_id: int, mark: bytes | None) -> Job:
+        """Notes in one step that a job shall go on, and what tells the source that was brought from its like.
+
+        WrongStateException if it has ended or is to.
+        """
+
     async def unfinished(self) -> list[Job]:
         """The jobs that have not ended, oldest first."""
 
-    async def kept(self) -> list[int]:
-        """The ids of jobs that ended in ERROR and keep what they downloaded."""
+    async def kept(self, ids: Sequence[int] | None = None) -> list[int]:
+        """The staging folders with what jobs that ended in ERROR have downloaded and keep: all, or these."""
+
+    async def failed(self) -> list[Job]:
+        """The jobs that ended in ERROR and were not made anew, oldest first."""
 
     async def ended(
         self, *, ids: Sequence[int] = (), states: Collection[State] = (), before: float | None = None

@@ -9,15 +9,18 @@ from enum import StrEnum
 from modelkeep_common.auth import NOBODY, Principal
 
 from .jobs import Overrides, Reuse, State
+from .plans import Remote
 
 
 @dataclass(frozen=True, slots=True)
 class ImportRequest:
-    """What a caller asks to install. ``url`` and ``access_token`` may hold secrets."""
+    """What a caller asks to install. ``url``, ``remote`` and ``access_token`` may hold secrets."""
 
     local_path: str = ""
     url: str = ""
+    remote: Remote | None = None
     inplace: bool = True
+    move: bool = False
     overrides: Overrides = field(default_factory=dict)
     access_token: str = ""
     expected_sha256: str = ""

@@ -83,8 +83,8 @@ class ModelRoots:
         """
         return self._readable.resolve(path)
 
-    def requested(self, text: str, field: str, named_by: Principal) -> Path:
-        """A path that a caller sent, normalised and allowed to him.
+    def requested(self, text: str, field: str, named_by: Principal, *, remedy: str = "") -> Path:
+        """A path that a caller sent, normalised and allowed to him; ``remedy`` for what is no absolute one.
 
         Raises:
             FieldInvalidException: It is not absolute.
@@ -92,7 +92,7 @@ class ModelRoots:
         """
         if not text.startswith("/"):
             problem = "must be an absolute path on the service's host"
-            raise FieldInvalidException("", violations=[FieldViolation(field, problem)])
+            raise FieldInvalidException("", violations=[FieldViolation(field, problem)], remedy=remedy)
         # POSIX keeps two leading slashes apart from one: a second name for the same file
         path = Path(os.path.normpath(f"/{text.lstrip('/')}"))
         self._readable.resolve(path, named_by=named_by)

@@ -27,6 +27,9 @@ _SUFFIXES = frozenset(
     }
 )
 
+#: What hubs call models that others are made for, as for a base -> the base that they were made from.
+_MADE_FROM = {"pony": "sdxl", "illustrious": "sdxl", "noobai": "sdxl"}
+
 #: Folders that say nothing about what is in them.
 _NO_NAMES = frozenset(
     {"snapshots", "main", "models", "model", "unet", "vae", "text_encoder", "text_encoder_2"}
@@ -36,12 +39,21 @@ _NO_NAMES = frozenset(
 def base_from_name(path: Path, candidates: Sequence[str]) -> tuple[str, str] | None:
     """The candidate that the file's or a close folder's name speaks of, with the words that say so."""
     for part in (path.name, path.parent.name, path.parent.parent.name):
-        # The later families have the more specific words: "sdxl-refiner" also speaks of SDXL. What a name
-        # speaks of that the files rule out is no evidence for another one.
-        spoken = (f.base for f in reversed(FAMILIES) if f.words and re.search(f.words, part.lower()))
-        if (base := next(spoken, "")) in candidates:
+        if base := base_from_words(part, candidates):
             return base, part
     return None
+
+
+def base_from_words(words: str, candidates: Sequence[str]) -> str:
+    """The candidate that a name or a hub's word for a base speaks of; empty if it speaks of none.
+
+    What it speaks of that the files rule out is no evidence for another one.
+    """
+    text = words.lower()
+    # The later families have the more specific words: "sdxl-refiner" also speaks of SDXL.
+    spoken = (f.base for f in reversed(FAMILIES) if f.words and re.search(f.words, text))
+    base = next(spoken, "") or _MADE_FROM.get(text.split(" ")[0], "")
+    return base if base in candidates else ""
 
 
 def default_name(path: Path, *, folder: bool) -> str:

@@ -20,8 +20,9 @@ from .names import default_description, default_name
 from .readers.folder import Folder, listed, unsafe
 from .readers.headers import Opener, look, open_regular, read_header
 from .readers.listing import Listing, list_files
+from .readers.sidecars import SideCar, side_cars
 from .result import UNKNOWN, Hints, Match, NoMatch, ProbeResult, RuledOut, Strength, certain
-from .weighing import apply_hints, weigh_names
+from .weighing import apply_hints, weigh_names, weigh_side_cars, weigh_source
 
 #: Kinds that a file with a pickle's suffix may be of and be one all the same.
 _MAY_BE_PICKLES = frozenset({Kind.PICKLE, Kind.ZIP, Kind.UNKNOWN})
@@ -37,15 +38,18 @@ def probe(
     opener: Opener = open_regular,
     check: Callable[[Path], object] = lambda path: None,
     named: Path | None = None,
+    said_base: str = "",
 ) -> ProbeResult:
     """Looks at a model file or folder and says what it is, with its reasons.
 
     Args:
-        path: A safetensors file, whatever its suffix, or a diffusers folder; must exist.
+        path: A safetensors file, whatever its suffix, or a diffusers folder; must exist. What helpers left
+            beside a file is read, too.
         hints: What the caller knows: it takes the place of what is found, and is itself evidence.
         opener: Opens the files; the service's refuses what leads outside the allowed roots.
         check: Called with every folder and every link before it is followed; raises to refuse it.
-        named: The path that names are taken from, where it is not ``path``.
+        named: The path that names are taken from, and that side cars lie beside, where it is not ``path``.
+        said_base: The base in the source's own words, "SDXL 1.0": weak evidence.
 
     Returns:
         A result whose ``type`` is ``unknown`` when no family matched: nothing is guessed.
@@ -59,21 +63,27 @@ def probe(
     path_for_names = named or path
     with reading(path):
         status = path.stat()
+    cars: tuple[SideCar, ...] = ()
     if stat.S_ISDIR(status.st_mode):
         listing = list_files(path, check)
         match = _match_folder(Folder(path, listing, opener))
     else:
         listing = Listing({path.name: status.st_size})
         match = _match_file(path, opener)
+        cars = side_cars(path_for_names, opener)
+    match = weigh_side_cars(weigh_source(match, said_base), cars)
     match = weigh_names(match, path_for_names)
     match = apply_hints(match, hints)
     folder = stat.S_ISDIR(status.st_mode)
     order = list(Strength)
     match = replace(match, evidence=tuple(sorted(match.evidence, key=lambda e: order.index(e.strength))))
+    said = {name: value for car in reversed(cars) for name, value in car.said.items()}
+    default = default_description(match.type, match.base, str(match.settings.get("variant", "")))
     return ProbeResult(
         match=match,
         name=default_name(path_for_names, folder=folder),
-        description=default_description(match.type, match.base, str(match.settings.get("variant", ""))),
+        description=said.pop("description", default),
+        said=said,
         size_bytes=total(listing.files.values()),
         files=listing.files,
     )

@@ -19,7 +19,7 @@ class Strength(StrEnum):
     CERTAIN = "certain"
     #: A setting in a config or a note in a header, which its writer may have left wrong.
     LIKELY = "likely"
-    #: A name of a file or folder.
+    #: A name of a file or folder, or what a source or a file beside the model says.
     WEAK = "weak"
 
 
@@ -114,6 +114,8 @@ class ProbeResult:
     size_bytes: int
     #: Files relative to the model's folder (or the file's name), sorted, with their sizes in bytes.
     files: Mapping[str, int] = field(default_factory=dict)
+    #: Further fields of the record, as the files beside the model tell them: license, tags, source_url.
+    said: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def type(self) -> str:

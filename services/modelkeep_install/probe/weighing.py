@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,29 @@ from modelkeep.taxonomy import ModelType
 from modelkeep_common.families import BY_BASE
 
 from .matching.vae import narrow
-from .names import base_from_name
+from .names import base_from_name, base_from_words
+from .readers.sidecars import SideCar
 from .result import UNKNOWN, Hints, Match, Strength, likely, weak
 
 #: What a model of a type without "checkpoint" or "diffusers" has as one file and as a folder.
 _FORMATS_OF_FILES = ("checkpoint", "lycoris", "embedding_file")
 _FORMATS_OF_FOLDERS = ("diffusers", "embedding_folder", "onnx")
+
+
+def weigh_source(match: Match, said: str, who: str = "the source") -> Match:
+    """Lets somebody's own word for the base choose among those that the files leave open."""
+    if match.type == UNKNOWN or match.base != UNKNOWN:
+        return match
+    base = base_from_words(said, match.possible_bases)
+    return narrow(match, (base,), weak(f"base={base}", f"{who} says {said!r}")) if base else match
+
+
+def weigh_side_cars(match: Match, cars: Sequence[SideCar]) -> Match:
+    """Lets the files beside a model choose among bases that are open; what each tells joins the evidence."""
+    for car in cars:
+        seen = weak("no side car" if car.trouble else "side car", car.summary)
+        match = weigh_source(replace(match, evidence=(*match.evidence, seen)), car.base, car.name)
+    return match
 
 
 def weigh_names(match: Match, path: Path) -> Match:

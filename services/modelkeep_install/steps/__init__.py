@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from functools import partial
 
-from modelkeep.exceptions import ModelkeepError
+from modelkeep.exceptions import BY_REASON, ModelkeepError
 
-from ..domain.jobs import Job, JobError, SourceKind, Stage
+from ..domain.jobs import Job, JobError, Progress, SourceKind, Stage
 from ..domain.ports import StoredModel
+from ..domain.traces import trace_of
 from ..hashing import Interrupted
-from ..run import Cancelled, Failed, InstalledAlready, Rehearsal, Run, Step, blocking
-from . import download, ends, known, place, probe, register
+from ..run import Cancelled, Failed, Held, InstalledAlready, Rehearsal, Run, Step, blocking
+from . import download, ends, known, moving, place, planned, probe, register, resolve
 
 _log = logging.getLogger(__name__)
 
@@ -31,11 +33,28 @@ FETCHED = (
     Step(Stage.MOVING, blocking(place.move)),
     Step(Stage.REGISTERING, register.register),
 )
+#: From a hub.
+PLANNED = (
+    Step(Stage.RESOLVING, resolve.look_up, fills="plan"),
+    Step(Stage.NONE, planned.same_plan, fills="download_id"),
+    *FETCHED[1:],
+)
 #: From a path, into models_dir.
 COPIED = (
     Step(Stage.NONE, known.same_source, fills="staged_path"),
     Step(Stage.PROBING, blocking(probe.identify), fills="probe"),
     Step(Stage.MOVING, blocking(place.copy, copies=True), fills="staged_path"),
+    Step(Stage.HASHING, blocking(probe.take_hash), fills="files"),
+    Step(Stage.NONE, known.same_content),
+    Step(Stage.MOVING, blocking(place.move)),
+    Step(Stage.REGISTERING, register.register),
+)
+#: From a path, into models_dir, and away from there.
+MOVED = (
+    Step(Stage.NONE, known.same_source, fills="staged_path"),
+    Step(Stage.PROBING, blocking(probe.identify), fills="probe"),
+    Step(Stage.NONE, moving.check_unlisted, fills="staged_path"),
+    Step(Stage.MOVING, blocking(moving.take, copies=True), fills="staged_path"),
     Step(Stage.HASHING, blocking(probe.take_hash), fills="files"),
     Step(Stage.NONE, known.same_content),
     Step(Stage.MOVING, blocking(place.move)),
@@ -52,9 +71,11 @@ IN_PLACE = (
 
 
 async def install(run: Run) -> None:
-    """Takes a job to its end, from wherever it is. CancelledError leaves it for the next start."""
+    """Takes a job to its end, or to where it stands still. CancelledError leaves it for the next start."""
     try:
         await run.through(steps_of(run.job))
+    except Held:
+        await ends.held(run)
     except (Cancelled, Interrupted):
         if not run.cancelled.is_set() and run.stopped.is_set():
             raise asyncio.CancelledError from None  # a drain stopped the copy, not a caller
@@ -62,19 +83,24 @@ async def install(run: Run) -> None:
     except InstalledAlready as found:
         await ends.known(run, found)
     except Failed as failed:
-        await ends.failed(run, failed.error)
+        # a peer's words, after its own detail: where its news came in
+        name = BY_REASON.get(failed.error.reason, ModelkeepError).__name__
+        detail = "\n\n".join(filter(None, (failed.error.detail, trace_of(failed, name=name))))
+        await ends.failed(run, replace(failed.error, detail=detail))
     except ModelkeepError as error:
-        await ends.failed(run, JobError.of(error))
+        await ends.failed(run, JobError.failure(error))
     except Exception as error:
         _log.exception("install %s failed by a defect", run.job.id)
-        await ends.failed(run, JobError.of(error))
+        await ends.failed(run, JobError.failure(error))
 
 
 def steps_of(job: Job) -> tuple[Step, ...]:
     """The steps that a job takes."""
     if job.source.kind is SourceKind.URL:
         return FETCHED
-    return IN_PLACE if job.inplace else COPIED
+    if job.source.kind is SourceKind.HUB:
+        return PLANNED
+    return IN_PLACE if job.inplace else MOVED if job.move else COPIED
 
 
 async def rehearse(run: Rehearsal) -> StoredModel | None:
@@ -86,15 +112,21 @@ async def rehearse(run: Rehearsal) -> StoredModel | None:
     Raises:
         ModelkeepError: The job would fail with that.
     """
-    local = run.job.source.kind is SourceKind.PATH
-    models_dir = run.tools.roots.models_dir
+    kind, models_dir = run.job.source.kind, run.tools.roots.models_dir
+    local = kind is SourceKind.PATH
     try:
-        await known.same_source(run)
+        if kind is SourceKind.HUB:
+            await resolve.rehearse(run)
+            await planned.same_plan(run)
+        else:
+            await known.same_source(run)
         if local:
             await blocking(probe.identify)(run)
             await blocking(probe.take_hash)(run)
             await known.same_content(run)
             await known.check_path(run)
+            if run.job.move:
+                await moving.check_unlisted(run)
     except InstalledAlready as found:
         model = found.model
         location = run.tools.roots.locate(model.path, model.root_id)
@@ -103,5 +135,8 @@ async def rehearse(run: Rehearsal) -> StoredModel | None:
     if not (local and run.job.inplace):
         run.job = replace(run.job, local_path=str(models_dir))
     if local:
-        await blocking(place.check_room)(run)
+        is_free = run.job.inplace or moving.is_a_rename(run.job, run.tools.roots)
+        await blocking(partial(place.check_room, is_free=is_free))(run)
+    elif run.job.plan is not None:
+        run.job = replace(run.job, progress=Progress(0, run.job.plan.missing_bytes))
     return None

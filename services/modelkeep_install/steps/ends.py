@@ -1,4 +1,6 @@
-"""How a job ends that installs nothing: nothing of it stays, but of a failed one the download, for later."""
+"""How a job ends that installs nothing: nothing of it stays, but of a failed one the download, for later.
+
+And how one stands still until a caller lets it go on."""
 
 from __future__ import annotations
 
@@ -25,6 +27,13 @@ async def cancelled(run: Run) -> None:
     return await run.enter(State.CANCELLED)
 
 
+async def held(run: Run) -> None:
+    """Pauses the download, then notes it; does not where the job shall go on or end meanwhile."""
+    await download.pause(run)
+    if run.held.is_set() and not run.cancelled.is_set():
+        await run.enter(State.PAUSED)
+
+
 async def known(run: Run, found: InstalledAlready) -> None:
     """Ends with a model that was there; what was staged meanwhile goes."""
     roots, model = run.tools.roots, found.model
@@ -39,12 +48,12 @@ async def known(run: Run, found: InstalledAlready) -> None:
     )
     await run.enter(State.COMPLETED, record=model.message, digests=found.digests)
     # only now: a restart before that goes on with what is staged, and one after it sweeps it away
-    await asyncio.to_thread(files.remove_tree, roots.staging(run.job.id))
+    await asyncio.to_thread(files.remove_tree, roots.staging(run.job.staging))
 
 
 async def failed(run: Run, error: JobError) -> None:
     """Keeps a finished download, says where, and removes everything else."""
-    url = run.job.source.kind is SourceKind.URL
+    fetched = run.job.source.kind is not SourceKind.PATH
     if run.job.failure is None:
         await _note_failure(run, error)
     else:
@@ -53,7 +62,7 @@ async def failed(run: Run, error: JobError) -> None:
     if stored is not None:
         return await register.complete(run, stored)
     kept = ""
-    if url and run.job.staged_path:
+    if fetched and run.job.staged_path:
         kept = await asyncio.to_thread(_keep_download, run)
     else:
         await download.cancel(run)
@@ -67,7 +76,7 @@ async def failed(run: Run, error: JobError) -> None:
             message=f"{error.message} The download is kept until the job is pruned{where}",
             metadata={**error.metadata, "kept_path": kept},
         )
-    local_path = kept or ("" if url else run.job.source.text)
+    local_path = kept or ("" if fetched else run.job.source.text)
     run.job = replace(run.job, end_time=run.tools.now(), staged_path=kept, local_path=local_path)
     return await run.enter(State.ERROR, error=error)
 
@@ -78,10 +87,10 @@ async def _note_failure(run: Run, error: JobError) -> None:
     try:
         await run.save()
     except DiskFullException:
-        if run.job.source.kind is SourceKind.URL:
+        if run.job.source.kind is not SourceKind.PATH:
             raise
         # a copy is no loss, and what it took may be what is missing
-        await asyncio.to_thread(files.remove_tree, run.tools.roots.staging(run.job.id))
+        await asyncio.to_thread(files.remove_tree, run.tools.roots.staging(run.job.staging))
         await run.save()
 
 
@@ -96,6 +105,6 @@ def _keep_download(run: Run) -> str:
 
 
 def _remove_files(run: Run) -> None:
-    files.remove_tree(run.tools.roots.staging(run.job.id))
+    files.remove_tree(run.tools.roots.staging(run.job.staging))
     if not (run.job.inplace and run.job.source.kind is SourceKind.PATH):
         files.remove_tree(run.tools.roots.home(run.job.key))

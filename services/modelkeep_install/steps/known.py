@@ -30,7 +30,7 @@ async def same_source(run: Run) -> None:
     if job.reuse is Reuse.NEVER:
         return
     for model in await _from_source(run):
-        if await run.ask(partial(_is_whole, run, model)) and await _is_source_of(run, model):
+        if await run.ask(partial(is_whole, run, model)) and await _is_source_of(run, model):
             raise InstalledAlready(model)
     if job.expected_sha256:
         await _look_for_content(run, job.expected_sha256)
@@ -104,7 +104,7 @@ async def _look_for_content(run: Run, digest: str) -> None:
     for model in await run.ask(partial(run.tools.records.find, hash=digest)):
         if model.key == job.key or not await run.ask(partial(_may_be_equal, run, model)):
             continue
-        whole = await run.ask(partial(_is_whole, run, model))
+        whole = await run.ask(partial(is_whole, run, model))
         if await run.in_thread(run.tools.quick, partial(_is_here, run, model)):
             # one that was touched, or put back, is hashed anew: with that the record gets its time
             raise InstalledAlready(model, None if whole else digests_of(job, model.key))
@@ -115,15 +115,15 @@ async def _look_for_content(run: Run, digest: str) -> None:
         found.append(model.key)
         wanted = job.reuse is Reuse.SAME_CONTENT or (
             job.reuse is Reuse.SAME_SOURCE
-            and job.source.kind is SourceKind.URL
-            and model.source == job.source.text
+            and job.source.kind is not SourceKind.PATH
+            and model.source == job.record_source
         )
         if wanted and await _is_equal(run, model):
             raise InstalledAlready(model)
     run.job = replace(run.job, same_content=tuple(found), missing_content=tuple(missing))
 
 
-async def _is_whole(run: Run, model: StoredModel) -> bool:
+async def is_whole(run: Run, model: StoredModel) -> bool:
     """Whether a model's files are all there, as they were recorded."""
     listed = await run.tools.records.files(model.key)
     return await run.in_thread(run.tools.quick, partial(_as_recorded, run, model, listed))
@@ -146,7 +146,7 @@ def _is_gone(run: Run, model: StoredModel) -> bool:
 def _as_recorded(run: Run, model: StoredModel, listed: Sequence[RecordFile]) -> bool:
     try:
         location = run.tools.roots.locate(model.path, model.root_id)
-        facts = [(file, files.file_facts(_path_of(location, file.path))) for file in listed]
+        facts = [(file, files.file_facts(path_of(location, file.path))) for file in listed]
     except ModelkeepError:
         return False
     return bool(facts) and all(
@@ -155,7 +155,7 @@ def _as_recorded(run: Run, model: StoredModel, listed: Sequence[RecordFile]) -> 
     )
 
 
-def _path_of(location: Path, name: str) -> Path:
+def path_of(location: Path, name: str) -> Path:
     """Where a listed file lies; a model that is one file lists its name."""
     return location if name == location.name and not location.is_dir() else location / name
 
@@ -184,14 +184,14 @@ async def _is_equal(run: Run, model: StoredModel) -> bool:
     ours = Path(job.staged_path or job.source.text)
 
     def digest(path: Path) -> str:
-        return digest_file(path, roots.open, stop=run.stopped.is_set).sha256
+        return digest_file(path, roots.open, stop=lambda: run.must_stop).sha256
 
     def compare() -> bool:
         single = len(listed) == len(job.files) == 1
         for file in job.files:
             other = next(iter(listed.values())) if single else listed[file.path]
             mine = job.sha256 or digest(ours if single else ours / file.path)
-            if mine != (other.sha256 or digest(_path_of(location, other.path))):
+            if mine != (other.sha256 or digest(path_of(location, other.path))):
                 return False
         return True
 

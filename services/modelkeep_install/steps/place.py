@@ -16,12 +16,17 @@ from ..run import Run
 _TELL_EVERY_S = 0.25
 
 
-def copy(run: Run) -> None:
-    """Copies a local model into the staging folder, whole and durable, or leaves nothing there."""
+def copy(run: Run, *, link: bool = False) -> None:
+    """Copies a local model into the staging folder, whole and durable, or leaves nothing there.
+
+    Args:
+        run: The run.
+        link: Make other names of the files in place of copies, where the file system takes them.
+    """
     job, tools = run.job, run.tools
     assert job.probe is not None
     total = job.probe.size_bytes
-    staging = tools.roots.staging(job.id)
+    staging = tools.roots.staging(job.staging)
     begun = last = time.monotonic()
 
     def tell(count: int) -> None:
@@ -32,7 +37,7 @@ def copy(run: Run) -> None:
 
     try:
         with tools.room.claim() as claim:
-            how = files.Copying(tools.roots.open, tell, run.stopped.is_set, claim, total)
+            how = files.Copying(tools.roots.open, tell, lambda: run.must_stop, claim, total, link)
             try:
                 staged = files.copy_model(Path(job.source.text), job.probe.files, staging, how)
             except DiskFullException:
@@ -45,10 +50,10 @@ def copy(run: Run) -> None:
     run.job = replace(run.job, staged_path=str(staged), progress=copied)
 
 
-def check_room(run: Run) -> None:
+def check_room(run: Run, *, is_free: bool) -> None:
     """DiskFullException if a copy of a local model does not fit; notes how many bytes it takes."""
     assert run.job.probe is not None
-    total = 0 if run.job.inplace else run.job.probe.size_bytes
+    total = 0 if is_free else run.job.probe.size_bytes
     run.job = replace(run.job, progress=Progress(0, total))
     if total:
         with run.tools.room.claim() as claim:
@@ -59,5 +64,5 @@ def move(run: Run) -> None:
     """Gives what is staged its final name, by one rename."""
     staged = Path(run.job.staged_path)
     target = run.tools.roots.home(run.job.key) / staged.name
-    files.place(staged, target)
+    files.place(staged, target, read_only=not run.job.move)
     run.job = replace(run.job, local_path=str(target))

@@ -38,7 +38,8 @@ def take_hash(run: Run) -> None:
 
 
 def _look(run: Run, path: Path, *, named: Path | None = None) -> ProbeResult:
-    roots = run.tools.roots
-    found = probe(path, run.job.hints, opener=roots.open, check=roots.readable, named=named)
+    roots, plan = run.tools.roots, run.job.plan
+    said = plan.metadata.base if plan is not None else ""
+    found = probe(path, run.job.hints, opener=roots.open, check=roots.readable, named=named, said_base=said)
     check_known(found, named or path)
     return found

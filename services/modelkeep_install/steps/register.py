@@ -13,6 +13,7 @@ from ..domain.draft import digests_of, draft_of_job, listed
 from ..domain.jobs import State
 from ..domain.ports import StoredModel
 from ..run import Run
+from . import moving
 from .known import path_taken
 
 
@@ -37,8 +38,10 @@ async def register(run: Run) -> None:
 
 async def complete(run: Run, stored: StoredModel) -> None:
     """Ends the job as COMPLETED, and with that write orders the digests of its files."""
+    if run.job.move:
+        await moving.leave(run)
     job = run.job
-    await asyncio.to_thread(files.remove_tree, run.tools.roots.staging(job.id))  # empty by now
+    await asyncio.to_thread(files.remove_tree, run.tools.roots.staging(job.staging))  # empty by now
     run.job = replace(job, end_time=run.tools.now(), staged_path="")
     await run.enter(State.COMPLETED, record=stored.message, digests=digests_of(job, job.key))
 

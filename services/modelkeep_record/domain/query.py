@@ -26,6 +26,7 @@ class Order(Enum):
     CREATE_TIME = ("create_time_us", "key")
     UPDATE_TIME = ("update_time_us", "key")
     PATH = ("path", "key")
+    KEY = ("key",)
 
     @property
     def kinds(self) -> tuple[type[str | int | float], ...]:
@@ -69,6 +70,8 @@ class Query:
     hash: str = ""
     source: str = ""
     keys: frozenset[str] = frozenset()
+    #: One of the related keys.
+    related_to: str = ""
     #: Beginning of the key.
     key_prefix: str = ""
     #: The name, folded.
@@ -108,6 +111,7 @@ class Query:
             and (not self.hash or self.hash in (model.original_hash, model.current_hash))
             and (not self.source or model.source == self.source)
             and (not self.keys or model.key in self.keys)
+            and (not self.related_to or self.related_to in model.related_keys)
             and model.key.startswith(self.key_prefix)
             and (not self.name_folded or folded(model.name) == self.name_folded)
             and self.missing in (None, model.HasField("missing_time"))
@@ -163,11 +167,11 @@ class _Texts:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._kept: dict[tuple[str, int], str] = {}
+        self._kept: dict[tuple[str, int, str], str] = {}
 
     def of(self, model: Model) -> str:
-        """:func:`search_text` of a stored record, which its key and revision name."""
-        name = (model.key, model.revision)
+        """:func:`search_text` of a stored record, which key, revision and etag name in all stores."""
+        name = (model.key, model.revision, model.etag)
         text = self._kept.get(name)
         if text is None:
             text = search_text(model)

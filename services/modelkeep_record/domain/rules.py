@@ -1,8 +1,8 @@
 """The rules for records: what may be stored, what may change, what collides. No grpc, no SQL.
 
 A record is the message ``modelkeep.model.v1.Model`` itself: what a newer version put into it is kept
-through every change. Each function here runs inside one write transaction, of which it sees only
-:class:`Records`.
+through every change. Each coroutine here runs inside one write transaction, of which it sees only
+:class:`Records`, and waits for nothing else.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence, Set
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Protocol
 
@@ -29,10 +30,9 @@ from modelkeep.exceptions import (
 )
 from modelkeep.model.v1.model_pb2 import Model, ModelFile
 from modelkeep_common.masks import apply_update
-from modelkeep_common.urls import shown
 from modelkeep_common.wire import MAX_TIME_S, MIN_TIME_S, to_timestamp, total
 
-from . import kinds
+from . import covers, details, kinds, related
 
 #: Version of the data model that the original's `version()` tells.
 SCHEMA_VERSION = "3.2"
@@ -40,7 +40,7 @@ SCHEMA_VERSION = "3.2"
 MAX_RECORD_BYTES = 1 << 20
 
 _MAX_VIOLATIONS = 50
-_OUTPUT_ONLY = frozenset({"etag", "create_time", "update_time", "revision", "missing_time"})
+_OUTPUT_ONLY = frozenset({"etag", "create_time", "update_time", "revision", "missing_time", "cover_image"})
 _IMMUTABLE = frozenset({"key", "original_hash"})
 #: What follows from the list of files once there is a record.
 _OF_FILES = frozenset({"size_bytes"})
@@ -54,32 +54,44 @@ _KIND = ("type", "format", "base")
 class Records(Protocol):
     """The records as one write transaction sees them."""
 
-    def get(self, key: str) -> Model | None:
+    async def get(self, key: str) -> Model | None:
         """The record of a key."""
         ...
 
-    def key_at_path(self, path: str, root_id: str) -> str | None:
+    async def key_at_path(self, path: str, root_id: str) -> str | None:
         """The key of the record that has a path."""
         ...
 
-    def files(self, key: str) -> list[ModelFile]:
+    async def files(self, key: str) -> list[ModelFile]:
         """A model's files, ordered by path."""
         ...
 
-    def next_revision(self) -> int:
+    async def keys_naming(self, key: str) -> list[str]:
+        """The keys of the records whose `related_keys` have a key, sorted."""
+        ...
+
+    async def cover(self, key: str) -> covers.Cover | None:
+        """The picture that stands for a model."""
+        ...
+
+    async def next_revision(self) -> int:
         """The revision that the next :meth:`put` or :meth:`remove` makes."""
         ...
 
-    def put(self, model: Model, files: Sequence[ModelFile] | None) -> None:
+    async def put(self, model: Model, files: Sequence[ModelFile] | None) -> None:
         """Store a record, new or changed; ``files`` replace its files if given."""
         ...
 
-    def remove(self, key: str) -> None:
-        """Delete a record and its list of files."""
+    async def put_cover(self, key: str, cover: covers.Cover | None) -> None:
+        """Keep the picture of a record that is there, or none; what the record tells of it is put besides."""
+        ...
+
+    async def remove(self, key: str) -> None:
+        """Delete a record, its list of files and its picture."""
         ...
 
 
-def create(records: Records, model: Model, files: Sequence[ModelFile], now: float) -> Model:
+async def create(records: Records, model: Model, files: Sequence[ModelFile], now: float) -> Model:
     """Store a new record.
 
     Args:
@@ -94,26 +106,23 @@ def create(records: Records, model: Model, files: Sequence[ModelFile], now: floa
     """
     for name in _OUTPUT_ONLY:
         model.ClearField(name)
-    model.source = shown(model.source)
-    if not model.type:
-        model.type = kinds.type_of_arm(model)
-    kinds.select_arm(model)
+    complete(model)
     check_record(model)
     check_files(files)
     if not model.key:
         model.key = secrets.token_hex(16)
-    elif records.get(model.key) is not None:
-        raise DuplicateModelException(
-            f"There is a model with the key {model.key} already.", metadata={"key": model.key}
-        )
-    _check_path_free(records, model)
+    elif await records.get(model.key) is not None:
+        raise key_taken(model.key)
+    await _check_path_free(records, model)
+    others = await related.settle(records, model, None, max_bytes=MAX_RECORD_BYTES)
     model.create_time.CopyFrom(to_timestamp(now))
-    _stamp(model, records.next_revision(), now)
-    records.put(model, files)
+    await put_all(records, others, now)
+    stamp(model, await records.next_revision(), now)
+    await records.put(model, files)
     return model
 
 
-def update(
+async def update(
     records: Records,
     update: Model,
     mask: FieldMask | None,
@@ -144,7 +153,7 @@ def update(
         FieldInvalidException, InvalidModelConfigException: The change is not allowed.
         DuplicatePathException: The new path is taken.
     """
-    before = _get(records, update.key, update.etag)
+    before = await existing(records, update.key, update.etag)
     model = Model()
     model.CopyFrom(before)
     named = set(mask.paths) if mask is not None else set()
@@ -159,31 +168,33 @@ def update(
     apply_update(
         model, update, mask, mutable=_MUTABLE | set_once, immutable=_IMMUTABLE - set_once, prefix="model."
     )
-    model.source = shown(model.source)
+    details.without_secrets(model, before)
     lost = kinds.carry(before, model, named)
     check_record(model, known=before)
     if files is not None:
         check_files(files)
-        if _same_files(files, records.files(model.key)):
+        if _same_files(files, await records.files(model.key)):
             files = None
         else:
             model.size_bytes = total(file.size_bytes for file in files)
+    others = await related.settle(records, model, before, max_bytes=MAX_RECORD_BYTES)
     # Not by ==, for which a NaN that is there already would be a change each time.
-    if files is None and _bytes(model) == _bytes(before):
+    if files is None and canonical(model) == canonical(before):
         return model, lost
     looked = [f"model.{name}" for name in _FROM_DISK if getattr(model, name) != getattr(before, name)]
     for field in [*looked, *(["files"] if files is not None else [])][:1]:
         check_may_look(field)
     if any(getattr(model, name) != getattr(before, name) for name in _PLACE):
         model.ClearField("missing_time")
-        _check_path_free(records, model)
+        await _check_path_free(records, model)
     if not validate_only:
-        _stamp(model, records.next_revision(), now)
-        records.put(model, files)
+        await put_all(records, others, now)
+        stamp(model, await records.next_revision(), now)
+        await records.put(model, files)
     return model, lost
 
 
-def mark(records: Records, key: str, missing: bool, place: tuple[str, str] | None, now: float) -> bool:
+async def mark(records: Records, key: str, missing: bool, place: tuple[str, str] | None, now: float) -> bool:
     """Note whether a model's files are gone.
 
     Args:
@@ -196,7 +207,7 @@ def mark(records: Records, key: str, missing: bool, place: tuple[str, str] | Non
     Returns:
         Whether the record changed: it is there, was not marked so, and has the place that was looked at.
     """
-    model = records.get(key)
+    model = await records.get(key)
     if model is None or (place is not None and place != (model.path, model.root_id)):
         return False
     if model.HasField("missing_time") == missing:
@@ -205,13 +216,42 @@ def mark(records: Records, key: str, missing: bool, place: tuple[str, str] | Non
         model.missing_time.CopyFrom(to_timestamp(now))
     else:
         model.ClearField("missing_time")
-    _stamp(model, records.next_revision())
-    records.put(model, None)
+    stamp(model, await records.next_revision())
+    await records.put(model, None)
     return True
 
 
-def delete(records: Records, key: str, etag: str) -> tuple[Model, int]:
-    """Delete a record.
+async def set_cover(records: Records, key: str, etag: str, cover: covers.Cover | None, now: float) -> Model:
+    """Give a model a picture, or take it away.
+
+    Args:
+        records: The write transaction.
+        key: The record's key.
+        etag: If set, what the record's must be for anything to change.
+        cover: The picture; None: none.
+        now: Seconds since 1970.
+
+    Returns:
+        The record as it is now, with a new revision if anything changed.
+
+    Raises:
+        UnknownModelException, EtagMismatchException: There is no such record, or not in that state.
+    """
+    model = await existing(records, key, "")
+    present = model.cover_image if model.HasField("cover_image") else None
+    facts = None if cover is None else cover.facts
+    if facts == present:
+        return model
+    await existing(records, key, etag)
+    covers.tell_of(model, facts)
+    stamp(model, await records.next_revision(), now)
+    await records.put_cover(key, cover)
+    await records.put(model, None)
+    return model
+
+
+async def delete(records: Records, key: str, etag: str, now: float) -> tuple[Model, int]:
+    """Delete a record, also from the lists of related models.
 
     Returns:
         The record as it was, and the revision of its end.
@@ -219,10 +259,33 @@ def delete(records: Records, key: str, etag: str) -> tuple[Model, int]:
     Raises:
         UnknownModelException, EtagMismatchException: There is no such record, or not in that state.
     """
-    model = _get(records, key, etag)
-    revision = records.next_revision()
-    records.remove(key)
+    model = await existing(records, key, etag)
+    await put_all(records, await related.leave(records, [key]), now)
+    revision = await records.next_revision()
+    await records.remove(key)
     return model, revision
+
+
+async def delete_many(records: Records, keys: Sequence[str], now: float) -> tuple[list[str], list[str]]:
+    """Delete several records as :func:`delete` does one.
+
+    Returns:
+        The keys of those that there were, and the keys that no record had.
+    """
+    there = {key: await records.get(key) is not None for key in keys}
+    deleted = [key for key, is_there in there.items() if is_there]
+    await put_all(records, await related.leave(records, frozenset(deleted)), now)
+    for key in deleted:
+        await records.remove(key)
+    return deleted, [key for key, is_there in there.items() if not is_there]
+
+
+def complete(model: Model) -> None:
+    """Give a new record what follows from the rest of it, and take secrets out of its addresses."""
+    details.without_secrets(model)
+    if not model.type:
+        model.type = kinds.type_of_arm(model)
+    kinds.select_arm(model)
 
 
 def check_record(model: Model, known: Model | None = None) -> None:
@@ -238,7 +301,7 @@ def check_record(model: Model, known: Model | None = None) -> None:
         InvalidModelConfigException: Type, format, base and config do not fit together.
     """
     for find, error in (
-        (_field_violations, FieldInvalidException),
+        (partial(_field_violations, known=known), FieldInvalidException),
         (_kind_violations, InvalidModelConfigException),
     ):
         violations = list(find(model))
@@ -298,6 +361,18 @@ def unknown_model(key: str) -> UnknownModelException:
     return UnknownModelException(f"No model has the key {key}.", metadata={"key": key})
 
 
+def key_taken(key: str) -> DuplicateModelException:
+    """The error for a key that has a record already."""
+    return DuplicateModelException(f"There is a model with the key {key} already.", metadata={"key": key})
+
+
+def path_taken(path: str, holder: str) -> DuplicatePathException:
+    """The error for a path that another record has, which ``holder`` is the key of."""
+    return DuplicatePathException(
+        f"The model {holder} has this path already: {path}", metadata={"path": path, "key": holder}
+    )
+
+
 def not_the_only_one(count: int, name: str, base: str, type: str) -> ModelkeepError:
     """The error for a name, base and type that no record has, or more than one."""
     what = f"the name {name!r}, the base {base} and the type {type}"
@@ -315,10 +390,15 @@ def not_the_only_one(count: int, name: str, base: str, type: str) -> ModelkeepEr
     )
 
 
-def _get(records: Records, key: str, etag: str) -> Model:
+async def existing(records: Records, key: str, etag: str) -> Model:
+    """The record of a key, which must be in the state of an etag if one is given.
+
+    Raises:
+        UnknownModelException, EtagMismatchException: It is not there, or in another.
+    """
     if not key:
         raise FieldInvalidException("", violations=[FieldViolation("model.key", "must be set")])
-    model = records.get(key)
+    model = await records.get(key)
     if model is None:
         raise unknown_model(key)
     if etag and etag != model.etag:
@@ -329,16 +409,26 @@ def _get(records: Records, key: str, etag: str) -> Model:
     return model
 
 
-def _check_path_free(records: Records, model: Model) -> None:
-    holder = records.key_at_path(model.path, model.root_id)
+async def _check_path_free(records: Records, model: Model) -> None:
+    holder = await records.key_at_path(model.path, model.root_id)
     if holder is not None and holder != model.key:
-        raise DuplicatePathException(
-            f"The model {holder} has this path already: {model.path}",
-            metadata={"path": model.path, "key": holder},
-        )
+        raise path_taken(model.path, holder)
 
 
-def _field_violations(model: Model) -> Iterator[FieldViolation]:
+async def put_all(records: Records, models: Sequence[Model], now: float | None = None) -> None:
+    """Store the other sides of a change, before the record that it is about: its revision is the last.
+
+    Args:
+        records: The write transaction.
+        models: The records.
+        now: Seconds since 1970; None: it is no change that somebody made.
+    """
+    for model in models:
+        stamp(model, await records.next_revision(), now)
+        await records.put(model, None)
+
+
+def _field_violations(model: Model, known: Model | None) -> Iterator[FieldViolation]:
     for name in ("name", "path", *_KIND):
         if not getattr(model, name):
             yield FieldViolation(f"model.{name}", "must be set")
@@ -348,6 +438,7 @@ def _field_violations(model: Model) -> Iterator[FieldViolation]:
         yield FieldViolation("model.root_id", "is for relative paths only")
     if model.ByteSize() > MAX_RECORD_BYTES:
         yield FieldViolation("model", f"is larger than {MAX_RECORD_BYTES} bytes")
+    yield from details.extra_violations(model, known)
 
 
 def _kind_violations(model: Model) -> Iterator[FieldViolation]:
@@ -356,7 +447,8 @@ def _kind_violations(model: Model) -> Iterator[FieldViolation]:
             yield FieldViolation(f"model.{violation.field}", violation.description)
 
 
-def _bytes(model: Model) -> bytes:
+def canonical(model: Model) -> bytes:
+    """A record in the one form that equal records share."""
     return model.SerializeToString(deterministic=True)
 
 
@@ -364,11 +456,11 @@ def _same_files(new: Sequence[ModelFile], old: Sequence[ModelFile]) -> bool:
     return sorted(new, key=lambda file: file.path) == list(old)
 
 
-def _stamp(model: Model, revision: int, now: float | None = None) -> None:
-    """The marks of a new state; without a time it is none that somebody made."""
+def stamp(model: Model, revision: int, now: float | None = None) -> None:
+    """Set revision, etag and, at a change that somebody makes now, ``update_time``."""
     if now is not None:
         model.update_time.CopyFrom(to_timestamp(now))
     model.revision = revision
     model.etag = ""
-    digest = hashlib.blake2b(_bytes(model), digest_size=12)
+    digest = hashlib.blake2b(canonical(model), digest_size=12)
     model.etag = f'"{digest.hexdigest()}"'

@@ -56,6 +56,10 @@ _TEXTS = (
 )
 
 
+#: What is repeated many times has so many bytes at most.
+_MANY_BYTES = 1 << 20
+
+
 class Pool:
     """What the suite has answered, by the name of the field that it stood in."""
 
@@ -151,14 +155,17 @@ def _fill(draw: st.DrawFn, message: Message, field: FieldDescriptor, pool: Pool,
             return
         made = [draw(messages(field.message_type, pool, depth + 1)) for _ in range(_few(draw, field))]
         if field.is_repeated:
-            getattr(message, field.name).extend(made * draw(st.sampled_from((1, 1, 1, 300))))
+            size = sum(part.ByteSize() for part in made)
+            times = draw(st.sampled_from((1, 1, 1, 300)))
+            # many of what has many in it itself would be more than any machine has
+            getattr(message, field.name).extend(made * (times if size * times < _MANY_BYTES else 1))
         else:
             getattr(message, field.name).CopyFrom(made[0])
     elif field.is_repeated:
         made = [draw(values(field, pool, depth)) for _ in range(_few(draw, field))]
         size = sum(len(item) if isinstance(item, str | bytes) else 8 for item in made)
         times = draw(st.sampled_from((1, 1, 1, 30, 2000)))
-        getattr(message, field.name).extend(made * (times if size * times < 1 << 20 else 1))
+        getattr(message, field.name).extend(made * (times if size * times < _MANY_BYTES else 1))
     else:
         setattr(message, field.name, draw(values(field, pool, depth)))
 

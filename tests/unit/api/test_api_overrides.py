@@ -30,6 +30,9 @@ NOT_OVERRIDDEN = {
     "missing_time": "output only",
     "revision": "output only",
     "raw_json": "what a newer version stored",
+    "related_keys": "said once there are records on both sides",
+    "extra_fields": "of another program's record, which an install has none of",
+    "cover_image": "output only",
 }
 
 
@@ -77,10 +80,10 @@ def sample(field: Any) -> Any:
     if field.enum_type is not None:
         one: Any = field.enum_type.values[1].number
     elif field.message_type is not None:
-        one = model_pb2.Submodel(type="SUB_MODEL_TYPE_VAE")
+        one = {part.name: sample(part) for part in field.message_type.fields}
     else:
         one = {
-            field.TYPE_STRING: f"a {field.name}",
+            field.TYPE_STRING: f"https://example.org/{field.name}",
             field.TYPE_BOOL: False,
             field.TYPE_INT32: 3,
             field.TYPE_DOUBLE: 0.5,

@@ -13,15 +13,17 @@ from support import raisesites
 from support.reasons import comments, declared
 
 #: What a source's refusal is told with, whichever of its reasons it has: download/domain/refusals.py.
-REFUSED = {"host", "status", "said", "deadline", "needs"}
+REFUSED = {"host", "status", "said", "deadline", "needs", "credential", "kept_under"}
 REFUSALS = {
     *("SOURCE_NOT_FOUND", "TOKEN_REQUIRED", "TOKEN_REJECTED", "LICENSE_NOT_ACCEPTED", "PURCHASE_REQUIRED"),
-    *("EARLY_ACCESS", "ADDRESS_EXPIRED", "UPSTREAM_UNAVAILABLE", "NOT_A_MODEL_FILE"),
+    *("EARLY_ACCESS", "SOURCE_DISABLED", "ADDRESS_EXPIRED", "UPSTREAM_UNAVAILABLE", "NOT_A_MODEL_FILE"),
+    "RATE_LIMITED",
 }
 #: Keys that are passed from one error to another, or read from a status, and where they are made.
 PASSED_ON = {
     ("INTERNAL", "request_id"): "common/calls/status.py: internal_status",
-    ("UPSTREAM_UNAVAILABLE", "ignored_variables"): "download/engine/transport.py",
+    ("UPSTREAM_UNAVAILABLE", "ignored_variables"): "download/engine/dialing.py",
+    ("UPSTREAM_UNAVAILABLE", "proxy"): "download/engine/proxies.py",
     **{(reason, key): "refusals.py" for reason in REFUSALS for key in REFUSED},
 }
 

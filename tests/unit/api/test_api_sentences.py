@@ -83,7 +83,7 @@ def broken(field: FieldDescriptor, path: tuple[str, ...], value: Any) -> Any:
     elif kind == "repeated":
         getattr(message, field.name).append(bad_value(rule, value))
     elif kind == "bytes":
-        setattr(message, field.name, b"x" * (value + 1))
+        setattr(message, field.name, b"x" * (value - 1 if rule == "min_len" else value + 1))
     elif field.message_type is not None:
         for name, part in bad_value(rule, value).items():
             setattr(getattr(message, field.name), name, part)

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from modelkeep.cli import _errors, _output
+from modelkeep.cli import _download_limits, _errors, _output
 from modelkeep.cli._fields import assignments
 from modelkeep.cli._words import few
 from modelkeep.cli.main import app
@@ -34,8 +35,8 @@ from modelkeep.install.v1 import install_pb2
 from modelkeep.supervisor import SERVICES
 
 VERBS = (
-    *("up", "demo", "install", "installs", "downloads", "list", "show"),
-    *("search", "edit", "rm", "probe", "load", "cache"),
+    *("up", "demo", "install", "register", "installs", "downloads", "list", "show"),
+    *("search", "edit", "rm", "probe", "load", "cache", "export", "import", "backup"),
 )
 
 
@@ -187,6 +188,40 @@ def test_bad_fields_are_told_once_without_advice_that_says_nothing() -> None:
 def test_advice_on_tokens_names_what_a_person_types_and_not_what_a_program_calls(reason: str) -> None:
     error = BY_REASON[reason]("No.", metadata={"remedy": "create the download with an access token"})
     assert "MODELKEEP_ACCESS_TOKEN" in _errors.remedy(error)
+
+
+def test_who_is_to_accept_terms_reads_at_which_page_and_what_to_type_then() -> None:
+    facts = {"terms": "https://h/o/n", "kept_under": "h", "remedy": "Accept them at https://h/o/n, then …"}
+    advice = _errors.remedy(BY_REASON["TOKEN_REQUIRED"]("No.", metadata=facts))
+    assert "Accept the terms at https://h/o/n" in advice
+    assert "MODELKEEP_ACCESS_TOKEN" in advice
+    assert "`modelkeep auth login h`" in advice
+
+
+def test_all_the_choices_of_an_ambiguous_source_are_told() -> None:
+    facts = {"choices": "o/n:a (1 MB); o/n:b (2 MB)", "remedy": "Name one, such as o/n:a."}
+    advice = _errors.remedy(BY_REASON["AMBIGUOUS_SOURCE"]("No.", metadata=facts))
+    assert advice == "Name one, such as o/n:a. There are: o/n:a (1 MB); o/n:b (2 MB)."
+
+
+def test_who_names_nothing_that_there_is_reads_how_a_repository_is_written() -> None:
+    advice = _errors.remedy(BY_REASON["SOURCE_NOT_FOUND"]("There is nothing at /tmp/gpt2."))
+    assert "owner/name" in advice
+    assert "hf:name" in advice
+
+
+@pytest.mark.parametrize(("needs", "token"), [("source_url", False), ("source_url, access_token", True)])
+def test_who_lacks_a_hidden_address_is_not_sent_for_a_token_alone(needs: str, token: bool) -> None:
+    advice = _errors.remedy(BY_REASON["TOKEN_REQUIRED"]("No.", metadata={"needs": needs}))
+    assert "--url" in advice
+    assert ("MODELKEEP_ACCESS_TOKEN" in advice) is token
+
+
+@pytest.mark.parametrize("given", ["0.5", "0.0001k", "0.1B/s"])
+def test_a_rate_below_a_byte_a_second_is_not_taken_as_none(given: str) -> None:
+    with pytest.raises(typer.BadParameter, match="less than a byte a second"):
+        _download_limits.rate_of(given)
+    assert _download_limits.rate_of("0") == 0
 
 
 def test_json_has_the_names_of_the_proto_files_and_leaves_nothing_out() -> None:

@@ -11,17 +11,44 @@ from typing import Any
 
 import pytest
 
-from modelkeep.cli import _follow
-from modelkeep.cli._bar import Bar, Standing, drawn
+from modelkeep.cli import _follow, _scans
+from modelkeep.cli._bar import Bar, FileStanding, Standing, drawn, drawn_with_files
 from modelkeep.cli._terminal import Terminal, cells
 from modelkeep.client import WatchFrame
 from modelkeep.client._install_jobs import ModelInstallJob
+from modelkeep.client._scans import ModelScan
 from modelkeep.client._watch import WatchEvent
 from modelkeep.download.v1 import download_pb2
-from modelkeep.install.v1 import install_pb2
+from modelkeep.install.v1 import install_pb2, scan_pb2
 from modelkeep.server.v1 import job_pb2
 
 BUSY = "The server answers 503."
+
+
+class Screen(io.StringIO):
+    """A terminal, as far as a bar needs one: what its lines show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines, self._row = [""], 0
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", text):
+            if part == "\n":
+                self._row += 1
+                self.lines += [""] * (self._row + 1 - len(self.lines))
+            elif part == "\x1b[2K":
+                self.lines[self._row] = ""
+            elif part == "\x1b[J":
+                del self.lines[self._row + 1 :]
+            elif part.endswith("A"):
+                self._row -= int(part[2:-1])
+            elif part != "\r" and not part.startswith("\x1b"):
+                self.lines[self._row] += part
+        return len(text)
 
 
 def waiting(attempt: int, until: float, **values: Any) -> install_pb2.Install:
@@ -129,6 +156,38 @@ def test_a_bar_is_narrower_than_the_terminal_whatever_it_tells(columns: int) -> 
     assert columns < 60 or "45 %" in line
 
 
+@pytest.mark.parametrize("columns", range(20, 121, 10))
+def test_several_files_have_a_line_each_and_the_smallest_are_counted(columns: int) -> None:
+    files = [FileStanding(f"unet/part-{n}\u202e.bin", n * 1000, n * 2000) for n in range(8)]
+    standing = Standing("Download 3: running", 28_000, 56_000, files=files)
+    lines = drawn_with_files(standing, Terminal(width=columns, height=24, moves=True), 0.0)
+    assert max(map(cells, lines)) < columns
+    assert len(lines) == 1 + 5 + 1
+    if columns >= 60:
+        assert [line.split("part-")[1][0] for line in lines[1:6]] == list("34567")
+    assert lines[-1].startswith("  and 3 more")
+    assert len(drawn_with_files(standing, Terminal(width=columns, height=6, moves=True), 0.0)) == 1 + 2 + 1
+
+
+def test_what_is_drawn_over_several_lines_is_drawn_over_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    for name, value in {"COLUMNS": 80, "LINES": 40, "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, str(value))
+    files = [job_pb2.FileProgress(path=f"{n}.bin", bytes_done=n, bytes_total=10) for n in range(3)]
+    moved = job_pb2.Progress(bytes_done=3, bytes_total=40, files=files)
+    with Bar(now=lambda: 1000.0).shown() as bar:
+        bar.update(_follow.standing("a", moved))
+        assert [line.split()[0] for line in screen.lines] == ["a", "0.bin", "1.bin", "2.bin"]
+        bar.update(_follow.standing("b", moved, BUSY, 1012.0))
+        assert [line.split()[0] for line in screen.lines] == ["The", "b", "0.bin", "1.bin", "2.bin"]
+        bar.update(_follow.standing("c", job_pb2.Progress(bytes_done=3, bytes_total=40)))
+        assert [line.split()[0] for line in screen.lines] == ["The", "c"]
+    assert [line for line in screen.lines if line.strip()] == [BUSY]
+
+
 def test_while_the_service_is_away_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     def frames() -> Generator[WatchFrame[ModelInstallJob]]:
         running = ModelInstallJob(install_pb2.Install(id=3, state=install_pb2.INSTALL_STATE_RUNNING))
@@ -143,3 +202,44 @@ def test_while_the_service_is_away_that_is_said(capsys: pytest.CaptureFixture[st
         "Install 3: service away, trying again (12 s)",
         "Install 3: completed",
     ]
+
+
+def scanning(**values: Any) -> ModelScan:
+    """A scan that has registered one model of two files."""
+    counts = scan_pb2.ScanCounts(file_count=2, new_count=1)
+    return ModelScan(
+        scan_pb2.Scan(**{"id": 5, "state": scan_pb2.SCAN_STATE_RUNNING, "counts": counts, **values})
+    )
+
+
+def test_a_scan_tells_why_it_waits_with_and_without_a_time_and_at_its_end_no_more(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    until = time.mktime((2026, 11, 27, 12, 30, 15, 0, 0, -1))
+    paused = job_pb2.JobError(reason="WRONG_STATE", message="Install 3 of /m/\x1bink is paused.")
+    bar = Bar()
+    for scan in (
+        scanning(),
+        scanning(error=waiting(1, until).error),
+        scanning(),
+        scanning(error=paused),
+        scanning(error=paused),
+        scanning(error=paused, state=scan_pb2.SCAN_STATE_ERROR, ended=True),
+    ):
+        bar.update(_scans.standing(scan))
+    said = "Scan 5: 2 files, 1 new"
+    assert capsys.readouterr().err.splitlines() == [
+        said,
+        f"{said}: {BUSY} [UPSTREAM_UNAVAILABLE]; next try at 12:30:15",
+        said,
+        f"{said}: Install 3 of /m/\\x1bink is paused. [WRONG_STATE]",
+        said,
+    ]
+
+
+def test_what_is_counted_is_told_by_number_and_not_as_bytes() -> None:
+    terminal = Terminal(width=100)
+    line = drawn(Standing("Importing", 1_200, 5_000, noun="line"), terminal, 0.0)
+    assert line.startswith("Importing  ")
+    assert line.endswith("24 %  1,200 of 5,000 lines")
+    assert drawn(Standing("Exporting", 1, noun="model"), terminal, 0.0) == "Exporting  1 model"

@@ -137,6 +137,7 @@ async def test_a_cancelled_task_cancels_its_call() -> None:
             await task
 
 
+@pytest.mark.long
 async def test_the_first_call_after_a_long_outage_finds_a_service_that_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

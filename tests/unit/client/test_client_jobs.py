@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from modelkeep.client import (
     DownloadJobPath,
     DownloadJobRemoteSource,
+    DownloadJobRepoID,
     DownloadJobStatus,
     DownloadJobURL,
     ModelInstallJob,
 )
-from modelkeep.client._download_jobs import make_job
+from modelkeep.client._download_jobs import job_class_of, make_job
 from modelkeep.client._loader import precision_name
 from modelkeep.configs import SubmodelDefinition
 from modelkeep.configs.overrides import config_of, overrides_of
@@ -80,12 +81,12 @@ def test_the_error_of_an_unforeseen_failure_says_where_it_happened_and_not_what_
     try:
         fail()
     except RuntimeError as error:
-        failure = JobError.of(error)
+        failure = JobError.failure(error)
     told = job_pb2.JobError(reason=failure.reason, message=failure.message, detail=failure.detail)
     job = ModelInstallJob(install_pb2.Install(id=1, state=install_pb2.INSTALL_STATE_ERROR, error=told))
     assert job.error is not None
     assert job.error_type == "ModelkeepError"
-    assert re.search(r"RuntimeError\n(.*\n)*test_client_jobs\.py:\d+ in fail$", job.error)
+    assert re.search(r"\nTraceback .*\n(.*\n)*  test_client_jobs\.py:\d+ in fail\nRuntimeError$", job.error)
     assert "hush" not in job.error
 
 
@@ -94,11 +95,41 @@ def test_a_state_of_a_newer_service_counts_as_running() -> None:
 
 
 def test_the_class_of_a_download_job_fits_its_source() -> None:
-    assert isinstance(make_job("https://host/x", destination=Path("/d")), DownloadJobURL)
-    assert isinstance(make_job(Path("/x"), destination=Path("/d")), DownloadJobPath)
-    assert isinstance(make_job("relative/x", destination=Path("/d")), DownloadJobPath)
+    for source, cls in (
+        ("https://host/x", DownloadJobURL),
+        (Path("/x"), DownloadJobPath),
+        ("./relative/x", DownloadJobPath),
+        ("a/b/c", DownloadJobPath),
+        (Path("owner/name"), DownloadJobPath),
+        ("owner/name", DownloadJobRepoID),
+        ("hf://owner/name@v1:vae", DownloadJobRepoID),
+        ("https://huggingface.co/owner/name/tree/main/vae", DownloadJobRepoID),
+        ("http://www.civitai.com/models/13456", DownloadJobRepoID),
+        ("https://huggingface.co/datasets/owner/name/resolve/main/a.bin", DownloadJobURL),
+    ):
+        assert job_class_of(source) is cls
+        assert type(make_job(cls, source, destination=Path("/d"))) is cls
     with pytest.raises(FieldInvalidException):
-        make_job("ftp://host/x", destination=Path("/d"))
+        make_job(DownloadJobURL, "ftp://host/x", destination=Path("/d"))
+
+
+def test_a_path_that_exists_is_a_path_however_it_is_spelt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    assert job_class_of("owner/name") is DownloadJobPath
+    assert job_class_of("hf:owner/name") is DownloadJobRepoID
+
+
+def test_a_remote_source_is_an_address_or_what_a_hub_names() -> None:
+    page = DownloadJobRemoteSource(source="http://www.civitai.com/models/13456", destination="/d")
+    assert page.source_message().remote.source == "http://www.civitai.com/models/13456"
+    file = DownloadJobRemoteSource(source="https://host/x", destination="/d")
+    assert file.source_message().url == "https://host/x"
+    asked = DownloadJobRepoID(source="o/n", destination="/d", variant="fp16", subfolder="vae", revision="v1")
+    found = asked.source_message().remote
+    assert (found.source, found.variant, found.subfolder, found.revision) == ("o/n", "fp16", "vae", "v1")
 
 
 def test_a_destination_with_a_slash_at_its_end_is_a_folder() -> None:

@@ -117,6 +117,49 @@ async def test_a_write_that_fails_does_not_undo_its_neighbours(db: Database) -> 
     assert heard == [("items", "a"), ("items", "b")]
 
 
+async def test_where_all_may_be_run_again_one_that_fails_costs_no_savepoint_until_it_has_written(
+    db: Database,
+) -> None:
+    heard: list[tuple[str, str]] = []
+    db.add_commit_listener(heard.extend)
+    runs: list[str] = []
+    seen: list[str] = []
+    await db.write(lambda conn: conn.set_trace_callback(seen.append))
+
+    def noted(name: str) -> Callable[[Connection], int]:
+        def work(conn: Connection) -> int:
+            runs.append(name)
+            return add(name)(conn)
+
+        return work
+
+    def refuses(conn: Connection) -> None:
+        names(conn)
+        raise LookupError
+
+    def fails(conn: Connection) -> None:
+        noted("bad")(conn)
+        raise ZeroDivisionError
+
+    async with Blocked(db):
+        writes = await asked(*(db.write(work, repeatable=True) for work in (noted("a"), refuses, noted("b"))))
+    with pytest.raises(LookupError):
+        await writes[1]
+    assert (await writes[0], await writes[2], runs) == (1, 2, ["a", "b"])
+    assert seen.count("SAVEPOINT unit") == 1  # that of the write that kept the writer busy
+    async with Blocked(db):
+        works = (noted("c"), refuses, fails, noted("a"), noted("d"))
+        writes = await asked(*(db.write(work, repeatable=True) for work in works))
+    errors = (LookupError, ZeroDivisionError, sqlite3.IntegrityError)
+    for write, error in zip(writes[1:4], errors, strict=True):
+        with pytest.raises(error):
+            await write
+    assert (await writes[0], await writes[4]) == (3, 4)
+    assert runs == ["a", "b", "c", "bad", "c", "bad", "a", "d"]
+    assert await db.read(names) == ["a", "b", "c", "d"]
+    assert heard == [("items", name) for name in "abcd"]
+
+
 async def test_no_write_is_answered_before_the_commit(db: Database) -> None:
     running, go_on = threading.Event(), threading.Event()
 
@@ -214,7 +257,7 @@ async def test_a_broken_disk_is_told_to_who_waits_and_the_store_goes_on_afterwar
 
     with monkeypatch.context() as patch:
         patch.setattr(Connection, "execute", broken)
-        for write in await asked(db.write(add("a")), db.write(add("b"))):
+        for write in await asked(*(db.write(add(name), synced=False) for name in "ab")):
             with pytest.raises(sqlite3.OperationalError, match="disk"):
                 await write
     if statement == "COMMIT":  # a transaction that cannot even be rolled back refuses what comes after it

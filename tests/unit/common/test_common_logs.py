@@ -56,6 +56,16 @@ def test_other_texts_stay_as_they_are(text: str) -> None:
     assert redact(text) == text
 
 
+@pytest.mark.parametrize("level", ["DEBUG", "INFO", "ERROR"])
+def test_libraries_tell_no_address_that_they_ask(tmp_path: Path, level: str) -> None:
+    path = tmp_path / "x.jsonl"
+    logs.configure("download", level=level, file=path)
+    for library in ("httpx", "httpx2"):
+        logging.getLogger(library).info("HTTP Request: GET https://storage.example/x?sig=abc")
+        logging.getLogger(library).error("broken")
+    assert [line["message"] for line in lines(path)] == ["broken", "broken"]
+
+
 def test_a_record_is_one_json_line_with_its_fields(log_file: Path) -> None:
     log = logging.getLogger("modelkeep.test")
     log.info("installed %s", "a\nb", extra={"fields": {"key": "k", "url": "https://u:SECRET99@h/", "n": 3}})

@@ -10,9 +10,11 @@ from google.protobuf.wrappers_pb2 import BytesValue
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelkeep.download.v1 import download_pb2
+from modelkeep.download.v1.download_service_pb2 import ListDownloadsRequest
 from modelkeep.exceptions import FieldInvalidException, PageTokenMismatchException
 from modelkeep_common import paging, tokens
-from modelkeep_common.paging import Key, clamp_page_size, decode_page_token, encode_page_token
+from modelkeep_common.paging import AskedPage, Key, clamp_page_size, decode_page_token, encode_page_token
 
 KEYS = st.one_of(
     st.text(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False)
@@ -108,3 +110,38 @@ def test_an_answer_holds_as_many_messages_as_fit_and_one_at_least(monkeypatch: p
         monkeypatch.setattr(paging, "MAX_PAGE_BYTES", room)
         assert paging.fitting(iter(messages)) == messages[:fit]
     assert paging.fitting(iter(messages[:0])) == []
+
+
+def read_by_pages(request: ListDownloadsRequest, ids: range, payload: str) -> list[list[int]]:
+    """The numbers on each page, as a service answers them."""
+    pages: list[list[int]] = []
+    while True:
+        asked = AskedPage(request, int)
+        rows = [number for number in ids if number > (asked.after or 0)][: asked.limit]
+        page, request.page_token = asked.of(
+            rows, lambda number: download_pb2.Download(id=number, path=payload), lambda message: message.id
+        )
+        pages.append([message.id for message in page])
+        if not request.page_token:
+            return pages
+
+
+def test_a_list_is_read_page_by_page_and_the_last_page_names_no_other() -> None:
+    assert read_by_pages(ListDownloadsRequest(page_size=3), range(1, 8), "") == [[1, 2, 3], [4, 5, 6], [7]]
+    assert read_by_pages(ListDownloadsRequest(page_size=3), range(1, 7), "") == [[1, 2, 3], [4, 5, 6]]
+    assert read_by_pages(ListDownloadsRequest(), range(0), "") == [[]]
+
+
+def test_a_page_ends_where_an_answer_is_full_and_the_next_goes_on_there() -> None:
+    large = "x" * (paging.MAX_PAGE_BYTES * 2 // 5)
+    assert read_by_pages(ListDownloadsRequest(page_size=5), range(1, 6), large) == [[1, 2], [3, 4], [5]]
+
+
+def test_a_page_of_another_query_or_of_no_size_is_refused() -> None:
+    first = AskedPage(ListDownloadsRequest(page_size=1, queue="a"), int)
+    _, token = first.of([1, 2], lambda number: download_pb2.Download(id=number), lambda message: message.id)
+    assert AskedPage(ListDownloadsRequest(page_size=9, queue="a", page_token=token), int).after == 1
+    with pytest.raises(PageTokenMismatchException):
+        AskedPage(ListDownloadsRequest(queue="b", page_token=token), int)
+    with pytest.raises(FieldInvalidException):
+        AskedPage(ListDownloadsRequest(page_size=-1), int)

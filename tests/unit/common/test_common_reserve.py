@@ -109,6 +109,18 @@ def test_where_no_reserve_can_be_made_nothing_is_refused(tmp_path: Path) -> None
     assert Reserve(tmp_path, 0).has_room()
 
 
+@pytest.mark.parametrize("size", [10, 3 * MIB])
+def test_a_file_of_that_name_that_holds_something_is_left_alone(disk: Path, size: int) -> None:
+    theirs = disk / "reserve"
+    theirs.write_bytes(b"\1" * size)
+    reserve = Reserve(disk, MIB)
+    assert reserve.renew()
+    fill(disk)
+    assert not reserve.give_up()
+    assert not Reserve(disk, MIB).give_up()
+    assert theirs.read_bytes() == b"\1" * size
+
+
 # -- the database ---------------------------------------------------------------------------------------
 
 

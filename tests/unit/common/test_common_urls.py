@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from modelkeep.exceptions import FieldInvalidException
 from modelkeep_common import urls
-from modelkeep_common.urls import parse_url, redact, redirected, shown, without_query
+from modelkeep_common.urls import parse_url, redact, redirected, shown, token_apart, without_query
 
 S = "zq7f3a9c51d0e84b26"
 #: A source, and what is stored, logged and answered of it.
@@ -295,3 +295,19 @@ def test_what_is_shown_tells_whether_it_may_stand_for_two_objects(
         return
     if first.shown == second.shown and first.mark != second.mark:
         assert urls.may_hide_objects(first.shown)
+
+
+@pytest.mark.parametrize(
+    ("written", "plain", "token"),
+    [
+        ("https://h/models/1?token=abc&type=Model", "https://h/models/1?type=Model", "abc"),
+        ("https://h/models/1?type=Model&Token=a%20b", "https://h/models/1?type=Model", "a b"),
+        ("https://me:a%2Fb@h:8443/o/n", "https://h:8443/o/n", "a/b"),
+        ("https://abc@h/o/n?token=", "https://h/o/n", "abc"),
+        ("https://h/o/n?a=1;b=%2F", "https://h/o/n?a=1;b=%2F", ""),
+        ("owner/name:token=x", "owner/name:token=x", ""),
+        ("http://[::1", "http://[::1", ""),
+    ],
+)
+def test_a_token_in_a_hubs_address_is_taken_apart(written: str, plain: str, token: str) -> None:
+    assert token_apart(written) == (plain, token)

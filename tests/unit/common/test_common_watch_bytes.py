@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -36,8 +36,9 @@ async def hub(db: Database) -> AsyncIterator[WatchHub[StringValue]]:
     await made.drain(0.1)
 
 
-def read_all(conn: Connection) -> Iterable[tuple[str, StringValue]]:
-    return [(key, StringValue(value=body)) for key, body in conn.execute("SELECT id, body FROM items")]
+async def read_all(conn: Connection) -> AsyncIterator[tuple[str, StringValue]]:
+    for key, body in conn.execute("SELECT id, body FROM items"):
+        yield key, StringValue(value=body)
 
 
 async def put(db: Database, key: str, size: int) -> int:

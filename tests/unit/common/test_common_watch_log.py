@@ -15,7 +15,7 @@ from modelkeep.exceptions import (
 from modelkeep_common.limits import StoreLimits
 from modelkeep_common.sqlite import Database
 from modelkeep_common.watch import Frame, WatchHub
-from modelkeep_common.watch.log import position_of
+from modelkeep_common.watch.log import LogView, position_of
 from modelkeep_common.watch.memory_log import MemoryLog
 from modelkeep_common.watch.sqlite_log import current_revision, trim_history
 from support.commonwatch import (
@@ -137,14 +137,18 @@ async def test_random_traffic_and_reconnects_always_end_in_the_true_state(
                         state = {key: item for key, item in state.items() if key in named}
                     token = frame.resume_token
                     done = stop.is_set() and frame.phase == "LIVE" and not frame.events
-                    if done and watching.revision == await log_of(store).read(lambda view: view.revision):
+                    if done and watching.revision == await log_of(store).read(lambda view: view.revision()):
                         watching.close()
                         return state
             watching.close()
 
     on: Callable[[Item], bool] = lambda item: bool(item["on"])  # noqa: E731
     _, *states = await asyncio.gather(write(), follow(None, 1), follow(None, 2), follow(on, 3), follow(on, 4))
-    truth = dict(await log_of(store).read(lambda view: read_all(view.source)))
+
+    async def everything(view: LogView) -> Item:
+        return {key: item async for key, item in read_all(view.source)}
+
+    truth = await log_of(store).read(everything)
     matching = {key: item for key, item in truth.items() if item["on"]}
     assert states == [truth, truth, matching, matching]
 
@@ -159,9 +163,9 @@ async def test_a_log_in_memory_keeps_so_many_bytes_and_every_resource() -> None:
     first = log.token()
     for number in range(100):
         log.append(f"k{number}", b"x" * 1000)
-    assert sum(row.size_bytes for row in log.changes(log.floor)) <= 10_000
-    assert log.floor == 90
+    assert sum([row.size_bytes async for row in log.changes(await log.floor())]) <= 10_000
+    assert await log.floor() == 90
     assert len(log.resources) == 100
     with pytest.raises(ResumeTokenExpiredException):
-        position_of(log, "items", first)
-    assert position_of(log, "items", log.token()).revision == 100
+        await position_of(log, "items", first)
+    assert (await position_of(log, "items", log.token())).revision == 100

@@ -17,7 +17,7 @@ from modelkeep.exceptions import (
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_download.domain.retry import StartOver
 from modelkeep_download.engine import files
-from modelkeep_download.engine.transport import StopSignal
+from modelkeep_download.engine.stops import StopSignal
 from modelkeep_download.sources import tree
 
 
@@ -36,6 +36,15 @@ def staged(tmp_path: Path) -> Path:
     staged = staging / files.PARTIAL
     staged.write_bytes(b"body")
     return staged
+
+
+def test_jobs_of_two_services_never_share_a_staging_folder(tmp_path: Path) -> None:
+    made = [files.make_staging(tmp_path, tmp_path / "m.bin", 7) for _ in range(3)]
+    assert len(set(made)) == 3
+    assert all(files.is_staging(folder) and folder.is_dir() for folder in made)
+    for folder in made:
+        files.remove_staging(str(folder))
+    assert list((tmp_path / ".staging").iterdir()) == []
 
 
 def test_a_delivery_renames_and_makes_folders(tmp_path: Path, staged: Path, way: str) -> None:
@@ -101,7 +110,7 @@ def test_only_staging_folders_are_ever_removed(tmp_path: Path, staged: Path) -> 
 
 
 def test_a_wrong_file_is_set_apart(tmp_path: Path, staged: Path) -> None:
-    kept = files.quarantine(staged.parent)
+    kept = files.quarantine(staged)
     assert (kept.name, kept.read_bytes(), staged.exists()) == ("quarantined", b"body", False)
 
 

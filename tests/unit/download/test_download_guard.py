@@ -17,8 +17,10 @@ from modelkeep.exceptions import (
     UpstreamUnavailableException,
 )
 from modelkeep_download.domain.retry import TransientError
+from modelkeep_download.engine.dialing import SocketAddress
 from modelkeep_download.engine.guard import AddressGuard
-from modelkeep_download.engine.transport import HttpTransport, Limits, SocketAddress, Stopped, StopSignal
+from modelkeep_download.engine.stops import Stopped, StopSignal
+from modelkeep_download.engine.transport import HttpTransport, Limits
 from support.httpserver import HttpServer, Resource, Status
 
 CERTIFICATE = Path(__file__).parents[2] / "data" / "tls" / "localhost.pem"
@@ -83,7 +85,7 @@ def test_a_name_that_is_public_when_asked_and_private_when_connected_is_refused(
     transport = HttpTransport(
         AddressGuard(),
         resolver=lambda host, port: [public],
-        dialer=lambda sock, address: sock.connect(("127.0.0.1", web.port)),  # rebound meanwhile
+        connect=lambda sock, address: sock.connect(("127.0.0.1", web.port)),  # rebound meanwhile
     )
     with pytest.raises(ForbiddenAddressException, match=r"127\.0\.0\.1"):
         fetch(transport, web.url("/m.bin", host="rebind.example"))

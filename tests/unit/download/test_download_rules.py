@@ -23,8 +23,10 @@ from modelkeep.exceptions import (
     TokenRequiredException,
     WrongStateException,
 )
+from modelkeep_common.file_names import FORBIDDEN
 from modelkeep_download.domain import names
 from modelkeep_download.domain import transitions as domain
+from modelkeep_download.domain.credentials import CredentialKind
 from modelkeep_download.domain.job import (
     Failure,
     Job,
@@ -37,7 +39,6 @@ from modelkeep_download.domain.job import (
 )
 from modelkeep_download.domain.names import choose_name, is_safe_component, name_from_disposition
 from modelkeep_download.domain.progress import ProgressMeter
-from modelkeep_download.domain.queue import PriorityQueue
 from modelkeep_download.domain.ranges import ByteRanges
 from modelkeep_download.domain.refusals import Asked, Refusal, error_of, read_refusal
 from modelkeep_download.domain.retry import TransientError
@@ -98,8 +99,11 @@ def test_retry_after_is_seconds_or_a_date() -> None:
 
 
 def test_access_errors_depend_on_who_answered_and_whether_a_token_was_sent() -> None:
-    def error(status: int, **asked: bool) -> Exception:
-        return error_of(Refusal(status, "h"), Asked(**asked))
+    def error(
+        status: int, *, had_token: bool = False, worked: bool = False, at_source: bool = True
+    ) -> Exception:
+        shown = CredentialKind.CALL if had_token else CredentialKind.NONE
+        return error_of(Refusal(status, "h"), Asked(at_source, shown, worked))
 
     assert isinstance(error(401), TokenRequiredException)
     assert isinstance(error(403, had_token=True), TokenRejectedException)
@@ -110,31 +114,22 @@ def test_access_errors_depend_on_who_answered_and_whether_a_token_was_sent() -> 
     assert not isinstance(error(501), TransientError)
 
 
-@given(st.integers(400, 599), st.binary(max_size=300), st.text(max_size=100), st.booleans(), st.booleans())
+@given(
+    st.integers(400, 599),
+    st.binary(max_size=300),
+    st.text(max_size=100),
+    st.sampled_from(CredentialKind),
+    st.booleans(),
+)
 def test_whatever_a_source_says_becomes_one_clean_line(
-    status: int, body: bytes, header: str, had_token: bool, worked: bool
+    status: int, body: bytes, header: str, shown: CredentialKind, worked: bool
 ) -> None:
     refusal = read_refusal(status, "h", {"X-Error-Message": header}.get, body + b"5ecret", secrets=["5ecret"])
-    error = error_of(refusal, Asked(had_token=had_token, worked=worked))
+    error = error_of(refusal, Asked(shown=shown, worked=worked))
     text = str(error)
     assert text.isprintable()
     assert "5ecret" not in text
     assert len(refusal.sentence) <= MAX_QUOTE
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=40))
-def test_the_queue_is_strict_in_priority_and_fifo_inside_one(puts: list[tuple[int, bool]]) -> None:
-    queue, expected = PriorityQueue(), []
-    for job_id, (priority, discarded) in enumerate(puts):
-        queue.put(job_id, priority + 1, order=job_id)
-        queue.put(job_id, priority, order=job_id)  # changed while it waits
-        if discarded:
-            queue.discard(job_id)
-        else:
-            expected.append((priority, job_id))
-    assert len(queue) == len(expected)
-    assert [queue.pop() for _ in expected] == [job_id for _, job_id in sorted(expected)]
-    assert queue.pop() is None
 
 
 def test_progress_is_told_each_percent_and_at_most_ten_times_a_second() -> None:
@@ -199,6 +194,46 @@ def test_calls_move_jobs_between_states_as_documented() -> None:
     assert domain.to_cancel(job(S.PAUSED, staging="/x")).stage is Stage.CANCELLING
     with pytest.raises(WrongStateException):
         domain.to_pause(domain.to_cancel(running))
+
+
+VERDICT = Failure("ABORTED", "FAILED_BY_CALLER", "not what we want")
+
+
+def test_a_caller_fails_what_has_not_ended_and_the_first_who_ends_a_job_counts() -> None:
+    S = JobState
+    for at_once in (job(S.IDLE), job(S.ENQUEUED), job(S.PAUSED)):
+        failed = domain.to_fail(at_once, VERDICT)
+        assert (failed.state, failed.failure) == (S.ERROR, VERDICT)
+        assert domain.to_fail(failed, dataclasses.replace(VERDICT, message="again")) == failed
+    other = Failure("UNAVAILABLE", "UPSTREAM_UNAVAILABLE", "503")
+    for over in (job(S.COMPLETED), job(S.CANCELLED), job(S.ERROR, failure=other)):
+        with pytest.raises(WrongStateException):
+            domain.to_fail(over, VERDICT)
+    for begun in (job(S.RUNNING, Stage.TRANSFERRING), job(S.PAUSED, staging="/x")):
+        failing = domain.to_fail(begun, VERDICT)
+        assert (failing.stage, failing.failure) == (Stage.CANCELLING, None)
+        assert domain.to_cancel(failing) == domain.restored(failing) == domain.stopped(failing) == failing
+        assert domain.to_fail(domain.to_cancel(begun), VERDICT) == domain.to_cancel(begun)
+        done = domain.cancelled(failing)
+        assert (done.state, done.failure, done.verdict) == (S.ERROR, VERDICT, None)
+        assert domain.completed(dataclasses.replace(failing, name="m.bin")).failure is None
+
+
+@pytest.mark.parametrize(
+    ("preserve", "validator", "kept"), [(True, '"v1"', "/x"), (False, '"v1"', ""), (True, "", "")]
+)
+def test_what_a_caller_fails_keeps_its_partial_file_as_after_any_error(
+    preserve: bool, validator: str, kept: str
+) -> None:
+    more = {
+        "staging": "/x",
+        "have": ByteRanges.first(5),
+        "validator": validator,
+        "preserve_partial": preserve,
+    }
+    running = job(JobState.RUNNING, Stage.TRANSFERRING, **more)
+    assert domain.cancelled(domain.to_fail(running, VERDICT)).staging == kept
+    assert domain.cancelled(domain.to_cancel(running)).staging == ""
 
 
 def test_a_pause_that_was_asked_for_outlives_the_stages_of_the_run() -> None:
@@ -306,5 +341,5 @@ def test_a_token_stays_with_the_host_that_it_was_given_for_when_the_address_is_r
 
 
 def test_a_name_that_is_refused_is_told_what_names_may_hold() -> None:
-    assert all(character in names.PLAIN_NAME for character in names._FORBIDDEN)
+    assert all(character in names.PLAIN_NAME for character in FORBIDDEN)
     assert not any(names.is_safe_component(name) for name in ("CON", "nul.txt", ".hidden", " a", "a.", "a\n"))

@@ -25,8 +25,9 @@ from modelkeep_download.domain.transitions import (
     to_start,
     to_update,
 )
+from modelkeep_download.engine import piece_map
+from modelkeep_download.engine.stops import Stopped
 from modelkeep_download.engine.transfer import Answered, Credentials, Durable, Head, Restarted, Written
-from modelkeep_download.engine.transport import Stopped
 from support.downloadports import World
 
 BUSY = TransientError("503")
@@ -400,7 +401,9 @@ async def test_what_a_transfer_tells_is_in_the_row_or_in_the_live_job(world: Wor
     assert world.scheduler.live(world.jobs.rows[1]).bytes_done == 60
     pieces = ByteRanges(((0, 20), (40, 60)))
     attempt.hear(Durable(pieces))
+    assert piece_map.kept(attempt.partial, attempt.job.object_id) == pieces
     assert world.jobs.rows[1].have == pieces
+    assert attempt.noted(world.jobs.rows[1]).have == pieces
     assert world.scheduler.live(world.jobs.rows[1]).bytes_done == 60
     job = await world.end(1, BUSY)
     assert (job.have, job.bytes_done) == (pieces, 40)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import check_parity
 import check_text
@@ -335,7 +336,7 @@ def test_the_pins_satisfy_pyproject_and_name_no_index() -> None:
         for line in (ROOT / "requirements" / file).read_text().splitlines():
             requirement = Requirement(line)
             assert [s.operator for s in requirement.specifier] == ["=="], line
-            pinned[requirement.name.lower()] = next(iter(requirement.specifier)).version
+            pinned[canonicalize_name(requirement.name)] = next(iter(requirement.specifier)).version
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [
         *project["dependencies"],
@@ -343,7 +344,7 @@ def test_the_pins_satisfy_pyproject_and_name_no_index() -> None:
     ]
     for requirement in map(Requirement, wanted):
         if requirement.name != "modelkeep":
-            version = pinned[requirement.name.lower()]
+            version = pinned[canonicalize_name(requirement.name)]
             assert requirement.specifier.contains(version), (
                 f"{requirement} is pinned to {version}: scripts/pins.sh"
             )

@@ -143,8 +143,8 @@ def test_a_service_that_cannot_start_passes_its_code_and_its_words_on(code: int,
 
 
 def test_a_service_that_never_gets_healthy_fails_the_start() -> None:
-    suite = toy_suite(env={"TOY_BETA": "never"}, startup_timeout_s=1)
-    with pytest.raises(SuiteError, match=r"beta was not healthy after 1 s"):
+    suite = toy_suite(env={"TOY_BETA": "never"}, startup_timeout_s=3)
+    with pytest.raises(SuiteError, match=r"beta was not healthy after 3 s"):
         suite.start()
     wait_until_gone(suite.pids)
 
@@ -228,7 +228,7 @@ def test_whoever_owns_the_programs_own_files_is_trusted_with_its_folder(data_dir
 def test_what_does_not_drain_is_killed_after_the_time_out() -> None:
     suite = toy_suite(env={"TOY_BETA": "deaf"})
     suite.start()
-    assert suite.stop(timeout_s=0.5) == {"alpha": 0, "beta": -signal.SIGKILL}
+    assert suite.stop(timeout_s=3) == {"alpha": 0, "beta": -signal.SIGKILL}
 
 
 def test_ports_follow_the_first_one() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -96,9 +95,9 @@ def test_placing_is_one_rename_that_may_be_repeated(tmp_path: Path) -> None:
     with staged.open("wb") as file:
         file.truncate(5_000_000_000)
     target = tmp_path / "key" / "m.safetensors"
-    start = time.process_time()
+    was = staged.stat().st_ino
     files.place(staged, target)
-    assert time.process_time() - start < 0.25  # 5 GB; the bench holds it to 50 ms
+    assert target.stat().st_ino == was, "nothing was copied"
     files.place(staged, target)
     assert target.stat().st_mode & 0o777 == 0o444
     with pytest.raises(InvalidModelException, match="vanished"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from modelkeep.exceptions import (
 )
 from modelkeep_install.domain.jobs import Job, JobError, Progress, Stage, State
 from modelkeep_install.domain.ports import DownloadState
-from modelkeep_install.steps import COPIED, FETCHED, IN_PLACE
+from modelkeep_install.steps import COPIED, FETCHED, IN_PLACE, PLANNED
 from support.faketime import now
 from support.installrun import KEY, URL, Bench, on_bench
 
-KINDS = ["in place", "copy", "url"]
+KINDS = ["in place", "copy", "url", "hub"]
 RUNNING, PAUSED = State.RUNNING, State.PAUSED
 
 
@@ -31,6 +32,13 @@ RUNNING, PAUSED = State.RUNNING, State.PAUSED
         ("in place", [Stage.PROBING, Stage.HASHING, Stage.REGISTERING]),
         ("copy", [Stage.PROBING, Stage.MOVING, Stage.HASHING, Stage.MOVING, Stage.REGISTERING]),
         ("url", [Stage.DOWNLOADING, Stage.PROBING, Stage.HASHING, Stage.MOVING, Stage.REGISTERING]),
+        (
+            "hub",
+            [
+                *(Stage.RESOLVING, Stage.DOWNLOADING, Stage.PROBING, Stage.HASHING),
+                *(Stage.MOVING, Stage.REGISTERING),
+            ],
+        ),
     ],
 )
 def test_an_install_goes_through_its_stages_in_their_order(
@@ -61,8 +69,8 @@ def test_what_a_step_found_is_stored_with_the_stage_of_the_next(tmp_path: Path, 
 
 
 def test_each_step_that_a_restart_may_leave_out_fills_a_field_of_the_job() -> None:
-    named = {step.fills for steps in (FETCHED, COPIED, IN_PLACE) for step in steps if step.fills}
-    assert named == {"download_id", "staged_path", "probe", "files"}
+    named = {step.fills for steps in (FETCHED, PLANNED, COPIED, IN_PLACE) for step in steps if step.fills}
+    assert named == {"plan", "download_id", "staged_path", "probe", "files"}
     assert named <= {field.name for field in fields(Job)}
 
 
@@ -100,7 +108,7 @@ def test_a_silent_record_service_is_waited_for_which_is_noted_once(tmp_path: Pat
         bench.check_completed()
         assert bench.records.faults.calls == ["create"] * 7
         waited = 0.1 * (2**6 - 1)
-        assert waited / 2 <= now() - began <= waited + (2 if kind == "url" else 0)
+        assert waited / 2 <= now() - began <= waited + (2 if kind in ("url", "hub") else 0)
         [waiting] = [job for job in bench.store.writes if job.stage is Stage.WAITING_FOR_PEER]
         assert waiting.error is not None
         assert waiting.error.retry_time is not None
@@ -162,9 +170,13 @@ def test_what_the_record_service_refuses_fails_the_job_and_leaves_a_download_alo
         assert bench.job.state is State.ERROR
         assert bench.job.error is not None
         assert bench.job.error.reason == error.reason
-        assert bench.job.failure == JobError.of(error)
+        assert bench.job.failure is not None
+        assert replace(bench.job.failure, detail="") == JobError.of(error)
+        assert bench.job.failure.detail == bench.job.error.detail
+        assert re.search(r"\n  register\.py:\d+ in register\n", bench.job.error.detail)
+        assert bench.job.error.detail.endswith(f"\n{type(error).__name__}")
         assert bench.records.made == {}
-        kept = [bench.roots.staging(1) / "style.safetensors"] if kind == "url" else []
+        kept = [bench.roots.staging(1) / "style.safetensors"] if kind in ("url", "hub") else []
         assert bench.files() == kept
         assert bench.job.staged_path == (str(kept[0]) if kept else "")
         assert bench.job.error.metadata.get("kept_path", "") == bench.job.staged_path
@@ -191,7 +203,8 @@ def test_a_download_that_fails_gives_its_error_to_the_job(tmp_path: Path) -> Non
             await bench.store.until(lambda job: job.download_id > 0)
             bench.downloads.move(1, DownloadState.ERROR, error=failure)
             await task
-        assert (bench.job.state, bench.job.error) == (State.ERROR, failure)
+        assert bench.job.error is not None
+        assert (bench.job.state, replace(bench.job.error, detail="")) == (State.ERROR, failure)
         assert bench.files() == []
 
     on_bench(tmp_path, "url", story)

@@ -40,7 +40,7 @@ def check_ended_with_the_other(bench: Bench, home: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["drain", "kill before", "kill after"])
-@pytest.mark.parametrize("kind", ["in place", "copy", "url"])
+@pytest.mark.parametrize("kind", ["in place", "copy", "url", "hub"])
 def test_the_same_content_ends_the_job_and_leaves_one_copy_wherever_it_is_stopped(
     tmp_path: Path, kind: str, how: str
 ) -> None:

@@ -13,7 +13,7 @@ from modelkeep_install.domain.ports import DownloadState
 from support.faketime import now, run
 from support.installrun import Bench
 
-KINDS = ["in place", "copy", "url"]
+KINDS = ["in place", "copy", "move", "url", "hub"]
 STOPS = ["drain", "kill before", "kill after"]
 
 
@@ -44,7 +44,7 @@ def test_a_job_goes_on_from_any_write_and_does_nothing_twice(tmp_path: Path, kin
         if not bench.job.state.final:
             await bench.finish()
         bench.check_completed()
-        assert len(bench.downloads.orders) == (kind == "url")
+        assert len(bench.downloads.orders) == (kind in ("url", "hub"))
         return reached
 
     for at in range(1, 100):
@@ -70,7 +70,7 @@ def test_a_job_that_fails_keeps_its_reason_wherever_it_is_stopped(
         assert bench.job.error is not None
         assert (bench.job.state, bench.job.error.reason) == (State.ERROR, refused.reason), at
         assert bench.records.made == {}
-        assert [path.name for path in bench.files()] == ["style.safetensors"] * (kind == "url")
+        assert [path.name for path in bench.files()] == ["style.safetensors"] * (kind in ("url", "hub"))
         return reached
 
     for at in range(1, 100):

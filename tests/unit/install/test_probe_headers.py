@@ -1,10 +1,11 @@
-"""The safetensors header: what is refused, how little is read, how fast."""
+"""The safetensors header: what is refused, and how little is read and done for it."""
 
 from __future__ import annotations
 
 import json
 import os
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,17 @@ from safetensors import safe_open
 
 from modelkeep.exceptions import InvalidModelException, SourceNotFoundException
 from modelkeep_install.probe import probe, read_header
-from support.modelshapes import checkpoint_tensors, table, write_checkpoint, write_pipeline, write_safetensors
+from support.modelshapes import (
+    checkpoint_tensors,
+    huge_tensors,
+    table,
+    write_checkpoint,
+    write_pipeline,
+    write_safetensors,
+)
+
+#: Calls of functions for each tensor, at most.
+MOST_CALLS = 40
 
 
 def write_raw(path: Path, header: Any, *, buffer: int = 0, claimed: int | None = None) -> Path:
@@ -64,10 +75,10 @@ BAD: dict[str, tuple[Any, int, int | None]] = {
 def test_a_header_that_lies_is_refused_at_once(tmp_path: Path, kind: str) -> None:
     header, buffer, claimed = BAD[kind]
     path = write_raw(tmp_path / "bad.safetensors", header, buffer=buffer, claimed=claimed)
-    start = time.process_time()
+    start = time.thread_time()
     with pytest.raises(InvalidModelException) as caught:
         probe(path)
-    assert time.process_time() - start < 0.25
+    assert time.thread_time() - start < 2  # usually a millisecond
     assert caught.value.metadata["path"] == str(path)
     assert 0 < len(caught.value.metadata["detail"]) < 1500
 
@@ -142,59 +153,54 @@ def bytes_read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     assert counted
 
 
-def huge_tensors() -> dict[str, list[int]]:
-    """24 GB in fp16 of a transformer's shape, as a FLUX checkpoint is."""
-    tensors = {}
-    for block in range(57):
-        for part in ("img_attn.qkv", "txt_attn.qkv", "img_mlp.0", "txt_mlp.0", "img_mlp.2", "txt_mlp.2"):
-            tensors[f"model.diffusion_model.double_blocks.{block}.{part}.weight"] = [3072, 11424]
-            tensors[f"model.diffusion_model.double_blocks.{block}.{part}.bias"] = [3072]
-    return tensors
+def calls_of(work: Callable[[], object]) -> int:
+    """How many functions are called, Python's own and those of C: the same on a busy machine."""
+    count = 0
 
+    def counting(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
 
-def best_of(runs: int, work: Callable[[], object]) -> float:
-    """Seconds of this thread's processor time."""
-    times = []
-    for _ in range(runs):
-        start = time.thread_time()
+    sys.setprofile(counting)
+    try:
         work()
-        times.append(time.thread_time() - start)
-    return min(times)
+    finally:
+        sys.setprofile(None)
+    return count
 
 
-def test_a_probe_reads_less_than_a_mebibyte_of_24_gigabytes_within_5_milliseconds(
-    tmp_path: Path, bytes_read: list[int]
-) -> None:
+def test_a_probe_reads_less_than_a_mebibyte_of_24_gigabytes(tmp_path: Path, bytes_read: list[int]) -> None:
     path = write_safetensors(tmp_path / "huge.safetensors", huge_tensors())
     assert path.stat().st_size > 23_900_000_000
     probe(path)
     assert 1000 < sum(bytes_read) < 1 << 20
-    assert best_of(15, lambda: probe(path)) < 0.005
 
 
 @pytest.mark.parametrize("kind", ["main model", "LoRA"])
-def test_a_probe_of_the_longest_headers_takes_little_longer_than_parsing_their_json(
-    tmp_path: Path, kind: str
-) -> None:
+def test_a_probe_of_the_longest_headers_does_little_for_each_tensor(tmp_path: Path, kind: str) -> None:
     tensors = checkpoint_tensors("sdxl") if kind == "main model" else table("lora.sdxl.kohya")
     path = write_safetensors(tmp_path / "xl.safetensors", tensors)
-    with path.open("rb") as file:
-        text = file.read(*struct.unpack("<Q", file.read(8)))
-    assert len(json.loads(text)) == len(tensors) > 2400
-    # in units of the machine at hand: 2 and 3.2 when this was written, where parsing took 1.8 and 2.2 ms;
+    probe(path)  # what is made once for all models is made
+    assert len(tensors) > 2400
     # every layer is compared with those of the families
-    assert best_of(15, lambda: probe(path)) < 6 * best_of(15, lambda: json.loads(text))
+    assert calls_of(lambda: probe(path)) < MOST_CALLS * len(tensors)
 
 
-def test_a_lying_header_of_a_huge_file_answers_in_the_same_time(tmp_path: Path) -> None:
+def test_a_lying_header_of_a_huge_file_is_refused_for_as_little(
+    tmp_path: Path, bytes_read: list[int]
+) -> None:
     path = write_safetensors(tmp_path / "huge.safetensors", huge_tensors())
+    probe(path)
+    honest = sum(bytes_read)
+    bytes_read.clear()
     os.truncate(path, path.stat().st_size + 1)
 
     def refused() -> None:
         with pytest.raises(InvalidModelException):
             probe(path)
 
-    assert best_of(15, refused) < 0.005
+    assert calls_of(refused) < MOST_CALLS * len(huge_tensors())
+    assert sum(bytes_read) <= honest
 
 
 def test_no_probe_of_a_real_family_reads_a_mebibyte(tmp_path: Path, bytes_read: list[int]) -> None:

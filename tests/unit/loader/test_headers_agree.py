@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,14 +64,30 @@ def test_what_no_model_has_both_services_refuse(tmp_path: Path, what: str) -> No
     assert refused(loader, path)
 
 
+@pytest.fixture
+def bytes_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes of each read of a file by this process; headers are read by descriptor and place."""
+    counted: list[int] = []
+    pread = os.pread
+
+    def counting(fd: int, count: int, position: int) -> bytes:
+        data = pread(fd, count, position)
+        counted.append(len(data))
+        return data
+
+    monkeypatch.setattr(os, "pread", counting)
+    return counted
+
+
 @pytest.mark.parametrize("claimed", [2**64 - 1, 2**63, 10**6, MAX_HEADER_BYTES + 1])
-def test_a_length_that_lies_or_is_beyond_the_librarys_is_refused_unread(tmp_path: Path, claimed: int) -> None:
+def test_a_length_that_lies_or_is_beyond_the_librarys_is_refused_unread(
+    tmp_path: Path, bytes_read: list[int], claimed: int
+) -> None:
     path = write_header(tmp_path / "a.safetensors", b"{}", 10**5, claimed=claimed)
-    begin = time.process_time()
     assert refused(install, path)
     assert refused(loader, path)
     assert refused(library, path)
-    assert time.process_time() - begin < 0.5
+    assert 0 < sum(bytes_read) < 10**4
 
 
 def test_what_stays_packed_in_a_file_is_refused_by_both_before_it_is_installed(tmp_path: Path) -> None:
@@ -87,12 +103,13 @@ def test_the_table_has_headers_of_both_ways_to_parse() -> None:
     assert len(long) >= 4
 
 
-def test_a_long_header_costs_the_process_that_asks_next_to_nothing(tmp_path: Path) -> None:
+def test_a_long_header_is_neither_read_nor_parsed_in_the_process_that_asks(
+    tmp_path: Path, bytes_read: list[int]
+) -> None:
     note = b'{"__metadata__":{"a":"' + b"x" * (MAX_HEADER_BYTES - 100) + b'"}}'
     path = write_header(tmp_path / "a.safetensors", note)
-    begin = time.process_time()
     header = read_header(path)
-    assert time.process_time() - begin < 0.25, "parsing 100 MB here takes longer"
+    assert 0 < sum(bytes_read) < 10**4
     assert header.metadata == {}, "what is longer than any note stays behind"
 
 

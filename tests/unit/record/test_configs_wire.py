@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from modelkeep import taxonomy
 from modelkeep.configs import (
     CONFIG_CLASSES,
+    CoverImage,
+    DefaultSettings,
     ModelConfigBase,
     ModelConfigFactory,
     ModelFile,
@@ -26,6 +30,8 @@ from modelkeep.configs import (
 from modelkeep.configs._union import literal_values
 from modelkeep.configs.wire import from_file, from_model, is_readable, to_file, to_model, wire_path
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
+from modelkeep.model.v1.cover_image_pb2 import CoverImage as CoverImageMessage
+from modelkeep.model.v1.default_settings_pb2 import DefaultSettings as DefaultSettingsMessage
 from modelkeep.taxonomy import (
     BaseModelType,
     DigestState,
@@ -48,8 +54,35 @@ def optional(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.none() | strategy
 
 
+def kinds_of(cls: type[BaseModel]) -> dict[str, type]:
+    """The type of each field when it is set."""
+    return {name: next(iter(leaves(field.annotation))) for name, field in cls.model_fields.items()}
+
+
+def leaves(annotation: Any) -> Iterator[type]:
+    for part in get_args(annotation) or (annotation,):
+        if get_args(part):
+            yield from leaves(part)
+        elif isinstance(part, type) and part is not type(None):
+            yield part
+
+
 SUBMODELS = st.builds(
     SubmodelDefinition, type=st.sampled_from(SubModelType), path_or_prefix=TEXT, class_name=TEXT, library=TEXT
+)
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+#: Values of a field of DefaultSettings, by its annotation without None.
+OF_KIND: dict[type, st.SearchStrategy[Any]] = {
+    str: TEXT,
+    int: st.integers(1, 2**31 - 1),
+    float: NUMBERS,
+    bool: st.booleans(),
+}
+SETTINGS = {name: optional(OF_KIND[kind]) for name, kind in kinds_of(DefaultSettings).items()}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | NUMBERS | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=5,
 )
 SIMPLE: dict[str, st.SearchStrategy[Any]] = {
     "key": st.text("0123456789abcdef", min_size=32, max_size=32),
@@ -67,6 +100,12 @@ SIMPLE: dict[str, st.SearchStrategy[Any]] = {
     "labels": st.dictionaries(TEXT, TEXT, max_size=3),
     "trigger_phrases": st.lists(TEXT, max_size=3),
     "license": optional(TEXT),
+    "preview_url": optional(TEXT),
+    "source_url": optional(TEXT),
+    "default_settings": optional(st.builds(DefaultSettings, **SETTINGS)),
+    "related_keys": st.lists(TEXT, max_size=3),
+    "extra_fields": st.dictionaries(TEXT, JSON, max_size=3),
+    "cover_image": optional(st.builds(CoverImage, media_type=TEXT, size_bytes=st.integers(0, 2**63 - 1))),
     "create_time": optional(TIMES),
     "update_time": optional(TIMES),
     "missing_time": optional(TIMES),
@@ -144,6 +183,8 @@ def test_the_common_fields_are_the_same_in_python_and_on_the_wire() -> None:
     assert {wire_path(name) for name in ModelConfigBase.model_fields} == wire
     assert set(ModelFile.model_fields) == set(model_pb2.ModelFile.DESCRIPTOR.fields_by_name)
     assert set(SubmodelDefinition.model_fields) == set(model_pb2.Submodel.DESCRIPTOR.fields_by_name)
+    assert set(CoverImage.model_fields) == set(CoverImageMessage.DESCRIPTOR.fields_by_name)
+    assert set(DefaultSettings.model_fields) == set(DefaultSettingsMessage.DESCRIPTOR.fields_by_name)
 
 
 ENUMS: list[tuple[type[StrEnum], Any]] = [

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import sqlite3
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelkeep.model.v1.model_pb2 import Model
-from modelkeep_common.sqlite import Connection
-from modelkeep_common.sqlite.migrations import COMMON
+from modelkeep.model.v1.model_pb2 import Model, ModelFile
+from modelkeep_common.at_once import run_at_once
+from modelkeep_common.sqlite import Books, Connection
 from modelkeep_record.domain.query import Bounds, Order, Query, folded, search_text, split_words
-from modelkeep_record.stores.sqlite import SqliteRecordStore, sql
+from modelkeep_record.stores.sqlite import SqliteRecordStore, Transaction, reads, sql
 from modelkeep_record.stores.sqlite.gather import Gatherer
 from modelkeep_record.stores.sqlite.schema import MIGRATIONS, to_columns
-from modelkeep_record.stores.sqlite.store import _Transaction
+from support.recordshelf import database
 
 WORDS = ["Red", "redder", "blüe", "GREEN", "a", 'qu"ote', "x%y", "ınk"]
 BASES = ["sd-1", "sd-2", "any", "flux"]
+KEYS = [f"{number:032x}" for number in range(2)]
 TEXT = st.lists(st.sampled_from(WORDS), max_size=3).map(" ".join)
 
 
@@ -46,6 +50,7 @@ MODELS = st.lists(
             "current_hash": st.sampled_from(["", "h1", "h2"]),
             "source": st.sampled_from(["", "s1", "s2"]),
             "description": TEXT,
+            "related_keys": some(KEYS),
         }
     ),
     max_size=12,
@@ -63,6 +68,7 @@ QUERIES = st.builds(
     hash=st.sampled_from(["", "h1"]),
     source=st.sampled_from(["", "s1"]),
     key_prefix=st.sampled_from(["", "0000", f"{3:032x}"]),
+    related_to=st.sampled_from(["", *KEYS]),
     keys=st.sampled_from([(), (2, 5)]).map(lambda numbers: frozenset(f"{n:032x}" for n in numbers)),
     name_folded=st.sampled_from(["", "red", "ink"]),
     missing=st.sampled_from([None, True, False]),
@@ -70,15 +76,6 @@ QUERIES = st.builds(
     create_time_us=st.builds(Bounds, st.sampled_from([None, 1]), st.sampled_from([None, 3])),
     words=(TEXT | st.sampled_from(["RED", "DER", "lü", "I"])).map(split_words),
 )
-
-
-def database(schema: int = len(MIGRATIONS)) -> Connection:
-    connection = sqlite3.connect(":memory:", factory=Connection)
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL)")
-    for migration in (*COMMON, *MIGRATIONS[:schema]):
-        connection.executescript(migration.sql)
-    return connection
 
 
 def test_records_of_an_older_schema_are_found_by_what_it_did_not_have() -> None:
@@ -102,6 +99,8 @@ def test_a_list_is_what_the_rules_say_in_every_order_and_page_size(
 ) -> None:
     monkeypatch.setattr(sql, "_FEW", few)
     monkeypatch.setattr(sql, "_MANY", few * 2)
+    monkeypatch.setattr(sql, "_SORTED", few * 2)
+    monkeypatch.setattr(sql, "_BEGINNING", few + 1)
     revisions = itertools.count(1)  # key and revision name a stored record, here as in a store
 
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -116,8 +115,8 @@ def test_a_list_is_what_the_rules_say_in_every_order_and_page_size(
             model.path = f"{'' if model.root_id else '/'}{number}"
             model.create_time.FromMicroseconds(number // 2)
             if model.size_bytes == 1:
-                model.missing_time.FromMicroseconds(number)
-            _Transaction(connection).put(model, [])
+                model.missing_time.FromMicroseconds(number + 1)
+            run_at_once(Transaction(connection).put(model, []))
             models.append(model)
         found: list[str] = []
         after: Sequence[Any] = ()
@@ -137,12 +136,12 @@ def test_a_list_is_what_the_rules_say_in_every_order_and_page_size(
 
 def test_a_changed_record_is_found_by_its_new_values_only() -> None:
     connection = database()
-    transaction = _Transaction(connection)
+    transaction = Transaction(connection)
     model = Model(key="k", name="old", base="sd-1", path="/p", tags=["t1"], description="first words")
-    transaction.put(model, [])
+    run_at_once(transaction.put(model, []))
     model.name, model.base, model.description = "new", "sdxl", "second words"
     model.tags[:] = ["t2"]
-    transaction.put(model, None)
+    run_at_once(transaction.put(model, None))
 
     def count(**fields: Any) -> int:
         rows = sql.select_models(connection, Query(**fields), Order.NAME, False, (), 10)
@@ -162,11 +161,45 @@ def test_a_changed_record_is_found_by_its_new_values_only() -> None:
     ]
     assert [count(**old) for old in olds] == [0, 0, 0, 0]
     assert [count(**new) for new in news] == [1, 1, 1, 1]
-    transaction.remove("k")
+    run_at_once(transaction.remove("k"))
     assert count() == count(words=("second",)) == 0
     for table in ("model_bases", "model_tags", "model_files"):
         assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
     connection.close()
+
+
+def test_a_connection_of_somebody_else_is_written_in_their_transaction_and_read(tmp_path: Path) -> None:
+    own = database()
+    own.execute("INSERT INTO meta VALUES ('store_id', 'a store')")
+    own.commit()
+    with contextlib.closing(sqlite3.connect(tmp_path / "theirs.db")) as plain:
+        own.backup(plain)
+        own.close()
+        books = Books()
+        records = Transaction(plain, books)
+        model = Model(key="k" * 32, name="n", base="sd-1", path="/p", tags=["t"])
+        run_at_once(records.put(model, [ModelFile(path="f")]))
+        assert plain.in_transaction
+        assert run_at_once(records.get(model.key)) == model
+        plain.rollback()
+        assert reads.get(plain, model.key) is None
+        records = Transaction(plain, books)
+        run_at_once(records.put(model, []))
+        plain.commit()
+        page = reads.page(plain, Query(tags=frozenset("t")), Order.NAME, False, (), 10, 1000)
+        assert [Model.FromString(message) for message in page.messages] == [model]
+        assert list(reads.every(plain)) == [(model.key, model)]
+        assert (reads.tags(plain, "", "", 10), run_at_once(records.next_revision())) == ([("t", 1)], 2)
+        assert books.appended == [("models", model.key)] * 2
+
+
+def test_the_first_text_after_a_prefix() -> None:
+    last = chr(sys.maxunicode)
+    for prefix, begun, after in [("x", f"x{last}z", "y"), (f"x{last}", f"x{last}{last}", "y")]:
+        assert reads.after_all(prefix) == after
+        assert prefix <= begun < after
+    assert reads.after_all("\ud7ff") == "\ue000"
+    assert reads.after_all("") == reads.after_all(last) == ""
 
 
 def test_words_are_folded_and_text_is_limited() -> None:
@@ -222,7 +255,8 @@ async def test_batches_of_any_size_are_read(data_dir: Any) -> None:
 
     def fill(conn: Connection) -> None:
         for number in range(1500):
-            _Transaction(conn).put(Model(key=f"{number:032x}", name="n", path=f"/{number}"), None)
+            model = Model(key=f"{number:032x}", name="n", path=f"/{number}")
+            run_at_once(Transaction(conn).put(model, None))
 
     await store.db.write(fill)
     keys = [f"{number:032x}" for number in range(1500)]

@@ -11,7 +11,7 @@ import typer
 from modelkeep.cli import _complete, _fields, _watching
 from modelkeep.cli._asking import DryRun, Yes, agreed, can_ask
 from modelkeep.cli._listing import Column, Listing
-from modelkeep.cli._models import absolute_path, facts_of, model_data
+from modelkeep.cli._models import absolute_path, facts_of, model_data, names_of
 from modelkeep.cli._naming import Model, Models, find_model
 from modelkeep.cli._output import counted, emit, print_facts, say, size
 from modelkeep.cli._places import connect
@@ -92,6 +92,7 @@ def add_to(app: typer.Typer) -> None:
         examples=(
             "modelkeep edit tiny-sd name=my-sd description='for tests'",
             'modelkeep edit sketch \'tags=["ink", "paper"]\' trigger_phrases=',
+            "modelkeep edit tiny-sd default_settings.steps=30 source_url=https://example.org/tiny-sd",
         ),
     )(edit)
     verb(
@@ -136,7 +137,8 @@ def edit(
         if dry_run:
             answer = {"model": model_data(preview.config), "lost_fields": list(preview.lost_fields)}
             if not emit(lambda: answer):
-                print_facts(facts_of(preview.config))
+                related = names_of(client, preview.config.related_keys)
+                print_facts(facts_of(preview.config, related=related))
                 say(f"Would lose {lost}." if lost else "Nothing would be lost.")
             return
         if lost:
@@ -144,8 +146,9 @@ def edit(
         if path:
             client.model_install.relink(config.key, path)
         config = store.update_model(config.key, values)
+        related = names_of(client, config.related_keys)
     if not emit(lambda: model_data(config)):
-        print_facts(facts_of(config))
+        print_facts(facts_of(config, related=related))
 
 
 def _without_path(config: AnyModelConfig, values: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -297,8 +300,8 @@ def _uninstalled(
 
 
 def _told(config: AnyModelConfig) -> dict[str, Any]:
-    """What a person was told of a model, and what does not change by itself."""
-    return config.model_dump(exclude={"etag", "revision", "update_time", "missing_time"})
+    """What a person was told of a model, and what does not change by itself or by what becomes of another."""
+    return config.model_dump(exclude={"etag", "revision", "update_time", "missing_time", "related_keys"})
 
 
 def _agreed_to_lose(config: AnyModelConfig, type: str, lost: str, *, yes: bool) -> None:

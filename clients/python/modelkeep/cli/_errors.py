@@ -62,7 +62,8 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "WRONG_HOST": "Ask the loader on this very host.",
     "ADDRESS_EXPIRED": "Get a new address of the same file, and install that, or go on with the download: "
     "`modelkeep downloads resume ID --url ADDRESS`.",
-    "TOKEN_REQUIRED": "Give a token: set MODELKEEP_ACCESS_TOKEN and repeat the command.",
+    "TOKEN_REQUIRED": "Give a token: set MODELKEEP_ACCESS_TOKEN and repeat the command. Or have one kept: "
+    "`modelkeep auth login {kept_under}`, and repeat the command.",
     "TOKEN_REJECTED": "Check that the token in MODELKEEP_ACCESS_TOKEN is valid and may read this model.",
     "RAM_EXHAUSTED": "End workers that hold models (`modelkeep cache leases`), or raise the loader's "
     "ram_budget_bytes.",
@@ -71,8 +72,8 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "LEASE_REVOKED": "Ask the operator; what is in use goes on working.",
     "DISK_FULL": "Make room on that disk, then repeat the command.",
     "CHECKSUM_MISMATCH": "The source serves other bytes than expected: check the address and the hash.",
-    "SOURCE_NOT_FOUND": "Check the path or the address. Sources are local files and folders, and http(s) "
-    "addresses of files.",
+    "SOURCE_NOT_FOUND": "Check how it is written. Sources are local files and folders, repositories "
+    "(owner/name; hf:name where there is no owner), pages of hubs, and http(s) addresses of files.",
     "NOT_A_MODEL_FILE": "The address leads to something else; give that of the file itself.",
     "SERVER_BUSY": "Try again in a moment.",
     "QUEUE_FULL": "Try again when some downloads have ended.",
@@ -88,11 +89,21 @@ def remedy(error: ModelkeepError) -> str:
     if general and error.violations:
         return ""  # the message says what each field must be
     is_said = told in error.message
+    if choices := error.metadata.get("choices"):
+        return f"{told} There are: {choices}."
     # What helps in every case of a reason is said in calls of the API, and a person types commands. Of a
     # token the service says which call takes one, and not what to type.
-    if told and not general and not error.reason.startswith("TOKEN_"):
+    is_of_call = error.metadata.get("credential", "call") == "call"
+    if told and not general and not (error.reason.startswith("TOKEN_") and is_of_call):
         return "" if is_said else told
     told = "" if is_said else told
+    if error.reason == "TOKEN_REQUIRED" and "source_url" in (needs := error.metadata.get("needs", "")):
+        text = "Give its address again, with all that is hidden of it: `modelkeep downloads resume ID --url "
+        text += "ADDRESS`, or `retry` for one that has ended."
+        if "access_token" in needs:
+            text = f"{text} Give the token, too: set MODELKEEP_ACCESS_TOKEN."
+    if error.reason == "TOKEN_REQUIRED" and "terms" in error.metadata:
+        text = f"Accept the terms at {{terms}} first. {text}"
     if error.reason == "INVALID_MODEL" and (missing := error.metadata.get("missing")):
         text = f"If you know it, say it: `modelkeep install PATH {_settings(missing)}`."
     try:

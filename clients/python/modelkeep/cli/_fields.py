@@ -29,12 +29,18 @@ def assignments(given: list[str] | None) -> dict[str, Any]:
         except ValueError:
             parsed = value
         outer, inner = types.get(name, (str, str))
-        allowed = (int, float) if outer is float else outer
         # A name may be 42, or true.
-        meant = parsed if isinstance(parsed, allowed) else value
+        meant = parsed if isinstance(parsed, _in_json(outer)) else value
         alone = outer is list and issubclass(inner, str) and meant == value
         values[name] = None if value == "" else [value] if alone else meant
     return values
+
+
+def _in_json(outer: type) -> type | tuple[type, ...]:
+    """What a value of a type is in JSON."""
+    if outer is float:
+        return int, float
+    return dict if hasattr(outer, "model_fields") else outer
 
 
 def changes(given: list[str] | None) -> dict[str, Any]:
@@ -60,4 +66,11 @@ def labels(given: list[str] | None) -> dict[str, str]:
 
 def overrides(given: list[str] | None) -> dict[str, Any]:
     """The same over what a probe finds: an empty value leaves the record's empty, whatever is found."""
-    return {name: "" if value is None else value for name, value in changes(given).items()}
+    values: dict[str, Any] = {}
+    for name, value in changes(given).items():
+        whole, _, part = name.partition(".")
+        if part:
+            values[whole] = {**(values.get(whole) or {}), part: value}
+        else:
+            values[name] = "" if value is None else value
+    return values

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from modelkeep.cli._bar import Bar, Standing
+from modelkeep.cli._bar import Bar, FileStanding, Standing
 from modelkeep.cli._output import as_json, away, print_data
 from modelkeep.cli._terminal import visible
 from modelkeep.exceptions import ModelkeepError, UnknownJobIDException
@@ -44,9 +44,18 @@ def waits(message: Any) -> tuple[str, float | None]:
 
 def standing(text: str, moved: job_pb2.Progress, why: str = "", until: float | None = None) -> Standing:
     """How far something is whose progress the API tells, and why it waits."""
-    file = next((one.path for one in moved.files if one.bytes_done < one.bytes_total), "")
+    files = [FileStanding(one.path, one.bytes_done, one.bytes_total) for one in moved.files]
+    several = files if len(files) > 1 else ()
+    file = "" if several else next((one.path for one in files if one.done < one.total), "")
     return Standing(
-        text, moved.bytes_done, moved.bytes_total, moved.bytes_per_second, file=file, why=why, until=until
+        text,
+        moved.bytes_done,
+        moved.bytes_total,
+        moved.bytes_per_second,
+        file=file,
+        why=why,
+        until=until,
+        files=several,
     )
 
 

@@ -8,11 +8,13 @@ import typer
 
 from modelkeep.cli import _terminal
 from modelkeep.cli._asking import DryRun
+from modelkeep.cli._downloads import Revision, Subfolder, Variant
 from modelkeep.cli._errors import code_of, complain
 from modelkeep.cli._fields import labels, overrides
 from modelkeep.cli._follow import follow
 from modelkeep.cli._output import as_json, emit, print_facts, say, short, size
 from modelkeep.cli._places import connect
+from modelkeep.cli._plans import tell_plan
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import DATA, verb
 from modelkeep.cli._words import few
@@ -31,6 +33,9 @@ def add_to(app: typer.Typer) -> None:
         examples=(
             "modelkeep install ./tiny-sd",
             "modelkeep install ~/loras/ink.safetensors --copy --name ink --set base=sdxl",
+            "modelkeep install stabilityai/sdxl-vae --dry-run",
+            "modelkeep install runwayml/stable-diffusion-v1-5:vae --variant fp16",
+            "modelkeep install 'https://civitai.com/models/8765?modelVersionId=10638'",
             "modelkeep install https://example.com/vae.safetensors --sha256 SUM --detach",
         ),
     )(install)
@@ -38,11 +43,22 @@ def add_to(app: typer.Typer) -> None:
 
 def install(
     source: Annotated[
-        str, typer.Argument(help="A safetensors file, a diffusers folder, or an http(s) address of a file.")
+        str,
+        typer.Argument(
+            help="A safetensors file, a diffusers folder, a repository of Hugging Face (owner/name, "
+            "owner/name:subfolder), the address of a page of Civitai, or any http(s) address of a file."
+        ),
     ],
+    variant: Variant = None,
+    subfolder: Subfolder = None,
+    revision: Revision = None,
     copy: Annotated[
         bool,
         typer.Option("--copy/--inplace", help="Copy a local model into models_dir, or leave it where it is."),
+    ] = False,
+    move: Annotated[
+        bool,
+        typer.Option("--move", help="Move a local model into models_dir; what lies there goes."),
     ] = False,
     set_: Annotated[
         list[str] | None,
@@ -78,20 +94,24 @@ def install(
     """Install a model. Ctrl-C leaves the install running; the same command again joins it."""
     if again and one_copy:
         raise typer.BadParameter("--again makes another copy, and --one-copy none: give one of them.")
+    if copy and move:
+        raise typer.BadParameter("--copy leaves the model where it lies, --move does not: give one of them.")
     config = overrides(set_) | ({"name": name} if name else {})
+    asked: dict[str, Any] = {
+        "inplace": not copy,
+        "move": move,
+        "variant": variant,
+        "subfolder": subfolder,
+        "revision": revision,
+        "config": config or None,
+        "access_token": token,
+        "expected_sha256": sha256,
+        "reuse": _reuse(again, one_copy),
+    }
     if dry_run:
-        return _rehearse(source, not copy, config, sha256, again=again, one_copy=one_copy)
+        return _rehearse(source, asked)
     with connect() as client:
-        job = client.model_install.import_model(
-            source,
-            inplace=not copy,
-            config=config or None,
-            access_token=token,
-            expected_sha256=sha256,
-            priority=priority,
-            reuse=_reuse(again, one_copy),
-            labels=labels(label),
-        )
+        job = client.model_install.import_model(source, priority=priority, labels=labels(label), **asked)
         try:
             if not detach:
                 job = follow_install(client, job.id)
@@ -110,19 +130,26 @@ def _reuse(again: bool, one_copy: bool) -> Literal["never", "content", "source"]
     return "never" if again else "content" if one_copy else "source"
 
 
-def _rehearse(
-    source: str, inplace: bool, config: dict[str, Any], sha256: str | None, *, again: bool, one_copy: bool
-) -> None:
+def _rehearse(source: str, asked: dict[str, Any]) -> None:
     """Say what an install would do."""
     with connect() as client:
-        job = client.model_install.rehearse(
-            source, inplace, config=config or None, expected_sha256=sha256, reuse=_reuse(again, one_copy)
-        )
+        job = client.model_install.rehearse(source, **asked)
     if emit(lambda: as_json(job.message)):
         return
     message = job.message
     if job.installed_already and job.config_out is not None:
         _report_installed(job, job.config_out)
+        return
+    if job.plan is not None:
+        told = message.progress.HasField("bytes_total")
+        tell_plan(job.plan)
+        print_facts(
+            [
+                ("fetched", size(message.progress.bytes_total) if told else ""),
+                ("to", job.local_path or ""),
+                ("same content", ", ".join(job.same_content)),
+            ]
+        )
         return
     model = message.probe.model
     copied = message.progress.HasField("bytes_total")
@@ -178,6 +205,8 @@ def _report_installed(job: ModelInstallJob, config: AnyModelConfig) -> None:
         f"{done} {visible(config.name)} as {config.key} ({config.model_type}, "
         f"{config.base_model}, {config.model_format}, {size(config.size_bytes)})"
     )
+    if config.license:
+        _terminal.complain(f"  Its licence: {visible(config.license[:200])}")
     if job.installed_already:
         # A path has one record: another model of it is a copy.
         another = "--again --copy" if job.inplace else "--again"

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelkeep.cli import _complete, _table, _watching
+from modelkeep.cli import _complete, _install_steering, _table, _watching
 from modelkeep.cli._errors import complain
 from modelkeep.cli._follow import waits
 from modelkeep.cli._install import follow_install, report, stage
+from modelkeep.cli._install_steering import JobId
 from modelkeep.cli._jobs import (
     Ended,
     Failed,
@@ -28,7 +29,6 @@ from modelkeep.cli._output import (
     emit,
     print_facts,
     progress,
-    say,
 )
 from modelkeep.cli._places import connect
 from modelkeep.cli._verbs import DATA, LIST, group, lists, verb
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from modelkeep.client import Client, ModelInstallJob
 
 _group = group("Look at installs and control them; without a command, list them.")
-
-_NUMBER = typer.Argument(help="Number of the install.", min=1, max=LAST_ID, autocompletion=_complete.installs)
-JobId = Annotated[int, _NUMBER]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -64,8 +61,7 @@ def add_to(app: typer.Typer) -> None:
         lists=listing(),
         examples=("modelkeep installs watch 7", "modelkeep installs watch --json"),
     )(watch_installs)
-    verb(_group, "cancel", takes=DATA, examples=("modelkeep installs cancel 7",))(cancel_install)
-    verb(_group, "rm", takes=DATA, examples=("modelkeep installs rm 7 9",))(remove_installs)
+    _install_steering.add_to(_group)
     verb(
         _group,
         "prune",
@@ -139,6 +135,8 @@ def show_install(id: JobId) -> None:
             ("source", job.source),
             ("inplace", job.inplace),
             ("asked for", ", ".join(f"{name}={value}" for name, value in job.config_in.items())),
+            ("variant", job.plan.variant if job.plan else ""),
+            ("revision", job.plan.revision if job.plan else ""),
             ("progress", progress(job)),
             ("model", _model_name(job)),
             ("key", job.model_key),
@@ -166,31 +164,6 @@ def watch_installs(
             return
         job = follow_install(client, id, as_lines=chosen().as_data)
     raise typer.Exit(report(job, quiet=chosen().as_data))
-
-
-def cancel_install(id: JobId) -> None:
-    """Cancel an install and remove what it staged."""
-    with connect() as client:
-        client.model_install.cancel_job(id)
-        job = client.model_install.wait_for_job(id, timeout=30)
-    if not emit(lambda: as_json(job.message)):
-        say(f"Install {id} is {job.status.value}.")
-
-
-def remove_installs(
-    ids: Annotated[
-        list[int],
-        typer.Argument(
-            help="Numbers of installs that have ended.",
-            min=1,
-            max=LAST_ID,
-            autocompletion=_complete.installs,
-        ),
-    ],
-) -> None:
-    """Forget some installs that have ended, with the downloads that failed ones kept; models stay."""
-    with connect() as client:
-        tell_forgotten(client.model_install.prune_jobs(ids), "install")
 
 
 def prune_installs(state: Ended = None, failed: Failed = False, older_than: OlderThan = None) -> None:

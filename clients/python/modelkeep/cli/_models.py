@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from modelkeep.cli import _complete, _table, _terminal, _watching
-from modelkeep.cli._fields import labels, overrides
+from modelkeep.cli import _table, _terminal, _wanted, _watching
+from modelkeep.cli._fields import overrides
 from modelkeep.cli._listing import Column, Listing, key_column, size_column, time_column
 from modelkeep.cli._naming import Models, find_model
 from modelkeep.cli._options import chosen
@@ -18,7 +18,6 @@ from modelkeep.cli._output import KEY_SHOWN, as_json, counted, emit, print_facts
 from modelkeep.cli._places import connect
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import DATA, LIST, verb
-from modelkeep.cli._words import did_you_mean, folded, members, words
 from modelkeep.exceptions import ModelkeepError, UnknownModelException
 
 if TYPE_CHECKING:
@@ -107,65 +106,26 @@ def listing() -> Listing[AnyModelConfig]:
 
 
 def list_models(
-    type: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TYPE,...",
-            help="Only these types, such as main, vae, lora.",
-            autocompletion=_complete.types,
-        ),
-    ] = None,
-    base: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="BASE,...",
-            help="Only models for these bases, such as sd-1.",
-            autocompletion=_complete.bases,
-        ),
-    ] = None,
-    format: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FORMAT,...",
-            help="Only these formats, such as diffusers.",
-            autocompletion=_complete.formats,
-        ),
-    ] = None,
-    tag: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TAG,...", help="Only models with all of these tags.", autocompletion=_complete.tags
-        ),
-    ] = None,
-    label: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only models with all of these labels.")
-    ] = None,
-    missing: Annotated[
-        bool | None,
-        typer.Option("--missing/--present", help="Only models whose files are gone, or are there."),
-    ] = None,
+    type: _wanted.Types = None,
+    base: _wanted.Bases = None,
+    format: _wanted.Formats = None,
+    tag: _wanted.Tags = None,
+    label: _wanted.Labels = None,
+    related_to: _wanted.RelatedTo = None,
+    missing: _wanted.Missing = None,
 ) -> None:
     """List the models; the files of one that is missing are not where they were.
 
     Filters take several values with commas between them, in any case.
     """
-    from modelkeep.taxonomy import BaseModelType, ModelFormat, ModelType
-
-    bases = [folded(word).replace("_", "-") for word in words(base)]
-    wanted: dict[str, Any] = {
-        "type": members(ModelType, type, "--type"),
-        "base": bases,
-        "format": members(ModelFormat, format, "--format"),
-        "tags": words(tag),
-        "labels": labels(label),
-    }
+    wanted = _wanted.filters(type=type, base=base, format=format, tag=tag, label=label)
     empty = _NOTHING
-    if any(wanted.values()) or missing is not None:
-        known = [member.value for member in BaseModelType]
-        near = "".join(did_you_mean(word, known) for word in bases if word not in known)
-        empty = f"No model passes these filters.{near}"
+    if any(wanted.values()) or related_to or missing is not None:
+        empty = f"No model passes these filters.{_wanted.near(wanted)}"
     with connect() as client:
         look_for_files(client)
+        if related_to is not None:
+            wanted["related_to"] = find_model(client, related_to).key
         if chosen().watch:
             frames = client.model_record_store.watch(**wanted)
             states = _watching.of_frames(frames, lambda c: missing in (None, c.missing_time is not None))
@@ -298,12 +258,14 @@ def _totals(configs: Sequence[AnyModelConfig]) -> str:
 
 
 def absolute_path(client: Client, config: AnyModelConfig) -> str:
-    """Where a model lies on the services' host.
+    """Where a model lies on the services' host; of one that somebody else serves its address.
 
     Raises:
         ModelkeepError: It lies in a models_dir, and no service says where that is.
     """
-    if Path(config.path).is_absolute():
+    from modelkeep.values import is_url
+
+    if Path(config.path).is_absolute() or is_url(config.path):
         return config.path
     for root in client.server_info("install").roots:
         if root.purpose == "models" and root.root_id == config.root_id:
@@ -315,19 +277,41 @@ def absolute_path(client: Client, config: AnyModelConfig) -> str:
     )
 
 
-def facts_of(config: AnyModelConfig, path: str | None = None) -> list[tuple[str, Any]]:
-    """What there is to say about a model, for people."""
+def names_of(client: Client, keys: Sequence[str]) -> list[str]:
+    """What models are called, in the order of names; one without a record by its key."""
+    if not keys:
+        return []
+    names = {config.key: config.name for config in client.model_record_store.get_models(keys)}
+    return sorted(names.get(key, key) for key in keys)
+
+
+def facts_of(
+    config: AnyModelConfig, path: str | None = None, related: Sequence[str] | None = None
+) -> list[tuple[str, Any]]:
+    """What there is to say about a model, for people; ``related`` are the names of related models."""
+    from pydantic import BaseModel
+
+    from modelkeep.configs import CoverImage
+
     facts: list[tuple[str, Any]] = []
     for name in type(config).model_fields:
         value = getattr(config, name)
+        if isinstance(value, CoverImage):
+            value = f"{value.media_type}, {size(value.size_bytes)}"
+        elif isinstance(value, BaseModel):
+            value = {part: said for part, said in dict(value).items() if said is not None}
         if name == "size_bytes":
             value = f"{size(value)} ({value} bytes)"
         elif name == "path" and path:
             value = path
+        elif name == "related_keys" and related is not None:
+            name, value = "related", ", ".join(related)
         elif name.endswith("_time"):
             value = when(value.timestamp()) if value else ""
         elif name == "submodels":
             value = ", ".join(part.type.value for part in value)
+        elif name == "extra_fields":
+            value = ", ".join(value)
         elif isinstance(value, dict):
             value = ", ".join(f"{label}={text}" for label, text in value.items())
         elif isinstance(value, list):
@@ -344,9 +328,10 @@ def _described(client: Client, config: AnyModelConfig) -> tuple[Any, Any]:
         path = absolute_path(client, config)
     except ModelkeepError:  # the install service is away: the record still says much
         path = config.path
+    related = names_of(client, config.related_keys)
 
     def facts() -> None:
-        print_facts(facts_of(config, path))
+        print_facts(facts_of(config, path, related))
         if files:
             print()
             for line in _table.lines(_files(), files, _terminal.stdout()):

@@ -89,6 +89,8 @@ def write(config: Config) -> None:
         with open(os.open(scratch, flags, 0o600), "w", encoding="utf-8") as file:
             json.dump(asdict(config), file, indent=2, ensure_ascii=False)
             file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())  # a power cut must not leave an empty file in its place
         scratch.replace(path)
     except OSError as error:
         raise typer.BadParameter(

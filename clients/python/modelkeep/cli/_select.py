@@ -21,13 +21,19 @@ _FILTER: Final = re.compile(r"([^=~!]+)(!=|=|~)(.*)", re.DOTALL)
 def selected(listing: Listing[T], rows: Sequence[T]) -> list[T]:
     """The rows that pass all filters, sorted and cut off as was chosen."""
     options = chosen()
-    tests = [_test(listing, text) for text in options.filters]
-    kept = [row for row in rows if all(test(row) for test in tests)]
+    passes = passing(listing)
+    kept = [row for row in rows if passes(row)]
     if options.sort is not None:
         kept.sort(key=_order(listing, options.sort))
     if options.reverse:
         kept.reverse()
     return kept[: options.limit] if options.limit else kept
+
+
+def passing(listing: Listing[T]) -> Callable[[T], bool]:
+    """Tells whether a row passes all filters that were chosen."""
+    tests = [_test(listing, text) for text in chosen().filters]
+    return lambda row: all(test(row) for test in tests)
 
 
 def _test(listing: Listing[T], text: str) -> Callable[[T], bool]:

@@ -47,6 +47,14 @@ def up(
             parser=folder_named,
         ),
     ] = None,
+    model_config_db: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of the records: SQLite (.db), or YAML (.yaml) that people may edit; SQLite in the "
+            "data folder by default.",
+            dir_okay=False,
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(help="First of four consecutive ports; 0 takes free ones.", min=0, max=65532)
@@ -86,6 +94,7 @@ def up(
         run(
             folder,
             models_dir=models_dir,
+            model_config_db=model_config_db,
             host=host,
             ports=ports_from(port),
             services=[service for service in SERVICES if loader or service != "loader"],

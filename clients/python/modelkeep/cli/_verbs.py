@@ -187,6 +187,7 @@ def verb(
     takes: Shared | None = None,
     lists: Listing[Any] | None = None,
     examples: Sequence[str] = (),
+    negative: bool = False,
 ) -> Callable[[F], F]:
     """Make a function a command; the function itself stays as it is.
 
@@ -196,14 +197,17 @@ def verb(
         takes: What options it has beside its own and those of every command.
         lists: What it lists; its help tells what that is filtered and sorted by.
         examples: Command lines, each perhaps with "#" and a remark.
+        negative: Whether an argument may be a number below 0, which is no option then.
     """
+    settings = {"ignore_unknown_options": True} if negative else None
 
     def add(function: F) -> F:
         epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
         if lists is not None:
             columns = ", ".join(column.title.lower() for column in lists.columns)
             epilog = f"Filters: {', '.join(lists.filters)}. Columns: {columns}.\n\n{epilog}"
-        app.command(name, cls=Verb, epilog=epilog)(sharing(function, {**(takes or {}), **PLACE}))
+        shared = sharing(function, {**(takes or {}), **PLACE})
+        app.command(name, cls=Verb, epilog=epilog, context_settings=settings)(shared)
         return function
 
     return add

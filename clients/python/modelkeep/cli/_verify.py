@@ -96,6 +96,10 @@ def verify(
 def _looked_at(client: Client, config: AnyModelConfig, bar: Bar, *, quick: bool) -> Finding:
     files = client.model_record_store.list_files(config.key)
     path = absolute_path(client, config)
+    from modelkeep.values import is_url
+
+    if is_url(path):
+        return Finding(config, path, 0, 0, ())  # somebody else serves it: there is nothing to compare
     folder = Path(path) if os.path.isdir(path) else Path(path).parent
     if not os.path.lexists(path):
         return Finding(config, path, len(files), 0, ((path, "is not there"),))

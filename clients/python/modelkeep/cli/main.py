@@ -11,15 +11,25 @@ import typer
 
 from modelkeep import __version__
 from modelkeep.cli import (
+    _auth,
     _cache,
     _changes,
     _contexts,
+    _covers,
+    _download_sets,
     _downloads,
+    _exports,
     _install,
     _installs,
+    _invokeai,
     _models,
+    _plans,
+    _register,
+    _relations,
     _relink,
+    _scans,
     _status,
+    _steering,
     _suite,
     _terminal,
     _verify,
@@ -64,14 +74,24 @@ app.callback()(sharing(root, PLACE))
 _suite.add_to(app)
 _status.add_to(app)
 _install.add_to(app)
+_register.add_to(app)
 _installs.add_to(app)
 _models.add_to(app)
 _changes.add_to(app)
+_covers.add_to(app)
+_relations.add_to(app)
 _relink.add_to(app)
+_scans.add_to(app)
+_invokeai.add_to(app)
 _verify.add_to(app)
+_exports.add_to(app)
 _downloads.add_to(app)
+_steering.add_to_downloads()
+_download_sets.add_to_downloads()
+_plans.add_to_downloads()
 _cache.add_to(app)
 _contexts.add_to(app)
+_auth.add_to(app)
 
 
 def main() -> None:

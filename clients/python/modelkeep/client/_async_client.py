@@ -90,15 +90,26 @@ class AsyncClient:
         queue: str | None,
         event_handlers: Sequence[DownloadEventHandler] = (),
         quiet: bool = False,
+        max_parallel_dl: int | None = None,
     ) -> AsyncDownloadQueue:
         """A further queue, whose jobs stay apart from other queues' jobs.
 
         Args:
             queue: Its name: at most 64 of a-z, A-Z, 0-9, ".", "_", "-"; None: every queue at once.
             event_handlers: Called for every job of the queue, after the job's own.
-            quiet: Do not log where downloads start and end.
+            quiet: Log nothing at INFO and above about the queue, failures and failing handlers included.
+            max_parallel_dl: Most downloads of the queue at once, within what the service allows all of them.
         """
-        made = AsyncDownloadQueue(self._peers["download"], self._events, queue, event_handlers, quiet)
+        if queue is None and max_parallel_dl is not None:
+            raise ValueError("every queue together has the service's own limit: see set_limits")
+        made = AsyncDownloadQueue(
+            self._peers["download"],
+            self._events,
+            queue,
+            event_handlers,
+            quiet,
+            max_parallel_dl=max_parallel_dl,
+        )
         self._queues.append(made)
         return made
 

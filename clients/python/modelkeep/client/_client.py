@@ -6,14 +6,14 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
-from modelkeep.client import _fork
 from modelkeep.client._async_client import AsyncClient
-from modelkeep.client._download_jobs import DownloadEventHandler
+from modelkeep.client._download_jobs import DownloadEventHandler, DownloadJobBase
 from modelkeep.client._downloads import AsyncDownloadQueue
 from modelkeep.client._installs import AsyncModelInstall, EventBus
 from modelkeep.client._loader import AsyncModelLoader
-from modelkeep.client._portal import Facade, Lifeline, Portal, blocking, iterating
+from modelkeep.client._portal import Facade, Lifeline, Portal, blocking, close_inside, iterating
 from modelkeep.client._records import AsyncModelRecordStore
 from modelkeep.client._transport import DEFAULT_TIMEOUT_S
 from modelkeep.defaults import ServiceName
@@ -39,10 +39,20 @@ class ModelRecordStore(Facade[AsyncModelRecordStore]):
     add_model = blocking(AsyncModelRecordStore.add_model)
     update_model = blocking(AsyncModelRecordStore.update_model)
     preview_update = blocking(AsyncModelRecordStore.preview_update)
+    get_related_model_keys = blocking(AsyncModelRecordStore.get_related_model_keys)
+    get_related_model_keys_batch = blocking(AsyncModelRecordStore.get_related_model_keys_batch)
+    add_model_relationship = blocking(AsyncModelRecordStore.add_model_relationship)
+    remove_model_relationship = blocking(AsyncModelRecordStore.remove_model_relationship)
+    set_cover_image = blocking(AsyncModelRecordStore.set_cover_image)
+    get_cover_image = blocking(AsyncModelRecordStore.get_cover_image)
+    delete_cover_image = blocking(AsyncModelRecordStore.delete_cover_image)
     mark_models = blocking(AsyncModelRecordStore.mark_models)
     del_model = blocking(AsyncModelRecordStore.del_model)
     del_models = blocking(AsyncModelRecordStore.del_models)
     watch = iterating(AsyncModelRecordStore.watch)
+    export = iterating(AsyncModelRecordStore.export)
+    import_ = iterating(AsyncModelRecordStore.import_)
+    back_up = blocking(AsyncModelRecordStore.back_up)
 
 
 class ModelInstall(Facade[AsyncModelInstall]):
@@ -56,6 +66,13 @@ class ModelInstall(Facade[AsyncModelInstall]):
     list_jobs = blocking(AsyncModelInstall.list_jobs)
     get_job = blocking(AsyncModelInstall.get_job)
     get_job_by_id = blocking(AsyncModelInstall.get_job_by_id)
+    register_path = blocking(AsyncModelInstall.register_path)
+    install_path = blocking(AsyncModelInstall.install_path)
+    pause_job = blocking(AsyncModelInstall.pause_job)
+    resume_job = blocking(AsyncModelInstall.resume_job)
+    retry_job = blocking(AsyncModelInstall.retry_job)
+    retry_failed_jobs = blocking(AsyncModelInstall.retry_failed_jobs)
+    delete_job = blocking(AsyncModelInstall.delete_job)
     cancel_job = blocking(AsyncModelInstall.cancel_job)
     prune_jobs = blocking(AsyncModelInstall.prune_jobs)
     probe = blocking(AsyncModelInstall.probe)
@@ -65,6 +82,17 @@ class ModelInstall(Facade[AsyncModelInstall]):
     unregister = blocking(AsyncModelInstall.unregister)
     delete = blocking(AsyncModelInstall.delete)
     unconditionally_delete = blocking(AsyncModelInstall.unconditionally_delete)
+    scan_directory = blocking(AsyncModelInstall.scan_directory)
+    sync_to_config = blocking(AsyncModelInstall.sync_to_config)
+    scan = blocking(AsyncModelInstall.scan)
+    sync = blocking(AsyncModelInstall.sync)
+    get_scan = blocking(AsyncModelInstall.get_scan)
+    list_scans = blocking(AsyncModelInstall.list_scans)
+    scan_findings = blocking(AsyncModelInstall.scan_findings)
+    scan_as_of = blocking(AsyncModelInstall.scan_as_of)
+    wait_for_scan = blocking(AsyncModelInstall.wait_for_scan)
+    cancel_scan = blocking(AsyncModelInstall.cancel_scan)
+    import_invokeai = iterating(AsyncModelInstall.import_invokeai)
     watch = iterating(AsyncModelInstall.watch)
 
     @property
@@ -76,7 +104,16 @@ class ModelInstall(Facade[AsyncModelInstall]):
 class DownloadQueue(Facade[AsyncDownloadQueue]):
     """A named queue of downloads; see :class:`modelkeep.client.AsyncDownloadQueue`."""
 
+    def __init__(self, inner: AsyncDownloadQueue, portal: Portal, lifeline: Lifeline) -> None:
+        super().__init__(inner, portal, lifeline)
+        inner.chosen_by(self.job_class)
+
+    def job_class(self, source: Any) -> type[DownloadJobBase]:
+        """The class of job that `create_download_job` makes for a source; subclasses may override it."""
+        return self._inner.job_class(source)
+
     create_download_job = blocking(AsyncDownloadQueue.create_download_job)
+    resolve_source = blocking(AsyncDownloadQueue.resolve_source)
     submit_download_job = blocking(AsyncDownloadQueue.submit_download_job)
     list_jobs = blocking(AsyncDownloadQueue.list_jobs)
     id_to_job = blocking(AsyncDownloadQueue.id_to_job)
@@ -85,6 +122,14 @@ class DownloadQueue(Facade[AsyncDownloadQueue]):
     start_job = blocking(AsyncDownloadQueue.start_job)
     pause_job = blocking(AsyncDownloadQueue.pause_job)
     cancel_job = blocking(AsyncDownloadQueue.cancel_job)
+    retry_job = blocking(AsyncDownloadQueue.retry_job)
+    fail_job = blocking(AsyncDownloadQueue.fail_job)
+    start_all_jobs = blocking(AsyncDownloadQueue.start_all_jobs)
+    pause_all_jobs = blocking(AsyncDownloadQueue.pause_all_jobs)
+    cancel_all_jobs = blocking(AsyncDownloadQueue.cancel_all_jobs)
+    update_job = blocking(AsyncDownloadQueue.update_job)
+    get_limits = blocking(AsyncDownloadQueue.get_limits)
+    set_limits = blocking(AsyncDownloadQueue.set_limits)
     watch = iterating(AsyncDownloadQueue.watch)
 
 
@@ -153,7 +198,7 @@ class Client(Facade[AsyncClient]):
         self.model_loader = ModelLoad(inner.model_loader, portal, lifeline)
         # A program that forgets to close the client still ends without noise; one that keeps only a part
         # of the client can go on using that.
-        self._finalize = weakref.finalize(lifeline, _close, inner, portal)
+        self._finalize = weakref.finalize(lifeline, close_inside, inner.close, portal)
 
     server_info = blocking(AsyncClient.server_info)
 
@@ -167,9 +212,10 @@ class Client(Facade[AsyncClient]):
         queue: str | None,
         event_handlers: Sequence[DownloadEventHandler] = (),
         quiet: bool = False,
+        max_parallel_dl: int | None = None,
     ) -> DownloadQueue:
         """A further queue; see :meth:`modelkeep.client.AsyncClient.create_download_queue`."""
-        inner = self._inner.create_download_queue(queue, event_handlers, quiet)
+        inner = self._inner.create_download_queue(queue, event_handlers, quiet, max_parallel_dl)
         return DownloadQueue(inner, self._portal, self._lifeline)
 
     def close(self) -> None:
@@ -178,19 +224,10 @@ class Client(Facade[AsyncClient]):
 
     def __enter__(self) -> Client:
         if self.model_install.event_bus is not None:
-            self._portal.run(self._inner.model_install.start_events())
+            self._portal.run(self._inner.model_install.start_events)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _close(inner: AsyncClient, portal: Portal) -> None:
-    if _fork.is_forked():  # what is open is the parent's, and its thread is not here
-        return
-    try:
-        portal.run(inner.close())
-    finally:
-        portal.close()

@@ -2,54 +2,62 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+import weakref
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from modelkeep.client._download_control import DownloadControl
+from modelkeep.client._download_events import DownloadEvents
 from modelkeep.client._download_jobs import (
     DEFAULT_PRIORITY,
     DownloadEventHandler,
     DownloadJobBase,
     DownloadJobStatus,
     is_active,
+    job_class_of,
     job_of,
     make_job,
-    status_of,
 )
-from modelkeep.client._install_requests import no_repository
+from modelkeep.client._download_limits import OwnLimit
 from modelkeep.client._jobs import Jobs
-from modelkeep.client._tracker import EventThread, chain, refresh
+from modelkeep.client._tracker import EventThread
 from modelkeep.client._transport import Peer
 from modelkeep.client._watch import WatchFrame
-from modelkeep.download.v1 import download_pb2
+from modelkeep.download.v1 import download_pb2, resolve_pb2, retry_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep.download.v1.download_service_pb2_grpc import DownloadServiceStub
-from modelkeep.exceptions import UnknownJobIDException
 from modelkeep.messages import made
-
-if TYPE_CHECKING:
-    from modelkeep.download.v1.download_service_pb2_grpc import DownloadServiceAsyncStub
-
-_log = logging.getLogger("modelkeep.client.downloads")
+from modelkeep.values import absolute, is_url, names_hub
 
 
-class AsyncDownloadQueue:
+class AsyncDownloadQueue(DownloadControl):
     """A named queue of downloads; the default one has the name "".
 
     Job objects follow their jobs once this client has begun to: with the first submission, or the first
-    :meth:`join`. Handlers run one after the other, the job's own first, then the queue's, on a thread of
-    the client's own; a handler may call the blocking client, or be a coroutine function. During a handler
-    the job's fields are as of the event. What a handler raises is logged, and changes nothing.
+    :meth:`join`. The queue's handlers are appended to those of each job. They are called in order, one
+    after the other: while a job runs, on a thread that it has for itself in this client, so that a slow
+    handler holds up no other job; else on one thread for all. A handler may call the blocking client, or be
+    a coroutine function. During a handler the job's fields are as of the event, until it calls what changes
+    them. What a handler raises is logged, and changes nothing. A job that goes back into the queue, to go on
+    or to be tried again, is told as running again, and not as enqueued.
+
+    What starts, pauses, cancels, fails or changes a job returns when its handlers have heard of that, unless
+    it is a handler that calls, or they take more than five seconds.
 
     Args:
         peer: The download service.
         events: The thread of the handlers.
         queue: Name of the queue; None: every queue, and new jobs go into the default one.
         event_handlers: Called for every job of the queue, after the job's own.
-        quiet: Do not log where downloads start and end.
+        quiet: Log nothing at INFO and above: neither where downloads start, end and fail, nor what a handler
+            raises.
+        max_parallel_dl: Most downloads of the queue at once, within what the service allows all of them; set
+            with the first job. None: only the latter.
+        passing: Nobody can come back to this queue: its limit goes when it is closed and has nothing left to
+            do.
     """
 
     def __init__(
@@ -59,19 +67,23 @@ class AsyncDownloadQueue:
         queue: str | None = "",
         event_handlers: Sequence[DownloadEventHandler] = (),
         quiet: bool = False,
+        *,
+        max_parallel_dl: int | None = None,
+        passing: bool = False,
     ) -> None:
-        self._peer = peer
-        self._events = events
-        self._queue = queue
+        super().__init__(peer, queue)
+        self._events = DownloadEvents(events, quiet, self._steer)
         self._handlers = list(event_handlers)
-        self._quiet = quiet
+        self._chooser: Callable[[], Callable[[Any], type[DownloadJobBase]] | None] = lambda: None
+        self._own_limit = OwnLimit(peer, queue or "", max_parallel_dl, passing=passing)
         self._jobs: Jobs[DownloadJobBase, download_pb2.Download] = Jobs(
-            peer, lambda to: DownloadServiceStub(to).WatchDownloads, self._watched, self._own, self._tell
+            peer,
+            lambda to: DownloadServiceStub(to).WatchDownloads,
+            self._watched,
+            self._own,
+            self._events.tell,
+            side_by_side=True,
         )
-
-    @property
-    def _stub(self) -> DownloadServiceAsyncStub:
-        return DownloadServiceStub(self._peer.channel)
 
     # -- making jobs --------------------------------------------------------------------------------------
 
@@ -86,11 +98,19 @@ class AsyncDownloadQueue:
         event_handlers: Sequence[DownloadEventHandler] = (),
         expected_sha256: str | None = None,
         labels: Mapping[str, str] | None = None,
+        max_bytes_per_second: int = 0,
+        replace_existing: bool | None = None,
+        subfolder: str | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
     ) -> DownloadJobBase:
-        """Make a job of the class that fits the source, and submit it.
+        """Make a job of the class that :meth:`job_class` says, and submit it.
 
         Args:
-            source: An http(s) address, or the path of a file or folder on the service's host.
+            source: An http(s) address; the path of a file or folder on the service's host; what a hub names
+                (``owner/name``, ``owner/name:subfolder``, a page of Hugging Face or Civitai), of which
+                several files make up a folder at `destdir`. A path that exists is a path, however it is
+                spelt.
             destdir: Folder that the file goes into; made if it is not there.
             filename: Name of the file in there; by default the name that the source gives.
             start: Whether to put the job into the queue at once.
@@ -99,14 +119,29 @@ class AsyncDownloadQueue:
             event_handlers: Handlers of this job.
             expected_sha256: Hash that the file must have.
             labels: Pairs of texts to find the job by.
+            max_bytes_per_second: Most bytes a second from the network; 0: as many as all together may.
+            replace_existing: Whether a file that is there is replaced, once the new one is checked. None: as
+                in the original, if there is a `filename`; not where the source gives the name.
+            subfolder: Folder, or one file, of a repository.
+            variant: Which files of a repository or a model, where there are several, such as "fp16".
+            revision: Branch, tag or commit of a repository.
 
         Raises:
             FieldInvalidException: The address is malformed.
             DestinationExistsException: There is such a file, or another job is to bring it.
             ForbiddenPathException: The folder, or a local source, is outside those allowed.
+            ModelkeepError: Of what a hub names, what :meth:`resolve_source` raises.
         """
-        fields: dict[str, Any] = {} if access_token is None else {"access_token": access_token}
+        optional = {
+            "access_token": access_token,
+            "subfolder": subfolder,
+            "variant": variant,
+            "revision": revision,
+        }
+        fields: dict[str, Any] = {name: value for name, value in optional.items() if value is not None}
+        choose = self._chooser()
         job = make_job(
+            (choose or self.job_class)(source),
             source,
             destination=Path(destdir),
             destination_is_folder=True,
@@ -115,9 +150,53 @@ class AsyncDownloadQueue:
             event_handlers=list(event_handlers),
             expected_sha256=expected_sha256,
             labels=dict(labels or {}),
+            max_bytes_per_second=max_bytes_per_second,
+            replace_existing=replace_existing,
             **fields,
         )
         return await self.submit_download_job(job, start)
+
+    def job_class(self, source: Any) -> type[DownloadJobBase]:
+        """The class of :meth:`create_download_job`'s job for a source; subclasses may override it."""
+        return job_class_of(source)
+
+    def chosen_by(self, method: Callable[[Any], type[DownloadJobBase]]) -> None:
+        """Let an object's method say the classes of jobs from now on, as long as the object is there."""
+        self._chooser = weakref.WeakMethod(method)
+
+    async def resolve_source(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        subfolder: str | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        access_token: str | None = None,
+    ) -> resolve_pb2.SourcePlan:
+        """What a source comes to: its files and their sizes, why these, and what else there is. Fetches none.
+
+        Args:
+            source: As :meth:`create_download_job` takes it.
+            subfolder: Folder, or one file, of a repository.
+            variant: Which files, where there are several, such as "fp16".
+            revision: Branch, tag or commit of a repository.
+            access_token: Token for the source's host.
+
+        Raises:
+            FieldInvalidException: The source is of no known kind.
+            SourceNotFoundException: There is none.
+            ModelkeepError: It cannot be had so; see ResolveSource.
+        """
+        local = not (is_url(source) or names_hub(source))
+        asked = made(
+            resolve_pb2.RemoteSource,
+            source=str(absolute(os.fspath(source)) if local else source),
+            subfolder=subfolder or "",
+            variant=variant or "",
+            revision=revision or "",
+        )
+        request = made(resolve_pb2.ResolveSourceRequest, source=asked, access_token=access_token or "")
+        return (await self._peer.call(self._stub.ResolveSource, request)).plan
 
     async def submit_download_job(self, job: DownloadJobBase, start: bool = True) -> DownloadJobBase:
         """Submit a job that the caller made; answers with that very object.
@@ -125,7 +204,12 @@ class AsyncDownloadQueue:
         Args:
             job: A job that was not submitted before.
             start: Whether to put it into the queue at once.
+
+        Raises:
+            ValueError: It was.
         """
+        if job.id:
+            raise ValueError(f"This job was submitted before, as download {job.id}: make a new one.")
         request = made(
             pb.CreateDownloadRequest,
             source=job.source_message(),
@@ -138,14 +222,44 @@ class AsyncDownloadQueue:
             expected_sha256=job.expected_sha256 or "",
             access_token=str(getattr(job, "access_token", None) or ""),
             labels=job.labels,
+            max_bytes_per_second=job.max_bytes_per_second,
+            replace_existing=job.replaces(),
+        )
+        await self._own_limit.set()
+        tracker = await self._jobs.following()
+        async with tracker.creating():
+            answer = await self._peer.call(self._stub.CreateDownload, request)
+            job.belong_to(self, self._handlers)
+            return tracker.adopt(answer.download, job)
+
+    async def retry_job(
+        self, job: DownloadJobBase | int, access_token: str | None = None, source_url: str | None = None
+    ) -> DownloadJobBase:
+        """Make a job that failed or was cancelled anew; answers with the new job, which has its handlers.
+
+        Args:
+            job: The job, or its number.
+            access_token: A token anew, for a job that had one.
+            source_url: The address with its secrets anew, or, where the old one ran out, another one.
+
+        Raises:
+            UnknownJobIDException: It is no job of this queue.
+            WrongStateException: It has not ended, or is completed.
+            TokenRequiredException: It had secrets, which must be brought.
+        """
+        request = made(
+            retry_pb2.RetryDownloadRequest,
+            id=await self._id(job),
+            access_token=access_token or "",
+            source_url=source_url or "",
         )
         tracker = await self._jobs.following()
-        path = str(job.source) if request.source.HasField("local_path") else None
-        with no_repository(path):
-            async with tracker.creating():
-                answer = await self._peer.call(self._stub.CreateDownload, request)
-                job._owner = self
-                return tracker.adopt(answer.download, job)
+        async with tracker.creating():
+            answer = await self._peer.call(self._stub.RetryDownload, request)
+            again = self._own(answer.download)
+            if isinstance(job, DownloadJobBase):
+                again.event_handlers = list(job.event_handlers)  # those of the queue are among them
+            return tracker.adopt(answer.download, again)
 
     # -- looking at jobs ----------------------------------------------------------------------------------
 
@@ -160,17 +274,6 @@ class AsyncDownloadQueue:
         pages = self._peer.pages(self._stub.ListDownloads, request)
         return [self._jobs.of(message) async for page in pages for message in page.downloads]
 
-    async def id_to_job(self, id: int) -> DownloadJobBase:
-        """The job of this queue that has a number.
-
-        Raises:
-            UnknownJobIDException: There is none, or it is another queue's.
-        """
-        answer = await self._peer.call(self._stub.GetDownload, made(pb.GetDownloadRequest, id=id))
-        if self._queue is not None and answer.download.queue != self._queue:
-            raise _unknown(id)
-        return self._jobs.of(answer.download)
-
     async def join(self, timeout: float | None = None) -> None:
         """Wait until no job of the queue is enqueued, running or stopping, and all its handlers have run.
 
@@ -179,9 +282,18 @@ class AsyncDownloadQueue:
         """
         tracker = await self._jobs.following()
 
+        def is_busy(id: int) -> bool:
+            message = tracker.told(id)
+            return message is None or is_active(message)
+
+        last = 0
+
         def idle() -> bool:
-            told = (tracker.told(id) for id in tracker.jobs)
-            return all(message is not None and not is_active(message) for message in told)
+            # Asked at each news: with many jobs, the one that was busy last mostly still is.
+            nonlocal last
+            if last not in tracker.jobs or not is_busy(last):
+                last = next((id for id in reversed(tracker.jobs) if is_busy(id)), 0)
+            return not last
 
         await tracker.until(idle, timeout, "downloads that have not ended")
 
@@ -233,112 +345,26 @@ class AsyncDownloadQueue:
         """
         return self._jobs.watch(ids, resume_token, skip_snapshot, until_ended=until_ended)
 
-    # -- controlling jobs ---------------------------------------------------------------------------------
-
-    async def start_job(
-        self, job: DownloadJobBase | int, access_token: str | None = None, source_url: str | None = None
-    ) -> DownloadJobBase:
-        """Put an idle or paused job into the queue; it goes on where it stopped.
-
-        Args:
-            job: The job, or its number.
-            access_token: A token anew, for a job that waits for one.
-            source_url: The address anew, for a job that lost its secrets, or whose address has run out.
-
-        Raises:
-            UnknownJobIDException: It is no job of this queue.
-            WrongStateException: It has ended.
-        """
-        request = made(
-            pb.StartDownloadRequest,
-            id=await self._id(job),
-            access_token=access_token or "",
-            source_url=source_url or "",
-        )
-        answer = await self._peer.call(self._stub.StartDownload, request)
-        return self._refreshed(job, answer.download)
-
-    async def pause_job(self, job: DownloadJobBase | int) -> DownloadJobBase:
-        """Pause a job; its bytes stay.
-
-        Raises:
-            UnknownJobIDException: It is no job of this queue.
-            WrongStateException: It has ended.
-        """
-        request = made(pb.PauseDownloadRequest, id=await self._id(job))
-        answer = await self._peer.call(self._stub.PauseDownload, request)
-        return self._refreshed(job, answer.download)
-
-    async def cancel_job(self, job: DownloadJobBase | int) -> DownloadJobBase:
-        """Cancel a job and remove its temporary files; it ends soon, in status cancelled.
-
-        Raises:
-            UnknownJobIDException: It is no job of this queue.
-            WrongStateException: It is completed or has failed.
-        """
-        request = made(pb.CancelDownloadRequest, id=await self._id(job))
-        answer = await self._peer.call(self._stub.CancelDownload, request)
-        return self._refreshed(job, answer.download)
-
     async def close(self) -> None:
         """Stop following. Jobs go on in the service."""
         await self._jobs.close()
+        self._events.close()
+        await self._own_limit.take_away()
 
     # -- inside -------------------------------------------------------------------------------------------
 
-    async def _id(self, job: DownloadJobBase | int) -> int:
-        """The number of a job of this queue."""
-        if isinstance(job, int):
-            return job if self._queue is None else (await self.id_to_job(job)).id
-        if job._owner is not self or not job.id:
-            raise _unknown(job.id)
-        return job.id
+    async def _told(self, message: download_pb2.Download) -> DownloadJobBase:
+        return await self._jobs.told(message)
+
+    def _live(self, message: download_pb2.Download) -> DownloadJobBase:
+        return self._jobs.of(message)
 
     def _own(self, message: download_pb2.Download) -> DownloadJobBase:
         job = job_of(message)
-        job._owner = self
-        return job
-
-    def _refreshed(self, job: DownloadJobBase | int, message: download_pb2.Download) -> DownloadJobBase:
-        if isinstance(job, int):
-            return self._jobs.of(message)
-        refresh(job, message)
+        job.belong_to(self, self._handlers)
         return job
 
     def _watched(self, ids: Sequence[int]) -> pb.WatchDownloadsRequest:
         return made(
             pb.WatchDownloadsRequest, queue=self._queue or "", all_queues=self._queue is None, ids=ids
         )
-
-    async def _tell(
-        self,
-        job: DownloadJobBase,
-        before: download_pb2.Download | None,
-        message: download_pb2.Download,
-        first: bool,
-    ) -> None:
-        """Run the handlers for a change of status, or for progress."""
-        status = status_of(message)
-        if first or status is DownloadJobStatus.IDLE:
-            return
-        news = before is None or status_of(before) is not status
-        if not news and (before is None or before.progress == message.progress):
-            return
-        if news and not self._quiet:
-            self._note(job, status)
-        for handler in chain(job.event_handlers, self._handlers):
-            await self._events.run(handler, job)
-
-    @staticmethod
-    def _note(job: DownloadJobBase, status: DownloadJobStatus) -> None:
-        if status is DownloadJobStatus.RUNNING:
-            _log.info("Download %d of %s is running.", job.id, job.source)
-        elif status is DownloadJobStatus.ERROR:
-            _log.error("Download %d of %s failed: %s", job.id, job.source, job.error)
-        elif job.ended:
-            _log.info("Download %d of %s is %s.", job.id, job.source, status.value)
-
-
-def _unknown(id: int) -> UnknownJobIDException:
-    text = f"Download {id} is no job of this queue." if id else "This job was not submitted to the queue."
-    return UnknownJobIDException(text, metadata={"id": str(id)})

@@ -6,14 +6,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from modelkeep.client._values import seconds, state_of
 from modelkeep.configs import AnyModelConfig
 from modelkeep.configs.overrides import config_of
 from modelkeep.configs.wire import from_model
+from modelkeep.download.v1 import resolve_pb2
 from modelkeep.exceptions import ModelkeepError
+from modelkeep.hubs import Repository, hub_of
 from modelkeep.install.v1 import install_pb2
-from modelkeep.messages import made
 from modelkeep.rpc import exception_of
+from modelkeep.values import seconds, state_of
 
 
 class InstallStatus(StrEnum):
@@ -39,7 +40,7 @@ class ModelInstallJob:
     Attributes:
         id: Number of the job.
         status: Where it stands.
-        source: What is installed: the caller's own object, else a Path or an address as text.
+        source: What is installed: the caller's own object, else a Path, or a text of a remote one.
         config_in: What the caller asked to have in the record.
         config_out: The record; None before the install is completed.
         inplace: Whether a local model stays where it is.
@@ -79,6 +80,11 @@ class ModelInstallJob:
         return self.message.model_key
 
     @property
+    def retry_of(self) -> int | None:
+        """Number of the job that this one is made anew of; None without one."""
+        return self.message.retry_of_id or None
+
+    @property
     def installed_already(self) -> bool:
         """Whether nothing was installed, since the model was there; `config_out` is that model, as it was."""
         return self.message.installed_already
@@ -92,6 +98,14 @@ class ModelInstallJob:
     def missing_content(self) -> list[str]:
         """Keys of models that had the same content, and whose files are gone."""
         return list(self.message.missing_content_keys)
+
+    @property
+    def plan(self) -> resolve_pb2.SourcePlan | None:
+        """What a source at a hub came to; None before it was looked up, and of other sources.
+
+        Its files are told by :meth:`AsyncModelInstall.rehearse` alone.
+        """
+        return self.message.plan if self.message.HasField("plan") else None
 
     @property
     def bytes(self) -> int:
@@ -142,18 +156,25 @@ def exception_name(message: install_pb2.Install) -> str:
     return type(exception_of(message.error)).__name__
 
 
-def source_message(source: Any, absolute_path: Path | None) -> install_pb2.InstallSource:
-    """A source on the wire: an address, or the absolute path of something local."""
-    if absolute_path is None:
-        return made(install_pb2.InstallSource, url=str(source))
-    return made(install_pb2.InstallSource, local_path=str(absolute_path))
-
-
 def source_of(message: install_pb2.InstallSource) -> Path | str:
-    """A source as Python has it."""
-    return message.url if message.HasField("url") else Path(message.local_path)
+    """A source as Python has it; of a hub's, the shortest spelling that the parts have."""
+    if message.HasField("local_path"):
+        return Path(message.local_path)
+    return spelled(message.remote) if message.HasField("remote") else message.url
+
+
+def spelled(remote: resolve_pb2.RemoteSource) -> str:
+    """What a caller would write for a hub's source, its variant aside."""
+    try:
+        named = hub_of(remote.source)
+    except ValueError:
+        return remote.source
+    if not isinstance(named, Repository):
+        return remote.source
+    id = named.id if "/" in named.id else f"hf:{named.id}"  # one of the oldest, which have no owner
+    return Repository(id, named.path or remote.subfolder, named.revision or remote.revision).shown
 
 
 def is_remote(message: install_pb2.Install) -> bool:
-    """Whether the model comes from an address."""
-    return message.source.HasField("url")
+    """Whether the model is fetched from elsewhere."""
+    return not message.source.HasField("local_path")

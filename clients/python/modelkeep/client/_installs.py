@@ -8,13 +8,16 @@ import time
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
+from modelkeep.client._install_control import InstallControl, number_of
 from modelkeep.client._install_jobs import (
+    ENDED,
     SETTLED,
     InstallStatus,
     ModelInstallJob,
     is_remote,
+    source_of,
     status_of,
 )
 from modelkeep.client._install_requests import (
@@ -23,24 +26,23 @@ from modelkeep.client._install_requests import (
     Uninstalled,
     UninstallFiles,
     import_request,
-    no_repository,
+    source_message,
 )
+from modelkeep.client._invokeai import InvokeAIImport
 from modelkeep.client._jobs import Jobs
+from modelkeep.client._scans import ModelScans
 from modelkeep.client._tracker import EventThread, JobTracker
 from modelkeep.client._transport import Peer
-from modelkeep.client._values import absolute, is_url
 from modelkeep.client._watch import WatchFrame
 from modelkeep.configs import AnyModelConfig
 from modelkeep.configs.overrides import overrides_of
 from modelkeep.configs.wire import from_model
 from modelkeep.exceptions import UnknownJobIDException
-from modelkeep.install.v1 import check_pb2, install_pb2, relink_pb2
+from modelkeep.install.v1 import install_pb2, relink_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.install.v1.install_service_pb2_grpc import InstallServiceStub
 from modelkeep.messages import made
-
-if TYPE_CHECKING:
-    from modelkeep.install.v1.install_service_pb2_grpc import InstallServiceAsyncStub
+from modelkeep.values import absolute
 
 #: Name of the channel on which an event bus gets what happens to models, as in the original.
 MODEL_EVENT: Final = "model_event"
@@ -50,12 +52,10 @@ _Tracker: TypeAlias = JobTracker[ModelInstallJob, install_pb2.Install]
 class EventBus(Protocol):
     """What takes events: the original's EventServiceBase is one."""
 
-    def dispatch(self, event_name: str, payload: Any) -> None:
-        """Take one event."""
-        ...
+    def dispatch(self, event_name: str, payload: Any) -> None: ...
 
 
-class AsyncModelInstall:
+class AsyncModelInstall(InstallControl, ModelScans, InvokeAIImport):
     """A one-stop shop: download, probe, hash, move and register, as jobs that outlive this client.
 
     Job objects that :meth:`import_model` returned follow their jobs by themselves.
@@ -69,7 +69,7 @@ class AsyncModelInstall:
     """
 
     def __init__(self, peer: Peer, events: EventThread, event_bus: EventBus | None = None) -> None:
-        self._peer = peer
+        super().__init__(peer)
         self._events = events
         self._event_bus = event_bus
         self._jobs: Jobs[ModelInstallJob, install_pb2.Install] = Jobs(
@@ -86,9 +86,8 @@ class AsyncModelInstall:
         """What gets the events; None without one."""
         return self._event_bus
 
-    @property
-    def _stub(self) -> InstallServiceAsyncStub:
-        return InstallServiceStub(self._peer.channel)
+    def _live(self, message: install_pb2.Install) -> ModelInstallJob:
+        return self._jobs.of(message)
 
     # -- jobs ---------------------------------------------------------------------------------------------
 
@@ -97,12 +96,16 @@ class AsyncModelInstall:
         source: str | os.PathLike[str] | Any,
         inplace: bool = True,
         *,
+        variant: str | None = None,
+        subfolder: str | None = None,
+        revision: str | None = None,
         config: Mapping[str, Any] | None = None,
         access_token: str | None = None,
         expected_sha256: str | None = None,
         priority: int | None = None,
         reuse: Reuse = "source",
         labels: Mapping[str, str] | None = None,
+        move: bool = False,
     ) -> ModelInstallJob:
         """Install a model; answers at once with the job.
 
@@ -110,9 +113,13 @@ class AsyncModelInstall:
         that was installed from it, and is as it was then, completes the job at once (`installed_already`).
 
         Args:
-            source: The path of a safetensors file or a diffusers folder, or an http(s) address of a file.
-                A relative path is taken from the current folder.
+            source: A safetensors file or a diffusers folder by its path, a repository ("owner/name",
+                "owner/name:subfolder"), an address at Hugging Face or Civitai, or that of any file. Relative
+                paths are of the current folder; a path that exists beats a repository spelled alike.
             inplace: Whether a local model stays where it is; False: a copy goes into models_dir.
+            variant: Of a repository: "fp16", "onnx", "openvino", or what else stands in its files' names.
+            subfolder: Folder or file of a repository; one that the source has in it wins.
+            revision: Branch, tag or commit of a repository; the same.
             config: Config fields that win over what the probe finds, such as name or prediction_type.
             access_token: Token for the source's host.
             expected_sha256: Hash that the downloaded file must have.
@@ -120,6 +127,7 @@ class AsyncModelInstall:
             reuse: What to take in place of another model: one from the same "source", or also one with
                 the same "content", so that there is one copy; "never": another one is made.
             labels: For the caller's own use; the job, its download and the model that it makes get them.
+            move: Whether a local model goes into models_dir, and from its place when that is done.
 
         Raises:
             InstallInProgressException: The source is being installed with other arguments.
@@ -130,17 +138,20 @@ class AsyncModelInstall:
         request = import_request(
             source,
             inplace=inplace,
+            move=move,
             config=config,
             access_token=access_token,
             expected_sha256=expected_sha256,
             priority=priority,
             reuse=reuse,
+            variant=variant,
+            subfolder=subfolder,
+            revision=revision,
             labels=labels,
         )
         tracker = await self._jobs.following()
         async with tracker.creating():
-            with no_repository(source):
-                answer = await self._peer.call(self._stub.ImportModel, request)
+            answer = await self._peer.call(self._stub.ImportModel, request)
             fresh = ModelInstallJob(answer.install, source=source)
             if config is not None:
                 fresh.config_in = dict(config)
@@ -155,24 +166,39 @@ class AsyncModelInstall:
         source: str | os.PathLike[str] | Any,
         inplace: bool = True,
         *,
+        variant: str | None = None,
+        subfolder: str | None = None,
+        revision: str | None = None,
         config: Mapping[str, Any] | None = None,
+        access_token: str | None = None,
         expected_sha256: str | None = None,
         reuse: Reuse = "source",
+        move: bool = False,
     ) -> ModelInstallJob:
         """What :meth:`import_model` would do, without doing it: the job has no number.
 
-        Its `message` says what a local model is (`probe`), `local_path` where it would lie, `total_bytes`
-        what would be copied; `installed_already` and `same_content` what is there.
+        `message.probe` says what a local model is, `plan` what a hub's source comes to, with its files; the
+        rest where it would lie, what would be copied or fetched (`total_bytes`), and what is there.
 
         Raises:
             ModelkeepError: As :meth:`import_model`, or as the job would fail.
         """
         request = import_request(
-            source, inplace=inplace, config=config, expected_sha256=expected_sha256, reuse=reuse
+            source,
+            inplace=inplace,
+            move=move,
+            config=config,
+            expected_sha256=expected_sha256,
+            reuse=reuse,
+            variant=variant,
+            subfolder=subfolder,
+            revision=revision,
+            access_token=access_token,
         )
         request.validate_only = True
-        with no_repository(source):
-            answer = await self._peer.call(self._stub.ImportModel, request)
+        answer = await self._peer.call(self._stub.ImportModel, request)
+        if answer.HasField("plan"):
+            answer.install.plan.CopyFrom(answer.plan)
         return ModelInstallJob(answer.install, source=source)
 
     async def wait_for_installs(self, timeout: float | None = None) -> dict[Any, ModelInstallJob]:
@@ -196,8 +222,15 @@ class AsyncModelInstall:
         await self._settle(tracker, waited, timeout)
         return own or {job.source: job for job in waited}
 
-    async def wait_for_job(self, job: ModelInstallJob | int, timeout: float | None = None) -> ModelInstallJob:
+    async def wait_for_job(
+        self, job: ModelInstallJob | int, timeout: float | None = None, *, ended: bool = False
+    ) -> ModelInstallJob:
         """Wait until one job has ended, or waits for a caller.
+
+        Args:
+            job: The job, or its number.
+            timeout: Longest wait in seconds.
+            ended: Wait also while it is paused, as one that was cancelled may still be.
 
         Raises:
             UnknownJobIDException: There is no such job.
@@ -206,14 +239,11 @@ class AsyncModelInstall:
         waited = await self.get_job_by_id(job) if isinstance(job, int) else job
         tracker = await self._jobs.following()
         live = tracker.jobs.get(waited.id, waited)
-        await self._settle(tracker, [live], timeout)
+        await self._settle(tracker, [live], timeout, ENDED if ended else SETTLED)
         return live
 
     async def list_jobs(
-        self,
-        source: str | os.PathLike[str] | None = None,
-        *,
-        labels: Mapping[str, str] | None = None,
+        self, source: str | os.PathLike[str] | None = None, *, labels: Mapping[str, str] | None = None
     ) -> list[ModelInstallJob]:
         """The jobs whose source contains a text, newest first; all without one.
 
@@ -240,38 +270,14 @@ class AsyncModelInstall:
         Raises:
             UnknownJobIDException: There is none.
         """
-        text = str(source) if is_url(source) else str(absolute(os.fspath(source)))
-        found = [
-            job
-            for job in await self.list_jobs(text)
-            if text in (job.message.source.url, job.message.source.local_path)
-        ]
+        text = str(source_of(source_message(source)))
+        found = [job for job in await self.list_jobs(text) if str(source_of(job.message.source)) == text]
         if source in self._own:
             with contextlib.suppress(UnknownJobIDException):  # pruned by another client
                 found.append(await self.get_job_by_id(self._own[source].id))
         if not found:
             raise UnknownJobIDException(f"No install of {source} is known.")
         return max(found, key=lambda job: job.id)
-
-    async def get_job_by_id(self, id: int) -> ModelInstallJob:
-        """The job with a number.
-
-        Raises:
-            UnknownJobIDException: There is none.
-        """
-        answer = await self._peer.call(self._stub.GetInstall, made(pb.GetInstallRequest, id=id))
-        return self._jobs.of(answer.install)
-
-    async def cancel_job(self, job: ModelInstallJob | int) -> ModelInstallJob:
-        """Cancel a job; it ends soon, in status cancelled, or completed if its record was written before.
-
-        Raises:
-            UnknownJobIDException: There is no such job.
-            WrongStateException: It is completed or has failed.
-        """
-        id = job if isinstance(job, int) else job.id
-        answer = await self._peer.call(self._stub.CancelInstall, made(pb.CancelInstallRequest, id=id))
-        return self._jobs.of(answer.install)
 
     async def prune_jobs(
         self,
@@ -293,7 +299,7 @@ class AsyncModelInstall:
         """
         request = made(
             pb.PruneInstallsRequest,
-            ids=[job if isinstance(job, int) else job.id for job in jobs],
+            ids=map(number_of, jobs),
             states=[f"INSTALL_STATE_{InstallStatus(status).name}" for status in statuses],
         )
         if older_than:
@@ -387,20 +393,6 @@ class AsyncModelInstall:
         """
         return (await self.uninstall(key, "any", force=force)).deleted_paths
 
-    async def check_models(self, keys: Sequence[str] = (), *, timeout: float | None = None) -> list[str]:
-        """Look at once whether models are where their records say; the records then tell (``missing_time``).
-
-        Args:
-            keys: Only these models, at most 1,000; none: all.
-            timeout: Seconds that it may take; the client's own time-out by default.
-
-        Returns:
-            Keys of those whose files are gone: the first 1,000.
-        """
-        request = made(check_pb2.CheckModelsRequest, keys=keys)
-        answer = await self._peer.call(self._stub.CheckModels, request, timeout=timeout)
-        return list(answer.missing_keys)
-
     async def uninstall(
         self,
         key: str,
@@ -454,13 +446,17 @@ class AsyncModelInstall:
         await self._jobs.close()
 
     async def _settle(
-        self, tracker: _Tracker, jobs: Iterable[ModelInstallJob], timeout: float | None
+        self,
+        tracker: _Tracker,
+        jobs: Iterable[ModelInstallJob],
+        timeout: float | None,
+        statuses: Collection[InstallStatus] = SETTLED,
     ) -> None:
         def settled(job: ModelInstallJob) -> bool:
             if job.id not in tracker.jobs:  # pruned meanwhile, so it has ended
                 return True
             message = tracker.told(job.id)
-            return message is not None and status_of(message) in SETTLED
+            return message is not None and status_of(message) in statuses
 
         await tracker.until(lambda: all(map(settled, jobs)), timeout, "installs that have not ended")
 

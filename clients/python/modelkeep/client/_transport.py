@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from concurrent.futures import CancelledError
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -17,10 +18,12 @@ from modelkeep.backoff import Backoff
 from modelkeep.client import _fork
 from modelkeep.client._methods import ensure_request_id, may_repeat
 from modelkeep.defaults import ServiceName
+from modelkeep.exceptions import CancelledException
 from modelkeep.rpc import Address
 
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A")
+R = TypeVar("R")
 
 #: Seconds that a call may take, with its repetitions, unless the caller says otherwise.
 DEFAULT_TIMEOUT_S: Final = 30.0
@@ -80,6 +83,31 @@ class Peer:
                 "each asyncio.run, or use the blocking Client."
             )
 
+    def wait_for(self, make: Callable[[], Coroutine[Any, Any, R]], instead: str) -> R:
+        """Run a coroutine on the event loop that this client belongs to, from another thread, and wait.
+
+        Args:
+            make: Makes the coroutine.
+            instead: What to do on the event loop itself, which would wait for itself here.
+
+        Raises:
+            RuntimeError: This is the event loop's own thread, or the client is closed.
+            CancelledException: The client was closed meanwhile.
+        """
+        _fork.claim()
+        if self._closed or self._loop is None:
+            raise RuntimeError("This client is closed.")
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is self._loop:
+            raise RuntimeError(f"This cannot wait on the client's own event loop: {instead}")
+        try:
+            return asyncio.run_coroutine_threadsafe(make(), self._loop).result()
+        except CancelledError:
+            raise CancelledException("The client was closed during the call.") from None
+
     async def call(
         self, method: aio.UnaryUnaryMultiCallable[Q, A], request: Q, *, timeout: float | None = None
     ) -> A:
@@ -126,22 +154,32 @@ class Peer:
 
     async def stream(
         self, method: aio.UnaryStreamMultiCallable[Q, A], request: Q, *, timeout: float
-    ) -> AsyncIterator[A]:
+    ) -> AsyncGenerator[A, None]:
         """Make a streaming call and yield its messages; it is cancelled when the iterator is closed.
 
-        Close the iterator (``contextlib.aclosing``) if you leave it early.
+        As :meth:`call`, it is made again where a repetition does no harm, as long as nothing has come. Close
+        the iterator (``contextlib.aclosing``) if you leave it early.
 
         Raises:
             ModelkeepError: The class of the error's reason.
         """
-        call = method(request, timeout=timeout)
-        try:
-            async for message in call:
-                yield message
-        except aio.AioRpcError as error:
-            raise rpc.decode(error, self.address) from error
-        finally:
-            call.cancel()
+        backoff = Backoff(FIRST_DELAY_S)
+        for tries_left in range(MAX_TRIES - 1, -1, -1):
+            call = method(request, timeout=timeout)
+            begun = False
+            try:
+                async for message in call:
+                    begun = True
+                    yield message
+                return
+            except aio.AioRpcError as error:
+                failure = rpc.decode(error, self.address)
+                away = error.code() is grpc.StatusCode.UNAVAILABLE and not begun
+                if not (away and tries_left and may_repeat(request)):
+                    raise failure from error
+            finally:
+                call.cancel()
+            await asyncio.sleep(backoff.next(failure.retry_after))
 
     async def close(self) -> None:
         """Close both channels; calls under way are cancelled. The client cannot be used again."""

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 from modelkeep.configs._base import (
     CheckpointConfig,
+    CoverImage,
     DiffusersConfig,
     License,
     ModelConfigBase,
     ModelFile,
     SubmodelDefinition,
 )
+from modelkeep.configs._default_settings import DefaultSettings
 from modelkeep.configs._kinds import (
     CLIPEmbedConfig,
     CLIPVisionConfig,
@@ -93,6 +95,8 @@ __all__ = [
     "ControlNetCheckpointConfig",
     "ControlNetConfig",
     "ControlNetDiffusersConfig",
+    "CoverImage",
+    "DefaultSettings",
     "DiffusersConfig",
     "DigestState",
     "ExternalImageGeneratorConfig",

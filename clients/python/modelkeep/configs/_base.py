@@ -15,11 +15,13 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    JsonValue,
     PlainSerializer,
     PrivateAttr,
 )
 from pydantic_core import CoreSchema, core_schema
 
+from modelkeep.configs._default_settings import DefaultSettings
 from modelkeep.taxonomy import (
     BaseModelType,
     DigestState,
@@ -75,6 +77,18 @@ OptionalPath = Annotated[str | None, BeforeValidator(_none_if_empty), BeforeVali
 Time = Annotated[AwareDatetime | None, BeforeValidator(_to_utc)]
 
 
+class CoverImage(BaseModel):
+    """What is known about the picture that stands for a model; its bytes are asked for by themselves."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    #: ``image/png``, ``image/jpeg``, ``image/webp`` or ``image/gif``.
+    media_type: str = ""
+    size_bytes: int = Field(default=0, ge=0)
+    #: Of the bytes, 64 lowercase hex characters.
+    sha256: str = ""
+
+
 class ModelConfigBase(BaseModel):
     """The fields that every model's record has. Names and meaning are the original's."""
 
@@ -123,6 +137,20 @@ class ModelConfigBase(BaseModel):
     trigger_phrases: list[str] = Field(default_factory=list, description="Words that bring it out.")
     license: Annotated[License, BeforeValidator(_empty_if_none), PlainSerializer(str)] = Field(
         default=License(), description="Licence, or terms as name=value parts."
+    )
+    preview_url: OptionalText = Field(default=None, description="Address of a picture of what it makes.")
+    source_url: OptionalText = Field(default=None, description="Page where people read about it.")
+    default_settings: DefaultSettings | None = Field(
+        default=None, description="What an application sets when somebody picks the model."
+    )
+    related_keys: list[str] = Field(
+        default_factory=list, description="Keys of models that belong with it; kept on both sides."
+    )
+    extra_fields: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Fields of another program's record that have no place here."
+    )
+    cover_image: CoverImage | None = Field(
+        default=None, description="The picture that stands for it, without its bytes; set by the service."
     )
     create_time: Time = Field(default=None, description="When the record was made; set by the service.")
     update_time: Time = Field(default=None, description="When the record last changed; set by the service.")

@@ -7,7 +7,7 @@ from enum import StrEnum
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeAlias, cast, get_args, get_origin
 
-from pydantic import ConfigDict, Discriminator, Tag, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, TypeAdapter, ValidationError
 
 from modelkeep.configs import _kinds as kinds
 from modelkeep.configs._base import ModelConfigBase
@@ -132,24 +132,27 @@ def config_class(
 def field_types() -> dict[str, tuple[type, type]]:
     """Of every field of a config, by name: its type, and that of its items (or keys) if it has some.
 
-    Optional fields have the type that they have when they are set.
+    Optional fields have the type that they have when they are set. One that consists of several values has
+    those, too, by names such as ``default_settings.steps``.
     """
-    return {
-        name: _field_type(field.annotation)
-        for cls in CONFIG_CLASSES
-        for name, field in cls.model_fields.items()
-    }
+    found: dict[str, tuple[type, type]] = {}
+    for cls in CONFIG_CLASSES:
+        for name, field in cls.model_fields.items():
+            found[name] = kind = _field_type(field.annotation)
+            if issubclass(kind[0], BaseModel):
+                parts = kind[0].model_fields.items()
+                found |= {f"{name}.{part}": _field_type(of.annotation) for part, of in parts}
+    return found
 
 
 def _field_type(annotation: Any) -> tuple[type, type]:
     origin = get_origin(annotation)
     if origin in (list, dict):
         return origin, get_args(annotation)[0]
-    parts = [
-        part
-        for part in (annotation, *get_args(annotation))
-        if isinstance(part, type) and part is not NoneType
-    ]
+    options = [*get_args(annotation), annotation]
+    if (annotated := next((o for o in options if get_origin(o) is Annotated), None)) is not None:
+        options = [*get_args(annotated)]
+    parts = [part for part in options if isinstance(part, type) and part is not NoneType]
     return (parts[0], parts[0]) if parts else (str, str)
 
 

@@ -73,6 +73,11 @@ def put(message: Message, name: str, value: Any) -> None:
         ValueError, TypeError: The field cannot have this value.
     """
     field = message.DESCRIPTOR.fields_by_name[name]
+    if value is not None and is_part(field):
+        part = getattr(message, name)  # what a newer version put into it stays
+        part.SetInParent()
+        fill(part, dict(value))
+        return
     message.ClearField(name)
     if value is None:
         return
@@ -131,6 +136,14 @@ def _is_set(message: Message, field: Any, value: Any) -> bool:
 def is_map(field: Any) -> bool:
     """Whether the field is a map (of texts, in this API)."""
     return bool(field.message_type is not None and field.message_type.GetOptions().map_entry)
+
+
+def is_part(field: Any) -> bool:
+    """Whether the field is one message of several values, which a time is not."""
+    kind = field.message_type
+    return bool(
+        kind is not None and not field.is_repeated and kind.full_name != Timestamp.DESCRIPTOR.full_name
+    )
 
 
 def _get(field: Any, value: Any) -> Any:

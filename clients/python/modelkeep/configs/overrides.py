@@ -7,9 +7,12 @@ from enum import StrEnum
 from typing import Any, Final
 
 from google.protobuf.descriptor import FieldDescriptor
+from pydantic import ValidationError
 
 from modelkeep.configs._base import SubmodelDefinition
-from modelkeep.configs.fields import WIRE_NAMES, enum_of, is_map, put, readable_values
+from modelkeep.configs._default_settings import DefaultSettings
+from modelkeep.configs.fields import WIRE_NAMES, enum_of, is_map, is_part, put, readable_values
+from modelkeep.configs.problems import violations_of
 from modelkeep.exceptions import FieldViolation, InvalidModelConfigException
 from modelkeep.install.v1 import install_pb2
 from modelkeep.taxonomy import BaseModelType
@@ -44,6 +47,10 @@ def overrides_of(config: Mapping[str, Any] | None) -> install_pb2.ModelOverrides
             continue
         try:
             put(message, name, None if value is None else _checked(fields[name], value))
+        except ValidationError as error:
+            violations += [
+                FieldViolation(f"{given}.{part.field}", part.description) for part in violations_of(error)
+            ]
         except (TypeError, ValueError) as error:
             violations.append(FieldViolation(given, str(error)))
     if violations:
@@ -57,6 +64,8 @@ def config_of(overrides: install_pb2.ModelOverrides) -> dict[str, Any]:
     values = {python.get(name, name): value for name, value in readable_values(overrides).items()}
     if "submodels" in values:
         values["submodels"] = [SubmodelDefinition.model_validate(part) for part in values["submodels"]]
+    if "default_settings" in values:
+        values["default_settings"] = DefaultSettings.model_validate(values["default_settings"])
     return values
 
 
@@ -68,6 +77,8 @@ def _checked(field: Any, value: Any) -> Any:
         if not isinstance(value, Mapping):
             raise TypeError(f"{value!r} is no mapping, such as {{'project': 'x'}}")
         return {str(key): str(text) for key, text in value.items()}
+    elif is_part(field):
+        return DefaultSettings.model_validate(value)
     elif field.message_type is not None:
         return [SubmodelDefinition.model_validate(part, from_attributes=True) for part in value]
     elif field.name in _BASES or field.is_repeated:

@@ -13,6 +13,7 @@ from modelkeep.exceptions import FieldViolation
 #: Type of a problem → what is wrong; for others pydantic's own sentence, as it goes on after a name.
 _WORDS: Final[Mapping[str, str]] = {
     "missing": "must be set",
+    "path_type": "must be a path",
     "extra_forbidden": "is no field of this",
 }
 _SUBJECT: Final = re.compile(r"^(Input|Value|String|List|Dictionary|URL|Number|Datetime|Date) should ")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache, lru_cache
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -18,6 +19,7 @@ from google.protobuf.message import Message
 from pydantic import ValidationError
 
 from modelkeep.configs._base import ModelConfigBase, ModelFile
+from modelkeep.configs._extra_fields import put_values, values_of_texts
 from modelkeep.configs._kinds import UnknownConfig
 from modelkeep.configs._union import AnyModelConfig, config_class, formats_of, literal_values
 from modelkeep.configs.fields import (
@@ -61,7 +63,9 @@ def to_model(config: ModelConfigBase) -> model_pb2.Model:
         for name in type(config).model_fields
         if before is None or getattr(before, name, _MISSING) != getattr(config, name)
     }
-    for name in changed & set(ModelConfigBase.model_fields):
+    if config.extra_fields or (before is not None and before.extra_fields):
+        put_values(message.extra_fields, config.extra_fields)
+    for name in changed & set(ModelConfigBase.model_fields) - {"extra_fields"}:
         _set(message, WIRE_NAMES.get(name, name), getattr(config, name))
     if isinstance(config, UnknownConfig):
         if message.type == taxonomy_pb2.MODEL_TYPE_UNKNOWN:
@@ -167,13 +171,18 @@ def kind_violations(message: model_pb2.Model) -> list[FieldViolation]:
         ]
     if arm_name is None or cls is UnknownConfig:
         return []
-    names = {WIRE_NAMES.get(name, name) for name in cls.model_fields}
+    names = _wire_names(cls)
     arm: Message = getattr(message, arm_name)
     return [
         FieldViolation(f"{arm_name}.{field.name}", f"a model in format {model_format} has no such field")
         for field, _ in arm.ListFields()
         if field.name not in names
     ]
+
+
+@cache
+def _wire_names(cls: type[ModelConfigBase]) -> frozenset[str]:
+    return frozenset(WIRE_NAMES.get(name, name) for name in cls.model_fields)
 
 
 def is_known_kind(type_number: int, format_number: int, base: str) -> bool:
@@ -221,9 +230,14 @@ def _set(message: Message, name: str, value: Any) -> None:
 
 
 def _kind(message: model_pb2.Model) -> tuple[ModelType, ModelFormat]:
+    return _kind_of(message.type, message.format)
+
+
+@lru_cache(maxsize=1024)
+def _kind_of(type_number: int, format_number: int) -> tuple[ModelType, ModelFormat]:
     return (
-        ModelType(member_of(_FIELDS["type"].enum_type, message.type)),
-        ModelFormat(member_of(_FIELDS["format"].enum_type, message.format)),
+        ModelType(member_of(_FIELDS["type"].enum_type, type_number)),
+        ModelFormat(member_of(_FIELDS["format"].enum_type, format_number)),
     )
 
 
@@ -232,9 +246,12 @@ def _class_of(
 ) -> type[ModelConfigBase] | None:
     cls = config_class(model_type, model_format, message.base)
     # config_class is as lenient as the original (a main model in an ONNX format); a record is not.
-    if cls is None or model_type not in literal_values(cls.model_fields["model_type"].annotation):
-        return None
-    return cls
+    return cls if cls is not None and model_type in _types_of(cls) else None
+
+
+@cache
+def _types_of(cls: type[ModelConfigBase]) -> frozenset[ModelType]:
+    return frozenset(literal_values(cls.model_fields["model_type"].annotation))
 
 
 def _read(message: model_pb2.Model) -> AnyModelConfig:
@@ -290,4 +307,7 @@ def _read_fields(
 ) -> dict[str, Any]:
     """The values that are set of fields that Python calls so, by these names."""
     python = {WIRE_NAMES.get(name, name): name for name in names}
-    return {python[name]: value for name, value in read(message, python).items()}
+    values = {python[name]: value for name, value in read(message, python).items()}
+    if "extra_fields" in values:
+        values["extra_fields"] = values_of_texts(values["extra_fields"])
+    return values

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelkeep.defaults import EXIT_CONFIG
-from modelkeep.private import UnsafeFolderError, make_private, runtime_folder
+from modelkeep.private import UnsafeFolderError, make_private, runtime_folder, write_private
 from modelkeep.reserve import Reserve
 from modelkeep.suitefile import OWNER, token_path
 from modelkeep.supervisor._errors import SuiteError
-from modelkeep.supervisor._files import RESERVE_BYTES, write_private
+from modelkeep.supervisor._files import RESERVE_BYTES
 
 #: What the starter's token is good for.
 _OWNER_ROLES = ("admin", "owner")

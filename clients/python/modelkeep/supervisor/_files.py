@@ -11,7 +11,7 @@ from pathlib import Path
 
 from modelkeep.defaults import EXIT_NOT_WRITABLE
 from modelkeep.locks import LockedError, take_lock
-from modelkeep.private import make_above, who_may_replace
+from modelkeep.private import make_above, who_may_replace, write_private
 from modelkeep.reserve import Reserve, is_full
 from modelkeep.suitefile import SuiteFile, read_suite_file, suite_file_path
 from modelkeep.supervisor._errors import SuiteError
@@ -38,13 +38,6 @@ def write_suite_file(data_dir: Path, content: SuiteFile) -> None:
     finally:
         scratch.unlink(missing_ok=True)
     reserve.renew()
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that no other user can read."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
 
 
 def make_data_dir(data_dir: Path) -> None:

@@ -30,6 +30,7 @@ def up(
     data_dir: Path = DATA_DIR,
     *,
     models_dir: Path | None = None,
+    model_config_db: Path | None = None,
     host: str = "127.0.0.1",
     ports: Mapping[str, int] | None = None,
     services: Sequence[str] = SERVICES,
@@ -47,6 +48,8 @@ def up(
     Args:
         data_dir: The data folder, made when it is not there.
         models_dir: The folder of installed models; ``models`` in the data folder by default.
+        model_config_db: The file of the records, SQLite (.db) or YAML (.yaml, .yml); SQLite in the data
+            folder by default.
         host: The address to listen on.
         ports: Service name to port; the defaults are 50051 to 50054, 0 takes a free one.
         services: Which services to run.
@@ -70,6 +73,7 @@ def up(
         ports={**DEFAULT_PORTS, **(ports or {})},
         services=services,
         env=env,
+        arguments={"record": _records(model_config_db)},
         insecure=insecure,
         anonymous=anonymous,
         startup_timeout_s=startup_timeout_s,
@@ -97,6 +101,10 @@ def up(
         suite.stop()
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def _records(path: Path | None) -> list[str]:
+    return [] if path is None else ["--model-config-db", str(path.expanduser().absolute())]
 
 
 def _report_end(

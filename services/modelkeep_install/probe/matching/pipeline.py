@@ -7,19 +7,19 @@ itself is never imported.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from modelkeep.configs import SubmodelDefinition
-from modelkeep.contents import PICKLE_SUFFIXES, TENSOR_SUFFIXES
+from modelkeep.contents import TENSOR_SUFFIXES
 from modelkeep.exceptions import UnsafeFormatException
 from modelkeep.headers import Header
 from modelkeep.taxonomy import SchedulerPredictionType, SubModelType
 from modelkeep_common.families import BY_BASE, VARIANT_BY_CHANNELS, bases_by
 
-from ..readers.folder import Folder, folder_of, shortened, unsafe
+from ..readers.folder import Folder, folder_of, lone_pickle, shortened, unsafe
 from ..result import UNKNOWN, Evidence, Match, NoMatch, RuledOut, certain, likely
 from .coverage import compared
 from .unet import BASE_BY_CONTEXT
@@ -77,6 +77,15 @@ def probe_folder(folder: Folder) -> Match | NoMatch:
         detail = f"latent_channels {shortened(latents)}, but the weights have {shape[1]}"
         raise folder.invalid("config.json", detail)
     return vae_folder_match(config, latents, tensors)
+
+
+def pickle_in(names: Collection[str]) -> str:
+    """The pickle for which a folder of these files is refused, as far as their names tell; "" if for none."""
+    if "model_index.json" not in names:
+        return lone_pickle(names)
+    parts = sorted(_WITH_WEIGHTS - _DISPENSABLE)
+    found = (lone_pickle(name for name in names if folder_of(name) == part) for part in parts)
+    return next(filter(None, found), "")
 
 
 def _probe_pipeline(folder: Folder, index: Mapping[str, Any]) -> Match | NoMatch:
@@ -268,9 +277,8 @@ def _elsewhere(folder: Folder) -> NoMatch:
     files = [name for name in folder.files if PurePosixPath(name).suffix.lower() in TENSOR_SUFFIXES]
     if files:
         return _instead(folder, "1 model file", "model files", files)
-    pickles = [name for name in folder.files if PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES]
-    if pickles:
-        raise unsafe(folder.path / pickles[0], pickles[0])
+    if pickle := lone_pickle(folder.files):
+        raise unsafe(folder.path / pickle, pickle)
     what = "neither model_index.json nor config.json, and no model file"
     return NoMatch(f"{what}{folder.beside('')}", near=True, remedy="Name the file or folder of one model.")
 

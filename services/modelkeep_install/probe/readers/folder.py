@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from modelkeep.contents import PICKLE_SUFFIXES
+from modelkeep.contents import PICKLE_SUFFIXES, TENSOR_SUFFIXES
 from modelkeep.exceptions import InvalidModelException, UnsafeFormatException
 from modelkeep.headers import Allowance, Header
 from modelkeep.modeljson import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
@@ -22,6 +22,8 @@ from .listing import Listing
 #: Names listed in one error.
 _MAX_LISTED = 10
 
+#: Weights that are no pickles.
+_NO_PICKLES = TENSOR_SUFFIXES | {".gguf", ".onnx"}
 #: ``model.safetensors.index.json``, and of a variant ``model.safetensors.index.fp16.json``.
 _SHARD_INDEX = re.compile(r"\.safetensors\.index(\.\w+)?\.json$")
 
@@ -34,6 +36,14 @@ def unsafe(path: Path, shown: str = "") -> UnsafeFormatException:
         "first.",
         metadata={"path": str(path), "format": suffix if suffix in PICKLE_SUFFIXES else "pickle"},
     )
+
+
+def lone_pickle(names: Iterable[str]) -> str:
+    """The first pickle of weights that are pickles alone; "" where there are others, or none."""
+    names = list(names)
+    if any(PurePosixPath(name).suffix.lower() in _NO_PICKLES for name in names):
+        return ""
+    return next((name for name in names if PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES), "")
 
 
 class Folder:
@@ -101,9 +111,8 @@ class Folder:
         """
         inside = [name for name in self.files if folder_of(name) == component]
         tensors = sorted(name for name in inside if name.endswith(".safetensors"))
-        pickles = [name for name in inside if PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES]
-        if not tensors and pickles:
-            raise unsafe(self.path / pickles[0], pickles[0])
+        if not tensors and (pickle := lone_pickle(inside)):
+            raise unsafe(self.path / pickle, pickle)
         if not tensors:
             raise self.invalid(component, f"no safetensors weights in this folder{self.beside(component)}")
         headers = [read_header(self.path / name, self._opener, self._allowance) for name in tensors]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .store import COLLECTION, Once, SqliteRecordStore
+from .store import SqliteRecordStore
+from .transaction import Transaction
 
-__all__ = ["COLLECTION", "Once", "SqliteRecordStore"]
+__all__ = ["SqliteRecordStore", "Transaction"]

@@ -7,6 +7,8 @@ trigrams, so that any part of a word is found.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from modelkeep.model.v1.model_pb2 import Model
@@ -101,6 +103,38 @@ MIGRATIONS: tuple[Migration, ...] = (
         CREATE INDEX models_missing ON models (missing_time_us) WHERE missing_time_us != 0;
         """,
     ),
+    Migration(
+        4,
+        """
+        CREATE TABLE model_related (
+            related_key TEXT NOT NULL,
+            model_id INTEGER NOT NULL REFERENCES models (id) ON DELETE CASCADE,
+            PRIMARY KEY (related_key, model_id)
+        ) WITHOUT ROWID;
+        CREATE INDEX model_related_by_model ON model_related (model_id);
+        """,
+    ),
+    # Of its own, so that a read of records never reads a picture.
+    Migration(
+        5,
+        """
+        CREATE TABLE model_covers (
+            model_id INTEGER PRIMARY KEY REFERENCES models (id) ON DELETE CASCADE,
+            media_type TEXT NOT NULL,
+            sha256 TEXT NOT NULL,
+            image BLOB NOT NULL
+        );
+        """,
+    ),
+)
+
+#: The tables of what belongs to a record, and their column for the number of its row.
+PARTS: tuple[tuple[str, str], ...] = tuple(
+    part
+    for migration in MIGRATIONS
+    for part in re.findall(
+        r"CREATE TABLE (\w+) \([^;]*?(\w+) INTEGER[A-Z ]* REFERENCES models \(id\)", migration.sql
+    )
 )
 
 
@@ -127,6 +161,9 @@ def to_columns(model: Model) -> dict[str, Any]:
     }
 
 
-def to_bases(model: Model) -> set[str]:
-    """Every base that a search finds the record by."""
-    return {model.base, *model.compatible_bases}
+#: The tables that find a record by one of several texts: their column, and the texts of a record.
+SETS: Mapping[str, tuple[str, Callable[[Model], set[str]]]] = {
+    "model_bases": ("base", lambda model: {model.base, *model.compatible_bases}),
+    "model_tags": ("tag", lambda model: set(model.tags)),
+    "model_related": ("related_key", lambda model: set(model.related_keys)),
+}

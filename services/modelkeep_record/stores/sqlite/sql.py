@@ -2,28 +2,38 @@
 
 Where one of the filters leaves few records, those are fetched and sorted; else the index of the order
 is walked and each record tested, which soon fills a page. Which of the two is decided by looking for
-the matches of each filter in its index, up to a limit: SQLite's planner cannot know.
+the matches of each filter in its index, up to a limit: SQLite's planner cannot know. Where what is asked
+for comes late in the order, the beginning of the walk does not fill a page: then many are sorted, too.
 """
 
 from __future__ import annotations
 
 import json
+import sqlite3
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from modelkeep_common.paging import Key
-from modelkeep_common.sqlite import Connection, labels
+from modelkeep_common.sqlite import labels
 
 from ...domain.query import NO_BOUNDS, Bounds, Order, Query
 
 _FEW = 2000
-_MANY = 20_000
+#: Matches that are looked at in an index, and records that are sorted at most, where a walk seems long.
+_MANY, _SORTED = 20_000, 8000
+#: Records of the order that are tested before it is asked whether many had better be sorted.
+_BEGINNING = 2500
 #: Folders of a model that may lie in each other.
 _DEEPEST = 64
 #: Shorter words have no trigram.
 _TRIGRAM = 3
+
+
+#: As a limit: every record.
+ALL: Final = sys.maxsize
 
 
 class _Filter(NamedTuple):
@@ -36,7 +46,7 @@ class _Filter(NamedTuple):
 
 
 def select_models(
-    conn: Connection,
+    conn: sqlite3.Connection,
     query: Query,
     order: Order,
     descending: bool,
@@ -44,40 +54,70 @@ def select_models(
     limit: int,
 ) -> Iterable[tuple[Any, ...]]:
     """Rows (message, sort key …) of the records asked for, in order, after a sort key."""
-    filters = list(_filters(query))
-    few = _few(conn, filters)
-    source = "models m" if few is None else "json_each(?) c CROSS JOIN models m ON m.id = c.value"
-    values: list[Any] = [] if few is None else [json.dumps(few)]
-    tests = [f.test for f in filters]
-    for f in filters:
-        values.extend(f.test_values)
-    columns = ", ".join(f"m.{column}" for column in order.value)
-    if after:
-        marks = ", ".join("?" * len(order.value))
-        tests.append(f"({columns}) {'<' if descending else '>'} ({marks})")
-        values.extend(after)
-    direction = " DESC" if descending else ""
-    ordered = ", ".join(f"m.{column}{direction}" for column in order.value)
-    where = f"WHERE {' AND '.join(tests)}" if tests else ""
+    walk = _Walk(list(_filters(query)), order, descending, after)
+    ids = _few(conn, walk, limit)
+    source, values = ("models m", ()) if ids is None else (_THESE, (json.dumps(ids),))
     return conn.execute(
-        f"SELECT m.message, {columns} FROM {source} {where} ORDER BY {ordered} LIMIT ?", (*values, limit)
+        f"SELECT m.message, {walk.columns} FROM {source} {walk.where} ORDER BY {walk.ordered} LIMIT ?",
+        (*values, *walk.values, limit),
     )
 
 
-def _few(conn: Connection, filters: Iterable[_Filter]) -> list[int] | None:
-    """The ids that pass the filters, or more, if they are few."""
-    indexed = [f for f in filters if f.ids]
-    # A second, longer look pays where several filters may leave few together, though none does alone.
-    for limit in (_FEW, _MANY) if len(indexed) > 1 else (_FEW,):
-        passing: set[int] | None = None
-        for f in indexed:
+#: The records of a list of ids, in place of all.
+_THESE = "json_each(?) c CROSS JOIN models m ON m.id = c.value"
+
+
+class _Walk:
+    """What a list asks of each record, and in which order it comes, as parts of a statement."""
+
+    def __init__(
+        self, filters: Sequence[_Filter], order: Order, descending: bool, after: Sequence[Key]
+    ) -> None:
+        self.filters = filters
+        self.columns = ", ".join(f"m.{column}" for column in order.value)
+        direction = " DESC" if descending else ""
+        self.ordered = ", ".join(f"m.{column}{direction}" for column in order.value)
+        marks = ", ".join("?" * len(order.value))
+        self.after = [f"({self.columns}) {'<' if descending else '>'} ({marks})"] if after else []
+        self.tests = [f.test for f in filters]
+        every = [*self.tests, *self.after]
+        self.where = f"WHERE {' AND '.join(every)}" if every else ""
+        self.values = (*(value for f in filters for value in f.test_values), *after)
+
+    def begin(self, conn: sqlite3.Connection, limit: int) -> list[int]:
+        """The first ids that are asked for, of those among the next records of the order."""
+        after = f"WHERE {self.after[0]}" if self.after else ""
+        rows = conn.execute(
+            f"SELECT m.id, {' AND '.join(self.tests)} FROM models m {after} ORDER BY {self.ordered} LIMIT ?",
+            (*self.values, _BEGINNING),
+        )
+        return list(islice((model_id for model_id, passes in rows if passes), limit))
+
+
+def _few(conn: sqlite3.Connection, walk: _Walk, limit: int) -> list[int] | None:
+    """Ids among which the records asked for are, if they are few enough to be sorted; else None."""
+    if not walk.filters:
+        return None
+    ids = _passing(conn, walk.filters, _FEW)
+    if ids is None:
+        ids = walk.begin(conn, limit)
+        if len(ids) < limit:
+            # Several filters may leave few together, though none does alone.
+            several = sum(bool(f.ids) for f in walk.filters) > 1
+            ids = _passing(conn, walk.filters, _MANY if several else _SORTED)
+    return None if ids is None or len(ids) > max(_SORTED, limit) else ids
+
+
+def _passing(conn: sqlite3.Connection, filters: Iterable[_Filter], limit: int) -> list[int] | None:
+    """The ids that pass the filters, or more, if at least one of them alone leaves so few."""
+    passing: set[int] | None = None
+    for f in filters:
+        if f.ids:
             rows = conn.execute(f"SELECT * FROM ({f.ids}) LIMIT ?", (*f.ids_values, limit + 1))
             ids = {model_id for (model_id,) in rows}
             if len(ids) <= limit:
                 passing = ids if passing is None else passing & ids
-        if passing is not None and len(passing) <= _FEW:
-            return sorted(passing)
-    return None
+    return None if passing is None else sorted(passing)
 
 
 def _filters(query: Query) -> Iterator[_Filter]:
@@ -93,6 +133,8 @@ def _filters(query: Query) -> Iterator[_Filter]:
         yield _joined("model_bases", "base", sorted(query.effective_bases))
     for tag in sorted(query.tags):
         yield _joined("model_tags", "tag", [tag])
+    if query.related_to:
+        yield _joined("model_related", "related_key", [query.related_to])
     for pair in query.labels:
         yield _Filter(labels.has("m.id"), pair, labels.OWNERS, pair)
     if query.paths:

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from modelkeep.download.v1 import resolve_pb2 as modelkeep_dot_download_dot_v1_dot_resolve__pb2
 from modelkeep.server.v1 import job_pb2 as modelkeep_dot_server_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$modelkeep/download/v1/download.proto\x12\x15modelkeep.download.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmodelkeep/server/v1/job.proto\"\xbb\x06\n\x08\x44ownload\x12\x0e\n\x02id\x18\x01 \x01(\x03\x42\x02\x30\x01\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\r\n\x05queue\x18\x03 \x01(\t\x12\x35\n\x06source\x18\x04 \x01(\x0b\x32%.modelkeep.download.v1.DownloadSource\x12\x13\n\x0b\x64\x65stination\x18\x05 \x01(\t\x12\x0c\n\x04path\x18\x06 \x01(\t\x12\x33\n\x05state\x18\x07 \x01(\x0e\x32$.modelkeep.download.v1.DownloadState\x12\x33\n\x05stage\x18\x08 \x01(\x0e\x32$.modelkeep.download.v1.DownloadStage\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x18\n\x10preserve_partial\x18\n \x01(\x08\x12/\n\x08progress\x18\x0b \x01(\x0b\x32\x1d.modelkeep.server.v1.Progress\x12\x17\n\x0f\x65xpected_sha256\x18\x0c \x01(\t\x12\x0e\n\x06sha256\x18\r \x01(\t\x12\x10\n\x08verified\x18\x0e \x01(\x08\x12,\n\x05\x65rror\x18\x0f \x01(\x0b\x32\x1d.modelkeep.server.v1.JobError\x12/\n\x0b\x63reate_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sequence\x18\x13 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x14 \x01(\x05\x12\x11\n\tfinal_url\x18\x15 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x16 \x01(\t\x12\x10\n\x08revision\x18\x17 \x01(\x03\x12;\n\x06labels\x18\x18 \x03(\x0b\x32+.modelkeep.download.v1.Download.LabelsEntry\x12\x10\n\x08restarts\x18\x19 \x01(\x05\x12\r\n\x05\x65nded\x18\x1a \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"h\n\x0e\x44ownloadSource\x12\r\n\x03url\x18\x01 \x01(\tH\x00\x12\x36\n\nlocal_path\x18\x02 \x01(\x0b\x32 .modelkeep.download.v1.LocalPathH\x00\x42\x0f\n\x06source\x12\x05\xbaH\x02\x08\x01\"3\n\tLocalPath\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04move\x18\x03 \x01(\x08J\x04\x08\x02\x10\x03R\x04\x63opy*\xf2\x01\n\rDownloadState\x12\x1e\n\x1a\x44OWNLOAD_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44OWNLOAD_STATE_IDLE\x10\x01\x12\x1b\n\x17\x44OWNLOAD_STATE_ENQUEUED\x10\x02\x12\x1a\n\x16\x44OWNLOAD_STATE_RUNNING\x10\x03\x12\x19\n\x15\x44OWNLOAD_STATE_PAUSED\x10\x04\x12\x1c\n\x18\x44OWNLOAD_STATE_COMPLETED\x10\x05\x12\x18\n\x14\x44OWNLOAD_STATE_ERROR\x10\x06\x12\x1c\n\x18\x44OWNLOAD_STATE_CANCELLED\x10\x07*\xc6\x01\n\rDownloadStage\x12\x1e\n\x1a\x44OWNLOAD_STAGE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x44OWNLOAD_STAGE_CONNECTING\x10\x01\x12\x1f\n\x1b\x44OWNLOAD_STAGE_TRANSFERRING\x10\x02\x12\x1a\n\x16\x44OWNLOAD_STAGE_WAITING\x10\x03\x12\x1c\n\x18\x44OWNLOAD_STAGE_VERIFYING\x10\x04\x12\x1b\n\x17\x44OWNLOAD_STAGE_STOPPING\x10\x05\x42w\n\x19\x64\x65v.modelkeep.download.v1B\rDownloadProtoP\x01Z1modelkeep.dev/go/modelkeep/download/v1;downloadv1\xaa\x02\x15Modelkeep.Download.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$modelkeep/download/v1/download.proto\x12\x15modelkeep.download.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#modelkeep/download/v1/resolve.proto\x1a\x1dmodelkeep/server/v1/job.proto\"\xdd\x07\n\x08\x44ownload\x12\x0e\n\x02id\x18\x01 \x01(\x03\x42\x02\x30\x01\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\r\n\x05queue\x18\x03 \x01(\t\x12\x35\n\x06source\x18\x04 \x01(\x0b\x32%.modelkeep.download.v1.DownloadSource\x12\x13\n\x0b\x64\x65stination\x18\x05 \x01(\t\x12\x0c\n\x04path\x18\x06 \x01(\t\x12\x33\n\x05state\x18\x07 \x01(\x0e\x32$.modelkeep.download.v1.DownloadState\x12\x33\n\x05stage\x18\x08 \x01(\x0e\x32$.modelkeep.download.v1.DownloadStage\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x18\n\x10preserve_partial\x18\n \x01(\x08\x12/\n\x08progress\x18\x0b \x01(\x0b\x32\x1d.modelkeep.server.v1.Progress\x12\x17\n\x0f\x65xpected_sha256\x18\x0c \x01(\t\x12\x0e\n\x06sha256\x18\r \x01(\t\x12\x10\n\x08verified\x18\x0e \x01(\x08\x12,\n\x05\x65rror\x18\x0f \x01(\x0b\x32\x1d.modelkeep.server.v1.JobError\x12/\n\x0b\x63reate_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sequence\x18\x13 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x14 \x01(\x05\x12\x11\n\tfinal_url\x18\x15 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x16 \x01(\t\x12\x10\n\x08revision\x18\x17 \x01(\x03\x12;\n\x06labels\x18\x18 \x03(\x0b\x32+.modelkeep.download.v1.Download.LabelsEntry\x12\x10\n\x08restarts\x18\x19 \x01(\x05\x12\r\n\x05\x65nded\x18\x1a \x01(\x08\x12\x12\n\nfile_count\x18\x1b \x01(\x05\x12\x32\n\x05\x66iles\x18\x1c \x03(\x0b\x32#.modelkeep.download.v1.DownloadFile\x12%\n\x14max_bytes_per_second\x18\x1d \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x17\n\x0bretry_of_id\x18\x1e \x01(\x03\x42\x02\x30\x01\x12\x18\n\x10replace_existing\x18\x1f \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb0\x01\n\x0c\x44ownloadFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x18\n\x0b\x62ytes_total\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x17\n\x0f\x65xpected_sha256\x18\x05 \x01(\t\x12\x10\n\x08verified\x18\x06 \x01(\x08\x12\x0c\n\x04\x64one\x18\x07 \x01(\x08\x12\x12\n\nbytes_done\x18\x08 \x01(\x03\x42\x0e\n\x0c_bytes_total\"\xd0\x01\n\x0e\x44ownloadSource\x12\r\n\x03url\x18\x01 \x01(\tH\x00\x12\x36\n\nlocal_path\x18\x02 \x01(\x0b\x32 .modelkeep.download.v1.LocalPathH\x00\x12/\n\x05\x66iles\x18\x03 \x01(\x0b\x32\x1e.modelkeep.download.v1.FileSetH\x00\x12\x35\n\x06remote\x18\x04 \x01(\x0b\x32#.modelkeep.download.v1.RemoteSourceH\x00\x42\x0f\n\x06source\x12\x05\xbaH\x02\x08\x01\"F\n\x07\x46ileSet\x12;\n\x05\x66iles\x18\x01 \x03(\x0b\x32!.modelkeep.download.v1.SourceFileB\t\xbaH\x06\x92\x01\x03\x10\x90N\"\x86\x01\n\nSourceFile\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x17\n\x0f\x65xpected_sha256\x18\x03 \x01(\t\x12\x17\n\nsize_bytes\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x1c\n\nlocal_copy\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 B\r\n\x0b_size_bytes\"3\n\tLocalPath\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04move\x18\x03 \x01(\x08J\x04\x08\x02\x10\x03R\x04\x63opy*\xf2\x01\n\rDownloadState\x12\x1e\n\x1a\x44OWNLOAD_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44OWNLOAD_STATE_IDLE\x10\x01\x12\x1b\n\x17\x44OWNLOAD_STATE_ENQUEUED\x10\x02\x12\x1a\n\x16\x44OWNLOAD_STATE_RUNNING\x10\x03\x12\x19\n\x15\x44OWNLOAD_STATE_PAUSED\x10\x04\x12\x1c\n\x18\x44OWNLOAD_STATE_COMPLETED\x10\x05\x12\x18\n\x14\x44OWNLOAD_STATE_ERROR\x10\x06\x12\x1c\n\x18\x44OWNLOAD_STATE_CANCELLED\x10\x07*\xc6\x01\n\rDownloadStage\x12\x1e\n\x1a\x44OWNLOAD_STAGE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x44OWNLOAD_STAGE_CONNECTING\x10\x01\x12\x1f\n\x1b\x44OWNLOAD_STAGE_TRANSFERRING\x10\x02\x12\x1a\n\x16\x44OWNLOAD_STAGE_WAITING\x10\x03\x12\x1c\n\x18\x44OWNLOAD_STAGE_VERIFYING\x10\x04\x12\x1b\n\x17\x44OWNLOAD_STAGE_STOPPING\x10\x05\x42w\n\x19\x64\x65v.modelkeep.download.v1B\rDownloadProtoP\x01Z1modelkeep.dev/go/modelkeep/download/v1;downloadv1\xaa\x02\x15Modelkeep.Download.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,18 +40,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOWNLOAD_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_DOWNLOAD'].fields_by_name['id']._loaded_options = None
   _globals['_DOWNLOAD'].fields_by_name['id']._serialized_options = b'0\001'
+  _globals['_DOWNLOAD'].fields_by_name['max_bytes_per_second']._loaded_options = None
+  _globals['_DOWNLOAD'].fields_by_name['max_bytes_per_second']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_DOWNLOAD'].fields_by_name['retry_of_id']._loaded_options = None
+  _globals['_DOWNLOAD'].fields_by_name['retry_of_id']._serialized_options = b'0\001'
   _globals['_DOWNLOADSOURCE'].oneofs_by_name['source']._loaded_options = None
   _globals['_DOWNLOADSOURCE'].oneofs_by_name['source']._serialized_options = b'\272H\002\010\001'
-  _globals['_DOWNLOADSTATE']._serialized_start=1146
-  _globals['_DOWNLOADSTATE']._serialized_end=1388
-  _globals['_DOWNLOADSTAGE']._serialized_start=1391
-  _globals['_DOWNLOADSTAGE']._serialized_end=1589
-  _globals['_DOWNLOAD']._serialized_start=157
-  _globals['_DOWNLOAD']._serialized_end=984
-  _globals['_DOWNLOAD_LABELSENTRY']._serialized_start=939
-  _globals['_DOWNLOAD_LABELSENTRY']._serialized_end=984
-  _globals['_DOWNLOADSOURCE']._serialized_start=986
-  _globals['_DOWNLOADSOURCE']._serialized_end=1090
-  _globals['_LOCALPATH']._serialized_start=1092
-  _globals['_LOCALPATH']._serialized_end=1143
+  _globals['_FILESET'].fields_by_name['files']._loaded_options = None
+  _globals['_FILESET'].fields_by_name['files']._serialized_options = b'\272H\006\222\001\003\020\220N'
+  _globals['_SOURCEFILE'].fields_by_name['local_copy']._loaded_options = None
+  _globals['_SOURCEFILE'].fields_by_name['local_copy']._serialized_options = b'\272H\005r\003\030\200 '
+  _globals['_DOWNLOADSTATE']._serialized_start=1838
+  _globals['_DOWNLOADSTATE']._serialized_end=2080
+  _globals['_DOWNLOADSTAGE']._serialized_start=2083
+  _globals['_DOWNLOADSTAGE']._serialized_end=2281
+  _globals['_DOWNLOAD']._serialized_start=194
+  _globals['_DOWNLOAD']._serialized_end=1183
+  _globals['_DOWNLOAD_LABELSENTRY']._serialized_start=1138
+  _globals['_DOWNLOAD_LABELSENTRY']._serialized_end=1183
+  _globals['_DOWNLOADFILE']._serialized_start=1186
+  _globals['_DOWNLOADFILE']._serialized_end=1362
+  _globals['_DOWNLOADSOURCE']._serialized_start=1365
+  _globals['_DOWNLOADSOURCE']._serialized_end=1573
+  _globals['_FILESET']._serialized_start=1575
+  _globals['_FILESET']._serialized_end=1645
+  _globals['_SOURCEFILE']._serialized_start=1648
+  _globals['_SOURCEFILE']._serialized_end=1782
+  _globals['_LOCALPATH']._serialized_start=1784
+  _globals['_LOCALPATH']._serialized_end=1835
 # @@protoc_insertion_point(module_scope)

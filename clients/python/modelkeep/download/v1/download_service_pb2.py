@@ -25,12 +25,17 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from modelkeep.download.v1 import all_downloads_pb2 as modelkeep_dot_download_dot_v1_dot_all__downloads__pb2
 from modelkeep.download.v1 import download_pb2 as modelkeep_dot_download_dot_v1_dot_download__pb2
+from modelkeep.download.v1 import fail_pb2 as modelkeep_dot_download_dot_v1_dot_fail__pb2
+from modelkeep.download.v1 import limits_pb2 as modelkeep_dot_download_dot_v1_dot_limits__pb2
+from modelkeep.download.v1 import resolve_pb2 as modelkeep_dot_download_dot_v1_dot_resolve__pb2
+from modelkeep.download.v1 import retry_pb2 as modelkeep_dot_download_dot_v1_dot_retry__pb2
 from modelkeep.server.v1 import job_pb2 as modelkeep_dot_server_dot_v1_dot_job__pb2
 from modelkeep.server.v1 import watch_pb2 as modelkeep_dot_server_dot_v1_dot_watch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,modelkeep/download/v1/download_service.proto\x12\x15modelkeep.download.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a$modelkeep/download/v1/download.proto\x1a\x1dmodelkeep/server/v1/job.proto\x1a\x1fmodelkeep/server/v1/watch.proto\"\xa8\x04\n\x15\x43reateDownloadRequest\x12=\n\x06source\x18\x01 \x01(\x0b\x32%.modelkeep.download.v1.DownloadSourceB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\x0b\x64\x65stination\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80 \x12\x1a\n\x08\x66ilename\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12,\n\x05queue\x18\x04 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9._-]{0,64}$\x12\x15\n\x08priority\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\x05start\x18\x06 \x01(\x08H\x01\x88\x01\x01\x12\x18\n\x10preserve_partial\x18\x07 \x01(\x08\x12!\n\x0f\x65xpected_sha256\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12!\n\x0c\x61\x63\x63\x65ss_token\x18\t \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\x80@\x12s\n\x06labels\x18\n \x03(\x0b\x32\x38.modelkeep.download.v1.CreateDownloadRequest.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x12\x1f\n\nrequest_id\x18\x0b \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_priorityB\x08\n\x06_start\"K\n\x16\x43reateDownloadResponse\x12\x31\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1f.modelkeep.download.v1.Download\"+\n\x12GetDownloadRequest\x12\x15\n\x02id\x18\x01 \x01(\x03\x42\t0\x01\xbaH\x04\"\x02 \x00\"H\n\x13GetDownloadResponse\x12\x31\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1f.modelkeep.download.v1.Download\"\xfc\x02\n\x14ListDownloadsRequest\x12,\n\x05queue\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9._-]{0,64}$\x12\x12\n\nall_queues\x18\x02 \x01(\x08\x12\x45\n\x06states\x18\x03 \x03(\x0e\x32$.modelkeep.download.v1.DownloadStateB\x0f\xbaH\x0c\x92\x01\t\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1a\n\tpage_size\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12r\n\x06labels\x18\x06 \x03(\x0b\x32\x37.modelkeep.download.v1.ListDownloadsRequest.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"z\n\x15ListDownloadsResponse\x12\x32\n\tdownloads\x18\x01 \x03(\x0b\x32\x1f.modelkeep.download.v1.Download\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"q\n\x14StartDownloadRequest\x12\x15\n\x02id\x18\x01 \x01(\x03\x42\t0\x01\xbaH\x04\"\x02 \x00\x12!\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x1f\n\nsource_url\x18\x03 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\x80@\"J\n\x15StartDownloadResponse\x12\x31\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1f.modelkeep.download.v1.Download\"-\n\x14PauseDownloadRequest\x12\x15\n\x02id\x18\x01 \x01(\x03\x42\t0\x01\xbaH\x04\"\x02 \x00\"J\n\x15PauseDownloadResponse\x12\x31\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1f.modelkeep.download.v1.Download\".\n\x15\x43\x61ncelDownloadRequest\x12\x15\n\x02id\x18\x01 \x01(\x03\x42\t0\x01\xbaH\x04\"\x02 \x00\"K\n\x16\x43\x61ncelDownloadResponse\x12\x31\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1f.modelkeep.download.v1.Download\"\x83\x01\n\x15UpdateDownloadRequest\x12\x39\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1f.modelkeep.download.v1.DownloadB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"K\n\x16UpdateDownloadResponse\x12\x31\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1f.modelkeep.download.v1.Download\"\xf8\x01\n\x15PruneDownloadsRequest\x12,\n\x05queue\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9._-]{0,64}$\x12\x12\n\nall_queues\x18\x02 \x01(\x08\x12M\n\x06states\x18\x03 \x03(\x0e\x32$.modelkeep.download.v1.DownloadStateB\x17\xbaH\x14\x92\x01\x11\"\x0f\x82\x01\x0c\x10\x01 \x00 \x01 \x02 \x03 \x04\x12\x34\n\x07min_age\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02\x32\x00\x12\x18\n\x03ids\x18\x05 \x03(\x03\x42\x0b\x30\x01\xbaH\x06\x92\x01\x03\x10\xe8\x07\".\n\x16PruneDownloadsResponse\x12\x14\n\x0cpruned_count\x18\x01 \x01(\x03\"\xa9\x03\n\x15WatchDownloadsRequest\x12\x1e\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12,\n\x05queue\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9._-]{0,64}$\x12\x12\n\nall_queues\x18\x03 \x01(\x08\x12\x18\n\x03ids\x18\x04 \x03(\x03\x42\x0b\x30\x01\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\x15\n\rskip_snapshot\x18\x05 \x01(\x08\x12\x44\n\x11\x62ookmark_interval\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\x12\x13\n\x0buntil_ended\x18\x07 \x01(\x08\x12s\n\x06labels\x18\x08 \x03(\x0b\x32\x38.modelkeep.download.v1.WatchDownloadsRequest.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xaf\x01\n\x16WatchDownloadsResponse\x12.\n\x05phase\x18\x01 \x01(\x0e\x32\x1f.modelkeep.server.v1.WatchPhase\x12\x19\n\x11snapshot_complete\x18\x02 \x01(\x08\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12\x34\n\x06\x65vents\x18\x04 \x03(\x0b\x32$.modelkeep.download.v1.DownloadEvent\"\xab\x01\n\rDownloadEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12.\n\x03put\x18\x02 \x01(\x0b\x32\x1f.modelkeep.download.v1.DownloadH\x00\x12\x18\n\nremoved_id\x18\x03 \x01(\x03\x42\x02\x30\x01H\x00\x12\x34\n\x08progress\x18\x04 \x01(\x0b\x32 .modelkeep.server.v1.JobProgressH\x00\x42\x08\n\x06\x63hange\"\x9a\x01\n\x14WaitDownloadsRequest\x12,\n\x05queue\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9._-]{0,64}$\x12\x18\n\x03ids\x18\x02 \x03(\x03\x42\x0b\x30\x01\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12:\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\"Y\n\x15WaitDownloadsResponse\x12\x32\n\tdownloads\x18\x01 \x03(\x0b\x32\x1f.modelkeep.download.v1.Download\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x32\x86\t\n\x0f\x44ownloadService\x12r\n\x0e\x43reateDownload\x12,.modelkeep.download.v1.CreateDownloadRequest\x1a-.modelkeep.download.v1.CreateDownloadResponse\"\x03\x90\x02\x00\x12i\n\x0bGetDownload\x12).modelkeep.download.v1.GetDownloadRequest\x1a*.modelkeep.download.v1.GetDownloadResponse\"\x03\x90\x02\x01\x12o\n\rListDownloads\x12+.modelkeep.download.v1.ListDownloadsRequest\x1a,.modelkeep.download.v1.ListDownloadsResponse\"\x03\x90\x02\x01\x12o\n\rStartDownload\x12+.modelkeep.download.v1.StartDownloadRequest\x1a,.modelkeep.download.v1.StartDownloadResponse\"\x03\x90\x02\x02\x12o\n\rPauseDownload\x12+.modelkeep.download.v1.PauseDownloadRequest\x1a,.modelkeep.download.v1.PauseDownloadResponse\"\x03\x90\x02\x02\x12r\n\x0e\x43\x61ncelDownload\x12,.modelkeep.download.v1.CancelDownloadRequest\x1a-.modelkeep.download.v1.CancelDownloadResponse\"\x03\x90\x02\x02\x12r\n\x0eUpdateDownload\x12,.modelkeep.download.v1.UpdateDownloadRequest\x1a-.modelkeep.download.v1.UpdateDownloadResponse\"\x03\x90\x02\x02\x12r\n\x0ePruneDownloads\x12,.modelkeep.download.v1.PruneDownloadsRequest\x1a-.modelkeep.download.v1.PruneDownloadsResponse\"\x03\x90\x02\x02\x12t\n\x0eWatchDownloads\x12,.modelkeep.download.v1.WatchDownloadsRequest\x1a-.modelkeep.download.v1.WatchDownloadsResponse\"\x03\x90\x02\x01\x30\x01\x12o\n\rWaitDownloads\x12+.modelkeep.download.v1.WaitDownloadsRequest\x1a,.modelkeep.download.v1.WaitDownloadsResponse\"\x03\x90\x02\x01\x42~\n\x19\x64\x65v.modelkeep.download.v1B\x14\x44ownloadServiceProtoP\x01Z1modelkeep.dev/go/modelkeep/download/v1;downloadv1\xaa\x02\x15Modelkeep.Download.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,modelkeep/download/v1/download_service.proto\x12\x15modelkeep.download.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a)modelkeep/download/v1/all_downloads.proto\x1a$modelkeep/download/v1/download.proto\x1a modelkeep/download/v1/fail.proto\x1a\"modelkeep/download/v1/limits.proto\x1a#modelkeep/download/v1/resolve.proto\x1a!modelkeep/download/v1/retry.proto\x1a\x1dmodelkeep/server/v1/job.proto\x1a\x1fmodelkeep/server/v1/watch.proto\"\xe9\x04\n\x15\x43reateDownloadRequest\x12=\n\x06source\x18\x01 \x01(\x0b\x32%.modelkeep.download.v1.DownloadSourceB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\x0b\x64\x65stination\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80 \x12\x1a\n\x08\x66ilename\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12,\n\x05queue\x18\x04 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9._-]{0,64}$\x12\x15\n\x08priority\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\x05start\x18\x06 \x01(\x08H\x01\x88\x01\x01\x12\x18\n\x10preserve_partial\x18\x07 \x01(\x08\x12!\n\x0f\x65xpected_sha256\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12!\n\x0c\x61\x63\x63\x65ss_token\x18\t \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\x80@\x12s\n\x06labels\x18\n \x03(\x0b\x32\x38.modelkeep.download.v1.CreateDownloadRequest.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x12\x1f\n\nrequest_id\x18\x0b \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12%\n\x14max_bytes_per_second\x18\r \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x18\n\x10replace_existing\x18\x0e \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_priorityB\x08\n\x06_start\"K\n\x16\x43reateDownloadResponse\x12\x31\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1f.modelkeep.download.v1.Download\"+\n\x12GetDownloadRequest\x12\x15\n\x02id\x18\x01 \x01(\x03\x42\t0\x01\xbaH\x04\"\x02 \x00\"H\n\x13GetDownloadResponse\x12\x31\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1f.modelkeep.download.v1.Download\"\xfc\x02\n\x14ListDownloadsRequest\x12,\n\x05queue\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9._-]{0,64}$\x12\x12\n\nall_queues\x18\x02 \x01(\x08\x12\x45\n\x06states\x18\x03 \x03(\x0e\x32$.modelkeep.download.v1.DownloadStateB\x0f\xbaH\x0c\x92\x01\t\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1a\n\tpage_size\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12r\n\x06labels\x18\x06 \x03(\x0b\x32\x37.modelkeep.download.v1.ListDownloadsRequest.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"z\n\x15ListDownloadsResponse\x12\x32\n\tdownloads\x18\x01 \x03(\x0b\x32\x1f.modelkeep.download.v1.Download\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"q\n\x14StartDownloadRequest\x12\x15\n\x02id\x18\x01 \x01(\x03\x42\t0\x01\xbaH\x04\"\x02 \x00\x12!\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\x80@\x12\x1f\n\nsource_url\x18\x03 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\x80@\"J\n\x15StartDownloadResponse\x12\x31\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1f.modelkeep.download.v1.Download\"-\n\x14PauseDownloadRequest\x12\x15\n\x02id\x18\x01 \x01(\x03\x42\t0\x01\xbaH\x04\"\x02 \x00\"J\n\x15PauseDownloadResponse\x12\x31\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1f.modelkeep.download.v1.Download\".\n\x15\x43\x61ncelDownloadRequest\x12\x15\n\x02id\x18\x01 \x01(\x03\x42\t0\x01\xbaH\x04\"\x02 \x00\"K\n\x16\x43\x61ncelDownloadResponse\x12\x31\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1f.modelkeep.download.v1.Download\"\x83\x01\n\x15UpdateDownloadRequest\x12\x39\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1f.modelkeep.download.v1.DownloadB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"K\n\x16UpdateDownloadResponse\x12\x31\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1f.modelkeep.download.v1.Download\"\xf8\x01\n\x15PruneDownloadsRequest\x12,\n\x05queue\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9._-]{0,64}$\x12\x12\n\nall_queues\x18\x02 \x01(\x08\x12M\n\x06states\x18\x03 \x03(\x0e\x32$.modelkeep.download.v1.DownloadStateB\x17\xbaH\x14\x92\x01\x11\"\x0f\x82\x01\x0c\x10\x01 \x00 \x01 \x02 \x03 \x04\x12\x34\n\x07min_age\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02\x32\x00\x12\x18\n\x03ids\x18\x05 \x03(\x03\x42\x0b\x30\x01\xbaH\x06\x92\x01\x03\x10\xe8\x07\".\n\x16PruneDownloadsResponse\x12\x14\n\x0cpruned_count\x18\x01 \x01(\x03\"\xa9\x03\n\x15WatchDownloadsRequest\x12\x1e\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12,\n\x05queue\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9._-]{0,64}$\x12\x12\n\nall_queues\x18\x03 \x01(\x08\x12\x18\n\x03ids\x18\x04 \x03(\x03\x42\x0b\x30\x01\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\x15\n\rskip_snapshot\x18\x05 \x01(\x08\x12\x44\n\x11\x62ookmark_interval\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\x12\x13\n\x0buntil_ended\x18\x07 \x01(\x08\x12s\n\x06labels\x18\x08 \x03(\x0b\x32\x38.modelkeep.download.v1.WatchDownloadsRequest.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xaf\x01\n\x16WatchDownloadsResponse\x12.\n\x05phase\x18\x01 \x01(\x0e\x32\x1f.modelkeep.server.v1.WatchPhase\x12\x19\n\x11snapshot_complete\x18\x02 \x01(\x08\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12\x34\n\x06\x65vents\x18\x04 \x03(\x0b\x32$.modelkeep.download.v1.DownloadEvent\"\xab\x01\n\rDownloadEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12.\n\x03put\x18\x02 \x01(\x0b\x32\x1f.modelkeep.download.v1.DownloadH\x00\x12\x18\n\nremoved_id\x18\x03 \x01(\x03\x42\x02\x30\x01H\x00\x12\x34\n\x08progress\x18\x04 \x01(\x0b\x32 .modelkeep.server.v1.JobProgressH\x00\x42\x08\n\x06\x63hange\"\x9a\x01\n\x14WaitDownloadsRequest\x12,\n\x05queue\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9._-]{0,64}$\x12\x18\n\x03ids\x18\x02 \x03(\x03\x42\x0b\x30\x01\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12:\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\"Y\n\x15WaitDownloadsResponse\x12\x32\n\tdownloads\x18\x01 \x03(\x0b\x32\x1f.modelkeep.download.v1.Download\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x32\x9a\x10\n\x0f\x44ownloadService\x12o\n\rResolveSource\x12+.modelkeep.download.v1.ResolveSourceRequest\x1a,.modelkeep.download.v1.ResolveSourceResponse\"\x03\x90\x02\x01\x12r\n\x0e\x43reateDownload\x12,.modelkeep.download.v1.CreateDownloadRequest\x1a-.modelkeep.download.v1.CreateDownloadResponse\"\x03\x90\x02\x00\x12i\n\x0bGetDownload\x12).modelkeep.download.v1.GetDownloadRequest\x1a*.modelkeep.download.v1.GetDownloadResponse\"\x03\x90\x02\x01\x12o\n\rListDownloads\x12+.modelkeep.download.v1.ListDownloadsRequest\x1a,.modelkeep.download.v1.ListDownloadsResponse\"\x03\x90\x02\x01\x12o\n\rStartDownload\x12+.modelkeep.download.v1.StartDownloadRequest\x1a,.modelkeep.download.v1.StartDownloadResponse\"\x03\x90\x02\x02\x12o\n\rPauseDownload\x12+.modelkeep.download.v1.PauseDownloadRequest\x1a,.modelkeep.download.v1.PauseDownloadResponse\"\x03\x90\x02\x02\x12r\n\x0e\x43\x61ncelDownload\x12,.modelkeep.download.v1.CancelDownloadRequest\x1a-.modelkeep.download.v1.CancelDownloadResponse\"\x03\x90\x02\x02\x12o\n\rRetryDownload\x12+.modelkeep.download.v1.RetryDownloadRequest\x1a,.modelkeep.download.v1.RetryDownloadResponse\"\x03\x90\x02\x00\x12l\n\x0c\x46\x61ilDownload\x12*.modelkeep.download.v1.FailDownloadRequest\x1a+.modelkeep.download.v1.FailDownloadResponse\"\x03\x90\x02\x02\x12{\n\x11StartAllDownloads\x12/.modelkeep.download.v1.StartAllDownloadsRequest\x1a\x30.modelkeep.download.v1.StartAllDownloadsResponse\"\x03\x90\x02\x02\x12{\n\x11PauseAllDownloads\x12/.modelkeep.download.v1.PauseAllDownloadsRequest\x1a\x30.modelkeep.download.v1.PauseAllDownloadsResponse\"\x03\x90\x02\x02\x12~\n\x12\x43\x61ncelAllDownloads\x12\x30.modelkeep.download.v1.CancelAllDownloadsRequest\x1a\x31.modelkeep.download.v1.CancelAllDownloadsResponse\"\x03\x90\x02\x02\x12r\n\x0eUpdateDownload\x12,.modelkeep.download.v1.UpdateDownloadRequest\x1a-.modelkeep.download.v1.UpdateDownloadResponse\"\x03\x90\x02\x02\x12\x63\n\tGetLimits\x12\'.modelkeep.download.v1.GetLimitsRequest\x1a(.modelkeep.download.v1.GetLimitsResponse\"\x03\x90\x02\x01\x12\x63\n\tSetLimits\x12\'.modelkeep.download.v1.SetLimitsRequest\x1a(.modelkeep.download.v1.SetLimitsResponse\"\x03\x90\x02\x02\x12r\n\x0ePruneDownloads\x12,.modelkeep.download.v1.PruneDownloadsRequest\x1a-.modelkeep.download.v1.PruneDownloadsResponse\"\x03\x90\x02\x02\x12t\n\x0eWatchDownloads\x12,.modelkeep.download.v1.WatchDownloadsRequest\x1a-.modelkeep.download.v1.WatchDownloadsResponse\"\x03\x90\x02\x01\x30\x01\x12o\n\rWaitDownloads\x12+.modelkeep.download.v1.WaitDownloadsRequest\x1a,.modelkeep.download.v1.WaitDownloadsResponse\"\x03\x90\x02\x01\x42~\n\x19\x64\x65v.modelkeep.download.v1B\x14\x44ownloadServiceProtoP\x01Z1modelkeep.dev/go/modelkeep/download/v1;downloadv1\xaa\x02\x15Modelkeep.Download.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,6 +61,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEDOWNLOADREQUEST'].fields_by_name['labels']._serialized_options = b'\272H&\232\001#\020 \"\030r\0262\024^[a-z0-9./_-]{1,63}$*\005r\003(\200\002'
   _globals['_CREATEDOWNLOADREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CREATEDOWNLOADREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_CREATEDOWNLOADREQUEST'].fields_by_name['max_bytes_per_second']._loaded_options = None
+  _globals['_CREATEDOWNLOADREQUEST'].fields_by_name['max_bytes_per_second']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_GETDOWNLOADREQUEST'].fields_by_name['id']._loaded_options = None
   _globals['_GETDOWNLOADREQUEST'].fields_by_name['id']._serialized_options = b'0\001\272H\004\"\002 \000'
   _globals['_LISTDOWNLOADSREQUEST_LABELSENTRY']._loaded_options = None
@@ -110,6 +117,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WAITDOWNLOADSREQUEST'].fields_by_name['ids']._serialized_options = b'0\001\272H\006\222\001\003\020\350\007'
   _globals['_WAITDOWNLOADSREQUEST'].fields_by_name['timeout']._loaded_options = None
   _globals['_WAITDOWNLOADSREQUEST'].fields_by_name['timeout']._serialized_options = b'\272H\013\252\001\010\"\004\010\200\243\0052\000'
+  _globals['_DOWNLOADSERVICE'].methods_by_name['ResolveSource']._loaded_options = None
+  _globals['_DOWNLOADSERVICE'].methods_by_name['ResolveSource']._serialized_options = b'\220\002\001'
   _globals['_DOWNLOADSERVICE'].methods_by_name['CreateDownload']._loaded_options = None
   _globals['_DOWNLOADSERVICE'].methods_by_name['CreateDownload']._serialized_options = b'\220\002\000'
   _globals['_DOWNLOADSERVICE'].methods_by_name['GetDownload']._loaded_options = None
@@ -122,62 +131,76 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOWNLOADSERVICE'].methods_by_name['PauseDownload']._serialized_options = b'\220\002\002'
   _globals['_DOWNLOADSERVICE'].methods_by_name['CancelDownload']._loaded_options = None
   _globals['_DOWNLOADSERVICE'].methods_by_name['CancelDownload']._serialized_options = b'\220\002\002'
+  _globals['_DOWNLOADSERVICE'].methods_by_name['RetryDownload']._loaded_options = None
+  _globals['_DOWNLOADSERVICE'].methods_by_name['RetryDownload']._serialized_options = b'\220\002\000'
+  _globals['_DOWNLOADSERVICE'].methods_by_name['FailDownload']._loaded_options = None
+  _globals['_DOWNLOADSERVICE'].methods_by_name['FailDownload']._serialized_options = b'\220\002\002'
+  _globals['_DOWNLOADSERVICE'].methods_by_name['StartAllDownloads']._loaded_options = None
+  _globals['_DOWNLOADSERVICE'].methods_by_name['StartAllDownloads']._serialized_options = b'\220\002\002'
+  _globals['_DOWNLOADSERVICE'].methods_by_name['PauseAllDownloads']._loaded_options = None
+  _globals['_DOWNLOADSERVICE'].methods_by_name['PauseAllDownloads']._serialized_options = b'\220\002\002'
+  _globals['_DOWNLOADSERVICE'].methods_by_name['CancelAllDownloads']._loaded_options = None
+  _globals['_DOWNLOADSERVICE'].methods_by_name['CancelAllDownloads']._serialized_options = b'\220\002\002'
   _globals['_DOWNLOADSERVICE'].methods_by_name['UpdateDownload']._loaded_options = None
   _globals['_DOWNLOADSERVICE'].methods_by_name['UpdateDownload']._serialized_options = b'\220\002\002'
+  _globals['_DOWNLOADSERVICE'].methods_by_name['GetLimits']._loaded_options = None
+  _globals['_DOWNLOADSERVICE'].methods_by_name['GetLimits']._serialized_options = b'\220\002\001'
+  _globals['_DOWNLOADSERVICE'].methods_by_name['SetLimits']._loaded_options = None
+  _globals['_DOWNLOADSERVICE'].methods_by_name['SetLimits']._serialized_options = b'\220\002\002'
   _globals['_DOWNLOADSERVICE'].methods_by_name['PruneDownloads']._loaded_options = None
   _globals['_DOWNLOADSERVICE'].methods_by_name['PruneDownloads']._serialized_options = b'\220\002\002'
   _globals['_DOWNLOADSERVICE'].methods_by_name['WatchDownloads']._loaded_options = None
   _globals['_DOWNLOADSERVICE'].methods_by_name['WatchDownloads']._serialized_options = b'\220\002\001'
   _globals['_DOWNLOADSERVICE'].methods_by_name['WaitDownloads']._loaded_options = None
   _globals['_DOWNLOADSERVICE'].methods_by_name['WaitDownloads']._serialized_options = b'\220\002\001'
-  _globals['_CREATEDOWNLOADREQUEST']._serialized_start=269
-  _globals['_CREATEDOWNLOADREQUEST']._serialized_end=821
-  _globals['_CREATEDOWNLOADREQUEST_LABELSENTRY']._serialized_start=753
-  _globals['_CREATEDOWNLOADREQUEST_LABELSENTRY']._serialized_end=798
-  _globals['_CREATEDOWNLOADRESPONSE']._serialized_start=823
-  _globals['_CREATEDOWNLOADRESPONSE']._serialized_end=898
-  _globals['_GETDOWNLOADREQUEST']._serialized_start=900
-  _globals['_GETDOWNLOADREQUEST']._serialized_end=943
-  _globals['_GETDOWNLOADRESPONSE']._serialized_start=945
-  _globals['_GETDOWNLOADRESPONSE']._serialized_end=1017
-  _globals['_LISTDOWNLOADSREQUEST']._serialized_start=1020
-  _globals['_LISTDOWNLOADSREQUEST']._serialized_end=1400
-  _globals['_LISTDOWNLOADSREQUEST_LABELSENTRY']._serialized_start=753
-  _globals['_LISTDOWNLOADSREQUEST_LABELSENTRY']._serialized_end=798
-  _globals['_LISTDOWNLOADSRESPONSE']._serialized_start=1402
-  _globals['_LISTDOWNLOADSRESPONSE']._serialized_end=1524
-  _globals['_STARTDOWNLOADREQUEST']._serialized_start=1526
-  _globals['_STARTDOWNLOADREQUEST']._serialized_end=1639
-  _globals['_STARTDOWNLOADRESPONSE']._serialized_start=1641
-  _globals['_STARTDOWNLOADRESPONSE']._serialized_end=1715
-  _globals['_PAUSEDOWNLOADREQUEST']._serialized_start=1717
-  _globals['_PAUSEDOWNLOADREQUEST']._serialized_end=1762
-  _globals['_PAUSEDOWNLOADRESPONSE']._serialized_start=1764
-  _globals['_PAUSEDOWNLOADRESPONSE']._serialized_end=1838
-  _globals['_CANCELDOWNLOADREQUEST']._serialized_start=1840
-  _globals['_CANCELDOWNLOADREQUEST']._serialized_end=1886
-  _globals['_CANCELDOWNLOADRESPONSE']._serialized_start=1888
-  _globals['_CANCELDOWNLOADRESPONSE']._serialized_end=1963
-  _globals['_UPDATEDOWNLOADREQUEST']._serialized_start=1966
-  _globals['_UPDATEDOWNLOADREQUEST']._serialized_end=2097
-  _globals['_UPDATEDOWNLOADRESPONSE']._serialized_start=2099
-  _globals['_UPDATEDOWNLOADRESPONSE']._serialized_end=2174
-  _globals['_PRUNEDOWNLOADSREQUEST']._serialized_start=2177
-  _globals['_PRUNEDOWNLOADSREQUEST']._serialized_end=2425
-  _globals['_PRUNEDOWNLOADSRESPONSE']._serialized_start=2427
-  _globals['_PRUNEDOWNLOADSRESPONSE']._serialized_end=2473
-  _globals['_WATCHDOWNLOADSREQUEST']._serialized_start=2476
-  _globals['_WATCHDOWNLOADSREQUEST']._serialized_end=2901
-  _globals['_WATCHDOWNLOADSREQUEST_LABELSENTRY']._serialized_start=753
-  _globals['_WATCHDOWNLOADSREQUEST_LABELSENTRY']._serialized_end=798
-  _globals['_WATCHDOWNLOADSRESPONSE']._serialized_start=2904
-  _globals['_WATCHDOWNLOADSRESPONSE']._serialized_end=3079
-  _globals['_DOWNLOADEVENT']._serialized_start=3082
-  _globals['_DOWNLOADEVENT']._serialized_end=3253
-  _globals['_WAITDOWNLOADSREQUEST']._serialized_start=3256
-  _globals['_WAITDOWNLOADSREQUEST']._serialized_end=3410
-  _globals['_WAITDOWNLOADSRESPONSE']._serialized_start=3412
-  _globals['_WAITDOWNLOADSRESPONSE']._serialized_end=3501
-  _globals['_DOWNLOADSERVICE']._serialized_start=3504
-  _globals['_DOWNLOADSERVICE']._serialized_end=4662
+  _globals['_CREATEDOWNLOADREQUEST']._serialized_start=454
+  _globals['_CREATEDOWNLOADREQUEST']._serialized_end=1071
+  _globals['_CREATEDOWNLOADREQUEST_LABELSENTRY']._serialized_start=1003
+  _globals['_CREATEDOWNLOADREQUEST_LABELSENTRY']._serialized_end=1048
+  _globals['_CREATEDOWNLOADRESPONSE']._serialized_start=1073
+  _globals['_CREATEDOWNLOADRESPONSE']._serialized_end=1148
+  _globals['_GETDOWNLOADREQUEST']._serialized_start=1150
+  _globals['_GETDOWNLOADREQUEST']._serialized_end=1193
+  _globals['_GETDOWNLOADRESPONSE']._serialized_start=1195
+  _globals['_GETDOWNLOADRESPONSE']._serialized_end=1267
+  _globals['_LISTDOWNLOADSREQUEST']._serialized_start=1270
+  _globals['_LISTDOWNLOADSREQUEST']._serialized_end=1650
+  _globals['_LISTDOWNLOADSREQUEST_LABELSENTRY']._serialized_start=1003
+  _globals['_LISTDOWNLOADSREQUEST_LABELSENTRY']._serialized_end=1048
+  _globals['_LISTDOWNLOADSRESPONSE']._serialized_start=1652
+  _globals['_LISTDOWNLOADSRESPONSE']._serialized_end=1774
+  _globals['_STARTDOWNLOADREQUEST']._serialized_start=1776
+  _globals['_STARTDOWNLOADREQUEST']._serialized_end=1889
+  _globals['_STARTDOWNLOADRESPONSE']._serialized_start=1891
+  _globals['_STARTDOWNLOADRESPONSE']._serialized_end=1965
+  _globals['_PAUSEDOWNLOADREQUEST']._serialized_start=1967
+  _globals['_PAUSEDOWNLOADREQUEST']._serialized_end=2012
+  _globals['_PAUSEDOWNLOADRESPONSE']._serialized_start=2014
+  _globals['_PAUSEDOWNLOADRESPONSE']._serialized_end=2088
+  _globals['_CANCELDOWNLOADREQUEST']._serialized_start=2090
+  _globals['_CANCELDOWNLOADREQUEST']._serialized_end=2136
+  _globals['_CANCELDOWNLOADRESPONSE']._serialized_start=2138
+  _globals['_CANCELDOWNLOADRESPONSE']._serialized_end=2213
+  _globals['_UPDATEDOWNLOADREQUEST']._serialized_start=2216
+  _globals['_UPDATEDOWNLOADREQUEST']._serialized_end=2347
+  _globals['_UPDATEDOWNLOADRESPONSE']._serialized_start=2349
+  _globals['_UPDATEDOWNLOADRESPONSE']._serialized_end=2424
+  _globals['_PRUNEDOWNLOADSREQUEST']._serialized_start=2427
+  _globals['_PRUNEDOWNLOADSREQUEST']._serialized_end=2675
+  _globals['_PRUNEDOWNLOADSRESPONSE']._serialized_start=2677
+  _globals['_PRUNEDOWNLOADSRESPONSE']._serialized_end=2723
+  _globals['_WATCHDOWNLOADSREQUEST']._serialized_start=2726
+  _globals['_WATCHDOWNLOADSREQUEST']._serialized_end=3151
+  _globals['_WATCHDOWNLOADSREQUEST_LABELSENTRY']._serialized_start=1003
+  _globals['_WATCHDOWNLOADSREQUEST_LABELSENTRY']._serialized_end=1048
+  _globals['_WATCHDOWNLOADSRESPONSE']._serialized_start=3154
+  _globals['_WATCHDOWNLOADSRESPONSE']._serialized_end=3329
+  _globals['_DOWNLOADEVENT']._serialized_start=3332
+  _globals['_DOWNLOADEVENT']._serialized_end=3503
+  _globals['_WAITDOWNLOADSREQUEST']._serialized_start=3506
+  _globals['_WAITDOWNLOADSREQUEST']._serialized_end=3660
+  _globals['_WAITDOWNLOADSRESPONSE']._serialized_start=3662
+  _globals['_WAITDOWNLOADSRESPONSE']._serialized_end=3751
+  _globals['_DOWNLOADSERVICE']._serialized_start=3754
+  _globals['_DOWNLOADSERVICE']._serialized_end=5828
 # @@protoc_insertion_point(module_scope)

@@ -3,7 +3,12 @@ import datetime
 from buf.validate import validate_pb2 as _validate_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
+from modelkeep.download.v1 import all_downloads_pb2 as _all_downloads_pb2
 from modelkeep.download.v1 import download_pb2 as _download_pb2
+from modelkeep.download.v1 import fail_pb2 as _fail_pb2
+from modelkeep.download.v1 import limits_pb2 as _limits_pb2
+from modelkeep.download.v1 import resolve_pb2 as _resolve_pb2
+from modelkeep.download.v1 import retry_pb2 as _retry_pb2
 from modelkeep.server.v1 import job_pb2 as _job_pb2
 from modelkeep.server.v1 import watch_pb2 as _watch_pb2
 from google.protobuf.internal import containers as _containers
@@ -15,7 +20,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class CreateDownloadRequest(_message.Message):
-    __slots__ = ("source", "destination", "filename", "queue", "priority", "start", "preserve_partial", "expected_sha256", "access_token", "labels", "request_id")
+    __slots__ = ("source", "destination", "filename", "queue", "priority", "start", "preserve_partial", "expected_sha256", "access_token", "labels", "request_id", "max_bytes_per_second", "replace_existing")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +39,8 @@ class CreateDownloadRequest(_message.Message):
     ACCESS_TOKEN_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    REPLACE_EXISTING_FIELD_NUMBER: _ClassVar[int]
     source: _download_pb2.DownloadSource
     destination: str
     filename: str
@@ -45,7 +52,9 @@ class CreateDownloadRequest(_message.Message):
     access_token: str
     labels: _containers.ScalarMap[str, str]
     request_id: str
-    def __init__(self, source: _Optional[_Union[_download_pb2.DownloadSource, _Mapping]] = ..., destination: _Optional[str] = ..., filename: _Optional[str] = ..., queue: _Optional[str] = ..., priority: _Optional[int] = ..., start: _Optional[bool] = ..., preserve_partial: _Optional[bool] = ..., expected_sha256: _Optional[str] = ..., access_token: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    max_bytes_per_second: int
+    replace_existing: bool
+    def __init__(self, source: _Optional[_Union[_download_pb2.DownloadSource, _Mapping]] = ..., destination: _Optional[str] = ..., filename: _Optional[str] = ..., queue: _Optional[str] = ..., priority: _Optional[int] = ..., start: _Optional[bool] = ..., preserve_partial: _Optional[bool] = ..., expected_sha256: _Optional[str] = ..., access_token: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., request_id: _Optional[str] = ..., max_bytes_per_second: _Optional[int] = ..., replace_existing: _Optional[bool] = ...) -> None: ...
 
 class CreateDownloadResponse(_message.Message):
     __slots__ = ("download",)

@@ -3,7 +3,12 @@
 import grpc
 import warnings
 
+from modelkeep.download.v1 import all_downloads_pb2 as modelkeep_dot_download_dot_v1_dot_all__downloads__pb2
 from modelkeep.download.v1 import download_service_pb2 as modelkeep_dot_download_dot_v1_dot_download__service__pb2
+from modelkeep.download.v1 import fail_pb2 as modelkeep_dot_download_dot_v1_dot_fail__pb2
+from modelkeep.download.v1 import limits_pb2 as modelkeep_dot_download_dot_v1_dot_limits__pb2
+from modelkeep.download.v1 import resolve_pb2 as modelkeep_dot_download_dot_v1_dot_resolve__pb2
+from modelkeep.download.v1 import retry_pb2 as modelkeep_dot_download_dot_v1_dot_retry__pb2
 
 GRPC_GENERATED_VERSION = '1.82.3'
 GRPC_VERSION = grpc.__version__
@@ -31,21 +36,27 @@ class DownloadServiceStub:
 
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
     SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL. What goes wrong while a job runs is
-    the job's `error`, with the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_CHANGED,
-    NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS,
-    ADDRESS_EXPIRED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH, DESTINATION_EXISTS, DISK_FULL, INTERNAL.
+    the job's `error`, with the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_DISABLED,
+    SOURCE_CHANGED, NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED,
+    EARLY_ACCESS, ADDRESS_EXPIRED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH, DESTINATION_EXISTS, DISK_FULL,
+    FAILED_BY_CALLER, INTERNAL.
 
     What may pass (most answers of 500 and more, 408, 429, connections that break off or stall) is tried again, with
     growing waits or as long as the source asks; meanwhile the job is RUNNING, and `error` says why, with
     `retry_time` while it waits, and with `attempts` and `max_attempts` in the metadata. A name that does not
     exist, or an answer that is no HTTP, ends a job at once, and a refused connection after three tries, as long as
-    the source has never answered. Environment variables that name a proxy are ignored; where nothing answers,
-    `ignored_variables` in the metadata names those that are set.
+    the source has never answered. Environment variables that name a proxy are ignored unless the setting `proxy`
+    is `environment`; where nothing answers, `ignored_variables` in the metadata names those that are set. Where a
+    proxy is in between, an error names it, as `proxy` in the metadata.
 
     A job whose source has served bytes that can be gone on with, and then refuses more (TOKEN_REQUIRED,
     TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS, ADDRESS_EXPIRED) or, after all tries,
     serves none (UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, NOT_A_MODEL_FILE), or whose disk is full, is PAUSED and
-    keeps its bytes: StartDownload goes on.
+    keeps its bytes: StartDownload goes on. One that is PAUSED with DISK_FULL goes on by itself when there is room for
+    all that it lacks, unless a caller pauses it.
+
+    Jobs that run at the same time and expect one SHA-256, or are served by one address under one strong ETag, fetch the
+    object once: the others copy it as it comes, each after its own source has answered it, into a file of its own.
     """
 
     def __init__(self, channel):
@@ -54,6 +65,11 @@ class DownloadServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.ResolveSource = channel.unary_unary(
+                '/modelkeep.download.v1.DownloadService/ResolveSource',
+                request_serializer=modelkeep_dot_download_dot_v1_dot_resolve__pb2.ResolveSourceRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_download_dot_v1_dot_resolve__pb2.ResolveSourceResponse.FromString,
+                _registered_method=True)
         self.CreateDownload = channel.unary_unary(
                 '/modelkeep.download.v1.DownloadService/CreateDownload',
                 request_serializer=modelkeep_dot_download_dot_v1_dot_download__service__pb2.CreateDownloadRequest.SerializeToString,
@@ -84,10 +100,45 @@ class DownloadServiceStub:
                 request_serializer=modelkeep_dot_download_dot_v1_dot_download__service__pb2.CancelDownloadRequest.SerializeToString,
                 response_deserializer=modelkeep_dot_download_dot_v1_dot_download__service__pb2.CancelDownloadResponse.FromString,
                 _registered_method=True)
+        self.RetryDownload = channel.unary_unary(
+                '/modelkeep.download.v1.DownloadService/RetryDownload',
+                request_serializer=modelkeep_dot_download_dot_v1_dot_retry__pb2.RetryDownloadRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_download_dot_v1_dot_retry__pb2.RetryDownloadResponse.FromString,
+                _registered_method=True)
+        self.FailDownload = channel.unary_unary(
+                '/modelkeep.download.v1.DownloadService/FailDownload',
+                request_serializer=modelkeep_dot_download_dot_v1_dot_fail__pb2.FailDownloadRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_download_dot_v1_dot_fail__pb2.FailDownloadResponse.FromString,
+                _registered_method=True)
+        self.StartAllDownloads = channel.unary_unary(
+                '/modelkeep.download.v1.DownloadService/StartAllDownloads',
+                request_serializer=modelkeep_dot_download_dot_v1_dot_all__downloads__pb2.StartAllDownloadsRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_download_dot_v1_dot_all__downloads__pb2.StartAllDownloadsResponse.FromString,
+                _registered_method=True)
+        self.PauseAllDownloads = channel.unary_unary(
+                '/modelkeep.download.v1.DownloadService/PauseAllDownloads',
+                request_serializer=modelkeep_dot_download_dot_v1_dot_all__downloads__pb2.PauseAllDownloadsRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_download_dot_v1_dot_all__downloads__pb2.PauseAllDownloadsResponse.FromString,
+                _registered_method=True)
+        self.CancelAllDownloads = channel.unary_unary(
+                '/modelkeep.download.v1.DownloadService/CancelAllDownloads',
+                request_serializer=modelkeep_dot_download_dot_v1_dot_all__downloads__pb2.CancelAllDownloadsRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_download_dot_v1_dot_all__downloads__pb2.CancelAllDownloadsResponse.FromString,
+                _registered_method=True)
         self.UpdateDownload = channel.unary_unary(
                 '/modelkeep.download.v1.DownloadService/UpdateDownload',
                 request_serializer=modelkeep_dot_download_dot_v1_dot_download__service__pb2.UpdateDownloadRequest.SerializeToString,
                 response_deserializer=modelkeep_dot_download_dot_v1_dot_download__service__pb2.UpdateDownloadResponse.FromString,
+                _registered_method=True)
+        self.GetLimits = channel.unary_unary(
+                '/modelkeep.download.v1.DownloadService/GetLimits',
+                request_serializer=modelkeep_dot_download_dot_v1_dot_limits__pb2.GetLimitsRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_download_dot_v1_dot_limits__pb2.GetLimitsResponse.FromString,
+                _registered_method=True)
+        self.SetLimits = channel.unary_unary(
+                '/modelkeep.download.v1.DownloadService/SetLimits',
+                request_serializer=modelkeep_dot_download_dot_v1_dot_limits__pb2.SetLimitsRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_download_dot_v1_dot_limits__pb2.SetLimitsResponse.FromString,
                 _registered_method=True)
         self.PruneDownloads = channel.unary_unary(
                 '/modelkeep.download.v1.DownloadService/PruneDownloads',
@@ -112,30 +163,50 @@ class DownloadServiceServicer:
 
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
     SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL. What goes wrong while a job runs is
-    the job's `error`, with the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_CHANGED,
-    NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS,
-    ADDRESS_EXPIRED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH, DESTINATION_EXISTS, DISK_FULL, INTERNAL.
+    the job's `error`, with the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_DISABLED,
+    SOURCE_CHANGED, NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED,
+    EARLY_ACCESS, ADDRESS_EXPIRED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH, DESTINATION_EXISTS, DISK_FULL,
+    FAILED_BY_CALLER, INTERNAL.
 
     What may pass (most answers of 500 and more, 408, 429, connections that break off or stall) is tried again, with
     growing waits or as long as the source asks; meanwhile the job is RUNNING, and `error` says why, with
     `retry_time` while it waits, and with `attempts` and `max_attempts` in the metadata. A name that does not
     exist, or an answer that is no HTTP, ends a job at once, and a refused connection after three tries, as long as
-    the source has never answered. Environment variables that name a proxy are ignored; where nothing answers,
-    `ignored_variables` in the metadata names those that are set.
+    the source has never answered. Environment variables that name a proxy are ignored unless the setting `proxy`
+    is `environment`; where nothing answers, `ignored_variables` in the metadata names those that are set. Where a
+    proxy is in between, an error names it, as `proxy` in the metadata.
 
     A job whose source has served bytes that can be gone on with, and then refuses more (TOKEN_REQUIRED,
     TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS, ADDRESS_EXPIRED) or, after all tries,
     serves none (UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, NOT_A_MODEL_FILE), or whose disk is full, is PAUSED and
-    keeps its bytes: StartDownload goes on.
+    keeps its bytes: StartDownload goes on. One that is PAUSED with DISK_FULL goes on by itself when there is room for
+    all that it lacks, unless a caller pauses it.
+
+    Jobs that run at the same time and expect one SHA-256, or are served by one address under one strong ETag, fetch the
+    object once: the others copy it as it comes, each after its own source has answered it, into a file of its own.
     """
 
+    def ResolveSource(self, request, context):
+        """Looks a source up: which files would be fetched, how large they are, why these, and what else there is. Fetches
+        nothing but what tells that, and keeps nothing.
+
+        Errors: FIELD_INVALID for a source of no known kind, FORBIDDEN_PATH, FORBIDDEN_ADDRESS, SOURCE_NOT_FOUND,
+        SOURCE_DISABLED, NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED,
+        EARLY_ACCESS, AMBIGUOUS_SOURCE (it holds several models), UNKNOWN_VARIANT, UNSAFE_FORMAT (its scanners warn of the
+        file), XET_ONLY, RATE_LIMITED (RetryInfo says for how long), UPSTREAM_UNAVAILABLE (the source does not answer, or
+        asks to come back later: RetryInfo says when).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateDownload(self, request, context):
-        """Makes a job and, unless `start` is false, puts it into the queue.
+        """Makes a job and, unless `start` is false, puts it into the queue. A repeat with the same request_id asks no hub.
 
         Errors: FORBIDDEN_PATH (destination or local source outside the allowed roots), SOURCE_NOT_FOUND (no
-        such local file), NOT_A_MODEL_FILE (a page of a well-known site; the remedy names the file's address),
+        such local file), NOT_A_MODEL_FILE (a page of a well-known site given as `url`; the remedy says what to give),
         DESTINATION_EXISTS (a file is there, or another job that has not ended brings one, which `id` names),
-        QUEUE_FULL, REQUEST_ID_REUSED.
+        QUEUE_FULL, REQUEST_ID_REUSED; of `source.remote`, also what ResolveSource answers with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,7 +236,8 @@ class DownloadServiceServicer:
 
         A job whose secrets were lost in a restart is PAUSED with the error TOKEN_REQUIRED; the error's
         metadata `needs` says which fields of this request bring them back: "access_token", "source_url", or
-        both with a comma between. One whose address has run out is PAUSED with ADDRESS_EXPIRED, and takes a new one as
+        both with a comma between. In place of a lost access token one counts that is kept for the host (see
+        `SourceTokens` of GetServerInfo). One whose address has run out is PAUSED with ADDRESS_EXPIRED, and takes a new one as
         `source_url`.
 
         Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled; TOKEN_REQUIRED for a
@@ -176,7 +248,8 @@ class DownloadServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseDownload(self, request, context):
-        """Pauses an ENQUEUED or RUNNING job; its bytes stay. Does nothing to a job that is PAUSED or IDLE.
+        """Pauses an ENQUEUED or RUNNING job; its bytes stay. Does nothing to a job that is PAUSED or IDLE, except that
+        one that is PAUSED with DISK_FULL does not go on by itself any more, and its `error` goes.
         When the call answers, the connection is closed and the state is PAUSED, unless the job ended
         meanwhile or was started again.
 
@@ -197,11 +270,79 @@ class DownloadServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryDownload(self, request, context):
+        """Makes a job that is in state ERROR or CANCELLED anew: a new job, which `retry_of_id` links to the old one, with
+        its source, destination, queue, labels, priority and all else that was asked for, in the queue at once. It goes on
+        from the partial file that the old one kept. The old job stays as it is.
+
+        Errors: UNKNOWN_JOB; WRONG_STATE for a job that has not ended, or is COMPLETED; TOKEN_REQUIRED for one that had
+        secrets in whose place none are kept, whose metadata `needs` says which fields of this request bring them; FIELD_INVALID for another
+        `source_url`; what CreateDownload answers with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FailDownload(self, request, context):
+        """Puts a job that has not ended into state ERROR, with the reason FAILED_BY_CALLER, for a caller that finds that
+        what comes is of no use. Asynchronous as a cancel is, and temporary files stay where `preserve_partial` says so,
+        as after any error. Does nothing to a job that has ended so, nor to one that is being ended already: the first
+        call counts.
+
+        Errors: UNKNOWN_JOB; WRONG_STATE for a job that is COMPLETED or CANCELLED, or has another error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartAllDownloads(self, request, context):
+        """Does what StartDownload does to each IDLE and PAUSED job of a queue, in the order of their ids, some hundred at
+        a time: when the call fails in the middle, some have been started.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseAllDownloads(self, request, context):
+        """Does what PauseDownload does to each ENQUEUED and RUNNING job of a queue, some hundred at a time. When the call
+        answers, none of those that it paused runs any more. Jobs that are made meanwhile may be paused or not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelAllDownloads(self, request, context):
+        """Does what CancelDownload does to each job of a queue that has not ended, some hundred at a time. Asynchronous, as
+        CancelDownload is. Jobs that are made meanwhile may be cancelled or not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateDownload(self, request, context):
-        """Changes priority or preserve_partial of a job that has not ended.
+        """Changes priority, preserve_partial or max_bytes_per_second of a job that has not ended. They count at once, for a
+        job that runs too.
 
         Errors: UNKNOWN_JOB, ETAG_MISMATCH; WRONG_STATE for a job that has ended; FIELD_INVALID for an update
         that names nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLimits(self, request, context):
+        """Answers with the limits that count now: what was set by SetLimits, and where nothing was, the settings.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetLimits(self, request, context):
+        """Sets limits, which count at once and outlive a restart. With fewer downloads at once, those beyond, the worst
+        first, go back into the queue and keep their bytes, as they do for a job of a better priority; a rate is kept to
+        within 5 % over any 5 seconds.
+
+        Errors: FIELD_INVALID for more than 1,000 queues with a number of their own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -240,6 +381,11 @@ class DownloadServiceServicer:
 
 def add_DownloadServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'ResolveSource': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveSource,
+                    request_deserializer=modelkeep_dot_download_dot_v1_dot_resolve__pb2.ResolveSourceRequest.FromString,
+                    response_serializer=modelkeep_dot_download_dot_v1_dot_resolve__pb2.ResolveSourceResponse.SerializeToString,
+            ),
             'CreateDownload': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateDownload,
                     request_deserializer=modelkeep_dot_download_dot_v1_dot_download__service__pb2.CreateDownloadRequest.FromString,
@@ -270,10 +416,45 @@ def add_DownloadServiceServicer_to_server(servicer, server):
                     request_deserializer=modelkeep_dot_download_dot_v1_dot_download__service__pb2.CancelDownloadRequest.FromString,
                     response_serializer=modelkeep_dot_download_dot_v1_dot_download__service__pb2.CancelDownloadResponse.SerializeToString,
             ),
+            'RetryDownload': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryDownload,
+                    request_deserializer=modelkeep_dot_download_dot_v1_dot_retry__pb2.RetryDownloadRequest.FromString,
+                    response_serializer=modelkeep_dot_download_dot_v1_dot_retry__pb2.RetryDownloadResponse.SerializeToString,
+            ),
+            'FailDownload': grpc.unary_unary_rpc_method_handler(
+                    servicer.FailDownload,
+                    request_deserializer=modelkeep_dot_download_dot_v1_dot_fail__pb2.FailDownloadRequest.FromString,
+                    response_serializer=modelkeep_dot_download_dot_v1_dot_fail__pb2.FailDownloadResponse.SerializeToString,
+            ),
+            'StartAllDownloads': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartAllDownloads,
+                    request_deserializer=modelkeep_dot_download_dot_v1_dot_all__downloads__pb2.StartAllDownloadsRequest.FromString,
+                    response_serializer=modelkeep_dot_download_dot_v1_dot_all__downloads__pb2.StartAllDownloadsResponse.SerializeToString,
+            ),
+            'PauseAllDownloads': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseAllDownloads,
+                    request_deserializer=modelkeep_dot_download_dot_v1_dot_all__downloads__pb2.PauseAllDownloadsRequest.FromString,
+                    response_serializer=modelkeep_dot_download_dot_v1_dot_all__downloads__pb2.PauseAllDownloadsResponse.SerializeToString,
+            ),
+            'CancelAllDownloads': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelAllDownloads,
+                    request_deserializer=modelkeep_dot_download_dot_v1_dot_all__downloads__pb2.CancelAllDownloadsRequest.FromString,
+                    response_serializer=modelkeep_dot_download_dot_v1_dot_all__downloads__pb2.CancelAllDownloadsResponse.SerializeToString,
+            ),
             'UpdateDownload': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateDownload,
                     request_deserializer=modelkeep_dot_download_dot_v1_dot_download__service__pb2.UpdateDownloadRequest.FromString,
                     response_serializer=modelkeep_dot_download_dot_v1_dot_download__service__pb2.UpdateDownloadResponse.SerializeToString,
+            ),
+            'GetLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLimits,
+                    request_deserializer=modelkeep_dot_download_dot_v1_dot_limits__pb2.GetLimitsRequest.FromString,
+                    response_serializer=modelkeep_dot_download_dot_v1_dot_limits__pb2.GetLimitsResponse.SerializeToString,
+            ),
+            'SetLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetLimits,
+                    request_deserializer=modelkeep_dot_download_dot_v1_dot_limits__pb2.SetLimitsRequest.FromString,
+                    response_serializer=modelkeep_dot_download_dot_v1_dot_limits__pb2.SetLimitsResponse.SerializeToString,
             ),
             'PruneDownloads': grpc.unary_unary_rpc_method_handler(
                     servicer.PruneDownloads,
@@ -304,22 +485,55 @@ class DownloadService:
 
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
     SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL. What goes wrong while a job runs is
-    the job's `error`, with the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_CHANGED,
-    NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS,
-    ADDRESS_EXPIRED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH, DESTINATION_EXISTS, DISK_FULL, INTERNAL.
+    the job's `error`, with the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_DISABLED,
+    SOURCE_CHANGED, NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED,
+    EARLY_ACCESS, ADDRESS_EXPIRED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH, DESTINATION_EXISTS, DISK_FULL,
+    FAILED_BY_CALLER, INTERNAL.
 
     What may pass (most answers of 500 and more, 408, 429, connections that break off or stall) is tried again, with
     growing waits or as long as the source asks; meanwhile the job is RUNNING, and `error` says why, with
     `retry_time` while it waits, and with `attempts` and `max_attempts` in the metadata. A name that does not
     exist, or an answer that is no HTTP, ends a job at once, and a refused connection after three tries, as long as
-    the source has never answered. Environment variables that name a proxy are ignored; where nothing answers,
-    `ignored_variables` in the metadata names those that are set.
+    the source has never answered. Environment variables that name a proxy are ignored unless the setting `proxy`
+    is `environment`; where nothing answers, `ignored_variables` in the metadata names those that are set. Where a
+    proxy is in between, an error names it, as `proxy` in the metadata.
 
     A job whose source has served bytes that can be gone on with, and then refuses more (TOKEN_REQUIRED,
     TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS, ADDRESS_EXPIRED) or, after all tries,
     serves none (UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, NOT_A_MODEL_FILE), or whose disk is full, is PAUSED and
-    keeps its bytes: StartDownload goes on.
+    keeps its bytes: StartDownload goes on. One that is PAUSED with DISK_FULL goes on by itself when there is room for
+    all that it lacks, unless a caller pauses it.
+
+    Jobs that run at the same time and expect one SHA-256, or are served by one address under one strong ETag, fetch the
+    object once: the others copy it as it comes, each after its own source has answered it, into a file of its own.
     """
+
+    @staticmethod
+    def ResolveSource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.download.v1.DownloadService/ResolveSource',
+            modelkeep_dot_download_dot_v1_dot_resolve__pb2.ResolveSourceRequest.SerializeToString,
+            modelkeep_dot_download_dot_v1_dot_resolve__pb2.ResolveSourceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def CreateDownload(request,
@@ -484,6 +698,141 @@ class DownloadService:
             _registered_method=True)
 
     @staticmethod
+    def RetryDownload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.download.v1.DownloadService/RetryDownload',
+            modelkeep_dot_download_dot_v1_dot_retry__pb2.RetryDownloadRequest.SerializeToString,
+            modelkeep_dot_download_dot_v1_dot_retry__pb2.RetryDownloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FailDownload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.download.v1.DownloadService/FailDownload',
+            modelkeep_dot_download_dot_v1_dot_fail__pb2.FailDownloadRequest.SerializeToString,
+            modelkeep_dot_download_dot_v1_dot_fail__pb2.FailDownloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartAllDownloads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.download.v1.DownloadService/StartAllDownloads',
+            modelkeep_dot_download_dot_v1_dot_all__downloads__pb2.StartAllDownloadsRequest.SerializeToString,
+            modelkeep_dot_download_dot_v1_dot_all__downloads__pb2.StartAllDownloadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseAllDownloads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.download.v1.DownloadService/PauseAllDownloads',
+            modelkeep_dot_download_dot_v1_dot_all__downloads__pb2.PauseAllDownloadsRequest.SerializeToString,
+            modelkeep_dot_download_dot_v1_dot_all__downloads__pb2.PauseAllDownloadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelAllDownloads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.download.v1.DownloadService/CancelAllDownloads',
+            modelkeep_dot_download_dot_v1_dot_all__downloads__pb2.CancelAllDownloadsRequest.SerializeToString,
+            modelkeep_dot_download_dot_v1_dot_all__downloads__pb2.CancelAllDownloadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def UpdateDownload(request,
             target,
             options=(),
@@ -500,6 +849,60 @@ class DownloadService:
             '/modelkeep.download.v1.DownloadService/UpdateDownload',
             modelkeep_dot_download_dot_v1_dot_download__service__pb2.UpdateDownloadRequest.SerializeToString,
             modelkeep_dot_download_dot_v1_dot_download__service__pb2.UpdateDownloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.download.v1.DownloadService/GetLimits',
+            modelkeep_dot_download_dot_v1_dot_limits__pb2.GetLimitsRequest.SerializeToString,
+            modelkeep_dot_download_dot_v1_dot_limits__pb2.GetLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.download.v1.DownloadService/SetLimits',
+            modelkeep_dot_download_dot_v1_dot_limits__pb2.SetLimitsRequest.SerializeToString,
+            modelkeep_dot_download_dot_v1_dot_limits__pb2.SetLimitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

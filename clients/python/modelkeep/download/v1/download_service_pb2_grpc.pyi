@@ -5,7 +5,12 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from modelkeep.download.v1 import all_downloads_pb2 as _all_downloads_pb2
 from modelkeep.download.v1 import download_service_pb2 as _download_service_pb2
+from modelkeep.download.v1 import fail_pb2 as _fail_pb2
+from modelkeep.download.v1 import limits_pb2 as _limits_pb2
+from modelkeep.download.v1 import resolve_pb2 as _resolve_pb2
+from modelkeep.download.v1 import retry_pb2 as _retry_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -32,34 +37,50 @@ class DownloadServiceStub:
 
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
     SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL. What goes wrong while a job runs is
-    the job's `error`, with the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_CHANGED,
-    NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS,
-    ADDRESS_EXPIRED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH, DESTINATION_EXISTS, DISK_FULL, INTERNAL.
+    the job's `error`, with the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_DISABLED,
+    SOURCE_CHANGED, NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED,
+    EARLY_ACCESS, ADDRESS_EXPIRED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH, DESTINATION_EXISTS, DISK_FULL,
+    FAILED_BY_CALLER, INTERNAL.
 
     What may pass (most answers of 500 and more, 408, 429, connections that break off or stall) is tried again, with
     growing waits or as long as the source asks; meanwhile the job is RUNNING, and `error` says why, with
     `retry_time` while it waits, and with `attempts` and `max_attempts` in the metadata. A name that does not
     exist, or an answer that is no HTTP, ends a job at once, and a refused connection after three tries, as long as
-    the source has never answered. Environment variables that name a proxy are ignored; where nothing answers,
-    `ignored_variables` in the metadata names those that are set.
+    the source has never answered. Environment variables that name a proxy are ignored unless the setting `proxy`
+    is `environment`; where nothing answers, `ignored_variables` in the metadata names those that are set. Where a
+    proxy is in between, an error names it, as `proxy` in the metadata.
 
     A job whose source has served bytes that can be gone on with, and then refuses more (TOKEN_REQUIRED,
     TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS, ADDRESS_EXPIRED) or, after all tries,
     serves none (UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, NOT_A_MODEL_FILE), or whose disk is full, is PAUSED and
-    keeps its bytes: StartDownload goes on.
+    keeps its bytes: StartDownload goes on. One that is PAUSED with DISK_FULL goes on by itself when there is room for
+    all that it lacks, unless a caller pauses it.
+
+    Jobs that run at the same time and expect one SHA-256, or are served by one address under one strong ETag, fetch the
+    object once: the others copy it as it comes, each after its own source has answered it, into a file of its own.
     """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DownloadServiceAsyncStub: ...
+    ResolveSource: _grpc.UnaryUnaryMultiCallable[_resolve_pb2.ResolveSourceRequest, _resolve_pb2.ResolveSourceResponse]
+    """Looks a source up: which files would be fetched, how large they are, why these, and what else there is. Fetches
+    nothing but what tells that, and keeps nothing.
+
+    Errors: FIELD_INVALID for a source of no known kind, FORBIDDEN_PATH, FORBIDDEN_ADDRESS, SOURCE_NOT_FOUND,
+    SOURCE_DISABLED, NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED,
+    EARLY_ACCESS, AMBIGUOUS_SOURCE (it holds several models), UNKNOWN_VARIANT, UNSAFE_FORMAT (its scanners warn of the
+    file), XET_ONLY, RATE_LIMITED (RetryInfo says for how long), UPSTREAM_UNAVAILABLE (the source does not answer, or
+    asks to come back later: RetryInfo says when).
+    """
     CreateDownload: _grpc.UnaryUnaryMultiCallable[_download_service_pb2.CreateDownloadRequest, _download_service_pb2.CreateDownloadResponse]
-    """Makes a job and, unless `start` is false, puts it into the queue.
+    """Makes a job and, unless `start` is false, puts it into the queue. A repeat with the same request_id asks no hub.
 
     Errors: FORBIDDEN_PATH (destination or local source outside the allowed roots), SOURCE_NOT_FOUND (no
-    such local file), NOT_A_MODEL_FILE (a page of a well-known site; the remedy names the file's address),
+    such local file), NOT_A_MODEL_FILE (a page of a well-known site given as `url`; the remedy says what to give),
     DESTINATION_EXISTS (a file is there, or another job that has not ended brings one, which `id` names),
-    QUEUE_FULL, REQUEST_ID_REUSED.
+    QUEUE_FULL, REQUEST_ID_REUSED; of `source.remote`, also what ResolveSource answers with.
     """
     GetDownload: _grpc.UnaryUnaryMultiCallable[_download_service_pb2.GetDownloadRequest, _download_service_pb2.GetDownloadResponse]
     """Answers with one job.
@@ -77,14 +98,16 @@ class DownloadServiceStub:
 
     A job whose secrets were lost in a restart is PAUSED with the error TOKEN_REQUIRED; the error's
     metadata `needs` says which fields of this request bring them back: "access_token", "source_url", or
-    both with a comma between. One whose address has run out is PAUSED with ADDRESS_EXPIRED, and takes a new one as
+    both with a comma between. In place of a lost access token one counts that is kept for the host (see
+    `SourceTokens` of GetServerInfo). One whose address has run out is PAUSED with ADDRESS_EXPIRED, and takes a new one as
     `source_url`.
 
     Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled; TOKEN_REQUIRED for a
     job that lacks its secrets; FIELD_INVALID for another `source_url`.
     """
     PauseDownload: _grpc.UnaryUnaryMultiCallable[_download_service_pb2.PauseDownloadRequest, _download_service_pb2.PauseDownloadResponse]
-    """Pauses an ENQUEUED or RUNNING job; its bytes stay. Does nothing to a job that is PAUSED or IDLE.
+    """Pauses an ENQUEUED or RUNNING job; its bytes stay. Does nothing to a job that is PAUSED or IDLE, except that
+    one that is PAUSED with DISK_FULL does not go on by itself any more, and its `error` goes.
     When the call answers, the connection is closed and the state is PAUSED, unless the job ended
     meanwhile or was started again.
 
@@ -97,11 +120,50 @@ class DownloadServiceStub:
 
     Errors: UNKNOWN_JOB; WRONG_STATE for a job that is COMPLETED or ERROR.
     """
+    RetryDownload: _grpc.UnaryUnaryMultiCallable[_retry_pb2.RetryDownloadRequest, _retry_pb2.RetryDownloadResponse]
+    """Makes a job that is in state ERROR or CANCELLED anew: a new job, which `retry_of_id` links to the old one, with
+    its source, destination, queue, labels, priority and all else that was asked for, in the queue at once. It goes on
+    from the partial file that the old one kept. The old job stays as it is.
+
+    Errors: UNKNOWN_JOB; WRONG_STATE for a job that has not ended, or is COMPLETED; TOKEN_REQUIRED for one that had
+    secrets in whose place none are kept, whose metadata `needs` says which fields of this request bring them; FIELD_INVALID for another
+    `source_url`; what CreateDownload answers with.
+    """
+    FailDownload: _grpc.UnaryUnaryMultiCallable[_fail_pb2.FailDownloadRequest, _fail_pb2.FailDownloadResponse]
+    """Puts a job that has not ended into state ERROR, with the reason FAILED_BY_CALLER, for a caller that finds that
+    what comes is of no use. Asynchronous as a cancel is, and temporary files stay where `preserve_partial` says so,
+    as after any error. Does nothing to a job that has ended so, nor to one that is being ended already: the first
+    call counts.
+
+    Errors: UNKNOWN_JOB; WRONG_STATE for a job that is COMPLETED or CANCELLED, or has another error.
+    """
+    StartAllDownloads: _grpc.UnaryUnaryMultiCallable[_all_downloads_pb2.StartAllDownloadsRequest, _all_downloads_pb2.StartAllDownloadsResponse]
+    """Does what StartDownload does to each IDLE and PAUSED job of a queue, in the order of their ids, some hundred at
+    a time: when the call fails in the middle, some have been started.
+    """
+    PauseAllDownloads: _grpc.UnaryUnaryMultiCallable[_all_downloads_pb2.PauseAllDownloadsRequest, _all_downloads_pb2.PauseAllDownloadsResponse]
+    """Does what PauseDownload does to each ENQUEUED and RUNNING job of a queue, some hundred at a time. When the call
+    answers, none of those that it paused runs any more. Jobs that are made meanwhile may be paused or not.
+    """
+    CancelAllDownloads: _grpc.UnaryUnaryMultiCallable[_all_downloads_pb2.CancelAllDownloadsRequest, _all_downloads_pb2.CancelAllDownloadsResponse]
+    """Does what CancelDownload does to each job of a queue that has not ended, some hundred at a time. Asynchronous, as
+    CancelDownload is. Jobs that are made meanwhile may be cancelled or not.
+    """
     UpdateDownload: _grpc.UnaryUnaryMultiCallable[_download_service_pb2.UpdateDownloadRequest, _download_service_pb2.UpdateDownloadResponse]
-    """Changes priority or preserve_partial of a job that has not ended.
+    """Changes priority, preserve_partial or max_bytes_per_second of a job that has not ended. They count at once, for a
+    job that runs too.
 
     Errors: UNKNOWN_JOB, ETAG_MISMATCH; WRONG_STATE for a job that has ended; FIELD_INVALID for an update
     that names nothing.
+    """
+    GetLimits: _grpc.UnaryUnaryMultiCallable[_limits_pb2.GetLimitsRequest, _limits_pb2.GetLimitsResponse]
+    """Answers with the limits that count now: what was set by SetLimits, and where nothing was, the settings."""
+    SetLimits: _grpc.UnaryUnaryMultiCallable[_limits_pb2.SetLimitsRequest, _limits_pb2.SetLimitsResponse]
+    """Sets limits, which count at once and outlive a restart. With fewer downloads at once, those beyond, the worst
+    first, go back into the queue and keep their bytes, as they do for a job of a better priority; a rate is kept to
+    within 5 % over any 5 seconds.
+
+    Errors: FIELD_INVALID for more than 1,000 queues with a number of their own.
     """
     PruneDownloads: _grpc.UnaryUnaryMultiCallable[_download_service_pb2.PruneDownloadsRequest, _download_service_pb2.PruneDownloadsResponse]
     """Forgets the jobs of a queue that have ended (COMPLETED, ERROR, CANCELLED), or those of them that the request
@@ -129,31 +191,47 @@ class DownloadServiceAsyncStub(DownloadServiceStub):
 
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
     SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL. What goes wrong while a job runs is
-    the job's `error`, with the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_CHANGED,
-    NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS,
-    ADDRESS_EXPIRED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH, DESTINATION_EXISTS, DISK_FULL, INTERNAL.
+    the job's `error`, with the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_DISABLED,
+    SOURCE_CHANGED, NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED,
+    EARLY_ACCESS, ADDRESS_EXPIRED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH, DESTINATION_EXISTS, DISK_FULL,
+    FAILED_BY_CALLER, INTERNAL.
 
     What may pass (most answers of 500 and more, 408, 429, connections that break off or stall) is tried again, with
     growing waits or as long as the source asks; meanwhile the job is RUNNING, and `error` says why, with
     `retry_time` while it waits, and with `attempts` and `max_attempts` in the metadata. A name that does not
     exist, or an answer that is no HTTP, ends a job at once, and a refused connection after three tries, as long as
-    the source has never answered. Environment variables that name a proxy are ignored; where nothing answers,
-    `ignored_variables` in the metadata names those that are set.
+    the source has never answered. Environment variables that name a proxy are ignored unless the setting `proxy`
+    is `environment`; where nothing answers, `ignored_variables` in the metadata names those that are set. Where a
+    proxy is in between, an error names it, as `proxy` in the metadata.
 
     A job whose source has served bytes that can be gone on with, and then refuses more (TOKEN_REQUIRED,
     TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS, ADDRESS_EXPIRED) or, after all tries,
     serves none (UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, NOT_A_MODEL_FILE), or whose disk is full, is PAUSED and
-    keeps its bytes: StartDownload goes on.
+    keeps its bytes: StartDownload goes on. One that is PAUSED with DISK_FULL goes on by itself when there is room for
+    all that it lacks, unless a caller pauses it.
+
+    Jobs that run at the same time and expect one SHA-256, or are served by one address under one strong ETag, fetch the
+    object once: the others copy it as it comes, each after its own source has answered it, into a file of its own.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    ResolveSource: _aio.UnaryUnaryMultiCallable[_resolve_pb2.ResolveSourceRequest, _resolve_pb2.ResolveSourceResponse]  # type: ignore[assignment]
+    """Looks a source up: which files would be fetched, how large they are, why these, and what else there is. Fetches
+    nothing but what tells that, and keeps nothing.
+
+    Errors: FIELD_INVALID for a source of no known kind, FORBIDDEN_PATH, FORBIDDEN_ADDRESS, SOURCE_NOT_FOUND,
+    SOURCE_DISABLED, NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED,
+    EARLY_ACCESS, AMBIGUOUS_SOURCE (it holds several models), UNKNOWN_VARIANT, UNSAFE_FORMAT (its scanners warn of the
+    file), XET_ONLY, RATE_LIMITED (RetryInfo says for how long), UPSTREAM_UNAVAILABLE (the source does not answer, or
+    asks to come back later: RetryInfo says when).
+    """
     CreateDownload: _aio.UnaryUnaryMultiCallable[_download_service_pb2.CreateDownloadRequest, _download_service_pb2.CreateDownloadResponse]  # type: ignore[assignment]
-    """Makes a job and, unless `start` is false, puts it into the queue.
+    """Makes a job and, unless `start` is false, puts it into the queue. A repeat with the same request_id asks no hub.
 
     Errors: FORBIDDEN_PATH (destination or local source outside the allowed roots), SOURCE_NOT_FOUND (no
-    such local file), NOT_A_MODEL_FILE (a page of a well-known site; the remedy names the file's address),
+    such local file), NOT_A_MODEL_FILE (a page of a well-known site given as `url`; the remedy says what to give),
     DESTINATION_EXISTS (a file is there, or another job that has not ended brings one, which `id` names),
-    QUEUE_FULL, REQUEST_ID_REUSED.
+    QUEUE_FULL, REQUEST_ID_REUSED; of `source.remote`, also what ResolveSource answers with.
     """
     GetDownload: _aio.UnaryUnaryMultiCallable[_download_service_pb2.GetDownloadRequest, _download_service_pb2.GetDownloadResponse]  # type: ignore[assignment]
     """Answers with one job.
@@ -171,14 +249,16 @@ class DownloadServiceAsyncStub(DownloadServiceStub):
 
     A job whose secrets were lost in a restart is PAUSED with the error TOKEN_REQUIRED; the error's
     metadata `needs` says which fields of this request bring them back: "access_token", "source_url", or
-    both with a comma between. One whose address has run out is PAUSED with ADDRESS_EXPIRED, and takes a new one as
+    both with a comma between. In place of a lost access token one counts that is kept for the host (see
+    `SourceTokens` of GetServerInfo). One whose address has run out is PAUSED with ADDRESS_EXPIRED, and takes a new one as
     `source_url`.
 
     Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled; TOKEN_REQUIRED for a
     job that lacks its secrets; FIELD_INVALID for another `source_url`.
     """
     PauseDownload: _aio.UnaryUnaryMultiCallable[_download_service_pb2.PauseDownloadRequest, _download_service_pb2.PauseDownloadResponse]  # type: ignore[assignment]
-    """Pauses an ENQUEUED or RUNNING job; its bytes stay. Does nothing to a job that is PAUSED or IDLE.
+    """Pauses an ENQUEUED or RUNNING job; its bytes stay. Does nothing to a job that is PAUSED or IDLE, except that
+    one that is PAUSED with DISK_FULL does not go on by itself any more, and its `error` goes.
     When the call answers, the connection is closed and the state is PAUSED, unless the job ended
     meanwhile or was started again.
 
@@ -191,11 +271,50 @@ class DownloadServiceAsyncStub(DownloadServiceStub):
 
     Errors: UNKNOWN_JOB; WRONG_STATE for a job that is COMPLETED or ERROR.
     """
+    RetryDownload: _aio.UnaryUnaryMultiCallable[_retry_pb2.RetryDownloadRequest, _retry_pb2.RetryDownloadResponse]  # type: ignore[assignment]
+    """Makes a job that is in state ERROR or CANCELLED anew: a new job, which `retry_of_id` links to the old one, with
+    its source, destination, queue, labels, priority and all else that was asked for, in the queue at once. It goes on
+    from the partial file that the old one kept. The old job stays as it is.
+
+    Errors: UNKNOWN_JOB; WRONG_STATE for a job that has not ended, or is COMPLETED; TOKEN_REQUIRED for one that had
+    secrets in whose place none are kept, whose metadata `needs` says which fields of this request bring them; FIELD_INVALID for another
+    `source_url`; what CreateDownload answers with.
+    """
+    FailDownload: _aio.UnaryUnaryMultiCallable[_fail_pb2.FailDownloadRequest, _fail_pb2.FailDownloadResponse]  # type: ignore[assignment]
+    """Puts a job that has not ended into state ERROR, with the reason FAILED_BY_CALLER, for a caller that finds that
+    what comes is of no use. Asynchronous as a cancel is, and temporary files stay where `preserve_partial` says so,
+    as after any error. Does nothing to a job that has ended so, nor to one that is being ended already: the first
+    call counts.
+
+    Errors: UNKNOWN_JOB; WRONG_STATE for a job that is COMPLETED or CANCELLED, or has another error.
+    """
+    StartAllDownloads: _aio.UnaryUnaryMultiCallable[_all_downloads_pb2.StartAllDownloadsRequest, _all_downloads_pb2.StartAllDownloadsResponse]  # type: ignore[assignment]
+    """Does what StartDownload does to each IDLE and PAUSED job of a queue, in the order of their ids, some hundred at
+    a time: when the call fails in the middle, some have been started.
+    """
+    PauseAllDownloads: _aio.UnaryUnaryMultiCallable[_all_downloads_pb2.PauseAllDownloadsRequest, _all_downloads_pb2.PauseAllDownloadsResponse]  # type: ignore[assignment]
+    """Does what PauseDownload does to each ENQUEUED and RUNNING job of a queue, some hundred at a time. When the call
+    answers, none of those that it paused runs any more. Jobs that are made meanwhile may be paused or not.
+    """
+    CancelAllDownloads: _aio.UnaryUnaryMultiCallable[_all_downloads_pb2.CancelAllDownloadsRequest, _all_downloads_pb2.CancelAllDownloadsResponse]  # type: ignore[assignment]
+    """Does what CancelDownload does to each job of a queue that has not ended, some hundred at a time. Asynchronous, as
+    CancelDownload is. Jobs that are made meanwhile may be cancelled or not.
+    """
     UpdateDownload: _aio.UnaryUnaryMultiCallable[_download_service_pb2.UpdateDownloadRequest, _download_service_pb2.UpdateDownloadResponse]  # type: ignore[assignment]
-    """Changes priority or preserve_partial of a job that has not ended.
+    """Changes priority, preserve_partial or max_bytes_per_second of a job that has not ended. They count at once, for a
+    job that runs too.
 
     Errors: UNKNOWN_JOB, ETAG_MISMATCH; WRONG_STATE for a job that has ended; FIELD_INVALID for an update
     that names nothing.
+    """
+    GetLimits: _aio.UnaryUnaryMultiCallable[_limits_pb2.GetLimitsRequest, _limits_pb2.GetLimitsResponse]  # type: ignore[assignment]
+    """Answers with the limits that count now: what was set by SetLimits, and where nothing was, the settings."""
+    SetLimits: _aio.UnaryUnaryMultiCallable[_limits_pb2.SetLimitsRequest, _limits_pb2.SetLimitsResponse]  # type: ignore[assignment]
+    """Sets limits, which count at once and outlive a restart. With fewer downloads at once, those beyond, the worst
+    first, go back into the queue and keep their bytes, as they do for a job of a better priority; a rate is kept to
+    within 5 % over any 5 seconds.
+
+    Errors: FIELD_INVALID for more than 1,000 queues with a number of their own.
     """
     PruneDownloads: _aio.UnaryUnaryMultiCallable[_download_service_pb2.PruneDownloadsRequest, _download_service_pb2.PruneDownloadsResponse]  # type: ignore[assignment]
     """Forgets the jobs of a queue that have ended (COMPLETED, ERROR, CANCELLED), or those of them that the request
@@ -222,22 +341,44 @@ class DownloadServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
     SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL. What goes wrong while a job runs is
-    the job's `error`, with the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_CHANGED,
-    NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS,
-    ADDRESS_EXPIRED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH, DESTINATION_EXISTS, DISK_FULL, INTERNAL.
+    the job's `error`, with the same reasons: UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, SOURCE_DISABLED,
+    SOURCE_CHANGED, NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED,
+    EARLY_ACCESS, ADDRESS_EXPIRED, CHECKSUM_MISMATCH, FORBIDDEN_ADDRESS, FORBIDDEN_PATH, DESTINATION_EXISTS, DISK_FULL,
+    FAILED_BY_CALLER, INTERNAL.
 
     What may pass (most answers of 500 and more, 408, 429, connections that break off or stall) is tried again, with
     growing waits or as long as the source asks; meanwhile the job is RUNNING, and `error` says why, with
     `retry_time` while it waits, and with `attempts` and `max_attempts` in the metadata. A name that does not
     exist, or an answer that is no HTTP, ends a job at once, and a refused connection after three tries, as long as
-    the source has never answered. Environment variables that name a proxy are ignored; where nothing answers,
-    `ignored_variables` in the metadata names those that are set.
+    the source has never answered. Environment variables that name a proxy are ignored unless the setting `proxy`
+    is `environment`; where nothing answers, `ignored_variables` in the metadata names those that are set. Where a
+    proxy is in between, an error names it, as `proxy` in the metadata.
 
     A job whose source has served bytes that can be gone on with, and then refuses more (TOKEN_REQUIRED,
     TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED, EARLY_ACCESS, ADDRESS_EXPIRED) or, after all tries,
     serves none (UPSTREAM_UNAVAILABLE, SOURCE_NOT_FOUND, NOT_A_MODEL_FILE), or whose disk is full, is PAUSED and
-    keeps its bytes: StartDownload goes on.
+    keeps its bytes: StartDownload goes on. One that is PAUSED with DISK_FULL goes on by itself when there is room for
+    all that it lacks, unless a caller pauses it.
+
+    Jobs that run at the same time and expect one SHA-256, or are served by one address under one strong ETag, fetch the
+    object once: the others copy it as it comes, each after its own source has answered it, into a file of its own.
     """
+
+    @_abc_1.abstractmethod
+    def ResolveSource(
+        self,
+        request: _resolve_pb2.ResolveSourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_resolve_pb2.ResolveSourceResponse, _abc.Awaitable[_resolve_pb2.ResolveSourceResponse]]:
+        """Looks a source up: which files would be fetched, how large they are, why these, and what else there is. Fetches
+        nothing but what tells that, and keeps nothing.
+
+        Errors: FIELD_INVALID for a source of no known kind, FORBIDDEN_PATH, FORBIDDEN_ADDRESS, SOURCE_NOT_FOUND,
+        SOURCE_DISABLED, NOT_A_MODEL_FILE, TOKEN_REQUIRED, TOKEN_REJECTED, LICENSE_NOT_ACCEPTED, PURCHASE_REQUIRED,
+        EARLY_ACCESS, AMBIGUOUS_SOURCE (it holds several models), UNKNOWN_VARIANT, UNSAFE_FORMAT (its scanners warn of the
+        file), XET_ONLY, RATE_LIMITED (RetryInfo says for how long), UPSTREAM_UNAVAILABLE (the source does not answer, or
+        asks to come back later: RetryInfo says when).
+        """
 
     @_abc_1.abstractmethod
     def CreateDownload(
@@ -245,12 +386,12 @@ class DownloadServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _download_service_pb2.CreateDownloadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_download_service_pb2.CreateDownloadResponse, _abc.Awaitable[_download_service_pb2.CreateDownloadResponse]]:
-        """Makes a job and, unless `start` is false, puts it into the queue.
+        """Makes a job and, unless `start` is false, puts it into the queue. A repeat with the same request_id asks no hub.
 
         Errors: FORBIDDEN_PATH (destination or local source outside the allowed roots), SOURCE_NOT_FOUND (no
-        such local file), NOT_A_MODEL_FILE (a page of a well-known site; the remedy names the file's address),
+        such local file), NOT_A_MODEL_FILE (a page of a well-known site given as `url`; the remedy says what to give),
         DESTINATION_EXISTS (a file is there, or another job that has not ended brings one, which `id` names),
-        QUEUE_FULL, REQUEST_ID_REUSED.
+        QUEUE_FULL, REQUEST_ID_REUSED; of `source.remote`, also what ResolveSource answers with.
         """
 
     @_abc_1.abstractmethod
@@ -286,7 +427,8 @@ class DownloadServiceServicer(metaclass=_abc_1.ABCMeta):
 
         A job whose secrets were lost in a restart is PAUSED with the error TOKEN_REQUIRED; the error's
         metadata `needs` says which fields of this request bring them back: "access_token", "source_url", or
-        both with a comma between. One whose address has run out is PAUSED with ADDRESS_EXPIRED, and takes a new one as
+        both with a comma between. In place of a lost access token one counts that is kept for the host (see
+        `SourceTokens` of GetServerInfo). One whose address has run out is PAUSED with ADDRESS_EXPIRED, and takes a new one as
         `source_url`.
 
         Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled; TOKEN_REQUIRED for a
@@ -299,7 +441,8 @@ class DownloadServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _download_service_pb2.PauseDownloadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_download_service_pb2.PauseDownloadResponse, _abc.Awaitable[_download_service_pb2.PauseDownloadResponse]]:
-        """Pauses an ENQUEUED or RUNNING job; its bytes stay. Does nothing to a job that is PAUSED or IDLE.
+        """Pauses an ENQUEUED or RUNNING job; its bytes stay. Does nothing to a job that is PAUSED or IDLE, except that
+        one that is PAUSED with DISK_FULL does not go on by itself any more, and its `error` goes.
         When the call answers, the connection is closed and the state is PAUSED, unless the job ended
         meanwhile or was started again.
 
@@ -320,15 +463,96 @@ class DownloadServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def RetryDownload(
+        self,
+        request: _retry_pb2.RetryDownloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retry_pb2.RetryDownloadResponse, _abc.Awaitable[_retry_pb2.RetryDownloadResponse]]:
+        """Makes a job that is in state ERROR or CANCELLED anew: a new job, which `retry_of_id` links to the old one, with
+        its source, destination, queue, labels, priority and all else that was asked for, in the queue at once. It goes on
+        from the partial file that the old one kept. The old job stays as it is.
+
+        Errors: UNKNOWN_JOB; WRONG_STATE for a job that has not ended, or is COMPLETED; TOKEN_REQUIRED for one that had
+        secrets in whose place none are kept, whose metadata `needs` says which fields of this request bring them; FIELD_INVALID for another
+        `source_url`; what CreateDownload answers with.
+        """
+
+    @_abc_1.abstractmethod
+    def FailDownload(
+        self,
+        request: _fail_pb2.FailDownloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fail_pb2.FailDownloadResponse, _abc.Awaitable[_fail_pb2.FailDownloadResponse]]:
+        """Puts a job that has not ended into state ERROR, with the reason FAILED_BY_CALLER, for a caller that finds that
+        what comes is of no use. Asynchronous as a cancel is, and temporary files stay where `preserve_partial` says so,
+        as after any error. Does nothing to a job that has ended so, nor to one that is being ended already: the first
+        call counts.
+
+        Errors: UNKNOWN_JOB; WRONG_STATE for a job that is COMPLETED or CANCELLED, or has another error.
+        """
+
+    @_abc_1.abstractmethod
+    def StartAllDownloads(
+        self,
+        request: _all_downloads_pb2.StartAllDownloadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_all_downloads_pb2.StartAllDownloadsResponse, _abc.Awaitable[_all_downloads_pb2.StartAllDownloadsResponse]]:
+        """Does what StartDownload does to each IDLE and PAUSED job of a queue, in the order of their ids, some hundred at
+        a time: when the call fails in the middle, some have been started.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseAllDownloads(
+        self,
+        request: _all_downloads_pb2.PauseAllDownloadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_all_downloads_pb2.PauseAllDownloadsResponse, _abc.Awaitable[_all_downloads_pb2.PauseAllDownloadsResponse]]:
+        """Does what PauseDownload does to each ENQUEUED and RUNNING job of a queue, some hundred at a time. When the call
+        answers, none of those that it paused runs any more. Jobs that are made meanwhile may be paused or not.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelAllDownloads(
+        self,
+        request: _all_downloads_pb2.CancelAllDownloadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_all_downloads_pb2.CancelAllDownloadsResponse, _abc.Awaitable[_all_downloads_pb2.CancelAllDownloadsResponse]]:
+        """Does what CancelDownload does to each job of a queue that has not ended, some hundred at a time. Asynchronous, as
+        CancelDownload is. Jobs that are made meanwhile may be cancelled or not.
+        """
+
+    @_abc_1.abstractmethod
     def UpdateDownload(
         self,
         request: _download_service_pb2.UpdateDownloadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_download_service_pb2.UpdateDownloadResponse, _abc.Awaitable[_download_service_pb2.UpdateDownloadResponse]]:
-        """Changes priority or preserve_partial of a job that has not ended.
+        """Changes priority, preserve_partial or max_bytes_per_second of a job that has not ended. They count at once, for a
+        job that runs too.
 
         Errors: UNKNOWN_JOB, ETAG_MISMATCH; WRONG_STATE for a job that has ended; FIELD_INVALID for an update
         that names nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def GetLimits(
+        self,
+        request: _limits_pb2.GetLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_limits_pb2.GetLimitsResponse, _abc.Awaitable[_limits_pb2.GetLimitsResponse]]:
+        """Answers with the limits that count now: what was set by SetLimits, and where nothing was, the settings."""
+
+    @_abc_1.abstractmethod
+    def SetLimits(
+        self,
+        request: _limits_pb2.SetLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_limits_pb2.SetLimitsResponse, _abc.Awaitable[_limits_pb2.SetLimitsResponse]]:
+        """Sets limits, which count at once and outlive a restart. With fewer downloads at once, those beyond, the worst
+        first, go back into the queue and keep their bytes, as they do for a job of a better priority; a rate is kept to
+        within 5 % over any 5 seconds.
+
+        Errors: FIELD_INVALID for more than 1,000 queues with a number of their own.
         """
 
     @_abc_1.abstractmethod

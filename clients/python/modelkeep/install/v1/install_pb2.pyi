@@ -2,6 +2,8 @@ import datetime
 
 from buf.validate import validate_pb2 as _validate_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from modelkeep.download.v1 import resolve_pb2 as _resolve_pb2
+from modelkeep.model.v1 import default_settings_pb2 as _default_settings_pb2
 from modelkeep.model.v1 import model_pb2 as _model_pb2
 from modelkeep.model.v1 import taxonomy_pb2 as _taxonomy_pb2
 from modelkeep.server.v1 import job_pb2 as _job_pb2
@@ -40,6 +42,7 @@ class InstallStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INSTALL_STAGE_MOVING: _ClassVar[InstallStage]
     INSTALL_STAGE_REGISTERING: _ClassVar[InstallStage]
     INSTALL_STAGE_WAITING_FOR_PEER: _ClassVar[InstallStage]
+    INSTALL_STAGE_RESOLVING: _ClassVar[InstallStage]
 
 class EvidenceStrength(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -65,13 +68,14 @@ INSTALL_STAGE_HASHING: InstallStage
 INSTALL_STAGE_MOVING: InstallStage
 INSTALL_STAGE_REGISTERING: InstallStage
 INSTALL_STAGE_WAITING_FOR_PEER: InstallStage
+INSTALL_STAGE_RESOLVING: InstallStage
 EVIDENCE_STRENGTH_UNSPECIFIED: EvidenceStrength
 EVIDENCE_STRENGTH_CERTAIN: EvidenceStrength
 EVIDENCE_STRENGTH_LIKELY: EvidenceStrength
 EVIDENCE_STRENGTH_WEAK: EvidenceStrength
 
 class Install(_message.Message):
-    __slots__ = ("id", "etag", "source", "inplace", "overrides", "state", "stage", "model_key", "model", "local_path", "progress", "download_id", "error", "probe", "create_time", "start_time", "end_time", "attempt", "revision", "download_attempt", "ended", "installed_already", "same_content_keys", "reuse", "missing_content_keys", "labels")
+    __slots__ = ("id", "etag", "source", "inplace", "overrides", "state", "stage", "model_key", "model", "local_path", "progress", "download_id", "error", "probe", "create_time", "start_time", "end_time", "attempt", "revision", "download_attempt", "ended", "installed_already", "same_content_keys", "reuse", "missing_content_keys", "move", "retry_of_id", "labels", "plan")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -104,7 +108,10 @@ class Install(_message.Message):
     SAME_CONTENT_KEYS_FIELD_NUMBER: _ClassVar[int]
     REUSE_FIELD_NUMBER: _ClassVar[int]
     MISSING_CONTENT_KEYS_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
+    RETRY_OF_ID_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
     id: int
     etag: str
     source: InstallSource
@@ -130,19 +137,24 @@ class Install(_message.Message):
     same_content_keys: _containers.RepeatedScalarFieldContainer[str]
     reuse: Reuse
     missing_content_keys: _containers.RepeatedScalarFieldContainer[str]
+    move: bool
+    retry_of_id: int
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, id: _Optional[int] = ..., etag: _Optional[str] = ..., source: _Optional[_Union[InstallSource, _Mapping]] = ..., inplace: _Optional[bool] = ..., overrides: _Optional[_Union[ModelOverrides, _Mapping]] = ..., state: _Optional[_Union[InstallState, str]] = ..., stage: _Optional[_Union[InstallStage, str]] = ..., model_key: _Optional[str] = ..., model: _Optional[_Union[_model_pb2.Model, _Mapping]] = ..., local_path: _Optional[str] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., download_id: _Optional[int] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., probe: _Optional[_Union[ProbeResult, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., revision: _Optional[int] = ..., download_attempt: _Optional[int] = ..., ended: _Optional[bool] = ..., installed_already: _Optional[bool] = ..., same_content_keys: _Optional[_Iterable[str]] = ..., reuse: _Optional[_Union[Reuse, str]] = ..., missing_content_keys: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    plan: _resolve_pb2.SourcePlan
+    def __init__(self, id: _Optional[int] = ..., etag: _Optional[str] = ..., source: _Optional[_Union[InstallSource, _Mapping]] = ..., inplace: _Optional[bool] = ..., overrides: _Optional[_Union[ModelOverrides, _Mapping]] = ..., state: _Optional[_Union[InstallState, str]] = ..., stage: _Optional[_Union[InstallStage, str]] = ..., model_key: _Optional[str] = ..., model: _Optional[_Union[_model_pb2.Model, _Mapping]] = ..., local_path: _Optional[str] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., download_id: _Optional[int] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., probe: _Optional[_Union[ProbeResult, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., revision: _Optional[int] = ..., download_attempt: _Optional[int] = ..., ended: _Optional[bool] = ..., installed_already: _Optional[bool] = ..., same_content_keys: _Optional[_Iterable[str]] = ..., reuse: _Optional[_Union[Reuse, str]] = ..., missing_content_keys: _Optional[_Iterable[str]] = ..., move: _Optional[bool] = ..., retry_of_id: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., plan: _Optional[_Union[_resolve_pb2.SourcePlan, _Mapping]] = ...) -> None: ...
 
 class InstallSource(_message.Message):
-    __slots__ = ("local_path", "url")
+    __slots__ = ("local_path", "url", "remote")
     LOCAL_PATH_FIELD_NUMBER: _ClassVar[int]
     URL_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_FIELD_NUMBER: _ClassVar[int]
     local_path: str
     url: str
-    def __init__(self, local_path: _Optional[str] = ..., url: _Optional[str] = ...) -> None: ...
+    remote: _resolve_pb2.RemoteSource
+    def __init__(self, local_path: _Optional[str] = ..., url: _Optional[str] = ..., remote: _Optional[_Union[_resolve_pb2.RemoteSource, _Mapping]] = ...) -> None: ...
 
 class ModelOverrides(_message.Message):
-    __slots__ = ("name", "description", "type", "format", "base", "variant", "prediction_type", "upcast_attention", "vae", "tags", "trigger_phrases", "license", "checkpoint_config", "source", "compatible_bases", "source_type", "family_variant", "submodels", "scaling_factor", "rank", "key_layout", "image_encoder", "labels")
+    __slots__ = ("name", "description", "type", "format", "base", "variant", "prediction_type", "upcast_attention", "vae", "tags", "trigger_phrases", "license", "checkpoint_config", "source", "compatible_bases", "source_type", "family_variant", "submodels", "scaling_factor", "rank", "key_layout", "image_encoder", "labels", "preview_url", "source_url", "default_settings")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -173,6 +185,9 @@ class ModelOverrides(_message.Message):
     KEY_LAYOUT_FIELD_NUMBER: _ClassVar[int]
     IMAGE_ENCODER_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_URL_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_URL_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_SETTINGS_FIELD_NUMBER: _ClassVar[int]
     name: str
     description: str
     type: _taxonomy_pb2.ModelType
@@ -196,7 +211,10 @@ class ModelOverrides(_message.Message):
     key_layout: str
     image_encoder: str
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., type: _Optional[_Union[_taxonomy_pb2.ModelType, str]] = ..., format: _Optional[_Union[_taxonomy_pb2.ModelFormat, str]] = ..., base: _Optional[str] = ..., variant: _Optional[_Union[_taxonomy_pb2.ModelVariant, str]] = ..., prediction_type: _Optional[_Union[_taxonomy_pb2.PredictionType, str]] = ..., upcast_attention: _Optional[bool] = ..., vae: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., trigger_phrases: _Optional[_Iterable[str]] = ..., license: _Optional[str] = ..., checkpoint_config: _Optional[str] = ..., source: _Optional[str] = ..., compatible_bases: _Optional[_Iterable[str]] = ..., source_type: _Optional[_Union[_taxonomy_pb2.ModelSourceType, str]] = ..., family_variant: _Optional[str] = ..., submodels: _Optional[_Iterable[_Union[_model_pb2.Submodel, _Mapping]]] = ..., scaling_factor: _Optional[float] = ..., rank: _Optional[int] = ..., key_layout: _Optional[str] = ..., image_encoder: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    preview_url: str
+    source_url: str
+    default_settings: _default_settings_pb2.DefaultSettings
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., type: _Optional[_Union[_taxonomy_pb2.ModelType, str]] = ..., format: _Optional[_Union[_taxonomy_pb2.ModelFormat, str]] = ..., base: _Optional[str] = ..., variant: _Optional[_Union[_taxonomy_pb2.ModelVariant, str]] = ..., prediction_type: _Optional[_Union[_taxonomy_pb2.PredictionType, str]] = ..., upcast_attention: _Optional[bool] = ..., vae: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., trigger_phrases: _Optional[_Iterable[str]] = ..., license: _Optional[str] = ..., checkpoint_config: _Optional[str] = ..., source: _Optional[str] = ..., compatible_bases: _Optional[_Iterable[str]] = ..., source_type: _Optional[_Union[_taxonomy_pb2.ModelSourceType, str]] = ..., family_variant: _Optional[str] = ..., submodels: _Optional[_Iterable[_Union[_model_pb2.Submodel, _Mapping]]] = ..., scaling_factor: _Optional[float] = ..., rank: _Optional[int] = ..., key_layout: _Optional[str] = ..., image_encoder: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., preview_url: _Optional[str] = ..., source_url: _Optional[str] = ..., default_settings: _Optional[_Union[_default_settings_pb2.DefaultSettings, _Mapping]] = ...) -> None: ...
 
 class ProbeResult(_message.Message):
     __slots__ = ("type", "format", "base", "possible_bases", "compatible_bases", "variant", "prediction_type", "submodels", "name", "description", "size_bytes", "file_count", "evidence", "ruled_out", "model")

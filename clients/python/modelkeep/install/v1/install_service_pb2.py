@@ -24,14 +24,19 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from modelkeep.download.v1 import resolve_pb2 as modelkeep_dot_download_dot_v1_dot_resolve__pb2
 from modelkeep.install.v1 import check_pb2 as modelkeep_dot_install_dot_v1_dot_check__pb2
+from modelkeep.install.v1 import control_pb2 as modelkeep_dot_install_dot_v1_dot_control__pb2
 from modelkeep.install.v1 import install_pb2 as modelkeep_dot_install_dot_v1_dot_install__pb2
+from modelkeep.install.v1 import invokeai_pb2 as modelkeep_dot_install_dot_v1_dot_invokeai__pb2
+from modelkeep.install.v1 import paths_pb2 as modelkeep_dot_install_dot_v1_dot_paths__pb2
 from modelkeep.install.v1 import relink_pb2 as modelkeep_dot_install_dot_v1_dot_relink__pb2
+from modelkeep.install.v1 import scan_pb2 as modelkeep_dot_install_dot_v1_dot_scan__pb2
 from modelkeep.server.v1 import job_pb2 as modelkeep_dot_server_dot_v1_dot_job__pb2
 from modelkeep.server.v1 import watch_pb2 as modelkeep_dot_server_dot_v1_dot_watch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*modelkeep/install/v1/install_service.proto\x12\x14modelkeep.install.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a modelkeep/install/v1/check.proto\x1a\"modelkeep/install/v1/install.proto\x1a!modelkeep/install/v1/relink.proto\x1a\x1dmodelkeep/server/v1/job.proto\x1a\x1fmodelkeep/server/v1/watch.proto\"\xa4\x04\n\x12ImportModelRequest\x12;\n\x06source\x18\x01 \x01(\x0b\x32#.modelkeep.install.v1.InstallSourceB\x06\xbaH\x03\xc8\x01\x01\x12\x14\n\x07inplace\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x37\n\toverrides\x18\x03 \x01(\x0b\x32$.modelkeep.install.v1.ModelOverrides\x12!\n\x0c\x61\x63\x63\x65ss_token\x18\x04 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\x80@\x12!\n\x0f\x65xpected_sha256\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12\x15\n\x08priority\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12\x1f\n\nrequest_id\x18\x07 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x34\n\x05reuse\x18\x08 \x01(\x0e\x32\x1b.modelkeep.install.v1.ReuseB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12o\n\x06labels\x18\t \x03(\x0b\x32\x34.modelkeep.install.v1.ImportModelRequest.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x12\x15\n\rvalidate_only\x18\n \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08_inplaceB\x0b\n\t_priority\"W\n\x13ImportModelResponse\x12.\n\x07install\x18\x01 \x01(\x0b\x32\x1d.modelkeep.install.v1.Install\x12\x10\n\x08\x65xisting\x18\x02 \x01(\x08\"*\n\x11GetInstallRequest\x12\x15\n\x02id\x18\x01 \x01(\x03\x42\t0\x01\xbaH\x04\"\x02 \x00\"D\n\x12GetInstallResponse\x12.\n\x07install\x18\x01 \x01(\x0b\x32\x1d.modelkeep.install.v1.Install\"\xd8\x02\n\x13ListInstallsRequest\x12!\n\x0fsource_contains\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x43\n\x06states\x18\x02 \x03(\x0e\x32\".modelkeep.install.v1.InstallStateB\x0f\xbaH\x0c\x92\x01\t\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1a\n\tpage_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12p\n\x06labels\x18\x05 \x03(\x0b\x32\x35.modelkeep.install.v1.ListInstallsRequest.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"v\n\x14ListInstallsResponse\x12/\n\x08installs\x18\x01 \x03(\x0b\x32\x1d.modelkeep.install.v1.Install\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"-\n\x14\x43\x61ncelInstallRequest\x12\x15\n\x02id\x18\x01 \x01(\x03\x42\t0\x01\xbaH\x04\"\x02 \x00\"G\n\x15\x43\x61ncelInstallResponse\x12.\n\x07install\x18\x01 \x01(\x0b\x32\x1d.modelkeep.install.v1.Install\"\xb1\x01\n\x14PruneInstallsRequest\x12\x18\n\x03ids\x18\x01 \x03(\x03\x42\x0b\x30\x01\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12I\n\x06states\x18\x02 \x03(\x0e\x32\".modelkeep.install.v1.InstallStateB\x15\xbaH\x12\x92\x01\x0f\"\r\x82\x01\n\x10\x01 \x00 \x01 \x02 \x03\x12\x34\n\x07min_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02\x32\x00\"-\n\x15PruneInstallsResponse\x12\x14\n\x0cpruned_count\x18\x01 \x01(\x03\"\xd4\x02\n\x14WatchInstallsRequest\x12\x1e\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x18\n\x03ids\x18\x02 \x03(\x03\x42\x0b\x30\x01\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\x15\n\rskip_snapshot\x18\x03 \x01(\x08\x12\x34\n\x11\x62ookmark_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0buntil_ended\x18\x05 \x01(\x08\x12q\n\x06labels\x18\x06 \x03(\x0b\x32\x36.modelkeep.install.v1.WatchInstallsRequest.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xac\x01\n\x15WatchInstallsResponse\x12.\n\x05phase\x18\x01 \x01(\x0e\x32\x1f.modelkeep.server.v1.WatchPhase\x12\x19\n\x11snapshot_complete\x18\x02 \x01(\x08\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12\x32\n\x06\x65vents\x18\x04 \x03(\x0b\x32\".modelkeep.install.v1.InstallEvent\"\xa8\x01\n\x0cInstallEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12,\n\x03put\x18\x02 \x01(\x0b\x32\x1d.modelkeep.install.v1.InstallH\x00\x12\x18\n\nremoved_id\x18\x03 \x01(\x03\x42\x02\x30\x01H\x00\x12\x34\n\x08progress\x18\x04 \x01(\x0b\x32 .modelkeep.server.v1.JobProgressH\x00\x42\x08\n\x06\x63hange\"[\n\x13WaitInstallsRequest\x12\x18\n\x03ids\x18\x01 \x03(\x03\x42\x0b\x30\x01\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"U\n\x14WaitInstallsResponse\x12/\n\x08installs\x18\x01 \x03(\x0b\x32\x1d.modelkeep.install.v1.Install\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\"f\n\x11ProbeModelRequest\x12\x18\n\x04path\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80 \x12\x37\n\toverrides\x18\x02 \x01(\x0b\x32$.modelkeep.install.v1.ModelOverrides\"G\n\x12ProbeModelResponse\x12\x31\n\x06result\x18\x01 \x01(\x0b\x32!.modelkeep.install.v1.ProbeResult\"\xba\x01\n\x15UninstallModelRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12?\n\x05\x66iles\x18\x02 \x01(\x0e\x32$.modelkeep.install.v1.UninstallFilesB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x16\n\x04\x65tag\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\r\n\x05\x66orce\x18\x05 \x01(\x08\"\xd0\x01\n\x16UninstallModelResponse\x12\x15\n\rdeleted_paths\x18\x01 \x03(\t\x12\x15\n\rdeleted_bytes\x18\x02 \x01(\x03\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x15\n\rdeleted_count\x18\x04 \x01(\x03\x12\x11\n\tlease_ids\x18\x05 \x03(\t\x12\x14\n\x0cleases_known\x18\x06 \x01(\x08\x12\x36\n\x0cshared_files\x18\x07 \x03(\x0b\x32 .modelkeep.install.v1.SharedFile\"(\n\nSharedFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t*\x8c\x01\n\x0eUninstallFiles\x12\x1f\n\x1bUNINSTALL_FILES_UNSPECIFIED\x10\x00\x12\x18\n\x14UNINSTALL_FILES_KEEP\x10\x01\x12\x19\n\x15UNINSTALL_FILES_OWNED\x10\x02\x12$\n UNINSTALL_FILES_ANY_ALLOWED_ROOT\x10\x03\x32\xb0\t\n\x0eInstallService\x12g\n\x0bImportModel\x12(.modelkeep.install.v1.ImportModelRequest\x1a).modelkeep.install.v1.ImportModelResponse\"\x03\x90\x02\x00\x12\x64\n\nGetInstall\x12\'.modelkeep.install.v1.GetInstallRequest\x1a(.modelkeep.install.v1.GetInstallResponse\"\x03\x90\x02\x01\x12j\n\x0cListInstalls\x12).modelkeep.install.v1.ListInstallsRequest\x1a*.modelkeep.install.v1.ListInstallsResponse\"\x03\x90\x02\x01\x12m\n\rCancelInstall\x12*.modelkeep.install.v1.CancelInstallRequest\x1a+.modelkeep.install.v1.CancelInstallResponse\"\x03\x90\x02\x02\x12m\n\rPruneInstalls\x12*.modelkeep.install.v1.PruneInstallsRequest\x1a+.modelkeep.install.v1.PruneInstallsResponse\"\x03\x90\x02\x02\x12o\n\rWatchInstalls\x12*.modelkeep.install.v1.WatchInstallsRequest\x1a+.modelkeep.install.v1.WatchInstallsResponse\"\x03\x90\x02\x01\x30\x01\x12j\n\x0cWaitInstalls\x12).modelkeep.install.v1.WaitInstallsRequest\x1a*.modelkeep.install.v1.WaitInstallsResponse\"\x03\x90\x02\x01\x12\x64\n\nProbeModel\x12\'.modelkeep.install.v1.ProbeModelRequest\x1a(.modelkeep.install.v1.ProbeModelResponse\"\x03\x90\x02\x01\x12g\n\x0bRelinkModel\x12(.modelkeep.install.v1.RelinkModelRequest\x1a).modelkeep.install.v1.RelinkModelResponse\"\x03\x90\x02\x02\x12p\n\x0eUninstallModel\x12+.modelkeep.install.v1.UninstallModelRequest\x1a,.modelkeep.install.v1.UninstallModelResponse\"\x03\x90\x02\x02\x12g\n\x0b\x43heckModels\x12(.modelkeep.install.v1.CheckModelsRequest\x1a).modelkeep.install.v1.CheckModelsResponse\"\x03\x90\x02\x02\x42y\n\x18\x64\x65v.modelkeep.install.v1B\x13InstallServiceProtoP\x01Z/modelkeep.dev/go/modelkeep/install/v1;installv1\xaa\x02\x14Modelkeep.Install.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*modelkeep/install/v1/install_service.proto\x12\x14modelkeep.install.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a#modelkeep/download/v1/resolve.proto\x1a modelkeep/install/v1/check.proto\x1a\"modelkeep/install/v1/control.proto\x1a\"modelkeep/install/v1/install.proto\x1a#modelkeep/install/v1/invokeai.proto\x1a modelkeep/install/v1/paths.proto\x1a!modelkeep/install/v1/relink.proto\x1a\x1fmodelkeep/install/v1/scan.proto\x1a\x1dmodelkeep/server/v1/job.proto\x1a\x1fmodelkeep/server/v1/watch.proto\"\xb2\x04\n\x12ImportModelRequest\x12;\n\x06source\x18\x01 \x01(\x0b\x32#.modelkeep.install.v1.InstallSourceB\x06\xbaH\x03\xc8\x01\x01\x12\x14\n\x07inplace\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x37\n\toverrides\x18\x03 \x01(\x0b\x32$.modelkeep.install.v1.ModelOverrides\x12!\n\x0c\x61\x63\x63\x65ss_token\x18\x04 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\x80@\x12!\n\x0f\x65xpected_sha256\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12\x15\n\x08priority\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12\x1f\n\nrequest_id\x18\x07 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x34\n\x05reuse\x18\x08 \x01(\x0e\x32\x1b.modelkeep.install.v1.ReuseB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12o\n\x06labels\x18\t \x03(\x0b\x32\x34.modelkeep.install.v1.ImportModelRequest.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x12\x15\n\rvalidate_only\x18\n \x01(\x08\x12\x0c\n\x04move\x18\x0b \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08_inplaceB\x0b\n\t_priority\"\x88\x01\n\x13ImportModelResponse\x12.\n\x07install\x18\x01 \x01(\x0b\x32\x1d.modelkeep.install.v1.Install\x12\x10\n\x08\x65xisting\x18\x02 \x01(\x08\x12/\n\x04plan\x18\x03 \x01(\x0b\x32!.modelkeep.download.v1.SourcePlan\"*\n\x11GetInstallRequest\x12\x15\n\x02id\x18\x01 \x01(\x03\x42\t0\x01\xbaH\x04\"\x02 \x00\"D\n\x12GetInstallResponse\x12.\n\x07install\x18\x01 \x01(\x0b\x32\x1d.modelkeep.install.v1.Install\"\xd8\x02\n\x13ListInstallsRequest\x12!\n\x0fsource_contains\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x43\n\x06states\x18\x02 \x03(\x0e\x32\".modelkeep.install.v1.InstallStateB\x0f\xbaH\x0c\x92\x01\t\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1a\n\tpage_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12p\n\x06labels\x18\x05 \x03(\x0b\x32\x35.modelkeep.install.v1.ListInstallsRequest.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"v\n\x14ListInstallsResponse\x12/\n\x08installs\x18\x01 \x03(\x0b\x32\x1d.modelkeep.install.v1.Install\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"-\n\x14\x43\x61ncelInstallRequest\x12\x15\n\x02id\x18\x01 \x01(\x03\x42\t0\x01\xbaH\x04\"\x02 \x00\"G\n\x15\x43\x61ncelInstallResponse\x12.\n\x07install\x18\x01 \x01(\x0b\x32\x1d.modelkeep.install.v1.Install\"\xb1\x01\n\x14PruneInstallsRequest\x12\x18\n\x03ids\x18\x01 \x03(\x03\x42\x0b\x30\x01\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12I\n\x06states\x18\x02 \x03(\x0e\x32\".modelkeep.install.v1.InstallStateB\x15\xbaH\x12\x92\x01\x0f\"\r\x82\x01\n\x10\x01 \x00 \x01 \x02 \x03\x12\x34\n\x07min_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02\x32\x00\"-\n\x15PruneInstallsResponse\x12\x14\n\x0cpruned_count\x18\x01 \x01(\x03\"\xd4\x02\n\x14WatchInstallsRequest\x12\x1e\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x18\n\x03ids\x18\x02 \x03(\x03\x42\x0b\x30\x01\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\x15\n\rskip_snapshot\x18\x03 \x01(\x08\x12\x34\n\x11\x62ookmark_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0buntil_ended\x18\x05 \x01(\x08\x12q\n\x06labels\x18\x06 \x03(\x0b\x32\x36.modelkeep.install.v1.WatchInstallsRequest.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xac\x01\n\x15WatchInstallsResponse\x12.\n\x05phase\x18\x01 \x01(\x0e\x32\x1f.modelkeep.server.v1.WatchPhase\x12\x19\n\x11snapshot_complete\x18\x02 \x01(\x08\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12\x32\n\x06\x65vents\x18\x04 \x03(\x0b\x32\".modelkeep.install.v1.InstallEvent\"\xa8\x01\n\x0cInstallEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12,\n\x03put\x18\x02 \x01(\x0b\x32\x1d.modelkeep.install.v1.InstallH\x00\x12\x18\n\nremoved_id\x18\x03 \x01(\x03\x42\x02\x30\x01H\x00\x12\x34\n\x08progress\x18\x04 \x01(\x0b\x32 .modelkeep.server.v1.JobProgressH\x00\x42\x08\n\x06\x63hange\"[\n\x13WaitInstallsRequest\x12\x18\n\x03ids\x18\x01 \x03(\x03\x42\x0b\x30\x01\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"U\n\x14WaitInstallsResponse\x12/\n\x08installs\x18\x01 \x03(\x0b\x32\x1d.modelkeep.install.v1.Install\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\"f\n\x11ProbeModelRequest\x12\x18\n\x04path\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80 \x12\x37\n\toverrides\x18\x02 \x01(\x0b\x32$.modelkeep.install.v1.ModelOverrides\"G\n\x12ProbeModelResponse\x12\x31\n\x06result\x18\x01 \x01(\x0b\x32!.modelkeep.install.v1.ProbeResult\"\xba\x01\n\x15UninstallModelRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12?\n\x05\x66iles\x18\x02 \x01(\x0e\x32$.modelkeep.install.v1.UninstallFilesB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x16\n\x04\x65tag\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\r\n\x05\x66orce\x18\x05 \x01(\x08\"\xd0\x01\n\x16UninstallModelResponse\x12\x15\n\rdeleted_paths\x18\x01 \x03(\t\x12\x15\n\rdeleted_bytes\x18\x02 \x01(\x03\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x15\n\rdeleted_count\x18\x04 \x01(\x03\x12\x11\n\tlease_ids\x18\x05 \x03(\t\x12\x14\n\x0cleases_known\x18\x06 \x01(\x08\x12\x36\n\x0cshared_files\x18\x07 \x03(\x0b\x32 .modelkeep.install.v1.SharedFile\"(\n\nSharedFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t*\x8c\x01\n\x0eUninstallFiles\x12\x1f\n\x1bUNINSTALL_FILES_UNSPECIFIED\x10\x00\x12\x18\n\x14UNINSTALL_FILES_KEEP\x10\x01\x12\x19\n\x15UNINSTALL_FILES_OWNED\x10\x02\x12$\n UNINSTALL_FILES_ANY_ALLOWED_ROOT\x10\x03\x32\x82\x15\n\x0eInstallService\x12g\n\x0bImportModel\x12(.modelkeep.install.v1.ImportModelRequest\x1a).modelkeep.install.v1.ImportModelResponse\"\x03\x90\x02\x00\x12j\n\x0cRegisterPath\x12).modelkeep.install.v1.RegisterPathRequest\x1a*.modelkeep.install.v1.RegisterPathResponse\"\x03\x90\x02\x00\x12g\n\x0bInstallPath\x12(.modelkeep.install.v1.InstallPathRequest\x1a).modelkeep.install.v1.InstallPathResponse\"\x03\x90\x02\x00\x12\x64\n\nGetInstall\x12\'.modelkeep.install.v1.GetInstallRequest\x1a(.modelkeep.install.v1.GetInstallResponse\"\x03\x90\x02\x01\x12j\n\x0cListInstalls\x12).modelkeep.install.v1.ListInstallsRequest\x1a*.modelkeep.install.v1.ListInstallsResponse\"\x03\x90\x02\x01\x12m\n\rCancelInstall\x12*.modelkeep.install.v1.CancelInstallRequest\x1a+.modelkeep.install.v1.CancelInstallResponse\"\x03\x90\x02\x02\x12j\n\x0cPauseInstall\x12).modelkeep.install.v1.PauseInstallRequest\x1a*.modelkeep.install.v1.PauseInstallResponse\"\x03\x90\x02\x02\x12m\n\rResumeInstall\x12*.modelkeep.install.v1.ResumeInstallRequest\x1a+.modelkeep.install.v1.ResumeInstallResponse\"\x03\x90\x02\x02\x12j\n\x0cRetryInstall\x12).modelkeep.install.v1.RetryInstallRequest\x1a*.modelkeep.install.v1.RetryInstallResponse\"\x03\x90\x02\x00\x12m\n\rDeleteInstall\x12*.modelkeep.install.v1.DeleteInstallRequest\x1a+.modelkeep.install.v1.DeleteInstallResponse\"\x03\x90\x02\x02\x12m\n\rPruneInstalls\x12*.modelkeep.install.v1.PruneInstallsRequest\x1a+.modelkeep.install.v1.PruneInstallsResponse\"\x03\x90\x02\x02\x12o\n\rWatchInstalls\x12*.modelkeep.install.v1.WatchInstallsRequest\x1a+.modelkeep.install.v1.WatchInstallsResponse\"\x03\x90\x02\x01\x30\x01\x12j\n\x0cWaitInstalls\x12).modelkeep.install.v1.WaitInstallsRequest\x1a*.modelkeep.install.v1.WaitInstallsResponse\"\x03\x90\x02\x01\x12\x64\n\nProbeModel\x12\'.modelkeep.install.v1.ProbeModelRequest\x1a(.modelkeep.install.v1.ProbeModelResponse\"\x03\x90\x02\x01\x12g\n\x0bRelinkModel\x12(.modelkeep.install.v1.RelinkModelRequest\x1a).modelkeep.install.v1.RelinkModelResponse\"\x03\x90\x02\x02\x12p\n\x0eUninstallModel\x12+.modelkeep.install.v1.UninstallModelRequest\x1a,.modelkeep.install.v1.UninstallModelResponse\"\x03\x90\x02\x02\x12g\n\x0b\x43heckModels\x12(.modelkeep.install.v1.CheckModelsRequest\x1a).modelkeep.install.v1.CheckModelsResponse\"\x03\x90\x02\x02\x12m\n\rScanDirectory\x12*.modelkeep.install.v1.ScanDirectoryRequest\x1a+.modelkeep.install.v1.ScanDirectoryResponse\"\x03\x90\x02\x00\x12\x64\n\nSyncModels\x12\'.modelkeep.install.v1.SyncModelsRequest\x1a(.modelkeep.install.v1.SyncModelsResponse\"\x03\x90\x02\x00\x12[\n\x07GetScan\x12$.modelkeep.install.v1.GetScanRequest\x1a%.modelkeep.install.v1.GetScanResponse\"\x03\x90\x02\x01\x12\x61\n\tListScans\x12&.modelkeep.install.v1.ListScansRequest\x1a\'.modelkeep.install.v1.ListScansResponse\"\x03\x90\x02\x01\x12^\n\x08WaitScan\x12%.modelkeep.install.v1.WaitScanRequest\x1a&.modelkeep.install.v1.WaitScanResponse\"\x03\x90\x02\x01\x12\x64\n\nCancelScan\x12\'.modelkeep.install.v1.CancelScanRequest\x1a(.modelkeep.install.v1.CancelScanResponse\"\x03\x90\x02\x02\x12v\n\x10ListScanFindings\x12-.modelkeep.install.v1.ListScanFindingsRequest\x1a..modelkeep.install.v1.ListScanFindingsResponse\"\x03\x90\x02\x01\x12r\n\x0eImportInvokeAI\x12+.modelkeep.install.v1.ImportInvokeAIRequest\x1a,.modelkeep.install.v1.ImportInvokeAIResponse\"\x03\x90\x02\x02\x30\x01\x42y\n\x18\x64\x65v.modelkeep.install.v1B\x13InstallServiceProtoP\x01Z/modelkeep.dev/go/modelkeep/install/v1;installv1\xaa\x02\x14Modelkeep.Install.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -97,12 +102,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNINSTALLMODELREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_INSTALLSERVICE'].methods_by_name['ImportModel']._loaded_options = None
   _globals['_INSTALLSERVICE'].methods_by_name['ImportModel']._serialized_options = b'\220\002\000'
+  _globals['_INSTALLSERVICE'].methods_by_name['RegisterPath']._loaded_options = None
+  _globals['_INSTALLSERVICE'].methods_by_name['RegisterPath']._serialized_options = b'\220\002\000'
+  _globals['_INSTALLSERVICE'].methods_by_name['InstallPath']._loaded_options = None
+  _globals['_INSTALLSERVICE'].methods_by_name['InstallPath']._serialized_options = b'\220\002\000'
   _globals['_INSTALLSERVICE'].methods_by_name['GetInstall']._loaded_options = None
   _globals['_INSTALLSERVICE'].methods_by_name['GetInstall']._serialized_options = b'\220\002\001'
   _globals['_INSTALLSERVICE'].methods_by_name['ListInstalls']._loaded_options = None
   _globals['_INSTALLSERVICE'].methods_by_name['ListInstalls']._serialized_options = b'\220\002\001'
   _globals['_INSTALLSERVICE'].methods_by_name['CancelInstall']._loaded_options = None
   _globals['_INSTALLSERVICE'].methods_by_name['CancelInstall']._serialized_options = b'\220\002\002'
+  _globals['_INSTALLSERVICE'].methods_by_name['PauseInstall']._loaded_options = None
+  _globals['_INSTALLSERVICE'].methods_by_name['PauseInstall']._serialized_options = b'\220\002\002'
+  _globals['_INSTALLSERVICE'].methods_by_name['ResumeInstall']._loaded_options = None
+  _globals['_INSTALLSERVICE'].methods_by_name['ResumeInstall']._serialized_options = b'\220\002\002'
+  _globals['_INSTALLSERVICE'].methods_by_name['RetryInstall']._loaded_options = None
+  _globals['_INSTALLSERVICE'].methods_by_name['RetryInstall']._serialized_options = b'\220\002\000'
+  _globals['_INSTALLSERVICE'].methods_by_name['DeleteInstall']._loaded_options = None
+  _globals['_INSTALLSERVICE'].methods_by_name['DeleteInstall']._serialized_options = b'\220\002\002'
   _globals['_INSTALLSERVICE'].methods_by_name['PruneInstalls']._loaded_options = None
   _globals['_INSTALLSERVICE'].methods_by_name['PruneInstalls']._serialized_options = b'\220\002\002'
   _globals['_INSTALLSERVICE'].methods_by_name['WatchInstalls']._loaded_options = None
@@ -117,54 +134,70 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INSTALLSERVICE'].methods_by_name['UninstallModel']._serialized_options = b'\220\002\002'
   _globals['_INSTALLSERVICE'].methods_by_name['CheckModels']._loaded_options = None
   _globals['_INSTALLSERVICE'].methods_by_name['CheckModels']._serialized_options = b'\220\002\002'
-  _globals['_UNINSTALLFILES']._serialized_start=3355
-  _globals['_UNINSTALLFILES']._serialized_end=3495
-  _globals['_IMPORTMODELREQUEST']._serialized_start=299
-  _globals['_IMPORTMODELREQUEST']._serialized_end=847
-  _globals['_IMPORTMODELREQUEST_LABELSENTRY']._serialized_start=777
-  _globals['_IMPORTMODELREQUEST_LABELSENTRY']._serialized_end=822
-  _globals['_IMPORTMODELRESPONSE']._serialized_start=849
-  _globals['_IMPORTMODELRESPONSE']._serialized_end=936
-  _globals['_GETINSTALLREQUEST']._serialized_start=938
-  _globals['_GETINSTALLREQUEST']._serialized_end=980
-  _globals['_GETINSTALLRESPONSE']._serialized_start=982
-  _globals['_GETINSTALLRESPONSE']._serialized_end=1050
-  _globals['_LISTINSTALLSREQUEST']._serialized_start=1053
-  _globals['_LISTINSTALLSREQUEST']._serialized_end=1397
-  _globals['_LISTINSTALLSREQUEST_LABELSENTRY']._serialized_start=777
-  _globals['_LISTINSTALLSREQUEST_LABELSENTRY']._serialized_end=822
-  _globals['_LISTINSTALLSRESPONSE']._serialized_start=1399
-  _globals['_LISTINSTALLSRESPONSE']._serialized_end=1517
-  _globals['_CANCELINSTALLREQUEST']._serialized_start=1519
-  _globals['_CANCELINSTALLREQUEST']._serialized_end=1564
-  _globals['_CANCELINSTALLRESPONSE']._serialized_start=1566
-  _globals['_CANCELINSTALLRESPONSE']._serialized_end=1637
-  _globals['_PRUNEINSTALLSREQUEST']._serialized_start=1640
-  _globals['_PRUNEINSTALLSREQUEST']._serialized_end=1817
-  _globals['_PRUNEINSTALLSRESPONSE']._serialized_start=1819
-  _globals['_PRUNEINSTALLSRESPONSE']._serialized_end=1864
-  _globals['_WATCHINSTALLSREQUEST']._serialized_start=1867
-  _globals['_WATCHINSTALLSREQUEST']._serialized_end=2207
-  _globals['_WATCHINSTALLSREQUEST_LABELSENTRY']._serialized_start=777
-  _globals['_WATCHINSTALLSREQUEST_LABELSENTRY']._serialized_end=822
-  _globals['_WATCHINSTALLSRESPONSE']._serialized_start=2210
-  _globals['_WATCHINSTALLSRESPONSE']._serialized_end=2382
-  _globals['_INSTALLEVENT']._serialized_start=2385
-  _globals['_INSTALLEVENT']._serialized_end=2553
-  _globals['_WAITINSTALLSREQUEST']._serialized_start=2555
-  _globals['_WAITINSTALLSREQUEST']._serialized_end=2646
-  _globals['_WAITINSTALLSRESPONSE']._serialized_start=2648
-  _globals['_WAITINSTALLSRESPONSE']._serialized_end=2733
-  _globals['_PROBEMODELREQUEST']._serialized_start=2735
-  _globals['_PROBEMODELREQUEST']._serialized_end=2837
-  _globals['_PROBEMODELRESPONSE']._serialized_start=2839
-  _globals['_PROBEMODELRESPONSE']._serialized_end=2910
-  _globals['_UNINSTALLMODELREQUEST']._serialized_start=2913
-  _globals['_UNINSTALLMODELREQUEST']._serialized_end=3099
-  _globals['_UNINSTALLMODELRESPONSE']._serialized_start=3102
-  _globals['_UNINSTALLMODELRESPONSE']._serialized_end=3310
-  _globals['_SHAREDFILE']._serialized_start=3312
-  _globals['_SHAREDFILE']._serialized_end=3352
-  _globals['_INSTALLSERVICE']._serialized_start=3498
-  _globals['_INSTALLSERVICE']._serialized_end=4698
+  _globals['_INSTALLSERVICE'].methods_by_name['ScanDirectory']._loaded_options = None
+  _globals['_INSTALLSERVICE'].methods_by_name['ScanDirectory']._serialized_options = b'\220\002\000'
+  _globals['_INSTALLSERVICE'].methods_by_name['SyncModels']._loaded_options = None
+  _globals['_INSTALLSERVICE'].methods_by_name['SyncModels']._serialized_options = b'\220\002\000'
+  _globals['_INSTALLSERVICE'].methods_by_name['GetScan']._loaded_options = None
+  _globals['_INSTALLSERVICE'].methods_by_name['GetScan']._serialized_options = b'\220\002\001'
+  _globals['_INSTALLSERVICE'].methods_by_name['ListScans']._loaded_options = None
+  _globals['_INSTALLSERVICE'].methods_by_name['ListScans']._serialized_options = b'\220\002\001'
+  _globals['_INSTALLSERVICE'].methods_by_name['WaitScan']._loaded_options = None
+  _globals['_INSTALLSERVICE'].methods_by_name['WaitScan']._serialized_options = b'\220\002\001'
+  _globals['_INSTALLSERVICE'].methods_by_name['CancelScan']._loaded_options = None
+  _globals['_INSTALLSERVICE'].methods_by_name['CancelScan']._serialized_options = b'\220\002\002'
+  _globals['_INSTALLSERVICE'].methods_by_name['ListScanFindings']._loaded_options = None
+  _globals['_INSTALLSERVICE'].methods_by_name['ListScanFindings']._serialized_options = b'\220\002\001'
+  _globals['_INSTALLSERVICE'].methods_by_name['ImportInvokeAI']._loaded_options = None
+  _globals['_INSTALLSERVICE'].methods_by_name['ImportInvokeAI']._serialized_options = b'\220\002\002'
+  _globals['_UNINSTALLFILES']._serialized_start=3596
+  _globals['_UNINSTALLFILES']._serialized_end=3736
+  _globals['_IMPORTMODELREQUEST']._serialized_start=476
+  _globals['_IMPORTMODELREQUEST']._serialized_end=1038
+  _globals['_IMPORTMODELREQUEST_LABELSENTRY']._serialized_start=968
+  _globals['_IMPORTMODELREQUEST_LABELSENTRY']._serialized_end=1013
+  _globals['_IMPORTMODELRESPONSE']._serialized_start=1041
+  _globals['_IMPORTMODELRESPONSE']._serialized_end=1177
+  _globals['_GETINSTALLREQUEST']._serialized_start=1179
+  _globals['_GETINSTALLREQUEST']._serialized_end=1221
+  _globals['_GETINSTALLRESPONSE']._serialized_start=1223
+  _globals['_GETINSTALLRESPONSE']._serialized_end=1291
+  _globals['_LISTINSTALLSREQUEST']._serialized_start=1294
+  _globals['_LISTINSTALLSREQUEST']._serialized_end=1638
+  _globals['_LISTINSTALLSREQUEST_LABELSENTRY']._serialized_start=968
+  _globals['_LISTINSTALLSREQUEST_LABELSENTRY']._serialized_end=1013
+  _globals['_LISTINSTALLSRESPONSE']._serialized_start=1640
+  _globals['_LISTINSTALLSRESPONSE']._serialized_end=1758
+  _globals['_CANCELINSTALLREQUEST']._serialized_start=1760
+  _globals['_CANCELINSTALLREQUEST']._serialized_end=1805
+  _globals['_CANCELINSTALLRESPONSE']._serialized_start=1807
+  _globals['_CANCELINSTALLRESPONSE']._serialized_end=1878
+  _globals['_PRUNEINSTALLSREQUEST']._serialized_start=1881
+  _globals['_PRUNEINSTALLSREQUEST']._serialized_end=2058
+  _globals['_PRUNEINSTALLSRESPONSE']._serialized_start=2060
+  _globals['_PRUNEINSTALLSRESPONSE']._serialized_end=2105
+  _globals['_WATCHINSTALLSREQUEST']._serialized_start=2108
+  _globals['_WATCHINSTALLSREQUEST']._serialized_end=2448
+  _globals['_WATCHINSTALLSREQUEST_LABELSENTRY']._serialized_start=968
+  _globals['_WATCHINSTALLSREQUEST_LABELSENTRY']._serialized_end=1013
+  _globals['_WATCHINSTALLSRESPONSE']._serialized_start=2451
+  _globals['_WATCHINSTALLSRESPONSE']._serialized_end=2623
+  _globals['_INSTALLEVENT']._serialized_start=2626
+  _globals['_INSTALLEVENT']._serialized_end=2794
+  _globals['_WAITINSTALLSREQUEST']._serialized_start=2796
+  _globals['_WAITINSTALLSREQUEST']._serialized_end=2887
+  _globals['_WAITINSTALLSRESPONSE']._serialized_start=2889
+  _globals['_WAITINSTALLSRESPONSE']._serialized_end=2974
+  _globals['_PROBEMODELREQUEST']._serialized_start=2976
+  _globals['_PROBEMODELREQUEST']._serialized_end=3078
+  _globals['_PROBEMODELRESPONSE']._serialized_start=3080
+  _globals['_PROBEMODELRESPONSE']._serialized_end=3151
+  _globals['_UNINSTALLMODELREQUEST']._serialized_start=3154
+  _globals['_UNINSTALLMODELREQUEST']._serialized_end=3340
+  _globals['_UNINSTALLMODELRESPONSE']._serialized_start=3343
+  _globals['_UNINSTALLMODELRESPONSE']._serialized_end=3551
+  _globals['_SHAREDFILE']._serialized_start=3553
+  _globals['_SHAREDFILE']._serialized_end=3593
+  _globals['_INSTALLSERVICE']._serialized_start=3739
+  _globals['_INSTALLSERVICE']._serialized_end=6429
 # @@protoc_insertion_point(module_scope)

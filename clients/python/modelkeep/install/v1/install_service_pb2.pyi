@@ -2,9 +2,14 @@ import datetime
 
 from buf.validate import validate_pb2 as _validate_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
+from modelkeep.download.v1 import resolve_pb2 as _resolve_pb2
 from modelkeep.install.v1 import check_pb2 as _check_pb2
+from modelkeep.install.v1 import control_pb2 as _control_pb2
 from modelkeep.install.v1 import install_pb2 as _install_pb2
+from modelkeep.install.v1 import invokeai_pb2 as _invokeai_pb2
+from modelkeep.install.v1 import paths_pb2 as _paths_pb2
 from modelkeep.install.v1 import relink_pb2 as _relink_pb2
+from modelkeep.install.v1 import scan_pb2 as _scan_pb2
 from modelkeep.server.v1 import job_pb2 as _job_pb2
 from modelkeep.server.v1 import watch_pb2 as _watch_pb2
 from google.protobuf.internal import containers as _containers
@@ -28,7 +33,7 @@ UNINSTALL_FILES_OWNED: UninstallFiles
 UNINSTALL_FILES_ANY_ALLOWED_ROOT: UninstallFiles
 
 class ImportModelRequest(_message.Message):
-    __slots__ = ("source", "inplace", "overrides", "access_token", "expected_sha256", "priority", "request_id", "reuse", "labels", "validate_only")
+    __slots__ = ("source", "inplace", "overrides", "access_token", "expected_sha256", "priority", "request_id", "reuse", "labels", "validate_only", "move")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +51,7 @@ class ImportModelRequest(_message.Message):
     REUSE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
     source: _install_pb2.InstallSource
     inplace: bool
     overrides: _install_pb2.ModelOverrides
@@ -56,15 +62,18 @@ class ImportModelRequest(_message.Message):
     reuse: _install_pb2.Reuse
     labels: _containers.ScalarMap[str, str]
     validate_only: bool
-    def __init__(self, source: _Optional[_Union[_install_pb2.InstallSource, _Mapping]] = ..., inplace: _Optional[bool] = ..., overrides: _Optional[_Union[_install_pb2.ModelOverrides, _Mapping]] = ..., access_token: _Optional[str] = ..., expected_sha256: _Optional[str] = ..., priority: _Optional[int] = ..., request_id: _Optional[str] = ..., reuse: _Optional[_Union[_install_pb2.Reuse, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
+    move: bool
+    def __init__(self, source: _Optional[_Union[_install_pb2.InstallSource, _Mapping]] = ..., inplace: _Optional[bool] = ..., overrides: _Optional[_Union[_install_pb2.ModelOverrides, _Mapping]] = ..., access_token: _Optional[str] = ..., expected_sha256: _Optional[str] = ..., priority: _Optional[int] = ..., request_id: _Optional[str] = ..., reuse: _Optional[_Union[_install_pb2.Reuse, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., validate_only: _Optional[bool] = ..., move: _Optional[bool] = ...) -> None: ...
 
 class ImportModelResponse(_message.Message):
-    __slots__ = ("install", "existing")
+    __slots__ = ("install", "existing", "plan")
     INSTALL_FIELD_NUMBER: _ClassVar[int]
     EXISTING_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
     install: _install_pb2.Install
     existing: bool
-    def __init__(self, install: _Optional[_Union[_install_pb2.Install, _Mapping]] = ..., existing: _Optional[bool] = ...) -> None: ...
+    plan: _resolve_pb2.SourcePlan
+    def __init__(self, install: _Optional[_Union[_install_pb2.Install, _Mapping]] = ..., existing: _Optional[bool] = ..., plan: _Optional[_Union[_resolve_pb2.SourcePlan, _Mapping]] = ...) -> None: ...
 
 class GetInstallRequest(_message.Message):
     __slots__ = ("id",)

@@ -4,8 +4,12 @@ import grpc
 import warnings
 
 from modelkeep.install.v1 import check_pb2 as modelkeep_dot_install_dot_v1_dot_check__pb2
+from modelkeep.install.v1 import control_pb2 as modelkeep_dot_install_dot_v1_dot_control__pb2
 from modelkeep.install.v1 import install_service_pb2 as modelkeep_dot_install_dot_v1_dot_install__service__pb2
+from modelkeep.install.v1 import invokeai_pb2 as modelkeep_dot_install_dot_v1_dot_invokeai__pb2
+from modelkeep.install.v1 import paths_pb2 as modelkeep_dot_install_dot_v1_dot_paths__pb2
 from modelkeep.install.v1 import relink_pb2 as modelkeep_dot_install_dot_v1_dot_relink__pb2
+from modelkeep.install.v1 import scan_pb2 as modelkeep_dot_install_dot_v1_dot_scan__pb2
 
 GRPC_GENERATED_VERSION = '1.82.3'
 GRPC_VERSION = grpc.__version__
@@ -48,6 +52,16 @@ class InstallServiceStub:
                 request_serializer=modelkeep_dot_install_dot_v1_dot_install__service__pb2.ImportModelRequest.SerializeToString,
                 response_deserializer=modelkeep_dot_install_dot_v1_dot_install__service__pb2.ImportModelResponse.FromString,
                 _registered_method=True)
+        self.RegisterPath = channel.unary_unary(
+                '/modelkeep.install.v1.InstallService/RegisterPath',
+                request_serializer=modelkeep_dot_install_dot_v1_dot_paths__pb2.RegisterPathRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_install_dot_v1_dot_paths__pb2.RegisterPathResponse.FromString,
+                _registered_method=True)
+        self.InstallPath = channel.unary_unary(
+                '/modelkeep.install.v1.InstallService/InstallPath',
+                request_serializer=modelkeep_dot_install_dot_v1_dot_paths__pb2.InstallPathRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_install_dot_v1_dot_paths__pb2.InstallPathResponse.FromString,
+                _registered_method=True)
         self.GetInstall = channel.unary_unary(
                 '/modelkeep.install.v1.InstallService/GetInstall',
                 request_serializer=modelkeep_dot_install_dot_v1_dot_install__service__pb2.GetInstallRequest.SerializeToString,
@@ -62,6 +76,26 @@ class InstallServiceStub:
                 '/modelkeep.install.v1.InstallService/CancelInstall',
                 request_serializer=modelkeep_dot_install_dot_v1_dot_install__service__pb2.CancelInstallRequest.SerializeToString,
                 response_deserializer=modelkeep_dot_install_dot_v1_dot_install__service__pb2.CancelInstallResponse.FromString,
+                _registered_method=True)
+        self.PauseInstall = channel.unary_unary(
+                '/modelkeep.install.v1.InstallService/PauseInstall',
+                request_serializer=modelkeep_dot_install_dot_v1_dot_control__pb2.PauseInstallRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_install_dot_v1_dot_control__pb2.PauseInstallResponse.FromString,
+                _registered_method=True)
+        self.ResumeInstall = channel.unary_unary(
+                '/modelkeep.install.v1.InstallService/ResumeInstall',
+                request_serializer=modelkeep_dot_install_dot_v1_dot_control__pb2.ResumeInstallRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_install_dot_v1_dot_control__pb2.ResumeInstallResponse.FromString,
+                _registered_method=True)
+        self.RetryInstall = channel.unary_unary(
+                '/modelkeep.install.v1.InstallService/RetryInstall',
+                request_serializer=modelkeep_dot_install_dot_v1_dot_control__pb2.RetryInstallRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_install_dot_v1_dot_control__pb2.RetryInstallResponse.FromString,
+                _registered_method=True)
+        self.DeleteInstall = channel.unary_unary(
+                '/modelkeep.install.v1.InstallService/DeleteInstall',
+                request_serializer=modelkeep_dot_install_dot_v1_dot_control__pb2.DeleteInstallRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_install_dot_v1_dot_control__pb2.DeleteInstallResponse.FromString,
                 _registered_method=True)
         self.PruneInstalls = channel.unary_unary(
                 '/modelkeep.install.v1.InstallService/PruneInstalls',
@@ -98,6 +132,46 @@ class InstallServiceStub:
                 request_serializer=modelkeep_dot_install_dot_v1_dot_check__pb2.CheckModelsRequest.SerializeToString,
                 response_deserializer=modelkeep_dot_install_dot_v1_dot_check__pb2.CheckModelsResponse.FromString,
                 _registered_method=True)
+        self.ScanDirectory = channel.unary_unary(
+                '/modelkeep.install.v1.InstallService/ScanDirectory',
+                request_serializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.ScanDirectoryRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.ScanDirectoryResponse.FromString,
+                _registered_method=True)
+        self.SyncModels = channel.unary_unary(
+                '/modelkeep.install.v1.InstallService/SyncModels',
+                request_serializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.SyncModelsRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.SyncModelsResponse.FromString,
+                _registered_method=True)
+        self.GetScan = channel.unary_unary(
+                '/modelkeep.install.v1.InstallService/GetScan',
+                request_serializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.GetScanRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.GetScanResponse.FromString,
+                _registered_method=True)
+        self.ListScans = channel.unary_unary(
+                '/modelkeep.install.v1.InstallService/ListScans',
+                request_serializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.ListScansRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.ListScansResponse.FromString,
+                _registered_method=True)
+        self.WaitScan = channel.unary_unary(
+                '/modelkeep.install.v1.InstallService/WaitScan',
+                request_serializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.WaitScanRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.WaitScanResponse.FromString,
+                _registered_method=True)
+        self.CancelScan = channel.unary_unary(
+                '/modelkeep.install.v1.InstallService/CancelScan',
+                request_serializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.CancelScanRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.CancelScanResponse.FromString,
+                _registered_method=True)
+        self.ListScanFindings = channel.unary_unary(
+                '/modelkeep.install.v1.InstallService/ListScanFindings',
+                request_serializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.ListScanFindingsRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.ListScanFindingsResponse.FromString,
+                _registered_method=True)
+        self.ImportInvokeAI = channel.unary_stream(
+                '/modelkeep.install.v1.InstallService/ImportInvokeAI',
+                request_serializer=modelkeep_dot_install_dot_v1_dot_invokeai__pb2.ImportInvokeAIRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_install_dot_v1_dot_invokeai__pb2.ImportInvokeAIResponse.FromString,
+                _registered_method=True)
 
 
 class InstallServiceServicer:
@@ -112,14 +186,9 @@ class InstallServiceServicer:
 
     def ImportModel(self, request, context):
         """Makes a job that installs a model, and answers at once. The same source with the same arguments,
-        while its job has neither ended nor been cancelled, answers with that job; one whose download is PAUSED
-        goes on, with the token or the address of the call where it waits for them. Neither token nor priority
-        counts as an argument here.
-
-        Addresses that differ in a credential only (a token, a signature, `user:password@`) are the same
-        source. Those that differ in another value that is not shown are two, and make two jobs. Such a value
-        is held in memory only: after a restart, a job that has not asked for its source yet takes the new
-        address whole; beside any other of an address that is shown alike, the call is refused.
+        while its job has neither ended nor been cancelled, answers with that job; one that is PAUSED goes on, with the
+        token or the address of the call where it waits for them. Neither token nor priority counts as an argument here.
+        InstallSource says which addresses are the same source.
 
         Errors: INSTALL_IN_PROGRESS (the same source, or after a restart perhaps the same, is under way with
         other arguments or a download that was ordered: wait for that job, or cancel it), FORBIDDEN_PATH,
@@ -130,19 +199,36 @@ class InstallServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetInstall(self, request, context):
-        """Answers with one job.
+    def RegisterPath(self, request, context):
+        """Registers the model at a path where it lies, and answers with its key when that is done; see
+        RegisterPathRequest.
 
-        Errors: UNKNOWN_JOB.
+        Errors: what ImportModel answers with and what the job fails with; DEADLINE_EXCEEDED as said; CANCELLED for a job
+        that somebody cancelled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InstallPath(self, request, context):
+        """Copies the model at a path into models_dir, registers the copy, and answers with its key when that is done. As
+        RegisterPath in all else, and as ImportModel with `inplace: false`.
+
+        Errors: those of RegisterPath; DISK_FULL, DESTINATION_EXISTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetInstall(self, request, context):
+        """Answers with one job. Errors: UNKNOWN_JOB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListInstalls(self, request, context):
-        """Lists the jobs page by page, newest first.
-
-        Errors: PAGE_TOKEN_MISMATCH.
+        """Lists the jobs page by page, newest first. Errors: PAGE_TOKEN_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,6 +240,51 @@ class InstallServiceServicer:
         a job that is CANCELLED.
 
         Errors: UNKNOWN_JOB; WRONG_STATE for a job that is COMPLETED or ERROR.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseInstall(self, request, context):
+        """Pauses a job that has not ended; see PauseInstallRequest. Does nothing to one that is paused by a caller.
+
+        Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeInstall(self, request, context):
+        """Lets a PAUSED job go on where it stopped: one that a caller paused, and one that waits for something, such as a
+        token that went with a restart, a new address or room on the disk. Does nothing to a job that is not paused, and
+        takes no secret for it.
+
+        Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled; TOKEN_REQUIRED for one that lacks
+        its secrets, whose metadata `needs` says which fields of this request bring them; FIELD_INVALID for another
+        `source_url`, or for secrets of a local source; UPSTREAM_UNAVAILABLE (DownloadService does not answer).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryInstall(self, request, context):
+        """Makes jobs that are ERROR or CANCELLED anew, those named or all that failed; see RetryInstallRequest.
+
+        Errors, after which nothing was made: UNKNOWN_JOB; WRONG_STATE for a job that has not ended, or is COMPLETED;
+        TOKEN_REQUIRED for one that had secrets, whose metadata `needs` says which fields of this request bring them;
+        FIELD_INVALID; FORBIDDEN_PATH, SOURCE_NOT_FOUND (of a local source); REQUEST_ID_REUSED. INSTALL_IN_PROGRESS as of
+        ImportModel, after which the jobs before it were made.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteInstall(self, request, context):
+        """Forgets one job, whatever its state: one that has not ended is cancelled first, with its download, and what it
+        staged or kept goes. A model that it made stays. PruneInstalls is for jobs that have ended, and refuses others.
+
+        Errors: UNKNOWN_JOB; DEADLINE_EXCEEDED for a job that has not ended by the call's deadline, or after 60 seconds:
+        it is cancelled and ends soon, so that the call may be repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -200,10 +331,7 @@ class InstallServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RelinkModel(self, request, context):
-        """Says anew where a model is, after its files were moved. What lies at the path must be the model: the same files
-        by name and size (a single one may be called otherwise), and the record's sampled hash, which its header and so
-        its type go into; SHA-256 and BLAKE3 are computed anew in the background. Nothing is moved, and of the old place
-        nothing is asked. Key, name, tags and all else stay.
+        """Says anew where a model is, after its files were moved: see RelinkModelRequest for what must lie there.
 
         Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, SOURCE_NOT_FOUND, DUPLICATE_PATH (another record has the
         path); FIELD_INVALID for a path that holds something else, and says what differs.
@@ -235,11 +363,73 @@ class InstallServiceServicer:
 
     def CheckModels(self, request, context):
         """Looks at once whether models are where their records say, and answers when that is noted there
-        (Model.missing_time). The service looks by itself every few seconds: "check_files_milliseconds" of
-        GetServerInfo. Only that something is at the path is looked at; of a folder, that it is not empty. A path
-        that cannot be looked at, or that lies in another models_dir, says nothing.
+        (Model.missing_time). The service looks by itself every few seconds: see CheckModelsRequest.
 
         Errors: UPSTREAM_UNAVAILABLE (RecordService does not answer).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScanDirectory(self, request, context):
+        """Makes a job that looks for models in a folder and all folders in it, and answers at once: see Scan for the rules.
+        What has no record gets one, by an install of its own.
+
+        Errors: FORBIDDEN_PATH, SOURCE_NOT_FOUND; FIELD_INVALID for a path that is no folder; REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SyncModels(self, request, context):
+        """Makes a job that brings the records into line with models_dir and the folders of the setting `autoimport_dirs`:
+        see Scan. The service does this by itself when it starts, and removes nothing then (setting `sync_at_start`).
+        Errors: REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetScan(self, request, context):
+        """Answers with one scan. The newest 20 of those that have ended are kept. Errors: UNKNOWN_JOB.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListScans(self, request, context):
+        """Lists the scans page by page, newest first. Errors: PAGE_TOKEN_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WaitScan(self, request, context):
+        """Answers when the scan has ended, or at the time-out with how far it is. Errors: UNKNOWN_JOB.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelScan(self, request, context):
+        """Cancels a scan that has not ended, with the installs under way. Asynchronous: it ends in state CANCELLED soon. Does
+        nothing to one that is CANCELLED. What it has registered stays. Errors: UNKNOWN_JOB; WRONG_STATE (it has ended).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListScanFindings(self, request, context):
+        """Lists what a scan has found page by page, also while it is under way. Errors: UNKNOWN_JOB, PAGE_TOKEN_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportInvokeAI(self, request, context):
+        """Registers the models of an InvokeAI where they lie, with all that its records say: docs/invokeai.md has each field's
+        place. InvokeAI may run meanwhile; nothing of it is changed. Ends with the call; made again, it goes on. Errors:
+        FORBIDDEN_PATH, SOURCE_NOT_FOUND, UPSTREAM_UNAVAILABLE; FIELD_INVALID for a path that is no root of an InvokeAI.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,6 +442,16 @@ def add_InstallServiceServicer_to_server(servicer, server):
                     servicer.ImportModel,
                     request_deserializer=modelkeep_dot_install_dot_v1_dot_install__service__pb2.ImportModelRequest.FromString,
                     response_serializer=modelkeep_dot_install_dot_v1_dot_install__service__pb2.ImportModelResponse.SerializeToString,
+            ),
+            'RegisterPath': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterPath,
+                    request_deserializer=modelkeep_dot_install_dot_v1_dot_paths__pb2.RegisterPathRequest.FromString,
+                    response_serializer=modelkeep_dot_install_dot_v1_dot_paths__pb2.RegisterPathResponse.SerializeToString,
+            ),
+            'InstallPath': grpc.unary_unary_rpc_method_handler(
+                    servicer.InstallPath,
+                    request_deserializer=modelkeep_dot_install_dot_v1_dot_paths__pb2.InstallPathRequest.FromString,
+                    response_serializer=modelkeep_dot_install_dot_v1_dot_paths__pb2.InstallPathResponse.SerializeToString,
             ),
             'GetInstall': grpc.unary_unary_rpc_method_handler(
                     servicer.GetInstall,
@@ -267,6 +467,26 @@ def add_InstallServiceServicer_to_server(servicer, server):
                     servicer.CancelInstall,
                     request_deserializer=modelkeep_dot_install_dot_v1_dot_install__service__pb2.CancelInstallRequest.FromString,
                     response_serializer=modelkeep_dot_install_dot_v1_dot_install__service__pb2.CancelInstallResponse.SerializeToString,
+            ),
+            'PauseInstall': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseInstall,
+                    request_deserializer=modelkeep_dot_install_dot_v1_dot_control__pb2.PauseInstallRequest.FromString,
+                    response_serializer=modelkeep_dot_install_dot_v1_dot_control__pb2.PauseInstallResponse.SerializeToString,
+            ),
+            'ResumeInstall': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeInstall,
+                    request_deserializer=modelkeep_dot_install_dot_v1_dot_control__pb2.ResumeInstallRequest.FromString,
+                    response_serializer=modelkeep_dot_install_dot_v1_dot_control__pb2.ResumeInstallResponse.SerializeToString,
+            ),
+            'RetryInstall': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryInstall,
+                    request_deserializer=modelkeep_dot_install_dot_v1_dot_control__pb2.RetryInstallRequest.FromString,
+                    response_serializer=modelkeep_dot_install_dot_v1_dot_control__pb2.RetryInstallResponse.SerializeToString,
+            ),
+            'DeleteInstall': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteInstall,
+                    request_deserializer=modelkeep_dot_install_dot_v1_dot_control__pb2.DeleteInstallRequest.FromString,
+                    response_serializer=modelkeep_dot_install_dot_v1_dot_control__pb2.DeleteInstallResponse.SerializeToString,
             ),
             'PruneInstalls': grpc.unary_unary_rpc_method_handler(
                     servicer.PruneInstalls,
@@ -303,6 +523,46 @@ def add_InstallServiceServicer_to_server(servicer, server):
                     request_deserializer=modelkeep_dot_install_dot_v1_dot_check__pb2.CheckModelsRequest.FromString,
                     response_serializer=modelkeep_dot_install_dot_v1_dot_check__pb2.CheckModelsResponse.SerializeToString,
             ),
+            'ScanDirectory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScanDirectory,
+                    request_deserializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.ScanDirectoryRequest.FromString,
+                    response_serializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.ScanDirectoryResponse.SerializeToString,
+            ),
+            'SyncModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.SyncModels,
+                    request_deserializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.SyncModelsRequest.FromString,
+                    response_serializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.SyncModelsResponse.SerializeToString,
+            ),
+            'GetScan': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetScan,
+                    request_deserializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.GetScanRequest.FromString,
+                    response_serializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.GetScanResponse.SerializeToString,
+            ),
+            'ListScans': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListScans,
+                    request_deserializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.ListScansRequest.FromString,
+                    response_serializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.ListScansResponse.SerializeToString,
+            ),
+            'WaitScan': grpc.unary_unary_rpc_method_handler(
+                    servicer.WaitScan,
+                    request_deserializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.WaitScanRequest.FromString,
+                    response_serializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.WaitScanResponse.SerializeToString,
+            ),
+            'CancelScan': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelScan,
+                    request_deserializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.CancelScanRequest.FromString,
+                    response_serializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.CancelScanResponse.SerializeToString,
+            ),
+            'ListScanFindings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListScanFindings,
+                    request_deserializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.ListScanFindingsRequest.FromString,
+                    response_serializer=modelkeep_dot_install_dot_v1_dot_scan__pb2.ListScanFindingsResponse.SerializeToString,
+            ),
+            'ImportInvokeAI': grpc.unary_stream_rpc_method_handler(
+                    servicer.ImportInvokeAI,
+                    request_deserializer=modelkeep_dot_install_dot_v1_dot_invokeai__pb2.ImportInvokeAIRequest.FromString,
+                    response_serializer=modelkeep_dot_install_dot_v1_dot_invokeai__pb2.ImportInvokeAIResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'modelkeep.install.v1.InstallService', rpc_method_handlers)
@@ -338,6 +598,60 @@ class InstallService:
             '/modelkeep.install.v1.InstallService/ImportModel',
             modelkeep_dot_install_dot_v1_dot_install__service__pb2.ImportModelRequest.SerializeToString,
             modelkeep_dot_install_dot_v1_dot_install__service__pb2.ImportModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterPath(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.install.v1.InstallService/RegisterPath',
+            modelkeep_dot_install_dot_v1_dot_paths__pb2.RegisterPathRequest.SerializeToString,
+            modelkeep_dot_install_dot_v1_dot_paths__pb2.RegisterPathResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InstallPath(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.install.v1.InstallService/InstallPath',
+            modelkeep_dot_install_dot_v1_dot_paths__pb2.InstallPathRequest.SerializeToString,
+            modelkeep_dot_install_dot_v1_dot_paths__pb2.InstallPathResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -419,6 +733,114 @@ class InstallService:
             '/modelkeep.install.v1.InstallService/CancelInstall',
             modelkeep_dot_install_dot_v1_dot_install__service__pb2.CancelInstallRequest.SerializeToString,
             modelkeep_dot_install_dot_v1_dot_install__service__pb2.CancelInstallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseInstall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.install.v1.InstallService/PauseInstall',
+            modelkeep_dot_install_dot_v1_dot_control__pb2.PauseInstallRequest.SerializeToString,
+            modelkeep_dot_install_dot_v1_dot_control__pb2.PauseInstallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeInstall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.install.v1.InstallService/ResumeInstall',
+            modelkeep_dot_install_dot_v1_dot_control__pb2.ResumeInstallRequest.SerializeToString,
+            modelkeep_dot_install_dot_v1_dot_control__pb2.ResumeInstallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryInstall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.install.v1.InstallService/RetryInstall',
+            modelkeep_dot_install_dot_v1_dot_control__pb2.RetryInstallRequest.SerializeToString,
+            modelkeep_dot_install_dot_v1_dot_control__pb2.RetryInstallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteInstall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.install.v1.InstallService/DeleteInstall',
+            modelkeep_dot_install_dot_v1_dot_control__pb2.DeleteInstallRequest.SerializeToString,
+            modelkeep_dot_install_dot_v1_dot_control__pb2.DeleteInstallResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -608,6 +1030,222 @@ class InstallService:
             '/modelkeep.install.v1.InstallService/CheckModels',
             modelkeep_dot_install_dot_v1_dot_check__pb2.CheckModelsRequest.SerializeToString,
             modelkeep_dot_install_dot_v1_dot_check__pb2.CheckModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScanDirectory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.install.v1.InstallService/ScanDirectory',
+            modelkeep_dot_install_dot_v1_dot_scan__pb2.ScanDirectoryRequest.SerializeToString,
+            modelkeep_dot_install_dot_v1_dot_scan__pb2.ScanDirectoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SyncModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.install.v1.InstallService/SyncModels',
+            modelkeep_dot_install_dot_v1_dot_scan__pb2.SyncModelsRequest.SerializeToString,
+            modelkeep_dot_install_dot_v1_dot_scan__pb2.SyncModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetScan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.install.v1.InstallService/GetScan',
+            modelkeep_dot_install_dot_v1_dot_scan__pb2.GetScanRequest.SerializeToString,
+            modelkeep_dot_install_dot_v1_dot_scan__pb2.GetScanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListScans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.install.v1.InstallService/ListScans',
+            modelkeep_dot_install_dot_v1_dot_scan__pb2.ListScansRequest.SerializeToString,
+            modelkeep_dot_install_dot_v1_dot_scan__pb2.ListScansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WaitScan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.install.v1.InstallService/WaitScan',
+            modelkeep_dot_install_dot_v1_dot_scan__pb2.WaitScanRequest.SerializeToString,
+            modelkeep_dot_install_dot_v1_dot_scan__pb2.WaitScanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelScan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.install.v1.InstallService/CancelScan',
+            modelkeep_dot_install_dot_v1_dot_scan__pb2.CancelScanRequest.SerializeToString,
+            modelkeep_dot_install_dot_v1_dot_scan__pb2.CancelScanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListScanFindings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.install.v1.InstallService/ListScanFindings',
+            modelkeep_dot_install_dot_v1_dot_scan__pb2.ListScanFindingsRequest.SerializeToString,
+            modelkeep_dot_install_dot_v1_dot_scan__pb2.ListScanFindingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportInvokeAI(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/modelkeep.install.v1.InstallService/ImportInvokeAI',
+            modelkeep_dot_install_dot_v1_dot_invokeai__pb2.ImportInvokeAIRequest.SerializeToString,
+            modelkeep_dot_install_dot_v1_dot_invokeai__pb2.ImportInvokeAIResponse.FromString,
             options,
             channel_credentials,
             insecure,

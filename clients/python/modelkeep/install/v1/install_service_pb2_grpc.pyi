@@ -6,8 +6,12 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from modelkeep.install.v1 import check_pb2 as _check_pb2
+from modelkeep.install.v1 import control_pb2 as _control_pb2
 from modelkeep.install.v1 import install_service_pb2 as _install_service_pb2
+from modelkeep.install.v1 import invokeai_pb2 as _invokeai_pb2
+from modelkeep.install.v1 import paths_pb2 as _paths_pb2
 from modelkeep.install.v1 import relink_pb2 as _relink_pb2
+from modelkeep.install.v1 import scan_pb2 as _scan_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -44,36 +48,67 @@ class InstallServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InstallServiceAsyncStub: ...
     ImportModel: _grpc.UnaryUnaryMultiCallable[_install_service_pb2.ImportModelRequest, _install_service_pb2.ImportModelResponse]
     """Makes a job that installs a model, and answers at once. The same source with the same arguments,
-    while its job has neither ended nor been cancelled, answers with that job; one whose download is PAUSED
-    goes on, with the token or the address of the call where it waits for them. Neither token nor priority
-    counts as an argument here.
-
-    Addresses that differ in a credential only (a token, a signature, `user:password@`) are the same
-    source. Those that differ in another value that is not shown are two, and make two jobs. Such a value
-    is held in memory only: after a restart, a job that has not asked for its source yet takes the new
-    address whole; beside any other of an address that is shown alike, the call is refused.
+    while its job has neither ended nor been cancelled, answers with that job; one that is PAUSED goes on, with the
+    token or the address of the call where it waits for them. Neither token nor priority counts as an argument here.
+    InstallSource says which addresses are the same source.
 
     Errors: INSTALL_IN_PROGRESS (the same source, or after a restart perhaps the same, is under way with
     other arguments or a download that was ordered: wait for that job, or cancel it), FORBIDDEN_PATH,
     SOURCE_NOT_FOUND (there is no such local path), NOT_A_MODEL_FILE (the address of a page of a well-known site:
     `remedy` has the file's), REQUEST_ID_REUSED.
     """
+    RegisterPath: _grpc.UnaryUnaryMultiCallable[_paths_pb2.RegisterPathRequest, _paths_pb2.RegisterPathResponse]
+    """Registers the model at a path where it lies, and answers with its key when that is done; see
+    RegisterPathRequest.
+
+    Errors: what ImportModel answers with and what the job fails with; DEADLINE_EXCEEDED as said; CANCELLED for a job
+    that somebody cancelled.
+    """
+    InstallPath: _grpc.UnaryUnaryMultiCallable[_paths_pb2.InstallPathRequest, _paths_pb2.InstallPathResponse]
+    """Copies the model at a path into models_dir, registers the copy, and answers with its key when that is done. As
+    RegisterPath in all else, and as ImportModel with `inplace: false`.
+
+    Errors: those of RegisterPath; DISK_FULL, DESTINATION_EXISTS.
+    """
     GetInstall: _grpc.UnaryUnaryMultiCallable[_install_service_pb2.GetInstallRequest, _install_service_pb2.GetInstallResponse]
-    """Answers with one job.
-
-    Errors: UNKNOWN_JOB.
-    """
+    """Answers with one job. Errors: UNKNOWN_JOB."""
     ListInstalls: _grpc.UnaryUnaryMultiCallable[_install_service_pb2.ListInstallsRequest, _install_service_pb2.ListInstallsResponse]
-    """Lists the jobs page by page, newest first.
-
-    Errors: PAGE_TOKEN_MISMATCH.
-    """
+    """Lists the jobs page by page, newest first. Errors: PAGE_TOKEN_MISMATCH."""
     CancelInstall: _grpc.UnaryUnaryMultiCallable[_install_service_pb2.CancelInstallRequest, _install_service_pb2.CancelInstallResponse]
     """Cancels a job that has not ended, with its download, and removes what it staged. Asynchronous: the
     job ends in state CANCELLED soon, or COMPLETED if its record was already written. Does nothing to
     a job that is CANCELLED.
 
     Errors: UNKNOWN_JOB; WRONG_STATE for a job that is COMPLETED or ERROR.
+    """
+    PauseInstall: _grpc.UnaryUnaryMultiCallable[_control_pb2.PauseInstallRequest, _control_pb2.PauseInstallResponse]
+    """Pauses a job that has not ended; see PauseInstallRequest. Does nothing to one that is paused by a caller.
+
+    Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled.
+    """
+    ResumeInstall: _grpc.UnaryUnaryMultiCallable[_control_pb2.ResumeInstallRequest, _control_pb2.ResumeInstallResponse]
+    """Lets a PAUSED job go on where it stopped: one that a caller paused, and one that waits for something, such as a
+    token that went with a restart, a new address or room on the disk. Does nothing to a job that is not paused, and
+    takes no secret for it.
+
+    Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled; TOKEN_REQUIRED for one that lacks
+    its secrets, whose metadata `needs` says which fields of this request bring them; FIELD_INVALID for another
+    `source_url`, or for secrets of a local source; UPSTREAM_UNAVAILABLE (DownloadService does not answer).
+    """
+    RetryInstall: _grpc.UnaryUnaryMultiCallable[_control_pb2.RetryInstallRequest, _control_pb2.RetryInstallResponse]
+    """Makes jobs that are ERROR or CANCELLED anew, those named or all that failed; see RetryInstallRequest.
+
+    Errors, after which nothing was made: UNKNOWN_JOB; WRONG_STATE for a job that has not ended, or is COMPLETED;
+    TOKEN_REQUIRED for one that had secrets, whose metadata `needs` says which fields of this request bring them;
+    FIELD_INVALID; FORBIDDEN_PATH, SOURCE_NOT_FOUND (of a local source); REQUEST_ID_REUSED. INSTALL_IN_PROGRESS as of
+    ImportModel, after which the jobs before it were made.
+    """
+    DeleteInstall: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeleteInstallRequest, _control_pb2.DeleteInstallResponse]
+    """Forgets one job, whatever its state: one that has not ended is cancelled first, with its download, and what it
+    staged or kept goes. A model that it made stays. PruneInstalls is for jobs that have ended, and refuses others.
+
+    Errors: UNKNOWN_JOB; DEADLINE_EXCEEDED for a job that has not ended by the call's deadline, or after 60 seconds:
+    it is cancelled and ends soon, so that the call may be repeated.
     """
     PruneInstalls: _grpc.UnaryUnaryMultiCallable[_install_service_pb2.PruneInstallsRequest, _install_service_pb2.PruneInstallsResponse]
     """Forgets jobs that have ended, all or those asked for, and removes the downloads that failed ones kept.
@@ -100,10 +135,7 @@ class InstallServiceStub:
     UNSAFE_FORMAT.
     """
     RelinkModel: _grpc.UnaryUnaryMultiCallable[_relink_pb2.RelinkModelRequest, _relink_pb2.RelinkModelResponse]
-    """Says anew where a model is, after its files were moved. What lies at the path must be the model: the same files
-    by name and size (a single one may be called otherwise), and the record's sampled hash, which its header and so
-    its type go into; SHA-256 and BLAKE3 are computed anew in the background. Nothing is moved, and of the old place
-    nothing is asked. Key, name, tags and all else stay.
+    """Says anew where a model is, after its files were moved: see RelinkModelRequest for what must lie there.
 
     Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, SOURCE_NOT_FOUND, DUPLICATE_PATH (another record has the
     path); FIELD_INVALID for a path that holds something else, and says what differs.
@@ -127,11 +159,37 @@ class InstallServiceStub:
     """
     CheckModels: _grpc.UnaryUnaryMultiCallable[_check_pb2.CheckModelsRequest, _check_pb2.CheckModelsResponse]
     """Looks at once whether models are where their records say, and answers when that is noted there
-    (Model.missing_time). The service looks by itself every few seconds: "check_files_milliseconds" of
-    GetServerInfo. Only that something is at the path is looked at; of a folder, that it is not empty. A path
-    that cannot be looked at, or that lies in another models_dir, says nothing.
+    (Model.missing_time). The service looks by itself every few seconds: see CheckModelsRequest.
 
     Errors: UPSTREAM_UNAVAILABLE (RecordService does not answer).
+    """
+    ScanDirectory: _grpc.UnaryUnaryMultiCallable[_scan_pb2.ScanDirectoryRequest, _scan_pb2.ScanDirectoryResponse]
+    """Makes a job that looks for models in a folder and all folders in it, and answers at once: see Scan for the rules.
+    What has no record gets one, by an install of its own.
+
+    Errors: FORBIDDEN_PATH, SOURCE_NOT_FOUND; FIELD_INVALID for a path that is no folder; REQUEST_ID_REUSED.
+    """
+    SyncModels: _grpc.UnaryUnaryMultiCallable[_scan_pb2.SyncModelsRequest, _scan_pb2.SyncModelsResponse]
+    """Makes a job that brings the records into line with models_dir and the folders of the setting `autoimport_dirs`:
+    see Scan. The service does this by itself when it starts, and removes nothing then (setting `sync_at_start`).
+    Errors: REQUEST_ID_REUSED.
+    """
+    GetScan: _grpc.UnaryUnaryMultiCallable[_scan_pb2.GetScanRequest, _scan_pb2.GetScanResponse]
+    """Answers with one scan. The newest 20 of those that have ended are kept. Errors: UNKNOWN_JOB."""
+    ListScans: _grpc.UnaryUnaryMultiCallable[_scan_pb2.ListScansRequest, _scan_pb2.ListScansResponse]
+    """Lists the scans page by page, newest first. Errors: PAGE_TOKEN_MISMATCH."""
+    WaitScan: _grpc.UnaryUnaryMultiCallable[_scan_pb2.WaitScanRequest, _scan_pb2.WaitScanResponse]
+    """Answers when the scan has ended, or at the time-out with how far it is. Errors: UNKNOWN_JOB."""
+    CancelScan: _grpc.UnaryUnaryMultiCallable[_scan_pb2.CancelScanRequest, _scan_pb2.CancelScanResponse]
+    """Cancels a scan that has not ended, with the installs under way. Asynchronous: it ends in state CANCELLED soon. Does
+    nothing to one that is CANCELLED. What it has registered stays. Errors: UNKNOWN_JOB; WRONG_STATE (it has ended).
+    """
+    ListScanFindings: _grpc.UnaryUnaryMultiCallable[_scan_pb2.ListScanFindingsRequest, _scan_pb2.ListScanFindingsResponse]
+    """Lists what a scan has found page by page, also while it is under way. Errors: UNKNOWN_JOB, PAGE_TOKEN_MISMATCH."""
+    ImportInvokeAI: _grpc.UnaryStreamMultiCallable[_invokeai_pb2.ImportInvokeAIRequest, _invokeai_pb2.ImportInvokeAIResponse]
+    """Registers the models of an InvokeAI where they lie, with all that its records say: docs/invokeai.md has each field's
+    place. InvokeAI may run meanwhile; nothing of it is changed. Ends with the call; made again, it goes on. Errors:
+    FORBIDDEN_PATH, SOURCE_NOT_FOUND, UPSTREAM_UNAVAILABLE; FIELD_INVALID for a path that is no root of an InvokeAI.
     """
 
 @_typing.type_check_only
@@ -148,36 +206,67 @@ class InstallServiceAsyncStub(InstallServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ImportModel: _aio.UnaryUnaryMultiCallable[_install_service_pb2.ImportModelRequest, _install_service_pb2.ImportModelResponse]  # type: ignore[assignment]
     """Makes a job that installs a model, and answers at once. The same source with the same arguments,
-    while its job has neither ended nor been cancelled, answers with that job; one whose download is PAUSED
-    goes on, with the token or the address of the call where it waits for them. Neither token nor priority
-    counts as an argument here.
-
-    Addresses that differ in a credential only (a token, a signature, `user:password@`) are the same
-    source. Those that differ in another value that is not shown are two, and make two jobs. Such a value
-    is held in memory only: after a restart, a job that has not asked for its source yet takes the new
-    address whole; beside any other of an address that is shown alike, the call is refused.
+    while its job has neither ended nor been cancelled, answers with that job; one that is PAUSED goes on, with the
+    token or the address of the call where it waits for them. Neither token nor priority counts as an argument here.
+    InstallSource says which addresses are the same source.
 
     Errors: INSTALL_IN_PROGRESS (the same source, or after a restart perhaps the same, is under way with
     other arguments or a download that was ordered: wait for that job, or cancel it), FORBIDDEN_PATH,
     SOURCE_NOT_FOUND (there is no such local path), NOT_A_MODEL_FILE (the address of a page of a well-known site:
     `remedy` has the file's), REQUEST_ID_REUSED.
     """
+    RegisterPath: _aio.UnaryUnaryMultiCallable[_paths_pb2.RegisterPathRequest, _paths_pb2.RegisterPathResponse]  # type: ignore[assignment]
+    """Registers the model at a path where it lies, and answers with its key when that is done; see
+    RegisterPathRequest.
+
+    Errors: what ImportModel answers with and what the job fails with; DEADLINE_EXCEEDED as said; CANCELLED for a job
+    that somebody cancelled.
+    """
+    InstallPath: _aio.UnaryUnaryMultiCallable[_paths_pb2.InstallPathRequest, _paths_pb2.InstallPathResponse]  # type: ignore[assignment]
+    """Copies the model at a path into models_dir, registers the copy, and answers with its key when that is done. As
+    RegisterPath in all else, and as ImportModel with `inplace: false`.
+
+    Errors: those of RegisterPath; DISK_FULL, DESTINATION_EXISTS.
+    """
     GetInstall: _aio.UnaryUnaryMultiCallable[_install_service_pb2.GetInstallRequest, _install_service_pb2.GetInstallResponse]  # type: ignore[assignment]
-    """Answers with one job.
-
-    Errors: UNKNOWN_JOB.
-    """
+    """Answers with one job. Errors: UNKNOWN_JOB."""
     ListInstalls: _aio.UnaryUnaryMultiCallable[_install_service_pb2.ListInstallsRequest, _install_service_pb2.ListInstallsResponse]  # type: ignore[assignment]
-    """Lists the jobs page by page, newest first.
-
-    Errors: PAGE_TOKEN_MISMATCH.
-    """
+    """Lists the jobs page by page, newest first. Errors: PAGE_TOKEN_MISMATCH."""
     CancelInstall: _aio.UnaryUnaryMultiCallable[_install_service_pb2.CancelInstallRequest, _install_service_pb2.CancelInstallResponse]  # type: ignore[assignment]
     """Cancels a job that has not ended, with its download, and removes what it staged. Asynchronous: the
     job ends in state CANCELLED soon, or COMPLETED if its record was already written. Does nothing to
     a job that is CANCELLED.
 
     Errors: UNKNOWN_JOB; WRONG_STATE for a job that is COMPLETED or ERROR.
+    """
+    PauseInstall: _aio.UnaryUnaryMultiCallable[_control_pb2.PauseInstallRequest, _control_pb2.PauseInstallResponse]  # type: ignore[assignment]
+    """Pauses a job that has not ended; see PauseInstallRequest. Does nothing to one that is paused by a caller.
+
+    Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled.
+    """
+    ResumeInstall: _aio.UnaryUnaryMultiCallable[_control_pb2.ResumeInstallRequest, _control_pb2.ResumeInstallResponse]  # type: ignore[assignment]
+    """Lets a PAUSED job go on where it stopped: one that a caller paused, and one that waits for something, such as a
+    token that went with a restart, a new address or room on the disk. Does nothing to a job that is not paused, and
+    takes no secret for it.
+
+    Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled; TOKEN_REQUIRED for one that lacks
+    its secrets, whose metadata `needs` says which fields of this request bring them; FIELD_INVALID for another
+    `source_url`, or for secrets of a local source; UPSTREAM_UNAVAILABLE (DownloadService does not answer).
+    """
+    RetryInstall: _aio.UnaryUnaryMultiCallable[_control_pb2.RetryInstallRequest, _control_pb2.RetryInstallResponse]  # type: ignore[assignment]
+    """Makes jobs that are ERROR or CANCELLED anew, those named or all that failed; see RetryInstallRequest.
+
+    Errors, after which nothing was made: UNKNOWN_JOB; WRONG_STATE for a job that has not ended, or is COMPLETED;
+    TOKEN_REQUIRED for one that had secrets, whose metadata `needs` says which fields of this request bring them;
+    FIELD_INVALID; FORBIDDEN_PATH, SOURCE_NOT_FOUND (of a local source); REQUEST_ID_REUSED. INSTALL_IN_PROGRESS as of
+    ImportModel, after which the jobs before it were made.
+    """
+    DeleteInstall: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteInstallRequest, _control_pb2.DeleteInstallResponse]  # type: ignore[assignment]
+    """Forgets one job, whatever its state: one that has not ended is cancelled first, with its download, and what it
+    staged or kept goes. A model that it made stays. PruneInstalls is for jobs that have ended, and refuses others.
+
+    Errors: UNKNOWN_JOB; DEADLINE_EXCEEDED for a job that has not ended by the call's deadline, or after 60 seconds:
+    it is cancelled and ends soon, so that the call may be repeated.
     """
     PruneInstalls: _aio.UnaryUnaryMultiCallable[_install_service_pb2.PruneInstallsRequest, _install_service_pb2.PruneInstallsResponse]  # type: ignore[assignment]
     """Forgets jobs that have ended, all or those asked for, and removes the downloads that failed ones kept.
@@ -204,10 +293,7 @@ class InstallServiceAsyncStub(InstallServiceStub):
     UNSAFE_FORMAT.
     """
     RelinkModel: _aio.UnaryUnaryMultiCallable[_relink_pb2.RelinkModelRequest, _relink_pb2.RelinkModelResponse]  # type: ignore[assignment]
-    """Says anew where a model is, after its files were moved. What lies at the path must be the model: the same files
-    by name and size (a single one may be called otherwise), and the record's sampled hash, which its header and so
-    its type go into; SHA-256 and BLAKE3 are computed anew in the background. Nothing is moved, and of the old place
-    nothing is asked. Key, name, tags and all else stay.
+    """Says anew where a model is, after its files were moved: see RelinkModelRequest for what must lie there.
 
     Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, SOURCE_NOT_FOUND, DUPLICATE_PATH (another record has the
     path); FIELD_INVALID for a path that holds something else, and says what differs.
@@ -231,11 +317,37 @@ class InstallServiceAsyncStub(InstallServiceStub):
     """
     CheckModels: _aio.UnaryUnaryMultiCallable[_check_pb2.CheckModelsRequest, _check_pb2.CheckModelsResponse]  # type: ignore[assignment]
     """Looks at once whether models are where their records say, and answers when that is noted there
-    (Model.missing_time). The service looks by itself every few seconds: "check_files_milliseconds" of
-    GetServerInfo. Only that something is at the path is looked at; of a folder, that it is not empty. A path
-    that cannot be looked at, or that lies in another models_dir, says nothing.
+    (Model.missing_time). The service looks by itself every few seconds: see CheckModelsRequest.
 
     Errors: UPSTREAM_UNAVAILABLE (RecordService does not answer).
+    """
+    ScanDirectory: _aio.UnaryUnaryMultiCallable[_scan_pb2.ScanDirectoryRequest, _scan_pb2.ScanDirectoryResponse]  # type: ignore[assignment]
+    """Makes a job that looks for models in a folder and all folders in it, and answers at once: see Scan for the rules.
+    What has no record gets one, by an install of its own.
+
+    Errors: FORBIDDEN_PATH, SOURCE_NOT_FOUND; FIELD_INVALID for a path that is no folder; REQUEST_ID_REUSED.
+    """
+    SyncModels: _aio.UnaryUnaryMultiCallable[_scan_pb2.SyncModelsRequest, _scan_pb2.SyncModelsResponse]  # type: ignore[assignment]
+    """Makes a job that brings the records into line with models_dir and the folders of the setting `autoimport_dirs`:
+    see Scan. The service does this by itself when it starts, and removes nothing then (setting `sync_at_start`).
+    Errors: REQUEST_ID_REUSED.
+    """
+    GetScan: _aio.UnaryUnaryMultiCallable[_scan_pb2.GetScanRequest, _scan_pb2.GetScanResponse]  # type: ignore[assignment]
+    """Answers with one scan. The newest 20 of those that have ended are kept. Errors: UNKNOWN_JOB."""
+    ListScans: _aio.UnaryUnaryMultiCallable[_scan_pb2.ListScansRequest, _scan_pb2.ListScansResponse]  # type: ignore[assignment]
+    """Lists the scans page by page, newest first. Errors: PAGE_TOKEN_MISMATCH."""
+    WaitScan: _aio.UnaryUnaryMultiCallable[_scan_pb2.WaitScanRequest, _scan_pb2.WaitScanResponse]  # type: ignore[assignment]
+    """Answers when the scan has ended, or at the time-out with how far it is. Errors: UNKNOWN_JOB."""
+    CancelScan: _aio.UnaryUnaryMultiCallable[_scan_pb2.CancelScanRequest, _scan_pb2.CancelScanResponse]  # type: ignore[assignment]
+    """Cancels a scan that has not ended, with the installs under way. Asynchronous: it ends in state CANCELLED soon. Does
+    nothing to one that is CANCELLED. What it has registered stays. Errors: UNKNOWN_JOB; WRONG_STATE (it has ended).
+    """
+    ListScanFindings: _aio.UnaryUnaryMultiCallable[_scan_pb2.ListScanFindingsRequest, _scan_pb2.ListScanFindingsResponse]  # type: ignore[assignment]
+    """Lists what a scan has found page by page, also while it is under way. Errors: UNKNOWN_JOB, PAGE_TOKEN_MISMATCH."""
+    ImportInvokeAI: _aio.UnaryStreamMultiCallable[_invokeai_pb2.ImportInvokeAIRequest, _invokeai_pb2.ImportInvokeAIResponse]  # type: ignore[assignment]
+    """Registers the models of an InvokeAI where they lie, with all that its records say: docs/invokeai.md has each field's
+    place. InvokeAI may run meanwhile; nothing of it is changed. Ends with the call; made again, it goes on. Errors:
+    FORBIDDEN_PATH, SOURCE_NOT_FOUND, UPSTREAM_UNAVAILABLE; FIELD_INVALID for a path that is no root of an InvokeAI.
     """
 
 class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -255,14 +367,9 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_install_service_pb2.ImportModelResponse, _abc.Awaitable[_install_service_pb2.ImportModelResponse]]:
         """Makes a job that installs a model, and answers at once. The same source with the same arguments,
-        while its job has neither ended nor been cancelled, answers with that job; one whose download is PAUSED
-        goes on, with the token or the address of the call where it waits for them. Neither token nor priority
-        counts as an argument here.
-
-        Addresses that differ in a credential only (a token, a signature, `user:password@`) are the same
-        source. Those that differ in another value that is not shown are two, and make two jobs. Such a value
-        is held in memory only: after a restart, a job that has not asked for its source yet takes the new
-        address whole; beside any other of an address that is shown alike, the call is refused.
+        while its job has neither ended nor been cancelled, answers with that job; one that is PAUSED goes on, with the
+        token or the address of the call where it waits for them. Neither token nor priority counts as an argument here.
+        InstallSource says which addresses are the same source.
 
         Errors: INSTALL_IN_PROGRESS (the same source, or after a restart perhaps the same, is under way with
         other arguments or a download that was ordered: wait for that job, or cancel it), FORBIDDEN_PATH,
@@ -271,15 +378,37 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def RegisterPath(
+        self,
+        request: _paths_pb2.RegisterPathRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_paths_pb2.RegisterPathResponse, _abc.Awaitable[_paths_pb2.RegisterPathResponse]]:
+        """Registers the model at a path where it lies, and answers with its key when that is done; see
+        RegisterPathRequest.
+
+        Errors: what ImportModel answers with and what the job fails with; DEADLINE_EXCEEDED as said; CANCELLED for a job
+        that somebody cancelled.
+        """
+
+    @_abc_1.abstractmethod
+    def InstallPath(
+        self,
+        request: _paths_pb2.InstallPathRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_paths_pb2.InstallPathResponse, _abc.Awaitable[_paths_pb2.InstallPathResponse]]:
+        """Copies the model at a path into models_dir, registers the copy, and answers with its key when that is done. As
+        RegisterPath in all else, and as ImportModel with `inplace: false`.
+
+        Errors: those of RegisterPath; DISK_FULL, DESTINATION_EXISTS.
+        """
+
+    @_abc_1.abstractmethod
     def GetInstall(
         self,
         request: _install_service_pb2.GetInstallRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_install_service_pb2.GetInstallResponse, _abc.Awaitable[_install_service_pb2.GetInstallResponse]]:
-        """Answers with one job.
-
-        Errors: UNKNOWN_JOB.
-        """
+        """Answers with one job. Errors: UNKNOWN_JOB."""
 
     @_abc_1.abstractmethod
     def ListInstalls(
@@ -287,10 +416,7 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _install_service_pb2.ListInstallsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_install_service_pb2.ListInstallsResponse, _abc.Awaitable[_install_service_pb2.ListInstallsResponse]]:
-        """Lists the jobs page by page, newest first.
-
-        Errors: PAGE_TOKEN_MISMATCH.
-        """
+        """Lists the jobs page by page, newest first. Errors: PAGE_TOKEN_MISMATCH."""
 
     @_abc_1.abstractmethod
     def CancelInstall(
@@ -303,6 +429,59 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
         a job that is CANCELLED.
 
         Errors: UNKNOWN_JOB; WRONG_STATE for a job that is COMPLETED or ERROR.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseInstall(
+        self,
+        request: _control_pb2.PauseInstallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.PauseInstallResponse, _abc.Awaitable[_control_pb2.PauseInstallResponse]]:
+        """Pauses a job that has not ended; see PauseInstallRequest. Does nothing to one that is paused by a caller.
+
+        Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeInstall(
+        self,
+        request: _control_pb2.ResumeInstallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ResumeInstallResponse, _abc.Awaitable[_control_pb2.ResumeInstallResponse]]:
+        """Lets a PAUSED job go on where it stopped: one that a caller paused, and one that waits for something, such as a
+        token that went with a restart, a new address or room on the disk. Does nothing to a job that is not paused, and
+        takes no secret for it.
+
+        Errors: UNKNOWN_JOB; WRONG_STATE for a job that has ended or is being cancelled; TOKEN_REQUIRED for one that lacks
+        its secrets, whose metadata `needs` says which fields of this request bring them; FIELD_INVALID for another
+        `source_url`, or for secrets of a local source; UPSTREAM_UNAVAILABLE (DownloadService does not answer).
+        """
+
+    @_abc_1.abstractmethod
+    def RetryInstall(
+        self,
+        request: _control_pb2.RetryInstallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RetryInstallResponse, _abc.Awaitable[_control_pb2.RetryInstallResponse]]:
+        """Makes jobs that are ERROR or CANCELLED anew, those named or all that failed; see RetryInstallRequest.
+
+        Errors, after which nothing was made: UNKNOWN_JOB; WRONG_STATE for a job that has not ended, or is COMPLETED;
+        TOKEN_REQUIRED for one that had secrets, whose metadata `needs` says which fields of this request bring them;
+        FIELD_INVALID; FORBIDDEN_PATH, SOURCE_NOT_FOUND (of a local source); REQUEST_ID_REUSED. INSTALL_IN_PROGRESS as of
+        ImportModel, after which the jobs before it were made.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteInstall(
+        self,
+        request: _control_pb2.DeleteInstallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.DeleteInstallResponse, _abc.Awaitable[_control_pb2.DeleteInstallResponse]]:
+        """Forgets one job, whatever its state: one that has not ended is cancelled first, with its download, and what it
+        staged or kept goes. A model that it made stays. PruneInstalls is for jobs that have ended, and refuses others.
+
+        Errors: UNKNOWN_JOB; DEADLINE_EXCEEDED for a job that has not ended by the call's deadline, or after 60 seconds:
+        it is cancelled and ends soon, so that the call may be repeated.
         """
 
     @_abc_1.abstractmethod
@@ -359,10 +538,7 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _relink_pb2.RelinkModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_relink_pb2.RelinkModelResponse, _abc.Awaitable[_relink_pb2.RelinkModelResponse]]:
-        """Says anew where a model is, after its files were moved. What lies at the path must be the model: the same files
-        by name and size (a single one may be called otherwise), and the record's sampled hash, which its header and so
-        its type go into; SHA-256 and BLAKE3 are computed anew in the background. Nothing is moved, and of the old place
-        nothing is asked. Key, name, tags and all else stay.
+        """Says anew where a model is, after its files were moved: see RelinkModelRequest for what must lie there.
 
         Errors: UNKNOWN_MODEL, ETAG_MISMATCH, FORBIDDEN_PATH, SOURCE_NOT_FOUND, DUPLICATE_PATH (another record has the
         path); FIELD_INVALID for a path that holds something else, and says what differs.
@@ -398,11 +574,85 @@ class InstallServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_check_pb2.CheckModelsResponse, _abc.Awaitable[_check_pb2.CheckModelsResponse]]:
         """Looks at once whether models are where their records say, and answers when that is noted there
-        (Model.missing_time). The service looks by itself every few seconds: "check_files_milliseconds" of
-        GetServerInfo. Only that something is at the path is looked at; of a folder, that it is not empty. A path
-        that cannot be looked at, or that lies in another models_dir, says nothing.
+        (Model.missing_time). The service looks by itself every few seconds: see CheckModelsRequest.
 
         Errors: UPSTREAM_UNAVAILABLE (RecordService does not answer).
+        """
+
+    @_abc_1.abstractmethod
+    def ScanDirectory(
+        self,
+        request: _scan_pb2.ScanDirectoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scan_pb2.ScanDirectoryResponse, _abc.Awaitable[_scan_pb2.ScanDirectoryResponse]]:
+        """Makes a job that looks for models in a folder and all folders in it, and answers at once: see Scan for the rules.
+        What has no record gets one, by an install of its own.
+
+        Errors: FORBIDDEN_PATH, SOURCE_NOT_FOUND; FIELD_INVALID for a path that is no folder; REQUEST_ID_REUSED.
+        """
+
+    @_abc_1.abstractmethod
+    def SyncModels(
+        self,
+        request: _scan_pb2.SyncModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scan_pb2.SyncModelsResponse, _abc.Awaitable[_scan_pb2.SyncModelsResponse]]:
+        """Makes a job that brings the records into line with models_dir and the folders of the setting `autoimport_dirs`:
+        see Scan. The service does this by itself when it starts, and removes nothing then (setting `sync_at_start`).
+        Errors: REQUEST_ID_REUSED.
+        """
+
+    @_abc_1.abstractmethod
+    def GetScan(
+        self,
+        request: _scan_pb2.GetScanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scan_pb2.GetScanResponse, _abc.Awaitable[_scan_pb2.GetScanResponse]]:
+        """Answers with one scan. The newest 20 of those that have ended are kept. Errors: UNKNOWN_JOB."""
+
+    @_abc_1.abstractmethod
+    def ListScans(
+        self,
+        request: _scan_pb2.ListScansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scan_pb2.ListScansResponse, _abc.Awaitable[_scan_pb2.ListScansResponse]]:
+        """Lists the scans page by page, newest first. Errors: PAGE_TOKEN_MISMATCH."""
+
+    @_abc_1.abstractmethod
+    def WaitScan(
+        self,
+        request: _scan_pb2.WaitScanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scan_pb2.WaitScanResponse, _abc.Awaitable[_scan_pb2.WaitScanResponse]]:
+        """Answers when the scan has ended, or at the time-out with how far it is. Errors: UNKNOWN_JOB."""
+
+    @_abc_1.abstractmethod
+    def CancelScan(
+        self,
+        request: _scan_pb2.CancelScanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scan_pb2.CancelScanResponse, _abc.Awaitable[_scan_pb2.CancelScanResponse]]:
+        """Cancels a scan that has not ended, with the installs under way. Asynchronous: it ends in state CANCELLED soon. Does
+        nothing to one that is CANCELLED. What it has registered stays. Errors: UNKNOWN_JOB; WRONG_STATE (it has ended).
+        """
+
+    @_abc_1.abstractmethod
+    def ListScanFindings(
+        self,
+        request: _scan_pb2.ListScanFindingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scan_pb2.ListScanFindingsResponse, _abc.Awaitable[_scan_pb2.ListScanFindingsResponse]]:
+        """Lists what a scan has found page by page, also while it is under way. Errors: UNKNOWN_JOB, PAGE_TOKEN_MISMATCH."""
+
+    @_abc_1.abstractmethod
+    def ImportInvokeAI(
+        self,
+        request: _invokeai_pb2.ImportInvokeAIRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_invokeai_pb2.ImportInvokeAIResponse], _abc.AsyncIterator[_invokeai_pb2.ImportInvokeAIResponse]]:
+        """Registers the models of an InvokeAI where they lie, with all that its records say: docs/invokeai.md has each field's
+        place. InvokeAI may run meanwhile; nothing of it is changed. Ends with the call; made again, it goes on. Errors:
+        FORBIDDEN_PATH, SOURCE_NOT_FOUND, UPSTREAM_UNAVAILABLE; FIELD_INVALID for a path that is no root of an InvokeAI.
         """
 
 def add_InstallServiceServicer_to_server(servicer: InstallServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

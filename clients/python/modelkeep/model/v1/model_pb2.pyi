@@ -2,6 +2,8 @@ import datetime
 
 from buf.validate import validate_pb2 as _validate_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from modelkeep.model.v1 import cover_image_pb2 as _cover_image_pb2
+from modelkeep.model.v1 import default_settings_pb2 as _default_settings_pb2
 from modelkeep.model.v1 import taxonomy_pb2 as _taxonomy_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -26,8 +28,15 @@ DIGEST_STATE_VERIFIED: DigestState
 DIGEST_STATE_FAILED: DigestState
 
 class Model(_message.Message):
-    __slots__ = ("key", "etag", "name", "type", "format", "base", "compatible_bases", "path", "root_id", "size_bytes", "original_hash", "current_hash", "description", "source", "source_type", "tags", "trigger_phrases", "license", "create_time", "update_time", "revision", "labels", "missing_time", "main", "vae", "lora", "control_lora", "controlnet", "embedding", "ip_adapter", "clip_vision", "clip_embed", "t2i_adapter", "t5_encoder", "qwen3_encoder", "qwen_vl_encoder", "qwen3_vl_encoder", "mistral_encoder", "wan_t5_encoder", "gemma2_encoder", "spandrel_image_to_image", "siglip", "flux_redux", "llava_onevision", "prompt_enhancer", "text_llm", "external_image_generator", "pid_decoder", "onnx", "unknown")
+    __slots__ = ("key", "etag", "name", "type", "format", "base", "compatible_bases", "path", "root_id", "size_bytes", "original_hash", "current_hash", "description", "source", "source_type", "tags", "trigger_phrases", "license", "create_time", "update_time", "revision", "labels", "missing_time", "preview_url", "source_url", "default_settings", "related_keys", "extra_fields", "cover_image", "main", "vae", "lora", "control_lora", "controlnet", "embedding", "ip_adapter", "clip_vision", "clip_embed", "t2i_adapter", "t5_encoder", "qwen3_encoder", "qwen_vl_encoder", "qwen3_vl_encoder", "mistral_encoder", "wan_t5_encoder", "gemma2_encoder", "spandrel_image_to_image", "siglip", "flux_redux", "llava_onevision", "prompt_enhancer", "text_llm", "external_image_generator", "pid_decoder", "onnx", "unknown")
     class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class ExtraFieldsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +66,12 @@ class Model(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     MISSING_TIME_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_URL_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_URL_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    RELATED_KEYS_FIELD_NUMBER: _ClassVar[int]
+    EXTRA_FIELDS_FIELD_NUMBER: _ClassVar[int]
+    COVER_IMAGE_FIELD_NUMBER: _ClassVar[int]
     MAIN_FIELD_NUMBER: _ClassVar[int]
     VAE_FIELD_NUMBER: _ClassVar[int]
     LORA_FIELD_NUMBER: _ClassVar[int]
@@ -107,6 +122,12 @@ class Model(_message.Message):
     revision: int
     labels: _containers.ScalarMap[str, str]
     missing_time: _timestamp_pb2.Timestamp
+    preview_url: str
+    source_url: str
+    default_settings: _default_settings_pb2.DefaultSettings
+    related_keys: _containers.RepeatedScalarFieldContainer[str]
+    extra_fields: _containers.ScalarMap[str, str]
+    cover_image: _cover_image_pb2.CoverImage
     main: MainConfig
     vae: VaeConfig
     lora: LoraConfig
@@ -134,7 +155,7 @@ class Model(_message.Message):
     pid_decoder: PidDecoderConfig
     onnx: OnnxConfig
     unknown: UnknownConfig
-    def __init__(self, key: _Optional[str] = ..., etag: _Optional[str] = ..., name: _Optional[str] = ..., type: _Optional[_Union[_taxonomy_pb2.ModelType, str]] = ..., format: _Optional[_Union[_taxonomy_pb2.ModelFormat, str]] = ..., base: _Optional[str] = ..., compatible_bases: _Optional[_Iterable[str]] = ..., path: _Optional[str] = ..., root_id: _Optional[str] = ..., size_bytes: _Optional[int] = ..., original_hash: _Optional[str] = ..., current_hash: _Optional[str] = ..., description: _Optional[str] = ..., source: _Optional[str] = ..., source_type: _Optional[_Union[_taxonomy_pb2.ModelSourceType, str]] = ..., tags: _Optional[_Iterable[str]] = ..., trigger_phrases: _Optional[_Iterable[str]] = ..., license: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., missing_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., main: _Optional[_Union[MainConfig, _Mapping]] = ..., vae: _Optional[_Union[VaeConfig, _Mapping]] = ..., lora: _Optional[_Union[LoraConfig, _Mapping]] = ..., control_lora: _Optional[_Union[ControlLoraConfig, _Mapping]] = ..., controlnet: _Optional[_Union[ControlNetConfig, _Mapping]] = ..., embedding: _Optional[_Union[TextualInversionConfig, _Mapping]] = ..., ip_adapter: _Optional[_Union[IpAdapterConfig, _Mapping]] = ..., clip_vision: _Optional[_Union[ClipVisionConfig, _Mapping]] = ..., clip_embed: _Optional[_Union[ClipEmbedConfig, _Mapping]] = ..., t2i_adapter: _Optional[_Union[T2iAdapterConfig, _Mapping]] = ..., t5_encoder: _Optional[_Union[T5EncoderConfig, _Mapping]] = ..., qwen3_encoder: _Optional[_Union[Qwen3EncoderConfig, _Mapping]] = ..., qwen_vl_encoder: _Optional[_Union[QwenVlEncoderConfig, _Mapping]] = ..., qwen3_vl_encoder: _Optional[_Union[Qwen3VlEncoderConfig, _Mapping]] = ..., mistral_encoder: _Optional[_Union[MistralEncoderConfig, _Mapping]] = ..., wan_t5_encoder: _Optional[_Union[WanT5EncoderConfig, _Mapping]] = ..., gemma2_encoder: _Optional[_Union[Gemma2EncoderConfig, _Mapping]] = ..., spandrel_image_to_image: _Optional[_Union[SpandrelImageToImageConfig, _Mapping]] = ..., siglip: _Optional[_Union[SiglipConfig, _Mapping]] = ..., flux_redux: _Optional[_Union[FluxReduxConfig, _Mapping]] = ..., llava_onevision: _Optional[_Union[LlavaOnevisionConfig, _Mapping]] = ..., prompt_enhancer: _Optional[_Union[PromptEnhancerConfig, _Mapping]] = ..., text_llm: _Optional[_Union[TextLlmConfig, _Mapping]] = ..., external_image_generator: _Optional[_Union[ExternalImageGeneratorConfig, _Mapping]] = ..., pid_decoder: _Optional[_Union[PidDecoderConfig, _Mapping]] = ..., onnx: _Optional[_Union[OnnxConfig, _Mapping]] = ..., unknown: _Optional[_Union[UnknownConfig, _Mapping]] = ...) -> None: ...
+    def __init__(self, key: _Optional[str] = ..., etag: _Optional[str] = ..., name: _Optional[str] = ..., type: _Optional[_Union[_taxonomy_pb2.ModelType, str]] = ..., format: _Optional[_Union[_taxonomy_pb2.ModelFormat, str]] = ..., base: _Optional[str] = ..., compatible_bases: _Optional[_Iterable[str]] = ..., path: _Optional[str] = ..., root_id: _Optional[str] = ..., size_bytes: _Optional[int] = ..., original_hash: _Optional[str] = ..., current_hash: _Optional[str] = ..., description: _Optional[str] = ..., source: _Optional[str] = ..., source_type: _Optional[_Union[_taxonomy_pb2.ModelSourceType, str]] = ..., tags: _Optional[_Iterable[str]] = ..., trigger_phrases: _Optional[_Iterable[str]] = ..., license: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., missing_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., preview_url: _Optional[str] = ..., source_url: _Optional[str] = ..., default_settings: _Optional[_Union[_default_settings_pb2.DefaultSettings, _Mapping]] = ..., related_keys: _Optional[_Iterable[str]] = ..., extra_fields: _Optional[_Mapping[str, str]] = ..., cover_image: _Optional[_Union[_cover_image_pb2.CoverImage, _Mapping]] = ..., main: _Optional[_Union[MainConfig, _Mapping]] = ..., vae: _Optional[_Union[VaeConfig, _Mapping]] = ..., lora: _Optional[_Union[LoraConfig, _Mapping]] = ..., control_lora: _Optional[_Union[ControlLoraConfig, _Mapping]] = ..., controlnet: _Optional[_Union[ControlNetConfig, _Mapping]] = ..., embedding: _Optional[_Union[TextualInversionConfig, _Mapping]] = ..., ip_adapter: _Optional[_Union[IpAdapterConfig, _Mapping]] = ..., clip_vision: _Optional[_Union[ClipVisionConfig, _Mapping]] = ..., clip_embed: _Optional[_Union[ClipEmbedConfig, _Mapping]] = ..., t2i_adapter: _Optional[_Union[T2iAdapterConfig, _Mapping]] = ..., t5_encoder: _Optional[_Union[T5EncoderConfig, _Mapping]] = ..., qwen3_encoder: _Optional[_Union[Qwen3EncoderConfig, _Mapping]] = ..., qwen_vl_encoder: _Optional[_Union[QwenVlEncoderConfig, _Mapping]] = ..., qwen3_vl_encoder: _Optional[_Union[Qwen3VlEncoderConfig, _Mapping]] = ..., mistral_encoder: _Optional[_Union[MistralEncoderConfig, _Mapping]] = ..., wan_t5_encoder: _Optional[_Union[WanT5EncoderConfig, _Mapping]] = ..., gemma2_encoder: _Optional[_Union[Gemma2EncoderConfig, _Mapping]] = ..., spandrel_image_to_image: _Optional[_Union[SpandrelImageToImageConfig, _Mapping]] = ..., siglip: _Optional[_Union[SiglipConfig, _Mapping]] = ..., flux_redux: _Optional[_Union[FluxReduxConfig, _Mapping]] = ..., llava_onevision: _Optional[_Union[LlavaOnevisionConfig, _Mapping]] = ..., prompt_enhancer: _Optional[_Union[PromptEnhancerConfig, _Mapping]] = ..., text_llm: _Optional[_Union[TextLlmConfig, _Mapping]] = ..., external_image_generator: _Optional[_Union[ExternalImageGeneratorConfig, _Mapping]] = ..., pid_decoder: _Optional[_Union[PidDecoderConfig, _Mapping]] = ..., onnx: _Optional[_Union[OnnxConfig, _Mapping]] = ..., unknown: _Optional[_Union[UnknownConfig, _Mapping]] = ...) -> None: ...
 
 class Submodel(_message.Message):
     __slots__ = ("type", "path_or_prefix", "class_name", "library")

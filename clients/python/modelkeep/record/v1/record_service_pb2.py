@@ -28,13 +28,16 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from modelkeep.model.v1 import model_pb2 as modelkeep_dot_model_dot_v1_dot_model__pb2
 from modelkeep.model.v1 import taxonomy_pb2 as modelkeep_dot_model_dot_v1_dot_taxonomy__pb2
+from modelkeep.record.v1 import backups_pb2 as modelkeep_dot_record_dot_v1_dot_backups__pb2
 from modelkeep.record.v1 import batch_delete_pb2 as modelkeep_dot_record_dot_v1_dot_batch__delete__pb2
+from modelkeep.record.v1 import covers_pb2 as modelkeep_dot_record_dot_v1_dot_covers__pb2
+from modelkeep.record.v1 import exports_pb2 as modelkeep_dot_record_dot_v1_dot_exports__pb2
 from modelkeep.record.v1 import marks_pb2 as modelkeep_dot_record_dot_v1_dot_marks__pb2
 from modelkeep.record.v1 import tags_pb2 as modelkeep_dot_record_dot_v1_dot_tags__pb2
 from modelkeep.server.v1 import watch_pb2 as modelkeep_dot_server_dot_v1_dot_watch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(modelkeep/record/v1/record_service.proto\x12\x13modelkeep.record.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emodelkeep/model/v1/model.proto\x1a!modelkeep/model/v1/taxonomy.proto\x1a&modelkeep/record/v1/batch_delete.proto\x1a\x1fmodelkeep/record/v1/marks.proto\x1a\x1emodelkeep/record/v1/tags.proto\x1a\x1fmodelkeep/server/v1/watch.proto\"\x95\x08\n\x0bModelFilter\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x1d\n\x05\x62\x61ses\x18\x02 \x03(\tB\x0e\xbaH\x0b\x92\x01\x08\x10@\"\x04r\x02\x18@\x12?\n\x05types\x18\x03 \x03(\x0e\x32\x1d.modelkeep.model.v1.ModelTypeB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07\x82\x01\x04\x10\x01 \x00\x12\x43\n\x07\x66ormats\x18\x04 \x03(\x0e\x32\x1f.modelkeep.model.v1.ModelFormatB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1d\n\x04tags\x18\x05 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\x80\x02\x12\x1e\n\x05paths\x18\x06 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\x80 \x12\x18\n\x07root_id\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x16\n\x04hash\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06source\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x16\n\x04text\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12g\n\x06labels\x18\x0b \x03(\x0b\x32,.modelkeep.record.v1.ModelFilter.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x12+\n\x04keys\x18\x0c \x03(\tB\x1d\xbaH\x1a\x92\x01\x17\x10\xe8\x07\"\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12.\n\nkey_prefix\x18\r \x01(\tB\x1a\xbaH\x17r\x12\x32\x10^[0-9a-f]{4,32}$\xd8\x01\x01\x12\x1f\n\rname_caseless\x18\x0e \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x14\n\x07missing\x18\x0f \x01(\x08H\x00\x88\x01\x01\x12$\n\x0emin_size_bytes\x18\x10 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12$\n\x0emax_size_bytes\x18\x11 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x02\x88\x01\x01\x12\x34\n\x10\x63reate_time_from\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12\x63reate_time_before\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10update_time_from\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12update_time_before\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x05\x66iles\x18\x16 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07r\x05\x10\x01\x18\x80@\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08_missingB\x11\n\x0f_min_size_bytesB\x11\n\x0f_max_size_bytes\"\xa1\x01\n\x12\x43reateModelRequest\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.ModelB\x06\xbaH\x03\xc8\x01\x01\x12\x38\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x1d.modelkeep.model.v1.ModelFileB\n\xbaH\x07\x92\x01\x04\x10\xa0\x9c\x01\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"Q\n\x13\x43reateModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x10\n\x08revision\x18\x02 \x01(\x03\"5\n\x0fGetModelRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\"<\n\x10GetModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\"F\n\x15\x42\x61tchGetModelsRequest\x12-\n\x04keys\x18\x01 \x03(\tB\x1f\xbaH\x1c\x92\x01\x19\x08\x01\x10\xe8\x07\"\x12r\x10\x32\x0e^[0-9a-f]{32}$\"p\n\x16\x42\x61tchGetModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x14\n\x0cmissing_keys\x18\x02 \x03(\t\x12\x15\n\rdeferred_keys\x18\x03 \x03(\t\"~\n\x10\x46indModelRequest\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x04\x12\x17\n\x04\x62\x61se\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x37\n\x04type\x18\x03 \x01(\x0e\x32\x1d.modelkeep.model.v1.ModelTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"=\n\x11\x46indModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\"\x86\x02\n\x11ListModelsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .modelkeep.record.v1.ModelFilter\x12\x36\n\x04view\x18\x02 \x01(\x0e\x32\x1e.modelkeep.record.v1.ModelViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x38\n\x05order\x18\x03 \x01(\x0e\x32\x1f.modelkeep.record.v1.ModelOrderB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x12\n\ndescending\x18\x04 \x01(\x08\x12\x1a\n\tpage_size\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\npage_token\x18\x06 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x02\"n\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"v\n\x15ListModelFilesRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\npage_token\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x02\"_\n\x16ListModelFilesResponse\x12,\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1d.modelkeep.model.v1.ModelFile\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x80\x02\n\x12UpdateModelRequest\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.ModelB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x38\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x1d.modelkeep.model.v1.ModelFileB\n\xbaH\x07\x92\x01\x04\x10\xa0\x9c\x01\x12\x15\n\rreplace_files\x18\x04 \x01(\x08\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\"f\n\x13UpdateModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x13\n\x0blost_fields\x18\x03 \x03(\t\"q\n\x12\x44\x65leteModelRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"Q\n\x13\x44\x65leteModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xc3\x01\n\x12WatchModelsRequest\x12\x1e\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x30\n\x06\x66ilter\x18\x02 \x01(\x0b\x32 .modelkeep.record.v1.ModelFilter\x12\x15\n\rskip_snapshot\x18\x03 \x01(\x08\x12\x44\n\x11\x62ookmark_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\"\xa7\x01\n\x13WatchModelsResponse\x12.\n\x05phase\x18\x01 \x01(\x0e\x32\x1f.modelkeep.server.v1.WatchPhase\x12\x19\n\x11snapshot_complete\x18\x02 \x01(\x08\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12/\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x1f.modelkeep.record.v1.ModelEvent\"i\n\nModelEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12(\n\x03put\x18\x02 \x01(\x0b\x32\x19.modelkeep.model.v1.ModelH\x00\x12\x15\n\x0bremoved_key\x18\x03 \x01(\tH\x00\x42\x08\n\x06\x63hange\"\x15\n\x13GetStoreInfoRequest\"\xb7\x02\n\x14GetStoreInfoResponse\x12\x16\n\x0eschema_version\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x13\n\x0bmodel_count\x18\x05 \x01(\x03\x12\x18\n\x10unreadable_count\x18\x06 \x01(\x03\x12.\n\x06\x63ounts\x18\x07 \x03(\x0b\x32\x1e.modelkeep.record.v1.TypeCount\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x17\n\x0foldest_revision\x18\t \x01(\x03\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rmissing_count\x18\x0b \x01(\x03\"G\n\tTypeCount\x12+\n\x04type\x18\x01 \x01(\x0e\x32\x1d.modelkeep.model.v1.ModelType\x12\r\n\x05\x63ount\x18\x02 \x01(\x03*R\n\tModelView\x12\x1a\n\x16MODEL_VIEW_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_VIEW_BASIC\x10\x01\x12\x13\n\x0fMODEL_VIEW_FULL\x10\x02*\xbb\x01\n\nModelOrder\x12\x1b\n\x17MODEL_ORDER_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_ORDER_NAME\x10\x01\x12\x14\n\x10MODEL_ORDER_TYPE\x10\x02\x12\x14\n\x10MODEL_ORDER_SIZE\x10\x03\x12\x1b\n\x17MODEL_ORDER_CREATE_TIME\x10\x04\x12\x1b\n\x17MODEL_ORDER_UPDATE_TIME\x10\x05\x12\x14\n\x10MODEL_ORDER_PATH\x10\x06\x32\xd5\n\n\rRecordService\x12\x65\n\x0b\x43reateModel\x12\'.modelkeep.record.v1.CreateModelRequest\x1a(.modelkeep.record.v1.CreateModelResponse\"\x03\x90\x02\x00\x12\\\n\x08GetModel\x12$.modelkeep.record.v1.GetModelRequest\x1a%.modelkeep.record.v1.GetModelResponse\"\x03\x90\x02\x01\x12n\n\x0e\x42\x61tchGetModels\x12*.modelkeep.record.v1.BatchGetModelsRequest\x1a+.modelkeep.record.v1.BatchGetModelsResponse\"\x03\x90\x02\x01\x12_\n\tFindModel\x12%.modelkeep.record.v1.FindModelRequest\x1a&.modelkeep.record.v1.FindModelResponse\"\x03\x90\x02\x01\x12\x62\n\nListModels\x12&.modelkeep.record.v1.ListModelsRequest\x1a\'.modelkeep.record.v1.ListModelsResponse\"\x03\x90\x02\x01\x12n\n\x0eListModelFiles\x12*.modelkeep.record.v1.ListModelFilesRequest\x1a+.modelkeep.record.v1.ListModelFilesResponse\"\x03\x90\x02\x01\x12\x65\n\x0bUpdateModel\x12\'.modelkeep.record.v1.UpdateModelRequest\x1a(.modelkeep.record.v1.UpdateModelResponse\"\x03\x90\x02\x00\x12\x65\n\x0b\x44\x65leteModel\x12\'.modelkeep.record.v1.DeleteModelRequest\x1a(.modelkeep.record.v1.DeleteModelResponse\"\x03\x90\x02\x00\x12w\n\x11\x42\x61tchDeleteModels\x12-.modelkeep.record.v1.BatchDeleteModelsRequest\x1a..modelkeep.record.v1.BatchDeleteModelsResponse\"\x03\x90\x02\x02\x12g\n\x0bWatchModels\x12\'.modelkeep.record.v1.WatchModelsRequest\x1a(.modelkeep.record.v1.WatchModelsResponse\"\x03\x90\x02\x01\x30\x01\x12\x62\n\nMarkModels\x12&.modelkeep.record.v1.MarkModelsRequest\x1a\'.modelkeep.record.v1.MarkModelsResponse\"\x03\x90\x02\x02\x12\\\n\x08ListTags\x12$.modelkeep.record.v1.ListTagsRequest\x1a%.modelkeep.record.v1.ListTagsResponse\"\x03\x90\x02\x01\x12h\n\x0cGetStoreInfo\x12(.modelkeep.record.v1.GetStoreInfoRequest\x1a).modelkeep.record.v1.GetStoreInfoResponse\"\x03\x90\x02\x01\x42t\n\x17\x64\x65v.modelkeep.record.v1B\x12RecordServiceProtoP\x01Z-modelkeep.dev/go/modelkeep/record/v1;recordv1\xaa\x02\x13Modelkeep.Record.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(modelkeep/record/v1/record_service.proto\x12\x13modelkeep.record.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emodelkeep/model/v1/model.proto\x1a!modelkeep/model/v1/taxonomy.proto\x1a!modelkeep/record/v1/backups.proto\x1a&modelkeep/record/v1/batch_delete.proto\x1a modelkeep/record/v1/covers.proto\x1a!modelkeep/record/v1/exports.proto\x1a\x1fmodelkeep/record/v1/marks.proto\x1a\x1emodelkeep/record/v1/tags.proto\x1a\x1fmodelkeep/server/v1/watch.proto\"\xc3\x08\n\x0bModelFilter\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x1d\n\x05\x62\x61ses\x18\x02 \x03(\tB\x0e\xbaH\x0b\x92\x01\x08\x10@\"\x04r\x02\x18@\x12?\n\x05types\x18\x03 \x03(\x0e\x32\x1d.modelkeep.model.v1.ModelTypeB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07\x82\x01\x04\x10\x01 \x00\x12\x43\n\x07\x66ormats\x18\x04 \x03(\x0e\x32\x1f.modelkeep.model.v1.ModelFormatB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1d\n\x04tags\x18\x05 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\x80\x02\x12\x1e\n\x05paths\x18\x06 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\x80 \x12\x18\n\x07root_id\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x16\n\x04hash\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06source\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x16\n\x04text\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12g\n\x06labels\x18\x0b \x03(\x0b\x32,.modelkeep.record.v1.ModelFilter.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x12+\n\x04keys\x18\x0c \x03(\tB\x1d\xbaH\x1a\x92\x01\x17\x10\xe8\x07\"\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12.\n\nkey_prefix\x18\r \x01(\tB\x1a\xbaH\x17r\x12\x32\x10^[0-9a-f]{4,32}$\xd8\x01\x01\x12\x1f\n\rname_caseless\x18\x0e \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x14\n\x07missing\x18\x0f \x01(\x08H\x00\x88\x01\x01\x12$\n\x0emin_size_bytes\x18\x10 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12$\n\x0emax_size_bytes\x18\x11 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x02\x88\x01\x01\x12\x34\n\x10\x63reate_time_from\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12\x63reate_time_before\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10update_time_from\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12update_time_before\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x05\x66iles\x18\x16 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07r\x05\x10\x01\x18\x80@\x12,\n\nrelated_to\x18\x17 \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[0-9a-f]{32}$\xd8\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08_missingB\x11\n\x0f_min_size_bytesB\x11\n\x0f_max_size_bytes\"\xa1\x01\n\x12\x43reateModelRequest\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.ModelB\x06\xbaH\x03\xc8\x01\x01\x12\x38\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x1d.modelkeep.model.v1.ModelFileB\n\xbaH\x07\x92\x01\x04\x10\xa0\x9c\x01\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"Q\n\x13\x43reateModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x10\n\x08revision\x18\x02 \x01(\x03\"5\n\x0fGetModelRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\"<\n\x10GetModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\"F\n\x15\x42\x61tchGetModelsRequest\x12-\n\x04keys\x18\x01 \x03(\tB\x1f\xbaH\x1c\x92\x01\x19\x08\x01\x10\xe8\x07\"\x12r\x10\x32\x0e^[0-9a-f]{32}$\"p\n\x16\x42\x61tchGetModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x14\n\x0cmissing_keys\x18\x02 \x03(\t\x12\x15\n\rdeferred_keys\x18\x03 \x03(\t\"~\n\x10\x46indModelRequest\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x04\x12\x17\n\x04\x62\x61se\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x37\n\x04type\x18\x03 \x01(\x0e\x32\x1d.modelkeep.model.v1.ModelTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"=\n\x11\x46indModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\"\x86\x02\n\x11ListModelsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .modelkeep.record.v1.ModelFilter\x12\x36\n\x04view\x18\x02 \x01(\x0e\x32\x1e.modelkeep.record.v1.ModelViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x38\n\x05order\x18\x03 \x01(\x0e\x32\x1f.modelkeep.record.v1.ModelOrderB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x12\n\ndescending\x18\x04 \x01(\x08\x12\x1a\n\tpage_size\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\npage_token\x18\x06 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x02\"n\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"v\n\x15ListModelFilesRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\npage_token\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x02\"_\n\x16ListModelFilesResponse\x12,\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1d.modelkeep.model.v1.ModelFile\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x80\x02\n\x12UpdateModelRequest\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.ModelB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x38\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x1d.modelkeep.model.v1.ModelFileB\n\xbaH\x07\x92\x01\x04\x10\xa0\x9c\x01\x12\x15\n\rreplace_files\x18\x04 \x01(\x08\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\"f\n\x13UpdateModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x13\n\x0blost_fields\x18\x03 \x03(\t\"q\n\x12\x44\x65leteModelRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"Q\n\x13\x44\x65leteModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.modelkeep.model.v1.Model\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\\\n\x13\x45xportModelsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .modelkeep.record.v1.ModelFilter\x12\x13\n\x0bwith_covers\x18\x02 \x01(\x08\"\xc3\x01\n\x12WatchModelsRequest\x12\x1e\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x30\n\x06\x66ilter\x18\x02 \x01(\x0b\x32 .modelkeep.record.v1.ModelFilter\x12\x15\n\rskip_snapshot\x18\x03 \x01(\x08\x12\x44\n\x11\x62ookmark_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\"\xa7\x01\n\x13WatchModelsResponse\x12.\n\x05phase\x18\x01 \x01(\x0e\x32\x1f.modelkeep.server.v1.WatchPhase\x12\x19\n\x11snapshot_complete\x18\x02 \x01(\x08\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12/\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x1f.modelkeep.record.v1.ModelEvent\"i\n\nModelEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12(\n\x03put\x18\x02 \x01(\x0b\x32\x19.modelkeep.model.v1.ModelH\x00\x12\x15\n\x0bremoved_key\x18\x03 \x01(\tH\x00\x42\x08\n\x06\x63hange\"\x15\n\x13GetStoreInfoRequest\"\xb7\x02\n\x14GetStoreInfoResponse\x12\x16\n\x0eschema_version\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x13\n\x0bmodel_count\x18\x05 \x01(\x03\x12\x18\n\x10unreadable_count\x18\x06 \x01(\x03\x12.\n\x06\x63ounts\x18\x07 \x03(\x0b\x32\x1e.modelkeep.record.v1.TypeCount\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x17\n\x0foldest_revision\x18\t \x01(\x03\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rmissing_count\x18\x0b \x01(\x03\"G\n\tTypeCount\x12+\n\x04type\x18\x01 \x01(\x0e\x32\x1d.modelkeep.model.v1.ModelType\x12\r\n\x05\x63ount\x18\x02 \x01(\x03*R\n\tModelView\x12\x1a\n\x16MODEL_VIEW_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_VIEW_BASIC\x10\x01\x12\x13\n\x0fMODEL_VIEW_FULL\x10\x02*\xbb\x01\n\nModelOrder\x12\x1b\n\x17MODEL_ORDER_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_ORDER_NAME\x10\x01\x12\x14\n\x10MODEL_ORDER_TYPE\x10\x02\x12\x14\n\x10MODEL_ORDER_SIZE\x10\x03\x12\x1b\n\x17MODEL_ORDER_CREATE_TIME\x10\x04\x12\x1b\n\x17MODEL_ORDER_UPDATE_TIME\x10\x05\x12\x14\n\x10MODEL_ORDER_PATH\x10\x06\x32\xe2\x0f\n\rRecordService\x12\x65\n\x0b\x43reateModel\x12\'.modelkeep.record.v1.CreateModelRequest\x1a(.modelkeep.record.v1.CreateModelResponse\"\x03\x90\x02\x00\x12\\\n\x08GetModel\x12$.modelkeep.record.v1.GetModelRequest\x1a%.modelkeep.record.v1.GetModelResponse\"\x03\x90\x02\x01\x12n\n\x0e\x42\x61tchGetModels\x12*.modelkeep.record.v1.BatchGetModelsRequest\x1a+.modelkeep.record.v1.BatchGetModelsResponse\"\x03\x90\x02\x01\x12_\n\tFindModel\x12%.modelkeep.record.v1.FindModelRequest\x1a&.modelkeep.record.v1.FindModelResponse\"\x03\x90\x02\x01\x12\x62\n\nListModels\x12&.modelkeep.record.v1.ListModelsRequest\x1a\'.modelkeep.record.v1.ListModelsResponse\"\x03\x90\x02\x01\x12n\n\x0eListModelFiles\x12*.modelkeep.record.v1.ListModelFilesRequest\x1a+.modelkeep.record.v1.ListModelFilesResponse\"\x03\x90\x02\x01\x12\x65\n\x0bUpdateModel\x12\'.modelkeep.record.v1.UpdateModelRequest\x1a(.modelkeep.record.v1.UpdateModelResponse\"\x03\x90\x02\x00\x12\x65\n\x0b\x44\x65leteModel\x12\'.modelkeep.record.v1.DeleteModelRequest\x1a(.modelkeep.record.v1.DeleteModelResponse\"\x03\x90\x02\x00\x12w\n\x11\x42\x61tchDeleteModels\x12-.modelkeep.record.v1.BatchDeleteModelsRequest\x1a..modelkeep.record.v1.BatchDeleteModelsResponse\"\x03\x90\x02\x02\x12g\n\x0bWatchModels\x12\'.modelkeep.record.v1.WatchModelsRequest\x1a(.modelkeep.record.v1.WatchModelsResponse\"\x03\x90\x02\x01\x30\x01\x12\x62\n\nMarkModels\x12&.modelkeep.record.v1.MarkModelsRequest\x1a\'.modelkeep.record.v1.MarkModelsResponse\"\x03\x90\x02\x02\x12\\\n\x08ListTags\x12$.modelkeep.record.v1.ListTagsRequest\x1a%.modelkeep.record.v1.ListTagsResponse\"\x03\x90\x02\x01\x12j\n\x0c\x45xportModels\x12(.modelkeep.record.v1.ExportModelsRequest\x1a).modelkeep.record.v1.ExportModelsResponse\"\x03\x90\x02\x01\x30\x01\x12h\n\x0cImportModels\x12(.modelkeep.record.v1.ImportModelsRequest\x1a).modelkeep.record.v1.ImportModelsResponse\"\x03\x90\x02\x02\x12k\n\rSetCoverImage\x12).modelkeep.record.v1.SetCoverImageRequest\x1a*.modelkeep.record.v1.SetCoverImageResponse\"\x03\x90\x02\x02\x12k\n\rGetCoverImage\x12).modelkeep.record.v1.GetCoverImageRequest\x1a*.modelkeep.record.v1.GetCoverImageResponse\"\x03\x90\x02\x01\x12t\n\x10\x44\x65leteCoverImage\x12,.modelkeep.record.v1.DeleteCoverImageRequest\x1a-.modelkeep.record.v1.DeleteCoverImageResponse\"\x03\x90\x02\x02\x12\x65\n\x0b\x42\x61\x63kUpStore\x12\'.modelkeep.record.v1.BackUpStoreRequest\x1a(.modelkeep.record.v1.BackUpStoreResponse\"\x03\x90\x02\x00\x12h\n\x0cGetStoreInfo\x12(.modelkeep.record.v1.GetStoreInfoRequest\x1a).modelkeep.record.v1.GetStoreInfoResponse\"\x03\x90\x02\x01\x42t\n\x17\x64\x65v.modelkeep.record.v1B\x12RecordServiceProtoP\x01Z-modelkeep.dev/go/modelkeep/record/v1;recordv1\xaa\x02\x13Modelkeep.Record.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -78,6 +81,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELFILTER'].fields_by_name['max_size_bytes']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_MODELFILTER'].fields_by_name['files']._loaded_options = None
   _globals['_MODELFILTER'].fields_by_name['files']._serialized_options = b'\272H\016\222\001\013\020@\"\007r\005\020\001\030\200@'
+  _globals['_MODELFILTER'].fields_by_name['related_to']._loaded_options = None
+  _globals['_MODELFILTER'].fields_by_name['related_to']._serialized_options = b'\272H\025r\0202\016^[0-9a-f]{32}$\330\001\001'
   _globals['_CREATEMODELREQUEST'].fields_by_name['model']._loaded_options = None
   _globals['_CREATEMODELREQUEST'].fields_by_name['model']._serialized_options = b'\272H\003\310\001\001'
   _globals['_CREATEMODELREQUEST'].fields_by_name['files']._loaded_options = None
@@ -148,60 +153,74 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDSERVICE'].methods_by_name['MarkModels']._serialized_options = b'\220\002\002'
   _globals['_RECORDSERVICE'].methods_by_name['ListTags']._loaded_options = None
   _globals['_RECORDSERVICE'].methods_by_name['ListTags']._serialized_options = b'\220\002\001'
+  _globals['_RECORDSERVICE'].methods_by_name['ExportModels']._loaded_options = None
+  _globals['_RECORDSERVICE'].methods_by_name['ExportModels']._serialized_options = b'\220\002\001'
+  _globals['_RECORDSERVICE'].methods_by_name['ImportModels']._loaded_options = None
+  _globals['_RECORDSERVICE'].methods_by_name['ImportModels']._serialized_options = b'\220\002\002'
+  _globals['_RECORDSERVICE'].methods_by_name['SetCoverImage']._loaded_options = None
+  _globals['_RECORDSERVICE'].methods_by_name['SetCoverImage']._serialized_options = b'\220\002\002'
+  _globals['_RECORDSERVICE'].methods_by_name['GetCoverImage']._loaded_options = None
+  _globals['_RECORDSERVICE'].methods_by_name['GetCoverImage']._serialized_options = b'\220\002\001'
+  _globals['_RECORDSERVICE'].methods_by_name['DeleteCoverImage']._loaded_options = None
+  _globals['_RECORDSERVICE'].methods_by_name['DeleteCoverImage']._serialized_options = b'\220\002\002'
+  _globals['_RECORDSERVICE'].methods_by_name['BackUpStore']._loaded_options = None
+  _globals['_RECORDSERVICE'].methods_by_name['BackUpStore']._serialized_options = b'\220\002\000'
   _globals['_RECORDSERVICE'].methods_by_name['GetStoreInfo']._loaded_options = None
   _globals['_RECORDSERVICE'].methods_by_name['GetStoreInfo']._serialized_options = b'\220\002\001'
-  _globals['_MODELVIEW']._serialized_start=4227
-  _globals['_MODELVIEW']._serialized_end=4309
-  _globals['_MODELORDER']._serialized_start=4312
-  _globals['_MODELORDER']._serialized_end=4499
-  _globals['_MODELFILTER']._serialized_start=399
-  _globals['_MODELFILTER']._serialized_end=1444
-  _globals['_MODELFILTER_LABELSENTRY']._serialized_start=1349
-  _globals['_MODELFILTER_LABELSENTRY']._serialized_end=1394
-  _globals['_CREATEMODELREQUEST']._serialized_start=1447
-  _globals['_CREATEMODELREQUEST']._serialized_end=1608
-  _globals['_CREATEMODELRESPONSE']._serialized_start=1610
-  _globals['_CREATEMODELRESPONSE']._serialized_end=1691
-  _globals['_GETMODELREQUEST']._serialized_start=1693
-  _globals['_GETMODELREQUEST']._serialized_end=1746
-  _globals['_GETMODELRESPONSE']._serialized_start=1748
-  _globals['_GETMODELRESPONSE']._serialized_end=1808
-  _globals['_BATCHGETMODELSREQUEST']._serialized_start=1810
-  _globals['_BATCHGETMODELSREQUEST']._serialized_end=1880
-  _globals['_BATCHGETMODELSRESPONSE']._serialized_start=1882
-  _globals['_BATCHGETMODELSRESPONSE']._serialized_end=1994
-  _globals['_FINDMODELREQUEST']._serialized_start=1996
-  _globals['_FINDMODELREQUEST']._serialized_end=2122
-  _globals['_FINDMODELRESPONSE']._serialized_start=2124
-  _globals['_FINDMODELRESPONSE']._serialized_end=2185
-  _globals['_LISTMODELSREQUEST']._serialized_start=2188
-  _globals['_LISTMODELSREQUEST']._serialized_end=2450
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2452
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2562
-  _globals['_LISTMODELFILESREQUEST']._serialized_start=2564
-  _globals['_LISTMODELFILESREQUEST']._serialized_end=2682
-  _globals['_LISTMODELFILESRESPONSE']._serialized_start=2684
-  _globals['_LISTMODELFILESRESPONSE']._serialized_end=2779
-  _globals['_UPDATEMODELREQUEST']._serialized_start=2782
-  _globals['_UPDATEMODELREQUEST']._serialized_end=3038
-  _globals['_UPDATEMODELRESPONSE']._serialized_start=3040
-  _globals['_UPDATEMODELRESPONSE']._serialized_end=3142
-  _globals['_DELETEMODELREQUEST']._serialized_start=3144
-  _globals['_DELETEMODELREQUEST']._serialized_end=3257
-  _globals['_DELETEMODELRESPONSE']._serialized_start=3259
-  _globals['_DELETEMODELRESPONSE']._serialized_end=3340
-  _globals['_WATCHMODELSREQUEST']._serialized_start=3343
-  _globals['_WATCHMODELSREQUEST']._serialized_end=3538
-  _globals['_WATCHMODELSRESPONSE']._serialized_start=3541
-  _globals['_WATCHMODELSRESPONSE']._serialized_end=3708
-  _globals['_MODELEVENT']._serialized_start=3710
-  _globals['_MODELEVENT']._serialized_end=3815
-  _globals['_GETSTOREINFOREQUEST']._serialized_start=3817
-  _globals['_GETSTOREINFOREQUEST']._serialized_end=3838
-  _globals['_GETSTOREINFORESPONSE']._serialized_start=3841
-  _globals['_GETSTOREINFORESPONSE']._serialized_end=4152
-  _globals['_TYPECOUNT']._serialized_start=4154
-  _globals['_TYPECOUNT']._serialized_end=4225
-  _globals['_RECORDSERVICE']._serialized_start=4502
-  _globals['_RECORDSERVICE']._serialized_end=5867
+  _globals['_MODELVIEW']._serialized_start=4471
+  _globals['_MODELVIEW']._serialized_end=4553
+  _globals['_MODELORDER']._serialized_start=4556
+  _globals['_MODELORDER']._serialized_end=4743
+  _globals['_MODELFILTER']._serialized_start=503
+  _globals['_MODELFILTER']._serialized_end=1594
+  _globals['_MODELFILTER_LABELSENTRY']._serialized_start=1499
+  _globals['_MODELFILTER_LABELSENTRY']._serialized_end=1544
+  _globals['_CREATEMODELREQUEST']._serialized_start=1597
+  _globals['_CREATEMODELREQUEST']._serialized_end=1758
+  _globals['_CREATEMODELRESPONSE']._serialized_start=1760
+  _globals['_CREATEMODELRESPONSE']._serialized_end=1841
+  _globals['_GETMODELREQUEST']._serialized_start=1843
+  _globals['_GETMODELREQUEST']._serialized_end=1896
+  _globals['_GETMODELRESPONSE']._serialized_start=1898
+  _globals['_GETMODELRESPONSE']._serialized_end=1958
+  _globals['_BATCHGETMODELSREQUEST']._serialized_start=1960
+  _globals['_BATCHGETMODELSREQUEST']._serialized_end=2030
+  _globals['_BATCHGETMODELSRESPONSE']._serialized_start=2032
+  _globals['_BATCHGETMODELSRESPONSE']._serialized_end=2144
+  _globals['_FINDMODELREQUEST']._serialized_start=2146
+  _globals['_FINDMODELREQUEST']._serialized_end=2272
+  _globals['_FINDMODELRESPONSE']._serialized_start=2274
+  _globals['_FINDMODELRESPONSE']._serialized_end=2335
+  _globals['_LISTMODELSREQUEST']._serialized_start=2338
+  _globals['_LISTMODELSREQUEST']._serialized_end=2600
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2602
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2712
+  _globals['_LISTMODELFILESREQUEST']._serialized_start=2714
+  _globals['_LISTMODELFILESREQUEST']._serialized_end=2832
+  _globals['_LISTMODELFILESRESPONSE']._serialized_start=2834
+  _globals['_LISTMODELFILESRESPONSE']._serialized_end=2929
+  _globals['_UPDATEMODELREQUEST']._serialized_start=2932
+  _globals['_UPDATEMODELREQUEST']._serialized_end=3188
+  _globals['_UPDATEMODELRESPONSE']._serialized_start=3190
+  _globals['_UPDATEMODELRESPONSE']._serialized_end=3292
+  _globals['_DELETEMODELREQUEST']._serialized_start=3294
+  _globals['_DELETEMODELREQUEST']._serialized_end=3407
+  _globals['_DELETEMODELRESPONSE']._serialized_start=3409
+  _globals['_DELETEMODELRESPONSE']._serialized_end=3490
+  _globals['_EXPORTMODELSREQUEST']._serialized_start=3492
+  _globals['_EXPORTMODELSREQUEST']._serialized_end=3584
+  _globals['_WATCHMODELSREQUEST']._serialized_start=3587
+  _globals['_WATCHMODELSREQUEST']._serialized_end=3782
+  _globals['_WATCHMODELSRESPONSE']._serialized_start=3785
+  _globals['_WATCHMODELSRESPONSE']._serialized_end=3952
+  _globals['_MODELEVENT']._serialized_start=3954
+  _globals['_MODELEVENT']._serialized_end=4059
+  _globals['_GETSTOREINFOREQUEST']._serialized_start=4061
+  _globals['_GETSTOREINFOREQUEST']._serialized_end=4082
+  _globals['_GETSTOREINFORESPONSE']._serialized_start=4085
+  _globals['_GETSTOREINFORESPONSE']._serialized_end=4396
+  _globals['_TYPECOUNT']._serialized_start=4398
+  _globals['_TYPECOUNT']._serialized_end=4469
+  _globals['_RECORDSERVICE']._serialized_start=4746
+  _globals['_RECORDSERVICE']._serialized_end=6764
 # @@protoc_insertion_point(module_scope)

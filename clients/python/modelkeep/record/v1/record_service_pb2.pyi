@@ -6,7 +6,10 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from modelkeep.model.v1 import model_pb2 as _model_pb2
 from modelkeep.model.v1 import taxonomy_pb2 as _taxonomy_pb2
+from modelkeep.record.v1 import backups_pb2 as _backups_pb2
 from modelkeep.record.v1 import batch_delete_pb2 as _batch_delete_pb2
+from modelkeep.record.v1 import covers_pb2 as _covers_pb2
+from modelkeep.record.v1 import exports_pb2 as _exports_pb2
 from modelkeep.record.v1 import marks_pb2 as _marks_pb2
 from modelkeep.record.v1 import tags_pb2 as _tags_pb2
 from modelkeep.server.v1 import watch_pb2 as _watch_pb2
@@ -46,7 +49,7 @@ MODEL_ORDER_UPDATE_TIME: ModelOrder
 MODEL_ORDER_PATH: ModelOrder
 
 class ModelFilter(_message.Message):
-    __slots__ = ("name", "bases", "types", "formats", "tags", "paths", "root_id", "hash", "source", "text", "labels", "keys", "key_prefix", "name_caseless", "missing", "min_size_bytes", "max_size_bytes", "create_time_from", "create_time_before", "update_time_from", "update_time_before", "files")
+    __slots__ = ("name", "bases", "types", "formats", "tags", "paths", "root_id", "hash", "source", "text", "labels", "keys", "key_prefix", "name_caseless", "missing", "min_size_bytes", "max_size_bytes", "create_time_from", "create_time_before", "update_time_from", "update_time_before", "files", "related_to")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +79,7 @@ class ModelFilter(_message.Message):
     UPDATE_TIME_FROM_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_BEFORE_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
+    RELATED_TO_FIELD_NUMBER: _ClassVar[int]
     name: str
     bases: _containers.RepeatedScalarFieldContainer[str]
     types: _containers.RepeatedScalarFieldContainer[_taxonomy_pb2.ModelType]
@@ -98,7 +102,8 @@ class ModelFilter(_message.Message):
     update_time_from: _timestamp_pb2.Timestamp
     update_time_before: _timestamp_pb2.Timestamp
     files: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., bases: _Optional[_Iterable[str]] = ..., types: _Optional[_Iterable[_Union[_taxonomy_pb2.ModelType, str]]] = ..., formats: _Optional[_Iterable[_Union[_taxonomy_pb2.ModelFormat, str]]] = ..., tags: _Optional[_Iterable[str]] = ..., paths: _Optional[_Iterable[str]] = ..., root_id: _Optional[str] = ..., hash: _Optional[str] = ..., source: _Optional[str] = ..., text: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., keys: _Optional[_Iterable[str]] = ..., key_prefix: _Optional[str] = ..., name_caseless: _Optional[str] = ..., missing: _Optional[bool] = ..., min_size_bytes: _Optional[int] = ..., max_size_bytes: _Optional[int] = ..., create_time_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., files: _Optional[_Iterable[str]] = ...) -> None: ...
+    related_to: str
+    def __init__(self, name: _Optional[str] = ..., bases: _Optional[_Iterable[str]] = ..., types: _Optional[_Iterable[_Union[_taxonomy_pb2.ModelType, str]]] = ..., formats: _Optional[_Iterable[_Union[_taxonomy_pb2.ModelFormat, str]]] = ..., tags: _Optional[_Iterable[str]] = ..., paths: _Optional[_Iterable[str]] = ..., root_id: _Optional[str] = ..., hash: _Optional[str] = ..., source: _Optional[str] = ..., text: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., keys: _Optional[_Iterable[str]] = ..., key_prefix: _Optional[str] = ..., name_caseless: _Optional[str] = ..., missing: _Optional[bool] = ..., min_size_bytes: _Optional[int] = ..., max_size_bytes: _Optional[int] = ..., create_time_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., files: _Optional[_Iterable[str]] = ..., related_to: _Optional[str] = ...) -> None: ...
 
 class CreateModelRequest(_message.Message):
     __slots__ = ("model", "files", "request_id")
@@ -249,6 +254,14 @@ class DeleteModelResponse(_message.Message):
     model: _model_pb2.Model
     revision: int
     def __init__(self, model: _Optional[_Union[_model_pb2.Model, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class ExportModelsRequest(_message.Message):
+    __slots__ = ("filter", "with_covers")
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    WITH_COVERS_FIELD_NUMBER: _ClassVar[int]
+    filter: ModelFilter
+    with_covers: bool
+    def __init__(self, filter: _Optional[_Union[ModelFilter, _Mapping]] = ..., with_covers: _Optional[bool] = ...) -> None: ...
 
 class WatchModelsRequest(_message.Message):
     __slots__ = ("resume_token", "filter", "skip_snapshot", "bookmark_interval")

@@ -3,7 +3,10 @@
 import grpc
 import warnings
 
+from modelkeep.record.v1 import backups_pb2 as modelkeep_dot_record_dot_v1_dot_backups__pb2
 from modelkeep.record.v1 import batch_delete_pb2 as modelkeep_dot_record_dot_v1_dot_batch__delete__pb2
+from modelkeep.record.v1 import covers_pb2 as modelkeep_dot_record_dot_v1_dot_covers__pb2
+from modelkeep.record.v1 import exports_pb2 as modelkeep_dot_record_dot_v1_dot_exports__pb2
 from modelkeep.record.v1 import marks_pb2 as modelkeep_dot_record_dot_v1_dot_marks__pb2
 from modelkeep.record.v1 import record_service_pb2 as modelkeep_dot_record_dot_v1_dot_record__service__pb2
 from modelkeep.record.v1 import tags_pb2 as modelkeep_dot_record_dot_v1_dot_tags__pb2
@@ -29,11 +32,10 @@ if _version_not_supported:
 
 
 class RecordServiceStub:
-    """Knows what models there are: type, base, format, provenance, hashes, files, where they lie. It never
-    opens a model's files.
+    """Knows what models there are: type, base, format, provenance, hashes, files, their place. It opens no model's files.
 
-    Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
-    SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL.
+    Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields), SERVER_BUSY,
+    SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL.
     """
 
     def __init__(self, channel):
@@ -102,6 +104,36 @@ class RecordServiceStub:
                 request_serializer=modelkeep_dot_record_dot_v1_dot_tags__pb2.ListTagsRequest.SerializeToString,
                 response_deserializer=modelkeep_dot_record_dot_v1_dot_tags__pb2.ListTagsResponse.FromString,
                 _registered_method=True)
+        self.ExportModels = channel.unary_stream(
+                '/modelkeep.record.v1.RecordService/ExportModels',
+                request_serializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.ExportModelsRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_record_dot_v1_dot_exports__pb2.ExportModelsResponse.FromString,
+                _registered_method=True)
+        self.ImportModels = channel.unary_unary(
+                '/modelkeep.record.v1.RecordService/ImportModels',
+                request_serializer=modelkeep_dot_record_dot_v1_dot_exports__pb2.ImportModelsRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_record_dot_v1_dot_exports__pb2.ImportModelsResponse.FromString,
+                _registered_method=True)
+        self.SetCoverImage = channel.unary_unary(
+                '/modelkeep.record.v1.RecordService/SetCoverImage',
+                request_serializer=modelkeep_dot_record_dot_v1_dot_covers__pb2.SetCoverImageRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_record_dot_v1_dot_covers__pb2.SetCoverImageResponse.FromString,
+                _registered_method=True)
+        self.GetCoverImage = channel.unary_unary(
+                '/modelkeep.record.v1.RecordService/GetCoverImage',
+                request_serializer=modelkeep_dot_record_dot_v1_dot_covers__pb2.GetCoverImageRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_record_dot_v1_dot_covers__pb2.GetCoverImageResponse.FromString,
+                _registered_method=True)
+        self.DeleteCoverImage = channel.unary_unary(
+                '/modelkeep.record.v1.RecordService/DeleteCoverImage',
+                request_serializer=modelkeep_dot_record_dot_v1_dot_covers__pb2.DeleteCoverImageRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_record_dot_v1_dot_covers__pb2.DeleteCoverImageResponse.FromString,
+                _registered_method=True)
+        self.BackUpStore = channel.unary_unary(
+                '/modelkeep.record.v1.RecordService/BackUpStore',
+                request_serializer=modelkeep_dot_record_dot_v1_dot_backups__pb2.BackUpStoreRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_record_dot_v1_dot_backups__pb2.BackUpStoreResponse.FromString,
+                _registered_method=True)
         self.GetStoreInfo = channel.unary_unary(
                 '/modelkeep.record.v1.RecordService/GetStoreInfo',
                 request_serializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.GetStoreInfoRequest.SerializeToString,
@@ -110,108 +142,86 @@ class RecordServiceStub:
 
 
 class RecordServiceServicer:
-    """Knows what models there are: type, base, format, provenance, hashes, files, where they lie. It never
-    opens a model's files.
+    """Knows what models there are: type, base, format, provenance, hashes, files, their place. It opens no model's files.
 
-    Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
-    SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL.
+    Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields), SERVER_BUSY,
+    SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL.
     """
 
     def CreateModel(self, request, context):
-        """Stores a new record and answers with it.
-
-        Errors: DUPLICATE_MODEL (the key is taken), DUPLICATE_PATH (another record has the path),
-        INVALID_MODEL_CONFIG (type, format and config do not fit), REQUEST_ID_REUSED.
+        """Stores a new record and answers with it. Errors: DUPLICATE_MODEL (the key is taken), DUPLICATE_PATH (another record
+        has the path), INVALID_MODEL_CONFIG (type, format and config do not fit), REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Answers with one record.
-
-        Errors: UNKNOWN_MODEL.
+        """Answers with one record. Errors: UNKNOWN_MODEL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetModels(self, request, context):
-        """Answers with up to 1,000 records in one call, in the order asked for. Keys without a record are
-        listed, and are no error.
+        """Answers with up to 1,000 records, in the order asked for. Keys without a record are listed, and are no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FindModel(self, request, context):
-        """Answers with the only record that has this name, base and type, all compared exactly. To look by a part
-        of these, by the beginning of a key or without regard to case, there is ListModels.
-
-        Errors: UNKNOWN_MODEL (none has), AMBIGUOUS_MODEL (more than one has: ListModels shows them).
+        """Answers with the only record that has exactly this name, base and type. By a part of these, by the beginning of a
+        key or in any case, ListModels looks. Errors: UNKNOWN_MODEL (none has), AMBIGUOUS_MODEL (more than one has).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists records page by page. All filters that are set must hold. Lists with a filter, and searches
-        for free text, run only so many at once and so long: "max_searches" and
-        "max_search_milliseconds" of GetServerInfo.
-
-        Errors: PAGE_TOKEN_MISMATCH, SERVER_BUSY (RetryInfo says when to try again), DEADLINE_EXCEEDED
-        (the list took too long; `remedy` says what makes it cheaper).
+        """Lists records page by page. Lists with a filter, and searches for free text, run only so many at once and so long:
+        "max_searches" and "max_search_milliseconds" of GetServerInfo. Errors: PAGE_TOKEN_MISMATCH, SERVER_BUSY (RetryInfo
+        says when to try again), DEADLINE_EXCEEDED (the list took too long; `remedy` says what makes it cheaper).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModelFiles(self, request, context):
-        """Lists the files of one model page by page, ordered by path.
-
-        Errors: UNKNOWN_MODEL, PAGE_TOKEN_MISMATCH.
+        """Lists the files of one model page by page, ordered by path. Errors: UNKNOWN_MODEL, PAGE_TOKEN_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateModel(self, request, context):
-        """Changes some fields of a record, and its files if asked to, in one transaction. Where its files lie, which
-        they are and what hash they have is said by role install or admin only, who have looked.
-
-        Errors: UNKNOWN_MODEL, ETAG_MISMATCH, DUPLICATE_PATH, INVALID_MODEL_CONFIG, REQUEST_ID_REUSED;
-        ROLE_REQUIRED for `path`, `root_id`, a hash or the files; FIELD_INVALID for an unknown, immutable or
-        output-only path in the mask such as "size_bytes" (an immutable field with its present value is
-        accepted), and for an update that names nothing.
+        """Changes some fields of a record, and its files if asked to, in one transaction. Where its files lie, which they are
+        and what hash they have is said by role install or admin only, who have looked. Errors: UNKNOWN_MODEL,
+        ETAG_MISMATCH, DUPLICATE_PATH, INVALID_MODEL_CONFIG, REQUEST_ID_REUSED; ROLE_REQUIRED for `path`, `root_id`, a hash
+        or the files; FIELD_INVALID for an unknown, immutable or output-only path in the mask such as "size_bytes" (an
+        immutable field with its present value is accepted), and for an update that names nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteModel(self, request, context):
-        """Deletes a record and its list of files. Touches no file on disk: InstallService.UninstallModel does. Nor
-        does it end a lease: who has borrowed the model keeps what he has, and nobody gets a new lease.
-
-        Errors: UNKNOWN_MODEL, ETAG_MISMATCH, REQUEST_ID_REUSED.
+        """Deletes a record and its list of files; no file on disk, as UninstallModel does, and no lease: who has borrowed the
+        model keeps what he has, and nobody gets a new lease. Errors: UNKNOWN_MODEL, ETAG_MISMATCH, REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchDeleteModels(self, request, context):
-        """Deletes several records as DeleteModel does one, in one transaction. Keys without a record are listed, and
-        are no error.
-
-        Errors: REQUEST_ID_REUSED.
+        """Deletes several as DeleteModel does, in one transaction; keys without one are listed. Errors: REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchModels(self, request, context):
-        """Streams a snapshot of the records, then every change. See modelkeep.server.v1.WatchPhase for what
-        is guaranteed.
-
+        """Streams a snapshot of the records, then every change; modelkeep.server.v1.WatchPhase says what is guaranteed.
         Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -219,18 +229,59 @@ class RecordServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MarkModels(self, request, context):
-        """Notes which models' files are gone, and which are there again, as `missing_time` of their records: for the
-        service that sees the disk. A record that is not there, is marked so already, or has another path
-        than was looked at, is left as it is.
+        """Notes which models' files are gone, and which are there again, as `missing_time`: for the service that sees the
+        disk. A record that is not there, is marked so already, or has another path than was looked at, stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTags(self, request, context):
-        """Lists the tags that records have, with the number of records of each, page by page, ordered by tag.
+        """Lists the tags of records with the number of each, page by page, ordered by tag. Errors: PAGE_TOKEN_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
-        Errors: PAGE_TOKEN_MISMATCH.
+    def ExportModels(self, request, context):
+        """Streams records as they all were at one moment, with their files: what ImportModels takes. Errors: SERVER_BUSY,
+        DEADLINE_EXCEEDED (it took too long), WATCHER_TOO_SLOW (the reader took nothing for 20 s).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportModels(self, request, context):
+        """Takes over records that another store exported, in one transaction. Errors: REQUEST_ID_REUSED; with
+        IMPORT_CONFLICT_FAIL also DUPLICATE_MODEL, DUPLICATE_PATH, INVALID_MODEL_CONFIG, UNKNOWN_MODEL (of a further part).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetCoverImage(self, request, context):
+        """Makes a picture the one that stands for a model; it goes with the record. Errors: UNKNOWN_MODEL, ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCoverImage(self, request, context):
+        """Answers with the picture that stands for a model. Errors: UNKNOWN_MODEL, UNKNOWN_COVER_IMAGE (it has none).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCoverImage(self, request, context):
+        """Takes the picture away that stands for a model, if it has one. Errors: UNKNOWN_MODEL, ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BackUpStore(self, request, context):
+        """Copies the store as it is at one moment, while it goes on (see backups.proto). Errors: DESTINATION_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -306,6 +357,36 @@ def add_RecordServiceServicer_to_server(servicer, server):
                     request_deserializer=modelkeep_dot_record_dot_v1_dot_tags__pb2.ListTagsRequest.FromString,
                     response_serializer=modelkeep_dot_record_dot_v1_dot_tags__pb2.ListTagsResponse.SerializeToString,
             ),
+            'ExportModels': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportModels,
+                    request_deserializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.ExportModelsRequest.FromString,
+                    response_serializer=modelkeep_dot_record_dot_v1_dot_exports__pb2.ExportModelsResponse.SerializeToString,
+            ),
+            'ImportModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportModels,
+                    request_deserializer=modelkeep_dot_record_dot_v1_dot_exports__pb2.ImportModelsRequest.FromString,
+                    response_serializer=modelkeep_dot_record_dot_v1_dot_exports__pb2.ImportModelsResponse.SerializeToString,
+            ),
+            'SetCoverImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCoverImage,
+                    request_deserializer=modelkeep_dot_record_dot_v1_dot_covers__pb2.SetCoverImageRequest.FromString,
+                    response_serializer=modelkeep_dot_record_dot_v1_dot_covers__pb2.SetCoverImageResponse.SerializeToString,
+            ),
+            'GetCoverImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCoverImage,
+                    request_deserializer=modelkeep_dot_record_dot_v1_dot_covers__pb2.GetCoverImageRequest.FromString,
+                    response_serializer=modelkeep_dot_record_dot_v1_dot_covers__pb2.GetCoverImageResponse.SerializeToString,
+            ),
+            'DeleteCoverImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCoverImage,
+                    request_deserializer=modelkeep_dot_record_dot_v1_dot_covers__pb2.DeleteCoverImageRequest.FromString,
+                    response_serializer=modelkeep_dot_record_dot_v1_dot_covers__pb2.DeleteCoverImageResponse.SerializeToString,
+            ),
+            'BackUpStore': grpc.unary_unary_rpc_method_handler(
+                    servicer.BackUpStore,
+                    request_deserializer=modelkeep_dot_record_dot_v1_dot_backups__pb2.BackUpStoreRequest.FromString,
+                    response_serializer=modelkeep_dot_record_dot_v1_dot_backups__pb2.BackUpStoreResponse.SerializeToString,
+            ),
             'GetStoreInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStoreInfo,
                     request_deserializer=modelkeep_dot_record_dot_v1_dot_record__service__pb2.GetStoreInfoRequest.FromString,
@@ -320,11 +401,10 @@ def add_RecordServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RecordService:
-    """Knows what models there are: type, base, format, provenance, hashes, files, where they lie. It never
-    opens a model's files.
+    """Knows what models there are: type, base, format, provenance, hashes, files, their place. It opens no model's files.
 
-    Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
-    SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL.
+    Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields), SERVER_BUSY,
+    SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL.
     """
 
     @staticmethod
@@ -641,6 +721,168 @@ class RecordService:
             '/modelkeep.record.v1.RecordService/ListTags',
             modelkeep_dot_record_dot_v1_dot_tags__pb2.ListTagsRequest.SerializeToString,
             modelkeep_dot_record_dot_v1_dot_tags__pb2.ListTagsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/modelkeep.record.v1.RecordService/ExportModels',
+            modelkeep_dot_record_dot_v1_dot_record__service__pb2.ExportModelsRequest.SerializeToString,
+            modelkeep_dot_record_dot_v1_dot_exports__pb2.ExportModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.record.v1.RecordService/ImportModels',
+            modelkeep_dot_record_dot_v1_dot_exports__pb2.ImportModelsRequest.SerializeToString,
+            modelkeep_dot_record_dot_v1_dot_exports__pb2.ImportModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCoverImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.record.v1.RecordService/SetCoverImage',
+            modelkeep_dot_record_dot_v1_dot_covers__pb2.SetCoverImageRequest.SerializeToString,
+            modelkeep_dot_record_dot_v1_dot_covers__pb2.SetCoverImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCoverImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.record.v1.RecordService/GetCoverImage',
+            modelkeep_dot_record_dot_v1_dot_covers__pb2.GetCoverImageRequest.SerializeToString,
+            modelkeep_dot_record_dot_v1_dot_covers__pb2.GetCoverImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCoverImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.record.v1.RecordService/DeleteCoverImage',
+            modelkeep_dot_record_dot_v1_dot_covers__pb2.DeleteCoverImageRequest.SerializeToString,
+            modelkeep_dot_record_dot_v1_dot_covers__pb2.DeleteCoverImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BackUpStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.record.v1.RecordService/BackUpStore',
+            modelkeep_dot_record_dot_v1_dot_backups__pb2.BackUpStoreRequest.SerializeToString,
+            modelkeep_dot_record_dot_v1_dot_backups__pb2.BackUpStoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,7 +5,10 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from modelkeep.record.v1 import backups_pb2 as _backups_pb2
 from modelkeep.record.v1 import batch_delete_pb2 as _batch_delete_pb2
+from modelkeep.record.v1 import covers_pb2 as _covers_pb2
+from modelkeep.record.v1 import exports_pb2 as _exports_pb2
 from modelkeep.record.v1 import marks_pb2 as _marks_pb2
 from modelkeep.record.v1 import record_service_pb2 as _record_service_pb2
 from modelkeep.record.v1 import tags_pb2 as _tags_pb2
@@ -30,11 +33,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RecordServiceStub:
-    """Knows what models there are: type, base, format, provenance, hashes, files, where they lie. It never
-    opens a model's files.
+    """Knows what models there are: type, base, format, provenance, hashes, files, their place. It opens no model's files.
 
-    Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
-    SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL.
+    Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields), SERVER_BUSY,
+    SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL.
     """
 
     @_typing.overload
@@ -42,169 +44,141 @@ class RecordServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RecordServiceAsyncStub: ...
     CreateModel: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.CreateModelRequest, _record_service_pb2.CreateModelResponse]
-    """Stores a new record and answers with it.
-
-    Errors: DUPLICATE_MODEL (the key is taken), DUPLICATE_PATH (another record has the path),
-    INVALID_MODEL_CONFIG (type, format and config do not fit), REQUEST_ID_REUSED.
+    """Stores a new record and answers with it. Errors: DUPLICATE_MODEL (the key is taken), DUPLICATE_PATH (another record
+    has the path), INVALID_MODEL_CONFIG (type, format and config do not fit), REQUEST_ID_REUSED.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.GetModelRequest, _record_service_pb2.GetModelResponse]
-    """Answers with one record.
-
-    Errors: UNKNOWN_MODEL.
-    """
+    """Answers with one record. Errors: UNKNOWN_MODEL."""
     BatchGetModels: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.BatchGetModelsRequest, _record_service_pb2.BatchGetModelsResponse]
-    """Answers with up to 1,000 records in one call, in the order asked for. Keys without a record are
-    listed, and are no error.
-    """
+    """Answers with up to 1,000 records, in the order asked for. Keys without a record are listed, and are no error."""
     FindModel: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.FindModelRequest, _record_service_pb2.FindModelResponse]
-    """Answers with the only record that has this name, base and type, all compared exactly. To look by a part
-    of these, by the beginning of a key or without regard to case, there is ListModels.
-
-    Errors: UNKNOWN_MODEL (none has), AMBIGUOUS_MODEL (more than one has: ListModels shows them).
+    """Answers with the only record that has exactly this name, base and type. By a part of these, by the beginning of a
+    key or in any case, ListModels looks. Errors: UNKNOWN_MODEL (none has), AMBIGUOUS_MODEL (more than one has).
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.ListModelsRequest, _record_service_pb2.ListModelsResponse]
-    """Lists records page by page. All filters that are set must hold. Lists with a filter, and searches
-    for free text, run only so many at once and so long: "max_searches" and
-    "max_search_milliseconds" of GetServerInfo.
-
-    Errors: PAGE_TOKEN_MISMATCH, SERVER_BUSY (RetryInfo says when to try again), DEADLINE_EXCEEDED
-    (the list took too long; `remedy` says what makes it cheaper).
+    """Lists records page by page. Lists with a filter, and searches for free text, run only so many at once and so long:
+    "max_searches" and "max_search_milliseconds" of GetServerInfo. Errors: PAGE_TOKEN_MISMATCH, SERVER_BUSY (RetryInfo
+    says when to try again), DEADLINE_EXCEEDED (the list took too long; `remedy` says what makes it cheaper).
     """
     ListModelFiles: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.ListModelFilesRequest, _record_service_pb2.ListModelFilesResponse]
-    """Lists the files of one model page by page, ordered by path.
-
-    Errors: UNKNOWN_MODEL, PAGE_TOKEN_MISMATCH.
-    """
+    """Lists the files of one model page by page, ordered by path. Errors: UNKNOWN_MODEL, PAGE_TOKEN_MISMATCH."""
     UpdateModel: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.UpdateModelRequest, _record_service_pb2.UpdateModelResponse]
-    """Changes some fields of a record, and its files if asked to, in one transaction. Where its files lie, which
-    they are and what hash they have is said by role install or admin only, who have looked.
-
-    Errors: UNKNOWN_MODEL, ETAG_MISMATCH, DUPLICATE_PATH, INVALID_MODEL_CONFIG, REQUEST_ID_REUSED;
-    ROLE_REQUIRED for `path`, `root_id`, a hash or the files; FIELD_INVALID for an unknown, immutable or
-    output-only path in the mask such as "size_bytes" (an immutable field with its present value is
-    accepted), and for an update that names nothing.
+    """Changes some fields of a record, and its files if asked to, in one transaction. Where its files lie, which they are
+    and what hash they have is said by role install or admin only, who have looked. Errors: UNKNOWN_MODEL,
+    ETAG_MISMATCH, DUPLICATE_PATH, INVALID_MODEL_CONFIG, REQUEST_ID_REUSED; ROLE_REQUIRED for `path`, `root_id`, a hash
+    or the files; FIELD_INVALID for an unknown, immutable or output-only path in the mask such as "size_bytes" (an
+    immutable field with its present value is accepted), and for an update that names nothing.
     """
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.DeleteModelRequest, _record_service_pb2.DeleteModelResponse]
-    """Deletes a record and its list of files. Touches no file on disk: InstallService.UninstallModel does. Nor
-    does it end a lease: who has borrowed the model keeps what he has, and nobody gets a new lease.
-
-    Errors: UNKNOWN_MODEL, ETAG_MISMATCH, REQUEST_ID_REUSED.
+    """Deletes a record and its list of files; no file on disk, as UninstallModel does, and no lease: who has borrowed the
+    model keeps what he has, and nobody gets a new lease. Errors: UNKNOWN_MODEL, ETAG_MISMATCH, REQUEST_ID_REUSED.
     """
     BatchDeleteModels: _grpc.UnaryUnaryMultiCallable[_batch_delete_pb2.BatchDeleteModelsRequest, _batch_delete_pb2.BatchDeleteModelsResponse]
-    """Deletes several records as DeleteModel does one, in one transaction. Keys without a record are listed, and
-    are no error.
-
-    Errors: REQUEST_ID_REUSED.
-    """
+    """Deletes several as DeleteModel does, in one transaction; keys without one are listed. Errors: REQUEST_ID_REUSED."""
     WatchModels: _grpc.UnaryStreamMultiCallable[_record_service_pb2.WatchModelsRequest, _record_service_pb2.WatchModelsResponse]
-    """Streams a snapshot of the records, then every change. See modelkeep.server.v1.WatchPhase for what
-    is guaranteed.
-
+    """Streams a snapshot of the records, then every change; modelkeep.server.v1.WatchPhase says what is guaranteed.
     Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
     """
     MarkModels: _grpc.UnaryUnaryMultiCallable[_marks_pb2.MarkModelsRequest, _marks_pb2.MarkModelsResponse]
-    """Notes which models' files are gone, and which are there again, as `missing_time` of their records: for the
-    service that sees the disk. A record that is not there, is marked so already, or has another path
-    than was looked at, is left as it is.
+    """Notes which models' files are gone, and which are there again, as `missing_time`: for the service that sees the
+    disk. A record that is not there, is marked so already, or has another path than was looked at, stays as it is.
     """
     ListTags: _grpc.UnaryUnaryMultiCallable[_tags_pb2.ListTagsRequest, _tags_pb2.ListTagsResponse]
-    """Lists the tags that records have, with the number of records of each, page by page, ordered by tag.
-
-    Errors: PAGE_TOKEN_MISMATCH.
+    """Lists the tags of records with the number of each, page by page, ordered by tag. Errors: PAGE_TOKEN_MISMATCH."""
+    ExportModels: _grpc.UnaryStreamMultiCallable[_record_service_pb2.ExportModelsRequest, _exports_pb2.ExportModelsResponse]
+    """Streams records as they all were at one moment, with their files: what ImportModels takes. Errors: SERVER_BUSY,
+    DEADLINE_EXCEEDED (it took too long), WATCHER_TOO_SLOW (the reader took nothing for 20 s).
     """
+    ImportModels: _grpc.UnaryUnaryMultiCallable[_exports_pb2.ImportModelsRequest, _exports_pb2.ImportModelsResponse]
+    """Takes over records that another store exported, in one transaction. Errors: REQUEST_ID_REUSED; with
+    IMPORT_CONFLICT_FAIL also DUPLICATE_MODEL, DUPLICATE_PATH, INVALID_MODEL_CONFIG, UNKNOWN_MODEL (of a further part).
+    """
+    SetCoverImage: _grpc.UnaryUnaryMultiCallable[_covers_pb2.SetCoverImageRequest, _covers_pb2.SetCoverImageResponse]
+    """Makes a picture the one that stands for a model; it goes with the record. Errors: UNKNOWN_MODEL, ETAG_MISMATCH."""
+    GetCoverImage: _grpc.UnaryUnaryMultiCallable[_covers_pb2.GetCoverImageRequest, _covers_pb2.GetCoverImageResponse]
+    """Answers with the picture that stands for a model. Errors: UNKNOWN_MODEL, UNKNOWN_COVER_IMAGE (it has none)."""
+    DeleteCoverImage: _grpc.UnaryUnaryMultiCallable[_covers_pb2.DeleteCoverImageRequest, _covers_pb2.DeleteCoverImageResponse]
+    """Takes the picture away that stands for a model, if it has one. Errors: UNKNOWN_MODEL, ETAG_MISMATCH."""
+    BackUpStore: _grpc.UnaryUnaryMultiCallable[_backups_pb2.BackUpStoreRequest, _backups_pb2.BackUpStoreResponse]
+    """Copies the store as it is at one moment, while it goes on (see backups.proto). Errors: DESTINATION_EXISTS."""
     GetStoreInfo: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.GetStoreInfoRequest, _record_service_pb2.GetStoreInfoResponse]
     """Describes the store: schema, backend, revision and counts."""
 
 @_typing.type_check_only
 class RecordServiceAsyncStub(RecordServiceStub):
-    """Knows what models there are: type, base, format, provenance, hashes, files, where they lie. It never
-    opens a model's files.
+    """Knows what models there are: type, base, format, provenance, hashes, files, their place. It opens no model's files.
 
-    Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
-    SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL.
+    Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields), SERVER_BUSY,
+    SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateModel: _aio.UnaryUnaryMultiCallable[_record_service_pb2.CreateModelRequest, _record_service_pb2.CreateModelResponse]  # type: ignore[assignment]
-    """Stores a new record and answers with it.
-
-    Errors: DUPLICATE_MODEL (the key is taken), DUPLICATE_PATH (another record has the path),
-    INVALID_MODEL_CONFIG (type, format and config do not fit), REQUEST_ID_REUSED.
+    """Stores a new record and answers with it. Errors: DUPLICATE_MODEL (the key is taken), DUPLICATE_PATH (another record
+    has the path), INVALID_MODEL_CONFIG (type, format and config do not fit), REQUEST_ID_REUSED.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_record_service_pb2.GetModelRequest, _record_service_pb2.GetModelResponse]  # type: ignore[assignment]
-    """Answers with one record.
-
-    Errors: UNKNOWN_MODEL.
-    """
+    """Answers with one record. Errors: UNKNOWN_MODEL."""
     BatchGetModels: _aio.UnaryUnaryMultiCallable[_record_service_pb2.BatchGetModelsRequest, _record_service_pb2.BatchGetModelsResponse]  # type: ignore[assignment]
-    """Answers with up to 1,000 records in one call, in the order asked for. Keys without a record are
-    listed, and are no error.
-    """
+    """Answers with up to 1,000 records, in the order asked for. Keys without a record are listed, and are no error."""
     FindModel: _aio.UnaryUnaryMultiCallable[_record_service_pb2.FindModelRequest, _record_service_pb2.FindModelResponse]  # type: ignore[assignment]
-    """Answers with the only record that has this name, base and type, all compared exactly. To look by a part
-    of these, by the beginning of a key or without regard to case, there is ListModels.
-
-    Errors: UNKNOWN_MODEL (none has), AMBIGUOUS_MODEL (more than one has: ListModels shows them).
+    """Answers with the only record that has exactly this name, base and type. By a part of these, by the beginning of a
+    key or in any case, ListModels looks. Errors: UNKNOWN_MODEL (none has), AMBIGUOUS_MODEL (more than one has).
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_record_service_pb2.ListModelsRequest, _record_service_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists records page by page. All filters that are set must hold. Lists with a filter, and searches
-    for free text, run only so many at once and so long: "max_searches" and
-    "max_search_milliseconds" of GetServerInfo.
-
-    Errors: PAGE_TOKEN_MISMATCH, SERVER_BUSY (RetryInfo says when to try again), DEADLINE_EXCEEDED
-    (the list took too long; `remedy` says what makes it cheaper).
+    """Lists records page by page. Lists with a filter, and searches for free text, run only so many at once and so long:
+    "max_searches" and "max_search_milliseconds" of GetServerInfo. Errors: PAGE_TOKEN_MISMATCH, SERVER_BUSY (RetryInfo
+    says when to try again), DEADLINE_EXCEEDED (the list took too long; `remedy` says what makes it cheaper).
     """
     ListModelFiles: _aio.UnaryUnaryMultiCallable[_record_service_pb2.ListModelFilesRequest, _record_service_pb2.ListModelFilesResponse]  # type: ignore[assignment]
-    """Lists the files of one model page by page, ordered by path.
-
-    Errors: UNKNOWN_MODEL, PAGE_TOKEN_MISMATCH.
-    """
+    """Lists the files of one model page by page, ordered by path. Errors: UNKNOWN_MODEL, PAGE_TOKEN_MISMATCH."""
     UpdateModel: _aio.UnaryUnaryMultiCallable[_record_service_pb2.UpdateModelRequest, _record_service_pb2.UpdateModelResponse]  # type: ignore[assignment]
-    """Changes some fields of a record, and its files if asked to, in one transaction. Where its files lie, which
-    they are and what hash they have is said by role install or admin only, who have looked.
-
-    Errors: UNKNOWN_MODEL, ETAG_MISMATCH, DUPLICATE_PATH, INVALID_MODEL_CONFIG, REQUEST_ID_REUSED;
-    ROLE_REQUIRED for `path`, `root_id`, a hash or the files; FIELD_INVALID for an unknown, immutable or
-    output-only path in the mask such as "size_bytes" (an immutable field with its present value is
-    accepted), and for an update that names nothing.
+    """Changes some fields of a record, and its files if asked to, in one transaction. Where its files lie, which they are
+    and what hash they have is said by role install or admin only, who have looked. Errors: UNKNOWN_MODEL,
+    ETAG_MISMATCH, DUPLICATE_PATH, INVALID_MODEL_CONFIG, REQUEST_ID_REUSED; ROLE_REQUIRED for `path`, `root_id`, a hash
+    or the files; FIELD_INVALID for an unknown, immutable or output-only path in the mask such as "size_bytes" (an
+    immutable field with its present value is accepted), and for an update that names nothing.
     """
     DeleteModel: _aio.UnaryUnaryMultiCallable[_record_service_pb2.DeleteModelRequest, _record_service_pb2.DeleteModelResponse]  # type: ignore[assignment]
-    """Deletes a record and its list of files. Touches no file on disk: InstallService.UninstallModel does. Nor
-    does it end a lease: who has borrowed the model keeps what he has, and nobody gets a new lease.
-
-    Errors: UNKNOWN_MODEL, ETAG_MISMATCH, REQUEST_ID_REUSED.
+    """Deletes a record and its list of files; no file on disk, as UninstallModel does, and no lease: who has borrowed the
+    model keeps what he has, and nobody gets a new lease. Errors: UNKNOWN_MODEL, ETAG_MISMATCH, REQUEST_ID_REUSED.
     """
     BatchDeleteModels: _aio.UnaryUnaryMultiCallable[_batch_delete_pb2.BatchDeleteModelsRequest, _batch_delete_pb2.BatchDeleteModelsResponse]  # type: ignore[assignment]
-    """Deletes several records as DeleteModel does one, in one transaction. Keys without a record are listed, and
-    are no error.
-
-    Errors: REQUEST_ID_REUSED.
-    """
+    """Deletes several as DeleteModel does, in one transaction; keys without one are listed. Errors: REQUEST_ID_REUSED."""
     WatchModels: _aio.UnaryStreamMultiCallable[_record_service_pb2.WatchModelsRequest, _record_service_pb2.WatchModelsResponse]  # type: ignore[assignment]
-    """Streams a snapshot of the records, then every change. See modelkeep.server.v1.WatchPhase for what
-    is guaranteed.
-
+    """Streams a snapshot of the records, then every change; modelkeep.server.v1.WatchPhase says what is guaranteed.
     Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
     """
     MarkModels: _aio.UnaryUnaryMultiCallable[_marks_pb2.MarkModelsRequest, _marks_pb2.MarkModelsResponse]  # type: ignore[assignment]
-    """Notes which models' files are gone, and which are there again, as `missing_time` of their records: for the
-    service that sees the disk. A record that is not there, is marked so already, or has another path
-    than was looked at, is left as it is.
+    """Notes which models' files are gone, and which are there again, as `missing_time`: for the service that sees the
+    disk. A record that is not there, is marked so already, or has another path than was looked at, stays as it is.
     """
     ListTags: _aio.UnaryUnaryMultiCallable[_tags_pb2.ListTagsRequest, _tags_pb2.ListTagsResponse]  # type: ignore[assignment]
-    """Lists the tags that records have, with the number of records of each, page by page, ordered by tag.
-
-    Errors: PAGE_TOKEN_MISMATCH.
+    """Lists the tags of records with the number of each, page by page, ordered by tag. Errors: PAGE_TOKEN_MISMATCH."""
+    ExportModels: _aio.UnaryStreamMultiCallable[_record_service_pb2.ExportModelsRequest, _exports_pb2.ExportModelsResponse]  # type: ignore[assignment]
+    """Streams records as they all were at one moment, with their files: what ImportModels takes. Errors: SERVER_BUSY,
+    DEADLINE_EXCEEDED (it took too long), WATCHER_TOO_SLOW (the reader took nothing for 20 s).
     """
+    ImportModels: _aio.UnaryUnaryMultiCallable[_exports_pb2.ImportModelsRequest, _exports_pb2.ImportModelsResponse]  # type: ignore[assignment]
+    """Takes over records that another store exported, in one transaction. Errors: REQUEST_ID_REUSED; with
+    IMPORT_CONFLICT_FAIL also DUPLICATE_MODEL, DUPLICATE_PATH, INVALID_MODEL_CONFIG, UNKNOWN_MODEL (of a further part).
+    """
+    SetCoverImage: _aio.UnaryUnaryMultiCallable[_covers_pb2.SetCoverImageRequest, _covers_pb2.SetCoverImageResponse]  # type: ignore[assignment]
+    """Makes a picture the one that stands for a model; it goes with the record. Errors: UNKNOWN_MODEL, ETAG_MISMATCH."""
+    GetCoverImage: _aio.UnaryUnaryMultiCallable[_covers_pb2.GetCoverImageRequest, _covers_pb2.GetCoverImageResponse]  # type: ignore[assignment]
+    """Answers with the picture that stands for a model. Errors: UNKNOWN_MODEL, UNKNOWN_COVER_IMAGE (it has none)."""
+    DeleteCoverImage: _aio.UnaryUnaryMultiCallable[_covers_pb2.DeleteCoverImageRequest, _covers_pb2.DeleteCoverImageResponse]  # type: ignore[assignment]
+    """Takes the picture away that stands for a model, if it has one. Errors: UNKNOWN_MODEL, ETAG_MISMATCH."""
+    BackUpStore: _aio.UnaryUnaryMultiCallable[_backups_pb2.BackUpStoreRequest, _backups_pb2.BackUpStoreResponse]  # type: ignore[assignment]
+    """Copies the store as it is at one moment, while it goes on (see backups.proto). Errors: DESTINATION_EXISTS."""
     GetStoreInfo: _aio.UnaryUnaryMultiCallable[_record_service_pb2.GetStoreInfoRequest, _record_service_pb2.GetStoreInfoResponse]  # type: ignore[assignment]
     """Describes the store: schema, backend, revision and counts."""
 
 class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Knows what models there are: type, base, format, provenance, hashes, files, where they lie. It never
-    opens a model's files.
+    """Knows what models there are: type, base, format, provenance, hashes, files, their place. It opens no model's files.
 
-    Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
-    SERVER_BUSY, SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL.
+    Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields), SERVER_BUSY,
+    SERVER_DRAINING, DISK_FULL for calls that write, INTERNAL.
     """
 
     @_abc_1.abstractmethod
@@ -213,10 +187,8 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _record_service_pb2.CreateModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_record_service_pb2.CreateModelResponse, _abc.Awaitable[_record_service_pb2.CreateModelResponse]]:
-        """Stores a new record and answers with it.
-
-        Errors: DUPLICATE_MODEL (the key is taken), DUPLICATE_PATH (another record has the path),
-        INVALID_MODEL_CONFIG (type, format and config do not fit), REQUEST_ID_REUSED.
+        """Stores a new record and answers with it. Errors: DUPLICATE_MODEL (the key is taken), DUPLICATE_PATH (another record
+        has the path), INVALID_MODEL_CONFIG (type, format and config do not fit), REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -225,10 +197,7 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _record_service_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_record_service_pb2.GetModelResponse, _abc.Awaitable[_record_service_pb2.GetModelResponse]]:
-        """Answers with one record.
-
-        Errors: UNKNOWN_MODEL.
-        """
+        """Answers with one record. Errors: UNKNOWN_MODEL."""
 
     @_abc_1.abstractmethod
     def BatchGetModels(
@@ -236,9 +205,7 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _record_service_pb2.BatchGetModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_record_service_pb2.BatchGetModelsResponse, _abc.Awaitable[_record_service_pb2.BatchGetModelsResponse]]:
-        """Answers with up to 1,000 records in one call, in the order asked for. Keys without a record are
-        listed, and are no error.
-        """
+        """Answers with up to 1,000 records, in the order asked for. Keys without a record are listed, and are no error."""
 
     @_abc_1.abstractmethod
     def FindModel(
@@ -246,10 +213,8 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _record_service_pb2.FindModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_record_service_pb2.FindModelResponse, _abc.Awaitable[_record_service_pb2.FindModelResponse]]:
-        """Answers with the only record that has this name, base and type, all compared exactly. To look by a part
-        of these, by the beginning of a key or without regard to case, there is ListModels.
-
-        Errors: UNKNOWN_MODEL (none has), AMBIGUOUS_MODEL (more than one has: ListModels shows them).
+        """Answers with the only record that has exactly this name, base and type. By a part of these, by the beginning of a
+        key or in any case, ListModels looks. Errors: UNKNOWN_MODEL (none has), AMBIGUOUS_MODEL (more than one has).
         """
 
     @_abc_1.abstractmethod
@@ -258,12 +223,9 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _record_service_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_record_service_pb2.ListModelsResponse, _abc.Awaitable[_record_service_pb2.ListModelsResponse]]:
-        """Lists records page by page. All filters that are set must hold. Lists with a filter, and searches
-        for free text, run only so many at once and so long: "max_searches" and
-        "max_search_milliseconds" of GetServerInfo.
-
-        Errors: PAGE_TOKEN_MISMATCH, SERVER_BUSY (RetryInfo says when to try again), DEADLINE_EXCEEDED
-        (the list took too long; `remedy` says what makes it cheaper).
+        """Lists records page by page. Lists with a filter, and searches for free text, run only so many at once and so long:
+        "max_searches" and "max_search_milliseconds" of GetServerInfo. Errors: PAGE_TOKEN_MISMATCH, SERVER_BUSY (RetryInfo
+        says when to try again), DEADLINE_EXCEEDED (the list took too long; `remedy` says what makes it cheaper).
         """
 
     @_abc_1.abstractmethod
@@ -272,10 +234,7 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _record_service_pb2.ListModelFilesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_record_service_pb2.ListModelFilesResponse, _abc.Awaitable[_record_service_pb2.ListModelFilesResponse]]:
-        """Lists the files of one model page by page, ordered by path.
-
-        Errors: UNKNOWN_MODEL, PAGE_TOKEN_MISMATCH.
-        """
+        """Lists the files of one model page by page, ordered by path. Errors: UNKNOWN_MODEL, PAGE_TOKEN_MISMATCH."""
 
     @_abc_1.abstractmethod
     def UpdateModel(
@@ -283,13 +242,11 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _record_service_pb2.UpdateModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_record_service_pb2.UpdateModelResponse, _abc.Awaitable[_record_service_pb2.UpdateModelResponse]]:
-        """Changes some fields of a record, and its files if asked to, in one transaction. Where its files lie, which
-        they are and what hash they have is said by role install or admin only, who have looked.
-
-        Errors: UNKNOWN_MODEL, ETAG_MISMATCH, DUPLICATE_PATH, INVALID_MODEL_CONFIG, REQUEST_ID_REUSED;
-        ROLE_REQUIRED for `path`, `root_id`, a hash or the files; FIELD_INVALID for an unknown, immutable or
-        output-only path in the mask such as "size_bytes" (an immutable field with its present value is
-        accepted), and for an update that names nothing.
+        """Changes some fields of a record, and its files if asked to, in one transaction. Where its files lie, which they are
+        and what hash they have is said by role install or admin only, who have looked. Errors: UNKNOWN_MODEL,
+        ETAG_MISMATCH, DUPLICATE_PATH, INVALID_MODEL_CONFIG, REQUEST_ID_REUSED; ROLE_REQUIRED for `path`, `root_id`, a hash
+        or the files; FIELD_INVALID for an unknown, immutable or output-only path in the mask such as "size_bytes" (an
+        immutable field with its present value is accepted), and for an update that names nothing.
         """
 
     @_abc_1.abstractmethod
@@ -298,10 +255,8 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _record_service_pb2.DeleteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_record_service_pb2.DeleteModelResponse, _abc.Awaitable[_record_service_pb2.DeleteModelResponse]]:
-        """Deletes a record and its list of files. Touches no file on disk: InstallService.UninstallModel does. Nor
-        does it end a lease: who has borrowed the model keeps what he has, and nobody gets a new lease.
-
-        Errors: UNKNOWN_MODEL, ETAG_MISMATCH, REQUEST_ID_REUSED.
+        """Deletes a record and its list of files; no file on disk, as UninstallModel does, and no lease: who has borrowed the
+        model keeps what he has, and nobody gets a new lease. Errors: UNKNOWN_MODEL, ETAG_MISMATCH, REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -310,11 +265,7 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_delete_pb2.BatchDeleteModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_batch_delete_pb2.BatchDeleteModelsResponse, _abc.Awaitable[_batch_delete_pb2.BatchDeleteModelsResponse]]:
-        """Deletes several records as DeleteModel does one, in one transaction. Keys without a record are listed, and
-        are no error.
-
-        Errors: REQUEST_ID_REUSED.
-        """
+        """Deletes several as DeleteModel does, in one transaction; keys without one are listed. Errors: REQUEST_ID_REUSED."""
 
     @_abc_1.abstractmethod
     def WatchModels(
@@ -322,9 +273,7 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _record_service_pb2.WatchModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_record_service_pb2.WatchModelsResponse], _abc.AsyncIterator[_record_service_pb2.WatchModelsResponse]]:
-        """Streams a snapshot of the records, then every change. See modelkeep.server.v1.WatchPhase for what
-        is guaranteed.
-
+        """Streams a snapshot of the records, then every change; modelkeep.server.v1.WatchPhase says what is guaranteed.
         Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
         """
 
@@ -334,9 +283,8 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _marks_pb2.MarkModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_marks_pb2.MarkModelsResponse, _abc.Awaitable[_marks_pb2.MarkModelsResponse]]:
-        """Notes which models' files are gone, and which are there again, as `missing_time` of their records: for the
-        service that sees the disk. A record that is not there, is marked so already, or has another path
-        than was looked at, is left as it is.
+        """Notes which models' files are gone, and which are there again, as `missing_time`: for the service that sees the
+        disk. A record that is not there, is marked so already, or has another path than was looked at, stays as it is.
         """
 
     @_abc_1.abstractmethod
@@ -345,10 +293,59 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tags_pb2.ListTagsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tags_pb2.ListTagsResponse, _abc.Awaitable[_tags_pb2.ListTagsResponse]]:
-        """Lists the tags that records have, with the number of records of each, page by page, ordered by tag.
+        """Lists the tags of records with the number of each, page by page, ordered by tag. Errors: PAGE_TOKEN_MISMATCH."""
 
-        Errors: PAGE_TOKEN_MISMATCH.
+    @_abc_1.abstractmethod
+    def ExportModels(
+        self,
+        request: _record_service_pb2.ExportModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_exports_pb2.ExportModelsResponse], _abc.AsyncIterator[_exports_pb2.ExportModelsResponse]]:
+        """Streams records as they all were at one moment, with their files: what ImportModels takes. Errors: SERVER_BUSY,
+        DEADLINE_EXCEEDED (it took too long), WATCHER_TOO_SLOW (the reader took nothing for 20 s).
         """
+
+    @_abc_1.abstractmethod
+    def ImportModels(
+        self,
+        request: _exports_pb2.ImportModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_exports_pb2.ImportModelsResponse, _abc.Awaitable[_exports_pb2.ImportModelsResponse]]:
+        """Takes over records that another store exported, in one transaction. Errors: REQUEST_ID_REUSED; with
+        IMPORT_CONFLICT_FAIL also DUPLICATE_MODEL, DUPLICATE_PATH, INVALID_MODEL_CONFIG, UNKNOWN_MODEL (of a further part).
+        """
+
+    @_abc_1.abstractmethod
+    def SetCoverImage(
+        self,
+        request: _covers_pb2.SetCoverImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_covers_pb2.SetCoverImageResponse, _abc.Awaitable[_covers_pb2.SetCoverImageResponse]]:
+        """Makes a picture the one that stands for a model; it goes with the record. Errors: UNKNOWN_MODEL, ETAG_MISMATCH."""
+
+    @_abc_1.abstractmethod
+    def GetCoverImage(
+        self,
+        request: _covers_pb2.GetCoverImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_covers_pb2.GetCoverImageResponse, _abc.Awaitable[_covers_pb2.GetCoverImageResponse]]:
+        """Answers with the picture that stands for a model. Errors: UNKNOWN_MODEL, UNKNOWN_COVER_IMAGE (it has none)."""
+
+    @_abc_1.abstractmethod
+    def DeleteCoverImage(
+        self,
+        request: _covers_pb2.DeleteCoverImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_covers_pb2.DeleteCoverImageResponse, _abc.Awaitable[_covers_pb2.DeleteCoverImageResponse]]:
+        """Takes the picture away that stands for a model, if it has one. Errors: UNKNOWN_MODEL, ETAG_MISMATCH."""
+
+    @_abc_1.abstractmethod
+    def BackUpStore(
+        self,
+        request: _backups_pb2.BackUpStoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_backups_pb2.BackUpStoreResponse, _abc.Awaitable[_backups_pb2.BackUpStoreResponse]]:
+        """Copies the store as it is at one moment, while it goes on (see backups.proto). Errors: DESTINATION_EXISTS."""
 
     @_abc_1.abstractmethod
     def GetStoreInfo(

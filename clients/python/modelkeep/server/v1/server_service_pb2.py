@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(modelkeep/server/v1/server_service.proto\x12\x13modelkeep.server.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"\xf2\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\x05\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08store_id\x18\x07 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x08 \x03(\t\x12\x46\n\x06limits\x18\t \x03(\x0b\x32\x36.modelkeep.server.v1.GetServerInfoResponse.LimitsEntry\x12(\n\x05roots\x18\n \x03(\x0b\x32\x19.modelkeep.server.v1.Root\x12\x0f\n\x07\x64\x65vices\x18\x0b \x03(\t\x1a-\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"6\n\x04Root\x12\x0f\n\x07purpose\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0f\n\x07root_id\x18\x03 \x01(\t2|\n\rServerService\x12k\n\rGetServerInfo\x12).modelkeep.server.v1.GetServerInfoRequest\x1a*.modelkeep.server.v1.GetServerInfoResponse\"\x03\x90\x02\x01\x42t\n\x17\x64\x65v.modelkeep.server.v1B\x12ServerServiceProtoP\x01Z-modelkeep.dev/go/modelkeep/server/v1;serverv1\xaa\x02\x13Modelkeep.Server.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(modelkeep/server/v1/server_service.proto\x12\x13modelkeep.server.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"\xac\x03\n\x15GetServerInfoResponse\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\x05\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08store_id\x18\x07 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x08 \x03(\t\x12\x46\n\x06limits\x18\t \x03(\x0b\x32\x36.modelkeep.server.v1.GetServerInfoResponse.LimitsEntry\x12(\n\x05roots\x18\n \x03(\x0b\x32\x19.modelkeep.server.v1.Root\x12\x0f\n\x07\x64\x65vices\x18\x0b \x03(\t\x12\x38\n\rsource_tokens\x18\x0c \x01(\x0b\x32!.modelkeep.server.v1.SourceTokens\x1a-\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"N\n\x0cSourceTokens\x12\x30\n\x06tokens\x18\x01 \x03(\x0b\x32 .modelkeep.server.v1.SourceToken\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\",\n\x0bSourceToken\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0f\n\x07kept_in\x18\x02 \x01(\t\"6\n\x04Root\x12\x0f\n\x07purpose\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0f\n\x07root_id\x18\x03 \x01(\t2|\n\rServerService\x12k\n\rGetServerInfo\x12).modelkeep.server.v1.GetServerInfoRequest\x1a*.modelkeep.server.v1.GetServerInfoResponse\"\x03\x90\x02\x01\x42t\n\x17\x64\x65v.modelkeep.server.v1B\x12ServerServiceProtoP\x01Z-modelkeep.dev/go/modelkeep/server/v1;serverv1\xaa\x02\x13Modelkeep.Server.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,11 +40,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERINFOREQUEST']._serialized_start=98
   _globals['_GETSERVERINFOREQUEST']._serialized_end=120
   _globals['_GETSERVERINFORESPONSE']._serialized_start=123
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=493
-  _globals['_GETSERVERINFORESPONSE_LIMITSENTRY']._serialized_start=448
-  _globals['_GETSERVERINFORESPONSE_LIMITSENTRY']._serialized_end=493
-  _globals['_ROOT']._serialized_start=495
-  _globals['_ROOT']._serialized_end=549
-  _globals['_SERVERSERVICE']._serialized_start=551
-  _globals['_SERVERSERVICE']._serialized_end=675
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=551
+  _globals['_GETSERVERINFORESPONSE_LIMITSENTRY']._serialized_start=506
+  _globals['_GETSERVERINFORESPONSE_LIMITSENTRY']._serialized_end=551
+  _globals['_SOURCETOKENS']._serialized_start=553
+  _globals['_SOURCETOKENS']._serialized_end=631
+  _globals['_SOURCETOKEN']._serialized_start=633
+  _globals['_SOURCETOKEN']._serialized_end=677
+  _globals['_ROOT']._serialized_start=679
+  _globals['_ROOT']._serialized_end=733
+  _globals['_SERVERSERVICE']._serialized_start=735
+  _globals['_SERVERSERVICE']._serialized_end=859
 # @@protoc_insertion_point(module_scope)

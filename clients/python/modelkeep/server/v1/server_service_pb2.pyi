@@ -14,7 +14,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("service", "version", "instance_id", "boot_id", "pid", "start_time", "store_id", "features", "limits", "roots", "devices")
+    __slots__ = ("service", "version", "instance_id", "boot_id", "pid", "start_time", "store_id", "features", "limits", "roots", "devices", "source_tokens")
     class LimitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,7 @@ class GetServerInfoResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     ROOTS_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     service: str
     version: str
     instance_id: str
@@ -44,7 +45,24 @@ class GetServerInfoResponse(_message.Message):
     limits: _containers.ScalarMap[str, int]
     roots: _containers.RepeatedCompositeFieldContainer[Root]
     devices: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, service: _Optional[str] = ..., version: _Optional[str] = ..., instance_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., pid: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., store_id: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., limits: _Optional[_Mapping[str, int]] = ..., roots: _Optional[_Iterable[_Union[Root, _Mapping]]] = ..., devices: _Optional[_Iterable[str]] = ...) -> None: ...
+    source_tokens: SourceTokens
+    def __init__(self, service: _Optional[str] = ..., version: _Optional[str] = ..., instance_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., pid: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., store_id: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., limits: _Optional[_Mapping[str, int]] = ..., roots: _Optional[_Iterable[_Union[Root, _Mapping]]] = ..., devices: _Optional[_Iterable[str]] = ..., source_tokens: _Optional[_Union[SourceTokens, _Mapping]] = ...) -> None: ...
+
+class SourceTokens(_message.Message):
+    __slots__ = ("tokens", "file")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedCompositeFieldContainer[SourceToken]
+    file: str
+    def __init__(self, tokens: _Optional[_Iterable[_Union[SourceToken, _Mapping]]] = ..., file: _Optional[str] = ...) -> None: ...
+
+class SourceToken(_message.Message):
+    __slots__ = ("host", "kept_in")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    KEPT_IN_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    kept_in: str
+    def __init__(self, host: _Optional[str] = ..., kept_in: _Optional[str] = ...) -> None: ...
 
 class Root(_message.Message):
     __slots__ = ("purpose", "path", "root_id")

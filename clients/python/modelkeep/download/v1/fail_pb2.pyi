@@ -1,0 +1,22 @@
+from buf.validate import validate_pb2 as _validate_pb2
+from modelkeep.download.v1 import download_pb2 as _download_pb2
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class FailDownloadRequest(_message.Message):
+    __slots__ = ("id", "message")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    message: str
+    def __init__(self, id: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+
+class FailDownloadResponse(_message.Message):
+    __slots__ = ("download",)
+    DOWNLOAD_FIELD_NUMBER: _ClassVar[int]
+    download: _download_pb2.Download
+    def __init__(self, download: _Optional[_Union[_download_pb2.Download, _Mapping]] = ...) -> None: ...
