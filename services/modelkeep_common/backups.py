@@ -12,6 +12,8 @@ from pathlib import Path
 
 from modelkeep.exceptions import DestinationExistsException, DiskFullException
 
+from .threads import to_its_end
+
 #: A file system with less room than this counts as full.
 _FULL_BELOW_BYTES = 1 << 20
 #: No copy takes so long.
@@ -35,15 +37,15 @@ async def new_file(path: Path, size_bytes: int) -> AsyncIterator[Path]:
     """
     scratch = path.with_name(f".{path.name}.part")
     try:
-        await asyncio.to_thread(_begin, scratch, path, size_bytes)
+        await to_its_end(_begin, scratch, path, size_bytes)
         yield scratch
-        await asyncio.to_thread(_finish, scratch, path)
+        await to_its_end(_finish, scratch, path)
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise await asyncio.to_thread(full_disk, path.parent, size_bytes) from None
         raise
     finally:
-        await asyncio.to_thread(_drop, scratch)
+        await to_its_end(_drop, scratch)
 
 
 def full_disk(folder: Path, size_bytes: int) -> DiskFullException:

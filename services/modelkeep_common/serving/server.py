@@ -182,13 +182,14 @@ async def start_server(
         )
         registrar.add_to(server)
         await server.start()
+        # A moment later, so that it does not compete with the first health checks. A call that comes before
+        # it is done waits for it by itself.
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(_IMPORT_RULES_AFTER_S, loop.run_in_executor, None, collector)
+        opening.callback(timer.cancel)  # threads are no longer to be had once the loop ends
         held = opening.pop_all()
     await asyncio.to_thread(address.protect_socket, settings)
     health.serve()
-    # A moment later, so that it does not compete with the first health checks. A call that comes before
-    # it is done waits for it by itself.
-    loop = asyncio.get_running_loop()
-    loop.call_later(_IMPORT_RULES_AFTER_S, loop.run_in_executor, None, collector)
     return RunningServer(service, settings, server, health, end_reflection, port, admission, held)
 
 
