@@ -21,8 +21,7 @@ from modelkeep.exceptions import (
     UnknownModelException,
     WrongStateException,
 )
-from modelkeep.loader.v1 import loader_service_pb2 as loader_pb
-from modelkeep.loader.v1 import loader_service_pb2_grpc
+from modelkeep.loader.v1 import leases_pb2, loader_service_pb2_grpc
 from modelkeep.model.v1.model_pb2 import Model
 from modelkeep.record.v1 import record_service_pb2 as record_pb
 from modelkeep.record.v1 import record_service_pb2_grpc
@@ -311,7 +310,7 @@ class Leases(_Peer):
         self._stub: Any = loader_service_pb2_grpc.LoaderServiceStub(channel)
 
     async def leases(self, key: str) -> list[LeaseHeld] | None:
-        request = loader_pb.ListLeasesRequest(key=key, page_size=1000)
+        request = leases_pb2.ListLeasesRequest(key=key, page_size=1000)
         try:
             answer = await self._call(self._stub.ListLeases(request, timeout=_LEASES_DEADLINE_S))
         except ModelkeepError as error:

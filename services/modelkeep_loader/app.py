@@ -16,8 +16,8 @@ from modelkeep_common.paths import AllowedRoots, ensure_marker
 from modelkeep_common.peers import Address, peer_address
 from modelkeep_common.serving import Service
 from modelkeep_common.startup import StartupError
-from modelkeep_loader import convert
 from modelkeep_loader.config import LoaderSettings
+from modelkeep_loader.convert import residents, words
 from modelkeep_loader.domain.cache import RamCache
 from modelkeep_loader.domain.components import Resident, Stage
 from modelkeep_loader.domain.find import Finder
@@ -84,7 +84,7 @@ class LoaderApplication:
                 history.changed(resident.id, None if gone else _news_of(resident))
 
             def progressed(resident: Resident) -> None:
-                history.progress(convert.resident_message(resident))
+                history.progress(residents.resident_message(resident))
 
             cache = RamCache(helper, budget_bytes=budget, on_change=changed, on_progress=progressed)
             finder = Finder(around.models_root, self._root_id, around.roots)
@@ -143,7 +143,7 @@ class LoaderApplication:
                 {"purpose": "models", "path": str(around.models_root), "root_id": self._known_root_id},
                 *({"purpose": "import", "path": str(root)} for root in around.import_roots),
             ],
-            "devices": [convert.DEVICE],
+            "devices": [words.DEVICE],
         }
 
     def _look_around(self) -> _Surroundings:
@@ -175,4 +175,4 @@ def _news_of(resident: Resident) -> resident_pb2.Resident:
     retry_in = None
     if resident.stage is Stage.FAILED:
         retry_in = max(0.0, resident.retry_at - time.monotonic())
-    return convert.resident_message(resident, retry_in=retry_in)
+    return residents.resident_message(resident, retry_in=retry_in)

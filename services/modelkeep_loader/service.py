@@ -8,13 +8,20 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from modelkeep.loader.v1 import loader_service_pb2 as pb
-from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
+from modelkeep.loader.v1 import (
+    capacity_pb2,
+    hold_pb2,
+    leases_pb2,
+    load_pb2,
+    loader_service_pb2_grpc,
+    resident_pb2,
+    residents_pb2,
+)
 from modelkeep_common.calls import current_call
 from modelkeep_common.idempotency import fingerprint
 from modelkeep_common.paging import AskedPage, clamp_page_size, decode_page_token, encode_page_token, fitting
 from modelkeep_common.watch import stream_frames
-from modelkeep_loader import convert
+from modelkeep_loader.convert import news, requests, residents, words
 from modelkeep_loader.domain.lending import Lending
 from modelkeep_loader.domain.requests import News, Tell
 from modelkeep_loader.store import ResidentHistory, read_residents
@@ -35,90 +42,110 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         self._socket_path = socket_path
 
     async def HoldModel(  # type: ignore[override]  # writes its frames instead of yielding them
-        self, request: pb.HoldModelRequest, context: Any
+        self, request: hold_pb2.HoldModelRequest, context: Any
     ) -> None:
         """See the .proto."""
-        wish = convert.to_wish(request, current_call().principal.name)
-        await self._lending.hold(wish, _teller(context, partial(convert.hold_response, self._socket_path)))
+        wish = requests.to_wish(request, current_call().principal.name)
+        await self._lending.hold(wish, _teller(context, partial(news.hold_response, self._socket_path)))
 
-    async def AcquireLease(self, request: pb.AcquireLeaseRequest, context: Any) -> pb.AcquireLeaseResponse:
+    async def AcquireLease(
+        self, request: hold_pb2.AcquireLeaseRequest, context: Any
+    ) -> hold_pb2.AcquireLeaseResponse:
         """See the .proto."""
-        wish = convert.to_wish(request, current_call().principal.name)
-        granted = await self._lending.acquire(wish, convert.ttl_seconds(request))
-        return pb.AcquireLeaseResponse(grant=convert.grant_message(self._socket_path, granted))
+        wish = requests.to_wish(request, current_call().principal.name)
+        granted = await self._lending.acquire(wish, requests.ttl_seconds(request))
+        return hold_pb2.AcquireLeaseResponse(grant=news.grant_message(self._socket_path, granted))
 
-    async def RenewLease(self, request: pb.RenewLeaseRequest, context: Any) -> pb.RenewLeaseResponse:
+    async def RenewLease(
+        self, request: hold_pb2.RenewLeaseRequest, context: Any
+    ) -> hold_pb2.RenewLeaseResponse:
         """See the .proto."""
-        ttl_s = convert.ttl_seconds(request)
+        ttl_s = requests.ttl_seconds(request)
         lease, ticket = self._lending.renew(request.lease_id, request.lease_secret, ttl_s)
-        return pb.RenewLeaseResponse(lease=convert.lease_message(lease), ticket=ticket)
+        return hold_pb2.RenewLeaseResponse(lease=news.lease_message(lease), ticket=ticket)
 
-    async def ReleaseLease(self, request: pb.ReleaseLeaseRequest, context: Any) -> pb.ReleaseLeaseResponse:
+    async def ReleaseLease(
+        self, request: hold_pb2.ReleaseLeaseRequest, context: Any
+    ) -> hold_pb2.ReleaseLeaseResponse:
         """See the .proto."""
         lease = self._lending.release(request.lease_id, request.lease_secret)
-        return pb.ReleaseLeaseResponse(lease=convert.lease_message(lease))
+        return hold_pb2.ReleaseLeaseResponse(lease=news.lease_message(lease))
 
-    async def RevokeLease(self, request: pb.RevokeLeaseRequest, context: Any) -> pb.RevokeLeaseResponse:
+    async def RevokeLease(
+        self, request: leases_pb2.RevokeLeaseRequest, context: Any
+    ) -> leases_pb2.RevokeLeaseResponse:
         """See the .proto."""
         lease = self._lending.revoke(request.lease_id, request.why, by=current_call().principal.name)
-        return pb.RevokeLeaseResponse(lease=convert.lease_message(lease))
+        return leases_pb2.RevokeLeaseResponse(lease=news.lease_message(lease))
 
-    async def GetLease(self, request: pb.GetLeaseRequest, context: Any) -> pb.GetLeaseResponse:
+    async def GetLease(
+        self, request: leases_pb2.GetLeaseRequest, context: Any
+    ) -> leases_pb2.GetLeaseResponse:
         """See the .proto."""
-        return pb.GetLeaseResponse(lease=convert.lease_message(self._lending.leases.get(request.lease_id)))
+        return leases_pb2.GetLeaseResponse(
+            lease=news.lease_message(self._lending.leases.get(request.lease_id))
+        )
 
-    async def ListLeases(self, request: pb.ListLeasesRequest, context: Any) -> pb.ListLeasesResponse:
+    async def ListLeases(
+        self, request: leases_pb2.ListLeasesRequest, context: Any
+    ) -> leases_pb2.ListLeasesResponse:
         """See the .proto."""
         mark = fingerprint(request, without=("page_token", "page_size"))
         after = decode_page_token(request.page_token, mark, (float, str))
         leases = self._lending.find_leases(request.key, tuple(after))
-        page = fitting(map(convert.lease_message, leases), clamp_page_size(request.page_size))
+        page = fitting(map(news.lease_message, leases), clamp_page_size(request.page_size))
         last = leases[len(page) - 1] if len(leases) > len(page) else None
         more = encode_page_token([last.create_time, last.id], mark) if last is not None else ""
-        return pb.ListLeasesResponse(leases=page, next_page_token=more)
+        return leases_pb2.ListLeasesResponse(leases=page, next_page_token=more)
 
     async def LoadModel(  # type: ignore[override]  # writes its frames instead of yielding them
-        self, request: pb.LoadModelRequest, context: Any
+        self, request: load_pb2.LoadModelRequest, context: Any
     ) -> None:
         """See the .proto."""
-        convert.check_tier(request)
-        tell = _teller(context, partial(convert.load_response, request.context))
-        await self._lending.load(convert.to_refs(request.components), convert.seconds(request.max_wait), tell)
+        requests.check_tier(request)
+        tell = _teller(context, partial(news.load_response, request.context))
+        await self._lending.load(
+            requests.to_refs(request.components), requests.seconds(request.max_wait), tell
+        )
 
-    async def EvictModel(self, request: pb.EvictModelRequest, context: Any) -> pb.EvictModelResponse:
+    async def EvictModel(
+        self, request: load_pb2.EvictModelRequest, context: Any
+    ) -> load_pb2.EvictModelResponse:
         """See the .proto."""
-        submodel = convert.submodel_name(request.submodel)
+        submodel = words.submodel_name(request.submodel)
         done = self._lending.evict(request.key, submodel, validate_only=request.validate_only)
-        return pb.EvictModelResponse(
-            evicted=fitting(map(convert.resident_message, done.residents)),
+        return load_pb2.EvictModelResponse(
+            evicted=fitting(map(residents.resident_message, done.residents)),
             evicted_count=len(done.residents),
             freed_bytes=done.freed,
             zombie_bytes=done.zombie,
         )
 
-    async def ListResidents(self, request: pb.ListResidentsRequest, context: Any) -> pb.ListResidentsResponse:
+    async def ListResidents(
+        self, request: residents_pb2.ListResidentsRequest, context: Any
+    ) -> residents_pb2.ListResidentsResponse:
         """See the .proto."""
         asked = AskedPage(request, str)
         # The token first: what changes after it may be in the list already, but is never missed.
         token = self._history.flush()
         revisions = self._history.revisions()
         found = self._lending.find_residents(request.key, after=asked.after or "")
-        page, more = asked.of(found, convert.resident_message, lambda message: message.id)
+        page, more = asked.of(found, residents.resident_message, lambda message: message.id)
         for message in page:
             message.revision = revisions.get(message.id, 0)
         # It covers what changes while the other pages are read.
         first = token if not request.page_token else ""
-        return pb.ListResidentsResponse(residents=page, next_page_token=more, resume_token=first)
+        return residents_pb2.ListResidentsResponse(residents=page, next_page_token=more, resume_token=first)
 
     async def WatchResidents(  # type: ignore[override]  # writes its frames instead of yielding them
-        self, request: pb.WatchResidentsRequest, context: Any
+        self, request: residents_pb2.WatchResidentsRequest, context: Any
     ) -> None:
         """See the .proto."""
         matches: Callable[[resident_pb2.Resident], bool] | None = None
         if request.key:
 
             def matches(resident: resident_pb2.Resident) -> bool:
-                return convert.is_about(request.key, resident.components)
+                return residents.is_about(request.key, resident.components)
 
         self._history.flush()
         watch = self._history.hub.watch(
@@ -126,13 +153,15 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
             matches=matches,
             snapshot=read_residents,
             skip_snapshot=request.skip_snapshot,
-            bookmark_interval_s=min(convert.seconds(request.bookmark_interval), 30.0),
+            bookmark_interval_s=min(requests.seconds(request.bookmark_interval), 30.0),
         )
-        await stream_frames(context, watch, convert.watch_response)
+        await stream_frames(context, watch, residents.watch_response)
 
-    async def GetCapacity(self, request: pb.GetCapacityRequest, context: Any) -> pb.GetCapacityResponse:
+    async def GetCapacity(
+        self, request: capacity_pb2.GetCapacityRequest, context: Any
+    ) -> capacity_pb2.GetCapacityResponse:
         """See the .proto."""
-        return convert.capacity_response(self._lending.capacity(), self._socket_path)
+        return residents.capacity_response(self._lending.capacity(), self._socket_path)
 
 
 def _teller(context: Any, response: Callable[[News], Message]) -> Tell:

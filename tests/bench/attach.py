@@ -23,9 +23,8 @@ import grpc
 from figures import Spread, ratios, report
 
 from modelkeep.client import Client
-from modelkeep.loader.v1 import loader_service_pb2 as pb
+from modelkeep.loader.v1 import hold_pb2, leases_pb2, resident_pb2
 from modelkeep.loader.v1 import loader_service_pb2_grpc as rpc
-from modelkeep.loader.v1 import resident_pb2
 from modelkeep.record.v1 import record_service_pb2, record_service_pb2_grpc
 from modelkeep.supervisor import Suite
 
@@ -193,7 +192,7 @@ def lease_end(stub: rpc.LoaderServiceStub, child: Child, lease: str) -> float:
     began = time.perf_counter()
     child.kill()
     while True:
-        left = stub.ListLeases(pb.ListLeasesRequest()).leases
+        left = stub.ListLeases(leases_pb2.ListLeasesRequest()).leases
         seconds = time.perf_counter() - began
         if all(found.id != lease or found.state == resident_pb2.LEASE_STATE_ENDED for found in left):
             return seconds
@@ -225,11 +224,11 @@ def one_round(
 
 def grant_times(stub: rpc.LoaderServiceStub, key: str) -> list[float]:
     """Milliseconds of each AcquireLease on a resident component, sorted."""
-    request = pb.AcquireLeaseRequest(
+    request = hold_pb2.AcquireLeaseRequest(
         components=[
             resident_pb2.ComponentRef(key=key, submodel="SUB_MODEL_TYPE_VAE", precision="PRECISION_BFLOAT16")
         ],
-        delivery=pb.DELIVERY_FD,
+        delivery=hold_pb2.DELIVERY_FD,
         pid=os.getpid(),
     )
     request.ttl.FromSeconds(30)
@@ -238,7 +237,9 @@ def grant_times(stub: rpc.LoaderServiceStub, key: str) -> list[float]:
         began = time.perf_counter()
         grant = stub.AcquireLease(request).grant
         times.append((time.perf_counter() - began) * 1000)
-        stub.ReleaseLease(pb.ReleaseLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret))
+        stub.ReleaseLease(
+            hold_pb2.ReleaseLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
+        )
     return sorted(times[10:])
 
 

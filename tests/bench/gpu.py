@@ -24,9 +24,8 @@ from attach import Child, anonymous_bytes, model_class, start_signal, wait_for_d
 from figures import Spread, ratios, report
 
 from modelkeep.client import Client
-from modelkeep.loader.v1 import loader_service_pb2 as pb
+from modelkeep.loader.v1 import hold_pb2, resident_pb2
 from modelkeep.loader.v1 import loader_service_pb2_grpc as rpc
-from modelkeep.loader.v1 import resident_pb2
 from modelkeep.supervisor import Suite
 
 ROUNDS = 5
@@ -217,8 +216,8 @@ def shared_view(address: str, key: str, submodel: str) -> tuple[Any, Any]:
     from modelkeep.worker._fetch import fetch_descriptors
 
     with grpc.insecure_channel(address) as channel:
-        request = pb.AcquireLeaseRequest(
-            components=[component(key, submodel)], delivery=pb.DELIVERY_FD, pid=os.getpid()
+        request = hold_pb2.AcquireLeaseRequest(
+            components=[component(key, submodel)], delivery=hold_pb2.DELIVERY_FD, pid=os.getpid()
         )
         grant = rpc.LoaderServiceStub(channel).AcquireLease(request).grant
         connection, (descriptor,) = fetch_descriptors(grant.socket_path, grant.ticket, 1)

@@ -20,8 +20,7 @@ from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as download
 from modelkeep.install.v1 import install_pb2
 from modelkeep.install.v1 import install_service_pb2 as install
-from modelkeep.loader.v1 import loader_service_pb2 as loader
-from modelkeep.loader.v1 import resident_pb2
+from modelkeep.loader.v1 import capacity_pb2, hold_pb2, leases_pb2, load_pb2, resident_pb2, residents_pb2
 from modelkeep.model.v1 import model_pb2
 from modelkeep.record.v1 import record_service_pb2 as record
 from support import modelshapes
@@ -61,9 +60,9 @@ def calls_with_key(key: str) -> Mapping[str, Any]:
         "record.UpdateModel": record.UpdateModelRequest(model=model_pb2.Model(key=key, name="x")),
         "record.DeleteModel": record.DeleteModelRequest(key=key),
         "install.UninstallModel": install.UninstallModelRequest(key=key, files=install.UNINSTALL_FILES_OWNED),
-        "loader.LoadModel": loader.LoadModelRequest(components=[component(key)]),
-        "loader.HoldModel": loader.HoldModelRequest(components=[component(key)]),
-        "loader.AcquireLease": loader.AcquireLeaseRequest(components=[component(key)]),
+        "loader.LoadModel": load_pb2.LoadModelRequest(components=[component(key)]),
+        "loader.HoldModel": hold_pb2.HoldModelRequest(components=[component(key)]),
+        "loader.AcquireLease": hold_pb2.AcquireLeaseRequest(components=[component(key)]),
     }
 
 
@@ -108,9 +107,9 @@ def test_a_job_is_unknown_or_no_number_of_a_job(services: Services, call: str) -
 
 def test_a_lease_is_unknown(services: Services) -> None:
     for call, request in (
-        ("loader.GetLease", loader.GetLeaseRequest(lease_id="nobody's")),
-        ("loader.RenewLease", loader.RenewLeaseRequest(lease_id="nobody's", lease_secret=bytes(32))),
-        ("loader.ReleaseLease", loader.ReleaseLeaseRequest(lease_id="nobody's", lease_secret=bytes(32))),
+        ("loader.GetLease", leases_pb2.GetLeaseRequest(lease_id="nobody's")),
+        ("loader.RenewLease", hold_pb2.RenewLeaseRequest(lease_id="nobody's", lease_secret=bytes(32))),
+        ("loader.ReleaseLease", hold_pb2.ReleaseLeaseRequest(lease_id="nobody's", lease_secret=bytes(32))),
     ):
         with refused("UNKNOWN_LEASE"):
             sent(services, call, request)
@@ -144,18 +143,18 @@ WRONG_ENUMS: Mapping[str, tuple[str, Any]] = {
     "files": ("install.UninstallModel", install.UninstallModelRequest(key=NOBODY, files=WRONG)),
     "precision": (
         "loader.LoadModel",
-        loader.LoadModelRequest(components=[component(NOBODY, precision=WRONG)]),
+        load_pb2.LoadModelRequest(components=[component(NOBODY, precision=WRONG)]),
     ),
     "submodel": (
         "loader.AcquireLease",
-        loader.AcquireLeaseRequest(components=[component(NOBODY, submodel=WRONG)]),
+        hold_pb2.AcquireLeaseRequest(components=[component(NOBODY, submodel=WRONG)]),
     ),
     "delivery": (
         "loader.AcquireLease",
-        loader.AcquireLeaseRequest(components=[component(NOBODY)], delivery=WRONG),
+        hold_pb2.AcquireLeaseRequest(components=[component(NOBODY)], delivery=WRONG),
     ),
-    "tier": ("loader.LoadModel", loader.LoadModelRequest(components=[component(NOBODY)], tier=WRONG)),
-    "submodel to evict": ("loader.EvictModel", loader.EvictModelRequest(key=NOBODY, submodel=WRONG)),
+    "tier": ("loader.LoadModel", load_pb2.LoadModelRequest(components=[component(NOBODY)], tier=WRONG)),
+    "submodel to evict": ("loader.EvictModel", load_pb2.EvictModelRequest(key=NOBODY, submodel=WRONG)),
 }
 
 
@@ -205,8 +204,8 @@ def test_a_page_token_of_another_query_is_refused_by_every_list(services: Servic
             ("record.ListModelFiles", record.ListModelFilesRequest(key=made[0].key)),
             ("download.ListDownloads", download.ListDownloadsRequest(all_queues=True)),
             ("install.ListInstalls", install.ListInstallsRequest()),
-            ("loader.ListResidents", loader.ListResidentsRequest()),
-            ("loader.ListLeases", loader.ListLeasesRequest()),
+            ("loader.ListResidents", residents_pb2.ListResidentsRequest()),
+            ("loader.ListLeases", leases_pb2.ListLeasesRequest()),
         ):
             request.page_token = token
             with refused("PAGE_TOKEN_MISMATCH"):
@@ -314,7 +313,7 @@ def test_a_header_that_lies_is_found_by_probe_install_and_load(services: Service
     # A record may say anything; the loader looks for itself.
     key = services.create(path).key
     with refused("INVALID_MODEL"):
-        sent(services, "loader.LoadModel", loader.LoadModelRequest(components=[component(key)]))
+        sent(services, "loader.LoadModel", load_pb2.LoadModelRequest(components=[component(key)]))
 
 
 def test_a_path_outside_the_roots_is_forbidden_also_by_a_link(services: Services, tmp_path: Path) -> None:
@@ -353,9 +352,9 @@ def test_a_record_that_points_outside_is_neither_loaded_nor_deleted(
     }[how]
     key = services.create(path).key
     with refused("FORBIDDEN_PATH"):
-        sent(services, "loader.LoadModel", loader.LoadModelRequest(components=[component(key)]))
+        sent(services, "loader.LoadModel", load_pb2.LoadModelRequest(components=[component(key)]))
     with refused("FORBIDDEN_PATH"):
-        sent(services, "loader.AcquireLease", loader.AcquireLeaseRequest(components=[component(key)]))
+        sent(services, "loader.AcquireLease", hold_pb2.AcquireLeaseRequest(components=[component(key)]))
     deletion = install.UninstallModelRequest(key=key, files=install.UNINSTALL_FILES_ANY_ALLOWED_ROOT)
     with refused("FORBIDDEN_PATH"):
         services.install.UninstallModel(deletion)
@@ -369,7 +368,7 @@ def test_a_record_that_points_outside_is_neither_loaded_nor_deleted(
 
 
 def test_a_wrong_ticket_gets_no_descriptor(services: Services) -> None:
-    path = services.loader.GetCapacity(loader.GetCapacityRequest()).socket_path
+    path = services.loader.GetCapacity(capacity_pb2.GetCapacityRequest()).socket_path
     assert os.stat(path).st_mode & 0o077 == 0
     for ticket in (bytes(32), os.urandom(32)):
         with socket.socket(socket.AF_UNIX) as connection:

@@ -15,8 +15,7 @@ import pytest
 import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
 
-from modelkeep.loader.v1 import loader_service_pb2 as pb
-from modelkeep.loader.v1 import resident_pb2
+from modelkeep.loader.v1 import capacity_pb2, hold_pb2, leases_pb2, load_pb2, resident_pb2, residents_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.server.v1 import server_service_pb2, server_service_pb2_grpc
 from modelkeep.worker._fetch import _connect
@@ -75,7 +74,7 @@ async def test_leases_have_a_limit_that_says_what_and_when(
     assert (info.reason, info.metadata["limit"]) == ("LEASES_EXHAUSTED", str(LIMIT))
     assert {"google.rpc.QuotaFailure", "google.rpc.RetryInfo"} <= kinds.keys()
     with refused("LEASES_EXHAUSTED"):
-        await loader.stub.HoldModel(pb.HoldModelRequest(components=[ref])).read()
+        await loader.stub.HoldModel(hold_pb2.HoldModelRequest(components=[ref])).read()
     await release(loader, held[0])
     await acquire(loader, ref)
     async with grpc.aio.insecure_channel(loader.address) as channel:
@@ -89,10 +88,10 @@ async def test_answers_about_residents_count_the_leases(
 ) -> None:
     for _ in range(LIMIT):
         await acquire(loader, ref)
-    (resident,) = (await loader.stub.ListResidents(pb.ListResidentsRequest())).residents
+    (resident,) = (await loader.stub.ListResidents(residents_pb2.ListResidentsRequest())).residents
     assert resident.lease_count == LIMIT
     assert resident.ByteSize() < KILOBYTE
-    assert (await loader.stub.GetCapacity(pb.GetCapacityRequest())).lease_count == LIMIT
+    assert (await loader.stub.GetCapacity(capacity_pb2.GetCapacityRequest())).lease_count == LIMIT
 
 
 async def test_a_page_is_cut_by_its_bytes_and_nothing_is_left_out(
@@ -100,7 +99,7 @@ async def test_a_page_is_cut_by_its_bytes_and_nothing_is_left_out(
 ) -> None:
     made = {(await acquire(loader, ref, label="\N{SNOWMAN}" * 256)).lease.id for _ in range(LIMIT)}
     monkeypatch.setattr(paging, "MAX_PAGE_BYTES", 2500)  # two of them
-    request = pb.ListLeasesRequest(page_size=1000)
+    request = leases_pb2.ListLeasesRequest(page_size=1000)
     seen: list[str] = []
     while True:
         page = await loader.stub.ListLeases(request)
@@ -115,7 +114,7 @@ async def test_a_page_is_cut_by_its_bytes_and_nothing_is_left_out(
 async def test_an_operator_ends_a_lease_and_its_holder_hears_why(
     loader: Lender, ref: resident_pb2.ComponentRef
 ) -> None:
-    call, _before, grant = await hold(loader, pb.HoldModelRequest(components=[ref]))
+    call, _before, grant = await hold(loader, hold_pb2.HoldModelRequest(components=[ref]))
     by_time = await acquire(loader, ref)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(grant.socket_path)
@@ -123,7 +122,7 @@ async def test_an_operator_ends_a_lease_and_its_holder_hears_why(
         data, descriptors, _flags, _address = await asyncio.to_thread(socket.recv_fds, connection, 1, 1)
         assert data == b"\x00"
         for lease in (grant.lease, by_time.lease):
-            request = pb.RevokeLeaseRequest(lease_id=lease.id, why="the night shift needs the memory")
+            request = leases_pb2.RevokeLeaseRequest(lease_id=lease.id, why="the night shift needs the memory")
             ended = (await loader.stub.RevokeLease(request)).lease
             assert ended.end == resident_pb2.LEASE_END_REVOKED
         frame = await call.read()
@@ -131,27 +130,29 @@ async def test_an_operator_ends_a_lease_and_its_holder_hears_why(
         assert "night shift" in frame.lost.error.message
         connection.settimeout(10)
         assert await asyncio.to_thread(connection.recv, 1) == b"", "the loader closes the connection"
-    mine = pb.RenewLeaseRequest(lease_id=by_time.lease.id, lease_secret=by_time.lease_secret)
+    mine = hold_pb2.RenewLeaseRequest(lease_id=by_time.lease.id, lease_secret=by_time.lease_secret)
     with refused("LEASE_REVOKED") as error:
         await loader.stub.RenewLease(mine)
     assert error.metadata["why"] == "the night shift needs the memory"
     with refused("LEASE_REVOKED"):
         await release(loader, by_time)
-    again = pb.HoldModelRequest(components=[ref], lease_id=grant.lease.id, lease_secret=grant.lease_secret)
+    again = hold_pb2.HoldModelRequest(
+        components=[ref], lease_id=grant.lease.id, lease_secret=grant.lease_secret
+    )
     with refused("LEASE_REVOKED"):
         await loader.stub.HoldModel(again).read()
-    told = (await loader.stub.GetLease(pb.GetLeaseRequest(lease_id=by_time.lease.id))).lease
+    told = (await loader.stub.GetLease(leases_pb2.GetLeaseRequest(lease_id=by_time.lease.id))).lease
     assert (told.end, told.end_message) == (
         resident_pb2.LEASE_END_REVOKED,
         "the night shift needs the memory",
     )
     with refused("UNKNOWN_LEASE"):
-        await loader.stub.RevokeLease(pb.RevokeLeaseRequest(lease_id=by_time.lease.id))
+        await loader.stub.RevokeLease(leases_pb2.RevokeLeaseRequest(lease_id=by_time.lease.id))
     late = await asyncio.to_thread(hand_in, by_time.socket_path, by_time.ticket)
     assert late.startswith(b"\x01FORBIDDEN_TICKET: ")
     # What was mapped is still there, and the memory can be dropped for others.
     assert os.pread(descriptors[0], 1, 8) == b"{"
-    dropped = await loader.stub.EvictModel(pb.EvictModelRequest(key=ref.key))
+    dropped = await loader.stub.EvictModel(load_pb2.EvictModelRequest(key=ref.key))
     assert (dropped.evicted_count, dropped.zombie_bytes > 0) == (1, True)
     os.close(descriptors[0])
 
@@ -179,11 +180,13 @@ async def test_a_lease_whose_answer_would_be_too_large_is_not_granted(
         await acquire(loader, ref)
     assert "DELIVERY_NONE" in error.message
     with refused("FIELD_INVALID"):
-        await hold(loader, pb.HoldModelRequest(components=[ref]))
+        await hold(loader, hold_pb2.HoldModelRequest(components=[ref]))
     assert not await leases(loader)
     assert not any(r.leases for r in loader.app.lending.cache.residents())
     small = await acquire(loader, ref, delivery="DELIVERY_NONE")
-    again = pb.HoldModelRequest(components=[ref], lease_id=small.lease.id, lease_secret=small.lease_secret)
+    again = hold_pb2.HoldModelRequest(
+        components=[ref], lease_id=small.lease.id, lease_secret=small.lease_secret
+    )
     with refused("FIELD_INVALID"):
         await loader.stub.HoldModel(again).read()
     assert (await leases(loader))[0].id == small.lease.id, "it goes on as it was"
@@ -195,12 +198,14 @@ async def test_frames_of_waiting_and_loading_stay_under_a_kilobyte() -> None:
     progress = {"bytes_done": largest, "bytes_total": largest, "bytes_per_second": largest}
     ref = component("f" * 32, "text_encoder_2", "bfloat16")
     frames = [
-        pb.HoldModelResponse(alive=pb.HoldAlive()),
-        pb.HoldModelResponse(
-            queued=pb.HoldQueued(bytes_short=largest, holder_lease_ids=[name] * 16, holder_count=2**31 - 1)
+        hold_pb2.HoldModelResponse(alive=hold_pb2.HoldAlive()),
+        hold_pb2.HoldModelResponse(
+            queued=hold_pb2.HoldQueued(
+                bytes_short=largest, holder_lease_ids=[name] * 16, holder_count=2**31 - 1
+            )
         ),
-        pb.HoldModelResponse(
-            progress=pb.LoadProgress(
+        hold_pb2.HoldModelResponse(
+            progress=load_pb2.LoadProgress(
                 component=ref,
                 stage=resident_pb2.RESIDENT_STATE_READING,
                 progress=progress,

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from modelkeep.loader.v1 import loader_service_pb2 as pb
-from modelkeep.loader.v1 import resident_pb2
+from modelkeep.loader.v1 import resident_pb2, residents_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep_loader.helper import BuildLimits
 from support import tinymodels
@@ -54,7 +53,7 @@ async def test_a_build_that_hangs_is_ended_and_told_and_the_next_one_goes_on(
     assert error.metadata["setting"] == "build_timeout_s"
     assert (await load(loader, component(two, "", "bfloat16")))[-1].resident.size_bytes > 0
     assert loader.app.helper.pid not in (0, hung)
-    (failed,) = (await loader.stub.ListResidents(pb.ListResidentsRequest(key=one))).residents
+    (failed,) = (await loader.stub.ListResidents(residents_pb2.ListResidentsRequest(key=one))).residents
     assert (failed.state, failed.error.reason) == (resident_pb2.RESIDENT_STATE_FAILED, "INVALID_MODEL")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from modelkeep.loader.v1 import loader_service_pb2 as pb
+from modelkeep.loader.v1 import capacity_pb2, hold_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.worker.classconfig import checked_config, known_keys
 from modelkeep.worker.classes import ALLOWED, resolve_class
@@ -50,10 +50,10 @@ async def with_config(loader: Lender, name: str, **entries: Any) -> str:
     return await loader.register(place, type=kind)
 
 
-async def acquire(loader: Lender, key: str) -> pb.AcquireLeaseResponse:
-    request = pb.AcquireLeaseRequest(components=[component(key)])
+async def acquire(loader: Lender, key: str) -> hold_pb2.AcquireLeaseResponse:
+    request = hold_pb2.AcquireLeaseRequest(components=[component(key)])
     request.ttl.FromSeconds(1)
-    response: pb.AcquireLeaseResponse = await loader.stub.AcquireLease(request, timeout=60)
+    response: hold_pb2.AcquireLeaseResponse = await loader.stub.AcquireLease(request, timeout=60)
     return response
 
 
@@ -84,7 +84,7 @@ async def test_a_configuration_beyond_reason_is_the_models_fault_and_takes_no_me
         with refused("INVALID_MODEL") as error:
             await acquire(loader, key)
     assert why in error.message
-    capacity = await loader.stub.GetCapacity(pb.GetCapacityRequest())
+    capacity = await loader.stub.GetCapacity(capacity_pb2.GetCapacityRequest())
     assert capacity.lease_count == 0
 
 

@@ -14,8 +14,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from modelkeep.loader.v1 import loader_service_pb2 as pb
-from modelkeep.loader.v1 import loader_service_pb2_grpc
+from modelkeep.loader.v1 import capacity_pb2, hold_pb2, loader_service_pb2_grpc
 from modelkeep_common.serving import start_server
 from modelkeep_common.startup import StartupError
 from modelkeep_loader.app import LoaderApplication
@@ -64,7 +63,7 @@ class LoaderProcess:
         )
         async with grpc.aio.insecure_channel(self.address) as channel:
             stub: Any = loader_service_pb2_grpc.LoaderServiceStub(channel)
-            await stub.GetCapacity(pb.GetCapacityRequest(), wait_for_ready=True, timeout=30)
+            await stub.GetCapacity(capacity_pb2.GetCapacityRequest(), wait_for_ready=True, timeout=30)
 
     async def stop(self, number: signal.Signals) -> int:
         """Send it a signal; its exit code."""
@@ -134,12 +133,12 @@ async def test_without_recordservice_a_request_says_which_peer_is_missing(data_d
     server = await start_server(LoaderApplication(settings), settings)
     async with grpc.aio.insecure_channel(server.address) as channel:
         stub: Any = loader_service_pb2_grpc.LoaderServiceStub(channel)
-        request = pb.AcquireLeaseRequest(components=[component("0" * 32)])
+        request = hold_pb2.AcquireLeaseRequest(components=[component("0" * 32)])
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await stub.AcquireLease(request)
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
         assert "record" in (raised.value.details() or "")
-        capacity = await stub.GetCapacity(pb.GetCapacityRequest())
+        capacity = await stub.GetCapacity(capacity_pb2.GetCapacityRequest())
         assert capacity.tiers[0].budget_bytes > 1 << 28
         assert capacity.socket_path == str(data_dir / "fd" / "fd.sock")
     await server.stop()

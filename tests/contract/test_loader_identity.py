@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 from blake3 import blake3
 
-from modelkeep.loader.v1 import loader_service_pb2 as pb
+from modelkeep.loader.v1 import hold_pb2, load_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2
 from modelkeep_loader.domain import digests
@@ -105,8 +105,8 @@ async def test_a_file_that_is_replaced_by_one_of_equal_size_and_time_is_lent_as_
     assert (place / WEIGHTS).stat().st_mtime == (twin / WEIGHTS).stat().st_mtime
     after = await first_values(worker, key)
     assert after != before
-    await loader.stub.EvictModel(pb.EvictModelRequest(key=key))
-    await loader.stub.EvictModel(pb.EvictModelRequest(key=other))
+    await loader.stub.EvictModel(load_pb2.EvictModelRequest(key=key))
+    await loader.stub.EvictModel(load_pb2.EvictModelRequest(key=other))
     assert await first_values(worker, key) == after
     assert await first_values(worker, other) == before, "nobody else is lent what the file is now"
 
@@ -131,7 +131,7 @@ async def test_a_file_that_changes_without_any_sign_is_built_as_what_it_is(
         assert (now.st_mtime_ns, now.st_ctime_ns) == (status.st_mtime_ns, status.st_ctime_ns)
         for lease in loader.app.lending.leases.alive():
             loader.app.lending.leases.release(lease)
-        await loader.stub.EvictModel(pb.EvictModelRequest(key=key))
+        await loader.stub.EvictModel(load_pb2.EvictModelRequest(key=key))
         frames = await load(loader, component(key, "", "bfloat16"))
         assert frames[-1].resident.id != first.resident_id
         assert await first_values(worker, other) == before
@@ -229,7 +229,7 @@ async def test_one_identity_has_one_content_while_somebody_goes_on_replacing_the
             if over.wait(0.05 * (number % 7)):
                 return
 
-    def contents(grant: pb.Grant) -> bytes:
+    def contents(grant: hold_pb2.Grant) -> bytes:
         resident = loader.app.lending.leases.get(grant.lease.id).residents[0]
         assert resident.built is not None
         fd = resident.built.memory.open_for_holder()
@@ -248,7 +248,7 @@ async def test_one_identity_has_one_content_while_somebody_goes_on_replacing_the
                     await asyncio.to_thread(contents, grant)
                 )
                 await release(loader, grant)
-                await loader.stub.EvictModel(pb.EvictModelRequest(key=keys[turn % 2]))
+                await loader.stub.EvictModel(load_pb2.EvictModelRequest(key=keys[turn % 2]))
     finally:
         over.set()
         await replacing

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from modelkeep.loader.v1 import loader_service_pb2 as pb
+from modelkeep.loader.v1 import capacity_pb2, load_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2
 from support import tinymodels
@@ -138,7 +138,7 @@ async def test_two_workers_share_one_copy_and_a_write_in_one_stays_there(
         # Nobody but the two maps it: each has half of every page.
         assert memory["Pss"] == pytest.approx(memory["Rss"] / 2, rel=0.02)
         assert memory["Anonymous"] == 0
-    usage = (await loader.stub.GetCapacity(pb.GetCapacityRequest())).tiers[0]
+    usage = (await loader.stub.GetCapacity(capacity_pb2.GetCapacityRequest())).tiers[0]
     assert 0 < usage.leased_bytes <= usage.used_bytes <= usage.budget_bytes
     before = await both[1].do("decode")
     assert await both[0].do("scribble")
@@ -182,13 +182,13 @@ async def test_a_forked_child_does_not_keep_its_dead_parents_lease(
     await no_leases(loader)
     assert Path(f"/proc/{child}").exists()
     # The child still maps the memory: evicted, its bytes are zombies until it dies.
-    evicted = await loader.stub.EvictModel(pb.EvictModelRequest(key=key, submodel="SUB_MODEL_TYPE_VAE"))
+    evicted = await loader.stub.EvictModel(load_pb2.EvictModelRequest(key=key, submodel="SUB_MODEL_TYPE_VAE"))
     assert evicted.zombie_bytes > 0
-    usage = (await loader.stub.GetCapacity(pb.GetCapacityRequest())).tiers[0]
+    usage = (await loader.stub.GetCapacity(capacity_pb2.GetCapacityRequest())).tiers[0]
     assert usage.zombie_bytes == evicted.zombie_bytes
     os.kill(child, 9)
     for _ in range(300):
-        usage = (await loader.stub.GetCapacity(pb.GetCapacityRequest())).tiers[0]
+        usage = (await loader.stub.GetCapacity(capacity_pb2.GetCapacityRequest())).tiers[0]
         if usage.zombie_bytes == 0:
             return
         await asyncio.sleep(0.01)

@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from modelkeep.loader.v1 import loader_service_pb2 as pb
-from modelkeep.loader.v1 import resident_pb2
+from modelkeep.loader.v1 import resident_pb2, residents_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.worker.manifest import Manifest
 from support import tinymodels
@@ -181,7 +180,7 @@ async def test_a_build_that_fails_is_cooled_down_and_says_why(loader: Lender) ->
         await acquire(loader, component(key))
     assert again.retry_after is not None
     assert again.retry_after > 0
-    listed = (await loader.stub.ListResidents(pb.ListResidentsRequest(key=key))).residents
+    listed = (await loader.stub.ListResidents(residents_pb2.ListResidentsRequest(key=key))).residents
     assert [r.state for r in listed] == [resident_pb2.RESIDENT_STATE_FAILED]
     assert listed[0].error.reason == "INVALID_MODEL"
 
@@ -197,7 +196,9 @@ async def test_text_that_protobuf_cannot_carry_does_no_harm_beyond_its_own_model
             await acquire(loader, component(key))
         assert why in error.message
     # The failure is listed, and so is everything else.
-    states = [r.state for r in (await loader.stub.ListResidents(pb.ListResidentsRequest())).residents]
+    states = [
+        r.state for r in (await loader.stub.ListResidents(residents_pb2.ListResidentsRequest())).residents
+    ]
     assert resident_pb2.RESIDENT_STATE_FAILED in states
     strange = os.fsdecode(bytes(loader.models) + b"/\xff")
     shutil.copytree(loader.models / "vae", strange)

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from modelkeep.loader.v1 import loader_service_pb2 as pb
-from modelkeep.loader.v1 import resident_pb2
+from modelkeep.loader.v1 import resident_pb2, residents_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2
 from support import tinymodels
@@ -38,7 +37,7 @@ async def remove(loader: Lender, key: str) -> None:
 
 
 async def residents(loader: Lender) -> list[resident_pb2.Resident]:
-    return list((await loader.stub.ListResidents(pb.ListResidentsRequest())).residents)
+    return list((await loader.stub.ListResidents(residents_pb2.ListResidentsRequest())).residents)
 
 
 def held(loader: Lender) -> list[str]:

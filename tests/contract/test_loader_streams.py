@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from modelkeep.loader.v1 import loader_service_pb2 as pb
-from modelkeep.loader.v1 import resident_pb2
+from modelkeep.loader.v1 import capacity_pb2, hold_pb2, leases_pb2, load_pb2, resident_pb2, residents_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from support import tinymodels
 from support.failures import refused
@@ -54,8 +53,8 @@ async def clean(loader: Lender) -> AsyncIterator[None]:
 
 
 async def test_loading_streams_its_plan_progress_and_the_resident(loader: Lender, key: str) -> None:
-    frames: list[pb.LoadModelResponse] = []
-    request = pb.LoadModelRequest(
+    frames: list[load_pb2.LoadModelResponse] = []
+    request = load_pb2.LoadModelRequest(
         components=[component(key, "vae", "bfloat16"), component(key, "unet")], context={"queue_id": "q"}
     )
     async for frame in loader.stub.LoadModel(request):
@@ -82,7 +81,7 @@ async def test_loading_streams_its_plan_progress_and_the_resident(loader: Lender
 async def test_holding_streams_its_progress_and_then_the_grant(loader: Lender, key: str) -> None:
     await evict_all(loader)
     wanted = component(key, "vae", "float16")
-    _call, before, grant = await hold(loader, pb.HoldModelRequest(components=[wanted]))
+    _call, before, grant = await hold(loader, hold_pb2.HoldModelRequest(components=[wanted]))
     assert {frame.WhichOneof("event") for frame in before} == {"progress"}
     assert all(frame.progress.component == wanted for frame in before)
     assert grant.lease.stream_bound
@@ -98,7 +97,7 @@ async def test_a_ticket_is_good_once_and_only_for_its_time(
     assert await asyncio.to_thread(hand_in, grant.socket_path, grant.ticket) == b"\x00"
     used = await asyncio.to_thread(hand_in, grant.socket_path, grant.ticket)
     assert used.startswith(b"\x01FORBIDDEN_TICKET: ")
-    request = pb.RenewLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
+    request = hold_pb2.RenewLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
     late, unused = [(await loader.stub.RenewLease(request)).ticket for _ in range(2)]
     tickets = loader.app.lending.tickets
     monkeypatch.setattr(tickets, "_clock", lambda: time.monotonic() + 11)
@@ -113,48 +112,52 @@ async def test_a_ticket_is_good_once_and_only_for_its_time(
 
 
 async def test_a_lease_by_time_is_renewed_released_listed_and_runs_out(loader: Lender, key: str) -> None:
-    request = pb.AcquireLeaseRequest(components=[component(key, "vae", "bfloat16")], delivery="DELIVERY_NONE")
+    request = hold_pb2.AcquireLeaseRequest(
+        components=[component(key, "vae", "bfloat16")], delivery="DELIVERY_NONE"
+    )
     request.ttl.seconds = 1
     grant = (await loader.stub.AcquireLease(request)).grant
     assert not grant.ticket
     assert len(grant.lease_secret) == 32
     with refused("FORBIDDEN_TICKET"):
-        await loader.stub.RenewLease(pb.RenewLeaseRequest(lease_id=grant.lease.id, lease_secret=b"guess"))
+        await loader.stub.RenewLease(
+            hold_pb2.RenewLeaseRequest(lease_id=grant.lease.id, lease_secret=b"guess")
+        )
     with refused("MODEL_IN_USE") as error:
-        await loader.stub.EvictModel(pb.EvictModelRequest(key=key))
+        await loader.stub.EvictModel(load_pb2.EvictModelRequest(key=key))
     assert error.metadata["holders"] == grant.lease.id
     second = await acquire(loader, component(key, "vae", "bfloat16"))
-    pages = await loader.stub.ListLeases(pb.ListLeasesRequest(key=key, page_size=1))
+    pages = await loader.stub.ListLeases(leases_pb2.ListLeasesRequest(key=key, page_size=1))
     assert [lease.id for lease in pages.leases] == [grant.lease.id]
     assert list(pages.leases[0].display_names) == ["tiny/vae"], "people know it by this"
     rest = await loader.stub.ListLeases(
-        pb.ListLeasesRequest(key=key, page_size=1, page_token=pages.next_page_token)
+        leases_pb2.ListLeasesRequest(key=key, page_size=1, page_token=pages.next_page_token)
     )
     assert [lease.id for lease in rest.leases] == [second.lease.id]
     await release(loader, second)
-    ended = (await loader.stub.GetLease(pb.GetLeaseRequest(lease_id=second.lease.id))).lease
+    ended = (await loader.stub.GetLease(leases_pb2.GetLeaseRequest(lease_id=second.lease.id))).lease
     assert ended.state == resident_pb2.LEASE_STATE_ENDED
     with refused("UNKNOWN_LEASE"):
         await release(loader, second)
     assert await no_leases(loader) > 0.5
     with refused("UNKNOWN_LEASE"):
-        await loader.stub.GetLease(pb.GetLeaseRequest(lease_id="lease-that-never-was"))
+        await loader.stub.GetLease(leases_pb2.GetLeaseRequest(lease_id="lease-that-never-was"))
 
 
 async def test_a_detached_lease_can_be_taken_up_with_its_secret(loader: Lender, key: str) -> None:
     wanted = [component(key, "vae", "bfloat16")]
-    first, _before, grant = await hold(loader, pb.HoldModelRequest(components=wanted))
+    first, _before, grant = await hold(loader, hold_pb2.HoldModelRequest(components=wanted))
     first.cancel()
     for _ in range(200):
-        lease = (await loader.stub.GetLease(pb.GetLeaseRequest(lease_id=grant.lease.id))).lease
+        lease = (await loader.stub.GetLease(leases_pb2.GetLeaseRequest(lease_id=grant.lease.id))).lease
         if lease.state == resident_pb2.LEASE_STATE_DETACHED:
             break
         await asyncio.sleep(0.01)
-    again = pb.HoldModelRequest(components=wanted, lease_id=grant.lease.id, lease_secret=b"x" * 32)
+    again = hold_pb2.HoldModelRequest(components=wanted, lease_id=grant.lease.id, lease_secret=b"x" * 32)
     with refused("FORBIDDEN_TICKET"):
         await loader.stub.HoldModel(again).read()
     again.lease_secret = grant.lease_secret
-    other = pb.HoldModelRequest(components=[component(key, "unet")])
+    other = hold_pb2.HoldModelRequest(components=[component(key, "unet")])
     other.lease_id, other.lease_secret = grant.lease.id, grant.lease_secret
     with refused("FIELD_INVALID"):
         await loader.stub.HoldModel(other).read()
@@ -197,12 +200,12 @@ async def test_another_host_and_bad_fields_are_refused(loader: Lender, key: str)
         await acquire(loader)
     with refused("FIELD_INVALID"):
         await load(loader, component("not-a-key"))
-    on_cuda = pb.LoadModelRequest(components=[component(key, "vae")], tier=resident_pb2.TIER_VRAM)
+    on_cuda = load_pb2.LoadModelRequest(components=[component(key, "vae")], tier=resident_pb2.TIER_VRAM)
     with refused("FIELD_INVALID") as error:
         await loader.stub.LoadModel(on_cuda).read()
     assert [violation.field for violation in error.violations] == ["tier"]
     for nanoseconds in (10**9 - 1, 24 * 3600 * 10**9 + 1):
-        too_short_or_long = pb.AcquireLeaseRequest(components=[component(key, "vae")])
+        too_short_or_long = hold_pb2.AcquireLeaseRequest(components=[component(key, "vae")])
         too_short_or_long.ttl.FromNanoseconds(nanoseconds)
         with refused("FIELD_INVALID") as error:
             await loader.stub.AcquireLease(too_short_or_long)
@@ -226,20 +229,20 @@ async def test_when_leases_hold_all_memory_a_request_waits_and_then_names_the_ho
         with refused("RAM_EXHAUSTED"):
             await acquire(loader, component(key, "text_encoder"), component(key, "vae", "bfloat16"))
         assert len(await leases(loader)) == 1
-        request = pb.HoldModelRequest(components=[component(key, "vae", "bfloat16")])
+        request = hold_pb2.HoldModelRequest(components=[component(key, "vae", "bfloat16")])
         request.max_wait.seconds = 20
         waiting = loader.stub.HoldModel(request)
         queued = await waiting.read()
         assert queued.queued.bytes_short > 0
         assert list(queued.queued.holder_lease_ids) == [first.lease.id]
         assert queued.queued.holder_count == 1
-        assert (await loader.stub.GetCapacity(pb.GetCapacityRequest())).queued_count == 1
+        assert (await loader.stub.GetCapacity(capacity_pb2.GetCapacityRequest())).queued_count == 1
         await release(loader, first)
         while (frame := await waiting.read()).WhichOneof("event") != "granted":
             pass
         await release(loader, frame.granted)
         # The float32 one had to go for it.
-        left = (await loader.stub.ListResidents(pb.ListResidentsRequest(key=key))).residents
+        left = (await loader.stub.ListResidents(residents_pb2.ListResidentsRequest(key=key))).residents
         assert [r.precision for r in left] == [resident_pb2.PRECISION_BFLOAT16]
     finally:
         cache.budget_bytes = budget
@@ -248,9 +251,9 @@ async def test_when_leases_hold_all_memory_a_request_waits_and_then_names_the_ho
 async def test_the_token_of_the_first_page_of_residents_covers_the_others(loader: Lender, key: str) -> None:
     await evict_all(loader)
     await load(loader, component(key, "vae"), component(key, "text_encoder"))
-    first = await loader.stub.ListResidents(pb.ListResidentsRequest(page_size=1))
+    first = await loader.stub.ListResidents(residents_pb2.ListResidentsRequest(page_size=1))
     rest = await loader.stub.ListResidents(
-        pb.ListResidentsRequest(page_size=1, page_token=first.next_page_token)
+        residents_pb2.ListResidentsRequest(page_size=1, page_token=first.next_page_token)
     )
     assert (len(first.residents), len(rest.residents)) == (1, 1)
     assert (first.resume_token != "", rest.resume_token) == (True, "")
@@ -258,14 +261,14 @@ async def test_the_token_of_the_first_page_of_residents_covers_the_others(loader
 
 async def test_watchers_see_residents_come_change_and_go(loader: Lender, key: str) -> None:
     await evict_all(loader)
-    watch = loader.stub.WatchResidents(pb.WatchResidentsRequest(key=key))
+    watch = loader.stub.WatchResidents(residents_pb2.WatchResidentsRequest(key=key))
     while not (frame := await watch.read()).snapshot_complete:
         pass
     token = frame.resume_token
     await load(loader, component(key, "text_encoder"))
-    (listed,) = (await loader.stub.ListResidents(pb.ListResidentsRequest(key=key))).residents
+    (listed,) = (await loader.stub.ListResidents(residents_pb2.ListResidentsRequest(key=key))).residents
     assert listed.revision > 0
-    await loader.stub.EvictModel(pb.EvictModelRequest(key=key))
+    await loader.stub.EvictModel(load_pb2.EvictModelRequest(key=key))
     seen: list[Any] = []
     revisions: set[int] = set()
     while not seen or seen[-1] != "removed_id":
@@ -279,7 +282,7 @@ async def test_watchers_see_residents_come_change_and_go(loader: Lender, key: st
     watch.cancel()
     assert resident_pb2.RESIDENT_STATE_RESIDENT in seen
     assert listed.revision in revisions
-    again = loader.stub.WatchResidents(pb.WatchResidentsRequest(key=key, resume_token=token))
+    again = loader.stub.WatchResidents(residents_pb2.WatchResidentsRequest(key=key, resume_token=token))
     first = await again.read()
     while not first.events:
         first = await again.read()
@@ -290,12 +293,12 @@ async def test_watchers_see_residents_come_change_and_go(loader: Lender, key: st
 async def test_a_drain_ends_holds_and_those_that_wait_with_server_draining(loader: Lender, key: str) -> None:
     # The last test of this module: there is no way back from a drain.
     await evict_all(loader)
-    held = loader.stub.HoldModel(pb.HoldModelRequest(components=[component(key, "vae", "float32")]))
+    held = loader.stub.HoldModel(hold_pb2.HoldModelRequest(components=[component(key, "vae", "float32")]))
     while (await held.read()).WhichOneof("event") != "granted":
         pass
     cache = loader.app.lending.cache
     cache.budget_bytes = cache.usage().used + 1_000_000
-    waiting = pb.AcquireLeaseRequest(components=[component(key, "vae", "bfloat16")])
+    waiting = hold_pb2.AcquireLeaseRequest(components=[component(key, "vae", "bfloat16")])
     waiting.max_wait.seconds = 100
     call = loader.stub.AcquireLease(waiting)
     for _ in range(1000):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modelkeep.loader.v1 import loader_service_pb2 as pb
+from modelkeep.loader.v1 import residents_pb2
 from support.lending import no_leases
 from support.loaders import Lender, component
 from support.workers import Worker, WorkerError
@@ -84,7 +84,7 @@ async def test_two_workers_move_one_component_at_once(
 
     first, second = await asyncio.gather(*map(use, workers[:2]))
     assert first == second
-    residents = (await loader.stub.ListResidents(pb.ListResidentsRequest())).residents
+    residents = (await loader.stub.ListResidents(residents_pb2.ListResidentsRequest())).residents
     wanted = component(key, **VAE)
     assert len([resident for resident in residents if wanted in resident.components]) == 1
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from modelkeep.cli.main import app
 from modelkeep.client import Client
-from modelkeep.loader.v1 import loader_service_pb2 as pb
+from modelkeep.loader.v1 import hold_pb2
 from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceStub
 from modelkeep.rpc import open_channel
 from modelkeep.supervisor import Suite
@@ -423,7 +423,7 @@ def test_a_model_that_a_lease_holds_is_removed_by_force_alone(suite: Suite, fold
         key = client.model_record_store.search_by_name("held")[0].key
         run(suite, "load", "held")
         with open_channel(client.addresses["loader"]) as channel:
-            request = pb.AcquireLeaseRequest(components=[{"key": key}], delivery=pb.DELIVERY_NONE)
+            request = hold_pb2.AcquireLeaseRequest(components=[{"key": key}], delivery=hold_pb2.DELIVERY_NONE)
             request.ttl.seconds = 60
             lease = LoaderServiceStub(channel).AcquireLease(request, timeout=60).grant.lease
     assert "held" in run(suite, "cache", "residents").stdout

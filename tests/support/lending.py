@@ -7,13 +7,12 @@ import socket
 import time
 from typing import Any
 
-from modelkeep.loader.v1 import loader_service_pb2 as pb
-from modelkeep.loader.v1 import resident_pb2
+from modelkeep.loader.v1 import hold_pb2, leases_pb2, load_pb2, resident_pb2, residents_pb2
 from support.loaders import Lender
 
 
 async def leases(loader: Lender) -> list[resident_pb2.Lease]:
-    return list((await loader.stub.ListLeases(pb.ListLeasesRequest())).leases)
+    return list((await loader.stub.ListLeases(leases_pb2.ListLeasesRequest())).leases)
 
 
 async def no_leases(loader: Lender, within_s: float = 20.0) -> float:
@@ -25,35 +24,35 @@ async def no_leases(loader: Lender, within_s: float = 20.0) -> float:
     return time.monotonic() - started
 
 
-async def load(loader: Lender, *components: resident_pb2.ComponentRef) -> list[pb.LoadModelResponse]:
-    return [frame async for frame in loader.stub.LoadModel(pb.LoadModelRequest(components=components))]
+async def load(loader: Lender, *components: resident_pb2.ComponentRef) -> list[load_pb2.LoadModelResponse]:
+    return [frame async for frame in loader.stub.LoadModel(load_pb2.LoadModelRequest(components=components))]
 
 
-async def acquire(loader: Lender, *components: resident_pb2.ComponentRef, **more: Any) -> pb.Grant:
-    request = pb.AcquireLeaseRequest(components=components, **more)
+async def acquire(loader: Lender, *components: resident_pb2.ComponentRef, **more: Any) -> hold_pb2.Grant:
+    request = hold_pb2.AcquireLeaseRequest(components=components, **more)
     return (await loader.stub.AcquireLease(request)).grant  # type: ignore[no-any-return]  # an untyped stub
 
 
 async def hold(
-    loader: Lender, request: pb.HoldModelRequest
-) -> tuple[Any, list[pb.HoldModelResponse], pb.Grant]:
+    loader: Lender, request: hold_pb2.HoldModelRequest
+) -> tuple[Any, list[hold_pb2.HoldModelResponse], hold_pb2.Grant]:
     """The open call, the frames before the grant, and the grant."""
     call = loader.stub.HoldModel(request)
-    before: list[pb.HoldModelResponse] = []
+    before: list[hold_pb2.HoldModelResponse] = []
     while (frame := await call.read()).WhichOneof("event") != "granted":
         before.append(frame)
     return call, before, frame.granted
 
 
-async def release(loader: Lender, grant: pb.Grant) -> None:
-    request = pb.ReleaseLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
+async def release(loader: Lender, grant: hold_pb2.Grant) -> None:
+    request = hold_pb2.ReleaseLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
     await loader.stub.ReleaseLease(request)
 
 
 async def evict_all(loader: Lender) -> None:
-    for resident in (await loader.stub.ListResidents(pb.ListResidentsRequest())).residents:
+    for resident in (await loader.stub.ListResidents(residents_pb2.ListResidentsRequest())).residents:
         for one in resident.components:
-            await loader.stub.EvictModel(pb.EvictModelRequest(key=one.key))
+            await loader.stub.EvictModel(load_pb2.EvictModelRequest(key=one.key))
 
 
 def hand_in(path: str, ticket: bytes) -> bytes:

@@ -268,13 +268,13 @@ def break_in(key: str, submodel: str, precision: Precision) -> list[str]:
     import fcntl
     import mmap
 
-    from modelkeep.loader.v1 import loader_service_pb2 as pb
+    from modelkeep.loader.v1 import hold_pb2
     from modelkeep.worker._fetch import fetch_descriptors
     from modelkeep.worker.loader import _component
 
     loader = _state["loader"]
     grant = loader._stub.AcquireLease(
-        pb.AcquireLeaseRequest(components=[_component(key, submodel, precision)])
+        hold_pb2.AcquireLeaseRequest(components=[_component(key, submodel, precision)])
     ).grant
     connection, (fd,) = fetch_descriptors(grant.socket_path, grant.ticket, 1)
     answers: list[str] = []
@@ -297,7 +297,7 @@ def break_in(key: str, submodel: str, precision: Precision) -> list[str]:
         os.close(descriptor)
     connection.close()
     loader._stub.ReleaseLease(
-        pb.ReleaseLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
+        hold_pb2.ReleaseLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
     )
     return answers
 
@@ -328,7 +328,7 @@ def detach() -> str:
 
 def grants(key: str, submodel: str, precision: Precision, count: int) -> list[float]:
     """Seconds that it takes to be granted a lease on a resident, each ended before the next."""
-    from modelkeep.loader.v1 import loader_service_pb2 as pb
+    from modelkeep.loader.v1 import hold_pb2
     from modelkeep.worker.loader import _component
 
     stub = _state["loader"]._stub
@@ -336,10 +336,12 @@ def grants(key: str, submodel: str, precision: Precision, count: int) -> list[fl
     for _ in range(count):
         started = time.perf_counter()
         grant = stub.AcquireLease(
-            pb.AcquireLeaseRequest(components=[_component(key, submodel, precision)])
+            hold_pb2.AcquireLeaseRequest(components=[_component(key, submodel, precision)])
         ).grant
         times.append(time.perf_counter() - started)
-        stub.ReleaseLease(pb.ReleaseLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret))
+        stub.ReleaseLease(
+            hold_pb2.ReleaseLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
+        )
     return times
 
 

@@ -22,7 +22,7 @@ from modelkeep.exceptions import (
     UnavailableException,
     UpstreamUnavailableException,
 )
-from modelkeep.loader.v1 import loader_service_pb2
+from modelkeep.loader.v1 import hold_pb2
 from modelkeep.record.v1 import record_service_pb2 as pb
 from modelkeep.record.v1.record_service_pb2_grpc import (
     RecordServiceServicer,
@@ -277,6 +277,6 @@ def test_a_request_id_is_added_where_there_is_a_field_for_it_and_kept_where_it_i
     given = pb.UpdateModelRequest(request_id="mine")
     ensure_request_id(given)
     assert given.request_id == "mine"
-    hold = loader_service_pb2.HoldModelRequest()
+    hold = hold_pb2.HoldModelRequest()
     ensure_request_id(hold)
     assert not may_repeat(hold)

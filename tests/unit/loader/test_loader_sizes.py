@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modelkeep.exceptions import RamExhaustedException
-from modelkeep_loader import convert
+from modelkeep_loader.convert import manifests, news, residents
 from modelkeep_loader.domain.cache import RamCache
 from modelkeep_loader.domain.components import Resident, Stage
 from modelkeep_loader.domain.digests import Reading
@@ -18,15 +18,15 @@ LARGEST = 2**63 - 1
 async def test_sizes_beyond_the_wire_are_told_as_the_largest_there_is_and_refused() -> None:
     vast = plan("vast", 253 << 62)
     demand = want("lease", vast)
-    assert convert.plan_message(demand).manifests[0].file_size_bytes == LARGEST
-    assert convert.progress_message(demand).progress.bytes_total == LARGEST
+    assert manifests.plan_message(demand).manifests[0].file_size_bytes == LARGEST
+    assert news.progress_message(demand).progress.bytes_total == LARGEST
     cache = RamCache(Kiln(), budget_bytes=MB)
     with pytest.raises(RamExhaustedException):
         await cache.acquire(demand)
-    assert convert.queued_message(demand, *cache.holders()).bytes_short == LARGEST
+    assert news.queued_message(demand, *cache.holders()).bytes_short == LARGEST
     resident = Resident(vast, Stage.QUEUED, vast.size_bytes, 0.0)
-    assert convert.resident_message(resident).size_bytes == LARGEST
+    assert residents.resident_message(resident).size_bytes == LARGEST
     table = LeaseTable(on_end=lambda lease: None)
-    assert convert.lease_message(table.grant("lease", [vast], [resident])).size_bytes == LARGEST
+    assert news.lease_message(table.grant("lease", [vast], [resident])).size_bytes == LARGEST
     reading = Reading(done=253 << 62, total=253 << 62)
-    assert convert.reading_message([vast.ref], reading).progress.bytes_total == LARGEST
+    assert news.reading_message([vast.ref], reading).progress.bytes_total == LARGEST

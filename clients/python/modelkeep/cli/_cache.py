@@ -21,7 +21,7 @@ from modelkeep.cli._words import members
 from modelkeep.taxonomy import SubModelType
 
 if TYPE_CHECKING:
-    from modelkeep.loader.v1 import loader_service_pb2, resident_pb2
+    from modelkeep.loader.v1 import capacity_pb2, load_pb2, resident_pb2
 
 _group = group("Look into the loader's memory; without a command, show the capacity and what is there.")
 _NOTHING: Final = "Nothing is in memory; `modelkeep load MODEL` brings something."
@@ -141,7 +141,7 @@ def load(
     named = members(SubModelType, submodel, "--submodel")
     with connect() as client, Bar().shown() as bar:
 
-        def show(progress: loader_service_pb2.LoadProgress) -> None:
+        def show(progress: load_pb2.LoadProgress) -> None:
             stage = short(resident_pb2.ResidentState.Name(progress.stage), "RESIDENT_STATE_")
             bar.update(standing(f"{_component(progress.component, model)}: {stage}", progress.progress))
 
@@ -219,7 +219,7 @@ def capacity() -> None:
         print_facts(capacity_facts(answer))
 
 
-def capacity_facts(answer: loader_service_pb2.GetCapacityResponse) -> list[tuple[str, object]]:
+def capacity_facts(answer: capacity_pb2.GetCapacityResponse) -> list[tuple[str, object]]:
     """Budgets and what is in use, for people."""
     from modelkeep.loader.v1 import resident_pb2
 

@@ -12,8 +12,7 @@ from modelkeep.client._transport import Peer
 from modelkeep.client._watch import WatchFrame, events_with_progress, follow
 from modelkeep.dtypes import Precision
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
-from modelkeep.loader.v1 import loader_service_pb2 as pb
-from modelkeep.loader.v1 import resident_pb2
+from modelkeep.loader.v1 import capacity_pb2, leases_pb2, load_pb2, resident_pb2, residents_pb2
 from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceStub
 from modelkeep.messages import made, wire
 from modelkeep.taxonomy import SubModelType
@@ -104,7 +103,7 @@ class AsyncModelLoader:
         submodels: SubModelType | str | Iterable[SubModelType | str] = (),
         *,
         precision: Any = "auto",
-        on_progress: Callable[[pb.LoadProgress], None] | None = None,
+        on_progress: Callable[[load_pb2.LoadProgress], None] | None = None,
         timeout: float = 3600.0,
     ) -> list[resident_pb2.Resident]:
         """Bring components into memory without holding them; answers when all are there.
@@ -118,7 +117,9 @@ class AsyncModelLoader:
         """
         named = [submodels] if isinstance(submodels, str) else submodels
         which: list[SubModelType | str | None] = list(named) or [None]
-        request = made(pb.LoadModelRequest, components=[component(key, name, precision) for name in which])
+        request = made(
+            load_pb2.LoadModelRequest, components=[component(key, name, precision) for name in which]
+        )
         stub = LoaderServiceStub(self._peer.stream_channel)
         residents: list[resident_pb2.Resident] = []
         async for answer in self._peer.stream(stub.LoadModel, request, timeout=timeout):
@@ -130,7 +131,7 @@ class AsyncModelLoader:
 
     async def evict(
         self, key: str, submodel: SubModelType | str | None = None, *, validate_only: bool = False
-    ) -> pb.EvictModelResponse:
+    ) -> load_pb2.EvictModelResponse:
         """Drop a model's components, or one of them, from memory.
 
         Args:
@@ -142,7 +143,7 @@ class AsyncModelLoader:
             ModelInUseException: A lease holds one; nothing was dropped.
         """
         request = made(
-            pb.EvictModelRequest,
+            load_pb2.EvictModelRequest,
             key=key,
             submodel=wire(SubModelType, submodel, "submodel") if submodel else None,
             validate_only=validate_only,
@@ -151,12 +152,14 @@ class AsyncModelLoader:
 
     async def residents(self, key: str | None = None) -> list[resident_pb2.Resident]:
         """The components in memory; of one model if a key is given."""
-        pages = self._peer.pages(self._stub.ListResidents, made(pb.ListResidentsRequest, key=key or ""))
+        pages = self._peer.pages(
+            self._stub.ListResidents, made(residents_pb2.ListResidentsRequest, key=key or "")
+        )
         return [found async for page in pages for found in page.residents]
 
     async def leases(self, key: str | None = None) -> list[resident_pb2.Lease]:
         """The leases that have not ended; on one model if a key is given."""
-        pages = self._peer.pages(self._stub.ListLeases, made(pb.ListLeasesRequest, key=key or ""))
+        pages = self._peer.pages(self._stub.ListLeases, made(leases_pb2.ListLeasesRequest, key=key or ""))
         return [found async for page in pages for found in page.leases]
 
     async def revoke(self, lease_id: str, why: str = "") -> resident_pb2.Lease:
@@ -169,12 +172,12 @@ class AsyncModelLoader:
         Raises:
             UnknownLeaseException: There is none, or it has ended.
         """
-        request = made(pb.RevokeLeaseRequest, lease_id=lease_id, why=why)
+        request = made(leases_pb2.RevokeLeaseRequest, lease_id=lease_id, why=why)
         return (await self._peer.call(self._stub.RevokeLease, request)).lease
 
-    async def capacity(self) -> pb.GetCapacityResponse:
+    async def capacity(self) -> capacity_pb2.GetCapacityResponse:
         """Budgets and bytes in use."""
-        return await self._peer.call(self._stub.GetCapacity, pb.GetCapacityRequest())
+        return await self._peer.call(self._stub.GetCapacity, capacity_pb2.GetCapacityRequest())
 
     def watch(
         self, key: str | None = None, *, resume_token: str = "", skip_snapshot: bool = False
@@ -187,7 +190,10 @@ class AsyncModelLoader:
             skip_snapshot: Without a token: only changes from now on.
         """
         request = made(
-            pb.WatchResidentsRequest, key=key or "", resume_token=resume_token, skip_snapshot=skip_snapshot
+            residents_pb2.WatchResidentsRequest,
+            key=key or "",
+            resume_token=resume_token,
+            skip_snapshot=skip_snapshot,
         )
         return follow(
             self._peer, lambda to: LoaderServiceStub(to).WatchResidents, request, events_with_progress()

@@ -14,8 +14,7 @@ import grpc
 import torch
 
 from modelkeep.exceptions import ModelkeepError
-from modelkeep.loader.v1 import loader_service_pb2 as pb
-from modelkeep.loader.v1 import loader_service_pb2_grpc
+from modelkeep.loader.v1 import hold_pb2, loader_service_pb2_grpc
 from modelkeep.worker._fetch import fetch_descriptors
 from modelkeep.worker.attachment import attach
 
@@ -37,7 +36,7 @@ class Hold:
         self,
         stub: loader_service_pb2_grpc.LoaderServiceStub,
         call: Any,
-        grant: pb.Grant,
+        grant: hold_pb2.Grant,
         connection: socket.socket,
         modules: list[torch.nn.Module],
     ) -> None:
@@ -79,10 +78,10 @@ class Hold:
 
 def hold(
     stub: loader_service_pb2_grpc.LoaderServiceStub,
-    request: pb.HoldModelRequest,
+    request: hold_pb2.HoldModelRequest,
     *,
     decode: Callable[[grpc.RpcError], ModelkeepError],
-    on_progress: Callable[[pb.HoldModelResponse], None] = lambda frame: None,
+    on_progress: Callable[[hold_pb2.HoldModelResponse], None] = lambda frame: None,
 ) -> Hold:
     """Lease components and attach them.
 
@@ -96,7 +95,7 @@ def hold(
         ModelkeepError: Whatever the loader answers.
     """
     call: Any = stub.HoldModel(request)
-    grant: pb.Grant | None = None
+    grant: hold_pb2.Grant | None = None
     try:
         grant = _await_grant(call, decode, on_progress)
         connection, descriptors = fetch_descriptors(grant.socket_path, grant.ticket, len(grant.manifests))
@@ -116,8 +115,8 @@ def hold(
     return Hold(stub, call, grant, connection, modules)
 
 
-def _release(stub: loader_service_pb2_grpc.LoaderServiceStub, grant: pb.Grant) -> None:
-    request = pb.ReleaseLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
+def _release(stub: loader_service_pb2_grpc.LoaderServiceStub, grant: hold_pb2.Grant) -> None:
+    request = hold_pb2.ReleaseLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
     try:
         stub.ReleaseLease(request, timeout=_RELEASE_TIMEOUT_S)
     except grpc.RpcError as error:
@@ -128,12 +127,12 @@ def _release(stub: loader_service_pb2_grpc.LoaderServiceStub, grant: pb.Grant) -
 def _await_grant(
     call: Any,
     decode: Callable[[grpc.RpcError], ModelkeepError],
-    on_progress: Callable[[pb.HoldModelResponse], None],
-) -> pb.Grant:
+    on_progress: Callable[[hold_pb2.HoldModelResponse], None],
+) -> hold_pb2.Grant:
     try:
         for frame in call:
             if frame.WhichOneof("event") == "granted":
-                grant: pb.Grant = frame.granted
+                grant: hold_pb2.Grant = frame.granted
                 return grant
             on_progress(frame)
     except grpc.RpcError as error:

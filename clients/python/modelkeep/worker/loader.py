@@ -15,8 +15,7 @@ import torch
 from modelkeep.addresses import find_addresses
 from modelkeep.dtypes import Precision
 from modelkeep.exceptions import ModelkeepError
-from modelkeep.loader.v1 import loader_service_pb2 as pb
-from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
+from modelkeep.loader.v1 import capacity_pb2, hold_pb2, load_pb2, loader_service_pb2_grpc, resident_pb2
 from modelkeep.messages import duration, made, wire
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.rpc import decode, open_channel, with_retries
@@ -67,7 +66,7 @@ class ModelLoader:
         self._channel = open_channel(self._address, with_retries())
         self._stub = loader_service_pb2_grpc.LoaderServiceStub(self._channel)
         # Begins to connect, and nobody waits for it: the first call then finds a connection that stands.
-        self._stub.GetCapacity.future(pb.GetCapacityRequest())
+        self._stub.GetCapacity.future(capacity_pb2.GetCapacityRequest())
         self._precision = precision
         self._on_event = on_event
         self._label = label
@@ -103,7 +102,7 @@ class ModelLoader:
         component = _component(key, submodel_type, precision or self._precision)
         facts = {} if context is None else _facts(context)
         request = made(
-            pb.LoadModelRequest,
+            load_pb2.LoadModelRequest,
             components=[component],
             context={name: str(value) for name, value in facts.items() if value is not None},
         )
@@ -153,9 +152,9 @@ class ModelLoader:
 
     def _hold(self, component: resident_pb2.ComponentRef) -> Hold:
         request = made(
-            pb.HoldModelRequest,
+            hold_pb2.HoldModelRequest,
             components=[component],
-            delivery=pb.DELIVERY_FD,
+            delivery=hold_pb2.DELIVERY_FD,
             boot_id=self._boot_id,
             label=self._label,
             pid=os.getpid(),

@@ -22,15 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
-from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
-from modelkeep.loader.v1 import resident_pb2 as modelkeep_dot_loader_dot_v1_dot_resident__pb2
-from modelkeep.model.v1 import taxonomy_pb2 as modelkeep_dot_model_dot_v1_dot_taxonomy__pb2
-from modelkeep.server.v1 import job_pb2 as modelkeep_dot_server_dot_v1_dot_job__pb2
-from modelkeep.server.v1 import watch_pb2 as modelkeep_dot_server_dot_v1_dot_watch__pb2
+from modelkeep.loader.v1 import capacity_pb2 as modelkeep_dot_loader_dot_v1_dot_capacity__pb2
+from modelkeep.loader.v1 import hold_pb2 as modelkeep_dot_loader_dot_v1_dot_hold__pb2
+from modelkeep.loader.v1 import leases_pb2 as modelkeep_dot_loader_dot_v1_dot_leases__pb2
+from modelkeep.loader.v1 import load_pb2 as modelkeep_dot_loader_dot_v1_dot_load__pb2
+from modelkeep.loader.v1 import residents_pb2 as modelkeep_dot_loader_dot_v1_dot_residents__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(modelkeep/loader/v1/loader_service.proto\x12\x13modelkeep.loader.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\"modelkeep/loader/v1/resident.proto\x1a!modelkeep/model/v1/taxonomy.proto\x1a\x1dmodelkeep/server/v1/job.proto\x1a\x1fmodelkeep/server/v1/watch.proto\"\xc4\x02\n\x10HoldModelRequest\x12\x41\n\ncomponents\x18\x01 \x03(\x0b\x32!.modelkeep.loader.v1.ComponentRefB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x10\x12+\n\x08max_wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x39\n\x08\x64\x65livery\x18\x03 \x01(\x0e\x32\x1d.modelkeep.loader.v1.DeliveryB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x18\n\x07\x62oot_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x17\n\x05label\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1a\n\x08lease_id\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12 \n\x0clease_secret\x18\x07 \x01(\x0c\x42\n\x80\x01\x01\xbaH\x04z\x02\x18@\x12\x14\n\x03pid\x18\x08 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\x95\x02\n\x11HoldModelResponse\x12\x31\n\x06queued\x18\x01 \x01(\x0b\x32\x1f.modelkeep.loader.v1.HoldQueuedH\x00\x12\x35\n\x08progress\x18\x02 \x01(\x0b\x32!.modelkeep.loader.v1.LoadProgressH\x00\x12-\n\x07granted\x18\x03 \x01(\x0b\x32\x1a.modelkeep.loader.v1.GrantH\x00\x12/\n\x05\x61live\x18\x04 \x01(\x0b\x32\x1e.modelkeep.loader.v1.HoldAliveH\x00\x12-\n\x04lost\x18\x05 \x01(\x0b\x32\x1d.modelkeep.loader.v1.HoldLostH\x00\x42\x07\n\x05\x65vent\"Q\n\nHoldQueued\x12\x13\n\x0b\x62ytes_short\x18\x01 \x01(\x03\x12\x18\n\x10holder_lease_ids\x18\x02 \x03(\t\x12\x14\n\x0cholder_count\x18\x03 \x01(\x05\"\xc6\x01\n\x0cLoadProgress\x12\x34\n\tcomponent\x18\x01 \x01(\x0b\x32!.modelkeep.loader.v1.ComponentRef\x12\x31\n\x05stage\x18\x02 \x01(\x0e\x32\".modelkeep.loader.v1.ResidentState\x12/\n\x08progress\x18\x03 \x01(\x0b\x32\x1d.modelkeep.server.v1.Progress\x12\r\n\x05index\x18\x04 \x01(\x05\x12\r\n\x05\x63ount\x18\x05 \x01(\x05\"\xb2\x01\n\x05Grant\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.modelkeep.loader.v1.Lease\x12\x19\n\x0clease_secret\x18\x02 \x01(\x0c\x42\x03\x80\x01\x01\x12\x39\n\tmanifests\x18\x03 \x03(\x0b\x32&.modelkeep.loader.v1.ComponentManifest\x12\x13\n\x06ticket\x18\x04 \x01(\x0c\x42\x03\x80\x01\x01\x12\x13\n\x0bsocket_path\x18\x05 \x01(\t\"\x0b\n\tHoldAlive\"8\n\x08HoldLost\x12,\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x1d.modelkeep.server.v1.JobError\"\xb1\x02\n\x13\x41\x63quireLeaseRequest\x12\x41\n\ncomponents\x18\x01 \x03(\x0b\x32!.modelkeep.loader.v1.ComponentRefB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x10\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08max_wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x39\n\x08\x64\x65livery\x18\x04 \x01(\x0e\x32\x1d.modelkeep.loader.v1.DeliveryB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x18\n\x07\x62oot_id\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x17\n\x05label\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x14\n\x03pid\x18\x07 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"A\n\x14\x41\x63quireLeaseResponse\x12)\n\x05grant\x18\x01 \x01(\x0b\x32\x1a.modelkeep.loader.v1.Grant\"{\n\x11RenewLeaseRequest\x12\x1c\n\x08lease_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12 \n\x0clease_secret\x18\x02 \x01(\x0c\x42\n\x80\x01\x01\xbaH\x04z\x02\x18@\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"T\n\x12RenewLeaseResponse\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.modelkeep.loader.v1.Lease\x12\x13\n\x06ticket\x18\x02 \x01(\x0c\x42\x03\x80\x01\x01\"U\n\x13ReleaseLeaseRequest\x12\x1c\n\x08lease_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12 \n\x0clease_secret\x18\x02 \x01(\x0c\x42\n\x80\x01\x01\xbaH\x04z\x02\x18@\"A\n\x14ReleaseLeaseResponse\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.modelkeep.loader.v1.Lease\"I\n\x12RevokeLeaseRequest\x12\x1c\n\x08lease_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x15\n\x03why\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"@\n\x13RevokeLeaseResponse\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.modelkeep.loader.v1.Lease\"/\n\x0fGetLeaseRequest\x12\x1c\n\x08lease_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"=\n\x10GetLeaseResponse\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.modelkeep.loader.v1.Lease\"t\n\x11ListLeasesRequest\x12%\n\x03key\x18\x01 \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[0-9a-f]{32}$\xd8\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\"Y\n\x12ListLeasesResponse\x12*\n\x06leases\x18\x01 \x03(\x0b\x32\x1a.modelkeep.loader.v1.Lease\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc1\x02\n\x10LoadModelRequest\x12\x41\n\ncomponents\x18\x01 \x03(\x0b\x32!.modelkeep.loader.v1.ComponentRefB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x10\x12\x31\n\x04tier\x18\x02 \x01(\x0e\x32\x19.modelkeep.loader.v1.TierB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12Z\n\x07\x63ontext\x18\x03 \x03(\x0b\x32\x32.modelkeep.loader.v1.LoadModelRequest.ContextEntryB\x15\xbaH\x12\x9a\x01\x0f\x10\x10\"\x04r\x02\x18@*\x05r\x03\x18\x80\x08\x12+\n\x08max_wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a.\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xab\x02\n\x11LoadModelResponse\x12\x35\n\x08progress\x18\x01 \x01(\x0b\x32!.modelkeep.loader.v1.LoadProgressH\x00\x12\x31\n\x08resident\x18\x02 \x01(\x0b\x32\x1d.modelkeep.loader.v1.ResidentH\x00\x12-\n\x04plan\x18\x03 \x01(\x0b\x32\x1d.modelkeep.loader.v1.LoadPlanH\x00\x12\x44\n\x07\x63ontext\x18\x04 \x03(\x0b\x32\x33.modelkeep.loader.v1.LoadModelResponse.ContextEntry\x1a.\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05\x65vent\"E\n\x08LoadPlan\x12\x39\n\tmanifests\x18\x01 \x03(\x0b\x32&.modelkeep.loader.v1.ComponentManifest\"\x8c\x01\n\x11\x45victModelRequest\x12\"\n\x03key\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12<\n\x08submodel\x18\x02 \x01(\x0e\x32 .modelkeep.model.v1.SubModelTypeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\x86\x01\n\x12\x45victModelResponse\x12.\n\x07\x65victed\x18\x01 \x03(\x0b\x32\x1d.modelkeep.loader.v1.Resident\x12\x13\n\x0b\x66reed_bytes\x18\x02 \x01(\x03\x12\x14\n\x0czombie_bytes\x18\x03 \x01(\x03\x12\x15\n\revicted_count\x18\x04 \x01(\x05\"w\n\x14ListResidentsRequest\x12%\n\x03key\x18\x01 \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[0-9a-f]{32}$\xd8\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\"x\n\x15ListResidentsResponse\x12\x30\n\tresidents\x18\x01 \x03(\x0b\x32\x1d.modelkeep.loader.v1.Resident\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"\xab\x01\n\x15WatchResidentsRequest\x12\x1e\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12%\n\x03key\x18\x02 \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[0-9a-f]{32}$\xd8\x01\x01\x12\x15\n\rskip_snapshot\x18\x03 \x01(\x08\x12\x34\n\x11\x62ookmark_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xad\x01\n\x16WatchResidentsResponse\x12.\n\x05phase\x18\x01 \x01(\x0e\x32\x1f.modelkeep.server.v1.WatchPhase\x12\x19\n\x11snapshot_complete\x18\x02 \x01(\x08\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12\x32\n\x06\x65vents\x18\x04 \x03(\x0b\x32\".modelkeep.loader.v1.ResidentEvent\"\xaa\x01\n\rResidentEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12,\n\x03put\x18\x02 \x01(\x0b\x32\x1d.modelkeep.loader.v1.ResidentH\x00\x12\x14\n\nremoved_id\x18\x03 \x01(\tH\x00\x12\x39\n\x08progress\x18\x04 \x01(\x0b\x32%.modelkeep.loader.v1.ResidentProgressH\x00\x42\x08\n\x06\x63hange\"O\n\x10ResidentProgress\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x08progress\x18\x02 \x01(\x0b\x32\x1d.modelkeep.server.v1.Progress\"\x14\n\x12GetCapacityRequest\"\xa9\x01\n\x13GetCapacityResponse\x12\x30\n\x05tiers\x18\x01 \x03(\x0b\x32!.modelkeep.loader.v1.TierCapacity\x12\x0f\n\x07\x64\x65vices\x18\x02 \x03(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x13\n\x0bsocket_path\x18\x04 \x01(\t\x12\x13\n\x0blease_count\x18\x05 \x01(\x05\x12\x14\n\x0cqueued_count\x18\x06 \x01(\x05*H\n\x08\x44\x65livery\x12\x18\n\x14\x44\x45LIVERY_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x44\x45LIVERY_FD\x10\x01\x12\x11\n\rDELIVERY_NONE\x10\x02\x32\xe0\t\n\rLoaderService\x12\x61\n\tHoldModel\x12%.modelkeep.loader.v1.HoldModelRequest\x1a&.modelkeep.loader.v1.HoldModelResponse\"\x03\x90\x02\x00\x30\x01\x12h\n\x0c\x41\x63quireLease\x12(.modelkeep.loader.v1.AcquireLeaseRequest\x1a).modelkeep.loader.v1.AcquireLeaseResponse\"\x03\x90\x02\x00\x12\x62\n\nRenewLease\x12&.modelkeep.loader.v1.RenewLeaseRequest\x1a\'.modelkeep.loader.v1.RenewLeaseResponse\"\x03\x90\x02\x02\x12h\n\x0cReleaseLease\x12(.modelkeep.loader.v1.ReleaseLeaseRequest\x1a).modelkeep.loader.v1.ReleaseLeaseResponse\"\x03\x90\x02\x02\x12\x65\n\x0bRevokeLease\x12\'.modelkeep.loader.v1.RevokeLeaseRequest\x1a(.modelkeep.loader.v1.RevokeLeaseResponse\"\x03\x90\x02\x02\x12\\\n\x08GetLease\x12$.modelkeep.loader.v1.GetLeaseRequest\x1a%.modelkeep.loader.v1.GetLeaseResponse\"\x03\x90\x02\x01\x12\x62\n\nListLeases\x12&.modelkeep.loader.v1.ListLeasesRequest\x1a\'.modelkeep.loader.v1.ListLeasesResponse\"\x03\x90\x02\x01\x12\x61\n\tLoadModel\x12%.modelkeep.loader.v1.LoadModelRequest\x1a&.modelkeep.loader.v1.LoadModelResponse\"\x03\x90\x02\x02\x30\x01\x12\x62\n\nEvictModel\x12&.modelkeep.loader.v1.EvictModelRequest\x1a\'.modelkeep.loader.v1.EvictModelResponse\"\x03\x90\x02\x02\x12k\n\rListResidents\x12).modelkeep.loader.v1.ListResidentsRequest\x1a*.modelkeep.loader.v1.ListResidentsResponse\"\x03\x90\x02\x01\x12p\n\x0eWatchResidents\x12*.modelkeep.loader.v1.WatchResidentsRequest\x1a+.modelkeep.loader.v1.WatchResidentsResponse\"\x03\x90\x02\x01\x30\x01\x12\x65\n\x0bGetCapacity\x12\'.modelkeep.loader.v1.GetCapacityRequest\x1a(.modelkeep.loader.v1.GetCapacityResponse\"\x03\x90\x02\x01\x42t\n\x17\x64\x65v.modelkeep.loader.v1B\x12LoaderServiceProtoP\x01Z-modelkeep.dev/go/modelkeep/loader/v1;loaderv1\xaa\x02\x13Modelkeep.Loader.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(modelkeep/loader/v1/loader_service.proto\x12\x13modelkeep.loader.v1\x1a\"modelkeep/loader/v1/capacity.proto\x1a\x1emodelkeep/loader/v1/hold.proto\x1a modelkeep/loader/v1/leases.proto\x1a\x1emodelkeep/loader/v1/load.proto\x1a#modelkeep/loader/v1/residents.proto2\xe0\t\n\rLoaderService\x12\x61\n\tHoldModel\x12%.modelkeep.loader.v1.HoldModelRequest\x1a&.modelkeep.loader.v1.HoldModelResponse\"\x03\x90\x02\x00\x30\x01\x12h\n\x0c\x41\x63quireLease\x12(.modelkeep.loader.v1.AcquireLeaseRequest\x1a).modelkeep.loader.v1.AcquireLeaseResponse\"\x03\x90\x02\x00\x12\x62\n\nRenewLease\x12&.modelkeep.loader.v1.RenewLeaseRequest\x1a\'.modelkeep.loader.v1.RenewLeaseResponse\"\x03\x90\x02\x02\x12h\n\x0cReleaseLease\x12(.modelkeep.loader.v1.ReleaseLeaseRequest\x1a).modelkeep.loader.v1.ReleaseLeaseResponse\"\x03\x90\x02\x02\x12\x65\n\x0bRevokeLease\x12\'.modelkeep.loader.v1.RevokeLeaseRequest\x1a(.modelkeep.loader.v1.RevokeLeaseResponse\"\x03\x90\x02\x02\x12\\\n\x08GetLease\x12$.modelkeep.loader.v1.GetLeaseRequest\x1a%.modelkeep.loader.v1.GetLeaseResponse\"\x03\x90\x02\x01\x12\x62\n\nListLeases\x12&.modelkeep.loader.v1.ListLeasesRequest\x1a\'.modelkeep.loader.v1.ListLeasesResponse\"\x03\x90\x02\x01\x12\x61\n\tLoadModel\x12%.modelkeep.loader.v1.LoadModelRequest\x1a&.modelkeep.loader.v1.LoadModelResponse\"\x03\x90\x02\x02\x30\x01\x12\x62\n\nEvictModel\x12&.modelkeep.loader.v1.EvictModelRequest\x1a\'.modelkeep.loader.v1.EvictModelResponse\"\x03\x90\x02\x02\x12k\n\rListResidents\x12).modelkeep.loader.v1.ListResidentsRequest\x1a*.modelkeep.loader.v1.ListResidentsResponse\"\x03\x90\x02\x01\x12p\n\x0eWatchResidents\x12*.modelkeep.loader.v1.WatchResidentsRequest\x1a+.modelkeep.loader.v1.WatchResidentsResponse\"\x03\x90\x02\x01\x30\x01\x12\x65\n\x0bGetCapacity\x12\'.modelkeep.loader.v1.GetCapacityRequest\x1a(.modelkeep.loader.v1.GetCapacityResponse\"\x03\x90\x02\x01\x42t\n\x17\x64\x65v.modelkeep.loader.v1B\x12LoaderServiceProtoP\x01Z-modelkeep.dev/go/modelkeep/loader/v1;loaderv1\xaa\x02\x13Modelkeep.Loader.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,80 +37,6 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelkeep.loader.v1.loader_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\027dev.modelkeep.loader.v1B\022LoaderServiceProtoP\001Z-modelkeep.dev/go/modelkeep/loader/v1;loaderv1\252\002\023Modelkeep.Loader.V1'
-  _globals['_HOLDMODELREQUEST'].fields_by_name['components']._loaded_options = None
-  _globals['_HOLDMODELREQUEST'].fields_by_name['components']._serialized_options = b'\272H\007\222\001\004\010\001\020\020'
-  _globals['_HOLDMODELREQUEST'].fields_by_name['delivery']._loaded_options = None
-  _globals['_HOLDMODELREQUEST'].fields_by_name['delivery']._serialized_options = b'\272H\005\202\001\002\020\001'
-  _globals['_HOLDMODELREQUEST'].fields_by_name['boot_id']._loaded_options = None
-  _globals['_HOLDMODELREQUEST'].fields_by_name['boot_id']._serialized_options = b'\272H\004r\002\030@'
-  _globals['_HOLDMODELREQUEST'].fields_by_name['label']._loaded_options = None
-  _globals['_HOLDMODELREQUEST'].fields_by_name['label']._serialized_options = b'\272H\005r\003\030\200\002'
-  _globals['_HOLDMODELREQUEST'].fields_by_name['lease_id']._loaded_options = None
-  _globals['_HOLDMODELREQUEST'].fields_by_name['lease_id']._serialized_options = b'\272H\005r\003\030\200\001'
-  _globals['_HOLDMODELREQUEST'].fields_by_name['lease_secret']._loaded_options = None
-  _globals['_HOLDMODELREQUEST'].fields_by_name['lease_secret']._serialized_options = b'\200\001\001\272H\004z\002\030@'
-  _globals['_HOLDMODELREQUEST'].fields_by_name['pid']._loaded_options = None
-  _globals['_HOLDMODELREQUEST'].fields_by_name['pid']._serialized_options = b'\272H\004\032\002(\000'
-  _globals['_GRANT'].fields_by_name['lease_secret']._loaded_options = None
-  _globals['_GRANT'].fields_by_name['lease_secret']._serialized_options = b'\200\001\001'
-  _globals['_GRANT'].fields_by_name['ticket']._loaded_options = None
-  _globals['_GRANT'].fields_by_name['ticket']._serialized_options = b'\200\001\001'
-  _globals['_ACQUIRELEASEREQUEST'].fields_by_name['components']._loaded_options = None
-  _globals['_ACQUIRELEASEREQUEST'].fields_by_name['components']._serialized_options = b'\272H\007\222\001\004\010\001\020\020'
-  _globals['_ACQUIRELEASEREQUEST'].fields_by_name['delivery']._loaded_options = None
-  _globals['_ACQUIRELEASEREQUEST'].fields_by_name['delivery']._serialized_options = b'\272H\005\202\001\002\020\001'
-  _globals['_ACQUIRELEASEREQUEST'].fields_by_name['boot_id']._loaded_options = None
-  _globals['_ACQUIRELEASEREQUEST'].fields_by_name['boot_id']._serialized_options = b'\272H\004r\002\030@'
-  _globals['_ACQUIRELEASEREQUEST'].fields_by_name['label']._loaded_options = None
-  _globals['_ACQUIRELEASEREQUEST'].fields_by_name['label']._serialized_options = b'\272H\005r\003\030\200\002'
-  _globals['_ACQUIRELEASEREQUEST'].fields_by_name['pid']._loaded_options = None
-  _globals['_ACQUIRELEASEREQUEST'].fields_by_name['pid']._serialized_options = b'\272H\004\032\002(\000'
-  _globals['_RENEWLEASEREQUEST'].fields_by_name['lease_id']._loaded_options = None
-  _globals['_RENEWLEASEREQUEST'].fields_by_name['lease_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
-  _globals['_RENEWLEASEREQUEST'].fields_by_name['lease_secret']._loaded_options = None
-  _globals['_RENEWLEASEREQUEST'].fields_by_name['lease_secret']._serialized_options = b'\200\001\001\272H\004z\002\030@'
-  _globals['_RENEWLEASERESPONSE'].fields_by_name['ticket']._loaded_options = None
-  _globals['_RENEWLEASERESPONSE'].fields_by_name['ticket']._serialized_options = b'\200\001\001'
-  _globals['_RELEASELEASEREQUEST'].fields_by_name['lease_id']._loaded_options = None
-  _globals['_RELEASELEASEREQUEST'].fields_by_name['lease_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
-  _globals['_RELEASELEASEREQUEST'].fields_by_name['lease_secret']._loaded_options = None
-  _globals['_RELEASELEASEREQUEST'].fields_by_name['lease_secret']._serialized_options = b'\200\001\001\272H\004z\002\030@'
-  _globals['_REVOKELEASEREQUEST'].fields_by_name['lease_id']._loaded_options = None
-  _globals['_REVOKELEASEREQUEST'].fields_by_name['lease_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
-  _globals['_REVOKELEASEREQUEST'].fields_by_name['why']._loaded_options = None
-  _globals['_REVOKELEASEREQUEST'].fields_by_name['why']._serialized_options = b'\272H\005r\003\030\200\004'
-  _globals['_GETLEASEREQUEST'].fields_by_name['lease_id']._loaded_options = None
-  _globals['_GETLEASEREQUEST'].fields_by_name['lease_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
-  _globals['_LISTLEASESREQUEST'].fields_by_name['key']._loaded_options = None
-  _globals['_LISTLEASESREQUEST'].fields_by_name['key']._serialized_options = b'\272H\025r\0202\016^[0-9a-f]{32}$\330\001\001'
-  _globals['_LISTLEASESREQUEST'].fields_by_name['page_size']._loaded_options = None
-  _globals['_LISTLEASESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
-  _globals['_LISTLEASESREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTLEASESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200@'
-  _globals['_LOADMODELREQUEST_CONTEXTENTRY']._loaded_options = None
-  _globals['_LOADMODELREQUEST_CONTEXTENTRY']._serialized_options = b'8\001'
-  _globals['_LOADMODELREQUEST'].fields_by_name['components']._loaded_options = None
-  _globals['_LOADMODELREQUEST'].fields_by_name['components']._serialized_options = b'\272H\007\222\001\004\010\001\020\020'
-  _globals['_LOADMODELREQUEST'].fields_by_name['tier']._loaded_options = None
-  _globals['_LOADMODELREQUEST'].fields_by_name['tier']._serialized_options = b'\272H\005\202\001\002\020\001'
-  _globals['_LOADMODELREQUEST'].fields_by_name['context']._loaded_options = None
-  _globals['_LOADMODELREQUEST'].fields_by_name['context']._serialized_options = b'\272H\022\232\001\017\020\020\"\004r\002\030@*\005r\003\030\200\010'
-  _globals['_LOADMODELRESPONSE_CONTEXTENTRY']._loaded_options = None
-  _globals['_LOADMODELRESPONSE_CONTEXTENTRY']._serialized_options = b'8\001'
-  _globals['_EVICTMODELREQUEST'].fields_by_name['key']._loaded_options = None
-  _globals['_EVICTMODELREQUEST'].fields_by_name['key']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{32}$'
-  _globals['_EVICTMODELREQUEST'].fields_by_name['submodel']._loaded_options = None
-  _globals['_EVICTMODELREQUEST'].fields_by_name['submodel']._serialized_options = b'\272H\005\202\001\002\020\001'
-  _globals['_LISTRESIDENTSREQUEST'].fields_by_name['key']._loaded_options = None
-  _globals['_LISTRESIDENTSREQUEST'].fields_by_name['key']._serialized_options = b'\272H\025r\0202\016^[0-9a-f]{32}$\330\001\001'
-  _globals['_LISTRESIDENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
-  _globals['_LISTRESIDENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
-  _globals['_LISTRESIDENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTRESIDENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200@'
-  _globals['_WATCHRESIDENTSREQUEST'].fields_by_name['resume_token']._loaded_options = None
-  _globals['_WATCHRESIDENTSREQUEST'].fields_by_name['resume_token']._serialized_options = b'\272H\005r\003\030\200@'
-  _globals['_WATCHRESIDENTSREQUEST'].fields_by_name['key']._loaded_options = None
-  _globals['_WATCHRESIDENTSREQUEST'].fields_by_name['key']._serialized_options = b'\272H\025r\0202\016^[0-9a-f]{32}$\330\001\001'
   _globals['_LOADERSERVICE'].methods_by_name['HoldModel']._loaded_options = None
   _globals['_LOADERSERVICE'].methods_by_name['HoldModel']._serialized_options = b'\220\002\000'
   _globals['_LOADERSERVICE'].methods_by_name['AcquireLease']._loaded_options = None
@@ -136,76 +61,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOADERSERVICE'].methods_by_name['WatchResidents']._serialized_options = b'\220\002\001'
   _globals['_LOADERSERVICE'].methods_by_name['GetCapacity']._loaded_options = None
   _globals['_LOADERSERVICE'].methods_by_name['GetCapacity']._serialized_options = b'\220\002\001'
-  _globals['_DELIVERY']._serialized_start=4624
-  _globals['_DELIVERY']._serialized_end=4696
-  _globals['_HOLDMODELREQUEST']._serialized_start=262
-  _globals['_HOLDMODELREQUEST']._serialized_end=586
-  _globals['_HOLDMODELRESPONSE']._serialized_start=589
-  _globals['_HOLDMODELRESPONSE']._serialized_end=866
-  _globals['_HOLDQUEUED']._serialized_start=868
-  _globals['_HOLDQUEUED']._serialized_end=949
-  _globals['_LOADPROGRESS']._serialized_start=952
-  _globals['_LOADPROGRESS']._serialized_end=1150
-  _globals['_GRANT']._serialized_start=1153
-  _globals['_GRANT']._serialized_end=1331
-  _globals['_HOLDALIVE']._serialized_start=1333
-  _globals['_HOLDALIVE']._serialized_end=1344
-  _globals['_HOLDLOST']._serialized_start=1346
-  _globals['_HOLDLOST']._serialized_end=1402
-  _globals['_ACQUIRELEASEREQUEST']._serialized_start=1405
-  _globals['_ACQUIRELEASEREQUEST']._serialized_end=1710
-  _globals['_ACQUIRELEASERESPONSE']._serialized_start=1712
-  _globals['_ACQUIRELEASERESPONSE']._serialized_end=1777
-  _globals['_RENEWLEASEREQUEST']._serialized_start=1779
-  _globals['_RENEWLEASEREQUEST']._serialized_end=1902
-  _globals['_RENEWLEASERESPONSE']._serialized_start=1904
-  _globals['_RENEWLEASERESPONSE']._serialized_end=1988
-  _globals['_RELEASELEASEREQUEST']._serialized_start=1990
-  _globals['_RELEASELEASEREQUEST']._serialized_end=2075
-  _globals['_RELEASELEASERESPONSE']._serialized_start=2077
-  _globals['_RELEASELEASERESPONSE']._serialized_end=2142
-  _globals['_REVOKELEASEREQUEST']._serialized_start=2144
-  _globals['_REVOKELEASEREQUEST']._serialized_end=2217
-  _globals['_REVOKELEASERESPONSE']._serialized_start=2219
-  _globals['_REVOKELEASERESPONSE']._serialized_end=2283
-  _globals['_GETLEASEREQUEST']._serialized_start=2285
-  _globals['_GETLEASEREQUEST']._serialized_end=2332
-  _globals['_GETLEASERESPONSE']._serialized_start=2334
-  _globals['_GETLEASERESPONSE']._serialized_end=2395
-  _globals['_LISTLEASESREQUEST']._serialized_start=2397
-  _globals['_LISTLEASESREQUEST']._serialized_end=2513
-  _globals['_LISTLEASESRESPONSE']._serialized_start=2515
-  _globals['_LISTLEASESRESPONSE']._serialized_end=2604
-  _globals['_LOADMODELREQUEST']._serialized_start=2607
-  _globals['_LOADMODELREQUEST']._serialized_end=2928
-  _globals['_LOADMODELREQUEST_CONTEXTENTRY']._serialized_start=2882
-  _globals['_LOADMODELREQUEST_CONTEXTENTRY']._serialized_end=2928
-  _globals['_LOADMODELRESPONSE']._serialized_start=2931
-  _globals['_LOADMODELRESPONSE']._serialized_end=3230
-  _globals['_LOADMODELRESPONSE_CONTEXTENTRY']._serialized_start=2882
-  _globals['_LOADMODELRESPONSE_CONTEXTENTRY']._serialized_end=2928
-  _globals['_LOADPLAN']._serialized_start=3232
-  _globals['_LOADPLAN']._serialized_end=3301
-  _globals['_EVICTMODELREQUEST']._serialized_start=3304
-  _globals['_EVICTMODELREQUEST']._serialized_end=3444
-  _globals['_EVICTMODELRESPONSE']._serialized_start=3447
-  _globals['_EVICTMODELRESPONSE']._serialized_end=3581
-  _globals['_LISTRESIDENTSREQUEST']._serialized_start=3583
-  _globals['_LISTRESIDENTSREQUEST']._serialized_end=3702
-  _globals['_LISTRESIDENTSRESPONSE']._serialized_start=3704
-  _globals['_LISTRESIDENTSRESPONSE']._serialized_end=3824
-  _globals['_WATCHRESIDENTSREQUEST']._serialized_start=3827
-  _globals['_WATCHRESIDENTSREQUEST']._serialized_end=3998
-  _globals['_WATCHRESIDENTSRESPONSE']._serialized_start=4001
-  _globals['_WATCHRESIDENTSRESPONSE']._serialized_end=4174
-  _globals['_RESIDENTEVENT']._serialized_start=4177
-  _globals['_RESIDENTEVENT']._serialized_end=4347
-  _globals['_RESIDENTPROGRESS']._serialized_start=4349
-  _globals['_RESIDENTPROGRESS']._serialized_end=4428
-  _globals['_GETCAPACITYREQUEST']._serialized_start=4430
-  _globals['_GETCAPACITYREQUEST']._serialized_end=4450
-  _globals['_GETCAPACITYRESPONSE']._serialized_start=4453
-  _globals['_GETCAPACITYRESPONSE']._serialized_end=4622
-  _globals['_LOADERSERVICE']._serialized_start=4699
-  _globals['_LOADERSERVICE']._serialized_end=5947
+  _globals['_LOADERSERVICE']._serialized_start=237
+  _globals['_LOADERSERVICE']._serialized_end=1485
 # @@protoc_insertion_point(module_scope)

@@ -3,7 +3,11 @@
 import grpc
 import warnings
 
-from modelkeep.loader.v1 import loader_service_pb2 as modelkeep_dot_loader_dot_v1_dot_loader__service__pb2
+from modelkeep.loader.v1 import capacity_pb2 as modelkeep_dot_loader_dot_v1_dot_capacity__pb2
+from modelkeep.loader.v1 import hold_pb2 as modelkeep_dot_loader_dot_v1_dot_hold__pb2
+from modelkeep.loader.v1 import leases_pb2 as modelkeep_dot_loader_dot_v1_dot_leases__pb2
+from modelkeep.loader.v1 import load_pb2 as modelkeep_dot_loader_dot_v1_dot_load__pb2
+from modelkeep.loader.v1 import residents_pb2 as modelkeep_dot_loader_dot_v1_dot_residents__pb2
 
 GRPC_GENERATED_VERSION = '1.82.3'
 GRPC_VERSION = grpc.__version__
@@ -46,63 +50,63 @@ class LoaderServiceStub:
         """
         self.HoldModel = channel.unary_stream(
                 '/modelkeep.loader.v1.LoaderService/HoldModel',
-                request_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.HoldModelRequest.SerializeToString,
-                response_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.HoldModelResponse.FromString,
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.HoldModelRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.HoldModelResponse.FromString,
                 _registered_method=True)
         self.AcquireLease = channel.unary_unary(
                 '/modelkeep.loader.v1.LoaderService/AcquireLease',
-                request_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.AcquireLeaseRequest.SerializeToString,
-                response_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.AcquireLeaseResponse.FromString,
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.AcquireLeaseRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.AcquireLeaseResponse.FromString,
                 _registered_method=True)
         self.RenewLease = channel.unary_unary(
                 '/modelkeep.loader.v1.LoaderService/RenewLease',
-                request_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.RenewLeaseRequest.SerializeToString,
-                response_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.RenewLeaseResponse.FromString,
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.RenewLeaseRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.RenewLeaseResponse.FromString,
                 _registered_method=True)
         self.ReleaseLease = channel.unary_unary(
                 '/modelkeep.loader.v1.LoaderService/ReleaseLease',
-                request_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ReleaseLeaseRequest.SerializeToString,
-                response_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ReleaseLeaseResponse.FromString,
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.ReleaseLeaseRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.ReleaseLeaseResponse.FromString,
                 _registered_method=True)
         self.RevokeLease = channel.unary_unary(
                 '/modelkeep.loader.v1.LoaderService/RevokeLease',
-                request_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.RevokeLeaseRequest.SerializeToString,
-                response_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.RevokeLeaseResponse.FromString,
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.RevokeLeaseRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.RevokeLeaseResponse.FromString,
                 _registered_method=True)
         self.GetLease = channel.unary_unary(
                 '/modelkeep.loader.v1.LoaderService/GetLease',
-                request_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.GetLeaseRequest.SerializeToString,
-                response_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.GetLeaseResponse.FromString,
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.GetLeaseRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.GetLeaseResponse.FromString,
                 _registered_method=True)
         self.ListLeases = channel.unary_unary(
                 '/modelkeep.loader.v1.LoaderService/ListLeases',
-                request_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ListLeasesRequest.SerializeToString,
-                response_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ListLeasesResponse.FromString,
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.ListLeasesRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.ListLeasesResponse.FromString,
                 _registered_method=True)
         self.LoadModel = channel.unary_stream(
                 '/modelkeep.loader.v1.LoaderService/LoadModel',
-                request_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.LoadModelRequest.SerializeToString,
-                response_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.LoadModelResponse.FromString,
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_load__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_load__pb2.LoadModelResponse.FromString,
                 _registered_method=True)
         self.EvictModel = channel.unary_unary(
                 '/modelkeep.loader.v1.LoaderService/EvictModel',
-                request_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.EvictModelRequest.SerializeToString,
-                response_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.EvictModelResponse.FromString,
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_load__pb2.EvictModelRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_load__pb2.EvictModelResponse.FromString,
                 _registered_method=True)
         self.ListResidents = channel.unary_unary(
                 '/modelkeep.loader.v1.LoaderService/ListResidents',
-                request_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ListResidentsRequest.SerializeToString,
-                response_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ListResidentsResponse.FromString,
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_residents__pb2.ListResidentsRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_residents__pb2.ListResidentsResponse.FromString,
                 _registered_method=True)
         self.WatchResidents = channel.unary_stream(
                 '/modelkeep.loader.v1.LoaderService/WatchResidents',
-                request_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.WatchResidentsRequest.SerializeToString,
-                response_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.WatchResidentsResponse.FromString,
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_residents__pb2.WatchResidentsRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_residents__pb2.WatchResidentsResponse.FromString,
                 _registered_method=True)
         self.GetCapacity = channel.unary_unary(
                 '/modelkeep.loader.v1.LoaderService/GetCapacity',
-                request_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.GetCapacityRequest.SerializeToString,
-                response_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.GetCapacityResponse.FromString,
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_capacity__pb2.GetCapacityRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_capacity__pb2.GetCapacityResponse.FromString,
                 _registered_method=True)
 
 
@@ -249,63 +253,63 @@ def add_LoaderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'HoldModel': grpc.unary_stream_rpc_method_handler(
                     servicer.HoldModel,
-                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.HoldModelRequest.FromString,
-                    response_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.HoldModelResponse.SerializeToString,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.HoldModelRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.HoldModelResponse.SerializeToString,
             ),
             'AcquireLease': grpc.unary_unary_rpc_method_handler(
                     servicer.AcquireLease,
-                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.AcquireLeaseRequest.FromString,
-                    response_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.AcquireLeaseResponse.SerializeToString,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.AcquireLeaseRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.AcquireLeaseResponse.SerializeToString,
             ),
             'RenewLease': grpc.unary_unary_rpc_method_handler(
                     servicer.RenewLease,
-                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.RenewLeaseRequest.FromString,
-                    response_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.RenewLeaseResponse.SerializeToString,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.RenewLeaseRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.RenewLeaseResponse.SerializeToString,
             ),
             'ReleaseLease': grpc.unary_unary_rpc_method_handler(
                     servicer.ReleaseLease,
-                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ReleaseLeaseRequest.FromString,
-                    response_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ReleaseLeaseResponse.SerializeToString,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.ReleaseLeaseRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.ReleaseLeaseResponse.SerializeToString,
             ),
             'RevokeLease': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeLease,
-                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.RevokeLeaseRequest.FromString,
-                    response_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.RevokeLeaseResponse.SerializeToString,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.RevokeLeaseRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.RevokeLeaseResponse.SerializeToString,
             ),
             'GetLease': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLease,
-                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.GetLeaseRequest.FromString,
-                    response_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.GetLeaseResponse.SerializeToString,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.GetLeaseRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.GetLeaseResponse.SerializeToString,
             ),
             'ListLeases': grpc.unary_unary_rpc_method_handler(
                     servicer.ListLeases,
-                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ListLeasesRequest.FromString,
-                    response_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ListLeasesResponse.SerializeToString,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.ListLeasesRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.ListLeasesResponse.SerializeToString,
             ),
             'LoadModel': grpc.unary_stream_rpc_method_handler(
                     servicer.LoadModel,
-                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.LoadModelRequest.FromString,
-                    response_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.LoadModelResponse.SerializeToString,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_load__pb2.LoadModelRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_load__pb2.LoadModelResponse.SerializeToString,
             ),
             'EvictModel': grpc.unary_unary_rpc_method_handler(
                     servicer.EvictModel,
-                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.EvictModelRequest.FromString,
-                    response_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.EvictModelResponse.SerializeToString,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_load__pb2.EvictModelRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_load__pb2.EvictModelResponse.SerializeToString,
             ),
             'ListResidents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListResidents,
-                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ListResidentsRequest.FromString,
-                    response_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ListResidentsResponse.SerializeToString,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_residents__pb2.ListResidentsRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_residents__pb2.ListResidentsResponse.SerializeToString,
             ),
             'WatchResidents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchResidents,
-                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.WatchResidentsRequest.FromString,
-                    response_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.WatchResidentsResponse.SerializeToString,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_residents__pb2.WatchResidentsRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_residents__pb2.WatchResidentsResponse.SerializeToString,
             ),
             'GetCapacity': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCapacity,
-                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.GetCapacityRequest.FromString,
-                    response_serializer=modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.GetCapacityResponse.SerializeToString,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_capacity__pb2.GetCapacityRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_capacity__pb2.GetCapacityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -343,8 +347,8 @@ class LoaderService:
             request,
             target,
             '/modelkeep.loader.v1.LoaderService/HoldModel',
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.HoldModelRequest.SerializeToString,
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.HoldModelResponse.FromString,
+            modelkeep_dot_loader_dot_v1_dot_hold__pb2.HoldModelRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_hold__pb2.HoldModelResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -370,8 +374,8 @@ class LoaderService:
             request,
             target,
             '/modelkeep.loader.v1.LoaderService/AcquireLease',
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.AcquireLeaseRequest.SerializeToString,
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.AcquireLeaseResponse.FromString,
+            modelkeep_dot_loader_dot_v1_dot_hold__pb2.AcquireLeaseRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_hold__pb2.AcquireLeaseResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -397,8 +401,8 @@ class LoaderService:
             request,
             target,
             '/modelkeep.loader.v1.LoaderService/RenewLease',
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.RenewLeaseRequest.SerializeToString,
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.RenewLeaseResponse.FromString,
+            modelkeep_dot_loader_dot_v1_dot_hold__pb2.RenewLeaseRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_hold__pb2.RenewLeaseResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -424,8 +428,8 @@ class LoaderService:
             request,
             target,
             '/modelkeep.loader.v1.LoaderService/ReleaseLease',
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ReleaseLeaseRequest.SerializeToString,
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ReleaseLeaseResponse.FromString,
+            modelkeep_dot_loader_dot_v1_dot_hold__pb2.ReleaseLeaseRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_hold__pb2.ReleaseLeaseResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -451,8 +455,8 @@ class LoaderService:
             request,
             target,
             '/modelkeep.loader.v1.LoaderService/RevokeLease',
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.RevokeLeaseRequest.SerializeToString,
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.RevokeLeaseResponse.FromString,
+            modelkeep_dot_loader_dot_v1_dot_leases__pb2.RevokeLeaseRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_leases__pb2.RevokeLeaseResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -478,8 +482,8 @@ class LoaderService:
             request,
             target,
             '/modelkeep.loader.v1.LoaderService/GetLease',
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.GetLeaseRequest.SerializeToString,
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.GetLeaseResponse.FromString,
+            modelkeep_dot_loader_dot_v1_dot_leases__pb2.GetLeaseRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_leases__pb2.GetLeaseResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -505,8 +509,8 @@ class LoaderService:
             request,
             target,
             '/modelkeep.loader.v1.LoaderService/ListLeases',
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ListLeasesRequest.SerializeToString,
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ListLeasesResponse.FromString,
+            modelkeep_dot_loader_dot_v1_dot_leases__pb2.ListLeasesRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_leases__pb2.ListLeasesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -532,8 +536,8 @@ class LoaderService:
             request,
             target,
             '/modelkeep.loader.v1.LoaderService/LoadModel',
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.LoadModelRequest.SerializeToString,
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.LoadModelResponse.FromString,
+            modelkeep_dot_loader_dot_v1_dot_load__pb2.LoadModelRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_load__pb2.LoadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -559,8 +563,8 @@ class LoaderService:
             request,
             target,
             '/modelkeep.loader.v1.LoaderService/EvictModel',
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.EvictModelRequest.SerializeToString,
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.EvictModelResponse.FromString,
+            modelkeep_dot_loader_dot_v1_dot_load__pb2.EvictModelRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_load__pb2.EvictModelResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -586,8 +590,8 @@ class LoaderService:
             request,
             target,
             '/modelkeep.loader.v1.LoaderService/ListResidents',
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ListResidentsRequest.SerializeToString,
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.ListResidentsResponse.FromString,
+            modelkeep_dot_loader_dot_v1_dot_residents__pb2.ListResidentsRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_residents__pb2.ListResidentsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -613,8 +617,8 @@ class LoaderService:
             request,
             target,
             '/modelkeep.loader.v1.LoaderService/WatchResidents',
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.WatchResidentsRequest.SerializeToString,
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.WatchResidentsResponse.FromString,
+            modelkeep_dot_loader_dot_v1_dot_residents__pb2.WatchResidentsRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_residents__pb2.WatchResidentsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -640,8 +644,8 @@ class LoaderService:
             request,
             target,
             '/modelkeep.loader.v1.LoaderService/GetCapacity',
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.GetCapacityRequest.SerializeToString,
-            modelkeep_dot_loader_dot_v1_dot_loader__service__pb2.GetCapacityResponse.FromString,
+            modelkeep_dot_loader_dot_v1_dot_capacity__pb2.GetCapacityRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_capacity__pb2.GetCapacityResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,7 +5,11 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from modelkeep.loader.v1 import loader_service_pb2 as _loader_service_pb2
+from modelkeep.loader.v1 import capacity_pb2 as _capacity_pb2
+from modelkeep.loader.v1 import hold_pb2 as _hold_pb2
+from modelkeep.loader.v1 import leases_pb2 as _leases_pb2
+from modelkeep.loader.v1 import load_pb2 as _load_pb2
+from modelkeep.loader.v1 import residents_pb2 as _residents_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -43,7 +47,7 @@ class LoaderServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LoaderServiceAsyncStub: ...
-    HoldModel: _grpc.UnaryStreamMultiCallable[_loader_service_pb2.HoldModelRequest, _loader_service_pb2.HoldModelResponse]
+    HoldModel: _grpc.UnaryStreamMultiCallable[_hold_pb2.HoldModelRequest, _hold_pb2.HoldModelResponse]
     """Loads and locks one or several components, all or none, and holds them while the stream is open.
     When the client goes away, also by kill -9, the lease goes with it. Frames: QUEUED and PROGRESS
     while loading (the first within 200 ms, then at least four a second), GRANTED once, then
@@ -58,66 +62,66 @@ class LoaderServiceStub:
     lease: UNKNOWN_LEASE if it has ended, LEASE_REVOKED if an operator ended it, FORBIDDEN_TICKET if the secret
     is wrong.
     """
-    AcquireLease: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.AcquireLeaseRequest, _loader_service_pb2.AcquireLeaseResponse]
+    AcquireLease: _grpc.UnaryUnaryMultiCallable[_hold_pb2.AcquireLeaseRequest, _hold_pb2.AcquireLeaseResponse]
     """Loads and locks one or several components, all or none, for a time. For clients that cannot keep a
     stream open.
 
     Errors: those of HoldModel.
     """
-    RenewLease: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.RenewLeaseRequest, _loader_service_pb2.RenewLeaseResponse]
+    RenewLease: _grpc.UnaryUnaryMultiCallable[_hold_pb2.RenewLeaseRequest, _hold_pb2.RenewLeaseResponse]
     """Sets a lease's ttl anew, counted from now, and gives a new ticket. Of one lease's tickets the last four
     are good.
 
     Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong.
     """
-    ReleaseLease: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.ReleaseLeaseRequest, _loader_service_pb2.ReleaseLeaseResponse]
+    ReleaseLease: _grpc.UnaryUnaryMultiCallable[_hold_pb2.ReleaseLeaseRequest, _hold_pb2.ReleaseLeaseResponse]
     """Ends a lease. Mapped memory stays valid in the process that maps it; it counts as zombie bytes once
     the resident is dropped.
 
     Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong.
     """
-    RevokeLease: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.RevokeLeaseRequest, _loader_service_pb2.RevokeLeaseResponse]
+    RevokeLease: _grpc.UnaryUnaryMultiCallable[_leases_pb2.RevokeLeaseRequest, _leases_pb2.RevokeLeaseResponse]
     """Ends somebody else's lease at once: the operator's lever. Its holder hears LOST with LEASE_REVOKED on its
     stream, and LEASE_REVOKED from every later call with the lease; its descriptor connections are closed.
     What it has mapped stays valid there, and counts as zombie bytes once the resident is dropped.
 
     Errors: UNKNOWN_LEASE (also if it has ended already).
     """
-    GetLease: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.GetLeaseRequest, _loader_service_pb2.GetLeaseResponse]
+    GetLease: _grpc.UnaryUnaryMultiCallable[_leases_pb2.GetLeaseRequest, _leases_pb2.GetLeaseResponse]
     """Answers with one lease.
 
     Errors: UNKNOWN_LEASE.
     """
-    ListLeases: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.ListLeasesRequest, _loader_service_pb2.ListLeasesResponse]
+    ListLeases: _grpc.UnaryUnaryMultiCallable[_leases_pb2.ListLeasesRequest, _leases_pb2.ListLeasesResponse]
     """Lists the leases that have not ended page by page, ordered by time of creation; with a key: who uses it.
 
     Errors: PAGE_TOKEN_MISMATCH.
     """
-    LoadModel: _grpc.UnaryStreamMultiCallable[_loader_service_pb2.LoadModelRequest, _loader_service_pb2.LoadModelResponse]
+    LoadModel: _grpc.UnaryStreamMultiCallable[_load_pb2.LoadModelRequest, _load_pb2.LoadModelResponse]
     """Brings components into RAM without a lease. Streams progress while files are read to know what they are,
     the plan, progress of loading, and each component once it is resident; ends when all are.
 
     Errors: those of HoldModel.
     """
-    EvictModel: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.EvictModelRequest, _loader_service_pb2.EvictModelResponse]
+    EvictModel: _grpc.UnaryUnaryMultiCallable[_load_pb2.EvictModelRequest, _load_pb2.EvictModelResponse]
     """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
     lease holds them.
 
     Errors: MODEL_IN_USE (a lease holds one, or one is being loaded; nothing was dropped). A model
     without residents is no error.
     """
-    ListResidents: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.ListResidentsRequest, _loader_service_pb2.ListResidentsResponse]
+    ListResidents: _grpc.UnaryUnaryMultiCallable[_residents_pb2.ListResidentsRequest, _residents_pb2.ListResidentsResponse]
     """Lists the residents page by page, ordered by id.
 
     Errors: PAGE_TOKEN_MISMATCH.
     """
-    WatchResidents: _grpc.UnaryStreamMultiCallable[_loader_service_pb2.WatchResidentsRequest, _loader_service_pb2.WatchResidentsResponse]
+    WatchResidents: _grpc.UnaryStreamMultiCallable[_residents_pb2.WatchResidentsRequest, _residents_pb2.WatchResidentsResponse]
     """Streams a snapshot of the residents, then every change. See modelkeep.server.v1.WatchPhase for
     what is guaranteed. A restart of the loader begins a new history: RESUME_TOKEN_FOREIGN.
 
     Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
     """
-    GetCapacity: _grpc.UnaryUnaryMultiCallable[_loader_service_pb2.GetCapacityRequest, _loader_service_pb2.GetCapacityResponse]
+    GetCapacity: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.GetCapacityRequest, _capacity_pb2.GetCapacityResponse]
     """Tells what fits: budgets and bytes of every tier."""
 
 @_typing.type_check_only
@@ -135,7 +139,7 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    HoldModel: _aio.UnaryStreamMultiCallable[_loader_service_pb2.HoldModelRequest, _loader_service_pb2.HoldModelResponse]  # type: ignore[assignment]
+    HoldModel: _aio.UnaryStreamMultiCallable[_hold_pb2.HoldModelRequest, _hold_pb2.HoldModelResponse]  # type: ignore[assignment]
     """Loads and locks one or several components, all or none, and holds them while the stream is open.
     When the client goes away, also by kill -9, the lease goes with it. Frames: QUEUED and PROGRESS
     while loading (the first within 200 ms, then at least four a second), GRANTED once, then
@@ -150,66 +154,66 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     lease: UNKNOWN_LEASE if it has ended, LEASE_REVOKED if an operator ended it, FORBIDDEN_TICKET if the secret
     is wrong.
     """
-    AcquireLease: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.AcquireLeaseRequest, _loader_service_pb2.AcquireLeaseResponse]  # type: ignore[assignment]
+    AcquireLease: _aio.UnaryUnaryMultiCallable[_hold_pb2.AcquireLeaseRequest, _hold_pb2.AcquireLeaseResponse]  # type: ignore[assignment]
     """Loads and locks one or several components, all or none, for a time. For clients that cannot keep a
     stream open.
 
     Errors: those of HoldModel.
     """
-    RenewLease: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.RenewLeaseRequest, _loader_service_pb2.RenewLeaseResponse]  # type: ignore[assignment]
+    RenewLease: _aio.UnaryUnaryMultiCallable[_hold_pb2.RenewLeaseRequest, _hold_pb2.RenewLeaseResponse]  # type: ignore[assignment]
     """Sets a lease's ttl anew, counted from now, and gives a new ticket. Of one lease's tickets the last four
     are good.
 
     Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong.
     """
-    ReleaseLease: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.ReleaseLeaseRequest, _loader_service_pb2.ReleaseLeaseResponse]  # type: ignore[assignment]
+    ReleaseLease: _aio.UnaryUnaryMultiCallable[_hold_pb2.ReleaseLeaseRequest, _hold_pb2.ReleaseLeaseResponse]  # type: ignore[assignment]
     """Ends a lease. Mapped memory stays valid in the process that maps it; it counts as zombie bytes once
     the resident is dropped.
 
     Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong.
     """
-    RevokeLease: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.RevokeLeaseRequest, _loader_service_pb2.RevokeLeaseResponse]  # type: ignore[assignment]
+    RevokeLease: _aio.UnaryUnaryMultiCallable[_leases_pb2.RevokeLeaseRequest, _leases_pb2.RevokeLeaseResponse]  # type: ignore[assignment]
     """Ends somebody else's lease at once: the operator's lever. Its holder hears LOST with LEASE_REVOKED on its
     stream, and LEASE_REVOKED from every later call with the lease; its descriptor connections are closed.
     What it has mapped stays valid there, and counts as zombie bytes once the resident is dropped.
 
     Errors: UNKNOWN_LEASE (also if it has ended already).
     """
-    GetLease: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.GetLeaseRequest, _loader_service_pb2.GetLeaseResponse]  # type: ignore[assignment]
+    GetLease: _aio.UnaryUnaryMultiCallable[_leases_pb2.GetLeaseRequest, _leases_pb2.GetLeaseResponse]  # type: ignore[assignment]
     """Answers with one lease.
 
     Errors: UNKNOWN_LEASE.
     """
-    ListLeases: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.ListLeasesRequest, _loader_service_pb2.ListLeasesResponse]  # type: ignore[assignment]
+    ListLeases: _aio.UnaryUnaryMultiCallable[_leases_pb2.ListLeasesRequest, _leases_pb2.ListLeasesResponse]  # type: ignore[assignment]
     """Lists the leases that have not ended page by page, ordered by time of creation; with a key: who uses it.
 
     Errors: PAGE_TOKEN_MISMATCH.
     """
-    LoadModel: _aio.UnaryStreamMultiCallable[_loader_service_pb2.LoadModelRequest, _loader_service_pb2.LoadModelResponse]  # type: ignore[assignment]
+    LoadModel: _aio.UnaryStreamMultiCallable[_load_pb2.LoadModelRequest, _load_pb2.LoadModelResponse]  # type: ignore[assignment]
     """Brings components into RAM without a lease. Streams progress while files are read to know what they are,
     the plan, progress of loading, and each component once it is resident; ends when all are.
 
     Errors: those of HoldModel.
     """
-    EvictModel: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.EvictModelRequest, _loader_service_pb2.EvictModelResponse]  # type: ignore[assignment]
+    EvictModel: _aio.UnaryUnaryMultiCallable[_load_pb2.EvictModelRequest, _load_pb2.EvictModelResponse]  # type: ignore[assignment]
     """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
     lease holds them.
 
     Errors: MODEL_IN_USE (a lease holds one, or one is being loaded; nothing was dropped). A model
     without residents is no error.
     """
-    ListResidents: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.ListResidentsRequest, _loader_service_pb2.ListResidentsResponse]  # type: ignore[assignment]
+    ListResidents: _aio.UnaryUnaryMultiCallable[_residents_pb2.ListResidentsRequest, _residents_pb2.ListResidentsResponse]  # type: ignore[assignment]
     """Lists the residents page by page, ordered by id.
 
     Errors: PAGE_TOKEN_MISMATCH.
     """
-    WatchResidents: _aio.UnaryStreamMultiCallable[_loader_service_pb2.WatchResidentsRequest, _loader_service_pb2.WatchResidentsResponse]  # type: ignore[assignment]
+    WatchResidents: _aio.UnaryStreamMultiCallable[_residents_pb2.WatchResidentsRequest, _residents_pb2.WatchResidentsResponse]  # type: ignore[assignment]
     """Streams a snapshot of the residents, then every change. See modelkeep.server.v1.WatchPhase for
     what is guaranteed. A restart of the loader begins a new history: RESUME_TOKEN_FOREIGN.
 
     Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
     """
-    GetCapacity: _aio.UnaryUnaryMultiCallable[_loader_service_pb2.GetCapacityRequest, _loader_service_pb2.GetCapacityResponse]  # type: ignore[assignment]
+    GetCapacity: _aio.UnaryUnaryMultiCallable[_capacity_pb2.GetCapacityRequest, _capacity_pb2.GetCapacityResponse]  # type: ignore[assignment]
     """Tells what fits: budgets and bytes of every tier."""
 
 class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -228,9 +232,9 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def HoldModel(
         self,
-        request: _loader_service_pb2.HoldModelRequest,
+        request: _hold_pb2.HoldModelRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_loader_service_pb2.HoldModelResponse], _abc.AsyncIterator[_loader_service_pb2.HoldModelResponse]]:
+    ) -> _typing.Union[_abc.Iterator[_hold_pb2.HoldModelResponse], _abc.AsyncIterator[_hold_pb2.HoldModelResponse]]:
         """Loads and locks one or several components, all or none, and holds them while the stream is open.
         When the client goes away, also by kill -9, the lease goes with it. Frames: QUEUED and PROGRESS
         while loading (the first within 200 ms, then at least four a second), GRANTED once, then
@@ -249,9 +253,9 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def AcquireLease(
         self,
-        request: _loader_service_pb2.AcquireLeaseRequest,
+        request: _hold_pb2.AcquireLeaseRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_loader_service_pb2.AcquireLeaseResponse, _abc.Awaitable[_loader_service_pb2.AcquireLeaseResponse]]:
+    ) -> _typing.Union[_hold_pb2.AcquireLeaseResponse, _abc.Awaitable[_hold_pb2.AcquireLeaseResponse]]:
         """Loads and locks one or several components, all or none, for a time. For clients that cannot keep a
         stream open.
 
@@ -261,9 +265,9 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def RenewLease(
         self,
-        request: _loader_service_pb2.RenewLeaseRequest,
+        request: _hold_pb2.RenewLeaseRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_loader_service_pb2.RenewLeaseResponse, _abc.Awaitable[_loader_service_pb2.RenewLeaseResponse]]:
+    ) -> _typing.Union[_hold_pb2.RenewLeaseResponse, _abc.Awaitable[_hold_pb2.RenewLeaseResponse]]:
         """Sets a lease's ttl anew, counted from now, and gives a new ticket. Of one lease's tickets the last four
         are good.
 
@@ -273,9 +277,9 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ReleaseLease(
         self,
-        request: _loader_service_pb2.ReleaseLeaseRequest,
+        request: _hold_pb2.ReleaseLeaseRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_loader_service_pb2.ReleaseLeaseResponse, _abc.Awaitable[_loader_service_pb2.ReleaseLeaseResponse]]:
+    ) -> _typing.Union[_hold_pb2.ReleaseLeaseResponse, _abc.Awaitable[_hold_pb2.ReleaseLeaseResponse]]:
         """Ends a lease. Mapped memory stays valid in the process that maps it; it counts as zombie bytes once
         the resident is dropped.
 
@@ -285,9 +289,9 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def RevokeLease(
         self,
-        request: _loader_service_pb2.RevokeLeaseRequest,
+        request: _leases_pb2.RevokeLeaseRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_loader_service_pb2.RevokeLeaseResponse, _abc.Awaitable[_loader_service_pb2.RevokeLeaseResponse]]:
+    ) -> _typing.Union[_leases_pb2.RevokeLeaseResponse, _abc.Awaitable[_leases_pb2.RevokeLeaseResponse]]:
         """Ends somebody else's lease at once: the operator's lever. Its holder hears LOST with LEASE_REVOKED on its
         stream, and LEASE_REVOKED from every later call with the lease; its descriptor connections are closed.
         What it has mapped stays valid there, and counts as zombie bytes once the resident is dropped.
@@ -298,9 +302,9 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def GetLease(
         self,
-        request: _loader_service_pb2.GetLeaseRequest,
+        request: _leases_pb2.GetLeaseRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_loader_service_pb2.GetLeaseResponse, _abc.Awaitable[_loader_service_pb2.GetLeaseResponse]]:
+    ) -> _typing.Union[_leases_pb2.GetLeaseResponse, _abc.Awaitable[_leases_pb2.GetLeaseResponse]]:
         """Answers with one lease.
 
         Errors: UNKNOWN_LEASE.
@@ -309,9 +313,9 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ListLeases(
         self,
-        request: _loader_service_pb2.ListLeasesRequest,
+        request: _leases_pb2.ListLeasesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_loader_service_pb2.ListLeasesResponse, _abc.Awaitable[_loader_service_pb2.ListLeasesResponse]]:
+    ) -> _typing.Union[_leases_pb2.ListLeasesResponse, _abc.Awaitable[_leases_pb2.ListLeasesResponse]]:
         """Lists the leases that have not ended page by page, ordered by time of creation; with a key: who uses it.
 
         Errors: PAGE_TOKEN_MISMATCH.
@@ -320,9 +324,9 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def LoadModel(
         self,
-        request: _loader_service_pb2.LoadModelRequest,
+        request: _load_pb2.LoadModelRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_loader_service_pb2.LoadModelResponse], _abc.AsyncIterator[_loader_service_pb2.LoadModelResponse]]:
+    ) -> _typing.Union[_abc.Iterator[_load_pb2.LoadModelResponse], _abc.AsyncIterator[_load_pb2.LoadModelResponse]]:
         """Brings components into RAM without a lease. Streams progress while files are read to know what they are,
         the plan, progress of loading, and each component once it is resident; ends when all are.
 
@@ -332,9 +336,9 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def EvictModel(
         self,
-        request: _loader_service_pb2.EvictModelRequest,
+        request: _load_pb2.EvictModelRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_loader_service_pb2.EvictModelResponse, _abc.Awaitable[_loader_service_pb2.EvictModelResponse]]:
+    ) -> _typing.Union[_load_pb2.EvictModelResponse, _abc.Awaitable[_load_pb2.EvictModelResponse]]:
         """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
         lease holds them.
 
@@ -345,9 +349,9 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ListResidents(
         self,
-        request: _loader_service_pb2.ListResidentsRequest,
+        request: _residents_pb2.ListResidentsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_loader_service_pb2.ListResidentsResponse, _abc.Awaitable[_loader_service_pb2.ListResidentsResponse]]:
+    ) -> _typing.Union[_residents_pb2.ListResidentsResponse, _abc.Awaitable[_residents_pb2.ListResidentsResponse]]:
         """Lists the residents page by page, ordered by id.
 
         Errors: PAGE_TOKEN_MISMATCH.
@@ -356,9 +360,9 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def WatchResidents(
         self,
-        request: _loader_service_pb2.WatchResidentsRequest,
+        request: _residents_pb2.WatchResidentsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_loader_service_pb2.WatchResidentsResponse], _abc.AsyncIterator[_loader_service_pb2.WatchResidentsResponse]]:
+    ) -> _typing.Union[_abc.Iterator[_residents_pb2.WatchResidentsResponse], _abc.AsyncIterator[_residents_pb2.WatchResidentsResponse]]:
         """Streams a snapshot of the residents, then every change. See modelkeep.server.v1.WatchPhase for
         what is guaranteed. A restart of the loader begins a new history: RESUME_TOKEN_FOREIGN.
 
@@ -368,9 +372,9 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def GetCapacity(
         self,
-        request: _loader_service_pb2.GetCapacityRequest,
+        request: _capacity_pb2.GetCapacityRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_loader_service_pb2.GetCapacityResponse, _abc.Awaitable[_loader_service_pb2.GetCapacityResponse]]:
+    ) -> _typing.Union[_capacity_pb2.GetCapacityResponse, _abc.Awaitable[_capacity_pb2.GetCapacityResponse]]:
         """Tells what fits: budgets and bytes of every tier."""
 
 def add_LoaderServiceServicer_to_server(servicer: LoaderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

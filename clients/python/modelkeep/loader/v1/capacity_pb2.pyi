@@ -1,0 +1,28 @@
+from modelkeep.loader.v1 import resident_pb2 as _resident_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetCapacityRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetCapacityResponse(_message.Message):
+    __slots__ = ("tiers", "devices", "boot_id", "socket_path", "lease_count", "queued_count")
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    SOCKET_PATH_FIELD_NUMBER: _ClassVar[int]
+    LEASE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    tiers: _containers.RepeatedCompositeFieldContainer[_resident_pb2.TierCapacity]
+    devices: _containers.RepeatedScalarFieldContainer[str]
+    boot_id: str
+    socket_path: str
+    lease_count: int
+    queued_count: int
+    def __init__(self, tiers: _Optional[_Iterable[_Union[_resident_pb2.TierCapacity, _Mapping]]] = ..., devices: _Optional[_Iterable[str]] = ..., boot_id: _Optional[str] = ..., socket_path: _Optional[str] = ..., lease_count: _Optional[int] = ..., queued_count: _Optional[int] = ...) -> None: ...

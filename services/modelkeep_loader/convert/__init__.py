@@ -1,0 +1,1 @@
+"""Between the messages of the wire and the words of the domain."""

@@ -1,0 +1,104 @@
+"""What a holder is told of the components that he gets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+from modelkeep.exceptions import FieldInvalidException, FieldViolation
+from modelkeep.loader.v1 import hold_pb2, load_pb2, resident_pb2
+from modelkeep_common.wire import clamped_int
+from modelkeep_loader.convert.words import DEVICE, PRECISION_OF, ref_message, wire_text
+from modelkeep_loader.domain.components import Plan, Resident
+from modelkeep_loader.domain.demand import Demand
+
+#: Bytes of manifests in a grant: with the rest well under the 4 MiB that clients receive by default.
+_MAX_GRANT_BYTES = 3 << 20
+#: The part of a resident's manifest that is the same for all holders; made once, for it can be long.
+_contents: WeakKeyDictionary[Resident, resident_pb2.ComponentManifest] = WeakKeyDictionary()
+
+
+def grant_manifests(
+    plans: Sequence[Plan], residents: Sequence[Resident], delivery: hold_pb2.Delivery
+) -> list[resident_pb2.ComponentManifest]:
+    """What a lease on these components tells of them; little, where nothing is delivered.
+
+    Raises:
+        FieldInvalidException: It would not fit into an answer.
+    """
+    made: list[resident_pb2.ComponentManifest] = []
+    for index, (plan, resident) in enumerate(zip(plans, residents, strict=True)):
+        manifest = _outline(plan, resident.size_bytes)
+        if delivery != hold_pb2.DELIVERY_NONE:
+            manifest.MergeFrom(_contents_of(resident))
+        _describe(manifest, plan, index)
+        made.append(manifest)
+    size = sum(manifest.ByteSize() for manifest in made)
+    if size > _MAX_GRANT_BYTES:
+        fewer = "fewer components at once, or with " if len(made) > 1 else ""
+        raise FieldInvalidException(
+            f"What there is to tell of these components takes {size} bytes, and an answer holds "
+            f"{_MAX_GRANT_BYTES}: ask for {fewer}DELIVERY_NONE.",
+            violations=[FieldViolation("components", "have too much to tell for one answer")],
+        )
+    return made
+
+
+def plan_message(demand: Demand) -> load_pb2.LoadPlan:
+    """What is about to be loaded."""
+    response = load_pb2.LoadPlan()
+    for index, plan in enumerate(demand.plans):
+        manifest = response.manifests.add()
+        manifest.CopyFrom(_outline(plan, plan.size_bytes))
+        _describe(manifest, plan, index)
+    return response
+
+
+def _outline(plan: Plan, size_bytes: int) -> resident_pb2.ComponentManifest:
+    return resident_pb2.ComponentManifest(
+        resident_id=plan.id,
+        class_name=plan.class_name,
+        library=plan.library,
+        precision=PRECISION_OF[plan.precision],
+        device=DEVICE,
+        file_size_bytes=clamped_int(size_bytes),
+    )
+
+
+def _contents_of(resident: Resident) -> resident_pb2.ComponentManifest:
+    if (kept := _contents.get(resident)) is not None:
+        return kept
+    built = resident.built
+    assert built is not None, "only residents are granted"
+    message = resident_pb2.ComponentManifest(
+        config_json=json.dumps(dict(built.config), sort_keys=True),
+        tensors=[
+            resident_pb2.TensorEntry(
+                name=tensor.name,
+                dtype=tensor.dtype,
+                shape=tensor.shape,
+                offset=tensor.begin,
+                size_bytes=tensor.size_bytes,
+                is_buffer=tensor.name in built.buffers,
+            )
+            for tensor in built.tensors
+        ],
+        aliases=[resident_pb2.TensorAlias(name=n, target=t) for n, t in sorted(built.aliases.items())],
+    )
+    _contents[resident] = message
+    return message
+
+
+def _describe(manifest: resident_pb2.ComponentManifest, plan: Plan, index: int) -> None:
+    manifest.MergeFrom(
+        resident_pb2.ComponentManifest(
+            component=ref_message(plan.ref),
+            descriptor_index=index,
+            location=wire_text(str(plan.model.location)),
+            hash=plan.model.hash,
+            name=plan.model.name,
+            base=plan.model.base,
+            type=f"MODEL_TYPE_{plan.model.type.upper()}",
+        )
+    )

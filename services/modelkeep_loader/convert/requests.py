@@ -1,0 +1,73 @@
+"""From the messages of requests to what the core is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from google.protobuf.duration_pb2 import Duration
+
+from modelkeep.exceptions import FieldInvalidException, FieldViolation
+from modelkeep.loader.v1 import hold_pb2, load_pb2, resident_pb2
+from modelkeep_common.wire import to_seconds
+from modelkeep_loader.convert.manifests import grant_manifests
+from modelkeep_loader.convert.words import PRECISIONS, submodel_name
+from modelkeep_loader.domain.components import ComponentRef
+from modelkeep_loader.domain.requests import Wish
+
+
+def to_wish(request: hold_pb2.HoldModelRequest | hold_pb2.AcquireLeaseRequest, principal: str) -> Wish:
+    """What somebody wants to hold.
+
+    Raises:
+        FieldInvalidException: The request names a component twice.
+    """
+    held = request if isinstance(request, hold_pb2.HoldModelRequest) else hold_pb2.HoldModelRequest()
+    return Wish(
+        refs=to_refs(request.components),
+        brief=partial(grant_manifests, delivery=request.delivery),
+        boot_id=request.boot_id,
+        principal=principal,
+        label=request.label,
+        claimed_pid=request.pid,
+        max_wait_s=seconds(request.max_wait),
+        with_ticket=request.delivery != hold_pb2.DELIVERY_NONE,
+        lease_id=held.lease_id,
+        lease_secret=held.lease_secret,
+    )
+
+
+def to_refs(components: Iterable[resident_pb2.ComponentRef]) -> list[ComponentRef]:
+    """What a request names.
+
+    Raises:
+        FieldInvalidException: It names a component twice.
+    """
+    refs = [ComponentRef(c.key, submodel_name(c.submodel), PRECISIONS[c.precision]) for c in components]
+    if len(set(refs)) != len(refs):
+        raise FieldInvalidException(
+            "A component is named twice.", violations=[FieldViolation("components", "must differ")]
+        )
+    return refs
+
+
+def seconds(duration: Duration) -> float:
+    """A duration in seconds, not below 0."""
+    return max(0.0, to_seconds(duration))
+
+
+def ttl_seconds(request: hold_pb2.AcquireLeaseRequest | hold_pb2.RenewLeaseRequest) -> float | None:
+    """The life that a request asks for, in seconds; None if it does not say."""
+    return seconds(request.ttl) if request.HasField("ttl") else None
+
+
+def check_tier(request: load_pb2.LoadModelRequest) -> None:
+    """Refuse a tier that there is not.
+
+    Raises:
+        FieldInvalidException: It is not the RAM tier.
+    """
+    if request.tier not in (resident_pb2.TIER_UNSPECIFIED, resident_pb2.TIER_RAM):
+        raise FieldInvalidException(
+            "This host has no such tier.", violations=[FieldViolation("tier", "must be TIER_RAM here")]
+        )

@@ -1,0 +1,108 @@
+"""Residents, the tiers that they are in, and their watch, as messages."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+from modelkeep.loader.v1 import capacity_pb2, resident_pb2, residents_pb2
+from modelkeep.server.v1 import watch_pb2
+from modelkeep_common.watch import Frame
+from modelkeep_common.wire import clamped_int, to_timestamp
+from modelkeep_loader.convert.words import (
+    DEVICE,
+    PRECISION_OF,
+    STAGES,
+    error_message,
+    ref_message,
+    resident_progress,
+)
+from modelkeep_loader.domain.cache import MOST_NAMED
+from modelkeep_loader.domain.components import Resident, Stage
+from modelkeep_loader.domain.demand import Usage
+from modelkeep_loader.domain.lending import Capacity
+
+#: Names that a component is listed under.
+_MOST_COMPONENTS = 256
+
+
+def resident_message(resident: Resident, *, retry_in: float | None = None) -> resident_pb2.Resident:
+    """A resident. ``retry_in``: seconds until a failed one may be tried again."""
+    plan, built = resident.plan, resident.built
+    message = resident_pb2.Resident(
+        id=resident.id,
+        content_addressed=plan.content_addressed,
+        components=map(
+            ref_message,
+            heapq.nsmallest(_MOST_COMPONENTS, resident.refs, key=lambda r: (r.key, r.submodel, r.precision)),
+        ),
+        class_name=plan.class_name,
+        library=plan.library,
+        precision=PRECISION_OF[plan.precision],
+        device=DEVICE,
+        tier=resident_pb2.TIER_RAM,
+        state=STAGES[resident.stage],
+        size_bytes=clamped_int(resident.size_bytes),
+        tensor_count=len(built.tensors) if built is not None else 0,
+        lease_ids=heapq.nsmallest(MOST_NAMED, resident.leases),
+        lease_count=len(resident.leases),
+        display_name=resident.display_name,
+        model_removed=resident.is_orphan,
+        load_seconds=resident.load_seconds or None,
+        progress=resident_progress(resident),
+    )
+    if resident.load_time:
+        message.load_time.CopyFrom(to_timestamp(resident.load_time))
+    if resident.use_time:
+        message.last_use_time.CopyFrom(to_timestamp(resident.use_time))
+    if resident.stage is Stage.FAILED and resident.error is not None:
+        message.error.CopyFrom(error_message(resident.failure(plan), retry_in))
+    return message
+
+
+def capacity_response(capacity: Capacity, socket_path: str) -> capacity_pb2.GetCapacityResponse:
+    """The host, and the bytes of each of its tiers."""
+    return capacity_pb2.GetCapacityResponse(
+        tiers=[capacity_message(capacity.usage)],
+        devices=[DEVICE],
+        boot_id=capacity.boot_id,
+        socket_path=socket_path,
+        lease_count=capacity.lease_count,
+        queued_count=capacity.usage.waiting,
+    )
+
+
+def capacity_message(usage: Usage) -> resident_pb2.TierCapacity:
+    """The bytes of the RAM tier."""
+    return resident_pb2.TierCapacity(
+        tier=resident_pb2.TIER_RAM,
+        budget_bytes=usage.budget,
+        used_bytes=usage.used,
+        leased_bytes=usage.leased,
+        zombie_bytes=usage.zombie,
+        resident_count=usage.residents,
+    )
+
+
+def watch_response(frame: Frame[resident_pb2.Resident]) -> residents_pb2.WatchResidentsResponse:
+    """A frame of the watch."""
+    response = residents_pb2.WatchResidentsResponse(
+        phase=watch_pb2.WATCH_PHASE_SNAPSHOT if frame.phase == "SNAPSHOT" else watch_pb2.WATCH_PHASE_LIVE,
+        snapshot_complete=frame.snapshot_complete,
+        resume_token=frame.resume_token,
+    )
+    for event in frame.events:
+        message = response.events.add(revision=event.revision)
+        if event.removed or event.put is None:
+            message.removed_id = event.resource_id
+        elif event.progress:
+            message.progress.id = event.put.id
+            message.progress.progress.CopyFrom(event.put.progress)
+        else:
+            message.put.CopyFrom(event.put)
+    return response
+
+
+def is_about(key: str, components: Sequence[resident_pb2.ComponentRef]) -> bool:
+    """Whether one of the components is of this model; "" is every model's."""
+    return not key or any(component.key == key for component in components)
