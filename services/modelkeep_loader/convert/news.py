@@ -13,7 +13,7 @@ from modelkeep_loader.convert.words import STAGES, error_message, ref_message, r
 from modelkeep_loader.domain.components import ComponentRef, Stage
 from modelkeep_loader.domain.demand import Demand
 from modelkeep_loader.domain.digests import Reading
-from modelkeep_loader.domain.leases import Lease, LeaseState
+from modelkeep_loader.domain.lease import Lease, LeaseState
 from modelkeep_loader.domain.requests import (
     Alive,
     Granted,

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from modelkeep.exceptions import (
     FieldInvalidException,
@@ -23,24 +22,14 @@ from modelkeep.exceptions import (
     WrongHostException,
 )
 from modelkeep_loader.domain.cache import RamCache
-from modelkeep_loader.domain.components import ChangedMeanwhileException, ComponentRef, Plan, Resident
-from modelkeep_loader.domain.demand import Demand, Eviction, Usage
-from modelkeep_loader.domain.digests import Reading
+from modelkeep_loader.domain.components import ChangedMeanwhileException, ComponentRef, Resident
+from modelkeep_loader.domain.connection import HeldConnection
+from modelkeep_loader.domain.demand import Eviction, Usage
 from modelkeep_loader.domain.drain import Drain
-from modelkeep_loader.domain.leases import Lease, LeaseEnd, LeaseTable, ended
-from modelkeep_loader.domain.requests import (
-    Alive,
-    Granted,
-    Identifying,
-    Loaded,
-    Loading,
-    Lost,
-    News,
-    Planned,
-    Queued,
-    Tell,
-    Wish,
-)
+from modelkeep_loader.domain.lease import Lease, LeaseEnd, ended
+from modelkeep_loader.domain.leases import LeaseTable
+from modelkeep_loader.domain.loads import Loads, Plans
+from modelkeep_loader.domain.requests import Alive, Granted, Loaded, Lost, Planned, Tell, Wish
 from modelkeep_loader.domain.tickets import TicketBook
 
 _log = logging.getLogger(__name__)
@@ -49,26 +38,8 @@ _log = logging.getLogger(__name__)
 _DEFAULT_TTL_S, _MIN_TTL_S, _MAX_TTL_S = 60.0, 1.0, 24 * 3600.0
 #: Seconds between two looks at what changes without an event.
 _SWEEP_S: Final = 1.0
-#: Seconds that working out what to load may take before there is news of it.
-_PLAN_S: Final = 0.15
 #: Seconds between two signs of life of a held lease.
 _ALIVE_S: Final = 15.0
-
-
-class Plans(Protocol):
-    """Makes plans of what callers name."""
-
-    async def plan(self, refs: Sequence[ComponentRef], reading: Reading | None = None) -> list[Plan]:
-        """See :meth:`modelkeep_loader.domain.plan.Planner.plan`."""
-        ...
-
-    def distrust(self, plans: Sequence[Plan]) -> None:
-        """See :meth:`modelkeep_loader.domain.plan.Planner.distrust`."""
-        ...
-
-    def close(self) -> None:
-        """Stop reading."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +98,9 @@ class Lending:
         self.tickets = TicketBook(valid_s=ticket_valid_s, clock=clock)
         self._clock = clock
         self._drain = Drain()
+        self._loads = Loads(planner, cache, self._drain, clock)
         self._woken = asyncio.Event()
         self._reaper: asyncio.Task[None] | None = None
-        self._loads = 0
 
     async def open(self) -> None:
         """Begin to end what runs out."""
@@ -258,15 +229,15 @@ class Lending:
         Raises:
             ServerDrainingException, ModelkeepError: See :meth:`hold`.
         """
-        demand = await self._demand(refs, tell, is_lease=False)
+        demand = await self._loads.demand(refs, tell, is_lease=False)
         await tell(Planned(demand))
         try:
             try:
-                await self._meet(demand, max_wait_s, tell)
+                await self._loads.meet(demand, max_wait_s, tell)
             except ChangedMeanwhileException:
-                demand = await self._again(demand, tell)
+                demand = await self._loads.again(demand, tell)
                 await tell(Planned(demand))
-                await self._meet(demand, max_wait_s, tell)
+                await self._loads.meet(demand, max_wait_s, tell)
             last = len(demand.residents) - 1
             for place, resident in enumerate(demand.residents):
                 await tell(Loaded(resident, place == last))
@@ -305,12 +276,12 @@ class Lending:
     async def _lend(self, wish: Wish, tell: Tell | None) -> tuple[Lease, Any]:
         """A new lease, and its brief. Bind it at once."""
         with self.leases.room_for(wish.principal):
-            demand = await self._demand(wish.refs, tell, is_lease=True)
+            demand = await self._loads.demand(wish.refs, tell, is_lease=True)
             try:
-                await self._meet(demand, wish.max_wait_s, tell)
+                await self._loads.meet(demand, wish.max_wait_s, tell)
             except ChangedMeanwhileException:
-                demand = await self._again(demand, tell)
-                await self._meet(demand, wish.max_wait_s, tell)
+                demand = await self._loads.again(demand, tell)
+                await self._loads.meet(demand, wish.max_wait_s, tell)
             try:
                 brief = wish.brief(demand.plans, demand.residents)
             except BaseException:
@@ -348,45 +319,6 @@ class Lending:
         """What a lease gives, once it has its binding."""
         return Granted(lease, brief, self.tickets.issue(lease.id) if wish.with_ticket else b"")
 
-    async def _demand(self, refs: Sequence[ComponentRef], tell: Tell | None, *, is_lease: bool) -> Demand:
-        """Work out what is wanted, and tell of the reading that this takes."""
-        reading = Reading()
-        work = asyncio.ensure_future(self.planner.plan(refs, reading))
-        await self._drain.follow(work, tell, lambda: Identifying(refs, reading), patience_s=_PLAN_S)
-        if is_lease:
-            return Demand(work.result(), LeaseTable.new_id())
-        self._loads += 1
-        return Demand(work.result(), f"load-{self._loads}", is_lease=False)
-
-    async def _again(self, demand: Demand, tell: Tell | None) -> Demand:
-        """What is wanted, now that files have become others since it was worked out."""
-        self.planner.distrust(demand.plans)
-        return await self._demand([plan.ref for plan in demand.plans], tell, is_lease=demand.is_lease)
-
-    async def _meet(self, demand: Demand, max_wait_s: float, tell: Tell | None) -> None:
-        """Make a demand's components resident, and tell of it while it takes time. Holds nothing if it
-        raises.
-        """
-        if self.cache.take_now(demand) is not None:
-            return
-        done_before, when = 0, self._clock()
-
-        def news() -> News:
-            nonlocal done_before, when
-            done, now = sum(r.bytes_done for r in demand.residents), self._clock()
-            rate = int((done - done_before) / (now - when)) if now > when and done > done_before else 0
-            done_before, when = done, now
-            return Loading(demand, rate) if demand.residents else Queued(demand, *self.cache.holders())
-
-        work = asyncio.ensure_future(self.cache.acquire(demand, max_wait_s=max_wait_s))
-        try:
-            await self._drain.follow(work, tell, news)
-            work.result()
-        except BaseException:
-            # Nobody else knows the holder of a lease that never was.
-            self.cache.give_back(demand.holder)
-            raise
-
     # What runs out.
 
     def _ended(self, lease: Lease) -> None:
@@ -406,37 +338,6 @@ class Lending:
                     await self._woken.wait()
             self.leases.sweep()
             self.cache.sweep()
-
-
-class HeldConnection:
-    """A connection of the descriptor socket, as a binding of its lease."""
-
-    def __init__(self, leases: LeaseTable, lease: Lease, number: int) -> None:
-        self._leases = leases
-        self._lease = lease
-        self._number = number
-
-    def descriptors(self) -> list[int]:
-        """New read-only descriptors, in the order of the components; the caller closes them."""
-        opened: list[int] = []
-        try:
-            for resident in self._lease.residents:
-                assert resident.built is not None, "a lease is granted on residents only"
-                opened.append(resident.built.memory.open_for_holder())
-        except BaseException:
-            for fd in opened:
-                os.close(fd)
-            raise
-        return opened
-
-    @property
-    def ended(self) -> asyncio.Event:
-        """Set when the lease has ended."""
-        return self._lease.ended
-
-    def closed(self) -> None:
-        """The connection is gone."""
-        self._leases.unbind(self._lease, self._number)
 
 
 def _checked(ttl_s: float | None) -> float:

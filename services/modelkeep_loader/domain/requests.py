@@ -10,7 +10,7 @@ from modelkeep.exceptions import ModelkeepError
 from modelkeep_loader.domain.components import ComponentRef, Plan, Resident
 from modelkeep_loader.domain.demand import Demand
 from modelkeep_loader.domain.digests import Reading
-from modelkeep_loader.domain.leases import Lease
+from modelkeep_loader.domain.lease import Lease
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ from modelkeep_loader.domain.components import (
     SourceFile,
     Stage,
 )
-from modelkeep_loader.domain.lending import Lending
+from modelkeep_loader.domain.drain import Drain
+from modelkeep_loader.domain.loads import Loads
 from modelkeep_loader.domain.requests import News, Tell
 from support.kiln import MB, Clock, Kiln, plan, want
 from support.lendingcore import Drawer
@@ -389,7 +390,7 @@ async def test_a_request_that_is_cancelled_holds_nothing_and_the_build_goes_on(
 
 async def test_a_request_that_is_cancelled_twice_in_any_two_moments_holds_nothing(kiln: Kiln) -> None:
     async def meet(cache: RamCache, tell: Tell) -> None:
-        await Lending(Drawer(), cache, boot_id="here")._meet(want("lease", plan("a")), 0.0, tell)
+        await Loads(Drawer(), cache, Drain()).meet(want("lease", plan("a")), 0.0, tell)
 
     async def tell(news: News) -> None:
         await asyncio.sleep(0)

@@ -21,7 +21,7 @@ from modelkeep.exceptions import (
     WrongHostException,
 )
 from modelkeep_loader.domain.components import ComponentRef
-from modelkeep_loader.domain.leases import LeaseEnd, LeaseState
+from modelkeep_loader.domain.lease import LeaseEnd, LeaseState
 from modelkeep_loader.domain.requests import Alive, Identifying, Loaded, Loading, Lost, Queued
 from support.faketime import now, run
 from support.kiln import MB

@@ -11,7 +11,8 @@ from modelkeep.exceptions import (
     ServerBusyException,
     UnknownLeaseException,
 )
-from modelkeep_loader.domain.leases import Lease, LeaseEnd, LeaseState, LeaseTable
+from modelkeep_loader.domain.lease import Lease, LeaseEnd, LeaseState
+from modelkeep_loader.domain.leases import LeaseTable
 from modelkeep_loader.domain.tickets import TicketBook
 
 

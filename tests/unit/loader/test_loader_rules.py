@@ -17,7 +17,8 @@ from modelkeep.exceptions import (
 )
 from modelkeep_loader.domain.cache import RamCache
 from modelkeep_loader.domain.components import Stage
-from modelkeep_loader.domain.leases import Lease, LeaseEnd, LeaseTable
+from modelkeep_loader.domain.lease import Lease, LeaseEnd
+from modelkeep_loader.domain.leases import LeaseTable
 from support.kiln import Clock, Kiln, plan, want
 
 PAGE = 4096
