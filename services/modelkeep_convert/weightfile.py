@@ -2,9 +2,9 @@
 
 A file is 8 bytes (little-endian length N of the header), N bytes of JSON, then the tensors without
 gaps (https://huggingface.co/docs/safetensors/index#format); :mod:`modelkeep.headers` reads it. The loader
-lays out the sealed memory that it lends so that almost every tensor begins at a multiple of 64 bytes: the
-header is padded with spaces to a page, and tensors whose size is a multiple of 64 come first. The format
-forbids holes, so order is what is left.
+lays out the sealed memory that it lends so that every tensor begins at a multiple of its own natural
+alignment: kernels are chosen by the alignment of their operands, so an output can depend on where a weight
+lies. The format forbids holes, so order is what is left (:func:`lay_out`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from modelkeep.headers import Header, Tensor
 
 #: The header of a laid-out file ends at a multiple of this.
 HEADER_ALIGNMENT: Final = 4096
-#: Tensors whose size is a multiple of this come first.
-TENSOR_ALIGNMENT: Final = 64
 
 
 def cast_bytes(header: Header, precision: str, kept: Collection[str] = ()) -> int:
@@ -62,17 +60,24 @@ class Layout:
     size_bytes: int
 
 
+def natural_alignment(size_bytes: int) -> int:
+    """The largest power of two that divides a size; of nothing, which has a place anywhere, 0."""
+    return size_bytes & -size_bytes
+
+
 def lay_out(tensors: Iterable[Tensor], metadata: Mapping[str, str]) -> Layout:
     """Order tensors for alignment and write the header for them.
+
+    The largest natural alignment comes first. What stands before a tensor is then a sum of multiples of its
+    own alignment, and so is the place where it begins, counted from the end of the header; counted from the
+    beginning of the file, up to HEADER_ALIGNMENT. Since a tensor's size is a multiple of its elements', it is
+    aligned for these as well.
 
     Args:
         tensors: Names, dtypes and shapes; offsets are ignored.
         metadata: Free text for ``__metadata__``.
     """
-    ordered = sorted(
-        tensors,
-        key=lambda t: (t.size_bytes % TENSOR_ALIGNMENT != 0, -DTYPES[t.dtype].bits, t.name),
-    )
+    ordered = sorted(tensors, key=lambda t: (-natural_alignment(t.size_bytes), t.name))
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     relative = 0
     for tensor in ordered:

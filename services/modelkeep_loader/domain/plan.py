@@ -37,7 +37,7 @@ from modelkeep_loader.domain.listing import refuse_other
 from modelkeep_loader.domain.records import FileFacts, Record, Records
 
 #: Part of every identity: what the helper makes of the same files may change with it.
-LAYOUT_VERSION: Final = "safetensors-aligned-1"
+LAYOUT_VERSION: Final = "safetensors-aligned-2"
 
 #: Plans that are kept, in bytes as they are reckoned, and what one takes besides its configuration.
 _KEPT_BYTES: Final = 32 << 20

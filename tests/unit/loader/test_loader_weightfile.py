@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from modelkeep.dtypes import DTYPES, PRECISIONS, Precision
 from modelkeep.headers import Tensor, read_header
 from modelkeep.loader.v1 import resident_pb2
 from modelkeep_convert.weightfile import cast_bytes, lay_out, main_float_code
+from support import modelshapes
 
 tensors = st.builds(
     Tensor,
@@ -51,9 +53,34 @@ def test_a_layout_reads_back_and_is_aligned(wanted: list[Tensor], metadata: dict
         (t.name, t.dtype, t.shape) for t in wanted
     }
     assert len(layout.head) % 4096 == 0
+    assert [tensor.begin for tensor in header.tensors] == [tensor.begin for tensor in layout.tensors]
     for tensor in header.tensors:
-        wish = 64 if tensor.size_bytes % 64 == 0 else DTYPES[tensor.dtype].bits // 8
-        assert tensor.begin % wish == 0
+        if tensor.size_bytes:
+            natural = tensor.size_bytes & -tensor.size_bytes
+            assert (tensor.begin - len(layout.head)) % natural == 0
+            assert tensor.begin % min(natural, 4096) == 0
+            assert tensor.begin % (DTYPES[tensor.dtype].bits // 8) == 0
+
+
+@pytest.mark.parametrize("name", ["unet.sdxl.diffusers", "vae.diffusers", "text.openclip-g.transformers"])
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_the_tensors_of_a_real_model_lie_as_their_sizes_allow(name: str, dtype: str) -> None:
+    wanted = [Tensor(tensor, dtype, tuple(shape)) for tensor, shape in modelshapes.table(name).items()]
+    layout = lay_out(wanted, {})
+    position = len(layout.head)
+    for tensor in layout.tensors:
+        assert tensor.begin == position, "no holes"
+        assert tensor.begin % min(tensor.size_bytes & -tensor.size_bytes, 4096) == 0
+        position = tensor.end
+    assert position == layout.size_bytes
+
+
+def test_the_order_does_not_depend_on_the_order_of_the_file() -> None:
+    wanted = [Tensor(f"t{size}", "U8", (size,)) for size in (3, 64, 1, 0, 96, 4096, 6, 64 * 3)]
+    assert lay_out(wanted, {}) == lay_out(reversed(wanted), {})
+    assert [t.name for t in lay_out(wanted, {}).tensors] == [
+        "t4096", "t192", "t64", "t96", "t6", "t1", "t3", "t0",
+    ]  # fmt: skip
 
 
 def test_the_real_library_reads_a_layout(data_dir: object) -> None:
