@@ -131,6 +131,43 @@ def test_events_of_loading_carry_the_payload(
     assert model_info.hash == client.model_record_store.get_model(key).current_hash
 
 
+def test_events_go_to_the_bus_of_the_context_if_it_has_one(
+    client: Client, key: str, events: list[tuple[str, dict[str, Any]]]
+) -> None:
+    heard: list[tuple[str, Any]] = []
+
+    class Events:
+        def dispatch(self, event_name: str, payload: Any) -> None:
+            heard.append((event_name, payload))
+
+    context = SimpleNamespace(queue_id="default", services=SimpleNamespace(events=Events()))
+    events.clear()
+    client.model_loader.get_model(key, context, submodel_type="vae")
+    assert [name for name, _ in heard] == ["queue_event", "queue_event"]
+    assert [payload["event"] for _, payload in heard] == ["model_load_started", "model_load_completed"]
+    for _, payload in heard:
+        data = payload["data"]
+        assert (data["queue_id"], data["model_key"], data["submodel"]) == ("default", key, "vae")
+        assert (data["queue_item_id"], data["precision"]) == (None, "torch.float32")
+        assert data["timestamp"] > 0
+    assert events == []  # and not to the client's too
+
+
+def test_get_model_has_both_forms_of_the_original(client: Client, key: str) -> None:
+    loader = client.model_loader
+    context = SimpleNamespace(queue_id="default")
+    forms = [
+        loader.get_model(key, "vae", context),
+        loader.get_model(key, context, submodel_type=SubModelType.VAE),
+        loader.get_model(key, context=context, submodel="vae"),
+        loader.get_model(key=key, submodel_type="vae"),
+    ]
+    assert [info.type for info in forms] == [SubModelType.VAE] * 4
+    assert len({info.location for info in forms}) == 1
+    with pytest.raises(TypeError):
+        loader.get_model(key, "vae", submodel_type="unet")
+
+
 def test_what_get_model_raises(client: Client, tmp_path: Path) -> None:
     loader, store = client.model_loader, client.model_record_store
     with pytest.raises(UnknownModelException):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -16,6 +15,7 @@ from modelkeep.loader.v1 import capacity_pb2, leases_pb2, load_pb2, resident_pb2
 from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceStub
 from modelkeep.messages import made, wire
 from modelkeep.taxonomy import SubModelType
+from modelkeep.worker.contexts import asked, event_message
 
 if TYPE_CHECKING:
     from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceAsyncStub
@@ -70,20 +70,25 @@ class AsyncModelLoader:
     async def get_model(
         self,
         key: str,
+        *which: Any,
+        submodel_type: SubModelType | str | None = None,
         submodel: SubModelType | str | None = None,
         context: Any = None,
-        *,
         precision: Any = "auto",
     ) -> ModelInfo:
         """Load a component and answer with what there is to know about it; needs the extra `worker`.
 
         ``with info as vae:`` gives the live module in this process; its weights are the loader's memory,
-        locked while inside.
+        locked while inside. Called as ``get_model(key, [submodel_type], [context])`` or as ``get_model(key,
+        [context], submodel_type=…)``.
 
         Args:
             key: Key of the model.
-            submodel: Which component; necessary for a main model.
-            context: What the caller wants to see again in the events of loading.
+            *which: By their place a submodel (a string), a context, or the one and then the other.
+            submodel_type: Which component; necessary for a main model.
+            submodel: The same.
+            context: What the caller wants to see again in the events of loading. If it has an event bus
+                (``context.services.events``, ``context.event_bus``), they go there and not to the client's.
             precision: "auto" for that of the files, or "float32", "float16", "bfloat16".
 
         Raises:
@@ -92,10 +97,10 @@ class AsyncModelLoader:
             UnknownSubmodelException: The main model has no such submodel.
             ModelNotFoundException: The record is there, its files are not.
             InvalidModelException: The files cannot be used.
+            TypeError: Something is said twice.
         """
-        name = precision_name(precision)
-        which = SubModelType(submodel) if submodel is not None else None
-        return await asyncio.to_thread(self._get_model, key, which, context, name)
+        name, of = asked(which, submodel_type=submodel_type, submodel=submodel, context=context)
+        return await asyncio.to_thread(self._get_model, key, name, of, precision_name(precision))
 
     async def load(
         self,
@@ -216,5 +221,4 @@ class AsyncModelLoader:
 
     def _dispatch(self, name: str, payload: dict[str, Any]) -> None:
         if self._event_bus is not None:
-            data = {"timestamp": int(time.time()), **payload}
-            self._event_bus.dispatch(MODEL_EVENT, {"event": name, "data": data})
+            self._event_bus.dispatch(MODEL_EVENT, event_message(name, payload))

@@ -21,14 +21,12 @@ from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.rpc import decode, open_channel, with_retries
 from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
 from modelkeep.worker._hold import Hold, hold
+from modelkeep.worker.contexts import asked, context_bus, facts_of
 from modelkeep.worker.info import ModelInfo, ModelLocker
 from modelkeep.worker.shell import DTYPES
 
 #: Called with the name of an event and its payload.
 EventHandler: TypeAlias = Callable[[str, dict[str, Any]], None]
-
-#: What a caller's context is asked for; each is None where the context has none.
-CONTEXT_FIELDS: Final = ("queue_id", "queue_item_id", "queue_batch_id", "graph_execution_state_id")
 
 _DTYPES: Final = {
     resident_pb2.Precision.Value(f"PRECISION_{name.upper()}"): dtype for name, dtype in DTYPES.items()
@@ -44,7 +42,7 @@ class ModelLoader:
         precision: What to load in when a call does not say.
         max_wait_s: Seconds to wait for room when leases hold all of the loader's memory.
         on_event: Called with ``model_load_started`` and ``model_load_completed`` when a call gives a
-            context.
+            context that has no event bus of its own.
         label: What this process calls itself in the loader's list of leases.
         token_file: File with the token to show; MODELKEEP_TOKEN_FILE, or the suite's own, by default.
 
@@ -76,18 +74,25 @@ class ModelLoader:
     def get_model(
         self,
         key: str,
+        *which: Any,
         submodel_type: SubModelType | str | None = None,
+        submodel: SubModelType | str | None = None,
         context: Any = None,
-        *,
         precision: Precision | None = None,
     ) -> ModelInfo:
         """Bring a model into the loader's memory, and say how to use it.
 
+        Called as ``get_model(key, [submodel_type], [context])`` or as ``get_model(key, [context],
+        submodel_type=…)``.
+
         Args:
             key: The model's key.
+            *which: By their place a submodel (a string), a context, or the one and then the other.
             submodel_type: Which component; needed for a main model.
-            context: Whoever asks, echoed in the events: an object or mapping with some of
-                :data:`CONTEXT_FIELDS`.
+            submodel: The same.
+            context: Whoever asks: an object or mapping with some of
+                :data:`modelkeep.worker.contexts.CONTEXT_FIELDS`, which the events echo. They go to its event
+                bus, ``context.services.events`` or ``context.event_bus``, if it has one, else to `on_event`.
             precision: What to load in; the loader's own choice when None.
 
         Raises:
@@ -98,9 +103,11 @@ class ModelLoader:
             InvalidModelException: The files are broken, or of no kind that can be loaded.
             RamExhaustedException: There was no room within `max_wait_s`.
             UpstreamUnavailableException: The loader, or RecordService behind it, does not answer.
+            TypeError: Something is said twice.
         """
-        component = _component(key, submodel_type, precision or self._precision)
-        facts = {} if context is None else _facts(context)
+        name, context = asked(which, submodel_type=submodel_type, submodel=submodel, context=context)
+        component = _component(key, name, precision or self._precision)
+        facts = facts_of(context)
         request = made(
             load_pb2.LoadModelRequest,
             components=[component],
@@ -175,7 +182,8 @@ class ModelLoader:
         component: resident_pb2.ComponentRef,
         info: ModelInfo,
     ) -> None:
-        if context is None or self._on_event is None:
+        tell = context_bus(context) or self._on_event
+        if context is None or tell is None:
             return
         payload = {
             **facts,
@@ -185,7 +193,7 @@ class ModelLoader:
             "location": str(info.location),
             "precision": str(info.precision),
         }
-        self._on_event(event, payload)
+        tell(event, payload)
 
 
 def _component(
@@ -197,12 +205,6 @@ def _component(
         submodel=wire(SubModelType, submodel, "submodel") if submodel else None,
         precision=f"PRECISION_{precision.upper()}",
     )
-
-
-def _facts(context: Any) -> dict[str, Any]:
-    if isinstance(context, Mapping):
-        return {name: context.get(name) for name in CONTEXT_FIELDS}
-    return {name: getattr(context, name, None) for name in CONTEXT_FIELDS}
 
 
 def _submodel(component: resident_pb2.ComponentRef) -> SubModelType | None:
