@@ -17,12 +17,13 @@ from modelkeep_common.peers import Address, peer_address
 from modelkeep_common.serving import Service
 from modelkeep_common.startup import StartupError
 from modelkeep_loader.config import LoaderSettings
-from modelkeep_loader.convert import residents, words
-from modelkeep_loader.domain.cache import RamCache
-from modelkeep_loader.domain.components import Resident, Stage
+from modelkeep_loader.convert import residents
+from modelkeep_loader.domain.cache import Cache
+from modelkeep_loader.domain.components import CPU, Resident, Stage
 from modelkeep_loader.domain.find import Finder
 from modelkeep_loader.domain.lending import Lending
 from modelkeep_loader.domain.plan import Planner
+from modelkeep_loader.domain.tier import Tier, TierName
 from modelkeep_loader.fd_socket import DescriptorServer, socket_folder
 from modelkeep_loader.follow import RemovalFollower
 from modelkeep_loader.helper import BuildLimits, Helper
@@ -86,7 +87,8 @@ class LoaderApplication:
             def progressed(resident: Resident) -> None:
                 history.progress(residents.resident_message(resident))
 
-            cache = RamCache(helper, budget_bytes=budget, on_change=changed, on_progress=progressed)
+            ram = Tier(TierName.RAM, budget_bytes=budget, on_change=changed)
+            cache = Cache(helper, ram, on_progress=progressed)
             finder = Finder(around.models_root, self._root_id, around.roots)
             deaths = DeathWatch(lambda pid: lending.leases.process_died(pid))
             held.callback(deaths.close)
@@ -143,7 +145,7 @@ class LoaderApplication:
                 {"purpose": "models", "path": str(around.models_root), "root_id": self._known_root_id},
                 *({"purpose": "import", "path": str(root)} for root in around.import_roots),
             ],
-            "devices": [words.DEVICE],
+            "devices": [CPU],
         }
 
     def _look_around(self) -> _Surroundings:

@@ -49,7 +49,7 @@ class RemovalFollower:
 
     async def _look_at_all(self) -> None:
         """Nothing tells what was removed before this history: ask for each that is known."""
-        for key in self._lending.cache.known_keys():
+        for key in self._lending.cache.tier.known_keys():
             try:
                 await self._records.get(key)
             except UnknownModelException:

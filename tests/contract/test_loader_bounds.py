@@ -21,7 +21,8 @@ from modelkeep.server.v1 import server_service_pb2, server_service_pb2_grpc
 from modelkeep.worker._fetch import _connect
 from modelkeep_common import paging
 from modelkeep_convert import sealed
-from modelkeep_loader import convert, fd_socket
+from modelkeep_loader import fd_socket
+from modelkeep_loader.convert import manifests
 from support import tinymodels
 from support.failures import refused
 from support.lending import acquire, hand_in, hold, leases, load, release
@@ -175,14 +176,14 @@ async def test_who_gets_nothing_delivered_is_told_little(
 async def test_a_lease_whose_answer_would_be_too_large_is_not_granted(
     loader: Lender, ref: resident_pb2.ComponentRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert, "_MAX_GRANT_BYTES", 2000)
+    monkeypatch.setattr(manifests, "_MAX_GRANT_BYTES", 2000)
     with refused("FIELD_INVALID") as error:
         await acquire(loader, ref)
     assert "DELIVERY_NONE" in error.message
     with refused("FIELD_INVALID"):
         await hold(loader, hold_pb2.HoldModelRequest(components=[ref]))
     assert not await leases(loader)
-    assert not any(r.leases for r in loader.app.lending.cache.residents())
+    assert not any(r.leases for r in loader.app.lending.cache.tier.residents())
     small = await acquire(loader, ref, delivery="DELIVERY_NONE")
     again = hold_pb2.HoldModelRequest(
         components=[ref], lease_id=small.lease.id, lease_secret=small.lease_secret

@@ -42,7 +42,7 @@ async def residents(loader: Lender) -> list[resident_pb2.Resident]:
 
 def held(loader: Lender) -> list[str]:
     """Ids of what is resident now."""
-    return [resident.id for resident in loader.app.lending.cache.residents()]
+    return [resident.id for resident in loader.app.lending.cache.tier.residents()]
 
 
 async def test_what_was_a_removed_models_alone_is_dropped_and_what_is_leased_is_marked_till_then(
@@ -54,7 +54,7 @@ async def test_what_was_a_removed_models_alone_is_dropped_and_what_is_leased_is_
     await remove(loader, idle)
     await until(lambda: held(loader) == list(grant.lease.resident_ids))
     await remove(loader, leased)
-    await until(lambda: loader.app.lending.cache.residents()[0].is_orphan)
+    await until(lambda: loader.app.lending.cache.tier.residents()[0].is_orphan)
     (told,) = await residents(loader)
     assert (told.model_removed, list(told.lease_ids)) == (True, [grant.lease.id])
     await release(loader, grant)
@@ -66,7 +66,7 @@ async def test_what_another_model_has_as_well_stays_under_that_models_name(loade
     shared = (await load(loader, component(first, "", "bfloat16")))[-1].resident
     assert (await load(loader, component(second, "", "bfloat16")))[-1].resident.id == shared.id
     await remove(loader, first)
-    await until(lambda: loader.app.lending.cache.known_keys() == {second})
+    await until(lambda: loader.app.lending.cache.tier.known_keys() == {second})
     (told,) = await residents(loader)
     assert (told.id, told.display_name, told.model_removed) == (shared.id, "twin", False)
     await remove(loader, second)

@@ -219,7 +219,7 @@ async def test_when_leases_hold_all_memory_a_request_waits_and_then_names_the_ho
     await evict_all(loader)
     first = await acquire(loader, component(key, "vae", "float32"))
     cache = loader.app.lending.cache
-    budget, cache.budget_bytes = cache.budget_bytes, cache.usage().used + 1_000_000
+    budget, cache.tier.budget_bytes = cache.tier.budget_bytes, cache.usage().used + 1_000_000
     try:
         with refused("RAM_EXHAUSTED") as error:
             await acquire(loader, component(key, "vae", "bfloat16"))
@@ -245,7 +245,7 @@ async def test_when_leases_hold_all_memory_a_request_waits_and_then_names_the_ho
         left = (await loader.stub.ListResidents(residents_pb2.ListResidentsRequest(key=key))).residents
         assert [r.precision for r in left] == [resident_pb2.PRECISION_BFLOAT16]
     finally:
-        cache.budget_bytes = budget
+        cache.tier.budget_bytes = budget
 
 
 async def test_the_token_of_the_first_page_of_residents_covers_the_others(loader: Lender, key: str) -> None:
@@ -297,7 +297,7 @@ async def test_a_drain_ends_holds_and_those_that_wait_with_server_draining(loade
     while (await held.read()).WhichOneof("event") != "granted":
         pass
     cache = loader.app.lending.cache
-    cache.budget_bytes = cache.usage().used + 1_000_000
+    cache.tier.budget_bytes = cache.usage().used + 1_000_000
     waiting = hold_pb2.AcquireLeaseRequest(components=[component(key, "vae", "bfloat16")])
     waiting.max_wait.seconds = 100
     call = loader.stub.AcquireLease(waiting)

@@ -6,10 +6,13 @@ import asyncio
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 from modelkeep.exceptions import InvalidModelException
 from modelkeep_convert import sealed
+from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.components import (
+    Builder,
     BuildProgress,
     Built,
     ComponentRef,
@@ -18,6 +21,7 @@ from modelkeep_loader.domain.components import (
     Stage,
 )
 from modelkeep_loader.domain.demand import Demand
+from modelkeep_loader.domain.tier import Tier, TierName
 from modelkeep_loader.tiers.ram import SealedMemory
 
 MB = 1 << 20
@@ -77,3 +81,8 @@ def plan(name: str, size: int = MB, key: str = "") -> Plan:
 
 def want(holder: str, *plans: Plan, lease: bool = True) -> Demand:
     return Demand(plans, holder, is_lease=lease)
+
+
+def ram_cache(builder: Builder, **settings: Any) -> Cache:
+    """A cache over a RAM tier with these settings of the tier."""
+    return Cache(builder, Tier(TierName.RAM, **settings))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelkeep.exceptions import InvalidModelException
-from modelkeep_loader.domain.cache import RamCache
+from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.components import (
     BuildProgress,
     Built,
@@ -22,7 +22,7 @@ from modelkeep_loader.domain.digests import Reading
 from modelkeep_loader.domain.lending import Lending
 from modelkeep_loader.domain.requests import Granted, News, Wish
 from support.faketime import now
-from support.kiln import MB, plan
+from support.kiln import MB, plan, ram_cache
 
 HERE = "this host"
 
@@ -127,7 +127,7 @@ class Core:
     lending: Lending
     drawer: Drawer
     forge: Forge
-    cache: RamCache
+    cache: Cache
     watched: list[int]
 
     def hold(self, key: str, **more: Any) -> tuple[asyncio.Task[None], Ear]:
@@ -144,7 +144,7 @@ def wish(*keys: str, **more: Any) -> Wish:
 @asynccontextmanager
 async def core(budget: int = 2 * MB, **settings: Any) -> AsyncIterator[Core]:
     drawer, forge, watched = Drawer(), Forge(), list[int]()
-    cache = RamCache(forge, budget_bytes=budget, clock=now)
+    cache = ram_cache(forge, budget_bytes=budget, clock=now)
     lending = Lending(drawer, cache, boot_id=HERE, watch_process=watched.append, clock=now, **settings)
     await lending.open()
     try:

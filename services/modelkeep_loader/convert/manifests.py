@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.loader.v1 import hold_pb2, load_pb2, resident_pb2
 from modelkeep_common.wire import clamped_int
-from modelkeep_loader.convert.words import DEVICE, PRECISION_OF, ref_message, wire_text
+from modelkeep_loader.convert.words import PRECISION_OF, ref_message, wire_text
 from modelkeep_loader.domain.components import Plan, Resident
 from modelkeep_loader.domain.demand import Demand
 
@@ -61,7 +61,7 @@ def _outline(plan: Plan, size_bytes: int) -> resident_pb2.ComponentManifest:
         class_name=plan.class_name,
         library=plan.library,
         precision=PRECISION_OF[plan.precision],
-        device=DEVICE,
+        device=plan.device,
         file_size_bytes=clamped_int(size_bytes),
     )
 

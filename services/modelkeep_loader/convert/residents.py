@@ -10,17 +10,16 @@ from modelkeep.server.v1 import watch_pb2
 from modelkeep_common.watch import Frame
 from modelkeep_common.wire import clamped_int, to_timestamp
 from modelkeep_loader.convert.words import (
-    DEVICE,
     PRECISION_OF,
     STAGES,
     error_message,
     ref_message,
     resident_progress,
 )
-from modelkeep_loader.domain.cache import MOST_NAMED
-from modelkeep_loader.domain.components import Resident, Stage
+from modelkeep_loader.domain.components import CPU, Resident, Stage
 from modelkeep_loader.domain.demand import Usage
 from modelkeep_loader.domain.lending import Capacity
+from modelkeep_loader.domain.tier import MOST_NAMED
 
 #: Names that a component is listed under.
 _MOST_COMPONENTS = 256
@@ -39,7 +38,7 @@ def resident_message(resident: Resident, *, retry_in: float | None = None) -> re
         class_name=plan.class_name,
         library=plan.library,
         precision=PRECISION_OF[plan.precision],
-        device=DEVICE,
+        device=plan.device,
         tier=resident_pb2.TIER_RAM,
         state=STAGES[resident.stage],
         size_bytes=clamped_int(resident.size_bytes),
@@ -64,7 +63,7 @@ def capacity_response(capacity: Capacity, socket_path: str) -> capacity_pb2.GetC
     """The host, and the bytes of each of its tiers."""
     return capacity_pb2.GetCapacityResponse(
         tiers=[capacity_message(capacity.usage)],
-        devices=[DEVICE],
+        devices=[CPU],
         boot_id=capacity.boot_id,
         socket_path=socket_path,
         lease_count=capacity.lease_count,

@@ -11,7 +11,6 @@ from modelkeep.server.v1 import job_pb2
 from modelkeep_common.wire import clamped_int, to_timestamp
 from modelkeep_loader.domain.components import ComponentRef, Resident, Stage
 
-DEVICE = "cpu"
 PRECISIONS = {
     resident_pb2.PRECISION_UNSPECIFIED: "auto",
     resident_pb2.PRECISION_AUTO: "auto",

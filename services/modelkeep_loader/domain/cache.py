@@ -1,14 +1,10 @@
-"""The RAM tier: components by identity, within a budget, least recently used first out.
+"""Getting components into a tier and holding them there: who is served, who waits, and what is built.
 
-Rules:
+What may be dropped to make room is the tier's affair (:mod:`modelkeep_loader.domain.tier`). Rules here:
 
-* A component that a lease holds, or that a request waits for, is never dropped.
-* A request for several components gets all or none; while it waits for room it holds nothing, so two
-  requests cannot block each other.
+* A request for several components gets all or none, what it wants reserved besides included; while it waits
+  for room it holds nothing, so two requests cannot block each other.
 * Each component is built once, however many ask for it at the same time.
-* Memory that some process still maps is not free, whether or not a lease names it. Such a component is
-  not dropped to make room, for nothing would be gained; dropped by request, its bytes are *zombie* bytes
-  until the last mapping goes, and count against the budget.
 * A build that failed is not tried again for a while, which grows with each failure; until then the same
   error answers, and says when.
 * Waiting requests are looked at in the order they came, and each that fits goes on; one that does not
@@ -18,83 +14,55 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Final
 
 from modelkeep.backoff import doubled
-from modelkeep.exceptions import (
-    CancelledException,
-    ModelInUseException,
-    ModelkeepError,
-    QueueFullException,
-    RamExhaustedException,
-)
-from modelkeep_loader.domain.components import Builder, ComponentRef, Memory, Plan, Resident, Stage
+from modelkeep.exceptions import CancelledException, ModelkeepError, QueueFullException
+from modelkeep_loader.domain.components import Builder, Plan, Resident, Stage
 from modelkeep_loader.domain.demand import Demand, Eviction, Usage
+from modelkeep_loader.domain.shortage import Explain, Shortage, ram_exhausted
+from modelkeep_loader.domain.tier import Tier
 
 _log = logging.getLogger(__name__)
 
-_FIRST_COOLDOWN_S = 2.0
-_LONGEST_COOLDOWN_S = 60.0
-_FORGET_FAILED_S = 600.0
+_FIRST_COOLDOWN_S: Final = 2.0
+_LONGEST_COOLDOWN_S: Final = 60.0
+_FORGET_FAILED_S: Final = 600.0
 #: Failures that are remembered, and requests that wait.
 _MOST_FAILED, _MOST_WAITING = 1000, 256
-#: Of the leases that hold something, as many are named.
-MOST_NAMED = 16
 
 
-class RamCache:
-    """The tier. Belongs to one event loop; nothing in it blocks.
+class Cache:
+    """A tier that is filled by builds. Belongs to one event loop; nothing in it blocks.
 
     Args:
         builder: Makes components.
-        budget_bytes: What residents, builds and zombies may take together.
-        on_change: Called with a resident whose stage or leases changed, and whether it is gone.
+        tier: Holds them.
         on_progress: Called with a resident whose build went on.
-        clock: Monotonic seconds.
-        wall_clock: Seconds since 1970.
+        explain: What is said to whom nothing more fits.
     """
 
     def __init__(
         self,
         builder: Builder,
+        tier: Tier,
         *,
-        budget_bytes: int,
-        on_change: Callable[[Resident, bool], None] = lambda resident, gone: None,
         on_progress: Callable[[Resident], None] = lambda resident: None,
-        clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
+        explain: Explain = ram_exhausted,
     ) -> None:
-        self.budget_bytes = budget_bytes
+        self.tier = tier
         self._builder = builder
-        self._on_change = on_change
         self._on_progress = on_progress
-        self._clock = clock
-        self._wall_clock = wall_clock
-        self._residents: dict[str, Resident] = {}
+        self._explain = explain
         self._builds: dict[str, asyncio.Task[None]] = {}
-        self._zombies: list[Memory] = []
         self._waiting: list[Demand] = []
 
-    # What there is.
-
-    def residents(self) -> list[Resident]:
-        """All of them, ordered by id."""
-        return [self._residents[key] for key in sorted(self._residents)]
-
     def usage(self) -> Usage:
-        """The bytes as they are now."""
-        alive = [r for r in self._residents.values() if r.stage is not Stage.FAILED]
-        return Usage(
-            budget=self.budget_bytes,
-            used=sum(r.size_bytes for r in alive),
-            leased=sum(r.size_bytes for r in alive if r.leases),
-            zombie=sum(memory.size_bytes for memory in self._zombies),
-            residents=sum(r.stage is Stage.RESIDENT for r in alive),
-            waiting=len(self._waiting),
-        )
+        """The bytes of the tier as they are now, and how many wait."""
+        return replace(self.tier.usage(), waiting=len(self._waiting))
 
     # Getting and giving back.
 
@@ -105,7 +73,8 @@ class RamCache:
             The residents, in the order of the plans.
 
         Raises:
-            RamExhaustedException: There is no room, and none came within `max_wait_s`.
+            RamExhaustedException: There is no room, and none came within `max_wait_s`; of another tier what
+                that says.
             QueueFullException: So many wait for room already that it may not.
             ModelkeepError: What the build of one of them raised, now or a short while ago.
         """
@@ -134,90 +103,42 @@ class RamCache:
 
     def take_now(self, demand: Demand) -> list[Resident] | None:
         """As :meth:`acquire`, if everything is resident already; otherwise None, and nothing happens."""
-        found = [self._residents.get(plan.id) for plan in demand.plans]
+        found = [self.tier.get(plan.id) for plan in demand.plans]
         if not all(r is not None and r.stage is Stage.RESIDENT for r in found):
             return None
-        self._admit(demand)
-        return demand.residents
+        return demand.residents if self._admit(demand) else None
 
     def give_back(self, holder: str) -> None:
         """Let go of everything that a lease or request holds."""
-        now, wall = self._clock(), self._wall_clock()
-        for resident in list(self._residents.values()):
+        self.tier.reserve(holder, 0)
+        for resident in self.tier.residents():
             if resident.leases.pop(holder, None) is not None:
-                resident.last_use, resident.use_time = now, wall
-                self._on_change(resident, False)
-            resident.pins.discard(holder)
-            self._drop_orphan(resident)
+                self.tier.touch(resident)
+                self.tier.on_change(resident, False)
+            resident.loads.discard(holder)
+            self.tier.drop_orphan(resident)
         self._wake()
 
     def evict(self, key: str, submodel: str = "", *, validate_only: bool = False) -> Eviction:
-        """Drop a model's components, or one of them; or only say what that would do.
-
-        A component that only other models' leases hold stays, and no longer counts as this model's.
-
-        Raises:
-            ModelInUseException: A lease of this model holds one, or one is being loaded; nothing was
-                dropped.
-        """
-        mine = {
-            r: {ref for ref in r.refs if ref.key == key and submodel in ("", ref.submodel)}
-            for r in self._residents.values()
-        }
-        mine = {r: refs for r, refs in mine.items() if refs}
-        holders = {lease for r in mine for lease, keys in r.leases.items() if key in keys}
-        loading = [r for r in mine if r.pins or r.id in self._builds]
-        if holders or loading:
-            named = heapq.nsmallest(MOST_NAMED, holders)
-            what = f"It is held by {_some(named, len(holders))}" if holders else "It is being loaded"
-            raise ModelInUseException(
-                f"The model {key} is in use. {what}.",
-                metadata={"key": key, "holders": ",".join(named)},
-                remedy="" if holders else "Try again when it is loaded.",
-            )
-        dropped = [r for r in mine if not r.leases]
-        held = {r: r.size_bytes for r in dropped if r.built is not None}
-        zombie = sum(size for r, size in held.items() if r.built is not None and r.built.memory.in_use())
-        if not validate_only:
-            for resident, refs in mine.items():
-                self._forget(resident, refs)
-            self._wake()
-        return Eviction(dropped, sum(held.values()) - zombie, zombie)
+        """See :meth:`Tier.evict`."""
+        done = self.tier.evict(key, submodel, validate_only=validate_only)
+        self._wake()
+        return done
 
     def model_removed(self, key: str) -> None:
-        """A model is no more. What is only its own goes: now, or with the last lease on it."""
-        for resident in list(self._residents.values()):
-            refs = [ref for ref in resident.refs if ref.key == key]
-            if not refs:
-                continue
-            resident.removed.add(key)
-            if not resident.is_orphan and not resident.wanted:
-                for ref in refs:
-                    del resident.refs[ref]
-                resident.removed.discard(key)
-            self._on_change(resident, False)
-            self._drop_orphan(resident)
+        """See :meth:`Tier.model_removed`."""
+        self.tier.model_removed(key)
         self._wake()
-
-    def known_keys(self) -> set[str]:
-        """Keys of the models that residents were asked for by."""
-        return {ref.key for resident in self._residents.values() for ref in resident.refs}
 
     def sweep(self) -> None:
         """Notice what changes without an event: memory that nobody maps any more, old failures."""
-        still: list[Memory] = []
-        for memory in self._zombies:
-            if memory.in_use():
-                still.append(memory)
-            else:
-                _let_go(memory)
-        self._zombies = still
-        now = self._clock()
-        failed = [r for r in self._residents.values() if r.stage is Stage.FAILED]
+        self.tier.sweep()
+        now = self.tier.clock()
+        failed = [r for r in self.tier.residents() if r.stage is Stage.FAILED]
         surplus = len(failed) - _MOST_FAILED
         for place, resident in enumerate(sorted(failed, key=lambda r: r.retry_at)):
             if place < surplus or now > resident.retry_at + _FORGET_FAILED_S:
-                self._drop(resident)
+                self.tier.drop(resident)
         self._wake()
 
     async def close(self) -> None:
@@ -225,13 +146,7 @@ class RamCache:
         for task in list(self._builds.values()):
             task.cancel()
         await asyncio.gather(*self._builds.values(), return_exceptions=True)
-        for resident in self._residents.values():
-            if resident.built is not None:
-                resident.built.memory.close()
-        for memory in self._zombies:
-            memory.close()
-        self._residents.clear()
-        self._zombies.clear()
+        self.tier.close()
 
     # Admission.
 
@@ -245,10 +160,10 @@ class RamCache:
                 retry_after=1.0,
                 remedy="Try again when some leases have ended.",
             )
-        deadline = self._clock() + max_wait_s
+        deadline = self.tier.clock() + max_wait_s
         self._waiting.append(demand)
         try:
-            while (left := deadline - self._clock()) > 0:
+            while (left := deadline - self.tier.clock()) > 0:
                 demand.wake.clear()
                 try:
                     async with asyncio.timeout(left):
@@ -262,116 +177,77 @@ class RamCache:
         raise self._exhausted(demand)
 
     def _admit(self, demand: Demand) -> bool:
-        now = self._clock()
         plans = {plan.id: plan for plan in demand.plans}
-        missing: list[Plan] = []
-        for plan in plans.values():
-            resident = self._residents.get(plan.id)
-            if resident is None:
-                missing.append(plan)
-            elif resident.stage is Stage.FAILED:
-                if now < resident.retry_at and not resident.failed_elsewhere(plan):
-                    raise self._failure(resident, plan)
-                missing.append(plan)
-        need = sum(plan.size_bytes for plan in missing)
+        missing = self._missing(plans.values())
+        need = sum(plan.size_bytes for plan in missing) + demand.activation_bytes
         if not self._make_room(need, plans.keys(), demand):
             return False
         keys = {
             plan.id: frozenset(p.ref.key for p in demand.plans if p.id == plan.id) for plan in plans.values()
         }
+        there = [r for r in map(self.tier.get, plans) if r is not None and r.stage is Stage.RESIDENT]
+        self.tier.count(hits=len(there), misses=len(plans) - len(there))
         for plan in missing:
-            self._start(plan, now)
-        for plan in demand.plans:
-            resident = self._residents[plan.id]
+            self._start(plan)
+        self.tier.reserve(demand.holder, demand.activation_bytes)
+        found = [(plan, self.tier.get(plan.id)) for plan in demand.plans]
+        demand.residents = []
+        for plan, resident in found:
+            assert resident is not None, "it was there, or was begun"
             resident.remember(plan)
-            resident.last_use, resident.use_time = now, self._wall_clock()
+            self.tier.touch(resident)
             if demand.is_lease:
                 resident.leases[demand.holder] = keys[plan.id]
             else:
-                resident.pins.add(demand.holder)
-            self._on_change(resident, False)
-        demand.residents = [self._residents[plan.id] for plan in demand.plans]
+                resident.loads.add(demand.holder)
+            self.tier.on_change(resident, False)
+            demand.residents.append(resident)
         demand.bytes_short = 0
         return True
 
+    def _missing(self, plans: Collection[Plan]) -> list[Plan]:
+        """What has to be built.
+
+        Raises:
+            ModelkeepError: One of them failed a short while ago.
+        """
+        missing: list[Plan] = []
+        for plan in plans:
+            resident = self.tier.get(plan.id)
+            if resident is None:
+                missing.append(plan)
+            elif resident.stage is Stage.FAILED:
+                if self.tier.clock() < resident.retry_at and not resident.failed_elsewhere(plan):
+                    raise self._failure(resident, plan)
+                missing.append(plan)
+        return missing
+
     def _make_room(self, need: int, keep: Collection[str], demand: Demand) -> bool:
-        short = need - self._free_bytes()
-        if need == 0 or short <= 0:
+        if not (short := self.tier.make_room(need, keep)):
             return True
-        victims = self._idle(short, keep)
-        short -= sum(resident.size_bytes for resident in victims)
-        if short > 0:
-            demand.bytes_short = short
-            there = (r for r in self._residents.values() if r.id in keep and r.stage is not Stage.FAILED)
-            if need + sum(r.size_bytes for r in there) > self.budget_bytes:
-                raise self._exhausted(demand)
-            return False
-        for resident in victims:
-            self._drop(resident)
-        return True
+        demand.bytes_short = short
+        there = (r for r in map(self.tier.get, keep) if r is not None and r.stage is not Stage.FAILED)
+        if need + sum(r.size_bytes for r in there) > self.tier.budget_bytes:
+            raise self._exhausted(demand)
+        return False
 
-    def _free_bytes(self) -> int:
-        usage = self.usage()
-        return usage.budget - usage.used - usage.zombie
+    def _exhausted(self, demand: Demand) -> ModelkeepError:
+        return self._explain(Shortage(demand, self.usage(), *self.tier.holders()))
 
-    def _idle(self, wanted: int, keep: Collection[str] = ()) -> list[Resident]:
-        """What can be dropped, the least recently used first, until it comes to so many bytes."""
-        found: list[Resident] = []
-        for resident in sorted(self._residents.values(), key=lambda r: r.last_use):
-            if wanted <= 0:
-                break
-            built = resident.built
-            if resident.wanted or resident.id in keep or built is None or built.memory.in_use():
-                continue
-            found.append(resident)
-            wanted -= resident.size_bytes
-        return found
+    # Building.
 
-    def holders(self) -> tuple[list[str], int]:
-        """Leases that hold memory: some, by name, and how many there are."""
-        found = {lease for r in self._residents.values() for lease in r.leases}
-        return heapq.nsmallest(MOST_NAMED, found), len(found)
-
-    def _exhausted(self, demand: Demand) -> RamExhaustedException:
-        usage, (holders, count) = self.usage(), self.holders()
-        if sum({plan.id: plan.size_bytes for plan in demand.plans}.values()) > self.budget_bytes:
-            why = "the whole budget is smaller than what was asked for"
-            remedy = "Raise ram_budget_bytes of LoaderService, or ask for less: fewer components, float16."
-        elif holders:
-            why = f"the rest is held by {_some(holders, count)}"
-            remedy = "Wait with max_wait, end leases (RevokeLease ends any), or raise ram_budget_bytes."
-        else:
-            why = "the rest is being loaded for others, or still mapped by processes without a lease"
-            remedy = "Wait with max_wait, end the processes that map it, or raise ram_budget_bytes."
-        return RamExhaustedException(
-            f"There is no room: {demand.bytes_short:,} bytes of {usage.budget:,} are missing; {why}.",
-            metadata={
-                "bytes_short": str(demand.bytes_short),
-                "budget_bytes": str(usage.budget),
-                "holders": ",".join(holders),
-            },
-            retry_after=1.0,
-            remedy=remedy,
-        )
-
-    # Building and dropping.
-
-    def _start(self, plan: Plan, now: float) -> None:
-        before = self._residents.get(plan.id)
-        resident = Resident(
-            plan, Stage.QUEUED, plan.size_bytes, now, failures=before.failures if before is not None else 0
-        )
-        self._residents[plan.id] = resident
+    def _start(self, plan: Plan) -> None:
+        resident = self.tier.place(plan)
         task = asyncio.get_running_loop().create_task(self._build(resident), name=f"build {plan.id}")
         self._builds[plan.id] = task
 
     async def _build(self, resident: Resident) -> None:
-        started = self._clock()
+        started = self.tier.clock()
 
         def progress(stage: Stage, done: int) -> None:
             if resident.stage is not stage:
                 resident.stage = stage
-                self._on_change(resident, False)
+                self.tier.on_change(resident, False)
             resident.bytes_done = max(resident.bytes_done, done)
             self._on_progress(resident)
 
@@ -382,72 +258,34 @@ class RamCache:
             resident.stage = Stage.FAILED
             raise
         except Exception as error:  # whatever a build raises is the answer to those who wait for it
-            resident.failures += 1
-            pause = doubled(resident.failures, _FIRST_COOLDOWN_S, _LONGEST_COOLDOWN_S)
-            if isinstance(error, ModelkeepError) and error.retry_after == 0:
-                pause = 0.0  # the next try is another one
-            resident.retry_at = self._clock() + pause
-            if not isinstance(error, ModelkeepError):  # of this host or this code, not of the files
-                _log.exception("building %s failed", resident.id)
-                said = error.strerror if isinstance(error, OSError) else type(error).__name__
-                error = ModelkeepError(f"The component cannot be built here: {said}.")
-            resident.error = error
-            resident.stage = Stage.FAILED
+            self._failed(resident, error)
         else:
-            resident.built = built
-            resident.size_bytes = resident.bytes_done = built.memory.size_bytes
-            resident.load_seconds = self._clock() - started
-            resident.load_time = self._wall_clock()
-            resident.error, resident.failures = None, 0
-            resident.stage = Stage.RESIDENT
+            self.tier.settle(resident, built, self.tier.clock() - started)
         finally:
             self._builds.pop(resident.id, None)
-        self._on_change(resident, False)
-        self._drop_orphan(resident)
+        self.tier.on_change(resident, False)
+        self.tier.drop_orphan(resident)
         # It may have become larger than was estimated.
-        for victim in self._idle(-self._free_bytes()):
-            self._drop(victim)
+        self.tier.fit()
         self._wake()
 
+    def _failed(self, resident: Resident, error: Exception) -> None:
+        resident.failures += 1
+        pause = doubled(resident.failures, _FIRST_COOLDOWN_S, _LONGEST_COOLDOWN_S)
+        if isinstance(error, ModelkeepError) and error.retry_after == 0:
+            pause = 0.0  # the next try is another one
+        resident.retry_at = self.tier.clock() + pause
+        if not isinstance(error, ModelkeepError):  # of this host or this code, not of the files
+            _log.error("building %s failed", resident.id, exc_info=error)
+            said = error.strerror if isinstance(error, OSError) else type(error).__name__
+            error = ModelkeepError(f"The component cannot be built here: {said}.")
+        resident.error = error
+        resident.stage = Stage.FAILED
+
     def _failure(self, resident: Resident, plan: Plan) -> ModelkeepError:
-        wait = max(0.0, resident.retry_at - self._clock())
+        wait = max(0.0, resident.retry_at - self.tier.clock())
         return resident.failure(plan, round(wait, 3) or None)
-
-    def _forget(self, resident: Resident, refs: Collection[ComponentRef]) -> None:
-        """It no longer counts as these; dropped, unless a lease of another model holds it."""
-        if resident.leases:
-            for ref in refs:
-                resident.refs.pop(ref, None)
-            self._on_change(resident, False)
-        else:
-            self._drop(resident)
-
-    def _drop_orphan(self, resident: Resident) -> None:
-        if resident.is_orphan and not resident.wanted and resident.id not in self._builds:
-            self._drop(resident)
-
-    def _drop(self, resident: Resident) -> None:
-        if resident.stage is not Stage.FAILED:
-            resident.stage = Stage.EVICTING
-        self._residents.pop(resident.id, None)
-        if resident.built is not None:
-            memory = resident.built.memory
-            if memory.in_use():
-                self._zombies.append(memory)
-            else:
-                _let_go(memory)
-        self._on_change(resident, True)
 
     def _wake(self) -> None:
         for demand in self._waiting:
             demand.wake.set()
-
-
-def _some(names: Sequence[str], count: int) -> str:
-    shown = f"the lease{'s' if count > 1 else ''} {', '.join(names)}"
-    return shown if count == len(names) else f"{shown} and {count - len(names)} more"
-
-
-def _let_go(memory: Memory) -> None:
-    """Close it in a thread: the kernel takes some 45 ms a GB to free it, and no grant need wait for that."""
-    asyncio.get_running_loop().run_in_executor(None, memory.close)

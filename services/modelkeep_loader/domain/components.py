@@ -20,6 +20,8 @@ from modelkeep.headers import Tensor
 
 #: Names of one component that are remembered.
 _MOST_REFS: Final = 256
+#: The device that stands for the host's own memory.
+CPU: Final = "cpu"
 
 
 class Stage(enum.StrEnum):
@@ -31,6 +33,9 @@ class Stage(enum.StrEnum):
     RESIDENT = "resident"
     EVICTING = "evicting"
     FAILED = "failed"
+
+
+_ON_THE_WAY: Final = frozenset({Stage.QUEUED, Stage.READING, Stage.CONVERTING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +148,7 @@ class Plan:
         scaling_factor: What the record says; for a single-file VAE.
         size_bytes: Estimate of the memory it will take.
         model: For callers.
+        device: What it is for.
     """
 
     ref: ComponentRef
@@ -158,6 +164,7 @@ class Plan:
     scaling_factor: float | None
     size_bytes: int
     model: ModelFacts
+    device: str = CPU
 
     @property
     def display_name(self) -> str:
@@ -232,7 +239,9 @@ class Resident:
     #: Lease → keys of the models that the lease names this component by.
     leases: dict[str, frozenset[str]] = field(default_factory=dict)
     #: Requests without a lease that are loading it right now.
-    pins: set[str] = field(default_factory=set)
+    loads: set[str] = field(default_factory=set)
+    #: Whether it stays until that is taken back.
+    is_pinned: bool = False
     load_seconds: float = 0.0
     load_time: float = 0.0
     use_time: float = 0.0
@@ -294,4 +303,14 @@ class Resident:
     @property
     def wanted(self) -> bool:
         """Whether a lease holds it or a request waits for it."""
-        return bool(self.leases or self.pins)
+        return bool(self.leases or self.loads)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether it is on its way."""
+        return self.stage in _ON_THE_WAY
+
+    @property
+    def may_go(self) -> bool:
+        """Whether it is there and nobody needs it to stay."""
+        return self.stage is Stage.RESIDENT and not self.wanted and not self.is_pinned

@@ -17,6 +17,7 @@ class Demand:
         plans: What is wanted.
         holder: Id of the lease to be, or of the request that only loads.
         is_lease: Whether `holder` is a lease.
+        activation_bytes: Bytes that the holder wants reserved besides, for as long as it holds.
         residents: What was found or is being built, in the order of `plans`; empty while it waits.
         bytes_short: Bytes that are missing while it waits for room.
     """
@@ -24,21 +25,59 @@ class Demand:
     plans: Sequence[Plan]
     holder: str
     is_lease: bool = True
+    activation_bytes: int = 0
     residents: list[Resident] = field(default_factory=list)
     bytes_short: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that it takes if nothing of it is there."""
+        return sum({plan.id: plan.size_bytes for plan in self.plans}.values()) + self.activation_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Bytes of the tier. ``used`` counts residents and those being built."""
+    """Bytes of a tier, and what it has counted since its start.
+
+    Attributes:
+        budget: What may be taken.
+        used: Of residents and those being built.
+        leased, pinned: Parts of `used`.
+        zombie: Of what was dropped and is still mapped.
+        reserved: Promised to leases and builds besides.
+        residents: Number of residents.
+        waiting: Requests that wait for room.
+        high_watermark: The most that was taken at once.
+        hits, misses: Components that were asked for and resident, or not.
+        evictions: Residents that were dropped.
+    """
 
     budget: int
     used: int
     leased: int
+    pinned: int
     zombie: int
+    reserved: int
     residents: int
-    waiting: int
+    waiting: int = 0
+    high_watermark: int = 0
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+
+    @property
+    def taken(self) -> int:
+        """Bytes that count against the budget."""
+        return self.used + self.zombie + self.reserved
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What has to go so that something fits, the first to go first, and the bytes that are missing then."""
+
+    victims: list[Resident]
+    bytes_short: int
 
 
 @dataclass(frozen=True, slots=True)

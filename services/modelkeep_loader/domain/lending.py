@@ -21,7 +21,7 @@ from modelkeep.exceptions import (
     UnknownLeaseException,
     WrongHostException,
 )
-from modelkeep_loader.domain.cache import RamCache
+from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.components import ChangedMeanwhileException, ComponentRef, Resident
 from modelkeep_loader.domain.connection import HeldConnection
 from modelkeep_loader.domain.demand import Eviction, Usage
@@ -71,7 +71,7 @@ class Lending:
     def __init__(
         self,
         planner: Plans,
-        cache: RamCache,
+        cache: Cache,
         *,
         boot_id: str,
         watch_process: Callable[[int], None] = lambda pid: None,
@@ -135,7 +135,7 @@ class Lending:
             LeasesExhaustedException: There are as many leases as there may be.
             ServerDrainingException: The loader shuts down.
             ModelkeepError: What :meth:`modelkeep_loader.domain.plan.Planner.plan` and
-                :meth:`modelkeep_loader.domain.cache.RamCache.acquire` raise, or the wish's ``brief``.
+                :meth:`modelkeep_loader.domain.cache.Cache.acquire` raise, or the wish's ``brief``.
         """
         self._check_host(wish.boot_id)
         lease, brief = self._take_up(wish) if wish.lease_id else await self._lend(wish, tell)
@@ -245,18 +245,18 @@ class Lending:
             self.cache.give_back(demand.holder)
 
     def evict(self, key: str, submodel: str = "", *, validate_only: bool = False) -> Eviction:
-        """See :meth:`RamCache.evict`."""
+        """See :meth:`modelkeep_loader.domain.tier.Tier.evict`."""
         return self.cache.evict(key, submodel, validate_only=validate_only)
 
     def model_removed(self, key: str) -> None:
-        """See :meth:`RamCache.model_removed`."""
+        """See :meth:`modelkeep_loader.domain.tier.Tier.model_removed`."""
         self.cache.model_removed(key)
 
     def find_residents(self, key: str, after: str) -> list[Resident]:
         """Residents by id, of a model ("": of all), and only those after an id."""
         return [
             resident
-            for resident in self.cache.residents()
+            for resident in self.cache.tier.residents()
             if resident.id > after and (not key or any(ref.key == key for ref in resident.refs))
         ]
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from modelkeep_loader.domain.cache import RamCache
+from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.components import ComponentRef, Plan
 from modelkeep_loader.domain.demand import Demand
 from modelkeep_loader.domain.digests import Reading
@@ -46,7 +46,7 @@ class Loads:
     """
 
     def __init__(
-        self, planner: Plans, cache: RamCache, drain: Drain, clock: Callable[[], float] = time.monotonic
+        self, planner: Plans, cache: Cache, drain: Drain, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._planner = planner
         self._cache = cache
@@ -82,7 +82,7 @@ class Loads:
             done, now = sum(r.bytes_done for r in demand.residents), self._clock()
             rate = int((done - done_before) / (now - when)) if now > when and done > done_before else 0
             done_before, when = done, now
-            return Loading(demand, rate) if demand.residents else Queued(demand, *self._cache.holders())
+            return Loading(demand, rate) if demand.residents else Queued(demand, *self._cache.tier.holders())
 
         work = asyncio.ensure_future(self._cache.acquire(demand, max_wait_s=max_wait_s))
         try:

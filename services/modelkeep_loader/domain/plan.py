@@ -24,6 +24,7 @@ from modelkeep.worker.classes import KEPT_IN_FLOAT32
 from modelkeep_common.wire import clamped_int
 from modelkeep_convert.weightfile import cast_bytes, main_float_code
 from modelkeep_loader.domain.components import (
+    CPU,
     ComponentRef,
     Identified,
     ModelFacts,
@@ -189,6 +190,7 @@ class Planner:
             _canonical(found.config) if found.config is not None else [record.base, scaling],
             found.overrides,
             draft.precision,
+            CPU,
         ]
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         plan = Plan(
@@ -205,6 +207,7 @@ class Planner:
             scaling_factor=scaling,
             size_bytes=draft.size_bytes,
             model=ModelFacts(record.name, record.base, record.type, found.location, record.hash),
+            device=CPU,
         )
         weight = _PLAN_BYTES + len(text) + 200 * len(draft.marks)
         return _Kept(record, vae[1] if vae is not None else None, plan, draft.marks, weight)

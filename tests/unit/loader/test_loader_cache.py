@@ -22,7 +22,7 @@ from modelkeep.exceptions import (
     QueueFullException,
     RamExhaustedException,
 )
-from modelkeep_loader.domain.cache import RamCache
+from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.components import (
     BuildProgress,
     Built,
@@ -34,7 +34,7 @@ from modelkeep_loader.domain.components import (
 from modelkeep_loader.domain.drain import Drain
 from modelkeep_loader.domain.loads import Loads
 from modelkeep_loader.domain.requests import News, Tell
-from support.kiln import MB, Clock, Kiln, plan, want
+from support.kiln import MB, Clock, Kiln, plan, ram_cache, want
 from support.lendingcore import Drawer
 
 
@@ -49,23 +49,21 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def cache(kiln: Kiln, clock: Clock) -> AsyncIterator[RamCache]:
-    made = RamCache(kiln, budget_bytes=3 * MB, clock=clock)
+async def cache(kiln: Kiln, clock: Clock) -> AsyncIterator[Cache]:
+    made = ram_cache(kiln, budget_bytes=3 * MB, clock=clock)
     yield made
     await made.close()
 
 
-async def held(cache: RamCache, holder: str, *plans: Plan, wait: float = 0.0) -> None:
+async def held(cache: Cache, holder: str, *plans: Plan, wait: float = 0.0) -> None:
     await cache.acquire(want(holder, *plans), max_wait_s=wait)
 
 
-def names(cache: RamCache) -> list[str]:
-    return [resident.id for resident in cache.residents()]
+def names(cache: Cache) -> list[str]:
+    return [resident.id for resident in cache.tier.residents()]
 
 
-async def test_the_least_recently_used_goes_first_and_a_leased_one_never(
-    cache: RamCache, clock: Clock
-) -> None:
+async def test_the_least_recently_used_goes_first_and_a_leased_one_never(cache: Cache, clock: Clock) -> None:
     for name in ("a", "b", "c"):
         clock.now += 1
         await held(cache, f"lease-{name}", plan(name))
@@ -89,19 +87,19 @@ async def test_the_least_recently_used_goes_first_and_a_leased_one_never(
     )
 
 
-async def test_many_at_once_share_one_build(cache: RamCache, kiln: Kiln) -> None:
+async def test_many_at_once_share_one_build(cache: Cache, kiln: Kiln) -> None:
     kiln.gate.clear()
     tasks = [asyncio.create_task(held(cache, f"lease-{i}", plan("a"))) for i in range(20)]
     await asyncio.sleep(0)
     kiln.gate.set()
     await asyncio.gather(*tasks)
     assert kiln.built == ["a"]
-    (resident,) = cache.residents()
+    (resident,) = cache.tier.residents()
     assert len(resident.leases) == 20
 
 
 async def test_fifty_that_race_for_the_last_place_get_it_one_after_the_other(
-    cache: RamCache, kiln: Kiln
+    cache: Cache, kiln: Kiln
 ) -> None:
     async def use(number: int) -> None:
         holder = f"lease-{number}"
@@ -115,7 +113,7 @@ async def test_fifty_that_race_for_the_last_place_get_it_one_after_the_other(
     assert cache.usage().waiting == 0
 
 
-async def test_several_components_come_all_or_none(cache: RamCache) -> None:
+async def test_several_components_come_all_or_none(cache: Cache) -> None:
     await held(cache, "first", plan("a", 2 * MB))
     with pytest.raises(RamExhaustedException):
         await held(cache, "second", plan("b"), plan("c"))
@@ -131,7 +129,7 @@ async def test_several_components_come_all_or_none(cache: RamCache) -> None:
     assert names(cache) == ["b", "c"]
 
 
-async def test_what_is_larger_than_the_budget_is_refused_without_waiting(cache: RamCache) -> None:
+async def test_what_is_larger_than_the_budget_is_refused_without_waiting(cache: Cache) -> None:
     with pytest.raises(RamExhaustedException) as raised:
         await held(cache, "lease", plan("huge", 4 * MB), wait=1000)
     assert "Raise ram_budget_bytes" in raised.value.remedy
@@ -143,7 +141,7 @@ async def test_what_is_larger_than_the_budget_is_refused_without_waiting(cache: 
 
 
 async def test_what_became_larger_than_estimated_takes_the_place_of_what_is_idle(
-    cache: RamCache, kiln: Kiln
+    cache: Cache, kiln: Kiln
 ) -> None:
     await held(cache, "one", plan("a"))
     await held(cache, "two", plan("b"))
@@ -156,7 +154,7 @@ async def test_what_became_larger_than_estimated_takes_the_place_of_what_is_idle
 
 async def test_what_nobody_waits_for_any_more_goes_again_when_it_became_too_large(kiln: Kiln) -> None:
     told: list[tuple[Stage, bool]] = []
-    cache = RamCache(kiln, budget_bytes=3 * MB, on_change=lambda r, gone: told.append((r.stage, gone)))
+    cache = ram_cache(kiln, budget_bytes=3 * MB, on_change=lambda r, gone: told.append((r.stage, gone)))
     kiln.gate.clear()
     kiln.true_bytes["a"] = 4 * MB
     task = asyncio.create_task(held(cache, "lease", plan("a")))
@@ -171,7 +169,7 @@ async def test_what_nobody_waits_for_any_more_goes_again_when_it_became_too_larg
     await cache.close()
 
 
-async def test_memory_is_freed_beside_the_event_loop(cache: RamCache, kiln: Kiln) -> None:
+async def test_memory_is_freed_beside_the_event_loop(cache: Cache, kiln: Kiln) -> None:
     await held(cache, "lease", plan("a"))
     cache.give_back("lease")
     cache.evict("a")
@@ -181,12 +179,12 @@ async def test_memory_is_freed_beside_the_event_loop(cache: RamCache, kiln: Kiln
 
 
 async def test_a_build_that_fails_is_not_repeated_until_its_pause_is_over(
-    cache: RamCache, kiln: Kiln, clock: Clock
+    cache: Cache, kiln: Kiln, clock: Clock
 ) -> None:
     kiln.broken.add("a")
     with pytest.raises(InvalidModelException):
         await held(cache, "one", plan("b"), plan("a"))
-    resident = {r.id: r for r in cache.residents()}
+    resident = {r.id: r for r in cache.tier.residents()}
     assert resident["a"].stage is Stage.FAILED
     assert not resident["b"].leases
     kiln.broken.clear()
@@ -201,7 +199,7 @@ async def test_a_build_that_fails_is_not_repeated_until_its_pause_is_over(
 
 
 async def test_a_failure_of_what_models_share_is_told_to_each_by_its_own_name(
-    cache: RamCache, kiln: Kiln
+    cache: Cache, kiln: Kiln
 ) -> None:
     kiln.broken.add("shared")
     with pytest.raises(InvalidModelException):
@@ -220,7 +218,7 @@ def at(path: str, key: str) -> Plan:
 
 
 async def test_files_that_are_gone_are_one_models_and_another_with_the_same_component_is_tried_at_once(
-    cache: RamCache, kiln: Kiln, monkeypatch: pytest.MonkeyPatch
+    cache: Cache, kiln: Kiln, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def gone(plan: Plan, progress: BuildProgress) -> Built:
         raise ModelNotFoundException("it has gone")
@@ -232,11 +230,11 @@ async def test_files_that_are_gone_are_one_models_and_another_with_the_same_comp
     with pytest.raises(ModelNotFoundException):
         await held(cache, "one", at("/a", "one"))
     await held(cache, "two", at("/b", "two"))
-    assert [one.stage for one in cache.residents()] == [Stage.RESIDENT]
+    assert [one.stage for one in cache.tier.residents()] == [Stage.RESIDENT]
 
 
 async def test_who_waits_for_a_build_that_misses_another_models_files_gets_one_from_its_own(
-    cache: RamCache, kiln: Kiln, monkeypatch: pytest.MonkeyPatch
+    cache: Cache, kiln: Kiln, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     true_build = kiln.build
 
@@ -252,11 +250,11 @@ async def test_who_waits_for_a_build_that_misses_another_models_files_gets_one_f
     await held(cache, "two", at("/b", "two"))
     with pytest.raises(ModelNotFoundException):
         await first
-    assert [list(one.leases) for one in cache.residents()] == [["two"]]
+    assert [list(one.leases) for one in cache.tier.residents()] == [["two"]]
 
 
 async def test_what_this_host_refuses_is_no_fault_of_the_model_and_is_logged(
-    cache: RamCache, kiln: Kiln, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    cache: Cache, kiln: Kiln, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def build(plan: Plan, progress: BuildProgress) -> Built:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -268,23 +266,23 @@ async def test_what_this_host_refuses_is_no_fault_of_the_model_and_is_logged(
     assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
-async def test_each_failure_doubles_the_pause(cache: RamCache, kiln: Kiln, clock: Clock) -> None:
+async def test_each_failure_doubles_the_pause(cache: Cache, kiln: Kiln, clock: Clock) -> None:
     kiln.broken.add("a")
     pauses: list[float] = []
     for _ in range(7):
         with pytest.raises(InvalidModelException):
             await held(cache, "one", plan("a"))
-        (resident,) = cache.residents()
+        (resident,) = cache.tier.residents()
         pauses.append(round(resident.retry_at - clock.now))
         clock.now = resident.retry_at
     assert pauses == [2, 4, 8, 16, 32, 60, 60]
 
 
 async def test_mapped_memory_is_not_dropped_to_make_room_and_is_a_zombie_when_evicted(
-    cache: RamCache,
+    cache: Cache,
 ) -> None:
     await held(cache, "lease", plan("a", 2 * MB))
-    (resident,) = cache.residents()
+    (resident,) = cache.tier.residents()
     assert resident.built is not None
     fd = resident.built.memory.open_for_holder()
     mapping = mmap.mmap(fd, 2 * MB, mmap.MAP_PRIVATE, mmap.PROT_READ)
@@ -304,7 +302,7 @@ async def test_mapped_memory_is_not_dropped_to_make_room_and_is_a_zombie_when_ev
     assert cache.usage().zombie == 0
 
 
-async def test_eviction_spares_what_is_leased_and_what_another_model_leases(cache: RamCache) -> None:
+async def test_eviction_spares_what_is_leased_and_what_another_model_leases(cache: Cache) -> None:
     await held(cache, "lease", plan("shared", key="one"))
     with pytest.raises(ModelInUseException) as raised:
         cache.evict("one")
@@ -312,7 +310,7 @@ async def test_eviction_spares_what_is_leased_and_what_another_model_leases(cach
     await held(cache, "short", plan("shared", key="two"))
     cache.give_back("short")
     assert cache.evict("two").residents == []
-    (resident,) = cache.residents()
+    (resident,) = cache.tier.residents()
     assert {ref.key for ref in resident.refs} == {"one"}
     assert cache.evict("nobody").residents == []
     cache.give_back("lease")
@@ -321,7 +319,7 @@ async def test_eviction_spares_what_is_leased_and_what_another_model_leases(cach
 
 
 async def test_what_is_only_a_removed_models_goes_and_what_is_leased_goes_with_its_lease(
-    cache: RamCache,
+    cache: Cache,
 ) -> None:
     await held(cache, "short", plan("a"), plan("shared", key="one"))
     await held(cache, "short", plan("shared", key="two"))
@@ -330,15 +328,15 @@ async def test_what_is_only_a_removed_models_goes_and_what_is_leased_goes_with_i
     for key in ("a", "one", "leased"):
         cache.model_removed(key)
     assert names(cache) == ["leased", "shared"]
-    leased, shared = cache.residents()
+    leased, shared = cache.tier.residents()
     assert (leased.is_orphan, shared.is_orphan) == (True, False)
     assert {ref.key for ref in shared.refs} == {"two"}
-    assert cache.known_keys() == {"two", "leased"}
+    assert cache.tier.known_keys() == {"two", "leased"}
     cache.give_back("lease")
     assert names(cache) == ["shared"]
 
 
-async def test_a_model_that_is_there_again_is_not_removed_any_more(cache: RamCache) -> None:
+async def test_a_model_that_is_there_again_is_not_removed_any_more(cache: Cache) -> None:
     await held(cache, "lease", plan("a"))
     cache.model_removed("a")
     await held(cache, "other", plan("a"))
@@ -348,7 +346,7 @@ async def test_a_model_that_is_there_again_is_not_removed_any_more(cache: RamCac
 
 
 async def test_what_is_being_loaded_when_its_model_is_removed_goes_when_nobody_waits_for_it(
-    cache: RamCache, kiln: Kiln
+    cache: Cache, kiln: Kiln
 ) -> None:
     kiln.gate.clear()
     task = asyncio.create_task(held(cache, "lease", plan("a")))
@@ -356,12 +354,12 @@ async def test_what_is_being_loaded_when_its_model_is_removed_goes_when_nobody_w
     cache.model_removed("a")
     kiln.gate.set()
     await task
-    assert [(one.id, one.is_orphan) for one in cache.residents()] == [("a", True)]
+    assert [(one.id, one.is_orphan) for one in cache.tier.residents()] == [("a", True)]
     cache.give_back("lease")
     assert names(cache) == []
 
 
-async def test_what_an_eviction_would_do_is_told_and_not_done(cache: RamCache) -> None:
+async def test_what_an_eviction_would_do_is_told_and_not_done(cache: Cache) -> None:
     await held(cache, "lease", plan("a", 2 * MB))
     with pytest.raises(ModelInUseException):
         cache.evict("a", validate_only=True)
@@ -373,7 +371,7 @@ async def test_what_an_eviction_would_do_is_told_and_not_done(cache: RamCache) -
 
 
 async def test_a_request_that_is_cancelled_holds_nothing_and_the_build_goes_on(
-    cache: RamCache, kiln: Kiln
+    cache: Cache, kiln: Kiln
 ) -> None:
     kiln.gate.clear()
     task = asyncio.create_task(held(cache, "lease", plan("a")))
@@ -384,12 +382,12 @@ async def test_a_request_that_is_cancelled_holds_nothing_and_the_build_goes_on(
     kiln.gate.set()
     await held(cache, "other", plan("a"))
     assert kiln.built == ["a"]
-    (resident,) = cache.residents()
+    (resident,) = cache.tier.residents()
     assert list(resident.leases) == ["other"]
 
 
 async def test_a_request_that_is_cancelled_twice_in_any_two_moments_holds_nothing(kiln: Kiln) -> None:
-    async def meet(cache: RamCache, tell: Tell) -> None:
+    async def meet(cache: Cache, tell: Tell) -> None:
         await Loads(Drawer(), cache, Drain()).meet(want("lease", plan("a")), 0.0, tell)
 
     async def tell(news: News) -> None:
@@ -397,7 +395,7 @@ async def test_a_request_that_is_cancelled_twice_in_any_two_moments_holds_nothin
 
     for first, second in itertools.product(range(8), range(1, 4)):
         kiln.gate.clear()
-        cache = RamCache(kiln, budget_bytes=3 * MB)
+        cache = ram_cache(kiln, budget_bytes=3 * MB)
         task = asyncio.create_task(meet(cache, tell))
         await asyncio.sleep(0.001)
         kiln.gate.set()
@@ -407,13 +405,13 @@ async def test_a_request_that_is_cancelled_twice_in_any_two_moments_holds_nothin
             task.cancel()
         await asyncio.wait({task})
         await asyncio.sleep(0.001)
-        (resident,) = cache.residents()
+        (resident,) = cache.tier.residents()
         # Whoever finished before the first cancel has what was asked for, and gives it back later.
         assert task.cancelled() != bool(resident.leases), (first, second)
         await cache.close()
 
 
-async def test_only_so_many_wait_for_room(cache: RamCache) -> None:
+async def test_only_so_many_wait_for_room(cache: Cache) -> None:
     await held(cache, "a", plan("a", 3 * MB))
     waits = [asyncio.ensure_future(held(cache, f"w{n}", plan("b"), wait=60)) for n in range(256)]
     await asyncio.sleep(0)
@@ -428,10 +426,10 @@ async def test_only_so_many_wait_for_room(cache: RamCache) -> None:
     assert cache.usage().waiting == 0
 
 
-async def test_of_very_many_holders_some_are_named_and_all_are_counted(cache: RamCache) -> None:
+async def test_of_very_many_holders_some_are_named_and_all_are_counted(cache: Cache) -> None:
     for number in range(500):
         await held(cache, f"lease-{number:04}", plan("a", 3 * MB))
-    named, count = cache.holders()
+    named, count = cache.tier.holders()
     assert (named, count) == ([f"lease-{n:04}" for n in range(16)], 500)
     with pytest.raises(RamExhaustedException, match="and 484 more") as short:
         await held(cache, "b", plan("b"))
@@ -442,7 +440,7 @@ async def test_of_very_many_holders_some_are_named_and_all_are_counted(cache: Ra
 
 
 async def test_failures_and_names_are_remembered_within_a_bound(
-    cache: RamCache, kiln: Kiln, clock: Clock
+    cache: Cache, kiln: Kiln, clock: Clock
 ) -> None:
     kiln.broken = {f"x{n}" for n in range(1100)}
     for name in sorted(kiln.broken):
@@ -455,6 +453,6 @@ async def test_failures_and_names_are_remembered_within_a_bound(
         await held(cache, f"l{number}", plan("a", key=f"k{number}"))
         if number:
             cache.give_back(f"l{number}")
-    (resident,) = [r for r in cache.residents() if r.stage is Stage.RESIDENT]
+    (resident,) = [r for r in cache.tier.residents() if r.stage is Stage.RESIDENT]
     assert len(resident.refs) == 256
     assert {"k0", "k399"} <= {ref.key for ref in resident.refs}, "a lease's, and the last"

@@ -35,7 +35,7 @@ async def cancel(task: asyncio.Task[None]) -> None:
 
 def held(made: Core) -> list[str]:
     """Components that a lease or a request holds."""
-    return [resident.id for resident in made.cache.residents() if resident.wanted]
+    return [resident.id for resident in made.cache.tier.residents() if resident.wanted]
 
 
 def test_a_hold_hears_all_that_happens_in_order_and_five_times_a_second() -> None:
@@ -103,7 +103,7 @@ def test_who_waits_for_room_hears_who_has_it_and_gets_it_when_that_one_goes() ->
             queued = [news for _, news in ear.heard if isinstance(news, Queued)]
             assert {tuple(news.holders) for news in queued} == {(first.lease.id,)}
             assert queued[0].demand.bytes_short == 0  # it is not short any more
-            assert [resident.id for resident in made.cache.residents()] == ["b"]
+            assert [resident.id for resident in made.cache.tier.residents()] == ["b"]
             await cancel(task)
 
     run(story())

@@ -15,11 +15,10 @@ from modelkeep.exceptions import (
     RamExhaustedException,
     UnknownLeaseException,
 )
-from modelkeep_loader.domain.cache import RamCache
 from modelkeep_loader.domain.components import Stage
 from modelkeep_loader.domain.lease import Lease, LeaseEnd
 from modelkeep_loader.domain.leases import LeaseTable
-from support.kiln import Clock, Kiln, plan, want
+from support.kiln import Clock, Kiln, plan, ram_cache, want
 
 PAGE = 4096
 #: Components by name, and their pages; the budget is ten.
@@ -57,7 +56,7 @@ class House:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.cache = RamCache(Kiln(), budget_bytes=BUDGET * PAGE, clock=self.clock)
+        self.cache = ram_cache(Kiln(), budget_bytes=BUDGET * PAGE, clock=self.clock)
         self.table = LeaseTable(
             on_end=lambda lease: self.cache.give_back(lease.id),
             detach_grace_s=GRACE,
@@ -155,7 +154,7 @@ class House:
         alive = {key for key, one in self.expected.items() if one.end is None}
         assert {lease.id for lease in self.table.alive()} == alive
         assert {lease.id: lease.end for lease in self.leases} == {k: e.end for k, e in self.expected.items()}
-        there = {resident.id: resident for resident in self.cache.residents()}
+        there = {resident.id: resident for resident in self.cache.tier.residents()}
         for key in alive:
             for name in self.expected[key].names:
                 assert there[name].stage is Stage.RESIDENT, "what a lease holds is there"

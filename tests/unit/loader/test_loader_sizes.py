@@ -6,11 +6,10 @@ import pytest
 
 from modelkeep.exceptions import RamExhaustedException
 from modelkeep_loader.convert import manifests, news, residents
-from modelkeep_loader.domain.cache import RamCache
 from modelkeep_loader.domain.components import Resident, Stage
 from modelkeep_loader.domain.digests import Reading
 from modelkeep_loader.domain.leases import LeaseTable
-from support.kiln import MB, Kiln, plan, want
+from support.kiln import MB, Kiln, plan, ram_cache, want
 
 LARGEST = 2**63 - 1
 
@@ -20,10 +19,10 @@ async def test_sizes_beyond_the_wire_are_told_as_the_largest_there_is_and_refuse
     demand = want("lease", vast)
     assert manifests.plan_message(demand).manifests[0].file_size_bytes == LARGEST
     assert news.progress_message(demand).progress.bytes_total == LARGEST
-    cache = RamCache(Kiln(), budget_bytes=MB)
+    cache = ram_cache(Kiln(), budget_bytes=MB)
     with pytest.raises(RamExhaustedException):
         await cache.acquire(demand)
-    assert news.queued_message(demand, *cache.holders()).bytes_short == LARGEST
+    assert news.queued_message(demand, *cache.tier.holders()).bytes_short == LARGEST
     resident = Resident(vast, Stage.QUEUED, vast.size_bytes, 0.0)
     assert residents.resident_message(resident).size_bytes == LARGEST
     table = LeaseTable(on_end=lambda lease: None)

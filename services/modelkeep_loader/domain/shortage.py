@@ -1,0 +1,55 @@
+"""What is said when something does not fit into a tier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from modelkeep.exceptions import ModelkeepError, RamExhaustedException
+from modelkeep_loader.domain.demand import Demand, Usage
+from modelkeep_loader.domain.tier import some_leases
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """Why a demand does not fit.
+
+    Attributes:
+        demand: What was asked for.
+        usage: The tier's.
+        holders: Some of the ``holder_count`` leases that hold something there.
+    """
+
+    demand: Demand
+    usage: Usage
+    holders: Sequence[str]
+    holder_count: int
+
+
+#: Makes the error of a tier.
+Explain: TypeAlias = Callable[[Shortage], ModelkeepError]
+
+
+def ram_exhausted(shortage: Shortage) -> RamExhaustedException:
+    """There is no room in RAM."""
+    demand, usage = shortage.demand, shortage.usage
+    if demand.size_bytes > usage.budget:
+        why = "the whole budget is smaller than what was asked for"
+        remedy = "Raise ram_budget_bytes of LoaderService, or ask for less: fewer components, float16."
+    elif shortage.holders:
+        why = f"the rest is held by {some_leases(shortage.holders, shortage.holder_count)}"
+        remedy = "Wait with max_wait, end leases (RevokeLease ends any), or raise ram_budget_bytes."
+    else:
+        why = "the rest is being loaded for others, or still mapped by processes without a lease"
+        remedy = "Wait with max_wait, end the processes that map it, or raise ram_budget_bytes."
+    return RamExhaustedException(
+        f"There is no room: {demand.bytes_short:,} bytes of {usage.budget:,} are missing; {why}.",
+        metadata={
+            "bytes_short": str(demand.bytes_short),
+            "budget_bytes": str(usage.budget),
+            "holders": ",".join(shortage.holders),
+        },
+        retry_after=1.0,
+        remedy=remedy,
+    )
