@@ -83,6 +83,7 @@ class LoaderApplication:
 
             def changed(resident: Resident, gone: bool) -> None:
                 history.changed(resident.id, None if gone else _news_of(resident))
+                lending.gauge.moved()
 
             def progressed(resident: Resident) -> None:
                 history.progress(residents.resident_message(resident))

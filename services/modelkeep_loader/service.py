@@ -22,7 +22,7 @@ from modelkeep_common.idempotency import fingerprint
 from modelkeep_common.paging import AskedPage, clamp_page_size, decode_page_token, encode_page_token, fitting
 from modelkeep_common.watch import stream_frames
 from modelkeep_loader.convert import news, requests, residents, words
-from modelkeep_loader.domain.lending import Lending
+from modelkeep_loader.domain.lending import Capacity, Lending
 from modelkeep_loader.domain.requests import News, Tell
 from modelkeep_loader.store import ResidentHistory, read_residents
 
@@ -162,6 +162,17 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
     ) -> capacity_pb2.GetCapacityResponse:
         """See the .proto."""
         return residents.capacity_response(self._lending.capacity(), self._socket_path)
+
+    async def WatchCapacity(  # type: ignore[override]  # writes its frames instead of yielding them
+        self, request: capacity_pb2.WatchCapacityRequest, context: Any
+    ) -> None:
+        """See the .proto."""
+
+        async def tell(capacity: Capacity | None) -> None:
+            await context.write(residents.capacity_frame(capacity, self._socket_path))
+
+        least_s, most_s = requests.capacity_intervals(request)
+        await self._lending.gauge.watch(tell, least_s=least_s, most_s=most_s)
 
 
 def _teller(context: Any, response: Callable[[News], Message]) -> Tell:

@@ -115,6 +115,9 @@ def test_install_watch_list_and_lease_do_the_main_job(
     assert grant["lease"]["components"][0]["key"] == model["key"]
     with Client(data_dir=suite.data_dir) as client:
         assert [lease.id for lease in client.model_loader.leases()] == [grant["lease"]["id"]]
+    full = json.loads(run(environment, "capacity.sh"))
+    assert full["leaseCount"] == 1
+    assert messages(run(environment, "capacity.sh", "2"))[0]["capacity"]["leaseCount"] == 1
     relinked = json.loads(run(environment, "relink.sh", model["key"], str(vae)))["model"]
     assert (relinked["key"], relinked["path"]) == (model["key"], str(vae))
     ended = json.loads(run(environment, "revoke.sh", grant["lease"]["id"], 'the "night" shift'))["lease"]

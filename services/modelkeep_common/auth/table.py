@@ -122,6 +122,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     _LOADER + "ListResidents": _LOOK | _BORROWER,
     _LOADER + "WatchResidents": _LOOK | _BORROWER,
     _LOADER + "GetCapacity": _LOOK | _BORROWER,
+    _LOADER + "WatchCapacity": _LOOK | _BORROWER,
 }
 
 #: For a method that does not stand in the table.

@@ -8,7 +8,7 @@ from functools import partial
 from google.protobuf.duration_pb2 import Duration
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
-from modelkeep.loader.v1 import hold_pb2, load_pb2, resident_pb2
+from modelkeep.loader.v1 import capacity_pb2, hold_pb2, load_pb2, resident_pb2
 from modelkeep_common.wire import to_seconds
 from modelkeep_loader.convert.manifests import grant_manifests
 from modelkeep_loader.convert.words import PRECISIONS, submodel_name
@@ -71,3 +71,10 @@ def check_tier(request: load_pb2.LoadModelRequest) -> None:
         raise FieldInvalidException(
             "This host has no such tier.", violations=[FieldViolation("tier", "must be TIER_RAM here")]
         )
+
+
+def capacity_intervals(request: capacity_pb2.WatchCapacityRequest) -> tuple[float, float]:
+    """Shortest and longest time between two frames, in seconds."""
+    least = seconds(request.min_interval) if request.HasField("min_interval") else 0.5
+    most = seconds(request.bookmark_interval) or 15.0
+    return min(max(least, 0.1), 60.0), min(max(most, 1.0), 30.0)

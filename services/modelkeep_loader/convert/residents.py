@@ -71,6 +71,13 @@ def capacity_response(capacity: Capacity, socket_path: str) -> capacity_pb2.GetC
     )
 
 
+def capacity_frame(capacity: Capacity | None, socket_path: str) -> capacity_pb2.WatchCapacityResponse:
+    """A frame of the watch; None: nothing has changed."""
+    if capacity is None:
+        return capacity_pb2.WatchCapacityResponse()
+    return capacity_pb2.WatchCapacityResponse(capacity=capacity_response(capacity, socket_path))
+
+
 def capacity_message(usage: Usage) -> resident_pb2.TierCapacity:
     """The bytes of the RAM tier."""
     return resident_pb2.TierCapacity(

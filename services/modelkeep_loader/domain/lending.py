@@ -26,6 +26,7 @@ from modelkeep_loader.domain.components import ChangedMeanwhileException, Compon
 from modelkeep_loader.domain.connection import HeldConnection
 from modelkeep_loader.domain.demand import Eviction, Usage
 from modelkeep_loader.domain.drain import Drain
+from modelkeep_loader.domain.gauge import Gauge
 from modelkeep_loader.domain.lease import Lease, LeaseEnd, ended
 from modelkeep_loader.domain.leases import LeaseTable
 from modelkeep_loader.domain.loads import Loads, Plans
@@ -98,6 +99,7 @@ class Lending:
         self.tickets = TicketBook(valid_s=ticket_valid_s, clock=clock)
         self._clock = clock
         self._drain = Drain()
+        self.gauge = Gauge(self.capacity, self._drain, clock)
         self._loads = Loads(planner, cache, self._drain, clock)
         self._woken = asyncio.Event()
         self._reaper: asyncio.Task[None] | None = None

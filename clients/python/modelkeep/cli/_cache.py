@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from modelkeep.cli import _complete, _table, _watching
+from modelkeep.cli import _capacity, _complete, _table, _watching
 from modelkeep.cli._asking import DryRun
 from modelkeep.cli._listing import Column, Listing, size_column, time_column
 from modelkeep.cli._naming import Model, OneModel, find_key, find_part
 from modelkeep.cli._options import chosen
-from modelkeep.cli._output import as_json, counted, emit, print_data, print_facts, say, short, size
+from modelkeep.cli._output import as_json, counted, emit, print_data, say, short, size
 from modelkeep.cli._places import connect
 from modelkeep.cli._select import selected
 from modelkeep.cli._terminal import visible
-from modelkeep.cli._verbs import DATA, LIST, group, lists, verb
+from modelkeep.cli._verbs import DATA, LIST, WATCHED, group, lists, verb
 from modelkeep.cli._words import members
 from modelkeep.taxonomy import SubModelType
 
 if TYPE_CHECKING:
-    from modelkeep.loader.v1 import capacity_pb2, load_pb2, resident_pb2
+    from modelkeep.loader.v1 import load_pb2, resident_pb2
 
 _group = group("Look into the loader's memory; without a command, show the capacity and what is there.")
 _NOTHING: Final = "Nothing is in memory; `modelkeep load MODEL` brings something."
@@ -49,7 +49,11 @@ def add_to(app: typer.Typer) -> None:
         examples=("modelkeep cache leases", "modelkeep cache leases --filter pid=4711 -q"),
     )(leases)
     verb(_group, takes=DATA, examples=("modelkeep cache revoke LEASE --why 'the machine goes down'",))(revoke)
-    verb(_group, takes=DATA, examples=("modelkeep cache capacity --json",))(capacity)
+    verb(
+        _group,
+        takes=WATCHED,
+        examples=("modelkeep cache capacity -w", "modelkeep cache capacity --json"),
+    )(_capacity.capacity)
     verb(_group, takes=DATA, examples=("modelkeep cache evict tiny-sd/vae --dry-run",))(evict)
 
 
@@ -168,7 +172,7 @@ def cache(ctx: typer.Context) -> None:
                 {"capacity": as_json(client.model_loader.capacity()), "residents": list(map(as_json, held))}
             )
         return
-    capacity()
+    _capacity.capacity()
     residents()
 
 
@@ -209,36 +213,6 @@ def revoke(
             f"Ended {visible(ended.id)} of {visible(' '.join(_lent(ended)))}. What its holder has mapped "
             "stays there until it lets go."
         )
-
-
-def capacity() -> None:
-    """Show budgets, and what is in use."""
-    with connect() as client:
-        answer = client.model_loader.capacity()
-    if not emit(lambda: as_json(answer)):
-        print_facts(capacity_facts(answer))
-
-
-def capacity_facts(answer: capacity_pb2.GetCapacityResponse) -> list[tuple[str, object]]:
-    """Budgets and what is in use, for people."""
-    from modelkeep.loader.v1 import resident_pb2
-
-    def name(tier: resident_pb2.TierCapacity) -> str:
-        return f"{short(resident_pb2.Tier.Name(tier.tier), 'TIER_')} {tier.device}".strip()
-
-    tiers: list[tuple[str, object]] = [
-        (
-            name(tier),
-            f"{size(tier.used_bytes)} of {size(tier.budget_bytes)} in use, "
-            f"{size(tier.leased_bytes)} leased, {size(tier.zombie_bytes)} evicted and still mapped",
-        )
-        for tier in answer.tiers
-    ]
-    return [
-        *tiers,
-        ("devices", ", ".join(answer.devices)),
-        ("leases", f"{answer.lease_count}, {answer.queued_count} waiting"),
-    ]
 
 
 def evict(

@@ -66,17 +66,25 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 
 def print_facts(facts: Iterable[tuple[str, object]], *, indent: int = 0) -> None:
     """Print names and values, one a line; what is empty is left out."""
+    for line in facts_lines(facts, indent=indent):
+        print(line)
+
+
+def facts_lines(facts: Iterable[tuple[str, object]], *, indent: int = 0) -> list[str]:
+    """Names and values as lines for the terminal; what is empty is left out."""
     shown = [(name, str(value)) for name, value in facts if value not in (None, "", [], ())]
     width = max((len(name) for name, _ in shown), default=0)
     margin = " " * indent
     terminal = _terminal.stdout()
+    text: list[str] = []
     for name, value in shown:
         lines = [visible(line) for line in value.splitlines()] or [""]
         if terminal.width is not None:
             room = max(20, terminal.width - indent - width - 2)
             lines = [piece for line in lines for piece in wrapped(line, room)]
         title = terminal.look(f"{name + ':':<{width + 1}}", "bold")
-        print(f"{margin}{title} " + ("\n" + margin + " " * (width + 2)).join(lines))
+        text += [f"{margin}{title} {lines[0]}", *(margin + " " * (width + 2) + line for line in lines[1:])]
+    return text
 
 
 def wrapped(line: str, room: int) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from modelkeep.cli import _table, _terminal, _watching
-from modelkeep.cli._cache import capacity_facts
+from modelkeep.cli._capacity import capacity_facts
 from modelkeep.cli._listing import Column, Listing, size_column, time_column
 from modelkeep.cli._options import chosen
 from modelkeep.cli._output import as_json, counted, print_data, print_facts, short, size

@@ -128,6 +128,8 @@ LIST: Final[Shared] = {
         False,
     ),
 }
+#: For a command whose answer changes, and is no list.
+WATCHED: Final[Shared] = {**DATA, "watch": LIST["watch"]}
 
 
 class Verb(TyperCommand):

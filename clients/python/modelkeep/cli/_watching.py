@@ -36,7 +36,7 @@ def watch(listing: Listing[T], states: Iterator[Mapping[Any, T]], *, empty: str)
         empty: What is said where there is none.
     """
     options = chosen()
-    screen = _Screen()
+    screen = Screen()
     as_table = not (options.as_data or options.quiet or options.format is Format.NAME)
     if as_table and _terminal.stdout().moves:
         for state in states:
@@ -101,7 +101,7 @@ def poll(listing: Listing[T], fetch: Callable[[], Sequence[T]], *, empty: str) -
     show(listing, fetch(), empty=empty)
 
 
-class _Screen:
+class Screen:
     """A part of the terminal that is written anew in place."""
 
     def __init__(self) -> None:
@@ -116,6 +116,10 @@ class _Screen:
         if len(text) > room:
             hidden = len(text) - room
             text = [*text[: room - 2], terminal.look(f"… {hidden + 1} more rows", "dim"), text[-1]]
+        self.write(text)
+
+    def write(self, text: Sequence[str]) -> None:
+        """Write lines over the last ones."""
         up = f"\x1b[{self._height}A" if self._height else ""
         sys.stdout.write(up + "".join(f"\r\x1b[2K{line}\n" for line in text) + "\x1b[J")
         sys.stdout.flush()

@@ -144,6 +144,7 @@ class ModelLoad(Facade[AsyncModelLoader]):
     leases = blocking(AsyncModelLoader.leases)
     capacity = blocking(AsyncModelLoader.capacity)
     watch = iterating(AsyncModelLoader.watch)
+    watch_capacity = iterating(AsyncModelLoader.watch_capacity)
 
 
 class Client(Facade[AsyncClient]):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, get_args
 
+from modelkeep.client._capacity import watched_capacity
 from modelkeep.client._installs import MODEL_EVENT, EventBus
 from modelkeep.client._transport import Peer
 from modelkeep.client._watch import WatchFrame, events_with_progress, follow
@@ -203,6 +204,10 @@ class AsyncModelLoader:
         return follow(
             self._peer, lambda to: LoaderServiceStub(to).WatchResidents, request, events_with_progress()
         )
+
+    def watch_capacity(self) -> AsyncGenerator[WatchFrame[capacity_pb2.GetCapacityResponse]]:
+        """Budgets and bytes in use, at once and whenever they change; goes on by itself."""
+        return watched_capacity(self._peer)
 
     async def close(self) -> None:
         """End what :meth:`get_model` opened: leases of this process included."""

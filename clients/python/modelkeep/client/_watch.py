@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from modelkeep.server.v1 import watch_pb2
 
 T = TypeVar("T")
 F = TypeVar("F", bound="ServerFrame")
+M = TypeVar("M")
 
 #: A stream is opened anew after this many seconds: no call is without a deadline.
 STREAM_DEADLINE_S: Final = 3600.0
@@ -147,6 +149,13 @@ def _moved(last: dict[Any, Any], progress: Any) -> Any:
     return moved
 
 
+@dataclass(frozen=True, slots=True)
+class Away:
+    """The service has not answered for so many seconds."""
+
+    seconds: float
+
+
 async def follow(
     peer: Peer,
     method: WatchMethod[F],
@@ -168,8 +177,56 @@ async def follow(
         UnavailableException: The service was away for too long.
         ModelkeepError: Whatever a new try would not mend.
     """
-    request.bookmark_interval.CopyFrom(_BOOKMARK)
     restarted = False
+
+    def begin_anew(failure: ModelkeepError) -> bool:
+        nonlocal restarted
+        lost = isinstance(failure, ResumeTokenExpiredException | ResumeTokenForeignException)
+        if lost and request.resume_token:
+            request.resume_token, request.skip_snapshot, restarted = "", False, True
+            return True
+        request.resume_token = failure.metadata.get("resume_token") or request.resume_token
+        return False
+
+    answers = reopened(peer, method, request, mends=begin_anew, patience_s=patience_s)
+    async with contextlib.aclosing(answers):
+        async for frame in answers:
+            if isinstance(frame, Away):
+                yield WatchFrame((), "live", False, request.resume_token, away_s=frame.seconds)
+                continue
+            request.resume_token = frame.resume_token or request.resume_token
+            yield WatchFrame(
+                events=convert(frame),
+                phase="snapshot" if frame.phase == watch_pb2.WATCH_PHASE_SNAPSHOT else "live",
+                snapshot_complete=frame.snapshot_complete,
+                resume_token=request.resume_token,
+                restarted=restarted,
+            )
+            restarted = False
+
+
+async def reopened(
+    peer: Peer,
+    method: Callable[[aio.Channel], aio.UnaryStreamMultiCallable[Any, M]],
+    request: Any,
+    *,
+    mends: Callable[[ModelkeepError], bool] = lambda failure: False,
+    patience_s: float = PATIENCE_S,
+) -> AsyncGenerator[M | Away]:
+    """The answers of a stream that never ends, which is opened again when it does.
+
+    Args:
+        peer: The service.
+        method: The method, on a channel.
+        request: Its request, read at each opening; its `bookmark_interval` is set.
+        mends: Told why the stream ended; whether it has changed the request so that it can be opened at once.
+        patience_s: Seconds without any answer after which this gives up, once it has begun.
+
+    Raises:
+        UnavailableException: The service was away for too long.
+        ModelkeepError: Whatever a new try would not mend.
+    """
+    request.bookmark_interval.CopyFrom(_BOOKMARK)
     patience = PATIENCE_AT_START_S
     away_since: float | None = None
     backoff = Backoff(FIRST_DELAY_S, _LONGEST_DELAY_S)
@@ -185,31 +242,17 @@ async def follow(
                 if answer is aio.EOF:
                     failure: ModelkeepError = rpc.unreachable(peer.address, "the stream ended")
                     break
-                frame = cast(F, answer)
-                request.resume_token = frame.resume_token or request.resume_token
                 away_since, patience = None, patience_s
                 backoff.reset()
-                yield WatchFrame(
-                    events=convert(frame),
-                    phase="snapshot" if frame.phase == watch_pb2.WATCH_PHASE_SNAPSHOT else "live",
-                    snapshot_complete=frame.snapshot_complete,
-                    resume_token=request.resume_token,
-                    restarted=restarted,
-                )
-                restarted = False
+                yield cast(M, answer)
         except TimeoutError:
             failure = rpc.unreachable(peer.address, f"nothing was heard of it for {SILENCE_S:g} s")
         except aio.AioRpcError as error:
             failure = rpc.decode(error, peer.address)
-            if (
-                isinstance(failure, ResumeTokenExpiredException | ResumeTokenForeignException)
-                and request.resume_token
-            ):
-                request.resume_token, request.skip_snapshot, restarted = "", False, True
+            if mends(failure):
                 continue
             if not _passes(failure):
                 raise failure from error
-            request.resume_token = failure.metadata.get("resume_token") or request.resume_token
         finally:
             call.cancel()
         now = time.monotonic()
@@ -217,7 +260,7 @@ async def follow(
         if now - away_since > patience:
             raise failure
         if now - away_since >= AWAY_S:
-            yield WatchFrame((), "live", False, request.resume_token, away_s=now - away_since)
+            yield Away(now - away_since)
         await asyncio.sleep(backoff.next(failure.retry_after))
 
 

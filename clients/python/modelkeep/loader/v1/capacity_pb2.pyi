@@ -1,3 +1,6 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
 from modelkeep.loader.v1 import resident_pb2 as _resident_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -26,3 +29,17 @@ class GetCapacityResponse(_message.Message):
     lease_count: int
     queued_count: int
     def __init__(self, tiers: _Optional[_Iterable[_Union[_resident_pb2.TierCapacity, _Mapping]]] = ..., devices: _Optional[_Iterable[str]] = ..., boot_id: _Optional[str] = ..., socket_path: _Optional[str] = ..., lease_count: _Optional[int] = ..., queued_count: _Optional[int] = ...) -> None: ...
+
+class WatchCapacityRequest(_message.Message):
+    __slots__ = ("bookmark_interval", "min_interval")
+    BOOKMARK_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    MIN_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    bookmark_interval: _duration_pb2.Duration
+    min_interval: _duration_pb2.Duration
+    def __init__(self, bookmark_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., min_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class WatchCapacityResponse(_message.Message):
+    __slots__ = ("capacity",)
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    capacity: GetCapacityResponse
+    def __init__(self, capacity: _Optional[_Union[GetCapacityResponse, _Mapping]] = ...) -> None: ...

@@ -108,6 +108,11 @@ class LoaderServiceStub:
                 request_serializer=modelkeep_dot_loader_dot_v1_dot_capacity__pb2.GetCapacityRequest.SerializeToString,
                 response_deserializer=modelkeep_dot_loader_dot_v1_dot_capacity__pb2.GetCapacityResponse.FromString,
                 _registered_method=True)
+        self.WatchCapacity = channel.unary_stream(
+                '/modelkeep.loader.v1.LoaderService/WatchCapacity',
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_capacity__pb2.WatchCapacityRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_capacity__pb2.WatchCapacityResponse.FromString,
+                _registered_method=True)
 
 
 class LoaderServiceServicer:
@@ -248,6 +253,14 @@ class LoaderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchCapacity(self, request, context):
+        """Streams what GetCapacity answers: at once, and again whenever it has changed, within a second or
+        `min_interval` if that is longer. There is no history, and nothing to resume: each frame is all there is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LoaderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -310,6 +323,11 @@ def add_LoaderServiceServicer_to_server(servicer, server):
                     servicer.GetCapacity,
                     request_deserializer=modelkeep_dot_loader_dot_v1_dot_capacity__pb2.GetCapacityRequest.FromString,
                     response_serializer=modelkeep_dot_loader_dot_v1_dot_capacity__pb2.GetCapacityResponse.SerializeToString,
+            ),
+            'WatchCapacity': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchCapacity,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_capacity__pb2.WatchCapacityRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_capacity__pb2.WatchCapacityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -646,6 +664,33 @@ class LoaderService:
             '/modelkeep.loader.v1.LoaderService/GetCapacity',
             modelkeep_dot_loader_dot_v1_dot_capacity__pb2.GetCapacityRequest.SerializeToString,
             modelkeep_dot_loader_dot_v1_dot_capacity__pb2.GetCapacityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchCapacity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/modelkeep.loader.v1.LoaderService/WatchCapacity',
+            modelkeep_dot_loader_dot_v1_dot_capacity__pb2.WatchCapacityRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_capacity__pb2.WatchCapacityResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -123,6 +123,10 @@ class LoaderServiceStub:
     """
     GetCapacity: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.GetCapacityRequest, _capacity_pb2.GetCapacityResponse]
     """Tells what fits: budgets and bytes of every tier."""
+    WatchCapacity: _grpc.UnaryStreamMultiCallable[_capacity_pb2.WatchCapacityRequest, _capacity_pb2.WatchCapacityResponse]
+    """Streams what GetCapacity answers: at once, and again whenever it has changed, within a second or
+    `min_interval` if that is longer. There is no history, and nothing to resume: each frame is all there is.
+    """
 
 @_typing.type_check_only
 class LoaderServiceAsyncStub(LoaderServiceStub):
@@ -215,6 +219,10 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     """
     GetCapacity: _aio.UnaryUnaryMultiCallable[_capacity_pb2.GetCapacityRequest, _capacity_pb2.GetCapacityResponse]  # type: ignore[assignment]
     """Tells what fits: budgets and bytes of every tier."""
+    WatchCapacity: _aio.UnaryStreamMultiCallable[_capacity_pb2.WatchCapacityRequest, _capacity_pb2.WatchCapacityResponse]  # type: ignore[assignment]
+    """Streams what GetCapacity answers: at once, and again whenever it has changed, within a second or
+    `min_interval` if that is longer. There is no history, and nothing to resume: each frame is all there is.
+    """
 
 class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
     """Holds weights once per host and lends them to worker processes without copies, under leases that die
@@ -376,5 +384,15 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_capacity_pb2.GetCapacityResponse, _abc.Awaitable[_capacity_pb2.GetCapacityResponse]]:
         """Tells what fits: budgets and bytes of every tier."""
+
+    @_abc_1.abstractmethod
+    def WatchCapacity(
+        self,
+        request: _capacity_pb2.WatchCapacityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_capacity_pb2.WatchCapacityResponse], _abc.AsyncIterator[_capacity_pb2.WatchCapacityResponse]]:
+        """Streams what GetCapacity answers: at once, and again whenever it has changed, within a second or
+        `min_interval` if that is longer. There is no history, and nothing to resume: each frame is all there is.
+        """
 
 def add_LoaderServiceServicer_to_server(servicer: LoaderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
