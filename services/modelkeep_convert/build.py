@@ -27,7 +27,7 @@ def build(wanted: Build, descriptors: list[int], progress: Callable[[int], None]
     layout = weightfile.lay_out(parts.tensors, {"format": "pt", "modelkeep": parts.manifest.to_json()})
     memory = sealed.create(wanted.name, layout.size_bytes)
     try:
-        _write(memory, 0, layout.head)
+        sealed.write(memory, 0, layout.head)
         for tensor in layout.tensors:
             data = parts.read(tensor)
             if data.nbytes != tensor.size_bytes:  # it would lie over its neighbour
@@ -36,17 +36,10 @@ def build(wanted: Build, descriptors: list[int], progress: Callable[[int], None]
                     metadata={"detail": f"size of {tensor.name}"},
                     remedy="Fetch config.json and the weights anew, both of one model.",
                 )
-            _write(memory, tensor.begin, data)
+            sealed.write(memory, tensor.begin, data)
             progress(tensor.end)
         sealed.seal(memory)
     except BaseException:
         os.close(memory)
         raise
     return memory
-
-
-def _write(fd: int, position: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(fd, view, position)
-        view, position = view[count:], position + count

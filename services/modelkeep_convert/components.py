@@ -30,7 +30,7 @@ from modelkeep.exceptions import InvalidModelException
 from modelkeep.headers import Tensor
 from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import resolve_class
-from modelkeep.worker.manifest import Manifest
+from modelkeep.worker.manifest import Kind, Manifest
 from modelkeep.worker.shell import DTYPES, build_module, without_weights
 from modelkeep_convert import sealed, vaeconfig
 from modelkeep_convert.request import Build
@@ -65,8 +65,10 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
     Raises:
         InvalidModelException: The class is not allowed, or the files do not fit it.
     """
-    cls = resolve_class(wanted.library, wanted.class_name)
     sources = _open(wanted, descriptors)
+    if wanted.kind == Kind.STATE_DICT:
+        return _state_dict(wanted, sources)
+    cls = resolve_class(wanted.library, wanted.class_name)
     if wanted.config is None:
         config, names = _single_file_vae(wanted, sources)
     else:
@@ -203,6 +205,22 @@ def _from_sources(
         return _bytes_of(value.to(dtype) if value.is_floating_point() else value)
 
     return Parts(_manifest(wanted, config, {}, list(buffers), list(transient)), tensors, read)
+
+
+def _state_dict(wanted: Build, sources: Mapping[str, _Source]) -> Parts:
+    """The tensors of the files, and nothing else."""
+    dtype = DTYPES[wanted.precision]
+
+    def code(source: _Source) -> str:
+        own = source.code()
+        return _CODES[dtype] if wanted.cast and FILE_DTYPES[own].is_float else own
+
+    def read(tensor: Tensor) -> memoryview:
+        value = sources[tensor.name].read()
+        return _bytes_of(value.to(dtype) if wanted.cast and value.is_floating_point() else value)
+
+    tensors = [Tensor(name, code(source), tuple(source.shape())) for name, source in sources.items()]
+    return Parts(Manifest("", "", {}, wanted.precision, {}, (), (), Kind.STATE_DICT), tensors, read)
 
 
 def _from_module(wanted: Build, config: Mapping[str, Any], module: torch.nn.Module) -> Parts:

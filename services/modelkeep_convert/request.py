@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from modelkeep.worker.manifest import Kind
+
 #: Files of one request: most descriptors that the kernel passes with one message.
 MAX_FILES: Final = 253
 
@@ -23,6 +25,8 @@ class Build:
         scaling_factor: What the record says, or None; for a single-file VAE.
         overrides: Entries of the configuration that the record changes.
         name: What the memory is called in /proc; for people.
+        kind: A module, or a state dict: the files' tensors and nothing else.
+        cast: Whether floating-point tensors are brought to `precision`; otherwise each stays what it is.
     """
 
     library: str
@@ -34,3 +38,5 @@ class Build:
     scaling_factor: float | None
     overrides: dict[str, Any]
     name: str
+    kind: Kind = Kind.MODULE
+    cast: bool = True

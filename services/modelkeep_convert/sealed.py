@@ -47,6 +47,14 @@ def create(name: str, size_bytes: int) -> int:
     return fd
 
 
+def write(fd: int, position: int, data: bytes | memoryview) -> None:
+    """Write all of it at a position."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, position)
+        view, position = view[count:], position + count
+
+
 def seal(fd: int) -> None:
     """Freeze contents and size for ever. No writable shared mapping may exist."""
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, ALL_SEALS)

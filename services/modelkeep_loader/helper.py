@@ -31,12 +31,13 @@ from modelkeep.exceptions import (
     RamExhaustedException,
 )
 from modelkeep.headers import read_header
-from modelkeep.worker.manifest import METADATA_KEY, Manifest
+from modelkeep.worker.manifest import METADATA_KEY, Kind, Manifest
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_convert import frames, sealed
 from modelkeep_convert.request import Build
 from modelkeep_loader.domain.components import BuildProgress, Built, Plan, Stage, refuse_changed
 from modelkeep_loader.domain.digests import verify
+from modelkeep_loader.objects import pack
 from modelkeep_loader.tiers.ram import SealedMemory
 
 _log = logging.getLogger(__name__)
@@ -120,6 +121,9 @@ class Helper:
 
     async def build(self, plan: Plan, progress: BuildProgress) -> Built:
         """See :class:`modelkeep_loader.domain.components.Builder`."""
+        if plan.kind is Kind.OBJECT:
+            progress(Stage.READING, 0)
+            return await asyncio.to_thread(self._pack, plan)
         async with self._turn:
             if self._idle is not None:
                 self._idle.cancel()
@@ -148,7 +152,9 @@ class Helper:
             base=plan.model.base,
             scaling_factor=plan.scaling_factor,
             overrides=dict(plan.overrides),
-            name=f"modelkeep:{plan.id[:12]}:{plan.class_name}",
+            name=f"modelkeep:{plan.id[:12]}:{plan.class_name or plan.kind}",
+            kind=plan.kind,
+            cast=plan.cast,
         )
         stop = threading.Event()
         verifying = asyncio.create_task(asyncio.to_thread(verify, plan, descriptors, stop.is_set))
@@ -176,6 +182,14 @@ class Helper:
         error = answer["error"]
         cls = BY_REASON.get(error["reason"], InvalidModelException)
         raise cls(error["message"], metadata={"path": str(plan.model.location), **error["metadata"]})
+
+    def _pack(self, plan: Plan) -> Built:
+        """What needs no library, and so not the process."""
+        descriptors = self._open(plan)
+        try:
+            return _accept([pack(plan, descriptors)], plan, descriptors)
+        finally:
+            _close_all(descriptors)
 
     def _open(self, plan: Plan) -> list[int]:
         opened: list[int] = []

@@ -251,7 +251,7 @@ async def test_a_thread_that_makes_modules_without_weights_leaves_those_of_other
 async def test_libraries_are_quiet_in_the_thread_that_makes_a_shell_and_in_no_other() -> None:
     from diffusers.utils import logging as library
 
-    from modelkeep.worker.shell import _quiet
+    from modelkeep.worker.shell import quiet
 
     said: list[str] = []
     handler = logging.Handler()
@@ -259,7 +259,7 @@ async def test_libraries_are_quiet_in_the_thread_that_makes_a_shell_and_in_no_ot
     log = library.get_logger("diffusers.configuration_utils")
     library.add_handler(handler)
     try:
-        with ThreadPoolExecutor(1) as other, _quiet():
+        with ThreadPoolExecutor(1) as other, quiet():
             log.warning("of this thread")
             log.error("an error")
             other.submit(log.warning, "of another thread").result()

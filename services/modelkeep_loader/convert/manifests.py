@@ -8,8 +8,9 @@ from weakref import WeakKeyDictionary
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.loader.v1 import hold_pb2, load_pb2, resident_pb2
+from modelkeep.worker.manifest import Kind
 from modelkeep_common.wire import clamped_int
-from modelkeep_loader.convert.words import PRECISION_OF, ref_message, wire_text
+from modelkeep_loader.convert.words import KINDS, PRECISION_OF, ref_message, wire_text
 from modelkeep_loader.domain.components import Plan, Resident
 from modelkeep_loader.domain.demand import Demand
 
@@ -63,6 +64,7 @@ def _outline(plan: Plan, size_bytes: int) -> resident_pb2.ComponentManifest:
         precision=PRECISION_OF[plan.precision],
         device=plan.device,
         file_size_bytes=clamped_int(size_bytes),
+        kind=KINDS[plan.kind],
     )
 
 
@@ -91,6 +93,7 @@ def _contents_of(resident: Resident) -> resident_pb2.ComponentManifest:
 
 
 def _describe(manifest: resident_pb2.ComponentManifest, plan: Plan, index: int) -> None:
+    is_object = plan.kind is Kind.OBJECT
     manifest.MergeFrom(
         resident_pb2.ComponentManifest(
             component=ref_message(plan.ref),
@@ -100,5 +103,6 @@ def _describe(manifest: resident_pb2.ComponentManifest, plan: Plan, index: int) 
             name=plan.model.name,
             base=plan.model.base,
             type=f"MODEL_TYPE_{plan.model.type.upper()}",
+            object_paths=[wire_text(str(file.path)) for file in plan.files] if is_object else (),
         )
     )

@@ -8,6 +8,7 @@ from modelkeep.exceptions import ModelkeepError
 from modelkeep.loader.v1 import resident_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.server.v1 import job_pb2
+from modelkeep.worker.manifest import Kind
 from modelkeep_common.wire import clamped_int, to_timestamp
 from modelkeep_loader.domain.components import ComponentRef, Resident, Stage
 
@@ -18,7 +19,16 @@ PRECISIONS = {
     resident_pb2.PRECISION_FLOAT16: "float16",
     resident_pb2.PRECISION_BFLOAT16: "bfloat16",
 }
-PRECISION_OF = {name: value for value, name in PRECISIONS.items() if value}
+#: An object has no weights, and so none.
+PRECISION_OF = {
+    "": resident_pb2.PRECISION_UNSPECIFIED,
+    **{name: value for value, name in PRECISIONS.items() if value},
+}
+KINDS = {
+    Kind.MODULE: resident_pb2.MANIFEST_KIND_MODULE,
+    Kind.STATE_DICT: resident_pb2.MANIFEST_KIND_STATE_DICT,
+    Kind.OBJECT: resident_pb2.MANIFEST_KIND_OBJECT,
+}
 STAGES = {
     Stage.QUEUED: resident_pb2.RESIDENT_STATE_QUEUED,
     Stage.READING: resident_pb2.RESIDENT_STATE_READING,

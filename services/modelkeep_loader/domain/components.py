@@ -17,6 +17,7 @@ from modelkeep.exceptions import (
     ModelNotFoundException,
 )
 from modelkeep.headers import Tensor
+from modelkeep.worker.manifest import Kind
 
 #: Names of one component that are remembered.
 _MOST_REFS: Final = 256
@@ -142,13 +143,17 @@ class Plan:
         library, class_name: The module class.
         config: The class's configuration; None if it has to be inferred (single-file VAE).
         overrides: Entries of the configuration that the record changes.
-        precision: Never "auto".
-        files: The weight files.
+        precision: Never "auto"; empty for an object.
+        files: The weight files; of an object, what it is made of.
         digests: BLAKE3 of each, in hexadecimal, and when it was read; of what is too large to be read: none.
         scaling_factor: What the record says; for a single-file VAE.
         size_bytes: Estimate of the memory it will take.
         model: For callers.
         device: What it is for.
+        kind: What it is to its worker.
+        cast: Whether floating-point tensors are brought to `precision`; otherwise each stays what it is.
+        names: Of the files, as the model has them.
+        texts: Further files of an object: name → contents.
     """
 
     ref: ComponentRef
@@ -165,6 +170,10 @@ class Plan:
     size_bytes: int
     model: ModelFacts
     device: str = CPU
+    kind: Kind = Kind.MODULE
+    cast: bool = True
+    names: tuple[str, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def display_name(self) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from modelkeep.exceptions import InvalidModelException, ModelNotFoundException
 from modelkeep.headers import Allowance, Header
 from modelkeep.quantised import refuse_quantised
 from modelkeep.worker.classes import KEPT_IN_FLOAT32
+from modelkeep.worker.manifest import Kind
 from modelkeep_common.wire import clamped_int
 from modelkeep_convert.weightfile import cast_bytes, main_float_code
 from modelkeep_loader.domain.components import (
@@ -33,7 +35,9 @@ from modelkeep_loader.domain.components import (
     signature_of,
 )
 from modelkeep_loader.domain.digests import Digester, Reading
-from modelkeep_loader.domain.find import INDEX_NAMES, Finder, Found
+from modelkeep_loader.domain.find import Finder
+from modelkeep_loader.domain.folders import INDEX_NAMES
+from modelkeep_loader.domain.found import Found
 from modelkeep_loader.domain.listing import refuse_other
 from modelkeep_loader.domain.records import FileFacts, Record, Records
 
@@ -73,12 +77,21 @@ class _Draft(NamedTuple):
     """A plan before it has an identity."""
 
     found: Found
-    headers: list[Header]
     files: list[SourceFile]
     claims: list[FileFacts | None]
     precision: str
+    cast: bool
     size_bytes: int
     marks: dict[Path, str]
+
+
+class _Weighed(NamedTuple):
+    """What a look at a component's files says."""
+
+    statuses: list[os.stat_result]
+    precision: str
+    cast: bool
+    size_bytes: int
 
 
 class Planner:
@@ -94,7 +107,7 @@ class Planner:
         self._records = records
         self._finder = finder
         self._budget = budget_bytes
-        self._digester = Digester(finder.open)
+        self._digester = Digester(finder.files.open)
         self._kept: OrderedDict[ComponentRef, _Kept] = OrderedDict()
         self._kept_weight = 0
 
@@ -182,7 +195,7 @@ class Planner:
             # make of it is lent as their file, and as no other.
             contents.append(known.blake3 if file.is_ours else [file.signature, known.blake3])
         scaling = record.config.get("scaling_factor") if found.config is None else None
-        identity = [
+        identity: list[object] = [
             LAYOUT_VERSION,
             contents,
             found.library,
@@ -192,6 +205,9 @@ class Planner:
             draft.precision,
             CPU,
         ]
+        if found.kind is not Kind.MODULE:
+            # Without a configuration, names are what tells one file from another.
+            identity += [found.kind, draft.cast, [name for name, _ in found.files], found.texts]
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         plan = Plan(
             ref=ref,
@@ -208,6 +224,10 @@ class Planner:
             size_bytes=draft.size_bytes,
             model=ModelFacts(record.name, record.base, record.type, found.location, record.hash),
             device=CPU,
+            kind=found.kind,
+            cast=draft.cast,
+            names=tuple(name for name, _ in found.files),
+            texts=found.texts,
         )
         weight = _PLAN_BYTES + len(text) + 200 * len(draft.marks)
         return _Kept(record, vae[1] if vae is not None else None, plan, draft.marks, weight)
@@ -258,30 +278,46 @@ class Planner:
             other = self._finder.ground(record, *vae) if vae is not None else None
             own = self._finder.ground(record, record.path, record, files)
             found = self._finder.find(ref, record, own, other)
-            left = Allowance()
-            headers = [(name, path, *self._finder.read_header(path, left)) for name, path in found.files]
-            for _, _, header, _ in headers:
-                refuse_quantised(header)
+            weighed = self._weigh(ref, found)
         except FileNotFoundError as error:
             raise _gone(record, Path(str(error.filename)), place) from None
         except OSError as error:
             raise _unreadable(record, place, error) from None
-        precision = ref.precision
-        if precision == "auto":
-            precision = _own_precision([header for _, _, header, _ in headers])
-        kept = KEPT_IN_FLOAT32.get(found.class_name, ())
-        # Sparse files may claim more together than the wire can say.
-        size = clamped_int(
-            4096
-            + sum(
-                cast_bytes(header, precision, kept) + 160 * len(header.tensors) for _, _, header, _ in headers
-            )
-        )
-        sources = [SourceFile.of(path, record.name, status) for _, path, _, status in headers]
+        sources = [
+            SourceFile.of(path, record.name, status)
+            for (_, path), status in zip(found.files, weighed.statuses, strict=True)
+        ]
         for (name, path), file in zip(found.files, sources, strict=True):
             marks[component if path == found.location else component / name] = file.signature
-        claims = [found.listing.claim(name, status) for name, _, _, status in headers]
-        return _Draft(found, [entry[2] for entry in headers], sources, claims, precision, size, marks)
+        claims = [
+            found.listing.claim(name, status)
+            for (name, _), status in zip(found.files, weighed.statuses, strict=True)
+        ]
+        return _Draft(found, sources, claims, weighed.precision, weighed.cast, weighed.size_bytes, marks)
+
+    def _weigh(self, ref: ComponentRef, found: Found) -> _Weighed:
+        """Look at the files that were found: what they are, and what they will take."""
+        if found.kind is Kind.OBJECT:
+            statuses = [self._finder.files.status(path) for _, path in found.files]
+            texts = sum(len(text.encode()) for text in found.texts.values())
+            size = 4096 + 1024 * len(statuses) + sum(status.st_size for status in statuses) + texts
+            return _Weighed(statuses, "", False, clamped_int(size))
+        left = Allowance()
+        looks = [self._finder.files.header(path, left) for _, path in found.files]
+        headers = [header for header, _ in looks]
+        for header in headers:
+            refuse_quantised(header)
+        precision = ref.precision if ref.precision != "auto" else _own_precision(headers)
+        # What has no class has none that its tensors must suit.
+        cast = found.kind is Kind.MODULE or ref.precision != "auto"
+        kept = KEPT_IN_FLOAT32.get(found.class_name, ())
+        size = 4096 + sum(
+            160 * len(header.tensors)
+            + (cast_bytes(header, precision, kept) if cast else header.size_bytes - header.header_bytes)
+            for header in headers
+        )
+        # Sparse files may claim more together than the wire can say.
+        return _Weighed([status for _, status in looks], precision, cast, clamped_int(size))
 
 
 def _has_others_vae(ref: ComponentRef, record: Record) -> bool:

@@ -27,7 +27,7 @@ def install(path: Path) -> Names:
 
 def loader(path: Path) -> Names:
     finder = Finder(path.parent, lambda: None, AllowedRoots([path.parent], data_dir=Path("/nowhere")))
-    return dict(finder.read_header(path)[0])
+    return dict(finder.files.header(path)[0])
 
 
 def library(path: Path) -> Names:

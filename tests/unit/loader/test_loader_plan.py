@@ -86,12 +86,12 @@ async def test_shards_and_variants_are_found(planner: Planner, shelf: Shelf, tmp
     ("submodel", "error"),
     [
         ("", SubmodelRequiredException),
-        ("scheduler", InvalidModelException),
+        ("scheduler", ModelNotFoundException),
         ("safety_checker", UnknownSubmodelException),
         ("transformer", UnknownSubmodelException),
     ],
 )
-async def test_a_main_model_lends_only_components_with_weights(
+async def test_a_main_model_lends_only_components_that_it_has(
     planner: Planner, shelf: Shelf, tmp_path: Path, submodel: str, error: type[Exception]
 ) -> None:
     pipeline(tmp_path / "models" / "one")

@@ -243,6 +243,8 @@ def _state(resident: resident_pb2.Resident) -> str:
 def _precision(resident: resident_pb2.Resident) -> str:
     from modelkeep.loader.v1 import resident_pb2
 
+    if not resident.precision:  # an object: it has no weights
+        return ""
     return short(resident_pb2.Precision.Name(resident.precision), "PRECISION_")
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
-import torch
 
 from modelkeep.exceptions import ModelkeepError
 from modelkeep.loader.v1 import hold_pb2, loader_service_pb2_grpc
@@ -27,7 +26,7 @@ class Hold:
 
     Attributes:
         grant: What the loader granted.
-        modules: The attached modules, in the order asked for.
+        modules: What was attached, in the order asked for: modules, dicts of tensors, objects.
         lost: Why the lease ended before it was released, or "". The modules work all the same: their
             memory stays with the process that maps it.
     """
@@ -38,7 +37,7 @@ class Hold:
         call: Any,
         grant: hold_pb2.Grant,
         connection: socket.socket,
-        modules: list[torch.nn.Module],
+        modules: list[Any],
     ) -> None:
         self.grant = grant
         self.modules = modules

@@ -20,7 +20,8 @@ import torch
 from safetensors import safe_open
 
 from modelkeep.exceptions import InvalidModelException
-from modelkeep.worker.manifest import METADATA_KEY, Manifest
+from modelkeep.worker.manifest import METADATA_KEY, Kind, Manifest
+from modelkeep.worker.objects import build_object
 from modelkeep.worker.shell import empty_module
 
 #: What most attributes of modules are.
@@ -42,15 +43,17 @@ def _no_collection() -> Iterator[None]:
 
 
 @_no_collection()
-def attach(descriptor: int) -> torch.nn.Module:
-    """Build the module whose weights are the lent memory behind a descriptor.
+def attach(descriptor: int) -> Any:
+    """Build what the lent memory behind a descriptor is: a module, mostly.
 
     Args:
         descriptor: Open descriptor of a lent safetensors file. It may be closed afterwards.
 
     Returns:
-        The module, in evaluation mode, on the CPU, without gradients. Its parameters are read from
+        A module, in evaluation mode, on the CPU, without gradients. Its parameters are read from
         the lent memory; its buffers are own copies, since modules may change those while they run.
+        Or a dict of tensors that are read from the lent memory (LoRAs and the like); or an object without
+        weights: a tokenizer, a scheduler, an image processor.
 
     Raises:
         InvalidModelException: The file has no manifest, or does not fit the class that it names.
@@ -58,6 +61,10 @@ def attach(descriptor: int) -> torch.nn.Module:
     with _open(descriptor) as file:
         manifest = _manifest_in(file)
         tensors: Mapping[str, torch.Tensor] = file.get_tensors()
+    if manifest.kind is Kind.STATE_DICT:
+        return dict(tensors)
+    if manifest.kind is Kind.OBJECT:
+        return build_object(manifest, tensors)
     module: torch.nn.Module = empty_module(manifest)
     owners = dict(module.named_modules())
     buffers, transient = set(manifest.buffers), set(manifest.transient_buffers)

@@ -23,6 +23,8 @@ _ATTENTION_KEYS: Final = ("attn_implementation", "_attn_implementation")
 #: Entries of a list, and characters of a word.
 _MAX_ENTRIES: Final = 64
 _MAX_WORD: Final = 200
+#: Entries of a list that has one for each step of a schedule; there are a thousand steps, mostly.
+_MAX_STEPS: Final = 10_000
 #: The largest size of any kind, and those that have another bound. The widest published layers have some
 #: ten thousand features, the deepest models some hundred layers.
 _MAX_SIZE: Final = 1 << 20
@@ -119,7 +121,17 @@ def checked_config(class_name: str, config: Mapping[str, Any], path: Path) -> di
     return taken
 
 
-def _check(key: str, value: object, path: Path, levels: int) -> None:
+def check_settings(settings: Mapping[str, Any], path: Path) -> None:
+    """The settings of a scheduler: within reason, since it makes tables of such sizes.
+
+    Raises:
+        InvalidModelException: One is not; it is named.
+    """
+    for key, value in settings.items():
+        _check(key, value, path, levels=2, entries=_MAX_STEPS)
+
+
+def _check(key: str, value: object, path: Path, levels: int, entries: int = _MAX_ENTRIES) -> None:
     if value is None or isinstance(value, bool):
         return
     if isinstance(value, int):
@@ -133,10 +145,10 @@ def _check(key: str, value: object, path: Path, levels: int) -> None:
         if len(value) > _MAX_WORD:
             _bad(path, f"{key} is a word of {len(value):,} characters")
     elif isinstance(value, (list, tuple)) and levels:
-        if len(value) > _MAX_ENTRIES:
-            _bad(path, f"{key} has {len(value):,} entries, more than the {_MAX_ENTRIES} that models have")
+        if len(value) > entries:
+            _bad(path, f"{key} has {len(value):,} entries, more than the {entries:,} that models have")
         for entry in value:
-            _check(key, entry, path, levels - 1)
+            _check(key, entry, path, levels - 1, entries)
     else:
         _bad(path, f"{key} is neither a number, nor a word, nor a list of them")
 

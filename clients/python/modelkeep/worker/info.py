@@ -83,7 +83,7 @@ class ModelInfo:
         base_model: Its family; a plain string where this version does not know it.
         type: The component of a main model, else the model's type.
         location: Absolute path of the model's files on the loader's host.
-        precision: Data type of the weights.
+        precision: Data type of the weights; None for what has none: tokenizers, schedulers.
         hash: Hash of the model as its record has it.
         device: Where the weights are.
     """
@@ -94,7 +94,7 @@ class ModelInfo:
     base_model: BaseModelType | str
     type: ModelType | SubModelType
     location: Path
-    precision: torch.dtype
+    precision: torch.dtype | None
     hash: str
     device: torch.device
 

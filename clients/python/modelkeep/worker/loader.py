@@ -152,7 +152,7 @@ class ModelLoader:
             base_model=_base(manifest.base),
             type=_type(component, manifest),
             location=Path(manifest.location),
-            precision=_DTYPES[manifest.precision],
+            precision=_DTYPES.get(manifest.precision),
             hash=manifest.hash,
             device=torch.device(manifest.device),
         )

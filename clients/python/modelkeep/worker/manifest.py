@@ -7,6 +7,7 @@ safetensors header itself.
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,19 +21,30 @@ METADATA_KEY: Final = "modelkeep"
 MANIFEST_VERSION: Final = 1
 
 
+class Kind(enum.StrEnum):
+    """What a component is to the worker that gets it."""
+
+    MODULE = "module"
+    #: Named tensors, and nothing else.
+    STATE_DICT = "state_dict"
+    #: What its library makes from a few files, each of which is one tensor of bytes under the file's name.
+    OBJECT = "object"
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """How to put the tensors together.
 
     Attributes:
-        library: "diffusers" or "transformers".
-        class_name: Class of the module.
-        config: The class's configuration, as its library writes it.
+        library: "diffusers", "transformers", or a pipeline's folder in diffusers; "" for a state dict.
+        class_name: Class of the module or object; "" for a state dict.
+        config: The class's configuration, as its library writes it; of an object, what goes before its files.
         precision: "float32", "float16" or "bfloat16": what was asked for. A few tensors may be
             wider where the library keeps them in float32.
         aliases: Further name → name in the file, for tied weights.
         buffers: Names of tensors that are buffers; the others are parameters.
         transient_buffers: Those of `buffers` that are not part of the module's state dict.
+        kind: Module, state dict or object.
     """
 
     library: str
@@ -42,6 +54,7 @@ class Manifest:
     aliases: Mapping[str, str]
     buffers: tuple[str, ...]
     transient_buffers: tuple[str, ...]
+    kind: Kind = Kind.MODULE
 
     def to_json(self) -> str:
         """The text that :meth:`from_json` reads."""
@@ -55,6 +68,7 @@ class Manifest:
                 "aliases": dict(self.aliases),
                 "buffers": list(self.buffers),
                 "transient_buffers": list(self.transient_buffers),
+                "kind": self.kind,
             },
             separators=(",", ":"),
             sort_keys=True,
@@ -82,6 +96,7 @@ class Manifest:
                 aliases=dict(raw["aliases"]),
                 buffers=tuple(raw["buffers"]),
                 transient_buffers=tuple(raw["transient_buffers"]),
+                kind=Kind(raw.get("kind", Kind.MODULE)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModelException(f"The lent weights have no readable manifest: {error}.") from None

@@ -122,7 +122,7 @@ def empty_module(manifest: Manifest) -> Any:
             _shells.move_to_end(key)
     if kept:
         return pickle.loads(kept)  # made by this very process a few lines below
-    with _quiet(), without_weights():
+    with quiet(), without_weights():
         module = build_module(
             manifest.library, manifest.class_name, manifest.config, DTYPES[manifest.precision]
         )
@@ -137,7 +137,7 @@ def empty_module(manifest: Manifest) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Libraries warn about configuration keys of other versions; from_pretrained keeps that quiet too.
 
     For this thread only. Their verbosity is the whole process's, and setting it takes a millisecond, since

@@ -39,6 +39,13 @@ class ResidentState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RESIDENT_STATE_EVICTING: _ClassVar[ResidentState]
     RESIDENT_STATE_FAILED: _ClassVar[ResidentState]
 
+class ManifestKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MANIFEST_KIND_UNSPECIFIED: _ClassVar[ManifestKind]
+    MANIFEST_KIND_MODULE: _ClassVar[ManifestKind]
+    MANIFEST_KIND_STATE_DICT: _ClassVar[ManifestKind]
+    MANIFEST_KIND_OBJECT: _ClassVar[ManifestKind]
+
 class LeaseEnd(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     LEASE_END_UNSPECIFIED: _ClassVar[LeaseEnd]
@@ -72,6 +79,10 @@ RESIDENT_STATE_CONVERTING: ResidentState
 RESIDENT_STATE_RESIDENT: ResidentState
 RESIDENT_STATE_EVICTING: ResidentState
 RESIDENT_STATE_FAILED: ResidentState
+MANIFEST_KIND_UNSPECIFIED: ManifestKind
+MANIFEST_KIND_MODULE: ManifestKind
+MANIFEST_KIND_STATE_DICT: ManifestKind
+MANIFEST_KIND_OBJECT: ManifestKind
 LEASE_END_UNSPECIFIED: LeaseEnd
 LEASE_END_RELEASED: LeaseEnd
 LEASE_END_EXPIRED: LeaseEnd
@@ -165,7 +176,7 @@ class TensorAlias(_message.Message):
     def __init__(self, name: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
 
 class ComponentManifest(_message.Message):
-    __slots__ = ("component", "resident_id", "class_name", "library", "config_json", "precision", "device", "file_size_bytes", "tensors", "aliases", "descriptor_index", "location", "hash", "name", "base", "type")
+    __slots__ = ("component", "resident_id", "class_name", "library", "config_json", "precision", "device", "file_size_bytes", "tensors", "aliases", "descriptor_index", "location", "hash", "name", "base", "type", "kind", "object_paths")
     COMPONENT_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_ID_FIELD_NUMBER: _ClassVar[int]
     CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -182,6 +193,8 @@ class ComponentManifest(_message.Message):
     NAME_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_PATHS_FIELD_NUMBER: _ClassVar[int]
     component: ComponentRef
     resident_id: str
     class_name: str
@@ -198,7 +211,9 @@ class ComponentManifest(_message.Message):
     name: str
     base: str
     type: _taxonomy_pb2.ModelType
-    def __init__(self, component: _Optional[_Union[ComponentRef, _Mapping]] = ..., resident_id: _Optional[str] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., config_json: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., file_size_bytes: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., aliases: _Optional[_Iterable[_Union[TensorAlias, _Mapping]]] = ..., descriptor_index: _Optional[int] = ..., location: _Optional[str] = ..., hash: _Optional[str] = ..., name: _Optional[str] = ..., base: _Optional[str] = ..., type: _Optional[_Union[_taxonomy_pb2.ModelType, str]] = ...) -> None: ...
+    kind: ManifestKind
+    object_paths: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, component: _Optional[_Union[ComponentRef, _Mapping]] = ..., resident_id: _Optional[str] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., config_json: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., file_size_bytes: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., aliases: _Optional[_Iterable[_Union[TensorAlias, _Mapping]]] = ..., descriptor_index: _Optional[int] = ..., location: _Optional[str] = ..., hash: _Optional[str] = ..., name: _Optional[str] = ..., base: _Optional[str] = ..., type: _Optional[_Union[_taxonomy_pb2.ModelType, str]] = ..., kind: _Optional[_Union[ManifestKind, str]] = ..., object_paths: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Holder(_message.Message):
     __slots__ = ("pid", "uid", "label", "principal")

@@ -1,0 +1,98 @@
+"""Files of models, opened beneath the allowed roots and read within bounds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from modelkeep.contents import BEGINNING_BYTES, PICKLE_SUFFIXES, Kind, content_of
+from modelkeep.exceptions import InvalidModelException, UnsafeFormatException
+from modelkeep.headers import Allowance, Header, read_header
+from modelkeep.modeljson import MAX_CONFIG_BYTES, read_object
+from modelkeep_common.paths import AllowedRoots
+from modelkeep_loader.domain.listing import Listing
+
+
+class Files:
+    """Opens and reads them.
+
+    Args:
+        roots: Everything that may be read.
+    """
+
+    def __init__(self, roots: AllowedRoots) -> None:
+        self.roots = roots
+
+    @contextlib.contextmanager
+    def open(self, path: Path) -> Iterator[int]:
+        """Open a regular file for reading.
+
+        Raises:
+            InvalidModelException: It is none.
+            ForbiddenPathException, OSError: As :meth:`AllowedRoots.open_beneath` says.
+        """
+        # O_NONBLOCK: opening a FIFO without a writer would wait for ever
+        fd = self.roots.open_beneath(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise InvalidModelException(
+                    f"{path.name} is not a regular file.",
+                    metadata={"path": str(path), "detail": "not a regular file"},
+                    remedy="Put the model's file in its place, or install the model anew.",
+                )
+            yield fd
+        finally:
+            os.close(fd)
+
+    def status(self, path: Path) -> os.stat_result:
+        """A regular file's status."""
+        with self.open(path) as fd:
+            return os.fstat(fd)
+
+    def header(self, path: Path, allowance: Allowance | None = None) -> tuple[Header, os.stat_result]:
+        """A weight file's header and status, both of one descriptor."""
+        with self.open(path) as fd:
+            status = os.fstat(fd)
+            header = read_header(fd, path, allowance=allowance)
+        header.check_lendable()
+        return header, status
+
+    def is_safetensors(self, path: Path) -> bool:
+        """Whether its bytes are, whatever its name says."""
+        with self.open(path) as fd:
+            return content_of(os.pread(fd, BEGINNING_BYTES, 0)).kind is Kind.SAFETENSORS
+
+    def json(
+        self, folder: Path, name: str, listing: Listing, limit: int = MAX_CONFIG_BYTES
+    ) -> dict[str, Any]:
+        """The object in a JSON file, which must be one of the model's and the one that its record has."""
+        path = folder / name
+        with self.open(path) as fd:
+            listing.require(name, path)
+            value = read_object(fd, path, limit)
+            listing.check(name, path, fd)
+        return value
+
+
+def listed(folder: Path, listing: Listing) -> set[str]:
+    """Names in a folder that belong to the model."""
+    return {entry.name for entry in os.scandir(folder) if listing.has(entry.name)}
+
+
+def pickle_among(names: Collection[str]) -> str:
+    """A file that is named as weights and may run code, if the names have one and no other weights."""
+    if any(name.endswith(".safetensors") for name in names):
+        return ""
+    return min((name for name in names if Path(name).suffix.lower() in PICKLE_SUFFIXES), default="")
+
+
+def unsafe(path: Path) -> UnsafeFormatException:
+    """What is said of a pickle."""
+    return UnsafeFormatException(
+        f"{path.name} is a pickle, which may run code when it is read; only safetensors files are lent.",
+        metadata={"path": str(path), "format": path.suffix.lower()},
+    )
