@@ -17,7 +17,7 @@ from modelkeep_common.peers import Address, peer_address
 from modelkeep_common.serving import Service
 from modelkeep_common.startup import StartupError
 from modelkeep_loader.config import LoaderSettings
-from modelkeep_loader.convert import residents
+from modelkeep_loader.convert import leases, residents
 from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.components import CPU, Resident, Stage
 from modelkeep_loader.domain.find import Finder
@@ -30,7 +30,7 @@ from modelkeep_loader.helper import BuildLimits, Helper
 from modelkeep_loader.peers import RecordClient
 from modelkeep_loader.processes import DeathWatch, host_boot_id
 from modelkeep_loader.service import LoaderServicer
-from modelkeep_loader.store import ResidentHistory
+from modelkeep_loader.store import LeaseJournal, ResidentHistory
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class LoaderApplication:
             held.push_async_callback(helper.close)
 
             history = ResidentHistory(settings.store_limits)
+            journal = LeaseJournal(settings.store_limits)
 
             def changed(resident: Resident, gone: bool) -> None:
                 history.changed(resident.id, None if gone else _news_of(resident))
@@ -97,6 +98,7 @@ class LoaderApplication:
                 Planner(records, finder, budget_bytes=budget),
                 cache,
                 boot_id=around.boot_id,
+                on_lease=lambda lease: journal.note(leases.lease_message(lease)),
                 watch_process=deaths.watch_number,
                 detach_grace_s=settings.detach_grace_s,
                 ticket_valid_s=settings.ticket_valid_s,
@@ -114,12 +116,12 @@ class LoaderApplication:
             follower = RemovalFollower(records, lending)
             follower.open()
             held.push_async_callback(follower.close)
-            servicer = LoaderServicer(lending, history, str(descriptors.path))
+            servicer = LoaderServicer(lending, history, journal, str(descriptors.path))
 
             async def drain() -> None:
                 """End holds and watches. What workers have mapped stays valid."""
                 lending.drain()
-                await history.hub.drain()
+                await asyncio.gather(history.hub.drain(), journal.hub.drain())
 
             yield OpenLoader(
                 register=partial(loader_service_pb2_grpc.add_LoaderServiceServicer_to_server, servicer),

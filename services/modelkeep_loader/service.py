@@ -21,10 +21,10 @@ from modelkeep_common.calls import current_call
 from modelkeep_common.idempotency import fingerprint
 from modelkeep_common.paging import AskedPage, clamp_page_size, decode_page_token, encode_page_token, fitting
 from modelkeep_common.watch import stream_frames
-from modelkeep_loader.convert import news, requests, residents, words
+from modelkeep_loader.convert import leases, news, requests, residents, words
 from modelkeep_loader.domain.lending import Capacity, Lending
 from modelkeep_loader.domain.requests import News, Tell
-from modelkeep_loader.store import ResidentHistory, read_residents
+from modelkeep_loader.store import LeaseJournal, ResidentHistory, read_leases, read_residents
 
 
 class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
@@ -33,12 +33,16 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
     Args:
         lending: The core.
         history: For lists and watches of residents.
+        journal: For lists and watches of leases.
         socket_path: The descriptor socket.
     """
 
-    def __init__(self, lending: Lending, history: ResidentHistory, socket_path: str) -> None:
+    def __init__(
+        self, lending: Lending, history: ResidentHistory, journal: LeaseJournal, socket_path: str
+    ) -> None:
         self._lending = lending
         self._history = history
+        self._journal = journal
         self._socket_path = socket_path
 
     async def HoldModel(  # type: ignore[override]  # writes its frames instead of yielding them
@@ -62,29 +66,30 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         """See the .proto."""
         ttl_s = requests.ttl_seconds(request)
         lease, ticket = self._lending.renew(request.lease_id, request.lease_secret, ttl_s)
-        return hold_pb2.RenewLeaseResponse(lease=news.lease_message(lease), ticket=ticket)
+        return hold_pb2.RenewLeaseResponse(lease=leases.lease_message(lease), ticket=ticket)
 
     async def ReleaseLease(
         self, request: hold_pb2.ReleaseLeaseRequest, context: Any
     ) -> hold_pb2.ReleaseLeaseResponse:
         """See the .proto."""
         lease = self._lending.release(request.lease_id, request.lease_secret)
-        return hold_pb2.ReleaseLeaseResponse(lease=news.lease_message(lease))
+        return hold_pb2.ReleaseLeaseResponse(lease=leases.lease_message(lease))
 
     async def RevokeLease(
         self, request: leases_pb2.RevokeLeaseRequest, context: Any
     ) -> leases_pb2.RevokeLeaseResponse:
         """See the .proto."""
-        lease = self._lending.revoke(request.lease_id, request.why, by=current_call().principal.name)
-        return leases_pb2.RevokeLeaseResponse(lease=news.lease_message(lease))
+        lease = self._lending.revoke(
+            request.lease_id, request.why, current_call().principal.name, requests.seconds(request.grace)
+        )
+        return leases_pb2.RevokeLeaseResponse(lease=leases.lease_message(lease))
 
     async def GetLease(
         self, request: leases_pb2.GetLeaseRequest, context: Any
     ) -> leases_pb2.GetLeaseResponse:
         """See the .proto."""
-        return leases_pb2.GetLeaseResponse(
-            lease=news.lease_message(self._lending.leases.get(request.lease_id))
-        )
+        lease = self._lending.leases.get(request.lease_id)
+        return leases_pb2.GetLeaseResponse(lease=self._numbered(leases.lease_message(lease)))
 
     async def ListLeases(
         self, request: leases_pb2.ListLeasesRequest, context: Any
@@ -92,11 +97,46 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         """See the .proto."""
         mark = fingerprint(request, without=("page_token", "page_size"))
         after = decode_page_token(request.page_token, mark, (float, str))
-        leases = self._lending.find_leases(request.key, tuple(after))
-        page = fitting(map(news.lease_message, leases), clamp_page_size(request.page_size))
-        last = leases[len(page) - 1] if len(leases) > len(page) else None
+        token = self._journal.token() if not request.page_token else ""
+        found = self._lending.find_leases(request.key, request.labels, tuple(after))
+        page = fitting(
+            (self._numbered(leases.lease_message(lease)) for lease in found),
+            clamp_page_size(request.page_size),
+        )
+        last = found[len(page) - 1] if len(found) > len(page) else None
         more = encode_page_token([last.create_time, last.id], mark) if last is not None else ""
-        return leases_pb2.ListLeasesResponse(leases=page, next_page_token=more)
+        return leases_pb2.ListLeasesResponse(leases=page, next_page_token=more, resume_token=token)
+
+    async def WatchLeases(  # type: ignore[override]  # writes its frames instead of yielding them
+        self, request: leases_pb2.WatchLeasesRequest, context: Any
+    ) -> None:
+        """See the .proto."""
+        labels = dict(request.labels)
+
+        def matches(lease: resident_pb2.Lease) -> bool:
+            has_all = all(lease.labels.get(name) == value for name, value in labels.items())
+            return has_all and residents.is_about(request.key, lease.components)
+
+        watch = self._journal.hub.watch(
+            resume_token=request.resume_token,
+            matches=matches if labels or request.key else None,
+            snapshot=read_leases,
+            skip_snapshot=request.skip_snapshot,
+            bookmark_interval_s=min(requests.seconds(request.bookmark_interval), 30.0),
+        )
+        await stream_frames(context, watch, leases.watch_response)
+
+    async def Drain(  # type: ignore[override]  # writes its frames instead of yielding them
+        self, request: leases_pb2.DrainRequest, context: Any
+    ) -> None:
+        """See the .proto."""
+        by, timeout_s = current_call().principal.name, requests.seconds(request.timeout)
+        async for left in self._lending.take_out(request.why, by, timeout_s=timeout_s, revoke=request.revoke):
+            await context.write(leases.drain_response(left))
+
+    async def Undrain(self, request: leases_pb2.UndrainRequest, context: Any) -> leases_pb2.UndrainResponse:
+        """See the .proto."""
+        return leases_pb2.UndrainResponse(was_drained=self._lending.put_back(current_call().principal.name))
 
     async def LoadModel(  # type: ignore[override]  # writes its frames instead of yielding them
         self, request: load_pb2.LoadModelRequest, context: Any
@@ -173,6 +213,10 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
 
         least_s, most_s = requests.capacity_intervals(request)
         await self._lending.gauge.watch(tell, least_s=least_s, most_s=most_s)
+
+    def _numbered(self, lease: resident_pb2.Lease) -> resident_pb2.Lease:
+        lease.revision = self._journal.revision_of(lease.id)
+        return lease
 
 
 def _teller(context: Any, response: Callable[[News], Message]) -> Tell:

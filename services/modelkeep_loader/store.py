@@ -1,4 +1,4 @@
-"""The history of residents, for lists and watches: in memory, as the residents are."""
+"""The history of residents and the journal of leases, for lists and watches: in memory, as both are."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from modelkeep_common.watch import WatchHub
 from modelkeep_common.watch.memory_log import Kept, MemoryLog
 
 COLLECTION = "residents"
+LEASES = "leases"
 #: What comes in a burst is noted at once: leases come and go in milliseconds.
 _BURST_S = 0.02
 
@@ -83,6 +84,36 @@ class ResidentHistory:
             self._log.append(resident_id, message.SerializeToString())
         elif resident_id in self._log.resources:
             self._log.append(resident_id, None)
+
+
+class LeaseJournal:
+    """Notes what happens to leases, one entry each, and serves their watch. Bounded as every history is."""
+
+    def __init__(self, limits: StoreLimits | None = None) -> None:
+        self._log = MemoryLog(LEASES, limits)
+        self.hub = WatchHub[resident_pb2.Lease](self._log, parse=resident_pb2.Lease.FromString)
+
+    def note(self, message: resident_pb2.Lease) -> None:
+        """Something has happened to a lease, which is now so; of one that ended nothing follows."""
+        message.revision = self._log.last_revision + 1
+        self._log.append(message.id, message.SerializeToString())
+        if message.state == resident_pb2.LEASE_STATE_ENDED:
+            self._log.append(message.id, None)
+
+    def token(self) -> str:
+        """A resume token from now on."""
+        return self._log.token()
+
+    def revision_of(self, lease_id: str) -> int:
+        """That of a lease's last change; 0 once it has ended."""
+        kept = self._log.resources.get(lease_id)
+        return kept.revision if kept is not None else 0
+
+
+async def read_leases(resources: Mapping[str, Kept]) -> AsyncIterator[tuple[str, resident_pb2.Lease]]:
+    """Every lease of the journal that has not ended."""
+    for lease_id, kept in sorted(resources.items()):
+        yield lease_id, resident_pb2.Lease.FromString(kept.payload)
 
 
 async def read_residents(

@@ -118,6 +118,13 @@ def test_install_watch_list_and_lease_do_the_main_job(
     full = json.loads(run(environment, "capacity.sh"))
     assert full["leaseCount"] == 1
     assert messages(run(environment, "capacity.sh", "2"))[0]["capacity"]["leaseCount"] == 1
+    (listed,) = json.loads(run(environment, "leases.sh"))["leases"]
+    assert (listed["id"], listed["lastChange"]) == (grant["lease"]["id"], "LEASE_CHANGE_RENEWED")
+    (frame, *_) = messages(run(environment, "leases.sh", "watch", "2"))
+    assert [event["put"]["id"] for event in frame["events"]] == [grant["lease"]["id"]]
+    (left,) = messages(run(environment, "leases.sh", "drain"))
+    assert (left["leaseCount"], left["done"]) == (1, True)
+    assert json.loads(run(environment, "leases.sh", "undrain"))["wasDrained"] is True
     relinked = json.loads(run(environment, "relink.sh", model["key"], str(vae)))["model"]
     assert (relinked["key"], relinked["path"]) == (model["key"], str(vae))
     ended = json.loads(run(environment, "revoke.sh", grant["lease"]["id"], 'the "night" shift'))["lease"]

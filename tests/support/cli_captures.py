@@ -40,7 +40,7 @@ def captures() -> Iterator[tuple[str, str]]:
 
 
 def _tables() -> Iterator[tuple[str, Any, list[Any]]]:
-    from modelkeep.cli import _cache, _downloads, _installs, _models, _scans
+    from modelkeep.cli import _cache, _downloads, _installs, _leases, _models, _scans
     from modelkeep.client._download_jobs import job_of
     from modelkeep.client._install_jobs import ModelInstallJob
     from modelkeep.client._scans import ModelScan
@@ -50,7 +50,7 @@ def _tables() -> Iterator[tuple[str, Any, list[Any]]]:
     yield "scans", _scans.listing(), [ModelScan(message) for message in _scan_messages()]
     yield "downloads", _downloads.listing(), [job_of(message) for message in _download_messages()]
     yield "residents", _cache.residents_listing(), _residents()
-    yield "leases", _cache.leases_listing(), _leases()
+    yield "leases", _leases.leases_listing(), _lent()
 
 
 def _configs() -> list[Any]:
@@ -184,7 +184,7 @@ def _residents() -> list[Any]:
     return [found, nameless]
 
 
-def _leases() -> list[Any]:
+def _lent() -> list[Any]:
     from modelkeep.loader.v1 import resident_pb2
 
     lease = resident_pb2.Lease(
@@ -194,6 +194,8 @@ def _leases() -> list[Any]:
         display_names=["tiny-sd/vae"],
         holder={"pid": 4711, "principal": "owner", "label": "worker of the web interface"},
         size_bytes=167_335_342,
+        labels={"job": "42"},
+        last_change="LEASE_CHANGE_CONNECTED",
     )
     lease.create_time.seconds = int(NOW) - 600
     return [lease]

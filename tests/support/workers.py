@@ -172,6 +172,12 @@ def lost() -> str:
     return str(_state["info"].context.lost)
 
 
+def asked_back() -> str | None:
+    """Why the lease is asked back, as the worker knows it; None while it is not."""
+    asked = _state["info"].context.revoke_requested
+    return None if asked is None else str(asked.why)
+
+
 def events() -> list[Any]:
     """The events so far."""
     return list(_state["events"])

@@ -117,6 +117,9 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     _LOADER + "GetLease": _LOOK | _BORROWER,
     # For InstallService too, which asks who uses a model before it deletes it, and for RecordService.
     _LOADER + "ListLeases": _LOOK | _BORROWER | frozenset({INSTALL, RECORD}),
+    _LOADER + "WatchLeases": _LOOK | _BORROWER,
+    _LOADER + "Drain": _WORK,
+    _LOADER + "Undrain": _WORK,
     _LOADER + "LoadModel": _WORK | _BORROWER,
     _LOADER + "EvictModel": _WORK,
     _LOADER + "ListResidents": _LOOK | _BORROWER,

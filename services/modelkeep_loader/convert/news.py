@@ -1,4 +1,4 @@
-"""Leases, and what the streams of HoldModel and LoadModel say."""
+"""What the streams of HoldModel and LoadModel say."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from modelkeep.loader.v1 import hold_pb2, load_pb2, resident_pb2
 from modelkeep.server.v1 import job_pb2
-from modelkeep_common.wire import clamped_int, to_timestamp
+from modelkeep_common.wire import clamped_int
+from modelkeep_loader.convert.leases import lease_message, revoke_message
 from modelkeep_loader.convert.manifests import plan_message
 from modelkeep_loader.convert.residents import resident_message
 from modelkeep_loader.convert.words import STAGES, error_message, ref_message, resident_progress
 from modelkeep_loader.domain.components import ComponentRef, Stage
 from modelkeep_loader.domain.demand import Demand
 from modelkeep_loader.domain.digests import Reading
-from modelkeep_loader.domain.lease import Lease, LeaseState
 from modelkeep_loader.domain.requests import (
     Alive,
     Granted,
@@ -24,36 +24,8 @@ from modelkeep_loader.domain.requests import (
     News,
     Planned,
     Queued,
+    RevokeRequested,
 )
-
-_LEASE_STATES = {
-    LeaseState.ACTIVE: resident_pb2.LEASE_STATE_ACTIVE,
-    LeaseState.DETACHED: resident_pb2.LEASE_STATE_DETACHED,
-    LeaseState.ENDED: resident_pb2.LEASE_STATE_ENDED,
-}
-
-
-def lease_message(lease: Lease) -> resident_pb2.Lease:
-    """A lease, without its secret."""
-    message = resident_pb2.Lease(
-        id=lease.id,
-        state=_LEASE_STATES[lease.state],
-        components=map(ref_message, lease.refs),
-        resident_ids=lease.resident_ids,
-        holder=resident_pb2.Holder(pid=lease.pid, label=lease.label, principal=lease.principal),
-        create_time=to_timestamp(lease.create_time),
-        stream_bound=bool(lease.streams),
-        descriptor_connections=len(lease.connections),
-        size_bytes=clamped_int(lease.size_bytes),
-        end=f"LEASE_END_{lease.end.name}" if lease.end is not None else None,
-        end_message=lease.end_message,
-        display_names=lease.display_names,
-    )
-    if lease.uid is not None:
-        message.holder.uid = lease.uid
-    if lease.expires_at is not None and lease.expire_time is not None:
-        message.expire_time.CopyFrom(to_timestamp(lease.expire_time))
-    return message
 
 
 def grant_message(socket_path: str, granted: Granted) -> hold_pb2.Grant:
@@ -78,6 +50,8 @@ def hold_response(socket_path: str, news: News) -> hold_pb2.HoldModelResponse:
             return hold_pb2.HoldModelResponse(progress=_progress_of(news))
         case Granted():
             return hold_pb2.HoldModelResponse(granted=grant_message(socket_path, news))
+        case RevokeRequested():
+            return hold_pb2.HoldModelResponse(revoke_requested=revoke_message(news.revocation))
         case Lost():
             return hold_pb2.HoldModelResponse(lost=hold_pb2.HoldLost(error=error_message(news.error)))
         case Alive():
@@ -96,7 +70,7 @@ def load_response(context: Mapping[str, str], news: News) -> load_pb2.LoadModelR
         case Loaded():
             echo = context if news.is_last else None
             return load_pb2.LoadModelResponse(resident=resident_message(news.resident), context=echo)
-        case Granted() | Lost() | Alive():
+        case Granted() | Lost() | Alive() | RevokeRequested():
             raise AssertionError("news of HoldModel")
 
 

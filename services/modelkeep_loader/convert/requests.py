@@ -29,6 +29,7 @@ def to_wish(request: hold_pb2.HoldModelRequest | hold_pb2.AcquireLeaseRequest, p
         boot_id=request.boot_id,
         principal=principal,
         label=request.label,
+        labels=dict(request.labels),
         claimed_pid=request.pid,
         max_wait_s=seconds(request.max_wait),
         with_ticket=request.delivery != hold_pb2.DELIVERY_NONE,

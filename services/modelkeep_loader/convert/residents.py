@@ -68,6 +68,7 @@ def capacity_response(capacity: Capacity, socket_path: str) -> capacity_pb2.GetC
         socket_path=socket_path,
         lease_count=capacity.lease_count,
         queued_count=capacity.usage.waiting,
+        draining=capacity.is_out_of_service,
     )
 
 

@@ -1,4 +1,4 @@
-"""Waiting that ends when the loader shuts down."""
+"""Waiting that ends when the loader shuts down, or when an operator takes it out of service."""
 
 from __future__ import annotations
 
@@ -11,17 +11,48 @@ from modelkeep_loader.domain.requests import News, Tell
 
 #: Seconds between two pieces of news while something is loading: five a second.
 _NEWS_S: Final = 0.2
+#: Seconds after which to ask again a loader that is out of service: nobody knows how long.
+_RETRY_S: Final = 10.0
 
 
 class Drain:
-    """Whether the loader shuts down, for all that wait. Belongs to one event loop."""
+    """Whether the loader takes new requests, for all that wait. Belongs to one event loop."""
 
     def __init__(self) -> None:
         self._begun = asyncio.Event()
+        self._refusing = asyncio.Event()
+        self._why = ""
 
     def begin(self) -> None:
-        """End what waits here with SERVER_DRAINING, now and from now on."""
+        """The loader shuts down: end what waits here with SERVER_DRAINING, now and from now on."""
         self._begun.set()
+        self._refusing.set()
+
+    def close(self, why: str) -> None:
+        """An operator takes it out of service: the same, but for leases that are held."""
+        self._why = why
+        self._refusing.set()
+
+    def reopen(self) -> bool:
+        """It is in service again; whether it was not. A shutdown stays one."""
+        was_closed = self.is_closed
+        if was_closed:
+            self._refusing.clear()
+        return was_closed
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether an operator has taken it out of service."""
+        return self._refusing.is_set() and not self._begun.is_set()
+
+    def check(self) -> None:
+        """Refuse what is new.
+
+        Raises:
+            ServerDrainingException: The loader drains.
+        """
+        if self._refusing.is_set():
+            raise self._refusal()
 
     async def follow(
         self, work: asyncio.Future[Any], tell: Tell | None, news: Callable[[], News], patience_s: float = 0
@@ -31,13 +62,13 @@ class Drain:
         Raises:
             ServerDrainingException: The loader drains first.
         """
-        draining = asyncio.ensure_future(self._begun.wait())
+        draining = asyncio.ensure_future(self._refusing.wait())
         try:
             # Without patience it begins all the same, so that the first news has something to say.
             await asyncio.wait({work, draining}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
             while not work.done():
                 if draining.done():
-                    raise ServerDrainingException("The loader is shutting down.", retry_after=1.0)
+                    raise self._refusal()
                 if tell is not None:
                     await tell(news())
                 await asyncio.wait({work, draining}, timeout=_NEWS_S, return_when=asyncio.FIRST_COMPLETED)
@@ -52,7 +83,7 @@ class Drain:
         """Wait for an event; False if it did not come in time.
 
         Raises:
-            ServerDrainingException: The loader drains first.
+            ServerDrainingException: The loader shuts down first.
         """
         waits = {asyncio.ensure_future(event.wait()), asyncio.ensure_future(self._begun.wait())}
         try:
@@ -66,3 +97,13 @@ class Drain:
                 retry_after=1.0,
             )
         return event.is_set()
+
+    def _refusal(self) -> ServerDrainingException:
+        if self._begun.is_set():
+            return ServerDrainingException("The loader is shutting down.", retry_after=1.0)
+        why = f": {self._why.rstrip('.')}" if self._why else ""
+        return ServerDrainingException(
+            f"An operator has taken the loader out of service{why}. It gives no new leases.",
+            retry_after=_RETRY_S,
+            remedy="Ask again later; an operator puts it into service again by Undrain.",
+        )

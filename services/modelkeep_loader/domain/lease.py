@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +17,7 @@ class LeaseState(enum.StrEnum):
 
     ACTIVE = "active"
     DETACHED = "detached"
+    REVOKING = "revoking"
     ENDED = "ended"
 
 
@@ -31,9 +32,37 @@ class LeaseEnd(enum.StrEnum):
     DRAINED = "drained"
 
 
-@dataclass(slots=True, eq=False)
-class Lease:
-    """One lease. Times are monotonic seconds but for ``create_time`` and ``expire_time`` (since 1970)."""
+class LeaseChange(enum.StrEnum):
+    """What can happen to a lease: the entries of its journal."""
+
+    GRANTED = "granted"
+    STREAM_OPENED = "stream_opened"
+    CONNECTED = "connected"
+    RENEWED = "renewed"
+    UNBOUND = "unbound"
+    DETACHED = "detached"
+    TAKEN_UP = "taken_up"
+    REVOKE_REQUESTED = "revoke_requested"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """Somebody asked for a lease back: why, and until when it may live.
+
+    ``deadline`` is in monotonic seconds, ``deadline_time`` in seconds since 1970.
+    """
+
+    why: str
+    deadline: float
+    deadline_time: float
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class LeaseFacts:
+    """What there is to know of a lease apart from the memory and from whoever holds it: plain values, with
+    which it could be begun anew. Times are seconds since 1970.
+    """
 
     id: str
     secret: bytes = field(repr=False)
@@ -41,26 +70,44 @@ class Lease:
     refs: Sequence[ComponentRef]
     display_names: Sequence[str]
     resident_ids: Sequence[str]
-    plans: Sequence[Plan]
-    residents: Sequence[Resident]
     create_time: float
     principal: str = ""
     label: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
     claimed_pid: int = 0
     uid: int | None = None
     state: LeaseState = LeaseState.ACTIVE
+    expire_time: float | None = None
+    end: LeaseEnd | None = None
+    end_message: str = ""
+    #: What happened to it last, and when.
+    last_change: LeaseChange = LeaseChange.GRANTED
+    last_change_time: float = 0.0
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Lease(LeaseFacts):
+    """One lease: its facts, the residents that it keeps, and what binds it. Times are monotonic seconds."""
+
+    plans: Sequence[Plan]
+    residents: Sequence[Resident]
     #: Binding number of each open stream → the process it belongs to; 0 while not known.
     streams: dict[int, int] = field(default_factory=dict)
     #: Binding number of each descriptor connection → the process at its other end.
     connections: dict[int, int] = field(default_factory=dict)
     expires_at: float | None = None
-    expire_time: float | None = None
     detached_until: float | None = None
+    revocation: Revocation | None = None
     pids: set[int] = field(default_factory=set)
     dead: set[int] = field(default_factory=set)
-    end: LeaseEnd | None = None
-    end_message: str = ""
     ended: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    #: Set once something has happened that holders have to hear; whoever waits again takes the new one.
+    stirred: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether anything keeps it alive."""
+        return bool(self.streams or self.connections) or self.expires_at is not None
 
     @property
     def pid(self) -> int:
@@ -75,6 +122,15 @@ class Lease:
     def size_bytes(self) -> int:
         """Bytes that it keeps in RAM."""
         return sum({r.id: r.size_bytes for r in self.residents}.values())
+
+    def has_labels(self, labels: Mapping[str, str]) -> bool:
+        """Whether it has all of these labels, each with exactly this value."""
+        return labels.items() <= self.labels.items()
+
+    def stir(self) -> None:
+        """Wake whoever waits for something to tell its holders."""
+        heard, self.stirred = self.stirred, asyncio.Event()
+        heard.set()
 
 
 _HOW_ENDED: Final = {

@@ -2,7 +2,8 @@
 
 A lease lives while one of its *bindings* does: an open HoldModel stream, an unexpired ttl, or a
 connection on the descriptor socket. When the last one goes it is DETACHED for a short grace, in which its
-id and secret take it up again; where every process known to hold it is dead, it ends at once. The kernel
+id and secret take it up again; where every process known to hold it is dead, it ends at once, and so does
+one that somebody has asked back. The kernel
 tells the process behind a descriptor connection, and that process's death ends its bindings even when a
 forked child has inherited the sockets. A process id that a client merely states only shortens the grace.
 
@@ -16,7 +17,7 @@ import hmac
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from modelkeep.exceptions import (
@@ -26,7 +27,14 @@ from modelkeep.exceptions import (
     UnknownLeaseException,
 )
 from modelkeep_loader.domain.components import Plan, Resident
-from modelkeep_loader.domain.lease import Lease, LeaseEnd, LeaseState, ended
+from modelkeep_loader.domain.lease import (
+    Lease,
+    LeaseChange,
+    LeaseEnd,
+    LeaseState,
+    Revocation,
+    ended,
+)
 from modelkeep_loader.domain.tickets import SECRET_BYTES
 
 #: Ended leases that are remembered, so that GetLease can still answer why.
@@ -42,6 +50,8 @@ class LeaseTable:
 
     Args:
         on_end: Called once with each lease that ended.
+        on_change: Called with a lease whenever something has happened to it, as its ``last_change`` says.
+        on_deadline: Called when something runs out sooner than was known.
         detach_grace_s: Seconds that a lease without bindings can be taken up again.
         max_leases: Leases in all.
         max_per_principal: Leases of one caller.
@@ -53,6 +63,7 @@ class LeaseTable:
         self,
         *,
         on_end: Callable[[Lease], None],
+        on_change: Callable[[Lease], None] = lambda lease: None,
         on_deadline: Callable[[], None] = lambda: None,
         detach_grace_s: float = 5.0,
         max_leases: int = 4096,
@@ -61,6 +72,7 @@ class LeaseTable:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._on_end = on_end
+        self._on_change = on_change
         self._on_deadline = on_deadline
         self._grace = detach_grace_s
         self._clock = clock
@@ -151,25 +163,28 @@ class LeaseTable:
         residents: Sequence[Resident],
         *,
         label: str = "",
+        labels: Mapping[str, str] | None = None,
         claimed_pid: int = 0,
         principal: str = "",
     ) -> Lease:
         """Begin a lease, for which there is room. It has no binding yet: give it one at once."""
         lease = Lease(
-            lease_id,
-            secrets.token_bytes(SECRET_BYTES),
-            [plan.ref for plan in plans],
-            [plan.display_name for plan in plans],
-            [plan.id for plan in plans],
-            plans,
-            residents,
-            self._wall_clock(),
+            id=lease_id,
+            secret=secrets.token_bytes(SECRET_BYTES),
+            refs=[plan.ref for plan in plans],
+            display_names=[plan.display_name for plan in plans],
+            resident_ids=[plan.id for plan in plans],
+            plans=plans,
+            residents=residents,
+            create_time=self._wall_clock(),
             principal=principal,
             label=label,
+            labels=dict(labels or {}),
             claimed_pid=claimed_pid,
         )
         self._leases[lease_id] = lease
         self._held[principal] += 1
+        self._note(lease, LeaseChange.GRANTED)
         return lease
 
     def bind_stream(self, lease: Lease) -> int:
@@ -178,7 +193,7 @@ class LeaseTable:
         number, living = self._number(), lease.pids - lease.dead
         owner = min(living) if len(living) == 1 else 0
         lease.streams[number] = owner if lease.may_be(owner) else 0
-        self._settle(lease)
+        self._bound(lease, LeaseChange.STREAM_OPENED)
         return number
 
     def bind_connection(self, lease: Lease, pid: int, uid: int) -> int:
@@ -204,7 +219,7 @@ class LeaseTable:
         if lease.may_be(pid):
             for stream, owner in lease.streams.items():
                 lease.streams[stream] = owner or pid
-        self._settle(lease)
+        self._bound(lease, LeaseChange.CONNECTED)
         return number
 
     def take_up(self, lease: Lease, claimed_pid: int) -> None:
@@ -212,29 +227,34 @@ class LeaseTable:
         lease.claimed_pid = claimed_pid
         lease.pids -= lease.dead
         lease.dead.clear()
+        self._note(lease, LeaseChange.TAKEN_UP)
 
     def bind_ttl(self, lease: Lease, ttl_s: float) -> None:
         """The lease lives for so many seconds from now on, whatever else happens."""
         lease.expires_at = self._clock() + ttl_s
         lease.expire_time = self._wall_clock() + ttl_s
-        self._settle(lease)
+        self._bound(lease, LeaseChange.RENEWED)
         self._on_deadline()
 
     def unbind(self, lease: Lease, number: int) -> None:
         """A stream or connection has closed."""
-        lease.streams.pop(number, None)
-        lease.connections.pop(number, None)
-        self._settle(lease)
+        was_there = lease.streams.pop(number, None) is not None
+        was_there |= lease.connections.pop(number, None) is not None
+        if was_there:
+            self._unbound(lease)
 
     def process_died(self, pid: int) -> None:
         """A process that holds, or claims to hold, leases is dead."""
         for lease in self.alive():
             if pid == lease.claimed_pid or pid in lease.pids:
                 lease.dead.add(pid)
+                was_bound = False
                 for bindings in (lease.streams, lease.connections):
                     for number in [n for n, owner in bindings.items() if owner == pid]:
                         del bindings[number]
-                self._settle(lease)
+                        was_bound = True
+                if was_bound or not lease.is_bound:
+                    self._unbound(lease)
 
     def release(self, lease: Lease, reason: LeaseEnd = LeaseEnd.RELEASED, message: str = "") -> None:
         """End a lease now."""
@@ -250,10 +270,14 @@ class LeaseTable:
         while len(self._ended) > _REMEMBERED:
             del self._ended[next(iter(self._ended))]
         lease.ended.set()
+        lease.stir()
         self._on_end(lease)
+        self._note(lease, LeaseChange.ENDED)
 
-    def revoke(self, lease_id: str, why: str) -> Lease:
-        """End somebody's lease.
+    def revoke(self, lease_id: str, why: str, grace_s: float = 0.0) -> Lease:
+        """End somebody's lease: now, or when a grace is over, of which its holders hear.
+
+        Of several deadlines the earliest stands. A lease that nobody holds has no grace.
 
         Raises:
             UnknownLeaseException: There is none, or it has ended.
@@ -261,39 +285,75 @@ class LeaseTable:
         lease = self._leases.get(lease_id)
         if lease is None:
             raise _unknown(lease_id)
-        self.release(lease, LeaseEnd.REVOKED, why)
+        before = lease.revocation
+        deadline = self._clock() + grace_s
+        if before is not None and before.deadline <= deadline and grace_s > 0:
+            return lease
+        why = why or (before.why if before is not None else "")
+        if grace_s <= 0 or not lease.is_bound:
+            self.release(lease, LeaseEnd.REVOKED, why)
+            return lease
+        lease.revocation = Revocation(why, deadline, self._wall_clock() + grace_s)
+        self._bound(lease, LeaseChange.REVOKE_REQUESTED)
+        lease.stir()
+        self._on_deadline()
         return lease
 
     def sweep(self) -> None:
         """End what has run out."""
         now = self._clock()
         for lease in self.alive():
-            if lease.expires_at is not None and lease.expires_at <= now:
+            revocation = lease.revocation
+            if revocation is not None and revocation.deadline <= now:
+                self.release(lease, LeaseEnd.REVOKED, revocation.why)
+            elif lease.expires_at is not None and lease.expires_at <= now:
                 lease.expires_at = None
-                self._settle(lease, LeaseEnd.EXPIRED)
+                self._unbound(lease, LeaseEnd.EXPIRED)
             elif lease.detached_until is not None and lease.detached_until <= now:
                 self.release(lease, LeaseEnd.DETACHED)
 
     def next_deadline(self) -> float | None:
         """When :meth:`sweep` next has something to do; None if never."""
         times = [
-            t for lease in self.alive() for t in (lease.expires_at, lease.detached_until) if t is not None
+            at
+            for lease in self.alive()
+            for at in (
+                lease.expires_at,
+                lease.detached_until,
+                lease.revocation.deadline if lease.revocation is not None else None,
+            )
+            if at is not None
         ]
         return min(times, default=None)
 
-    def _settle(self, lease: Lease, reason: LeaseEnd = LeaseEnd.HOLDER_DIED) -> None:
+    def _bound(self, lease: Lease, change: LeaseChange) -> None:
+        """Something binds it: it is held."""
         if lease.state is LeaseState.ENDED:
             return
-        if lease.streams or lease.connections or lease.expires_at is not None:
-            lease.state, lease.detached_until = LeaseState.ACTIVE, None
+        lease.state = LeaseState.ACTIVE if lease.revocation is None else LeaseState.REVOKING
+        lease.detached_until = None
+        self._note(lease, change)
+
+    def _unbound(self, lease: Lease, reason: LeaseEnd = LeaseEnd.HOLDER_DIED) -> None:
+        """Something binds it no more: it goes on, waits to be taken up, or ends."""
+        if lease.state is LeaseState.ENDED:
+            return
+        if lease.is_bound:
+            self._note(lease, LeaseChange.UNBOUND)
             return
         known = lease.pids or ({lease.claimed_pid} - {0})
         if reason is LeaseEnd.EXPIRED or self._grace <= 0 or (known and known <= lease.dead):
             self.release(lease, reason)
-            return
-        if lease.state is not LeaseState.DETACHED:
+        elif lease.revocation is not None:
+            self.release(lease, LeaseEnd.REVOKED, lease.revocation.why)
+        elif lease.state is not LeaseState.DETACHED:
             lease.state, lease.detached_until = LeaseState.DETACHED, self._clock() + self._grace
+            self._note(lease, LeaseChange.DETACHED)
             self._on_deadline()
+
+    def _note(self, lease: Lease, change: LeaseChange) -> None:
+        lease.last_change, lease.last_change_time = change, self._wall_clock()
+        self._on_change(lease)
 
     def _number(self) -> int:
         self._next_binding += 1

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,7 +30,17 @@ from modelkeep_loader.domain.gauge import Gauge
 from modelkeep_loader.domain.lease import Lease, LeaseEnd, ended
 from modelkeep_loader.domain.leases import LeaseTable
 from modelkeep_loader.domain.loads import Loads, Plans
-from modelkeep_loader.domain.requests import Alive, Granted, Loaded, Lost, Planned, Tell, Wish
+from modelkeep_loader.domain.outage import Remaining, remaining
+from modelkeep_loader.domain.requests import (
+    Alive,
+    Granted,
+    Loaded,
+    Lost,
+    Planned,
+    RevokeRequested,
+    Tell,
+    Wish,
+)
 from modelkeep_loader.domain.tickets import TicketBook
 
 _log = logging.getLogger(__name__)
@@ -50,6 +60,7 @@ class Capacity:
     usage: Usage
     boot_id: str
     lease_count: int
+    is_out_of_service: bool = False
 
 
 class Lending:
@@ -59,6 +70,7 @@ class Lending:
         planner: Makes plans of what callers name.
         cache: Holds the components; `Lending` tells it when a lease ends.
         boot_id: Of this host.
+        on_lease: Called with a lease whenever something has happened to it.
         watch_process: Called with a process id that a holder says is his; whoever sees it die calls
             ``leases.process_died``.
         detach_grace_s: Seconds that a lease without bindings can be taken up again.
@@ -75,6 +87,7 @@ class Lending:
         cache: Cache,
         *,
         boot_id: str,
+        on_lease: Callable[[Lease], None] = lambda lease: None,
         watch_process: Callable[[int], None] = lambda pid: None,
         detach_grace_s: float = 5.0,
         ticket_valid_s: float = 10.0,
@@ -85,6 +98,7 @@ class Lending:
     ) -> None:
         self.leases = LeaseTable(
             on_end=self._ended,
+            on_change=on_lease,
             on_deadline=self._nudge,
             detach_grace_s=detach_grace_s,
             max_leases=max_leases,
@@ -144,8 +158,7 @@ class Lending:
         binding = self.leases.bind_stream(lease)
         try:
             await tell(self._granted(wish, lease, brief))
-            while not await self._drain.until(lease.ended, _ALIVE_S):
-                await tell(Alive())
+            await self._follow(lease, tell)
             if lease.end is not LeaseEnd.RELEASED:
                 await tell(Lost(ended(lease)))
         finally:
@@ -185,21 +198,57 @@ class Lending:
         self.leases.release(lease)
         return lease
 
-    def revoke(self, lease_id: str, why: str, by: str) -> Lease:
-        """End somebody's lease.
+    def revoke(self, lease_id: str, why: str, by: str, grace_s: float = 0.0) -> Lease:
+        """End somebody's lease, now or when a grace is over.
 
         Raises:
             UnknownLeaseException: There is none, or it has ended.
         """
-        lease = self.leases.revoke(lease_id, why)
-        _log.warning("%s revoked the lease %s", by or "a caller", lease.id)
+        lease = self.leases.revoke(lease_id, why, grace_s)
+        _log.warning("%s revoked the lease %s; grace: %g s", by or "a caller", lease.id, grace_s)
         return lease
 
-    def find_leases(self, key: str, after: tuple[Any, ...] = ()) -> list[Lease]:
+    async def take_out(
+        self, why: str, by: str, *, timeout_s: float, revoke: bool
+    ) -> AsyncGenerator[Remaining]:
+        """Give no new leases from now on, and tell how many are left until none is or the time is over.
+
+        Args:
+            why: For those who are refused, and for holders.
+            by: Who asks, for the log.
+            timeout_s: Longest wait.
+            revoke: Ask all leases back, with that time as grace.
+
+        Raises:
+            ServerDrainingException: The loader shuts down meanwhile.
+        """
+        self._drain.close(why)
+        self.gauge.moved()
+        _log.warning("%s took the loader out of service", by or "a caller")
+        if revoke:
+            for lease in self.leases.alive():
+                self.leases.revoke(lease.id, why, timeout_s)
+        async for left in remaining(
+            self._living, lambda: self.cache.usage().leased, self._drain, timeout_s, self._clock
+        ):
+            yield left
+
+    def put_back(self, by: str) -> bool:
+        """Give leases again; whether :meth:`take_out` had ended that."""
+        was_out = self._drain.reopen()
+        if was_out:
+            self.gauge.moved()
+            _log.warning("%s put the loader into service again", by or "a caller")
+        return was_out
+
+    def find_leases(
+        self, key: str, labels: Mapping[str, str] | None = None, after: tuple[Any, ...] = ()
+    ) -> list[Lease]:
         """Living leases, the oldest first.
 
         Args:
             key: Of a model that they are on; "" for all.
+            labels: Only those that have all of these.
             after: Time and id of a lease: only those that come after it.
         """
         found = sorted(self.leases.alive(), key=lambda lease: (lease.create_time, lease.id))
@@ -207,6 +256,7 @@ class Lending:
             lease
             for lease in found
             if (not key or any(ref.key == key for ref in lease.refs))
+            and lease.has_labels(labels or {})
             and (lease.create_time, lease.id) > after
         ]
 
@@ -231,6 +281,7 @@ class Lending:
         Raises:
             ServerDrainingException, ModelkeepError: See :meth:`hold`.
         """
+        self._drain.check()
         demand = await self._loads.demand(refs, tell, is_lease=False)
         await tell(Planned(demand))
         try:
@@ -264,7 +315,8 @@ class Lending:
 
     def capacity(self) -> Capacity:
         """The host and its memory as they are now."""
-        return Capacity(self.cache.usage(), self._boot_id, len(self.leases.alive()))
+        is_out = self._drain.is_closed
+        return Capacity(self.cache.usage(), self._boot_id, len(self.leases.alive()), is_out)
 
     # Getting a lease.
 
@@ -277,6 +329,7 @@ class Lending:
 
     async def _lend(self, wish: Wish, tell: Tell | None) -> tuple[Lease, Any]:
         """A new lease, and its brief. Bind it at once."""
+        self._drain.check()
         with self.leases.room_for(wish.principal):
             demand = await self._loads.demand(wish.refs, tell, is_lease=True)
             try:
@@ -294,11 +347,22 @@ class Lending:
                 demand.plans,
                 list(demand.residents),
                 label=wish.label,
+                labels=wish.labels,
                 claimed_pid=wish.claimed_pid,
                 principal=wish.principal,
             )
         self._watch(wish)
         return lease, brief
+
+    async def _follow(self, lease: Lease, tell: Tell) -> None:
+        """Tell a holder what becomes of its lease, until it ends."""
+        asked = None
+        while not lease.ended.is_set():
+            if lease.revocation is not asked and lease.revocation is not None:
+                asked = lease.revocation
+                await tell(RevokeRequested(asked))
+            elif not await self._drain.until(lease.stirred, _ALIVE_S):
+                await tell(Alive())
 
     def _take_up(self, wish: Wish) -> tuple[Lease, Any]:
         """A living lease to go on with, and its brief. Bind it at once."""
@@ -322,6 +386,11 @@ class Lending:
         return Granted(lease, brief, self.tickets.issue(lease.id) if wish.with_ticket else b"")
 
     # What runs out.
+
+    def _living(self) -> list[Lease]:
+        """The leases that go on now: those that run out in this moment do not."""
+        self.leases.sweep()
+        return self.leases.alive()
 
     def _ended(self, lease: Lease) -> None:
         self.tickets.forget(lease.id)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from modelkeep.exceptions import ModelkeepError
 from modelkeep_loader.domain.components import ComponentRef, Plan, Resident
 from modelkeep_loader.domain.demand import Demand
 from modelkeep_loader.domain.digests import Reading
-from modelkeep_loader.domain.lease import Lease
+from modelkeep_loader.domain.lease import Lease, Revocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Wish:
         refs: The components.
         brief: Makes what the holder is told of them. Called before there is a lease, since it may refuse.
         boot_id: Of the caller's host; empty if he does not say.
-        principal, label, claimed_pid: Who he is, as his token, his label and he himself say.
+        principal, label, labels, claimed_pid: Who he is, as his token, his labels and he himself say.
         max_wait_s: Seconds to wait for room.
         with_ticket: Whether he wants the memory itself.
         lease_id, lease_secret: A lease to go on with instead of a new one.
@@ -32,6 +32,7 @@ class Wish:
     boot_id: str = ""
     principal: str = ""
     label: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
     claimed_pid: int = 0
     max_wait_s: float = 0.0
     with_ticket: bool = True
@@ -100,12 +101,19 @@ class Alive:
 
 
 @dataclass(frozen=True, slots=True)
+class RevokeRequested:
+    """The lease is asked back."""
+
+    revocation: Revocation
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """The lease has ended, and its holder did not ask for that."""
 
     error: ModelkeepError
 
 
-News: TypeAlias = Identifying | Planned | Queued | Loading | Loaded | Granted | Alive | Lost
+News: TypeAlias = Identifying | Planned | Queued | Loading | Loaded | Granted | Alive | RevokeRequested | Lost
 #: Takes the news of one request; slow when whoever hears it is.
 Tell: TypeAlias = Callable[[News], Awaitable[None]]

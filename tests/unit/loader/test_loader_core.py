@@ -386,7 +386,7 @@ def test_leases_and_residents_are_found_by_model_and_after_the_last_one_seen() -
             leases = made.lending.find_leases("a")
             assert [lease.refs[0].key for lease in leases] == ["a", "a"]
             after = (leases[0].create_time, leases[0].id)
-            assert made.lending.find_leases("a", after) == leases[1:]
+            assert made.lending.find_leases("a", after=after) == leases[1:]
             assert len(made.lending.find_leases("")) == made.lending.capacity().lease_count == 3
             assert [r.id for r in made.lending.find_residents("", after="a")] == ["b"]
             assert [r.id for r in made.lending.find_residents("a", after="")] == ["a"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modelkeep.exceptions import RamExhaustedException
-from modelkeep_loader.convert import manifests, news, residents
+from modelkeep_loader.convert import leases, manifests, news, residents
 from modelkeep_loader.domain.components import Resident, Stage
 from modelkeep_loader.domain.digests import Reading
 from modelkeep_loader.domain.leases import LeaseTable
@@ -26,6 +26,6 @@ async def test_sizes_beyond_the_wire_are_told_as_the_largest_there_is_and_refuse
     resident = Resident(vast, Stage.QUEUED, vast.size_bytes, 0.0)
     assert residents.resident_message(resident).size_bytes == LARGEST
     table = LeaseTable(on_end=lambda lease: None)
-    assert news.lease_message(table.grant("lease", [vast], [resident])).size_bytes == LARGEST
+    assert leases.lease_message(table.grant("lease", [vast], [resident])).size_bytes == LARGEST
     reading = Reading(done=253 << 62, total=253 << 62)
     assert news.reading_message([vast.ref], reading).progress.bytes_total == LARGEST

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from modelkeep.cli import _capacity, _complete, _table, _watching
+from modelkeep.cli import _capacity, _complete, _leases, _table, _watching
 from modelkeep.cli._asking import DryRun
+from modelkeep.cli._leases import component_name
 from modelkeep.cli._listing import Column, Listing, size_column, time_column
 from modelkeep.cli._naming import Model, OneModel, find_key, find_part
 from modelkeep.cli._options import chosen
@@ -42,13 +42,7 @@ def add_to(app: typer.Typer) -> None:
         lists=residents_listing(),
         examples=("modelkeep cache residents -w", "modelkeep cache residents tiny-sd --sort size -r"),
     )(residents)
-    verb(
-        _group,
-        takes=LIST,
-        lists=leases_listing(),
-        examples=("modelkeep cache leases", "modelkeep cache leases --filter pid=4711 -q"),
-    )(leases)
-    verb(_group, takes=DATA, examples=("modelkeep cache revoke LEASE --why 'the machine goes down'",))(revoke)
+    _leases.add_to(_group)
     verb(
         _group,
         takes=WATCHED,
@@ -70,7 +64,7 @@ def residents_listing() -> Listing[resident_pb2.Resident]:
             Column("LEASES", lambda r: r.lease_count, right=True, drop=2, order=lambda r: r.lease_count),
             Column("CLASS", lambda r: r.class_name, drop=4),
             time_column("USED", lambda r: r.last_use_time.ToNanoseconds() / 1e9, drop=5),
-            Column("KEYS", lambda r: " ".join(map(_component, r.components)), wide=True),
+            Column("KEYS", lambda r: " ".join(map(component_name, r.components)), wide=True),
             Column("ID", lambda r: r.id, wide=True),
         ),
         key=lambda r: r.id,
@@ -84,43 +78,6 @@ def residents_listing() -> Listing[resident_pb2.Resident]:
             "class": lambda r: (r.class_name,),
         },
         totals=lambda rows: size(sum(r.size_bytes for r in rows)),
-    )
-
-
-def leases_listing() -> Listing[resident_pb2.Lease]:
-    """How leases are listed."""
-
-    def state(lease: resident_pb2.Lease) -> str:
-        from modelkeep.loader.v1 import resident_pb2
-
-        return short(resident_pb2.LeaseState.Name(lease.state), "LEASE_STATE_")
-
-    return Listing(
-        "lease",
-        "leases",
-        (
-            Column("COMPONENTS", lambda lease: " ".join(_lent(lease)), cut="end"),
-            Column("ID", lambda lease: lease.id),
-            Column("STATE", state, drop=3),
-            Column("PID", lambda lease: lease.holder.pid or "", right=True, drop=1),
-            Column("CALLER", lambda lease: lease.holder.principal, drop=4),
-            Column("HOLDER", lambda lease: lease.holder.label, drop=5, cut="end"),
-            size_column(lambda lease: lease.size_bytes, drop=2),
-            time_column("SINCE", lambda lease: lease.create_time.ToNanoseconds() / 1e9, drop=6),
-        ),
-        key=lambda lease: lease.id,
-        name=lambda lease: " ".join(_lent(lease)),
-        data=as_json,
-        filters={
-            "id": lambda lease: (lease.id,),
-            "state": lambda lease: (state(lease),),
-            "pid": lambda lease: (str(lease.holder.pid),),
-            "caller": lambda lease: (lease.holder.principal,),
-            "holder": lambda lease: (lease.holder.label,),
-            "component": _lent,
-            "model": lambda lease: [name.rpartition("/")[0] or name for name in _lent(lease)],
-        },
-        totals=lambda rows: size(sum(lease.size_bytes for lease in rows)),
     )
 
 
@@ -147,7 +104,7 @@ def load(
 
         def show(progress: load_pb2.LoadProgress) -> None:
             stage = short(resident_pb2.ResidentState.Name(progress.stage), "RESIDENT_STATE_")
-            bar.update(standing(f"{_component(progress.component, model)}: {stage}", progress.progress))
+            bar.update(standing(f"{component_name(progress.component, model)}: {stage}", progress.progress))
 
         key, part = find_part(client, model, None) if not named else (find_key(client, model), None)
         parts = named or ([part] if part else [])
@@ -187,34 +144,6 @@ def residents(model: OneModel = None) -> None:
     _table.show(residents_listing(), found, empty=_NOTHING)
 
 
-def leases(model: OneModel = None) -> None:
-    """List the leases: who holds what."""
-    with connect() as client:
-        key = find_key(client, model) if model else None
-        _watching.poll(
-            leases_listing(), lambda: client.model_loader.leases(key), empty="There are no leases."
-        )
-
-
-def revoke(
-    lease: Annotated[
-        str,
-        typer.Argument(
-            help="The lease's id, as `modelkeep cache leases` shows it.", autocompletion=_complete.leases
-        ),
-    ],
-    why: Annotated[str, typer.Option(help="What to tell its holder.")] = "",
-) -> None:
-    """End somebody's lease, so that its memory can be used for others."""
-    with connect() as client:
-        ended = client.model_loader.revoke(lease, why)
-    if not emit(lambda: as_json(ended)):
-        say(
-            f"Ended {visible(ended.id)} of {visible(' '.join(_lent(ended)))}. What its holder has mapped "
-            "stays there until it lets go."
-        )
-
-
 def evict(
     model: Model,
     submodel: Annotated[
@@ -248,18 +177,6 @@ def _precision(resident: resident_pb2.Resident) -> str:
     return short(resident_pb2.Precision.Name(resident.precision), "PRECISION_")
 
 
-def _component(ref: resident_pb2.ComponentRef, name: str = "") -> str:
-    from modelkeep.model.v1 import taxonomy_pb2
-
-    submodel = taxonomy_pb2.SubModelType.Name(ref.submodel).removeprefix("SUB_MODEL_TYPE_").lower()
-    called = visible(name) or ref.key
-    return called if submodel == "unspecified" or called.endswith(f"/{submodel}") else f"{called}/{submodel}"
-
-
 def _name(resident: resident_pb2.Resident) -> str:
-    keys: Any = " ".join(dict.fromkeys(map(_component, resident.components)))
+    keys: Any = " ".join(dict.fromkeys(map(component_name, resident.components)))
     return resident.display_name or keys or resident.id
-
-
-def _lent(lease: resident_pb2.Lease) -> Sequence[str]:
-    return list(lease.display_names) or [_component(ref) for ref in lease.components]

@@ -58,4 +58,5 @@ def capacity_facts(answer: capacity_pb2.GetCapacityResponse) -> list[tuple[str, 
         *tiers,
         ("devices", ", ".join(answer.devices)),
         ("leases", f"{answer.lease_count}, {answer.queued_count} waiting"),
+        *([("out of service", "drained: no new leases")] if answer.draining else []),
     ]

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from modelkeep.client._capacity import watched_capacity
 from modelkeep.client._installs import MODEL_EVENT, EventBus
+from modelkeep.client._leases import LeaseCalls
 from modelkeep.client._transport import Peer
 from modelkeep.client._watch import WatchFrame, events_with_progress, follow
 from modelkeep.dtypes import Precision
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
-from modelkeep.loader.v1 import capacity_pb2, leases_pb2, load_pb2, resident_pb2, residents_pb2
+from modelkeep.loader.v1 import capacity_pb2, load_pb2, resident_pb2, residents_pb2
 from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceStub
 from modelkeep.messages import made, wire
 from modelkeep.taxonomy import SubModelType
 from modelkeep.worker.contexts import asked, event_message
 
 if TYPE_CHECKING:
-    from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceAsyncStub
     from modelkeep.worker import ModelInfo, ModelLoader
 
 _SHORT: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -56,17 +56,13 @@ def component(
     )
 
 
-class AsyncModelLoader:
+class AsyncModelLoader(LeaseCalls):
     """Weights in memory, once per host."""
 
     def __init__(self, peer: Peer, event_bus: EventBus | None = None) -> None:
-        self._peer = peer
+        super().__init__(peer)
         self._event_bus = event_bus
         self._worker: ModelLoader | None = None
-
-    @property
-    def _stub(self) -> LoaderServiceAsyncStub:
-        return LoaderServiceStub(self._peer.channel)
 
     async def get_model(
         self,
@@ -162,24 +158,6 @@ class AsyncModelLoader:
             self._stub.ListResidents, made(residents_pb2.ListResidentsRequest, key=key or "")
         )
         return [found async for page in pages for found in page.residents]
-
-    async def leases(self, key: str | None = None) -> list[resident_pb2.Lease]:
-        """The leases that have not ended; on one model if a key is given."""
-        pages = self._peer.pages(self._stub.ListLeases, made(leases_pb2.ListLeasesRequest, key=key or ""))
-        return [found async for page in pages for found in page.leases]
-
-    async def revoke(self, lease_id: str, why: str = "") -> resident_pb2.Lease:
-        """End somebody's lease at once; what its holder has mapped goes on working there.
-
-        Args:
-            lease_id: Name of the lease, as :meth:`leases` tells it.
-            why: For the holder to read.
-
-        Raises:
-            UnknownLeaseException: There is none, or it has ended.
-        """
-        request = made(leases_pb2.RevokeLeaseRequest, lease_id=lease_id, why=why)
-        return (await self._peer.call(self._stub.RevokeLease, request)).lease
 
     async def capacity(self) -> capacity_pb2.GetCapacityResponse:
         """Budgets and bytes in use."""

@@ -29,6 +29,7 @@ class Hold:
         modules: What was attached, in the order asked for: modules, dicts of tensors, objects.
         lost: Why the lease ended before it was released, or "". The modules work all the same: their
             memory stays with the process that maps it.
+        revoke_requested: What was said when the lease was asked back (why, and the deadline), or None.
     """
 
     def __init__(
@@ -38,15 +39,18 @@ class Hold:
         grant: hold_pb2.Grant,
         connection: socket.socket,
         modules: list[Any],
+        on_revoke: Callable[[hold_pb2.HoldRevokeRequested], None] = lambda asked: None,
     ) -> None:
         self.grant = grant
         self.modules = modules
         self.lost = ""
+        self.revoke_requested: hold_pb2.HoldRevokeRequested | None = None
         self._stub = stub
         self._call = call
         self._connection = connection
         self._pid = os.getpid()
         self._released = False
+        self._on_revoke = on_revoke
         threading.Thread(target=self._follow, name="modelkeep hold", daemon=True).start()
 
     def release(self) -> None:
@@ -63,8 +67,11 @@ class Hold:
         """Notice when the loader ends the lease."""
         try:
             for frame in self._call:
-                if frame.WhichOneof("event") == "lost":
+                event = frame.WhichOneof("event")
+                if event == "lost":
                     self.lost = frame.lost.error.message
+                elif event == "revoke_requested":
+                    self._asked_back(frame.revoke_requested)
             reason = "the loader ended it"
         except grpc.RpcError as error:
             reason = f"the loader went away ({error.code().name})"
@@ -74,6 +81,15 @@ class Hold:
                 "lease %s is gone, and its modules go on working: %s", self.grant.lease.id, self.lost
             )
 
+    def _asked_back(self, asked: hold_pb2.HoldRevokeRequested) -> None:
+        self.revoke_requested = asked
+        deadline = asked.deadline_time.ToJsonString()
+        _log.warning("lease %s is asked back until %s: %s", self.grant.lease.id, deadline, asked.why)
+        try:
+            self._on_revoke(asked)
+        except Exception:
+            _log.exception("the callback of a lease that is asked back failed")
+
 
 def hold(
     stub: loader_service_pb2_grpc.LoaderServiceStub,
@@ -81,6 +97,7 @@ def hold(
     *,
     decode: Callable[[grpc.RpcError], ModelkeepError],
     on_progress: Callable[[hold_pb2.HoldModelResponse], None] = lambda frame: None,
+    on_revoke: Callable[[hold_pb2.HoldRevokeRequested], None] = lambda asked: None,
 ) -> Hold:
     """Lease components and attach them.
 
@@ -89,6 +106,7 @@ def hold(
         request: What to hold.
         decode: Turns an error of the wire into the suite's exception.
         on_progress: Called with every frame that comes before the grant.
+        on_revoke: Called on a thread of the hold's own when the lease is asked back, with why and until when.
 
     Raises:
         ModelkeepError: Whatever the loader answers.
@@ -111,7 +129,7 @@ def hold(
             _release(stub, grant)  # or it would be kept for a while, to be taken up again
         call.cancel()
         raise
-    return Hold(stub, call, grant, connection, modules)
+    return Hold(stub, call, grant, connection, modules, on_revoke)
 
 
 def _release(stub: loader_service_pb2_grpc.LoaderServiceStub, grant: hold_pb2.Grant) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from modelkeep.loader.v1 import hold_pb2
 from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
 from modelkeep.worker._hold import Hold
 
@@ -44,6 +45,14 @@ class ModelLocker:
         """Why the lease ended while the component is in scope, or ""; the module works all the same."""
         hold = self._hold
         return hold.lost if hold is not None else ""
+
+    @property
+    def revoke_requested(self) -> hold_pb2.HoldRevokeRequested | None:
+        """What was said when the lease was asked back while the component is in scope (``why``, and
+        ``deadline_time``), or None: leave it soon; the module works all the same.
+        """
+        hold = self._hold
+        return hold.revoke_requested if hold is not None else None
 
     def __enter__(self) -> AnyModel:
         with self._lock:

@@ -15,20 +15,22 @@ class GetCapacityRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetCapacityResponse(_message.Message):
-    __slots__ = ("tiers", "devices", "boot_id", "socket_path", "lease_count", "queued_count")
+    __slots__ = ("tiers", "devices", "boot_id", "socket_path", "lease_count", "queued_count", "draining")
     TIERS_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     SOCKET_PATH_FIELD_NUMBER: _ClassVar[int]
     LEASE_COUNT_FIELD_NUMBER: _ClassVar[int]
     QUEUED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     tiers: _containers.RepeatedCompositeFieldContainer[_resident_pb2.TierCapacity]
     devices: _containers.RepeatedScalarFieldContainer[str]
     boot_id: str
     socket_path: str
     lease_count: int
     queued_count: int
-    def __init__(self, tiers: _Optional[_Iterable[_Union[_resident_pb2.TierCapacity, _Mapping]]] = ..., devices: _Optional[_Iterable[str]] = ..., boot_id: _Optional[str] = ..., socket_path: _Optional[str] = ..., lease_count: _Optional[int] = ..., queued_count: _Optional[int] = ...) -> None: ...
+    draining: bool
+    def __init__(self, tiers: _Optional[_Iterable[_Union[_resident_pb2.TierCapacity, _Mapping]]] = ..., devices: _Optional[_Iterable[str]] = ..., boot_id: _Optional[str] = ..., socket_path: _Optional[str] = ..., lease_count: _Optional[int] = ..., queued_count: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class WatchCapacityRequest(_message.Message):
     __slots__ = ("bookmark_interval", "min_interval")

@@ -2,6 +2,7 @@ import datetime
 
 from buf.validate import validate_pb2 as _validate_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from modelkeep.loader.v1 import load_pb2 as _load_pb2
 from modelkeep.loader.v1 import resident_pb2 as _resident_pb2
 from modelkeep.server.v1 import job_pb2 as _job_pb2
@@ -24,7 +25,14 @@ DELIVERY_FD: Delivery
 DELIVERY_NONE: Delivery
 
 class HoldModelRequest(_message.Message):
-    __slots__ = ("components", "max_wait", "delivery", "boot_id", "label", "lease_id", "lease_secret", "pid")
+    __slots__ = ("components", "max_wait", "delivery", "boot_id", "label", "lease_id", "lease_secret", "pid", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
     MAX_WAIT_FIELD_NUMBER: _ClassVar[int]
     DELIVERY_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +41,7 @@ class HoldModelRequest(_message.Message):
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECRET_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     components: _containers.RepeatedCompositeFieldContainer[_resident_pb2.ComponentRef]
     max_wait: _duration_pb2.Duration
     delivery: Delivery
@@ -41,21 +50,24 @@ class HoldModelRequest(_message.Message):
     lease_id: str
     lease_secret: bytes
     pid: int
-    def __init__(self, components: _Optional[_Iterable[_Union[_resident_pb2.ComponentRef, _Mapping]]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., boot_id: _Optional[str] = ..., label: _Optional[str] = ..., lease_id: _Optional[str] = ..., lease_secret: _Optional[bytes] = ..., pid: _Optional[int] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, components: _Optional[_Iterable[_Union[_resident_pb2.ComponentRef, _Mapping]]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., boot_id: _Optional[str] = ..., label: _Optional[str] = ..., lease_id: _Optional[str] = ..., lease_secret: _Optional[bytes] = ..., pid: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class HoldModelResponse(_message.Message):
-    __slots__ = ("queued", "progress", "granted", "alive", "lost")
+    __slots__ = ("queued", "progress", "granted", "alive", "lost", "revoke_requested")
     QUEUED_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     ALIVE_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
+    REVOKE_REQUESTED_FIELD_NUMBER: _ClassVar[int]
     queued: HoldQueued
     progress: _load_pb2.LoadProgress
     granted: Grant
     alive: HoldAlive
     lost: HoldLost
-    def __init__(self, queued: _Optional[_Union[HoldQueued, _Mapping]] = ..., progress: _Optional[_Union[_load_pb2.LoadProgress, _Mapping]] = ..., granted: _Optional[_Union[Grant, _Mapping]] = ..., alive: _Optional[_Union[HoldAlive, _Mapping]] = ..., lost: _Optional[_Union[HoldLost, _Mapping]] = ...) -> None: ...
+    revoke_requested: HoldRevokeRequested
+    def __init__(self, queued: _Optional[_Union[HoldQueued, _Mapping]] = ..., progress: _Optional[_Union[_load_pb2.LoadProgress, _Mapping]] = ..., granted: _Optional[_Union[Grant, _Mapping]] = ..., alive: _Optional[_Union[HoldAlive, _Mapping]] = ..., lost: _Optional[_Union[HoldLost, _Mapping]] = ..., revoke_requested: _Optional[_Union[HoldRevokeRequested, _Mapping]] = ...) -> None: ...
 
 class HoldQueued(_message.Message):
     __slots__ = ("bytes_short", "holder_lease_ids", "holder_count")
@@ -85,6 +97,14 @@ class HoldAlive(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class HoldRevokeRequested(_message.Message):
+    __slots__ = ("why", "deadline_time")
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_TIME_FIELD_NUMBER: _ClassVar[int]
+    why: str
+    deadline_time: _timestamp_pb2.Timestamp
+    def __init__(self, why: _Optional[str] = ..., deadline_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
 class HoldLost(_message.Message):
     __slots__ = ("error",)
     ERROR_FIELD_NUMBER: _ClassVar[int]
@@ -92,7 +112,14 @@ class HoldLost(_message.Message):
     def __init__(self, error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ...) -> None: ...
 
 class AcquireLeaseRequest(_message.Message):
-    __slots__ = ("components", "ttl", "max_wait", "delivery", "boot_id", "label", "pid")
+    __slots__ = ("components", "ttl", "max_wait", "delivery", "boot_id", "label", "pid", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
     MAX_WAIT_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +127,7 @@ class AcquireLeaseRequest(_message.Message):
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     components: _containers.RepeatedCompositeFieldContainer[_resident_pb2.ComponentRef]
     ttl: _duration_pb2.Duration
     max_wait: _duration_pb2.Duration
@@ -107,7 +135,8 @@ class AcquireLeaseRequest(_message.Message):
     boot_id: str
     label: str
     pid: int
-    def __init__(self, components: _Optional[_Iterable[_Union[_resident_pb2.ComponentRef, _Mapping]]] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., boot_id: _Optional[str] = ..., label: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, components: _Optional[_Iterable[_Union[_resident_pb2.ComponentRef, _Mapping]]] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., boot_id: _Optional[str] = ..., label: _Optional[str] = ..., pid: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class AcquireLeaseResponse(_message.Message):
     __slots__ = ("grant",)

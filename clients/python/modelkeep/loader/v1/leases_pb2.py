@@ -23,10 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from modelkeep.loader.v1 import resident_pb2 as modelkeep_dot_loader_dot_v1_dot_resident__pb2
+from modelkeep.server.v1 import watch_pb2 as modelkeep_dot_server_dot_v1_dot_watch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n modelkeep/loader/v1/leases.proto\x12\x13modelkeep.loader.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\"modelkeep/loader/v1/resident.proto\"I\n\x12RevokeLeaseRequest\x12\x1c\n\x08lease_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x15\n\x03why\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"@\n\x13RevokeLeaseResponse\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.modelkeep.loader.v1.Lease\"/\n\x0fGetLeaseRequest\x12\x1c\n\x08lease_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"=\n\x10GetLeaseResponse\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.modelkeep.loader.v1.Lease\"t\n\x11ListLeasesRequest\x12%\n\x03key\x18\x01 \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[0-9a-f]{32}$\xd8\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\"Y\n\x12ListLeasesResponse\x12*\n\x06leases\x18\x01 \x03(\x0b\x32\x1a.modelkeep.loader.v1.Lease\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\tBm\n\x17\x64\x65v.modelkeep.loader.v1B\x0bLeasesProtoP\x01Z-modelkeep.dev/go/modelkeep/loader/v1;loaderv1\xaa\x02\x13Modelkeep.Loader.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n modelkeep/loader/v1/leases.proto\x12\x13modelkeep.loader.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\"modelkeep/loader/v1/resident.proto\x1a\x1fmodelkeep/server/v1/watch.proto\"\x83\x01\n\x12RevokeLeaseRequest\x12\x1c\n\x08lease_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x15\n\x03why\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x38\n\x05grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\"@\n\x13RevokeLeaseResponse\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.modelkeep.loader.v1.Lease\"/\n\x0fGetLeaseRequest\x12\x1c\n\x08lease_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"=\n\x10GetLeaseResponse\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.modelkeep.loader.v1.Lease\"\x92\x02\n\x11ListLeasesRequest\x12%\n\x03key\x18\x01 \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[0-9a-f]{32}$\xd8\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12m\n\x06labels\x18\x04 \x03(\x0b\x32\x32.modelkeep.loader.v1.ListLeasesRequest.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"o\n\x12ListLeasesResponse\x12*\n\x06leases\x18\x01 \x03(\x0b\x32\x1a.modelkeep.loader.v1.Lease\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"\xc7\x02\n\x12WatchLeasesRequest\x12\x1e\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12%\n\x03key\x18\x02 \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[0-9a-f]{32}$\xd8\x01\x01\x12n\n\x06labels\x18\x03 \x03(\x0b\x32\x33.modelkeep.loader.v1.WatchLeasesRequest.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x12\x15\n\rskip_snapshot\x18\x04 \x01(\x08\x12\x34\n\x11\x62ookmark_interval\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa7\x01\n\x13WatchLeasesResponse\x12.\n\x05phase\x18\x01 \x01(\x0e\x32\x1f.modelkeep.server.v1.WatchPhase\x12\x19\n\x11snapshot_complete\x18\x02 \x01(\x08\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12/\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x1f.modelkeep.loader.v1.LeaseEvent\"i\n\nLeaseEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12)\n\x03put\x18\x02 \x01(\x0b\x32\x1a.modelkeep.loader.v1.LeaseH\x00\x12\x14\n\nremoved_id\x18\x03 \x01(\tH\x00\x42\x08\n\x06\x63hange\"q\n\x0c\x44rainRequest\x12:\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\x12\x0e\n\x06revoke\x18\x02 \x01(\x08\x12\x15\n\x03why\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"[\n\rDrainResponse\x12\x13\n\x0blease_count\x18\x01 \x01(\x05\x12\x11\n\tlease_ids\x18\x02 \x03(\t\x12\x14\n\x0cleased_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\"\x10\n\x0eUndrainRequest\"&\n\x0fUndrainResponse\x12\x13\n\x0bwas_drained\x18\x01 \x01(\x08\x42m\n\x17\x64\x65v.modelkeep.loader.v1B\x0bLeasesProtoP\x01Z-modelkeep.dev/go/modelkeep/loader/v1;loaderv1\xaa\x02\x13Modelkeep.Loader.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,24 +40,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVOKELEASEREQUEST'].fields_by_name['lease_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_REVOKELEASEREQUEST'].fields_by_name['why']._loaded_options = None
   _globals['_REVOKELEASEREQUEST'].fields_by_name['why']._serialized_options = b'\272H\005r\003\030\200\004'
+  _globals['_REVOKELEASEREQUEST'].fields_by_name['grace']._loaded_options = None
+  _globals['_REVOKELEASEREQUEST'].fields_by_name['grace']._serialized_options = b'\272H\013\252\001\010\"\004\010\200\243\0052\000'
   _globals['_GETLEASEREQUEST'].fields_by_name['lease_id']._loaded_options = None
   _globals['_GETLEASEREQUEST'].fields_by_name['lease_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_LISTLEASESREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_LISTLEASESREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_LISTLEASESREQUEST'].fields_by_name['key']._loaded_options = None
   _globals['_LISTLEASESREQUEST'].fields_by_name['key']._serialized_options = b'\272H\025r\0202\016^[0-9a-f]{32}$\330\001\001'
   _globals['_LISTLEASESREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTLEASESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTLEASESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTLEASESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200@'
-  _globals['_REVOKELEASEREQUEST']._serialized_start=122
-  _globals['_REVOKELEASEREQUEST']._serialized_end=195
-  _globals['_REVOKELEASERESPONSE']._serialized_start=197
-  _globals['_REVOKELEASERESPONSE']._serialized_end=261
-  _globals['_GETLEASEREQUEST']._serialized_start=263
-  _globals['_GETLEASEREQUEST']._serialized_end=310
-  _globals['_GETLEASERESPONSE']._serialized_start=312
-  _globals['_GETLEASERESPONSE']._serialized_end=373
-  _globals['_LISTLEASESREQUEST']._serialized_start=375
-  _globals['_LISTLEASESREQUEST']._serialized_end=491
-  _globals['_LISTLEASESRESPONSE']._serialized_start=493
-  _globals['_LISTLEASESRESPONSE']._serialized_end=582
+  _globals['_LISTLEASESREQUEST'].fields_by_name['labels']._loaded_options = None
+  _globals['_LISTLEASESREQUEST'].fields_by_name['labels']._serialized_options = b'\272H&\232\001#\020 \"\030r\0262\024^[a-z0-9./_-]{1,63}$*\005r\003(\200\002'
+  _globals['_WATCHLEASESREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_WATCHLEASESREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_WATCHLEASESREQUEST'].fields_by_name['resume_token']._loaded_options = None
+  _globals['_WATCHLEASESREQUEST'].fields_by_name['resume_token']._serialized_options = b'\272H\005r\003\030\200@'
+  _globals['_WATCHLEASESREQUEST'].fields_by_name['key']._loaded_options = None
+  _globals['_WATCHLEASESREQUEST'].fields_by_name['key']._serialized_options = b'\272H\025r\0202\016^[0-9a-f]{32}$\330\001\001'
+  _globals['_WATCHLEASESREQUEST'].fields_by_name['labels']._loaded_options = None
+  _globals['_WATCHLEASESREQUEST'].fields_by_name['labels']._serialized_options = b'\272H&\232\001#\020 \"\030r\0262\024^[a-z0-9./_-]{1,63}$*\005r\003(\200\002'
+  _globals['_DRAINREQUEST'].fields_by_name['timeout']._loaded_options = None
+  _globals['_DRAINREQUEST'].fields_by_name['timeout']._serialized_options = b'\272H\013\252\001\010\"\004\010\200\243\0052\000'
+  _globals['_DRAINREQUEST'].fields_by_name['why']._loaded_options = None
+  _globals['_DRAINREQUEST'].fields_by_name['why']._serialized_options = b'\272H\005r\003\030\200\004'
+  _globals['_REVOKELEASEREQUEST']._serialized_start=188
+  _globals['_REVOKELEASEREQUEST']._serialized_end=319
+  _globals['_REVOKELEASERESPONSE']._serialized_start=321
+  _globals['_REVOKELEASERESPONSE']._serialized_end=385
+  _globals['_GETLEASEREQUEST']._serialized_start=387
+  _globals['_GETLEASEREQUEST']._serialized_end=434
+  _globals['_GETLEASERESPONSE']._serialized_start=436
+  _globals['_GETLEASERESPONSE']._serialized_end=497
+  _globals['_LISTLEASESREQUEST']._serialized_start=500
+  _globals['_LISTLEASESREQUEST']._serialized_end=774
+  _globals['_LISTLEASESREQUEST_LABELSENTRY']._serialized_start=729
+  _globals['_LISTLEASESREQUEST_LABELSENTRY']._serialized_end=774
+  _globals['_LISTLEASESRESPONSE']._serialized_start=776
+  _globals['_LISTLEASESRESPONSE']._serialized_end=887
+  _globals['_WATCHLEASESREQUEST']._serialized_start=890
+  _globals['_WATCHLEASESREQUEST']._serialized_end=1217
+  _globals['_WATCHLEASESREQUEST_LABELSENTRY']._serialized_start=729
+  _globals['_WATCHLEASESREQUEST_LABELSENTRY']._serialized_end=774
+  _globals['_WATCHLEASESRESPONSE']._serialized_start=1220
+  _globals['_WATCHLEASESRESPONSE']._serialized_end=1387
+  _globals['_LEASEEVENT']._serialized_start=1389
+  _globals['_LEASEEVENT']._serialized_end=1494
+  _globals['_DRAINREQUEST']._serialized_start=1496
+  _globals['_DRAINREQUEST']._serialized_end=1609
+  _globals['_DRAINRESPONSE']._serialized_start=1611
+  _globals['_DRAINRESPONSE']._serialized_end=1702
+  _globals['_UNDRAINREQUEST']._serialized_start=1704
+  _globals['_UNDRAINREQUEST']._serialized_end=1720
+  _globals['_UNDRAINRESPONSE']._serialized_start=1722
+  _globals['_UNDRAINRESPONSE']._serialized_end=1760
 # @@protoc_insertion_point(module_scope)

@@ -83,6 +83,21 @@ class LoaderServiceStub:
                 request_serializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.ListLeasesRequest.SerializeToString,
                 response_deserializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.ListLeasesResponse.FromString,
                 _registered_method=True)
+        self.WatchLeases = channel.unary_stream(
+                '/modelkeep.loader.v1.LoaderService/WatchLeases',
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.WatchLeasesRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.WatchLeasesResponse.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_stream(
+                '/modelkeep.loader.v1.LoaderService/Drain',
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.DrainRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.DrainResponse.FromString,
+                _registered_method=True)
+        self.Undrain = channel.unary_unary(
+                '/modelkeep.loader.v1.LoaderService/Undrain',
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.UndrainRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.UndrainResponse.FromString,
+                _registered_method=True)
         self.LoadModel = channel.unary_stream(
                 '/modelkeep.loader.v1.LoaderService/LoadModel',
                 request_serializer=modelkeep_dot_loader_dot_v1_dot_load__pb2.LoadModelRequest.SerializeToString,
@@ -132,7 +147,8 @@ class LoaderServiceServicer:
         """Loads and locks one or several components, all or none, and holds them while the stream is open.
         When the client goes away, also by kill -9, the lease goes with it. Frames: QUEUED and PROGRESS
         while loading (the first within 200 ms, then at least four a second), GRANTED once, then
-        keep-alive frames, and LOST if a component had to go. A clean end is ReleaseLease.
+        keep-alive frames, REVOKE_REQUESTED when somebody asks for the lease back, and LOST if it ended without its
+        holder's wish. A clean end is ReleaseLease.
 
         Only files that the model's record lists are lent, and only if their digests are those that it has.
 
@@ -178,9 +194,12 @@ class LoaderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeLease(self, request, context):
-        """Ends somebody else's lease at once: the operator's lever. Its holder hears LOST with LEASE_REVOKED on its
-        stream, and LEASE_REVOKED from every later call with the lease; its descriptor connections are closed.
-        What it has mapped stays valid there, and counts as zombie bytes once the resident is dropped.
+        """Ends somebody else's lease, at once or after a grace: the operator's lever. With a grace its holder hears
+        REVOKE_REQUESTED on its stream, and whoever lives by a ttl reads it from RenewLease and GetLease (REVOKING). At the
+        end it hears LOST with LEASE_REVOKED, and LEASE_REVOKED from every later call with the lease; its descriptor
+        connections are closed. What it has mapped stays valid there, and counts as zombie bytes once the resident is
+        dropped. A lease that is asked back can be renewed and taken up, which moves no deadline; one whose last binding
+        goes ends at once.
 
         Errors: UNKNOWN_LEASE (also if it has ended already).
         """
@@ -201,6 +220,34 @@ class LoaderServiceServicer:
         """Lists the leases that have not ended page by page, ordered by time of creation; with a key: who uses it.
 
         Errors: PAGE_TOKEN_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchLeases(self, request, context):
+        """Streams a snapshot of the leases, then every entry of their journal: grants, bindings, states and ends. See
+        modelkeep.server.v1.WatchPhase for what is guaranteed. A restart of the loader begins a new journal:
+        RESUME_TOKEN_FOREIGN.
+
+        Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """Takes the loader out of service: from now on new leases and loads are refused with SERVER_DRAINING, and those that
+        wait or load end with it. Leases go on, can be renewed and taken up. Streams how many are left until none is or
+        `timeout` is over. It stands until Undrain or a restart, also when the caller goes away. A drained loader can be
+        drained again, to wait longer or to revoke.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Undrain(self, request, context):
+        """Lets the loader give leases again. Leases that were asked back end all the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -298,6 +345,21 @@ def add_LoaderServiceServicer_to_server(servicer, server):
                     servicer.ListLeases,
                     request_deserializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.ListLeasesRequest.FromString,
                     response_serializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.ListLeasesResponse.SerializeToString,
+            ),
+            'WatchLeases': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchLeases,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.WatchLeasesRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.WatchLeasesResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_stream_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.DrainRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.DrainResponse.SerializeToString,
+            ),
+            'Undrain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Undrain,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.UndrainRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_leases__pb2.UndrainResponse.SerializeToString,
             ),
             'LoadModel': grpc.unary_stream_rpc_method_handler(
                     servicer.LoadModel,
@@ -529,6 +591,87 @@ class LoaderService:
             '/modelkeep.loader.v1.LoaderService/ListLeases',
             modelkeep_dot_loader_dot_v1_dot_leases__pb2.ListLeasesRequest.SerializeToString,
             modelkeep_dot_loader_dot_v1_dot_leases__pb2.ListLeasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchLeases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/modelkeep.loader.v1.LoaderService/WatchLeases',
+            modelkeep_dot_loader_dot_v1_dot_leases__pb2.WatchLeasesRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_leases__pb2.WatchLeasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/modelkeep.loader.v1.LoaderService/Drain',
+            modelkeep_dot_loader_dot_v1_dot_leases__pb2.DrainRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_leases__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Undrain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.loader.v1.LoaderService/Undrain',
+            modelkeep_dot_loader_dot_v1_dot_leases__pb2.UndrainRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_leases__pb2.UndrainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,7 +51,8 @@ class LoaderServiceStub:
     """Loads and locks one or several components, all or none, and holds them while the stream is open.
     When the client goes away, also by kill -9, the lease goes with it. Frames: QUEUED and PROGRESS
     while loading (the first within 200 ms, then at least four a second), GRANTED once, then
-    keep-alive frames, and LOST if a component had to go. A clean end is ReleaseLease.
+    keep-alive frames, REVOKE_REQUESTED when somebody asks for the lease back, and LOST if it ended without its
+    holder's wish. A clean end is ReleaseLease.
 
     Only files that the model's record lists are lent, and only if their digests are those that it has.
 
@@ -81,9 +82,12 @@ class LoaderServiceStub:
     Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong.
     """
     RevokeLease: _grpc.UnaryUnaryMultiCallable[_leases_pb2.RevokeLeaseRequest, _leases_pb2.RevokeLeaseResponse]
-    """Ends somebody else's lease at once: the operator's lever. Its holder hears LOST with LEASE_REVOKED on its
-    stream, and LEASE_REVOKED from every later call with the lease; its descriptor connections are closed.
-    What it has mapped stays valid there, and counts as zombie bytes once the resident is dropped.
+    """Ends somebody else's lease, at once or after a grace: the operator's lever. With a grace its holder hears
+    REVOKE_REQUESTED on its stream, and whoever lives by a ttl reads it from RenewLease and GetLease (REVOKING). At the
+    end it hears LOST with LEASE_REVOKED, and LEASE_REVOKED from every later call with the lease; its descriptor
+    connections are closed. What it has mapped stays valid there, and counts as zombie bytes once the resident is
+    dropped. A lease that is asked back can be renewed and taken up, which moves no deadline; one whose last binding
+    goes ends at once.
 
     Errors: UNKNOWN_LEASE (also if it has ended already).
     """
@@ -97,6 +101,21 @@ class LoaderServiceStub:
 
     Errors: PAGE_TOKEN_MISMATCH.
     """
+    WatchLeases: _grpc.UnaryStreamMultiCallable[_leases_pb2.WatchLeasesRequest, _leases_pb2.WatchLeasesResponse]
+    """Streams a snapshot of the leases, then every entry of their journal: grants, bindings, states and ends. See
+    modelkeep.server.v1.WatchPhase for what is guaranteed. A restart of the loader begins a new journal:
+    RESUME_TOKEN_FOREIGN.
+
+    Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
+    """
+    Drain: _grpc.UnaryStreamMultiCallable[_leases_pb2.DrainRequest, _leases_pb2.DrainResponse]
+    """Takes the loader out of service: from now on new leases and loads are refused with SERVER_DRAINING, and those that
+    wait or load end with it. Leases go on, can be renewed and taken up. Streams how many are left until none is or
+    `timeout` is over. It stands until Undrain or a restart, also when the caller goes away. A drained loader can be
+    drained again, to wait longer or to revoke.
+    """
+    Undrain: _grpc.UnaryUnaryMultiCallable[_leases_pb2.UndrainRequest, _leases_pb2.UndrainResponse]
+    """Lets the loader give leases again. Leases that were asked back end all the same."""
     LoadModel: _grpc.UnaryStreamMultiCallable[_load_pb2.LoadModelRequest, _load_pb2.LoadModelResponse]
     """Brings components into RAM without a lease. Streams progress while files are read to know what they are,
     the plan, progress of loading, and each component once it is resident; ends when all are.
@@ -147,7 +166,8 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     """Loads and locks one or several components, all or none, and holds them while the stream is open.
     When the client goes away, also by kill -9, the lease goes with it. Frames: QUEUED and PROGRESS
     while loading (the first within 200 ms, then at least four a second), GRANTED once, then
-    keep-alive frames, and LOST if a component had to go. A clean end is ReleaseLease.
+    keep-alive frames, REVOKE_REQUESTED when somebody asks for the lease back, and LOST if it ended without its
+    holder's wish. A clean end is ReleaseLease.
 
     Only files that the model's record lists are lent, and only if their digests are those that it has.
 
@@ -177,9 +197,12 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong.
     """
     RevokeLease: _aio.UnaryUnaryMultiCallable[_leases_pb2.RevokeLeaseRequest, _leases_pb2.RevokeLeaseResponse]  # type: ignore[assignment]
-    """Ends somebody else's lease at once: the operator's lever. Its holder hears LOST with LEASE_REVOKED on its
-    stream, and LEASE_REVOKED from every later call with the lease; its descriptor connections are closed.
-    What it has mapped stays valid there, and counts as zombie bytes once the resident is dropped.
+    """Ends somebody else's lease, at once or after a grace: the operator's lever. With a grace its holder hears
+    REVOKE_REQUESTED on its stream, and whoever lives by a ttl reads it from RenewLease and GetLease (REVOKING). At the
+    end it hears LOST with LEASE_REVOKED, and LEASE_REVOKED from every later call with the lease; its descriptor
+    connections are closed. What it has mapped stays valid there, and counts as zombie bytes once the resident is
+    dropped. A lease that is asked back can be renewed and taken up, which moves no deadline; one whose last binding
+    goes ends at once.
 
     Errors: UNKNOWN_LEASE (also if it has ended already).
     """
@@ -193,6 +216,21 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
 
     Errors: PAGE_TOKEN_MISMATCH.
     """
+    WatchLeases: _aio.UnaryStreamMultiCallable[_leases_pb2.WatchLeasesRequest, _leases_pb2.WatchLeasesResponse]  # type: ignore[assignment]
+    """Streams a snapshot of the leases, then every entry of their journal: grants, bindings, states and ends. See
+    modelkeep.server.v1.WatchPhase for what is guaranteed. A restart of the loader begins a new journal:
+    RESUME_TOKEN_FOREIGN.
+
+    Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
+    """
+    Drain: _aio.UnaryStreamMultiCallable[_leases_pb2.DrainRequest, _leases_pb2.DrainResponse]  # type: ignore[assignment]
+    """Takes the loader out of service: from now on new leases and loads are refused with SERVER_DRAINING, and those that
+    wait or load end with it. Leases go on, can be renewed and taken up. Streams how many are left until none is or
+    `timeout` is over. It stands until Undrain or a restart, also when the caller goes away. A drained loader can be
+    drained again, to wait longer or to revoke.
+    """
+    Undrain: _aio.UnaryUnaryMultiCallable[_leases_pb2.UndrainRequest, _leases_pb2.UndrainResponse]  # type: ignore[assignment]
+    """Lets the loader give leases again. Leases that were asked back end all the same."""
     LoadModel: _aio.UnaryStreamMultiCallable[_load_pb2.LoadModelRequest, _load_pb2.LoadModelResponse]  # type: ignore[assignment]
     """Brings components into RAM without a lease. Streams progress while files are read to know what they are,
     the plan, progress of loading, and each component once it is resident; ends when all are.
@@ -246,7 +284,8 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Loads and locks one or several components, all or none, and holds them while the stream is open.
         When the client goes away, also by kill -9, the lease goes with it. Frames: QUEUED and PROGRESS
         while loading (the first within 200 ms, then at least four a second), GRANTED once, then
-        keep-alive frames, and LOST if a component had to go. A clean end is ReleaseLease.
+        keep-alive frames, REVOKE_REQUESTED when somebody asks for the lease back, and LOST if it ended without its
+        holder's wish. A clean end is ReleaseLease.
 
         Only files that the model's record lists are lent, and only if their digests are those that it has.
 
@@ -300,9 +339,12 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _leases_pb2.RevokeLeaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_leases_pb2.RevokeLeaseResponse, _abc.Awaitable[_leases_pb2.RevokeLeaseResponse]]:
-        """Ends somebody else's lease at once: the operator's lever. Its holder hears LOST with LEASE_REVOKED on its
-        stream, and LEASE_REVOKED from every later call with the lease; its descriptor connections are closed.
-        What it has mapped stays valid there, and counts as zombie bytes once the resident is dropped.
+        """Ends somebody else's lease, at once or after a grace: the operator's lever. With a grace its holder hears
+        REVOKE_REQUESTED on its stream, and whoever lives by a ttl reads it from RenewLease and GetLease (REVOKING). At the
+        end it hears LOST with LEASE_REVOKED, and LEASE_REVOKED from every later call with the lease; its descriptor
+        connections are closed. What it has mapped stays valid there, and counts as zombie bytes once the resident is
+        dropped. A lease that is asked back can be renewed and taken up, which moves no deadline; one whose last binding
+        goes ends at once.
 
         Errors: UNKNOWN_LEASE (also if it has ended already).
         """
@@ -328,6 +370,39 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: PAGE_TOKEN_MISMATCH.
         """
+
+    @_abc_1.abstractmethod
+    def WatchLeases(
+        self,
+        request: _leases_pb2.WatchLeasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_leases_pb2.WatchLeasesResponse], _abc.AsyncIterator[_leases_pb2.WatchLeasesResponse]]:
+        """Streams a snapshot of the leases, then every entry of their journal: grants, bindings, states and ends. See
+        modelkeep.server.v1.WatchPhase for what is guaranteed. A restart of the loader begins a new journal:
+        RESUME_TOKEN_FOREIGN.
+
+        Errors: RESUME_TOKEN_EXPIRED, RESUME_TOKEN_FOREIGN, WATCHER_TOO_SLOW.
+        """
+
+    @_abc_1.abstractmethod
+    def Drain(
+        self,
+        request: _leases_pb2.DrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_leases_pb2.DrainResponse], _abc.AsyncIterator[_leases_pb2.DrainResponse]]:
+        """Takes the loader out of service: from now on new leases and loads are refused with SERVER_DRAINING, and those that
+        wait or load end with it. Leases go on, can be renewed and taken up. Streams how many are left until none is or
+        `timeout` is over. It stands until Undrain or a restart, also when the caller goes away. A drained loader can be
+        drained again, to wait longer or to revoke.
+        """
+
+    @_abc_1.abstractmethod
+    def Undrain(
+        self,
+        request: _leases_pb2.UndrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_leases_pb2.UndrainResponse, _abc.Awaitable[_leases_pb2.UndrainResponse]]:
+        """Lets the loader give leases again. Leases that were asked back end all the same."""
 
     @_abc_1.abstractmethod
     def LoadModel(

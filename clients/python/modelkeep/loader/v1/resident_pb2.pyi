@@ -46,6 +46,19 @@ class ManifestKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MANIFEST_KIND_STATE_DICT: _ClassVar[ManifestKind]
     MANIFEST_KIND_OBJECT: _ClassVar[ManifestKind]
 
+class LeaseChange(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LEASE_CHANGE_UNSPECIFIED: _ClassVar[LeaseChange]
+    LEASE_CHANGE_GRANTED: _ClassVar[LeaseChange]
+    LEASE_CHANGE_STREAM_OPENED: _ClassVar[LeaseChange]
+    LEASE_CHANGE_CONNECTED: _ClassVar[LeaseChange]
+    LEASE_CHANGE_RENEWED: _ClassVar[LeaseChange]
+    LEASE_CHANGE_UNBOUND: _ClassVar[LeaseChange]
+    LEASE_CHANGE_DETACHED: _ClassVar[LeaseChange]
+    LEASE_CHANGE_TAKEN_UP: _ClassVar[LeaseChange]
+    LEASE_CHANGE_REVOKE_REQUESTED: _ClassVar[LeaseChange]
+    LEASE_CHANGE_ENDED: _ClassVar[LeaseChange]
+
 class LeaseEnd(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     LEASE_END_UNSPECIFIED: _ClassVar[LeaseEnd]
@@ -62,6 +75,7 @@ class LeaseState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LEASE_STATE_ACTIVE: _ClassVar[LeaseState]
     LEASE_STATE_DETACHED: _ClassVar[LeaseState]
     LEASE_STATE_ENDED: _ClassVar[LeaseState]
+    LEASE_STATE_REVOKING: _ClassVar[LeaseState]
 PRECISION_UNSPECIFIED: Precision
 PRECISION_AUTO: Precision
 PRECISION_FLOAT32: Precision
@@ -83,6 +97,16 @@ MANIFEST_KIND_UNSPECIFIED: ManifestKind
 MANIFEST_KIND_MODULE: ManifestKind
 MANIFEST_KIND_STATE_DICT: ManifestKind
 MANIFEST_KIND_OBJECT: ManifestKind
+LEASE_CHANGE_UNSPECIFIED: LeaseChange
+LEASE_CHANGE_GRANTED: LeaseChange
+LEASE_CHANGE_STREAM_OPENED: LeaseChange
+LEASE_CHANGE_CONNECTED: LeaseChange
+LEASE_CHANGE_RENEWED: LeaseChange
+LEASE_CHANGE_UNBOUND: LeaseChange
+LEASE_CHANGE_DETACHED: LeaseChange
+LEASE_CHANGE_TAKEN_UP: LeaseChange
+LEASE_CHANGE_REVOKE_REQUESTED: LeaseChange
+LEASE_CHANGE_ENDED: LeaseChange
 LEASE_END_UNSPECIFIED: LeaseEnd
 LEASE_END_RELEASED: LeaseEnd
 LEASE_END_EXPIRED: LeaseEnd
@@ -94,6 +118,7 @@ LEASE_STATE_UNSPECIFIED: LeaseState
 LEASE_STATE_ACTIVE: LeaseState
 LEASE_STATE_DETACHED: LeaseState
 LEASE_STATE_ENDED: LeaseState
+LEASE_STATE_REVOKING: LeaseState
 
 class ComponentRef(_message.Message):
     __slots__ = ("key", "submodel", "precision")
@@ -228,7 +253,14 @@ class Holder(_message.Message):
     def __init__(self, pid: _Optional[int] = ..., uid: _Optional[int] = ..., label: _Optional[str] = ..., principal: _Optional[str] = ...) -> None: ...
 
 class Lease(_message.Message):
-    __slots__ = ("id", "state", "components", "resident_ids", "holder", "create_time", "expire_time", "stream_bound", "descriptor_connections", "size_bytes", "end", "end_message", "display_names")
+    __slots__ = ("id", "state", "components", "resident_ids", "holder", "create_time", "expire_time", "stream_bound", "descriptor_connections", "size_bytes", "end", "end_message", "display_names", "labels", "revoke_deadline_time", "last_change", "last_change_time", "revision")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
@@ -242,6 +274,11 @@ class Lease(_message.Message):
     END_FIELD_NUMBER: _ClassVar[int]
     END_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAMES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    REVOKE_DEADLINE_TIME_FIELD_NUMBER: _ClassVar[int]
+    LAST_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    LAST_CHANGE_TIME_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: LeaseState
     components: _containers.RepeatedCompositeFieldContainer[ComponentRef]
@@ -255,7 +292,12 @@ class Lease(_message.Message):
     end: LeaseEnd
     end_message: str
     display_names: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[LeaseState, str]] = ..., components: _Optional[_Iterable[_Union[ComponentRef, _Mapping]]] = ..., resident_ids: _Optional[_Iterable[str]] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stream_bound: _Optional[bool] = ..., descriptor_connections: _Optional[int] = ..., size_bytes: _Optional[int] = ..., end: _Optional[_Union[LeaseEnd, str]] = ..., end_message: _Optional[str] = ..., display_names: _Optional[_Iterable[str]] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    revoke_deadline_time: _timestamp_pb2.Timestamp
+    last_change: LeaseChange
+    last_change_time: _timestamp_pb2.Timestamp
+    revision: int
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[LeaseState, str]] = ..., components: _Optional[_Iterable[_Union[ComponentRef, _Mapping]]] = ..., resident_ids: _Optional[_Iterable[str]] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stream_bound: _Optional[bool] = ..., descriptor_connections: _Optional[int] = ..., size_bytes: _Optional[int] = ..., end: _Optional[_Union[LeaseEnd, str]] = ..., end_message: _Optional[str] = ..., display_names: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., revoke_deadline_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_change: _Optional[_Union[LeaseChange, str]] = ..., last_change_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class TierCapacity(_message.Message):
     __slots__ = ("tier", "device", "budget_bytes", "used_bytes", "leased_bytes", "zombie_bytes", "resident_count")
