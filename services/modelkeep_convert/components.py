@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -29,10 +30,11 @@ from modelkeep.dtypes import DTYPES as FILE_DTYPES
 from modelkeep.exceptions import InvalidModelException
 from modelkeep.headers import Tensor
 from modelkeep.worker.classconfig import checked_config
-from modelkeep.worker.classes import resolve_class
+from modelkeep.worker.classes import KEPT_IN_FLOAT32, resolve_class
 from modelkeep.worker.manifest import Kind, Manifest
 from modelkeep.worker.shell import DTYPES, build_module, without_weights
 from modelkeep_convert import sealed, vaeconfig
+from modelkeep_convert.quantised.sources import Source, any_quantised, bytes_of, joined, written_out
 from modelkeep_convert.request import Build
 from modelkeep_convert.spare import is_training, refuse_stray
 
@@ -83,11 +85,24 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
             raise _incomplete(wanted, missing)
     if _is_plain(cls, shell, sources, names):
         return _from_sources(wanted, config, shell, sources, names)
-    return _from_module(wanted, config, _from_pretrained(cls, wanted, config, descriptors))
+    if not any_quantised(sources):
+        return _from_module(wanted, config, _from_pretrained(cls, wanted, config, descriptors))
+    kept = KEPT_IN_FLOAT32.get(wanted.class_name, ())
+    with _closed(written_out(sources, DTYPES[wanted.precision], kept)) as memory:
+        return _from_module(wanted, config, _from_pretrained(cls, wanted, config, [memory]))
 
 
 @contextlib.contextmanager
-def _within_reason(sources: Mapping[str, _Source]) -> Iterator[None]:
+def _closed(descriptor: int) -> Iterator[int]:
+    """A descriptor that is closed in the end."""
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _within_reason(sources: Mapping[str, Source]) -> Iterator[None]:
     """Refuse to build a module of far more parameters or elements than there are in the files.
 
     One wrong number in a configuration would keep this process busy until memory is used up, and every
@@ -133,8 +148,8 @@ class _Source:
         return tensor
 
 
-def _open(wanted: Build, descriptors: list[int]) -> dict[str, _Source]:
-    sources: dict[str, _Source] = {}
+def _open(wanted: Build, descriptors: list[int]) -> dict[str, Source]:
+    sources: dict[str, Source] = {}
     for name, fd in zip(wanted.files, descriptors, strict=True):
         file: Any = safe_open(f"/proc/self/fd/{fd}", framework="pt")
         for key in list(file.keys()):
@@ -145,13 +160,13 @@ def _open(wanted: Build, descriptors: list[int]) -> dict[str, _Source]:
                     remedy="Fetch the model anew, into an empty folder.",
                 )
             sources[key] = _Source(file, key)
-    return sources
+    return joined(sources)
 
 
 def _is_plain(
     cls: Any,
     shell: torch.nn.Module,
-    sources: Mapping[str, _Source],
+    sources: Mapping[str, Source],
     names: Mapping[str, torch.Tensor | None],
 ) -> bool:
     """Whether reading and casting the tensors one by one is all that from_pretrained would do."""
@@ -175,7 +190,7 @@ def _from_sources(
     wanted: Build,
     config: Mapping[str, Any],
     shell: torch.nn.Module,
-    sources: Mapping[str, _Source],
+    sources: Mapping[str, Source],
     names: Mapping[str, torch.Tensor | None],
 ) -> Parts:
     dtype = DTYPES[wanted.precision]
@@ -198,26 +213,26 @@ def _from_sources(
 
     def read(tensor: Tensor) -> memoryview:
         if tensor.name in transient:
-            return _bytes_of(transient[tensor.name])
+            return bytes_of(transient[tensor.name])
         value = names[tensor.name]
         if value is None:
             value = sources[tensor.name].read()
-        return _bytes_of(value.to(dtype) if value.is_floating_point() else value)
+        return bytes_of(value.to(dtype) if value.is_floating_point() else value)
 
     return Parts(_manifest(wanted, config, {}, list(buffers), list(transient)), tensors, read)
 
 
-def _state_dict(wanted: Build, sources: Mapping[str, _Source]) -> Parts:
+def _state_dict(wanted: Build, sources: Mapping[str, Source]) -> Parts:
     """The tensors of the files, and nothing else."""
     dtype = DTYPES[wanted.precision]
 
-    def code(source: _Source) -> str:
+    def code(source: Source) -> str:
         own = source.code()
         return _CODES[dtype] if wanted.cast and FILE_DTYPES[own].is_float else own
 
     def read(tensor: Tensor) -> memoryview:
         value = sources[tensor.name].read()
-        return _bytes_of(value.to(dtype) if wanted.cast and value.is_floating_point() else value)
+        return bytes_of(value.to(dtype) if wanted.cast and value.is_floating_point() else value)
 
     tensors = [Tensor(name, code(source), tuple(source.shape())) for name, source in sources.items()]
     return Parts(Manifest("", "", {}, wanted.precision, {}, (), (), Kind.STATE_DICT), tensors, read)
@@ -240,7 +255,7 @@ def _from_module(wanted: Build, config: Mapping[str, Any], module: torch.nn.Modu
     return Parts(
         _manifest(wanted, config, aliases, list(buffers), transient),
         tensors,
-        lambda tensor: _bytes_of(values[tensor.name]),
+        lambda tensor: bytes_of(values[tensor.name]),
     )
 
 
@@ -315,7 +330,7 @@ def _strict(wanted: Build) -> Iterator[None]:
 
 
 def _single_file_vae(
-    wanted: Build, sources: Mapping[str, _Source]
+    wanted: Build, sources: Mapping[str, Source]
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor | None]]:
     """Configuration and module names of a single-file VAE; a tensor where the file's own is not usable."""
     shapes = {name: tuple(source.shape()) for name, source in sources.items()}
@@ -337,9 +352,3 @@ def _single_file_vae(
     taken = {tensor.data_ptr() for tensor in names.values()}
     refuse_stray("AutoencoderKL", (name for name, t in checkpoint.items() if t.data_ptr() not in taken))
     return config, names
-
-
-def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    flat = tensor.detach().contiguous().reshape(-1)
-    data: Any = flat.view(torch.uint8).numpy()
-    return memoryview(data) if flat.numel() else memoryview(b"")

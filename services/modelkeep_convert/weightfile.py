@@ -1,4 +1,4 @@
-"""Safetensors files laid out without torch, and what their tensors come to at another precision.
+"""Safetensors files laid out without torch.
 
 A file is 8 bytes (little-endian length N of the header), N bytes of JSON, then the tensors without
 gaps (https://huggingface.co/docs/safetensors/index#format); :mod:`modelkeep.headers` reads it. The loader
@@ -10,45 +10,14 @@ lies. The format forbids holes, so order is what is left (:func:`lay_out`).
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from modelkeep.dtypes import DTYPES, PRECISIONS
-from modelkeep.headers import Header, Tensor
+from modelkeep.headers import Tensor
 
 #: The header of a laid-out file ends at a multiple of this.
 HEADER_ALIGNMENT: Final = 4096
-
-
-def cast_bytes(header: Header, precision: str, kept: Collection[str] = ()) -> int:
-    """Bytes of the tensors once every floating-point one has this precision.
-
-    Args:
-        header: Of a file.
-        precision: Name of the precision.
-        kept: Modules whose tensors are in float32 where that is float16.
-    """
-    item, wide = DTYPES[PRECISIONS[precision]].bits // 8, DTYPES["F32"].bits // 8
-    total = 0
-    for tensor in header.tensors:
-        if not DTYPES[tensor.dtype].is_float:
-            total += tensor.size_bytes
-        elif precision == "float16" and not set(kept).isdisjoint(tensor.name.split(".")):
-            total += tensor.elements * wide
-        else:
-            total += tensor.elements * item
-    return total
-
-
-def main_float_code(header: Header) -> str | None:
-    """The code of a precision that can be asked for that most bytes have; None if no tensor has one."""
-    codes = frozenset(PRECISIONS.values())
-    total: dict[str, int] = {}
-    for tensor in header.tensors:
-        if tensor.dtype in codes:
-            total[tensor.dtype] = total.get(tensor.dtype, 0) + tensor.size_bytes
-    return max(total, key=lambda code: total[code]) if total else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,8 @@ async def test_a_configuration_beyond_reason_is_the_models_fault_and_takes_no_me
 @pytest.mark.parametrize(
     ("name", "entries", "why"),
     [
-        ("vae", {"quantization_config": {"quant_method": "bitsandbytes"}}, "bitsandbytes"),
+        ("vae", {"quantization_config": {"quant_method": "gptq"}}, "gptq"),
+        ("vae", {"quantization_config": {"quant_method": "fp8", "weight_block_size": [96, 96]}}, "96"),
         ("text_encoder", {"quantization_config": {"quant_method": "some"}}, "quantised"),
         ("text_encoder", {"_attn_implementation": "somebody/kernel"}, "somebody/kernel"),
         ("t5_encoder", {"attn_implementation": ["eager"]}, "attention"),

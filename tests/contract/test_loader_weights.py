@@ -45,31 +45,11 @@ async def variant_of(loader: Lender, name: str, part: str, change: Callable[[Pat
 @pytest.mark.parametrize(
     ("name", "part", "change", "said"),
     [
-        (
-            "fp8 scale_weight",
-            "vae",
-            fp8("scale_weight"),
-            "scale_weight",
-        ),
-        (
-            "fp8 weight_scale",
-            "vae",
-            fp8("weight_scale"),
-            "weight_scale",
-        ),
-        (
-            "fp8 scale_weight text",
-            "text_encoder",
-            fp8("scale_weight"),
-            "scale_weight",
-        ),
         # A name that nobody has heard of yet is a tensor that the module does not take.
         ("fp8 other", "vae", fp8("factor"), "factor"),
         ("fp8 other text", "text_encoder", fp8("factor"), "factor"),
-        ("int8 unmarked", "text_encoder", oddweights.int8, "bitsandbytes, 8 bits"),
-        ("int8 marked", "text_encoder", partial(oddweights.int8, marked=True), "bitsandbytes"),
         ("int8 alone", "text_encoder", partial(oddweights.int8, scales=False), "integers of 8 bits"),
-        ("nf4", "text_encoder", oddweights.nf4, "bitsandbytes, 4 bits"),
+        ("nf4 without a state", "text_encoder", oddweights.nf4, "cannot be read"),
     ],
 )
 async def test_weights_that_mean_something_only_with_their_scales_are_refused_and_named(

@@ -155,6 +155,11 @@ class Header(Mapping[str, tuple[int, ...]]):
         """A tensor of one of these dtypes; empty if there is none."""
         return next((name for name, entry in self._entries.items() if entry["dtype"] in dtypes), "")
 
+    def without(self, names: Collection[str]) -> Header:
+        """The same file, as if it had no tensors of these names."""
+        rest = {name: entry for name, entry in self._entries.items() if name not in names}
+        return Header(self.path, rest, self.metadata, self.size_bytes, self.header_bytes)
+
     # families ask for many prefixes: sorting once takes less than looking through all names once
     @cached_property
     def _sorted(self) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelkeep.contents import PICKLE_SUFFIXES, TENSOR_SUFFIXES, TEXTS, Kind
 from modelkeep.exceptions import InvalidModelException
-from modelkeep.quantised import FORMATS, REMEDY, quantisation
+from modelkeep.quantised import FORMATS, REMEDY, quantisation, weights_only
 from modelkeep_common.families.others import looks_like
 from modelkeep_common.wire import total
 
@@ -99,21 +99,23 @@ def _match_file(path: Path, opener: Opener) -> Match:
     if content.kind in TEXTS and suffix not in TENSOR_SUFFIXES | PICKLE_SUFFIXES | {""}:
         raise _no_kind(path, content.what)
     header = read_header(path, opener)
+    how, name = quantisation(header)
+    weights = weights_only(header) if how else header
     matches: list[Match] = []
     ruled_out: list[RuledOut] = []
     for family in FILE_KINDS:
-        answer = family.match(header)
+        answer = family.match(header if weights is None else weights)
         if isinstance(answer, NoMatch):
             ruled_out.append(answer.of(family.name))
         else:
             matches.append(answer)
-    how, name = quantisation(header)
-    is_plain = not how or [match.type for match in matches] == ["lora"]
+    is_plain = weights is not None or [match.type for match in matches] == ["lora"]
     if len(matches) == 1 and is_plain:
-        return replace(matches[0], ruled_out=(*matches[0].ruled_out, *ruled_out))
+        format_ = str(FORMATS.get(how, matches[0].format))
+        return replace(matches[0], format=format_, ruled_out=(*matches[0].ruled_out, *ruled_out))
     seen = certain("type=unknown", f"a valid safetensors file of {len(header)} tensors that no family knows")
     if not is_plain:
-        why = f"quantised ({how}: it holds {name[:200]}), which cannot be lent yet"
+        why = f"quantised ({how}: it holds {name[:200]}), which cannot be lent"
         ruled_out = [RuledOut("quantised weights", why, near=True, remedy=REMEDY)]
     elif matches:
         seen = certain("type=unknown", f"fits several at once: {', '.join(match.type for match in matches)}")

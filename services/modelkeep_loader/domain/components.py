@@ -47,11 +47,13 @@ class ComponentRef:
         key: Key of the model.
         submodel: Which component of a main model ("vae"); "" for models that are one component.
         precision: "auto", "float32", "float16" or "bfloat16".
+        weights: "auto", "stored", "dequantised" or "float8"; see :mod:`modelkeep_loader.domain.weights`.
     """
 
     key: str
     submodel: str = ""
     precision: str = "auto"
+    weights: str = "auto"
 
 
 def signature_of(status: os.stat_result) -> str:
@@ -154,6 +156,9 @@ class Plan:
         cast: Whether floating-point tensors are brought to `precision`; otherwise each stays what it is.
         names: Of the files, as the model has them.
         texts: Further files of an object: name → contents.
+        weights: Their form, never "auto".
+        quantisation: How the files are quantised; "" if they are not.
+        dequantised_bytes: What `size_bytes` would be, were it lent dequantised.
     """
 
     ref: ComponentRef
@@ -174,6 +179,9 @@ class Plan:
     cast: bool = True
     names: tuple[str, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
+    weights: str = "dequantised"
+    quantisation: str = ""
+    dequantised_bytes: int = 0
 
     @property
     def display_name(self) -> str:

@@ -17,14 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from modelkeep.dtypes import DTYPES
 from modelkeep.exceptions import InvalidModelException, ModelNotFoundException
-from modelkeep.headers import Allowance, Header
-from modelkeep.quantised import refuse_quantised
+from modelkeep.headers import Allowance
 from modelkeep.worker.classes import KEPT_IN_FLOAT32
 from modelkeep.worker.manifest import Kind
 from modelkeep_common.wire import clamped_int
-from modelkeep_convert.weightfile import cast_bytes, main_float_code
 from modelkeep_loader.domain.components import (
     CPU,
     ComponentRef,
@@ -40,6 +37,7 @@ from modelkeep_loader.domain.folders import INDEX_NAMES
 from modelkeep_loader.domain.found import Found
 from modelkeep_loader.domain.listing import refuse_other
 from modelkeep_loader.domain.records import FileFacts, Record, Records
+from modelkeep_loader.domain.weights import Weights, weigh
 
 #: Part of every identity: what the helper makes of the same files may change with it.
 LAYOUT_VERSION: Final = "safetensors-aligned-2"
@@ -79,9 +77,8 @@ class _Draft(NamedTuple):
     found: Found
     files: list[SourceFile]
     claims: list[FileFacts | None]
-    precision: str
+    weights: Weights
     cast: bool
-    size_bytes: int
     marks: dict[Path, str]
 
 
@@ -89,9 +86,8 @@ class _Weighed(NamedTuple):
     """What a look at a component's files says."""
 
     statuses: list[os.stat_result]
-    precision: str
+    weights: Weights
     cast: bool
-    size_bytes: int
 
 
 class Planner:
@@ -183,7 +179,8 @@ class Planner:
         found = draft.found
         contents: list[object] = []
         digests: list[Identified] = []
-        fits = draft.size_bytes <= self._budget
+        weights = draft.weights
+        fits = weights.size_bytes <= self._budget
         reading.total += sum(file.size_bytes for file in draft.files) if fits else 0
         for file, claim in zip(draft.files, draft.claims, strict=True):
             if not fits:
@@ -202,8 +199,9 @@ class Planner:
             found.class_name,
             _canonical(found.config) if found.config is not None else [record.base, scaling],
             found.overrides,
-            draft.precision,
             CPU,
+            weights.precision,
+            weights.form,
         ]
         if found.kind is not Kind.MODULE:
             # Without a configuration, names are what tells one file from another.
@@ -217,17 +215,20 @@ class Planner:
             class_name=found.class_name,
             config=found.config,
             overrides=found.overrides,
-            precision=draft.precision,
+            precision=weights.precision,
             files=tuple(draft.files),
             digests=tuple(digests),
             scaling_factor=scaling,
-            size_bytes=draft.size_bytes,
+            size_bytes=weights.size_bytes,
             model=ModelFacts(record.name, record.base, record.type, found.location, record.hash),
             device=CPU,
             kind=found.kind,
             cast=draft.cast,
             names=tuple(name for name, _ in found.files),
             texts=found.texts,
+            weights=weights.form,
+            quantisation=weights.quantisation,
+            dequantised_bytes=weights.dequantised_bytes,
         )
         weight = _PLAN_BYTES + len(text) + 200 * len(draft.marks)
         return _Kept(record, vae[1] if vae is not None else None, plan, draft.marks, weight)
@@ -293,7 +294,7 @@ class Planner:
             found.listing.claim(name, status)
             for (name, _), status in zip(found.files, weighed.statuses, strict=True)
         ]
-        return _Draft(found, sources, claims, weighed.precision, weighed.cast, weighed.size_bytes, marks)
+        return _Draft(found, sources, claims, weighed.weights, weighed.cast, marks)
 
     def _weigh(self, ref: ComponentRef, found: Found) -> _Weighed:
         """Look at the files that were found: what they are, and what they will take."""
@@ -301,23 +302,21 @@ class Planner:
             statuses = [self._finder.files.status(path) for _, path in found.files]
             texts = sum(len(text.encode()) for text in found.texts.values())
             size = 4096 + 1024 * len(statuses) + sum(status.st_size for status in statuses) + texts
-            return _Weighed(statuses, "", False, clamped_int(size))
+            size = clamped_int(size)
+            return _Weighed(statuses, Weights("", "dequantised", "", size, size), False)
         left = Allowance()
         looks = [self._finder.files.header(path, left) for _, path in found.files]
-        headers = [header for header, _ in looks]
-        for header in headers:
-            refuse_quantised(header)
-        precision = ref.precision if ref.precision != "auto" else _own_precision(headers)
         # What has no class has none that its tensors must suit.
         cast = found.kind is Kind.MODULE or ref.precision != "auto"
-        kept = KEPT_IN_FLOAT32.get(found.class_name, ())
-        size = 4096 + sum(
-            160 * len(header.tensors)
-            + (cast_bytes(header, precision, kept) if cast else header.size_bytes - header.header_bytes)
-            for header in headers
+        weights = weigh(
+            (tensor for header, _ in looks for tensor in header.tensors),
+            ref.precision,
+            ref.weights,
+            cast=cast,
+            kept=KEPT_IN_FLOAT32.get(found.class_name, ()),
+            path=looks[0][0].path,
         )
-        # Sparse files may claim more together than the wire can say.
-        return _Weighed([status for _, status in looks], precision, cast, clamped_int(size))
+        return _Weighed([status for _, status in looks], weights, cast)
 
 
 def _has_others_vae(ref: ComponentRef, record: Record) -> bool:
@@ -338,11 +337,6 @@ def _unreadable(record: Record, path: Path, error: OSError) -> InvalidModelExcep
         metadata={"path": str(path), "detail": str(error.strerror)},
         remedy=f"Let the loader's user read {path}, and look whether its disk is well.",
     )
-
-
-def _own_precision(headers: list[Header]) -> str:
-    largest = max(headers, key=lambda header: header.size_bytes - header.header_bytes)
-    return DTYPES[main_float_code(largest) or "F32"].name
 
 
 def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -277,7 +277,7 @@ def test_a_pipelines_unet_with_other_layers_is_no_certain_base(tmp_path: Path) -
         ("absmax", "bnb_quantized_nf4b"),
         ("quant_state.bitsandbytes__nf4", "bnb_quantized_nf4b"),
         ("SCB", "bnb_quantized_int8b"),
-        ("scale_weight", "checkpoint"),
+        ("weight_scale_2", "checkpoint"),
     ],
 )
 def test_a_quantised_file_is_named_with_its_format_and_taken_only_by_who_knows_it(
@@ -287,23 +287,30 @@ def test_a_quantised_file_is_named_with_its_format_and_taken_only_by_who_knows_i
     name = f"{UNET}middle_block.1.proj_in.weight"
     ending = f"{name}.{beside}" if beside[0] in "aq" else f"{name.removesuffix('weight')}{beside}"
     path = write_safetensors(tmp_path / "a.safetensors", tensors | {ending: [1]})
-    with pytest.raises(InvalidModelException, match=r"quantised .*cannot be lent yet"):
+    with pytest.raises(InvalidModelException, match=r"quantised .*cannot be lent"):
         check_known(probe(path), path)
     result = probe(path, Hints(type="main", base="sdxl"))
     check_known(result, path)
     assert result.format == format_
 
 
+def test_a_file_of_float8_beside_scales_is_what_its_shapes_say(tmp_path: Path) -> None:
+    tensors = checkpoint_tensors("sdxl")
+    name = f"{UNET}middle_block.1.proj_in.scale_weight"
+    result = probe(write_safetensors(tmp_path / "a.safetensors", tensors | {name: []}))
+    assert (result.type, result.base, result.format) == ("main", "sdxl", "checkpoint")
+
+
 def test_a_component_with_quantised_weights_is_named(tmp_path: Path) -> None:
     folder = write_pipeline(tmp_path / "m", "sd-1")
     weights = folder / "text_encoder" / "model.safetensors"
     write_safetensors(weights, table("text.clip-l.transformers") | {"text_model.x.SCB": [768]})
-    with pytest.raises(InvalidModelException, match=r"text_encoder/model\.safetensors is quantised"):
+    with pytest.raises(InvalidModelException, match=r"model\.safetensors holds quantised weights .*x\.SCB"):
         probe(folder)
     config = folder / "text_encoder" / "config.json"
-    config.write_text(json.dumps({"quantization_config": {"quant_method": "bitsandbytes"}}))
+    config.write_text(json.dumps({"quantization_config": {"quant_method": "gptq"}}))
     write_safetensors(weights, table("text.clip-l.transformers"))
-    with pytest.raises(InvalidModelException, match=r"quantised weights .*cannot be lent yet"):
+    with pytest.raises(InvalidModelException, match=r"quantised weights .*cannot be lent"):
         probe(folder)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from modelkeep.dtypes import DTYPES, PRECISIONS, Precision
 from modelkeep.headers import Tensor, read_header
 from modelkeep.loader.v1 import resident_pb2
-from modelkeep_convert.weightfile import cast_bytes, lay_out, main_float_code
+from modelkeep_convert.weightfile import lay_out
 from support import modelshapes
 
 tensors = st.builds(
@@ -97,16 +97,6 @@ def test_the_real_library_reads_a_layout(data_dir: object) -> None:
 
 
 GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-
-
-def test_the_size_after_a_cast_counts_only_floats() -> None:
-    eighth = {"dtype": "F8_E4M3", "shape": [12], "data_offsets": [16, 28]}
-    header = {"a": GOOD, "f8": eighth, "ids": {"dtype": "I64", "shape": [1], "data_offsets": [8, 16]}}
-    fd = written(header, bytes(28))
-    read = read_header(fd, Path("it"))
-    os.close(fd)
-    assert cast_bytes(read, "bfloat16") == (2 + 12) * 2 + 8
-    assert main_float_code(read) == "F32", "8 bits are no precision that can be asked for"
 
 
 def test_every_precision_that_can_be_asked_for_has_a_code_and_a_name_on_the_wire() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from modelkeep.exceptions import InvalidModelException
+from modelkeep.quantised import METHODS
 
 #: What a configuration may set for the attention. Others are code of other packages; a name with a slash is
 #: code from the library's hub.
@@ -103,13 +104,11 @@ def checked_config(class_name: str, config: Mapping[str, Any], path: Path) -> di
         path: Where that file is, for messages.
 
     Raises:
-        InvalidModelException: It asks for what is not to be had: quantized weights, an attention from
-            elsewhere, or sizes beyond reason.
+        InvalidModelException: It asks for what is not to be had: weights quantised in a way that cannot be
+            read, an attention from elsewhere, or sizes beyond reason.
     """
     if quantized := config.get("quantization_config"):
-        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
-        what = f"quantised weights ({_said(method)}) cannot be lent yet: use one that is not quantised"
-        _bad(path, what, "Use this model's folder in float16, bfloat16 or float32.")
+        _check_quantisation(quantized, path)
     for key in _ATTENTION_KEYS:
         if (attention := config.get(key)) is not None and attention not in ATTENTIONS:
             allowed = ", ".join(ATTENTIONS)
@@ -129,6 +128,20 @@ def check_settings(settings: Mapping[str, Any], path: Path) -> None:
     """
     for key, value in settings.items():
         _check(key, value, path, levels=2, entries=_MAX_STEPS)
+
+
+def _check_quantisation(quantised: object, path: Path) -> None:
+    """How its weights are quantised, by a method whose tensors tell the rest; nothing of it is obeyed."""
+    facts = quantised if isinstance(quantised, dict) else {"quant_method": quantised}
+    method = facts.get("quant_method")
+    if method is None and (facts.get("load_in_8bit") or facts.get("load_in_4bit")):
+        method = "bitsandbytes"
+    if method not in METHODS:
+        what = f"quantised weights ({_said(method)}) cannot be lent: use one that is not quantised"
+        _bad(path, what, "Use this model's folder in float16, bfloat16 or float32.")
+    edges = facts.get("weight_block_size") or ()
+    if not isinstance(edges, list | tuple) or any(type(e) is not int or e < 1 or e & (e - 1) for e in edges):
+        _bad(path, f"scales for blocks of {_said(edges)} numbers cannot be read")
 
 
 def _check(key: str, value: object, path: Path, levels: int, entries: int = _MAX_ENTRIES) -> None:

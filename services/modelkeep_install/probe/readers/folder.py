@@ -11,7 +11,7 @@ from modelkeep.contents import PICKLE_SUFFIXES, TENSOR_SUFFIXES
 from modelkeep.exceptions import InvalidModelException, UnsafeFormatException
 from modelkeep.headers import Allowance, Header
 from modelkeep.modeljson import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_object
-from modelkeep.quantised import refuse_quantised
+from modelkeep.quantised import survey
 from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import ALLOWED as LENDABLE_CLASSES
 
@@ -116,9 +116,11 @@ class Folder:
         if not tensors:
             raise self.invalid(component, f"no safetensors weights in this folder{self.beside(component)}")
         headers = [read_header(self.path / name, self._opener, self._allowance) for name in tensors]
-        for name, header in zip(tensors, headers, strict=True):
+        for header in headers:
             header.check_lendable()
-            refuse_quantised(header, name)
+        # What the loader would refuse is refused before it is installed.
+        every = (tensor for header in headers for tensor in header.tensors)
+        survey(every, Path(tensors[0] if tensors else component))
         return headers
 
     def beside(self, relative: str) -> str:
