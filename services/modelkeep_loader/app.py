@@ -89,7 +89,9 @@ class LoaderApplication:
             def progressed(resident: Resident) -> None:
                 history.progress(residents.resident_message(resident))
 
-            ram = Tier(TierName.RAM, budget_bytes=budget, on_change=changed)
+            ram = Tier(
+                TierName.RAM, budget_bytes=budget, keep_alive_s=settings.keep_alive_s, on_change=changed
+            )
             cache = Cache(helper, ram, on_progress=progressed)
             finder = Finder(around.models_root, self._root_id, around.roots)
             deaths = DeathWatch(lambda pid: lending.leases.process_died(pid))

@@ -37,6 +37,11 @@ class LoaderSettings(ServiceSettings):
         le=1 << 62,
         description="Bytes of RAM for weights; 0 takes half of the host's or the container's memory.",
     )
+    keep_alive_s: float = Field(
+        -1.0,
+        description="Seconds that a component is kept that nobody uses, where its caller does not say; 0 "
+        "drops it with its last lease, a negative number keeps it for as long as there is room.",
+    )
     descriptor_dir: Path | None = Field(
         None, description="Private folder of the descriptor socket; a short one of the user's when unset."
     )

@@ -14,6 +14,7 @@ from modelkeep.loader.v1 import (
     leases_pb2,
     load_pb2,
     loader_service_pb2_grpc,
+    pins_pb2,
     resident_pb2,
     residents_pb2,
 )
@@ -21,7 +22,8 @@ from modelkeep_common.calls import current_call
 from modelkeep_common.idempotency import fingerprint
 from modelkeep_common.paging import AskedPage, clamp_page_size, decode_page_token, encode_page_token, fitting
 from modelkeep_common.watch import stream_frames
-from modelkeep_loader.convert import leases, news, requests, residents, words
+from modelkeep_loader.convert import leases, news, pins, requests, residents, words
+from modelkeep_loader.domain.demand import Terms
 from modelkeep_loader.domain.lending import Capacity, Lending
 from modelkeep_loader.domain.requests import News, Tell
 from modelkeep_loader.store import LeaseJournal, ResidentHistory, read_leases, read_residents
@@ -145,8 +147,26 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         requests.check_tier(request)
         tell = _teller(context, partial(news.load_response, request.context))
         await self._lending.load(
-            requests.to_refs(request.components), requests.seconds(request.max_wait), tell
+            requests.to_refs(request.components),
+            requests.seconds(request.max_wait),
+            tell,
+            Terms(keep_alive_s=requests.keep_alive_seconds(request)),
         )
+
+    async def PinModel(self, request: pins_pb2.PinModelRequest, context: Any) -> pins_pb2.PinModelResponse:
+        """See the .proto."""
+        found = await self._lending.pin(
+            requests.to_refs(request.components),
+            load=request.load,
+            max_wait_s=requests.seconds(request.max_wait),
+        )
+        return pins.pin_response(found)
+
+    async def UnpinModel(
+        self, request: pins_pb2.UnpinModelRequest, context: Any
+    ) -> pins_pb2.UnpinModelResponse:
+        """See the .proto."""
+        return pins.unpin_response(self._lending.unpin(requests.to_refs(request.components)))
 
     async def EvictModel(
         self, request: load_pb2.EvictModelRequest, context: Any

@@ -125,6 +125,8 @@ def test_install_watch_list_and_lease_do_the_main_job(
     (left,) = messages(run(environment, "leases.sh", "drain"))
     assert (left["leaseCount"], left["done"]) == (1, True)
     assert json.loads(run(environment, "leases.sh", "undrain"))["wasDrained"] is True
+    (pin,) = json.loads(run(environment, "pin.sh", model["key"]))["pins"]
+    assert (pin["component"]["key"], pin["resident"]) == (model["key"], True)
     relinked = json.loads(run(environment, "relink.sh", model["key"], str(vae)))["model"]
     assert (relinked["key"], relinked["path"]) == (model["key"], str(vae))
     ended = json.loads(run(environment, "revoke.sh", grant["lease"]["id"], 'the "night" shift'))["lease"]

@@ -33,6 +33,7 @@
         │   ├── InvalidModelException         INVALID_MODEL          FAILED_PRECONDITION
         │   ├── SubmodelRequiredException     SUBMODEL_REQUIRED      FAILED_PRECONDITION
         │   ├── ModelInUseException           MODEL_IN_USE           FAILED_PRECONDITION
+        │   ├── ModelPinnedException          MODEL_PINNED           FAILED_PRECONDITION
         │   └── UnsafeFormatException         UNSAFE_FORMAT          FAILED_PRECONDITION
         ├── AccessException                   (not allowed, or not with these credentials)
         │   ├── CredentialsMissingException   CREDENTIALS_MISSING    UNAUTHENTICATED
@@ -298,6 +299,13 @@ class ModelInUseException(ModelUnusableException):
     """Leases hold the model's components; the metadata names the holders."""
 
     reason = "MODEL_IN_USE"
+    code = "FAILED_PRECONDITION"
+
+
+class ModelPinnedException(ModelUnusableException):
+    """Components of the model are pinned in the loader's memory; the metadata names them."""
+
+    reason = "MODEL_PINNED"
     code = "FAILED_PRECONDITION"
 
 

@@ -85,6 +85,9 @@ SITUATIONS: Final[Mapping[str, Situation]] = {
     "MODEL_IN_USE": Situation(
         ("key", "holders"), "End what holds it (ListLeases names them), or revoke the leases, and try again."
     ),
+    "MODEL_PINNED": Situation(
+        ("key", "components"), "Take the pins back (UnpinModel, `modelkeep cache unpin`), and try again."
+    ),
     "UNSAFE_FORMAT": Situation(("path", "format"), "Use the model's safetensors files in their place."),
     "FORBIDDEN_PATH": Situation(
         ("path", "setting", "detail"), "Name a path beneath an allowed root, or allow another by the setting."

@@ -121,6 +121,8 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     _LOADER + "Drain": _WORK,
     _LOADER + "Undrain": _WORK,
     _LOADER + "LoadModel": _WORK | _BORROWER,
+    _LOADER + "PinModel": _WORK,
+    _LOADER + "UnpinModel": _WORK,
     _LOADER + "EvictModel": _WORK,
     _LOADER + "ListResidents": _LOOK | _BORROWER,
     _LOADER + "WatchResidents": _LOOK | _BORROWER,

@@ -26,6 +26,7 @@ def lease_message(lease: Lease) -> resident_pb2.Lease:
         end=f"LEASE_END_{lease.end.name}" if lease.end is not None else None,
         end_message=lease.end_message,
         display_names=lease.display_names,
+        activation_bytes=lease.activation_bytes if lease.end is None else 0,
         labels=lease.labels,
         last_change=f"LEASE_CHANGE_{lease.last_change.name}",
         last_change_time=to_timestamp(lease.last_change_time),

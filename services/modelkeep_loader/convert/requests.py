@@ -13,6 +13,7 @@ from modelkeep_common.wire import to_seconds
 from modelkeep_loader.convert.manifests import grant_manifests
 from modelkeep_loader.convert.words import PRECISIONS, submodel_name
 from modelkeep_loader.domain.components import ComponentRef
+from modelkeep_loader.domain.demand import Terms
 from modelkeep_loader.domain.requests import Wish
 
 
@@ -32,6 +33,7 @@ def to_wish(request: hold_pb2.HoldModelRequest | hold_pb2.AcquireLeaseRequest, p
         labels=dict(request.labels),
         claimed_pid=request.pid,
         max_wait_s=seconds(request.max_wait),
+        terms=Terms(request.activation_bytes, keep_alive_seconds(request)),
         with_ticket=request.delivery != hold_pb2.DELIVERY_NONE,
         lease_id=held.lease_id,
         lease_secret=held.lease_secret,
@@ -60,6 +62,13 @@ def seconds(duration: Duration) -> float:
 def ttl_seconds(request: hold_pb2.AcquireLeaseRequest | hold_pb2.RenewLeaseRequest) -> float | None:
     """The life that a request asks for, in seconds; None if it does not say."""
     return seconds(request.ttl) if request.HasField("ttl") else None
+
+
+def keep_alive_seconds(
+    request: hold_pb2.HoldModelRequest | hold_pb2.AcquireLeaseRequest | load_pb2.LoadModelRequest,
+) -> float | None:
+    """How long a request wants components to be kept, in seconds; None if it does not say."""
+    return to_seconds(request.keep_alive) if request.HasField("keep_alive") else None
 
 
 def check_tier(request: load_pb2.LoadModelRequest) -> None:

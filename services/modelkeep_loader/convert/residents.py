@@ -49,11 +49,14 @@ def resident_message(resident: Resident, *, retry_in: float | None = None) -> re
         model_removed=resident.is_orphan,
         load_seconds=resident.load_seconds or None,
         progress=resident_progress(resident),
+        pinned=bool(resident.pins),
     )
     if resident.load_time:
         message.load_time.CopyFrom(to_timestamp(resident.load_time))
     if resident.use_time:
         message.last_use_time.CopyFrom(to_timestamp(resident.use_time))
+    if (until := resident.keep_until) is not None:
+        message.keep_until_time.CopyFrom(to_timestamp(until))
     if resident.stage is Stage.FAILED and resident.error is not None:
         message.error.CopyFrom(error_message(resident.failure(plan), retry_in))
     return message
@@ -88,6 +91,12 @@ def capacity_message(usage: Usage) -> resident_pb2.TierCapacity:
         leased_bytes=usage.leased,
         zombie_bytes=usage.zombie,
         resident_count=usage.residents,
+        reserved_bytes=clamped_int(usage.reserved),
+        high_watermark_bytes=clamped_int(usage.high_watermark),
+        hit_count=usage.hits,
+        miss_count=usage.misses,
+        eviction_count=usage.evictions,
+        pinned_bytes=usage.pinned,
     )
 
 

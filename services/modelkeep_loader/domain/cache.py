@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
 from modelkeep.backoff import doubled
 from modelkeep.exceptions import CancelledException, ModelkeepError, QueueFullException
-from modelkeep_loader.domain.components import Builder, Plan, Resident, Stage
+from modelkeep_loader.domain.components import Builder, ComponentRef, Plan, Resident, Stage
 from modelkeep_loader.domain.demand import Demand, Eviction, Usage
 from modelkeep_loader.domain.shortage import Explain, Shortage, ram_exhausted
 from modelkeep_loader.domain.tier import Tier
@@ -112,11 +112,13 @@ class Cache:
         """Let go of everything that a lease or request holds."""
         self.tier.reserve(holder, 0)
         for resident in self.tier.residents():
-            if resident.leases.pop(holder, None) is not None:
-                self.tier.touch(resident)
-                self.tier.on_change(resident, False)
+            if resident.leases.pop(holder, None) is None and holder not in resident.loads:
+                continue
             resident.loads.discard(holder)
+            self.tier.touch(resident)
+            self.tier.on_change(resident, False)
             self.tier.drop_orphan(resident)
+        self.tier.drop_expired()
         self._wake()
 
     def evict(self, key: str, submodel: str = "", *, validate_only: bool = False) -> Eviction:
@@ -129,6 +131,16 @@ class Cache:
         """See :meth:`Tier.model_removed`."""
         self.tier.model_removed(key)
         self._wake()
+
+    def pin(self, plans: Sequence[Plan]) -> list[ComponentRef]:
+        """See :meth:`Tier.pin`."""
+        return self.tier.pin(plans)
+
+    def unpin(self, refs: Iterable[ComponentRef], *, exactly: bool = False) -> list[ComponentRef]:
+        """See :meth:`Tier.unpin`."""
+        found = self.tier.unpin(refs, exactly=exactly)
+        self._wake()
+        return found
 
     def sweep(self) -> None:
         """Notice what changes without an event: memory that nobody maps any more, old failures."""
@@ -179,7 +191,7 @@ class Cache:
     def _admit(self, demand: Demand) -> bool:
         plans = {plan.id: plan for plan in demand.plans}
         missing = self._missing(plans.values())
-        need = sum(plan.size_bytes for plan in missing) + demand.activation_bytes
+        need = sum(plan.size_bytes for plan in missing) + demand.terms.activation_bytes
         if not self._make_room(need, plans.keys(), demand):
             return False
         keys = {
@@ -189,13 +201,12 @@ class Cache:
         self.tier.count(hits=len(there), misses=len(plans) - len(there))
         for plan in missing:
             self._start(plan)
-        self.tier.reserve(demand.holder, demand.activation_bytes)
+        self.tier.reserve(demand.holder, demand.terms.activation_bytes)
         found = [(plan, self.tier.get(plan.id)) for plan in demand.plans]
         demand.residents = []
         for plan, resident in found:
             assert resident is not None, "it was there, or was begun"
-            resident.remember(plan)
-            self.tier.touch(resident)
+            self.tier.ask_for(resident, plan, demand.terms.keep_alive_s)
             if demand.is_lease:
                 resident.leases[demand.holder] = keys[plan.id]
             else:

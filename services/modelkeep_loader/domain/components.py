@@ -257,8 +257,10 @@ class Resident:
     leases: dict[str, frozenset[str]] = field(default_factory=dict)
     #: Requests without a lease that are loading it right now.
     loads: set[str] = field(default_factory=set)
-    #: Whether it stays until that is taken back.
-    is_pinned: bool = False
+    #: Keys of the models by whose names it is pinned.
+    pins: frozenset[str] = frozenset()
+    #: Seconds that it is kept once nobody uses it; None: for as long as there is room.
+    keep_alive_s: float | None = None
     load_seconds: float = 0.0
     load_time: float = 0.0
     use_time: float = 0.0
@@ -330,4 +332,13 @@ class Resident:
     @property
     def may_go(self) -> bool:
         """Whether it is there and nobody needs it to stay."""
-        return self.stage is Stage.RESIDENT and not self.wanted and not self.is_pinned
+        return self.stage is Stage.RESIDENT and not self.wanted and not self.pins
+
+    def has_expired(self, now: float) -> bool:
+        """Whether nobody has used it for as long as it was to be kept. ``now``: monotonic seconds."""
+        return self.may_go and self.keep_alive_s is not None and now >= self.last_use + self.keep_alive_s
+
+    @property
+    def keep_until(self) -> float | None:
+        """When it goes if nobody uses it again, in seconds since 1970; None: not by itself."""
+        return self.use_time + self.keep_alive_s if self.may_go and self.keep_alive_s is not None else None

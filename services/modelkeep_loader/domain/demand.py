@@ -5,8 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from modelkeep_loader.domain.components import Plan, Resident
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms somebody wants components.
+
+    Attributes:
+        activation_bytes: Bytes that are to be reserved besides, for as long as he holds them.
+        keep_alive_s: Seconds that the components are kept once nobody uses them; below 0: for as long as
+            there is room; None: as the tier does.
+    """
+
+    activation_bytes: int = 0
+    keep_alive_s: float | None = None
+
+
+NO_TERMS: Final = Terms()
 
 
 @dataclass(slots=True, eq=False)
@@ -17,7 +35,7 @@ class Demand:
         plans: What is wanted.
         holder: Id of the lease to be, or of the request that only loads.
         is_lease: Whether `holder` is a lease.
-        activation_bytes: Bytes that the holder wants reserved besides, for as long as it holds.
+        terms: What is wanted besides, and for how long.
         residents: What was found or is being built, in the order of `plans`; empty while it waits.
         bytes_short: Bytes that are missing while it waits for room.
     """
@@ -25,7 +43,7 @@ class Demand:
     plans: Sequence[Plan]
     holder: str
     is_lease: bool = True
-    activation_bytes: int = 0
+    terms: Terms = NO_TERMS
     residents: list[Resident] = field(default_factory=list)
     bytes_short: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -33,7 +51,7 @@ class Demand:
     @property
     def size_bytes(self) -> int:
         """Bytes that it takes if nothing of it is there."""
-        return sum({plan.id: plan.size_bytes for plan in self.plans}.values()) + self.activation_bytes
+        return sum({plan.id: plan.size_bytes for plan in self.plans}.values()) + self.terms.activation_bytes
 
 
 @dataclass(frozen=True, slots=True)

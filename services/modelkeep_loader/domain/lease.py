@@ -75,6 +75,7 @@ class LeaseFacts:
     label: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     claimed_pid: int = 0
+    activation_bytes: int = 0
     uid: int | None = None
     state: LeaseState = LeaseState.ACTIVE
     expire_time: float | None = None

@@ -166,6 +166,7 @@ class LeaseTable:
         labels: Mapping[str, str] | None = None,
         claimed_pid: int = 0,
         principal: str = "",
+        activation_bytes: int = 0,
     ) -> Lease:
         """Begin a lease, for which there is room. It has no binding yet: give it one at once."""
         lease = Lease(
@@ -181,6 +182,7 @@ class LeaseTable:
             label=label,
             labels=dict(labels or {}),
             claimed_pid=claimed_pid,
+            activation_bytes=activation_bytes,
         )
         self._leases[lease_id] = lease
         self._held[principal] += 1

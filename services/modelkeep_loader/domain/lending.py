@@ -22,9 +22,9 @@ from modelkeep.exceptions import (
     WrongHostException,
 )
 from modelkeep_loader.domain.cache import Cache
-from modelkeep_loader.domain.components import ChangedMeanwhileException, ComponentRef, Resident
+from modelkeep_loader.domain.components import ChangedMeanwhileException, ComponentRef, Plan, Resident
 from modelkeep_loader.domain.connection import HeldConnection
-from modelkeep_loader.domain.demand import Eviction, Usage
+from modelkeep_loader.domain.demand import NO_TERMS, Eviction, Terms, Usage
 from modelkeep_loader.domain.drain import Drain
 from modelkeep_loader.domain.gauge import Gauge
 from modelkeep_loader.domain.lease import Lease, LeaseEnd, ended
@@ -36,6 +36,7 @@ from modelkeep_loader.domain.requests import (
     Granted,
     Loaded,
     Lost,
+    News,
     Planned,
     RevokeRequested,
     Tell,
@@ -275,14 +276,16 @@ class Lending:
 
     # Components.
 
-    async def load(self, refs: Sequence[ComponentRef], max_wait_s: float, tell: Tell) -> None:
+    async def load(
+        self, refs: Sequence[ComponentRef], max_wait_s: float, tell: Tell, terms: Terms = NO_TERMS
+    ) -> None:
         """Make components resident, and leave them to whoever wants them.
 
         Raises:
             ServerDrainingException, ModelkeepError: See :meth:`hold`.
         """
         self._drain.check()
-        demand = await self._loads.demand(refs, tell, is_lease=False)
+        demand = await self._loads.demand(refs, tell, is_lease=False, terms=terms)
         await tell(Planned(demand))
         try:
             try:
@@ -296,6 +299,37 @@ class Lending:
                 await tell(Loaded(resident, place == last))
         finally:
             self.cache.give_back(demand.holder)
+
+    async def pin(
+        self, refs: Sequence[ComponentRef], *, load: bool = False, max_wait_s: float = 0.0
+    ) -> list[tuple[Plan, Resident | None]]:
+        """Keep components in memory whatever else needs room, once they are there.
+
+        Args:
+            refs: The components.
+            load: Whether to bring them there, too; if that fails nothing is pinned that was not before.
+            max_wait_s: Seconds to wait for room.
+
+        Returns:
+            What the components are now, and what there is of each.
+
+        Raises:
+            ServerDrainingException, ModelkeepError: See :meth:`hold`.
+        """
+        demand = await self._loads.demand(refs, None, is_lease=False)
+        new = self.cache.pin(demand.plans)
+        if load:
+            try:
+                await self.load(refs, max_wait_s, _no_news)
+                demand = await self._loads.demand(refs, None, is_lease=False)  # files may have changed
+            except BaseException:
+                self.cache.unpin(new, exactly=True)
+                raise
+        return [(plan, self.cache.tier.get(plan.id)) for plan in demand.plans]
+
+    def unpin(self, refs: Sequence[ComponentRef]) -> list[ComponentRef]:
+        """See :meth:`modelkeep_loader.domain.tier.Tier.unpin`."""
+        return self.cache.unpin(refs)
 
     def evict(self, key: str, submodel: str = "", *, validate_only: bool = False) -> Eviction:
         """See :meth:`modelkeep_loader.domain.tier.Tier.evict`."""
@@ -331,7 +365,7 @@ class Lending:
         """A new lease, and its brief. Bind it at once."""
         self._drain.check()
         with self.leases.room_for(wish.principal):
-            demand = await self._loads.demand(wish.refs, tell, is_lease=True)
+            demand = await self._loads.demand(wish.refs, tell, is_lease=True, terms=wish.terms)
             try:
                 await self._loads.meet(demand, wish.max_wait_s, tell)
             except ChangedMeanwhileException:
@@ -350,6 +384,7 @@ class Lending:
                 labels=wish.labels,
                 claimed_pid=wish.claimed_pid,
                 principal=wish.principal,
+                activation_bytes=wish.terms.activation_bytes,
             )
         self._watch(wish)
         return lease, brief
@@ -419,3 +454,7 @@ def _checked(ttl_s: float | None) -> float:
             "The ttl is out of range.", violations=[FieldViolation("ttl", "must be between 1 s and 24 h")]
         )
     return ttl_s
+
+
+async def _no_news(news: News) -> None:
+    """Nobody listens."""

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.components import ComponentRef, Plan
-from modelkeep_loader.domain.demand import Demand
+from modelkeep_loader.domain.demand import NO_TERMS, Demand, Terms
 from modelkeep_loader.domain.digests import Reading
 from modelkeep_loader.domain.drain import Drain
 from modelkeep_loader.domain.leases import LeaseTable
@@ -54,20 +54,23 @@ class Loads:
         self._clock = clock
         self._loads = 0
 
-    async def demand(self, refs: Sequence[ComponentRef], tell: Tell | None, *, is_lease: bool) -> Demand:
+    async def demand(
+        self, refs: Sequence[ComponentRef], tell: Tell | None, *, is_lease: bool, terms: Terms = NO_TERMS
+    ) -> Demand:
         """Work out what is wanted, and tell of the reading that this takes."""
         reading = Reading()
         work = asyncio.ensure_future(self._planner.plan(refs, reading))
         await self._drain.follow(work, tell, lambda: Identifying(refs, reading), patience_s=_PLAN_S)
         if is_lease:
-            return Demand(work.result(), LeaseTable.new_id())
+            return Demand(work.result(), LeaseTable.new_id(), terms=terms)
         self._loads += 1
-        return Demand(work.result(), f"load-{self._loads}", is_lease=False)
+        return Demand(work.result(), f"load-{self._loads}", is_lease=False, terms=terms)
 
     async def again(self, demand: Demand, tell: Tell | None) -> Demand:
         """What is wanted, now that files have become others since it was worked out."""
         self._planner.distrust(demand.plans)
-        return await self.demand([plan.ref for plan in demand.plans], tell, is_lease=demand.is_lease)
+        refs = [plan.ref for plan in demand.plans]
+        return await self.demand(refs, tell, is_lease=demand.is_lease, terms=demand.terms)
 
     async def meet(self, demand: Demand, max_wait_s: float, tell: Tell | None) -> None:
         """Make a demand's components resident, and tell of it while it takes time. Holds nothing if it

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from modelkeep.exceptions import ModelkeepError
 from modelkeep_loader.domain.components import ComponentRef, Plan, Resident
-from modelkeep_loader.domain.demand import Demand
+from modelkeep_loader.domain.demand import NO_TERMS, Demand, Terms
 from modelkeep_loader.domain.digests import Reading
 from modelkeep_loader.domain.lease import Lease, Revocation
 
@@ -23,6 +23,7 @@ class Wish:
         boot_id: Of the caller's host; empty if he does not say.
         principal, label, labels, claimed_pid: Who he is, as his token, his labels and he himself say.
         max_wait_s: Seconds to wait for room.
+        terms: What he wants besides the components, and for how long they are kept.
         with_ticket: Whether he wants the memory itself.
         lease_id, lease_secret: A lease to go on with instead of a new one.
     """
@@ -35,6 +36,7 @@ class Wish:
     labels: Mapping[str, str] = field(default_factory=dict)
     claimed_pid: int = 0
     max_wait_s: float = 0.0
+    terms: Terms = NO_TERMS
     with_ticket: bool = True
     lease_id: str = ""
     lease_secret: bytes = b""

@@ -34,12 +34,16 @@ Explain: TypeAlias = Callable[[Shortage], ModelkeepError]
 def ram_exhausted(shortage: Shortage) -> RamExhaustedException:
     """There is no room in RAM."""
     demand, usage = shortage.demand, shortage.usage
+    pinned = f", and {usage.pinned:,} bytes are pinned" if usage.pinned else ""
     if demand.size_bytes > usage.budget:
         why = "the whole budget is smaller than what was asked for"
         remedy = "Raise ram_budget_bytes of LoaderService, or ask for less: fewer components, float16."
     elif shortage.holders:
-        why = f"the rest is held by {some_leases(shortage.holders, shortage.holder_count)}"
+        why = f"the rest is held by {some_leases(shortage.holders, shortage.holder_count)}{pinned}"
         remedy = "Wait with max_wait, end leases (RevokeLease ends any), or raise ram_budget_bytes."
+    elif pinned:
+        why = f"the rest is being loaded for others, or still mapped by processes without a lease{pinned}"
+        remedy = "Take pins back (UnpinModel, `modelkeep cache unpin`), or raise ram_budget_bytes."
     else:
         why = "the rest is being loaded for others, or still mapped by processes without a lease"
         remedy = "Wait with max_wait, end the processes that map it, or raise ram_budget_bytes."

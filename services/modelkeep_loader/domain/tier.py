@@ -21,12 +21,13 @@ import asyncio
 import enum
 import heapq
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
-from modelkeep.exceptions import ModelInUseException
+from modelkeep.exceptions import ModelInUseException, ModelPinnedException
 from modelkeep_loader.domain.components import Built, ComponentRef, Memory, Plan, Resident, Stage
 from modelkeep_loader.domain.demand import Eviction, Room, Usage
+from modelkeep_loader.domain.pins import Pins
 from modelkeep_loader.domain.policy import GreedyDualSize, Policy, reload_seconds
 
 #: Of the leases that hold something, as many are named.
@@ -48,6 +49,8 @@ class Tier:
         name: Which one.
         budget_bytes: What residents, builds, zombies and reservations may take together.
         policy: Which residents go first.
+        keep_alive_s: Seconds that a component is kept that nobody uses, where its last user did not say;
+            below 0: for as long as there is room.
         on_change: Called with a resident whose stage or leases changed, and whether it is gone.
         demote: Called with a resident before it is dropped to make room, while its memory is still there:
             the tier below may take it. Where that has it, or makes it again from what it has, there is
@@ -62,6 +65,7 @@ class Tier:
         *,
         budget_bytes: int,
         policy: Policy | None = None,
+        keep_alive_s: float = -1.0,
         on_change: Callable[[Resident, bool], None] = lambda resident, gone: None,
         demote: Callable[[Resident], None] = lambda resident: None,
         clock: Callable[[], float] = time.monotonic,
@@ -73,7 +77,9 @@ class Tier:
         self.clock = clock
         self.wall_clock = wall_clock
         self._policy = policy if policy is not None else GreedyDualSize()
+        self._keep_alive_s = keep_alive_s
         self._demote = demote
+        self._pins = Pins()
         self._residents: dict[str, Resident] = {}
         self._zombies: list[Memory] = []
         self._reserved: dict[str, int] = {}
@@ -97,7 +103,7 @@ class Tier:
             budget=self.budget_bytes,
             used=sum(r.size_bytes for r in alive),
             leased=sum(r.size_bytes for r in alive if r.leases),
-            pinned=sum(r.size_bytes for r in alive if r.is_pinned),
+            pinned=sum(r.size_bytes for r in alive if r.pins),
             zombie=sum(memory.size_bytes for memory in self._zombies),
             reserved=sum(self._reserved.values()),
             residents=sum(r.stage is Stage.RESIDENT for r in alive),
@@ -207,6 +213,16 @@ class Tier:
         self._use(resident)
         self._note_watermark()
 
+    def ask_for(self, resident: Resident, plan: Plan, keep_alive_s: float | None) -> None:
+        """Somebody asked for a component by a plan of his, and by what he says it is kept from now on."""
+        resident.remember(plan)
+        seconds = self._keep_alive_s if keep_alive_s is None else keep_alive_s
+        resident.keep_alive_s = seconds if seconds >= 0 else None
+        if before := self._pins.follow(plan):
+            self._refresh_pins([before])
+        resident.pins = self._pins.keys_of(resident.id)
+        self.touch(resident)
+
     def touch(self, resident: Resident) -> None:
         """A component is used, or was until now."""
         resident.last_use, resident.use_time = self.clock(), self.wall_clock()
@@ -237,14 +253,57 @@ class Tier:
         if resident.is_orphan and not resident.wanted and not resident.is_loading:
             self.drop(resident)
 
+    def drop_expired(self) -> None:
+        """Let go what nobody has used for as long as it was to be kept; not yet what is still mapped."""
+        now = self.clock()
+        for resident in [r for r in self._residents.values() if r.has_expired(now)]:
+            if resident.built is not None and not resident.built.memory.in_use():
+                self._demote(resident)
+                self.drop(resident)
+
+    # Pins.
+
+    def pin(self, plans: Sequence[Plan]) -> list[ComponentRef]:
+        """Keep these whatever else needs room, now and once they come.
+
+        Returns:
+            The names that were not pinned before.
+        """
+        new = self._pins.add(plans)
+        self._refresh_pins([plan.id for plan in plans])
+        return new
+
+    def unpin(self, refs: Iterable[ComponentRef], *, exactly: bool = False) -> list[ComponentRef]:
+        """Take back pins.
+
+        Args:
+            refs, exactly: See :meth:`modelkeep_loader.domain.pins.Pins.remove`.
+
+        Returns:
+            The names that were pinned.
+        """
+        found = self._pins.remove(list(refs), exactly=exactly)
+        self._refresh_pins(self._residents)
+        return found
+
+    def _refresh_pins(self, resident_ids: Iterable[str]) -> None:
+        for resident in [self._residents[i] for i in resident_ids if i in self._residents]:
+            pins = self._pins.keys_of(resident.id)
+            if pins != resident.pins:
+                resident.pins = pins
+                self.on_change(resident, False)
+
+    # Dropping by request.
+
     def evict(self, key: str, submodel: str = "", *, validate_only: bool = False) -> Eviction:
         """Drop a model's components, or one of them; or only say what that would do.
 
-        A component that only other models' leases hold stays, and no longer counts as this model's.
+        A component that only other models' leases or pins hold stays, and no longer counts as this model's.
 
         Raises:
             ModelInUseException: A lease of this model holds one, or one is being loaded; nothing was
                 dropped.
+            ModelPinnedException: One is pinned as this model's; nothing was dropped.
         """
         mine = {
             r: {ref for ref in r.refs if ref.key == key and submodel in ("", ref.submodel)}
@@ -254,7 +313,9 @@ class Tier:
         holders = {lease for r in mine for lease, keys in r.leases.items() if key in keys}
         if holders or any(r.loads or r.is_loading for r in mine):
             raise _in_use(key, holders)
-        done = self._eviction([r for r in mine if not r.leases])
+        if pinned := [r.display_name for r in mine if key in r.pins]:
+            raise _pinned(key, sorted(pinned))
+        done = self._eviction([r for r in mine if not r.leases and not r.pins])
         if not validate_only:
             for resident, refs in mine.items():
                 self._forget(resident, refs)
@@ -262,6 +323,7 @@ class Tier:
 
     def model_removed(self, key: str) -> None:
         """A model is no more. What is only its own goes: now, or with the last lease on it."""
+        self.unpin([ComponentRef(key)])
         for resident in list(self._residents.values()):
             refs = [ref for ref in resident.refs if ref.key == key]
             if not refs:
@@ -275,7 +337,8 @@ class Tier:
             self.drop_orphan(resident)
 
     def sweep(self) -> None:
-        """Notice memory that nobody maps any more."""
+        """Notice memory that nobody maps any more, and what was kept for long enough."""
+        self.drop_expired()
         still: list[Memory] = []
         for memory in self._zombies:
             if memory.in_use():
@@ -303,8 +366,11 @@ class Tier:
 
     def _in_order_of_going(self, keep: Collection[str]) -> Iterable[Resident]:
         """What may be dropped to make room, the first to go first."""
+        now = self.clock()
         idle = {r.id: r for r in self._residents.values() if r.may_go and r.id not in keep}
-        for name in self._policy.order(idle):
+        order = self._policy.order(idle)
+        # Sorting keeps the policy's order within each half.
+        for name in sorted(order, key=lambda name: not idle[name].has_expired(now)):
             built = idle[name].built
             if built is not None and not built.memory.in_use():
                 yield idle[name]
@@ -322,8 +388,8 @@ class Tier:
         return Eviction(dropped, sum(r.size_bytes for r in held) - zombie, zombie)
 
     def _forget(self, resident: Resident, refs: Collection[ComponentRef]) -> None:
-        """It no longer counts as these; dropped, unless a lease of another model holds it."""
-        if resident.leases:
+        """It no longer counts as these; dropped, unless a lease or pin of another model holds it."""
+        if resident.leases or resident.pins:
             for ref in refs:
                 resident.refs.pop(ref, None)
             self.on_change(resident, False)
@@ -344,6 +410,13 @@ def _in_use(key: str, holders: Collection[str]) -> ModelInUseException:
         f"The model {key} is in use. {what}.",
         metadata={"key": key, "holders": ",".join(named)},
         remedy="" if holders else "Try again when it is loaded.",
+    )
+
+
+def _pinned(key: str, names: Sequence[str]) -> ModelPinnedException:
+    some = names[:MOST_NAMED]
+    return ModelPinnedException(
+        f"The model {key} is pinned: {', '.join(some)}.", metadata={"key": key, "components": ",".join(some)}
     )
 
 

@@ -75,6 +75,7 @@ ZERO = {
     "loader.v1.HoldModelRequest.delivery": "descriptors",
     "loader.v1.LoadModelRequest.tier": "RAM",
     "loader.v1.WatchLeasesRequest.skip_snapshot": "a snapshot first",
+    "loader.v1.PinModelRequest.load": "pins what is there, and what comes",
     "loader.v1.WatchResidentsRequest.skip_snapshot": "a snapshot first",
     "model.v1.MainConfig.prediction_type": "not known",
     "model.v1.MainConfig.variant": "not known",

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from modelkeep.cli import _capacity, _complete, _leases, _table, _watching
+from modelkeep.cli import _capacity, _complete, _leases, _pins, _table, _watching
 from modelkeep.cli._asking import DryRun
 from modelkeep.cli._leases import component_name
 from modelkeep.cli._listing import Column, Listing, size_column, time_column
 from modelkeep.cli._naming import Model, OneModel, find_key, find_part
 from modelkeep.cli._options import chosen
-from modelkeep.cli._output import as_json, counted, emit, print_data, say, short, size
+from modelkeep.cli._output import as_json, counted, emit, print_data, say, short, size, when
 from modelkeep.cli._places import connect
 from modelkeep.cli._select import selected
 from modelkeep.cli._terminal import visible
@@ -48,6 +48,7 @@ def add_to(app: typer.Typer) -> None:
         takes=WATCHED,
         examples=("modelkeep cache capacity -w", "modelkeep cache capacity --json"),
     )(_capacity.capacity)
+    _pins.add_to(_group)
     verb(_group, takes=DATA, examples=("modelkeep cache evict tiny-sd/vae --dry-run",))(evict)
 
 
@@ -64,6 +65,7 @@ def residents_listing() -> Listing[resident_pb2.Resident]:
             Column("LEASES", lambda r: r.lease_count, right=True, drop=2, order=lambda r: r.lease_count),
             Column("CLASS", lambda r: r.class_name, drop=4),
             time_column("USED", lambda r: r.last_use_time.ToNanoseconds() / 1e9, drop=5),
+            Column("KEPT UNTIL", _kept, wide=True),
             Column("KEYS", lambda r: " ".join(map(component_name, r.components)), wide=True),
             Column("ID", lambda r: r.id, wide=True),
         ),
@@ -93,6 +95,10 @@ def load(
     precision: Annotated[
         str, typer.Option(help="auto (that of the files), float32, float16 or bfloat16.")
     ] = "auto",
+    keep_alive: Annotated[
+        float | None,
+        typer.Option(help="Seconds that it is kept while nobody uses it; -1: for as long as there is room."),
+    ] = None,
 ) -> None:
     """Bring a model into the loader's memory, so that workers have it at once."""
     from modelkeep.cli._bar import Bar
@@ -108,7 +114,9 @@ def load(
 
         key, part = find_part(client, model, None) if not named else (find_key(client, model), None)
         parts = named or ([part] if part else [])
-        loaded = client.model_loader.load(key, parts, precision=precision.lower(), on_progress=show)
+        loaded = client.model_loader.load(
+            key, parts, precision=precision.lower(), keep_alive=keep_alive, on_progress=show
+        )
     if emit(lambda: {"residents": [as_json(resident) for resident in loaded]}):
         return
     for resident in loaded:
@@ -167,6 +175,12 @@ def _state(resident: resident_pb2.Resident) -> str:
     from modelkeep.loader.v1 import resident_pb2
 
     return short(resident_pb2.ResidentState.Name(resident.state), "RESIDENT_STATE_")
+
+
+def _kept(resident: resident_pb2.Resident) -> str:
+    if resident.pinned:
+        return "unpinned"
+    return when(resident.keep_until_time.ToNanoseconds() / 1e9)
 
 
 def _precision(resident: resident_pb2.Resident) -> str:

@@ -50,12 +50,21 @@ def capacity_facts(answer: capacity_pb2.GetCapacityResponse) -> list[tuple[str, 
         (
             name(tier),
             f"{size(tier.used_bytes)} of {size(tier.budget_bytes)} in use, "
-            f"{size(tier.leased_bytes)} leased, {size(tier.zombie_bytes)} evicted and still mapped",
+            f"{size(tier.leased_bytes)} leased, {size(tier.pinned_bytes)} pinned, "
+            f"{size(tier.reserved_bytes)} reserved, {size(tier.zombie_bytes)} evicted and still mapped",
         )
         for tier in answer.tiers
     ]
     return [
         *tiers,
+        *(
+            (
+                f"{name(tier)} since the start",
+                f"{tier.hit_count} found, {tier.miss_count} not, {tier.eviction_count} dropped, "
+                f"{size(tier.high_watermark_bytes)} at most",
+            )
+            for tier in answer.tiers
+        ),
         ("devices", ", ".join(answer.devices)),
         ("leases", f"{answer.lease_count}, {answer.queued_count} waiting"),
         *([("out of service", "drained: no new leases")] if answer.draining else []),

@@ -139,6 +139,8 @@ class ModelLoad(Facade[AsyncModelLoader]):
     get_model = blocking(AsyncModelLoader.get_model)
     load = blocking(AsyncModelLoader.load)
     evict = blocking(AsyncModelLoader.evict)
+    pin = blocking(AsyncModelLoader.pin)
+    unpin = blocking(AsyncModelLoader.unpin)
     revoke = blocking(AsyncModelLoader.revoke)
     residents = blocking(AsyncModelLoader.residents)
     leases = blocking(AsyncModelLoader.leases)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from modelkeep.client._capacity import watched_capacity
@@ -13,7 +14,7 @@ from modelkeep.client._transport import Peer
 from modelkeep.client._watch import WatchFrame, events_with_progress, follow
 from modelkeep.dtypes import Precision
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
-from modelkeep.loader.v1 import capacity_pb2, load_pb2, resident_pb2, residents_pb2
+from modelkeep.loader.v1 import capacity_pb2, load_pb2, pins_pb2, resident_pb2, residents_pb2
 from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceStub
 from modelkeep.messages import made, wire
 from modelkeep.taxonomy import SubModelType
@@ -54,6 +55,14 @@ def component(
         submodel=wire(SubModelType, submodel, "submodel") if submodel else None,
         precision=f"PRECISION_{precision_name(precision).upper()}",
     )
+
+
+def _components(
+    key: str, submodels: SubModelType | str | Iterable[SubModelType | str], precision: Any
+) -> list[resident_pb2.ComponentRef]:
+    named = [submodels] if isinstance(submodels, str) else submodels
+    which: list[SubModelType | str | None] = list(named) or [None]
+    return [component(key, name, precision) for name in which]
 
 
 class AsyncModelLoader(LeaseCalls):
@@ -105,6 +114,7 @@ class AsyncModelLoader(LeaseCalls):
         submodels: SubModelType | str | Iterable[SubModelType | str] = (),
         *,
         precision: Any = "auto",
+        keep_alive: float | None = None,
         on_progress: Callable[[load_pb2.LoadProgress], None] | None = None,
         timeout: float = 3600.0,
     ) -> list[resident_pb2.Resident]:
@@ -114,13 +124,15 @@ class AsyncModelLoader(LeaseCalls):
             key: Key of the model.
             submodels: Which component or components of a main model; none for a model that is one component.
             precision: As for :meth:`get_model`.
+            keep_alive: Seconds that they are kept once nobody uses them; below 0: for as long as there is
+                room; None: as the loader's setting says.
             on_progress: Called while loading goes on, on the event loop's thread: keep it short.
             timeout: Longest time in seconds.
         """
-        named = [submodels] if isinstance(submodels, str) else submodels
-        which: list[SubModelType | str | None] = list(named) or [None]
         request = made(
-            load_pb2.LoadModelRequest, components=[component(key, name, precision) for name in which]
+            load_pb2.LoadModelRequest,
+            components=_components(key, submodels, precision),
+            keep_alive=timedelta(seconds=keep_alive) if keep_alive is not None else None,
         )
         stub = LoaderServiceStub(self._peer.stream_channel)
         residents: list[resident_pb2.Resident] = []
@@ -130,6 +142,51 @@ class AsyncModelLoader(LeaseCalls):
             elif on_progress is not None and answer.HasField("progress"):
                 on_progress(answer.progress)
         return residents
+
+    async def pin(
+        self,
+        key: str,
+        submodels: SubModelType | str | Iterable[SubModelType | str] = (),
+        *,
+        precision: Any = "auto",
+        load: bool = False,
+        max_wait: float = 0.0,
+        timeout: float = 3600.0,
+    ) -> list[pins_pb2.Pin]:
+        """Keep components in memory, once they are there, whatever else needs room.
+
+        Args:
+            key: Key of the model.
+            submodels: As for :meth:`load`.
+            precision: As for :meth:`get_model`.
+            load: Whether to bring them there as well; if that fails nothing new is pinned.
+            max_wait: Seconds to wait for room.
+            timeout: Longest time in seconds.
+        """
+        request = made(
+            pins_pb2.PinModelRequest,
+            components=_components(key, submodels, precision),
+            load=load,
+            max_wait=timedelta(seconds=max_wait),
+        )
+        return list((await self._peer.call(self._stub.PinModel, request, timeout=timeout)).pins)
+
+    async def unpin(
+        self,
+        key: str,
+        submodels: SubModelType | str | Iterable[SubModelType | str] = (),
+        *,
+        precision: Any = "auto",
+    ) -> list[resident_pb2.ComponentRef]:
+        """Take pins back; what was pinned and is not any more.
+
+        Args:
+            key: Key of the model.
+            submodels: Of which components; none: of all.
+            precision: "auto": whatever they were pinned in.
+        """
+        request = made(pins_pb2.UnpinModelRequest, components=_components(key, submodels, precision))
+        return list((await self._peer.call(self._stub.UnpinModel, request)).components)
 
     async def evict(
         self, key: str, submodel: SubModelType | str | None = None, *, validate_only: bool = False
@@ -143,6 +200,7 @@ class AsyncModelLoader(LeaseCalls):
 
         Raises:
             ModelInUseException: A lease holds one; nothing was dropped.
+            ModelPinnedException: One is pinned; nothing was dropped.
         """
         request = made(
             load_pb2.EvictModelRequest,

@@ -68,6 +68,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_MANY_MISSING: _ClassVar[ErrorReason]
     ERROR_REASON_STORE_FILE_BROKEN: _ClassVar[ErrorReason]
     ERROR_REASON_UNKNOWN_COVER_IMAGE: _ClassVar[ErrorReason]
+    ERROR_REASON_MODEL_PINNED: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
 ERROR_REASON_FIELD_INVALID: ErrorReason
@@ -130,3 +131,4 @@ ERROR_REASON_RATE_LIMITED: ErrorReason
 ERROR_REASON_MANY_MISSING: ErrorReason
 ERROR_REASON_STORE_FILE_BROKEN: ErrorReason
 ERROR_REASON_UNKNOWN_COVER_IMAGE: ErrorReason
+ERROR_REASON_MODEL_PINNED: ErrorReason

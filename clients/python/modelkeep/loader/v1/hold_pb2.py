@@ -30,7 +30,7 @@ from modelkeep.loader.v1 import resident_pb2 as modelkeep_dot_loader_dot_v1_dot_
 from modelkeep.server.v1 import job_pb2 as modelkeep_dot_server_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emodelkeep/loader/v1/hold.proto\x12\x13modelkeep.loader.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emodelkeep/loader/v1/load.proto\x1a\"modelkeep/loader/v1/resident.proto\x1a\x1dmodelkeep/server/v1/job.proto\"\xe1\x03\n\x10HoldModelRequest\x12\x41\n\ncomponents\x18\x01 \x03(\x0b\x32!.modelkeep.loader.v1.ComponentRefB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x10\x12+\n\x08max_wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x39\n\x08\x64\x65livery\x18\x03 \x01(\x0e\x32\x1d.modelkeep.loader.v1.DeliveryB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x18\n\x07\x62oot_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x17\n\x05label\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1a\n\x08lease_id\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12 \n\x0clease_secret\x18\x07 \x01(\x0c\x42\n\x80\x01\x01\xbaH\x04z\x02\x18@\x12\x14\n\x03pid\x18\x08 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12l\n\x06labels\x18\x0b \x03(\x0b\x32\x31.modelkeep.loader.v1.HoldModelRequest.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xdb\x02\n\x11HoldModelResponse\x12\x31\n\x06queued\x18\x01 \x01(\x0b\x32\x1f.modelkeep.loader.v1.HoldQueuedH\x00\x12\x35\n\x08progress\x18\x02 \x01(\x0b\x32!.modelkeep.loader.v1.LoadProgressH\x00\x12-\n\x07granted\x18\x03 \x01(\x0b\x32\x1a.modelkeep.loader.v1.GrantH\x00\x12/\n\x05\x61live\x18\x04 \x01(\x0b\x32\x1e.modelkeep.loader.v1.HoldAliveH\x00\x12-\n\x04lost\x18\x05 \x01(\x0b\x32\x1d.modelkeep.loader.v1.HoldLostH\x00\x12\x44\n\x10revoke_requested\x18\x06 \x01(\x0b\x32(.modelkeep.loader.v1.HoldRevokeRequestedH\x00\x42\x07\n\x05\x65vent\"Q\n\nHoldQueued\x12\x13\n\x0b\x62ytes_short\x18\x01 \x01(\x03\x12\x18\n\x10holder_lease_ids\x18\x02 \x03(\t\x12\x14\n\x0cholder_count\x18\x03 \x01(\x05\"\xb2\x01\n\x05Grant\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.modelkeep.loader.v1.Lease\x12\x19\n\x0clease_secret\x18\x02 \x01(\x0c\x42\x03\x80\x01\x01\x12\x39\n\tmanifests\x18\x03 \x03(\x0b\x32&.modelkeep.loader.v1.ComponentManifest\x12\x13\n\x06ticket\x18\x04 \x01(\x0c\x42\x03\x80\x01\x01\x12\x13\n\x0bsocket_path\x18\x05 \x01(\t\"\x0b\n\tHoldAlive\"U\n\x13HoldRevokeRequested\x12\x0b\n\x03why\x18\x01 \x01(\t\x12\x31\n\rdeadline_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"8\n\x08HoldLost\x12,\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x1d.modelkeep.server.v1.JobError\"\xd1\x03\n\x13\x41\x63quireLeaseRequest\x12\x41\n\ncomponents\x18\x01 \x03(\x0b\x32!.modelkeep.loader.v1.ComponentRefB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x10\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08max_wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x39\n\x08\x64\x65livery\x18\x04 \x01(\x0e\x32\x1d.modelkeep.loader.v1.DeliveryB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x18\n\x07\x62oot_id\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x17\n\x05label\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x14\n\x03pid\x18\x07 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12o\n\x06labels\x18\n \x03(\x0b\x32\x34.modelkeep.loader.v1.AcquireLeaseRequest.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"A\n\x14\x41\x63quireLeaseResponse\x12)\n\x05grant\x18\x01 \x01(\x0b\x32\x1a.modelkeep.loader.v1.Grant\"{\n\x11RenewLeaseRequest\x12\x1c\n\x08lease_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12 \n\x0clease_secret\x18\x02 \x01(\x0c\x42\n\x80\x01\x01\xbaH\x04z\x02\x18@\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"T\n\x12RenewLeaseResponse\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.modelkeep.loader.v1.Lease\x12\x13\n\x06ticket\x18\x02 \x01(\x0c\x42\x03\x80\x01\x01\"U\n\x13ReleaseLeaseRequest\x12\x1c\n\x08lease_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12 \n\x0clease_secret\x18\x02 \x01(\x0c\x42\n\x80\x01\x01\xbaH\x04z\x02\x18@\"A\n\x14ReleaseLeaseResponse\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.modelkeep.loader.v1.Lease*H\n\x08\x44\x65livery\x12\x18\n\x14\x44\x45LIVERY_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x44\x45LIVERY_FD\x10\x01\x12\x11\n\rDELIVERY_NONE\x10\x02\x42k\n\x17\x64\x65v.modelkeep.loader.v1B\tHoldProtoP\x01Z-modelkeep.dev/go/modelkeep/loader/v1;loaderv1\xaa\x02\x13Modelkeep.Loader.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emodelkeep/loader/v1/hold.proto\x12\x13modelkeep.loader.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emodelkeep/loader/v1/load.proto\x1a\"modelkeep/loader/v1/resident.proto\x1a\x1dmodelkeep/server/v1/job.proto\"\xb3\x04\n\x10HoldModelRequest\x12\x41\n\ncomponents\x18\x01 \x03(\x0b\x32!.modelkeep.loader.v1.ComponentRefB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x10\x12+\n\x08max_wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x39\n\x08\x64\x65livery\x18\x03 \x01(\x0e\x32\x1d.modelkeep.loader.v1.DeliveryB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x18\n\x07\x62oot_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x17\n\x05label\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1a\n\x08lease_id\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12 \n\x0clease_secret\x18\x07 \x01(\x0c\x42\n\x80\x01\x01\xbaH\x04z\x02\x18@\x12\x14\n\x03pid\x18\x08 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12l\n\x06labels\x18\x0b \x03(\x0b\x32\x31.modelkeep.loader.v1.HoldModelRequest.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x12-\n\nkeep_alive\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12!\n\x10\x61\x63tivation_bytes\x18\n \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xdb\x02\n\x11HoldModelResponse\x12\x31\n\x06queued\x18\x01 \x01(\x0b\x32\x1f.modelkeep.loader.v1.HoldQueuedH\x00\x12\x35\n\x08progress\x18\x02 \x01(\x0b\x32!.modelkeep.loader.v1.LoadProgressH\x00\x12-\n\x07granted\x18\x03 \x01(\x0b\x32\x1a.modelkeep.loader.v1.GrantH\x00\x12/\n\x05\x61live\x18\x04 \x01(\x0b\x32\x1e.modelkeep.loader.v1.HoldAliveH\x00\x12-\n\x04lost\x18\x05 \x01(\x0b\x32\x1d.modelkeep.loader.v1.HoldLostH\x00\x12\x44\n\x10revoke_requested\x18\x06 \x01(\x0b\x32(.modelkeep.loader.v1.HoldRevokeRequestedH\x00\x42\x07\n\x05\x65vent\"Q\n\nHoldQueued\x12\x13\n\x0b\x62ytes_short\x18\x01 \x01(\x03\x12\x18\n\x10holder_lease_ids\x18\x02 \x03(\t\x12\x14\n\x0cholder_count\x18\x03 \x01(\x05\"\xb2\x01\n\x05Grant\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.modelkeep.loader.v1.Lease\x12\x19\n\x0clease_secret\x18\x02 \x01(\x0c\x42\x03\x80\x01\x01\x12\x39\n\tmanifests\x18\x03 \x03(\x0b\x32&.modelkeep.loader.v1.ComponentManifest\x12\x13\n\x06ticket\x18\x04 \x01(\x0c\x42\x03\x80\x01\x01\x12\x13\n\x0bsocket_path\x18\x05 \x01(\t\"\x0b\n\tHoldAlive\"U\n\x13HoldRevokeRequested\x12\x0b\n\x03why\x18\x01 \x01(\t\x12\x31\n\rdeadline_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"8\n\x08HoldLost\x12,\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x1d.modelkeep.server.v1.JobError\"\xa3\x04\n\x13\x41\x63quireLeaseRequest\x12\x41\n\ncomponents\x18\x01 \x03(\x0b\x32!.modelkeep.loader.v1.ComponentRefB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x10\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08max_wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x39\n\x08\x64\x65livery\x18\x04 \x01(\x0e\x32\x1d.modelkeep.loader.v1.DeliveryB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x18\n\x07\x62oot_id\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x17\n\x05label\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x14\n\x03pid\x18\x07 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12o\n\x06labels\x18\n \x03(\x0b\x32\x34.modelkeep.loader.v1.AcquireLeaseRequest.LabelsEntryB)\xbaH&\x9a\x01#\x10 \"\x18r\x16\x32\x14^[a-z0-9./_-]{1,63}$*\x05r\x03(\x80\x02\x12-\n\nkeep_alive\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12!\n\x10\x61\x63tivation_bytes\x18\t \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"A\n\x14\x41\x63quireLeaseResponse\x12)\n\x05grant\x18\x01 \x01(\x0b\x32\x1a.modelkeep.loader.v1.Grant\"{\n\x11RenewLeaseRequest\x12\x1c\n\x08lease_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12 \n\x0clease_secret\x18\x02 \x01(\x0c\x42\n\x80\x01\x01\xbaH\x04z\x02\x18@\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"T\n\x12RenewLeaseResponse\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.modelkeep.loader.v1.Lease\x12\x13\n\x06ticket\x18\x02 \x01(\x0c\x42\x03\x80\x01\x01\"U\n\x13ReleaseLeaseRequest\x12\x1c\n\x08lease_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12 \n\x0clease_secret\x18\x02 \x01(\x0c\x42\n\x80\x01\x01\xbaH\x04z\x02\x18@\"A\n\x14ReleaseLeaseResponse\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.modelkeep.loader.v1.Lease*H\n\x08\x44\x65livery\x12\x18\n\x14\x44\x45LIVERY_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x44\x45LIVERY_FD\x10\x01\x12\x11\n\rDELIVERY_NONE\x10\x02\x42k\n\x17\x64\x65v.modelkeep.loader.v1B\tHoldProtoP\x01Z-modelkeep.dev/go/modelkeep/loader/v1;loaderv1\xaa\x02\x13Modelkeep.Loader.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,6 +56,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HOLDMODELREQUEST'].fields_by_name['pid']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_HOLDMODELREQUEST'].fields_by_name['labels']._loaded_options = None
   _globals['_HOLDMODELREQUEST'].fields_by_name['labels']._serialized_options = b'\272H&\232\001#\020 \"\030r\0262\024^[a-z0-9./_-]{1,63}$*\005r\003(\200\002'
+  _globals['_HOLDMODELREQUEST'].fields_by_name['activation_bytes']._loaded_options = None
+  _globals['_HOLDMODELREQUEST'].fields_by_name['activation_bytes']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_GRANT'].fields_by_name['lease_secret']._loaded_options = None
   _globals['_GRANT'].fields_by_name['lease_secret']._serialized_options = b'\200\001\001'
   _globals['_GRANT'].fields_by_name['ticket']._loaded_options = None
@@ -74,6 +76,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACQUIRELEASEREQUEST'].fields_by_name['pid']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_ACQUIRELEASEREQUEST'].fields_by_name['labels']._loaded_options = None
   _globals['_ACQUIRELEASEREQUEST'].fields_by_name['labels']._serialized_options = b'\272H&\232\001#\020 \"\030r\0262\024^[a-z0-9./_-]{1,63}$*\005r\003(\200\002'
+  _globals['_ACQUIRELEASEREQUEST'].fields_by_name['activation_bytes']._loaded_options = None
+  _globals['_ACQUIRELEASEREQUEST'].fields_by_name['activation_bytes']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_RENEWLEASEREQUEST'].fields_by_name['lease_id']._loaded_options = None
   _globals['_RENEWLEASEREQUEST'].fields_by_name['lease_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_RENEWLEASEREQUEST'].fields_by_name['lease_secret']._loaded_options = None
@@ -84,36 +88,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RELEASELEASEREQUEST'].fields_by_name['lease_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_RELEASELEASEREQUEST'].fields_by_name['lease_secret']._loaded_options = None
   _globals['_RELEASELEASEREQUEST'].fields_by_name['lease_secret']._serialized_options = b'\200\001\001\272H\004z\002\030@'
-  _globals['_DELIVERY']._serialized_start=2404
-  _globals['_DELIVERY']._serialized_end=2476
+  _globals['_DELIVERY']._serialized_start=2568
+  _globals['_DELIVERY']._serialized_end=2640
   _globals['_HOLDMODELREQUEST']._serialized_start=249
-  _globals['_HOLDMODELREQUEST']._serialized_end=730
-  _globals['_HOLDMODELREQUEST_LABELSENTRY']._serialized_start=685
-  _globals['_HOLDMODELREQUEST_LABELSENTRY']._serialized_end=730
-  _globals['_HOLDMODELRESPONSE']._serialized_start=733
-  _globals['_HOLDMODELRESPONSE']._serialized_end=1080
-  _globals['_HOLDQUEUED']._serialized_start=1082
-  _globals['_HOLDQUEUED']._serialized_end=1163
-  _globals['_GRANT']._serialized_start=1166
-  _globals['_GRANT']._serialized_end=1344
-  _globals['_HOLDALIVE']._serialized_start=1346
-  _globals['_HOLDALIVE']._serialized_end=1357
-  _globals['_HOLDREVOKEREQUESTED']._serialized_start=1359
-  _globals['_HOLDREVOKEREQUESTED']._serialized_end=1444
-  _globals['_HOLDLOST']._serialized_start=1446
-  _globals['_HOLDLOST']._serialized_end=1502
-  _globals['_ACQUIRELEASEREQUEST']._serialized_start=1505
-  _globals['_ACQUIRELEASEREQUEST']._serialized_end=1970
-  _globals['_ACQUIRELEASEREQUEST_LABELSENTRY']._serialized_start=685
-  _globals['_ACQUIRELEASEREQUEST_LABELSENTRY']._serialized_end=730
-  _globals['_ACQUIRELEASERESPONSE']._serialized_start=1972
-  _globals['_ACQUIRELEASERESPONSE']._serialized_end=2037
-  _globals['_RENEWLEASEREQUEST']._serialized_start=2039
-  _globals['_RENEWLEASEREQUEST']._serialized_end=2162
-  _globals['_RENEWLEASERESPONSE']._serialized_start=2164
-  _globals['_RENEWLEASERESPONSE']._serialized_end=2248
-  _globals['_RELEASELEASEREQUEST']._serialized_start=2250
-  _globals['_RELEASELEASEREQUEST']._serialized_end=2335
-  _globals['_RELEASELEASERESPONSE']._serialized_start=2337
-  _globals['_RELEASELEASERESPONSE']._serialized_end=2402
+  _globals['_HOLDMODELREQUEST']._serialized_end=812
+  _globals['_HOLDMODELREQUEST_LABELSENTRY']._serialized_start=767
+  _globals['_HOLDMODELREQUEST_LABELSENTRY']._serialized_end=812
+  _globals['_HOLDMODELRESPONSE']._serialized_start=815
+  _globals['_HOLDMODELRESPONSE']._serialized_end=1162
+  _globals['_HOLDQUEUED']._serialized_start=1164
+  _globals['_HOLDQUEUED']._serialized_end=1245
+  _globals['_GRANT']._serialized_start=1248
+  _globals['_GRANT']._serialized_end=1426
+  _globals['_HOLDALIVE']._serialized_start=1428
+  _globals['_HOLDALIVE']._serialized_end=1439
+  _globals['_HOLDREVOKEREQUESTED']._serialized_start=1441
+  _globals['_HOLDREVOKEREQUESTED']._serialized_end=1526
+  _globals['_HOLDLOST']._serialized_start=1528
+  _globals['_HOLDLOST']._serialized_end=1584
+  _globals['_ACQUIRELEASEREQUEST']._serialized_start=1587
+  _globals['_ACQUIRELEASEREQUEST']._serialized_end=2134
+  _globals['_ACQUIRELEASEREQUEST_LABELSENTRY']._serialized_start=767
+  _globals['_ACQUIRELEASEREQUEST_LABELSENTRY']._serialized_end=812
+  _globals['_ACQUIRELEASERESPONSE']._serialized_start=2136
+  _globals['_ACQUIRELEASERESPONSE']._serialized_end=2201
+  _globals['_RENEWLEASEREQUEST']._serialized_start=2203
+  _globals['_RENEWLEASEREQUEST']._serialized_end=2326
+  _globals['_RENEWLEASERESPONSE']._serialized_start=2328
+  _globals['_RENEWLEASERESPONSE']._serialized_end=2412
+  _globals['_RELEASELEASEREQUEST']._serialized_start=2414
+  _globals['_RELEASELEASEREQUEST']._serialized_end=2499
+  _globals['_RELEASELEASERESPONSE']._serialized_start=2501
+  _globals['_RELEASELEASERESPONSE']._serialized_end=2566
 # @@protoc_insertion_point(module_scope)

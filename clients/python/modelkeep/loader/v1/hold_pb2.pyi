@@ -25,7 +25,7 @@ DELIVERY_FD: Delivery
 DELIVERY_NONE: Delivery
 
 class HoldModelRequest(_message.Message):
-    __slots__ = ("components", "max_wait", "delivery", "boot_id", "label", "lease_id", "lease_secret", "pid", "labels")
+    __slots__ = ("components", "max_wait", "delivery", "boot_id", "label", "lease_id", "lease_secret", "pid", "labels", "keep_alive", "activation_bytes")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +42,8 @@ class HoldModelRequest(_message.Message):
     LEASE_SECRET_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_ALIVE_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATION_BYTES_FIELD_NUMBER: _ClassVar[int]
     components: _containers.RepeatedCompositeFieldContainer[_resident_pb2.ComponentRef]
     max_wait: _duration_pb2.Duration
     delivery: Delivery
@@ -51,7 +53,9 @@ class HoldModelRequest(_message.Message):
     lease_secret: bytes
     pid: int
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, components: _Optional[_Iterable[_Union[_resident_pb2.ComponentRef, _Mapping]]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., boot_id: _Optional[str] = ..., label: _Optional[str] = ..., lease_id: _Optional[str] = ..., lease_secret: _Optional[bytes] = ..., pid: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    keep_alive: _duration_pb2.Duration
+    activation_bytes: int
+    def __init__(self, components: _Optional[_Iterable[_Union[_resident_pb2.ComponentRef, _Mapping]]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., boot_id: _Optional[str] = ..., label: _Optional[str] = ..., lease_id: _Optional[str] = ..., lease_secret: _Optional[bytes] = ..., pid: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., keep_alive: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., activation_bytes: _Optional[int] = ...) -> None: ...
 
 class HoldModelResponse(_message.Message):
     __slots__ = ("queued", "progress", "granted", "alive", "lost", "revoke_requested")
@@ -112,7 +116,7 @@ class HoldLost(_message.Message):
     def __init__(self, error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ...) -> None: ...
 
 class AcquireLeaseRequest(_message.Message):
-    __slots__ = ("components", "ttl", "max_wait", "delivery", "boot_id", "label", "pid", "labels")
+    __slots__ = ("components", "ttl", "max_wait", "delivery", "boot_id", "label", "pid", "labels", "keep_alive", "activation_bytes")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -128,6 +132,8 @@ class AcquireLeaseRequest(_message.Message):
     LABEL_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_ALIVE_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATION_BYTES_FIELD_NUMBER: _ClassVar[int]
     components: _containers.RepeatedCompositeFieldContainer[_resident_pb2.ComponentRef]
     ttl: _duration_pb2.Duration
     max_wait: _duration_pb2.Duration
@@ -136,7 +142,9 @@ class AcquireLeaseRequest(_message.Message):
     label: str
     pid: int
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, components: _Optional[_Iterable[_Union[_resident_pb2.ComponentRef, _Mapping]]] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., boot_id: _Optional[str] = ..., label: _Optional[str] = ..., pid: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    keep_alive: _duration_pb2.Duration
+    activation_bytes: int
+    def __init__(self, components: _Optional[_Iterable[_Union[_resident_pb2.ComponentRef, _Mapping]]] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., boot_id: _Optional[str] = ..., label: _Optional[str] = ..., pid: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., keep_alive: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., activation_bytes: _Optional[int] = ...) -> None: ...
 
 class AcquireLeaseResponse(_message.Message):
     __slots__ = ("grant",)

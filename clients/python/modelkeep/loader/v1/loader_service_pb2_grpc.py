@@ -7,6 +7,7 @@ from modelkeep.loader.v1 import capacity_pb2 as modelkeep_dot_loader_dot_v1_dot_
 from modelkeep.loader.v1 import hold_pb2 as modelkeep_dot_loader_dot_v1_dot_hold__pb2
 from modelkeep.loader.v1 import leases_pb2 as modelkeep_dot_loader_dot_v1_dot_leases__pb2
 from modelkeep.loader.v1 import load_pb2 as modelkeep_dot_loader_dot_v1_dot_load__pb2
+from modelkeep.loader.v1 import pins_pb2 as modelkeep_dot_loader_dot_v1_dot_pins__pb2
 from modelkeep.loader.v1 import residents_pb2 as modelkeep_dot_loader_dot_v1_dot_residents__pb2
 
 GRPC_GENERATED_VERSION = '1.82.3'
@@ -102,6 +103,16 @@ class LoaderServiceStub:
                 '/modelkeep.loader.v1.LoaderService/LoadModel',
                 request_serializer=modelkeep_dot_loader_dot_v1_dot_load__pb2.LoadModelRequest.SerializeToString,
                 response_deserializer=modelkeep_dot_loader_dot_v1_dot_load__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.PinModel = channel.unary_unary(
+                '/modelkeep.loader.v1.LoaderService/PinModel',
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_pins__pb2.PinModelRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_pins__pb2.PinModelResponse.FromString,
+                _registered_method=True)
+        self.UnpinModel = channel.unary_unary(
+                '/modelkeep.loader.v1.LoaderService/UnpinModel',
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_pins__pb2.UnpinModelRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_pins__pb2.UnpinModelResponse.FromString,
                 _registered_method=True)
         self.EvictModel = channel.unary_unary(
                 '/modelkeep.loader.v1.LoaderService/EvictModel',
@@ -263,12 +274,31 @@ class LoaderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PinModel(self, request, context):
+        """Pins components: once they are in RAM they stay, whatever else needs room, until UnpinModel, until their
+        model is removed, or until the loader ends. Loads nothing unless asked to. What the pins keep is the
+        component that the name stands for: if files change, the next request for it moves the pin. Pinning again
+        changes nothing.
+
+        Errors: those of HoldModel but for LEASES_EXHAUSTED and WRONG_HOST.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnpinModel(self, request, context):
+        """Takes pins back; what was pinned may be dropped from then on as any other. What is not pinned is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EvictModel(self, request, context):
         """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
-        lease holds them.
+        lease holds them, or its pin.
 
-        Errors: MODEL_IN_USE (a lease holds one, or one is being loaded; nothing was dropped). A model
-        without residents is no error.
+        Errors: MODEL_IN_USE (a lease holds one, or one is being loaded), MODEL_PINNED (one is pinned by this model's
+        name); then nothing was dropped. A model without residents is no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -365,6 +395,16 @@ def add_LoaderServiceServicer_to_server(servicer, server):
                     servicer.LoadModel,
                     request_deserializer=modelkeep_dot_loader_dot_v1_dot_load__pb2.LoadModelRequest.FromString,
                     response_serializer=modelkeep_dot_loader_dot_v1_dot_load__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'PinModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinModel,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_pins__pb2.PinModelRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_pins__pb2.PinModelResponse.SerializeToString,
+            ),
+            'UnpinModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnpinModel,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_pins__pb2.UnpinModelRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_pins__pb2.UnpinModelResponse.SerializeToString,
             ),
             'EvictModel': grpc.unary_unary_rpc_method_handler(
                     servicer.EvictModel,
@@ -699,6 +739,60 @@ class LoaderService:
             '/modelkeep.loader.v1.LoaderService/LoadModel',
             modelkeep_dot_loader_dot_v1_dot_load__pb2.LoadModelRequest.SerializeToString,
             modelkeep_dot_loader_dot_v1_dot_load__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.loader.v1.LoaderService/PinModel',
+            modelkeep_dot_loader_dot_v1_dot_pins__pb2.PinModelRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_pins__pb2.PinModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnpinModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.loader.v1.LoaderService/UnpinModel',
+            modelkeep_dot_loader_dot_v1_dot_pins__pb2.UnpinModelRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_pins__pb2.UnpinModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

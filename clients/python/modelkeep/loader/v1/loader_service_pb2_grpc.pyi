@@ -9,6 +9,7 @@ from modelkeep.loader.v1 import capacity_pb2 as _capacity_pb2
 from modelkeep.loader.v1 import hold_pb2 as _hold_pb2
 from modelkeep.loader.v1 import leases_pb2 as _leases_pb2
 from modelkeep.loader.v1 import load_pb2 as _load_pb2
+from modelkeep.loader.v1 import pins_pb2 as _pins_pb2
 from modelkeep.loader.v1 import residents_pb2 as _residents_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -122,12 +123,22 @@ class LoaderServiceStub:
 
     Errors: those of HoldModel.
     """
+    PinModel: _grpc.UnaryUnaryMultiCallable[_pins_pb2.PinModelRequest, _pins_pb2.PinModelResponse]
+    """Pins components: once they are in RAM they stay, whatever else needs room, until UnpinModel, until their
+    model is removed, or until the loader ends. Loads nothing unless asked to. What the pins keep is the
+    component that the name stands for: if files change, the next request for it moves the pin. Pinning again
+    changes nothing.
+
+    Errors: those of HoldModel but for LEASES_EXHAUSTED and WRONG_HOST.
+    """
+    UnpinModel: _grpc.UnaryUnaryMultiCallable[_pins_pb2.UnpinModelRequest, _pins_pb2.UnpinModelResponse]
+    """Takes pins back; what was pinned may be dropped from then on as any other. What is not pinned is no error."""
     EvictModel: _grpc.UnaryUnaryMultiCallable[_load_pb2.EvictModelRequest, _load_pb2.EvictModelResponse]
     """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
-    lease holds them.
+    lease holds them, or its pin.
 
-    Errors: MODEL_IN_USE (a lease holds one, or one is being loaded; nothing was dropped). A model
-    without residents is no error.
+    Errors: MODEL_IN_USE (a lease holds one, or one is being loaded), MODEL_PINNED (one is pinned by this model's
+    name); then nothing was dropped. A model without residents is no error.
     """
     ListResidents: _grpc.UnaryUnaryMultiCallable[_residents_pb2.ListResidentsRequest, _residents_pb2.ListResidentsResponse]
     """Lists the residents page by page, ordered by id.
@@ -237,12 +248,22 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
 
     Errors: those of HoldModel.
     """
+    PinModel: _aio.UnaryUnaryMultiCallable[_pins_pb2.PinModelRequest, _pins_pb2.PinModelResponse]  # type: ignore[assignment]
+    """Pins components: once they are in RAM they stay, whatever else needs room, until UnpinModel, until their
+    model is removed, or until the loader ends. Loads nothing unless asked to. What the pins keep is the
+    component that the name stands for: if files change, the next request for it moves the pin. Pinning again
+    changes nothing.
+
+    Errors: those of HoldModel but for LEASES_EXHAUSTED and WRONG_HOST.
+    """
+    UnpinModel: _aio.UnaryUnaryMultiCallable[_pins_pb2.UnpinModelRequest, _pins_pb2.UnpinModelResponse]  # type: ignore[assignment]
+    """Takes pins back; what was pinned may be dropped from then on as any other. What is not pinned is no error."""
     EvictModel: _aio.UnaryUnaryMultiCallable[_load_pb2.EvictModelRequest, _load_pb2.EvictModelResponse]  # type: ignore[assignment]
     """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
-    lease holds them.
+    lease holds them, or its pin.
 
-    Errors: MODEL_IN_USE (a lease holds one, or one is being loaded; nothing was dropped). A model
-    without residents is no error.
+    Errors: MODEL_IN_USE (a lease holds one, or one is being loaded), MODEL_PINNED (one is pinned by this model's
+    name); then nothing was dropped. A model without residents is no error.
     """
     ListResidents: _aio.UnaryUnaryMultiCallable[_residents_pb2.ListResidentsRequest, _residents_pb2.ListResidentsResponse]  # type: ignore[assignment]
     """Lists the residents page by page, ordered by id.
@@ -417,16 +438,38 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def PinModel(
+        self,
+        request: _pins_pb2.PinModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pins_pb2.PinModelResponse, _abc.Awaitable[_pins_pb2.PinModelResponse]]:
+        """Pins components: once they are in RAM they stay, whatever else needs room, until UnpinModel, until their
+        model is removed, or until the loader ends. Loads nothing unless asked to. What the pins keep is the
+        component that the name stands for: if files change, the next request for it moves the pin. Pinning again
+        changes nothing.
+
+        Errors: those of HoldModel but for LEASES_EXHAUSTED and WRONG_HOST.
+        """
+
+    @_abc_1.abstractmethod
+    def UnpinModel(
+        self,
+        request: _pins_pb2.UnpinModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pins_pb2.UnpinModelResponse, _abc.Awaitable[_pins_pb2.UnpinModelResponse]]:
+        """Takes pins back; what was pinned may be dropped from then on as any other. What is not pinned is no error."""
+
+    @_abc_1.abstractmethod
     def EvictModel(
         self,
         request: _load_pb2.EvictModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_load_pb2.EvictModelResponse, _abc.Awaitable[_load_pb2.EvictModelResponse]]:
         """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
-        lease holds them.
+        lease holds them, or its pin.
 
-        Errors: MODEL_IN_USE (a lease holds one, or one is being loaded; nothing was dropped). A model
-        without residents is no error.
+        Errors: MODEL_IN_USE (a lease holds one, or one is being loaded), MODEL_PINNED (one is pinned by this model's
+        name); then nothing was dropped. A model without residents is no error.
         """
 
     @_abc_1.abstractmethod

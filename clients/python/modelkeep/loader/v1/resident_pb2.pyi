@@ -131,7 +131,7 @@ class ComponentRef(_message.Message):
     def __init__(self, key: _Optional[str] = ..., submodel: _Optional[_Union[_taxonomy_pb2.SubModelType, str]] = ..., precision: _Optional[_Union[Precision, str]] = ...) -> None: ...
 
 class Resident(_message.Message):
-    __slots__ = ("id", "content_addressed", "components", "class_name", "library", "precision", "device", "tier", "state", "size_bytes", "tensor_count", "lease_ids", "load_seconds", "load_time", "last_use_time", "progress", "error", "revision", "lease_count", "display_name", "model_removed")
+    __slots__ = ("id", "content_addressed", "components", "class_name", "library", "precision", "device", "tier", "state", "size_bytes", "tensor_count", "lease_ids", "load_seconds", "load_time", "last_use_time", "progress", "error", "revision", "lease_count", "display_name", "model_removed", "pinned", "keep_until_time")
     ID_FIELD_NUMBER: _ClassVar[int]
     CONTENT_ADDRESSED_FIELD_NUMBER: _ClassVar[int]
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
@@ -153,6 +153,8 @@ class Resident(_message.Message):
     LEASE_COUNT_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_REMOVED_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    KEEP_UNTIL_TIME_FIELD_NUMBER: _ClassVar[int]
     id: str
     content_addressed: bool
     components: _containers.RepeatedCompositeFieldContainer[ComponentRef]
@@ -174,7 +176,9 @@ class Resident(_message.Message):
     lease_count: int
     display_name: str
     model_removed: bool
-    def __init__(self, id: _Optional[str] = ..., content_addressed: _Optional[bool] = ..., components: _Optional[_Iterable[_Union[ComponentRef, _Mapping]]] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., state: _Optional[_Union[ResidentState, str]] = ..., size_bytes: _Optional[int] = ..., tensor_count: _Optional[int] = ..., lease_ids: _Optional[_Iterable[str]] = ..., load_seconds: _Optional[float] = ..., load_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., revision: _Optional[int] = ..., lease_count: _Optional[int] = ..., display_name: _Optional[str] = ..., model_removed: _Optional[bool] = ...) -> None: ...
+    pinned: bool
+    keep_until_time: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., content_addressed: _Optional[bool] = ..., components: _Optional[_Iterable[_Union[ComponentRef, _Mapping]]] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., state: _Optional[_Union[ResidentState, str]] = ..., size_bytes: _Optional[int] = ..., tensor_count: _Optional[int] = ..., lease_ids: _Optional[_Iterable[str]] = ..., load_seconds: _Optional[float] = ..., load_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., revision: _Optional[int] = ..., lease_count: _Optional[int] = ..., display_name: _Optional[str] = ..., model_removed: _Optional[bool] = ..., pinned: _Optional[bool] = ..., keep_until_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class TensorEntry(_message.Message):
     __slots__ = ("name", "dtype", "shape", "offset", "size_bytes", "is_buffer")
@@ -253,7 +257,7 @@ class Holder(_message.Message):
     def __init__(self, pid: _Optional[int] = ..., uid: _Optional[int] = ..., label: _Optional[str] = ..., principal: _Optional[str] = ...) -> None: ...
 
 class Lease(_message.Message):
-    __slots__ = ("id", "state", "components", "resident_ids", "holder", "create_time", "expire_time", "stream_bound", "descriptor_connections", "size_bytes", "end", "end_message", "display_names", "labels", "revoke_deadline_time", "last_change", "last_change_time", "revision")
+    __slots__ = ("id", "state", "components", "resident_ids", "holder", "create_time", "expire_time", "stream_bound", "descriptor_connections", "size_bytes", "end", "end_message", "display_names", "activation_bytes", "labels", "revoke_deadline_time", "last_change", "last_change_time", "revision")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -274,6 +278,7 @@ class Lease(_message.Message):
     END_FIELD_NUMBER: _ClassVar[int]
     END_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAMES_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATION_BYTES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     REVOKE_DEADLINE_TIME_FIELD_NUMBER: _ClassVar[int]
     LAST_CHANGE_FIELD_NUMBER: _ClassVar[int]
@@ -292,15 +297,16 @@ class Lease(_message.Message):
     end: LeaseEnd
     end_message: str
     display_names: _containers.RepeatedScalarFieldContainer[str]
+    activation_bytes: int
     labels: _containers.ScalarMap[str, str]
     revoke_deadline_time: _timestamp_pb2.Timestamp
     last_change: LeaseChange
     last_change_time: _timestamp_pb2.Timestamp
     revision: int
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[LeaseState, str]] = ..., components: _Optional[_Iterable[_Union[ComponentRef, _Mapping]]] = ..., resident_ids: _Optional[_Iterable[str]] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stream_bound: _Optional[bool] = ..., descriptor_connections: _Optional[int] = ..., size_bytes: _Optional[int] = ..., end: _Optional[_Union[LeaseEnd, str]] = ..., end_message: _Optional[str] = ..., display_names: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., revoke_deadline_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_change: _Optional[_Union[LeaseChange, str]] = ..., last_change_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[LeaseState, str]] = ..., components: _Optional[_Iterable[_Union[ComponentRef, _Mapping]]] = ..., resident_ids: _Optional[_Iterable[str]] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stream_bound: _Optional[bool] = ..., descriptor_connections: _Optional[int] = ..., size_bytes: _Optional[int] = ..., end: _Optional[_Union[LeaseEnd, str]] = ..., end_message: _Optional[str] = ..., display_names: _Optional[_Iterable[str]] = ..., activation_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., revoke_deadline_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_change: _Optional[_Union[LeaseChange, str]] = ..., last_change_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class TierCapacity(_message.Message):
-    __slots__ = ("tier", "device", "budget_bytes", "used_bytes", "leased_bytes", "zombie_bytes", "resident_count")
+    __slots__ = ("tier", "device", "budget_bytes", "used_bytes", "leased_bytes", "zombie_bytes", "resident_count", "reserved_bytes", "high_watermark_bytes", "hit_count", "miss_count", "eviction_count", "pinned_bytes")
     TIER_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -308,6 +314,12 @@ class TierCapacity(_message.Message):
     LEASED_BYTES_FIELD_NUMBER: _ClassVar[int]
     ZOMBIE_BYTES_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HIGH_WATERMARK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HIT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MISS_COUNT_FIELD_NUMBER: _ClassVar[int]
+    EVICTION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PINNED_BYTES_FIELD_NUMBER: _ClassVar[int]
     tier: Tier
     device: str
     budget_bytes: int
@@ -315,4 +327,10 @@ class TierCapacity(_message.Message):
     leased_bytes: int
     zombie_bytes: int
     resident_count: int
-    def __init__(self, tier: _Optional[_Union[Tier, str]] = ..., device: _Optional[str] = ..., budget_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., zombie_bytes: _Optional[int] = ..., resident_count: _Optional[int] = ...) -> None: ...
+    reserved_bytes: int
+    high_watermark_bytes: int
+    hit_count: int
+    miss_count: int
+    eviction_count: int
+    pinned_bytes: int
+    def __init__(self, tier: _Optional[_Union[Tier, str]] = ..., device: _Optional[str] = ..., budget_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., zombie_bytes: _Optional[int] = ..., resident_count: _Optional[int] = ..., reserved_bytes: _Optional[int] = ..., high_watermark_bytes: _Optional[int] = ..., hit_count: _Optional[int] = ..., miss_count: _Optional[int] = ..., eviction_count: _Optional[int] = ..., pinned_bytes: _Optional[int] = ...) -> None: ...

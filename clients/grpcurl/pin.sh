@@ -1,0 +1,10 @@
+#!/bin/sh
+# Keep a component in the loader's memory: pin.sh KEY [SUBMODEL]. Loads it if it is not there. Take it back by
+# UnpinModel with the same components.
+set -eu
+. "$(dirname "$0")/common.sh"
+[ $# -ge 1 ] && [ $# -le 2 ] || die "usage: pin.sh KEY [SUBMODEL]"
+component="{\"key\": $(quoted "$1")"
+submodel=$(printf '%s' "${2-}" | tr '[:lower:]' '[:upper:]')
+[ -z "$submodel" ] || component="$component, \"submodel\": $(quoted "SUB_MODEL_TYPE_$submodel")"
+call "$LOADER" modelkeep.loader.v1.LoaderService/PinModel "{\"components\": [$component}], \"load\": true}"
