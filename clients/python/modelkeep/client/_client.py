@@ -137,6 +137,7 @@ class ModelLoad(Facade[AsyncModelLoader]):
     """Live modules, and the loader's memory; see :class:`modelkeep.client.AsyncModelLoader`."""
 
     get_model = blocking(AsyncModelLoader.get_model)
+    get_pipeline = blocking(AsyncModelLoader.get_pipeline)
     load = blocking(AsyncModelLoader.load)
     evict = blocking(AsyncModelLoader.evict)
     pin = blocking(AsyncModelLoader.pin)

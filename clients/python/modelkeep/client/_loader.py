@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -21,7 +22,7 @@ from modelkeep.taxonomy import SubModelType
 from modelkeep.worker.contexts import asked, event_message
 
 if TYPE_CHECKING:
-    from modelkeep.worker import ModelInfo, ModelLoader
+    from modelkeep.worker import ModelInfo, ModelLoader, PipelineInfo
 
 _SHORT: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
@@ -72,6 +73,7 @@ class AsyncModelLoader(LeaseCalls):
         super().__init__(peer)
         self._event_bus = event_bus
         self._worker: ModelLoader | None = None
+        self._lock = threading.Lock()
 
     async def get_model(
         self,
@@ -106,7 +108,48 @@ class AsyncModelLoader(LeaseCalls):
             TypeError: Something is said twice.
         """
         name, of = asked(which, submodel_type=submodel_type, submodel=submodel, context=context)
-        return await asyncio.to_thread(self._get_model, key, name, of, precision_name(precision))
+        asks = precision_name(precision)
+        return await asyncio.to_thread(lambda: self._loader().get_model(key, name, of, precision=asks))
+
+    async def get_pipeline(
+        self,
+        /,
+        key: str,
+        context: Any = None,
+        *,
+        precision: Any = "auto",
+        pipeline_class: Any = None,
+        **given: Any,
+    ) -> PipelineInfo:
+        """Load all components of a main model; needs the extra `worker`.
+
+        ``with info as pipeline:`` gives a pipeline of diffusers over them: its weights are the loader's
+        memory, under one lease while inside, and its outputs are those that
+        ``DiffusionPipeline.from_pretrained`` gives.
+
+        Args:
+            key: Key of the model.
+            context: As for :meth:`get_model`.
+            precision: As for :meth:`get_model`; a mapping says it by component, and under "default" for the
+                others.
+            pipeline_class: Class of the pipeline; the one that the model names when None.
+            **given: Components and settings of the caller's own, by name, in place of the model's; None for a
+                component leaves it out, where the pipeline does without.
+
+        Raises:
+            InvalidModelException: Not a main model, or one whose pipeline cannot be put together; or as for
+                :meth:`get_model`.
+        """
+        named: Precision | dict[str, Precision] = (
+            {part: precision_name(one) for part, one in precision.items()}
+            if isinstance(precision, Mapping)
+            else precision_name(precision)
+        )
+        return await asyncio.to_thread(
+            lambda: self._loader().get_pipeline(
+                key, context, precision=named, pipeline_class=pipeline_class, **given
+            )
+        )
 
     async def load(
         self,
@@ -251,14 +294,14 @@ class AsyncModelLoader(LeaseCalls):
             await asyncio.to_thread(self._worker.close)
             self._worker = None
 
-    def _get_model(
-        self, key: str, submodel: SubModelType | None, context: Any, precision: Precision
-    ) -> ModelInfo:
-        if self._worker is None:
-            from modelkeep.worker import ModelLoader
+    def _loader(self) -> ModelLoader:
+        """The part that assembles modules in this process. Imports torch the first time."""
+        with self._lock:
+            if self._worker is None:
+                from modelkeep.worker import ModelLoader
 
-            self._worker = ModelLoader(self._peer.address.target, on_event=self._dispatch)
-        return self._worker.get_model(key, submodel, context, precision=precision)
+                self._worker = ModelLoader(self._peer.address.target, on_event=self._dispatch)
+            return self._worker
 
     def _dispatch(self, name: str, payload: dict[str, Any]) -> None:
         if self._event_bus is not None:

@@ -15,18 +15,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelkeep.worker.attachment import attach, mapped_memory, verify_attachment
+    from modelkeep.worker.attachment import attach
     from modelkeep.worker.info import ModelInfo
     from modelkeep.worker.loader import ModelLoader
+    from modelkeep.worker.pipelines import PipelineInfo
+    from modelkeep.worker.verification import mapped_memory, verify_attachment
 
-__all__ = ["ModelInfo", "ModelLoader", "attach", "mapped_memory", "verify_attachment"]
+__all__ = ["ModelInfo", "ModelLoader", "PipelineInfo", "attach", "mapped_memory", "verify_attachment"]
 
 _HOMES = {
     "ModelInfo": "modelkeep.worker.info",
     "ModelLoader": "modelkeep.worker.loader",
+    "PipelineInfo": "modelkeep.worker.pipelines",
     "attach": "modelkeep.worker.attachment",
-    "mapped_memory": "modelkeep.worker.attachment",
-    "verify_attachment": "modelkeep.worker.attachment",
+    "mapped_memory": "modelkeep.worker.verification",
+    "verify_attachment": "modelkeep.worker.verification",
 }
 
 

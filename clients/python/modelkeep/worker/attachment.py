@@ -23,11 +23,10 @@ from modelkeep.exceptions import InvalidModelException
 from modelkeep.worker.manifest import METADATA_KEY, Kind, Manifest
 from modelkeep.worker.objects import build_object
 from modelkeep.worker.shell import empty_module
+from modelkeep.worker.verification import ADDRESSES
 
 #: What most attributes of modules are.
 _PLAIN = frozenset({bool, int, float, str, type(None), tuple, list, dict, set, OrderedDict})
-#: Attribute of an attached module: parameter name → address that the parameter must keep.
-_ADDRESSES = "_modelkeep_addresses"
 
 
 @contextlib.contextmanager
@@ -92,7 +91,7 @@ def attach(descriptor: int) -> Any:
         owners[path]._parameters[leaf] = owners[target]._parameters[target_leaf]
         addresses[alias] = addresses[name]
     _check_complete(manifest, owners)
-    module.__dict__[_ADDRESSES] = addresses
+    module.__dict__[ADDRESSES] = addresses
     return module
 
 
@@ -102,49 +101,6 @@ def _open(descriptor: int) -> Any:
         fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)  # fails for any other file, which is left as it is
         os.fchmod(descriptor, 0o400)
     return safe_open(f"/proc/self/fd/{descriptor}", framework="pt")
-
-
-def verify_attachment(module: torch.nn.Module) -> None:
-    """Check that every parameter of an attached module still is lent memory.
-
-    Call it where a silent private copy would hurt: after ``.to(dtype)``, ``fuse_…``, or other surgery.
-
-    Raises:
-        InvalidModelException: A parameter was replaced, moved, or is new; or the module was never
-            attached.
-    """
-    addresses: Mapping[str, int] | None = module.__dict__.get(_ADDRESSES)
-    if addresses is None:
-        raise InvalidModelException("This module was not made by modelkeep.worker.attach.")
-    present = {name: p.data_ptr() for name, p in module.named_parameters(remove_duplicate=False)}
-    if present != addresses:
-        strays = sorted(n for n in present.keys() | addresses.keys() if present.get(n) != addresses.get(n))
-        shown = ", ".join(strays[:3]) + (" …" if len(strays) > 3 else "")
-        raise InvalidModelException(
-            f"{len(strays)} parameters are no longer the loader's memory but private copies: {shown}.",
-            metadata={"detail": f"detached parameters: {len(strays)}"},
-        )
-
-
-def mapped_memory(module: torch.nn.Module) -> tuple[int, int]:
-    """Device and inode of the lent memory that an attached module lies in, as /proc/self/maps shows it.
-
-    Raises:
-        InvalidModelException: The parameters do not all lie in one mapped memfd.
-    """
-    verify_attachment(module)
-    wanted = sorted(module.__dict__[_ADDRESSES].values())
-    found: set[tuple[int, int]] = set()
-    with open("/proc/self/maps", encoding="utf-8") as lines:
-        for line in lines:
-            span, _mode, _offset, device, inode, *_ = line.split(maxsplit=5)
-            low, high = (int(part, 16) for part in span.split("-"))
-            if any(low <= address < high for address in wanted):
-                major, minor = (int(part, 16) for part in device.split(":"))
-                found.add((os.makedev(major, minor), int(inode)))
-    if len(found) != 1 or 0 in {inode for _, inode in found}:
-        raise InvalidModelException("The module's parameters do not lie in one lent mapping.")
-    return found.pop()
 
 
 def _manifest_in(file: Any) -> Manifest:

@@ -26,10 +26,18 @@ class ModelLocker:
     Entered, it holds a lease: the loader keeps the weights in memory for everybody. The module that
     entering returns is the same for all that are nested; it goes on working after the last exit, but
     then the loader may drop its own hold on the memory.
+
+    Args:
+        acquire: Takes the lease.
+        make: Makes what entering returns out of what is leased; the one module of it by default.
     """
 
-    def __init__(self, acquire: Callable[[], Hold]) -> None:
+    def __init__(
+        self, acquire: Callable[[], Hold], make: Callable[[Hold], AnyModel] = lambda hold: hold.modules[0]
+    ) -> None:
         self._acquire = acquire
+        self._make = make
+        self._made: AnyModel = None
         self._lock = threading.Lock()
         self._depth = 0
         self._hold: Hold | None = None
@@ -57,9 +65,15 @@ class ModelLocker:
     def __enter__(self) -> AnyModel:
         with self._lock:
             if self._hold is None:
-                self._hold = self._acquire()
+                hold = self._acquire()
+                try:
+                    self._made = self._make(hold)
+                except BaseException:
+                    hold.release()
+                    raise
+                self._hold = hold
             self._depth += 1
-            return self._hold.modules[0]
+            return self._made
 
     def __exit__(
         self,
@@ -72,7 +86,7 @@ class ModelLocker:
             hold = self._hold
             if self._depth > 0 or hold is None:
                 return
-            self._hold = None
+            self._hold = self._made = None
         hold.release()
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import grpc
 import torch
 
 from modelkeep.addresses import find_addresses
 from modelkeep.dtypes import Precision
-from modelkeep.exceptions import ModelkeepError
+from modelkeep.exceptions import InvalidModelException, ModelkeepError, SubmodelRequiredException
 from modelkeep.loader.v1 import capacity_pb2, hold_pb2, load_pb2, loader_service_pb2_grpc, resident_pb2
 from modelkeep.messages import duration, made, wire
 from modelkeep.model.v1 import taxonomy_pb2
@@ -24,6 +24,9 @@ from modelkeep.worker._hold import Hold, hold
 from modelkeep.worker.contexts import asked, context_bus, facts_of
 from modelkeep.worker.info import ModelInfo, ModelLocker
 from modelkeep.worker.shell import DTYPES
+
+if TYPE_CHECKING:
+    from modelkeep.worker.pipelines import PipelineInfo
 
 #: Called with the name of an event and its payload.
 EventHandler: TypeAlias = Callable[[str, dict[str, Any]], None]
@@ -106,27 +109,66 @@ class ModelLoader:
             TypeError: Something is said twice.
         """
         name, context = asked(which, submodel_type=submodel_type, submodel=submodel, context=context)
-        component = _component(key, name, precision or self._precision)
-        facts = facts_of(context)
-        request = made(
-            load_pb2.LoadModelRequest,
-            components=[component],
-            context={name: str(value) for name, value in facts.items() if value is not None},
-        )
-        request.max_wait.CopyFrom(self._max_wait)
-        info: ModelInfo | None = None
-        try:
-            for frame in self._stub.LoadModel(request):
-                if frame.WhichOneof("event") == "plan":
-                    told, info = info, self._info(component, frame.plan.manifests[0])
-                    if told is None:  # another plan follows where a file changed meanwhile
-                        self._emit("model_load_started", context, facts, component, info)
-        except grpc.RpcError as error:
-            raise self._decode(error) from None
-        if info is None:
-            raise ModelkeepError("The loader answered without a plan.")
-        self._emit("model_load_completed", context, facts, component, info)
+        (info,) = self._load([_component(key, name, precision or self._precision)], context)
         return info
+
+    def get_pipeline(
+        self,
+        key: str,
+        context: Any = None,
+        *,
+        precision: Precision | Mapping[str, Precision] | None = None,
+        pipeline_class: Any = None,
+        **given: Any,
+    ) -> PipelineInfo:
+        """Bring the components of a main model into the loader's memory, to be used as diffusers' pipeline.
+
+        Its modules are lent, under one lease, all of them or none; outputs are those of
+        ``DiffusionPipeline.from_pretrained``. Of schedulers, tokenizers and the like the files are lent.
+
+        Args:
+            key: The model's key.
+            context: As for :meth:`get_model`; there are two events for each component that is lent.
+            precision: What to load in; a mapping says it by component, and under "default" for the others.
+            pipeline_class: Class of the pipeline, such as diffusers' for images to images; the one that the
+                model names when None.
+            **given: Components and settings of the caller's own, by name. They take the place of the model's,
+                which are not loaded; None for a component leaves it out, where the pipeline does without.
+
+        Raises:
+            InvalidModelException: Not a main model, or one whose pipeline cannot be put together; or as for
+                :meth:`get_model`.
+            ModelkeepError: As for :meth:`get_model`.
+        """
+        from modelkeep.worker import pipelines  # imports diffusers, which get_model may do without
+
+        wanted = precision or self._precision
+        by_name = wanted if isinstance(wanted, Mapping) else {"default": wanted}
+        parts = pipelines.parts_of(pipeline_class) if pipeline_class is not None else None
+        names = [
+            name for name in self._submodels(key) if name not in given and (parts is None or name in parts)
+        ]
+        refs = [_component(key, name, by_name.get(name, by_name.get("default", "auto"))) for name in names]
+        infos = self._load(refs, context)
+        recipe = pipelines.recipe(infos[0].location, names, given, pipeline_class)
+        return pipelines.PipelineInfo(
+            context=ModelLocker(
+                lambda: self._hold(refs),
+                lambda held: recipe.pipeline(dict(zip(names, held.modules, strict=True))),
+            ),
+            key=key,
+            name=infos[0].name,
+            base_model=infos[0].base_model,
+            type=ModelType.Main,
+            location=infos[0].location,
+            hash=infos[0].hash,
+            device=infos[0].device,
+            precisions={
+                name: info.precision
+                for name, info in zip(names, infos, strict=True)
+                if info.precision is not None
+            },
+        )
 
     def close(self) -> None:
         """End the leases that are held, and close the connection. Attached modules go on working."""
@@ -142,11 +184,53 @@ class ModelLoader:
     ) -> None:
         self.close()
 
+    def _load(self, components: Sequence[resident_pb2.ComponentRef], context: Any) -> list[ModelInfo]:
+        """Bring components into the loader's memory, and tell of it."""
+        facts = facts_of(context)
+        request = made(
+            load_pb2.LoadModelRequest,
+            components=components,
+            context={name: str(value) for name, value in facts.items() if value is not None},
+        )
+        request.max_wait.CopyFrom(self._max_wait)
+        infos: list[ModelInfo] = []
+        try:
+            for frame in self._stub.LoadModel(request):
+                if frame.WhichOneof("event") == "plan":
+                    is_told, infos = bool(infos), list(map(self._info, components, frame.plan.manifests))
+                    if not is_told:  # another plan follows where a file changed meanwhile
+                        self._emit("model_load_started", context, facts, components, infos)
+        except grpc.RpcError as error:
+            raise self._decode(error) from None
+        if not infos:
+            raise ModelkeepError("The loader answered without a plan.")
+        self._emit("model_load_completed", context, facts, components, infos)
+        return infos
+
+    def _submodels(self, key: str) -> list[str]:
+        """The components of a main model that are lent: the loader tells them where none is named."""
+        call = self._stub.LoadModel(load_pb2.LoadModelRequest(components=[_component(key, None, "auto")]))
+        try:
+            next(call)
+        except grpc.RpcError as error:
+            told = self._decode(error)
+            names = told.metadata.get("loadable", "").split(",")
+            if isinstance(told, SubmodelRequiredException) and names[0]:
+                return names
+            raise told from None
+        finally:
+            call.cancel()
+        raise InvalidModelException(
+            f"The model {key} is no main model, and has no pipeline.",
+            metadata={"key": key, "detail": "no main model"},
+            remedy="Use get_model: the model is one component.",
+        )
+
     def _info(
         self, component: resident_pb2.ComponentRef, manifest: resident_pb2.ComponentManifest
     ) -> ModelInfo:
         return ModelInfo(
-            context=ModelLocker(lambda: self._hold(component)),
+            context=ModelLocker(lambda: self._hold([component])),
             key=component.key,
             name=manifest.name,
             base_model=_base(manifest.base),
@@ -157,10 +241,10 @@ class ModelLoader:
             device=torch.device(manifest.device),
         )
 
-    def _hold(self, component: resident_pb2.ComponentRef) -> Hold:
+    def _hold(self, components: Sequence[resident_pb2.ComponentRef]) -> Hold:
         request = made(
             hold_pb2.HoldModelRequest,
-            components=[component],
+            components=components,
             delivery=hold_pb2.DELIVERY_FD,
             boot_id=self._boot_id,
             label=self._label,
@@ -179,21 +263,22 @@ class ModelLoader:
         event: str,
         context: Any,
         facts: Mapping[str, Any],
-        component: resident_pb2.ComponentRef,
-        info: ModelInfo,
+        components: Sequence[resident_pb2.ComponentRef],
+        infos: Sequence[ModelInfo],
     ) -> None:
         tell = context_bus(context) or self._on_event
         if context is None or tell is None:
             return
-        payload = {
-            **facts,
-            "model_key": info.key,
-            "submodel": _submodel(component),
-            "hash": info.hash,
-            "location": str(info.location),
-            "precision": str(info.precision),
-        }
-        tell(event, payload)
+        for component, info in zip(components, infos, strict=True):
+            payload = {
+                **facts,
+                "model_key": info.key,
+                "submodel": _submodel(component),
+                "hash": info.hash,
+                "location": str(info.location),
+                "precision": str(info.precision),
+            }
+            tell(event, payload)
 
 
 def _component(
