@@ -255,7 +255,8 @@ def _from_module(wanted: Build, config: Mapping[str, Any], module: torch.nn.Modu
     return Parts(
         _manifest(wanted, config, aliases, list(buffers), transient),
         tensors,
-        lambda tensor: bytes_of(values[tensor.name]),
+        # Let go of as it is written: the component then is not twice in memory.
+        lambda tensor: bytes_of(values.pop(tensor.name)),
     )
 
 

@@ -45,6 +45,9 @@ _log = logging.getLogger(__name__)
 #: How often a build is looked at, in milliseconds, and what one takes besides what goes by its size.
 _LOOK_MS: Final = 50
 _USUAL_BYTES: Final = 1 << 30
+#: Of what a build takes besides the component, as much is the process's own affair: modules that it imports
+#: late, and what its allocators keep. It is not counted against the budget.
+_LIBRARY_BYTES: Final = 256 << 20
 #: Seconds that what was ended is waited for.
 _LET_GO_S: Final = 5.0
 #: Seconds that the process may take to start; it imports the libraries.
@@ -116,7 +119,7 @@ class Helper:
         """Start the process and let it import its libraries, so that the first build need not wait."""
         async with self._turn:
             with contextlib.suppress(_HelperDied, _Overrun):
-                await self._ask(None, [], lambda stage, done: None)
+                await self._ask(None, [], lambda stage, done, private_bytes=0: None)
             self._rest()
 
     async def build(self, plan: Plan, progress: BuildProgress) -> Built:
@@ -216,8 +219,9 @@ class Helper:
         """Have something built; None: only have the libraries imported."""
         loop = asyncio.get_running_loop()
 
-        def report(done: int) -> None:
-            loop.call_soon_threadsafe(progress, Stage.CONVERTING, done)
+        def report(done: int, private_bytes: int) -> None:
+            stage = Stage.CONVERTING if done else Stage.READING
+            loop.call_soon_threadsafe(progress, stage, done, private_bytes)
 
         def exchange() -> tuple[dict[str, Any], list[int]]:
             link = self._start()
@@ -251,7 +255,7 @@ class Helper:
         link: socket.socket,
         request: dict[str, Any],
         descriptors: Sequence[int],
-        report: Callable[[int], None],
+        report: Callable[[int, int], None],
         plan: Plan | None,
     ) -> tuple[dict[str, Any], list[int]]:
         """Ask, and wait for the answer for as long as the process stays within its limits."""
@@ -261,12 +265,18 @@ class Helper:
         poll.register(link, select.POLLIN)
         limit_s = self._limits.timeout_s if plan is not None else _START_S
         deadline, before = time.monotonic() + limit_s, _own_memory(process.pid)
+        done, told = 0, 0
         try:
             link.settimeout(limit_s)
             frames.send_frame(link, request, descriptors)
             while True:
-                if plan is not None and _own_memory(process.pid) - before > self._limits.memory_for(plan):
-                    raise _Overrun(_too_large(plan, self._limits.memory_for(plan)))
+                if plan is not None:
+                    taken = _own_memory(process.pid) - before
+                    if taken > self._limits.memory_for(plan):
+                        raise _Overrun(_too_large(plan, self._limits.memory_for(plan)))
+                    if (private := max(0, taken - _LIBRARY_BYTES)) > told:
+                        told = private
+                        report(done, private)
                 if time.monotonic() > deadline:
                     raise _Overrun(_too_long(plan, limit_s))
                 if not poll.poll(_LOOK_MS):
@@ -275,7 +285,8 @@ class Helper:
                     break
                 if "progress" not in frame[0]:
                     return frame
-                report(frame[0]["progress"])
+                done = frame[0]["progress"]
+                report(done, told)
         except _Overrun as overrun:
             _log.warning("the helper process is ended: %s", overrun)
             self._stop()
@@ -371,13 +382,16 @@ def _accept(descriptors: Sequence[int], plan: Plan, sources: Sequence[int]) -> B
 
 
 def _own_memory(pid: int) -> int:
-    """Bytes of memory that belong to a process alone: neither files nor what it shares; 0 if it has ended."""
+    """Bytes of memory that a process takes: what is its own, and shared memory that it has mapped, such as a
+    component that it makes another from; no files. 0 if it has ended.
+    """
     try:
         lines = Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines()
     except OSError:
         return 0
     named = (line.partition(":") for line in lines)
-    return sum(int(value.split()[0]) * 1024 for name, _, value in named if name in ("RssAnon", "VmSwap"))
+    counted = [value for name, _, value in named if name in ("RssAnon", "RssShmem", "VmSwap")]
+    return sum(int(value.split()[0]) * 1024 for value in counted)
 
 
 def _too_large(plan: Plan, limit: int) -> RamExhaustedException:

@@ -22,8 +22,8 @@ from typing import Final
 from modelkeep.backoff import doubled
 from modelkeep.exceptions import CancelledException, ModelkeepError, QueueFullException
 from modelkeep_loader.domain.components import Builder, ComponentRef, Plan, Resident, Stage
-from modelkeep_loader.domain.demand import Demand, Eviction, Usage
-from modelkeep_loader.domain.shortage import Explain, Shortage, ram_exhausted
+from modelkeep_loader.domain.demand import Demand, Eviction, Usage, build_bytes
+from modelkeep_loader.domain.shortage import Explain, Shortage, build_outgrown, ram_exhausted
 from modelkeep_loader.domain.tier import Tier
 
 _log = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 _FIRST_COOLDOWN_S: Final = 2.0
 _LONGEST_COOLDOWN_S: Final = 60.0
 _FORGET_FAILED_S: Final = 600.0
+#: What the memory of builds is reserved as.
+_BUILDS: Final = "builds"
 #: Failures that are remembered, and requests that wait.
 _MOST_FAILED, _MOST_WAITING = 1000, 256
 
@@ -58,6 +60,8 @@ class Cache:
         self._on_progress = on_progress
         self._explain = explain
         self._builds: dict[str, asyncio.Task[None]] = {}
+        #: What each build takes besides its component, in bytes, as far as is known.
+        self._besides: dict[str, int] = {}
         self._waiting: list[Demand] = []
 
     def usage(self) -> Usage:
@@ -191,7 +195,8 @@ class Cache:
     def _admit(self, demand: Demand) -> bool:
         plans = {plan.id: plan for plan in demand.plans}
         missing = self._missing(plans.values())
-        need = sum(plan.size_bytes for plan in missing) + demand.terms.activation_bytes
+        besides = max(0, build_bytes(missing) - self.tier.reserved(_BUILDS))
+        need = sum(plan.size_bytes for plan in missing) + besides + demand.terms.activation_bytes
         if not self._make_room(need, plans.keys(), demand):
             return False
         keys = {
@@ -249,36 +254,62 @@ class Cache:
 
     def _start(self, plan: Plan) -> None:
         resident = self.tier.place(plan)
+        self._count_besides(resident, plan.build_bytes)
         task = asyncio.get_running_loop().create_task(self._build(resident), name=f"build {plan.id}")
         self._builds[plan.id] = task
 
     async def _build(self, resident: Resident) -> None:
         started = self.tier.clock()
+        outgrown: ModelkeepError | None = None
 
-        def progress(stage: Stage, done: int) -> None:
+        def progress(stage: Stage, done: int, private_bytes: int = 0) -> None:
+            nonlocal outgrown
             if resident.stage is not stage:
                 resident.stage = stage
                 self.tier.on_change(resident, False)
             resident.bytes_done = max(resident.bytes_done, done)
             self._on_progress(resident)
+            # What is not there yet of the component may be in the build's own memory.
+            besides = private_bytes - (resident.size_bytes - resident.bytes_done)
+            if besides > self._besides.get(resident.id, besides):
+                self._count_besides(resident, besides)
+                self.tier.fit()
+                if (usage := self.tier.usage()).taken > usage.budget:
+                    outgrown = build_outgrown(resident, besides, usage)
+                    work.cancel()
 
+        work = asyncio.ensure_future(self._builder.build(resident.plan, progress))
         try:
-            built = await self._builder.build(resident.plan, progress)
+            built = await work
         except asyncio.CancelledError:
-            resident.error = CancelledException("The loader is shutting down.")
-            resident.stage = Stage.FAILED
-            raise
+            if outgrown is not None:
+                self._failed(resident, outgrown)
+            else:
+                resident.error = CancelledException("The loader is shutting down.")
+                resident.stage = Stage.FAILED
+                raise
         except Exception as error:  # whatever a build raises is the answer to those who wait for it
             self._failed(resident, error)
         else:
             self.tier.settle(resident, built, self.tier.clock() - started)
         finally:
             self._builds.pop(resident.id, None)
+            self._besides.pop(resident.id, None)
+            self.tier.reserve(_BUILDS, max(self._besides.values(), default=0))
+        self._settled(resident)
+
+    def _settled(self, resident: Resident) -> None:
+        """A build has ended."""
         self.tier.on_change(resident, False)
         self.tier.drop_orphan(resident)
         # It may have become larger than was estimated.
         self.tier.fit()
         self._wake()
+
+    def _count_besides(self, resident: Resident, besides: int) -> None:
+        self._besides[resident.id] = besides
+        # They are built one by one.
+        self.tier.reserve(_BUILDS, max(self._besides.values()))
 
     def _failed(self, resident: Resident, error: Exception) -> None:
         resident.failures += 1

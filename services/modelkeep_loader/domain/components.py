@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -151,6 +151,7 @@ class Plan:
         scaling_factor: What the record says; for a single-file VAE.
         size_bytes: Estimate of the memory it will take.
         model: For callers.
+        build_bytes: Estimate of the memory that a build takes besides.
         device: What it is for.
         kind: What it is to its worker.
         cast: Whether floating-point tensors are brought to `precision`; otherwise each stays what it is.
@@ -175,6 +176,7 @@ class Plan:
     size_bytes: int
     model: ModelFacts
     device: str = CPU
+    build_bytes: int = 0
     kind: Kind = Kind.MODULE
     cast: bool = True
     names: tuple[str, ...] = ()
@@ -218,8 +220,18 @@ class Built:
     buffers: frozenset[str]
 
 
-#: Told while a build runs: the stage, and the bytes done so far.
-BuildProgress = Callable[[Stage, int], None]
+class BuildProgress(Protocol):
+    """Told while a build runs."""
+
+    def __call__(self, stage: Stage, done: int, private_bytes: int = 0) -> None:
+        """How far it is.
+
+        Args:
+            stage: What is being done.
+            done: Bytes of the component that are there.
+            private_bytes: Memory that the build takes besides those.
+        """
+        ...
 
 
 class Builder(Protocol):

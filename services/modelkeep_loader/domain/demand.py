@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -50,8 +50,14 @@ class Demand:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that it takes if nothing of it is there."""
-        return sum({plan.id: plan.size_bytes for plan in self.plans}.values()) + self.terms.activation_bytes
+        """Bytes that it takes if nothing of it is there, with what building it takes besides."""
+        components = sum({plan.id: plan.size_bytes for plan in self.plans}.values())
+        return components + build_bytes(self.plans) + self.terms.activation_bytes
+
+
+def build_bytes(plans: Iterable[Plan]) -> int:
+    """Bytes that building these takes besides them: they are built one by one."""
+    return max((plan.build_bytes for plan in plans), default=0)
 
 
 @dataclass(frozen=True, slots=True)

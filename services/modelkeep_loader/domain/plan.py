@@ -79,6 +79,7 @@ class _Draft(NamedTuple):
     claims: list[FileFacts | None]
     weights: Weights
     cast: bool
+    build_bytes: int
     marks: dict[Path, str]
 
 
@@ -88,6 +89,7 @@ class _Weighed(NamedTuple):
     statuses: list[os.stat_result]
     weights: Weights
     cast: bool
+    build_bytes: int
 
 
 class Planner:
@@ -220,6 +222,7 @@ class Planner:
             digests=tuple(digests),
             scaling_factor=scaling,
             size_bytes=weights.size_bytes,
+            build_bytes=draft.build_bytes,
             model=ModelFacts(record.name, record.base, record.type, found.location, record.hash),
             device=CPU,
             kind=found.kind,
@@ -294,7 +297,7 @@ class Planner:
             found.listing.claim(name, status)
             for (name, _), status in zip(found.files, weighed.statuses, strict=True)
         ]
-        return _Draft(found, sources, claims, weighed.weights, weighed.cast, marks)
+        return _Draft(found, sources, claims, weighed.weights, weighed.cast, weighed.build_bytes, marks)
 
     def _weigh(self, ref: ComponentRef, found: Found) -> _Weighed:
         """Look at the files that were found: what they are, and what they will take."""
@@ -303,7 +306,7 @@ class Planner:
             texts = sum(len(text.encode()) for text in found.texts.values())
             size = 4096 + 1024 * len(statuses) + sum(status.st_size for status in statuses) + texts
             size = clamped_int(size)
-            return _Weighed(statuses, Weights("", "dequantised", "", size, size), False)
+            return _Weighed(statuses, Weights("", "dequantised", "", size, size), False, 0)
         left = Allowance()
         looks = [self._finder.files.header(path, left) for _, path in found.files]
         # What has no class has none that its tensors must suit.
@@ -316,7 +319,9 @@ class Planner:
             kept=KEPT_IN_FLOAT32.get(found.class_name, ()),
             path=looks[0][0].path,
         )
-        return _Weighed([status for _, status in looks], weights, cast)
+        # One by one they are read, and cast to at most twice their size.
+        largest = max((tensor.size_bytes for header, _ in looks for tensor in header.tensors), default=0)
+        return _Weighed([status for _, status in looks], weights, cast, clamped_int(2 * largest))
 
 
 def _has_others_vae(ref: ComponentRef, record: Record) -> bool:

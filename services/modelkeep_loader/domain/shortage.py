@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from modelkeep.exceptions import ModelkeepError, RamExhaustedException
+from modelkeep_loader.domain.components import Resident
 from modelkeep_loader.domain.demand import Demand, Usage
 from modelkeep_loader.domain.tier import some_leases
 
@@ -56,4 +57,19 @@ def ram_exhausted(shortage: Shortage) -> RamExhaustedException:
         },
         retry_after=1.0,
         remedy=remedy,
+    )
+
+
+def build_outgrown(resident: Resident, besides: int, usage: Usage) -> RamExhaustedException:
+    """A build takes more memory than there is room for beside what must stay."""
+    return RamExhaustedException(
+        f"Building it takes {besides:,} bytes of RAM besides its own {resident.size_bytes:,}, and there is "
+        f"no room for them within the budget of {usage.budget:,}, so it was ended.",
+        metadata={
+            "bytes_short": str(usage.taken - usage.budget),
+            "budget_bytes": str(usage.budget),
+            "holders": "",
+        },
+        retry_after=5.0,
+        remedy="Try again when leases have ended, or raise ram_budget_bytes of LoaderService.",
     )
