@@ -22,7 +22,7 @@ from modelkeep_common.calls import current_call
 from modelkeep_common.idempotency import fingerprint
 from modelkeep_common.paging import AskedPage, clamp_page_size, decode_page_token, encode_page_token, fitting
 from modelkeep_common.watch import stream_frames
-from modelkeep_loader.convert import leases, news, pins, requests, residents, words
+from modelkeep_loader.convert import leases, news, pins, requests, residents
 from modelkeep_loader.domain.demand import Terms
 from modelkeep_loader.domain.lending import Capacity, Lending
 from modelkeep_loader.domain.requests import News, Tell
@@ -172,8 +172,11 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         self, request: load_pb2.EvictModelRequest, context: Any
     ) -> load_pb2.EvictModelResponse:
         """See the .proto."""
-        submodel = words.submodel_name(request.submodel)
-        done = self._lending.evict(request.key, submodel, validate_only=request.validate_only)
+        submodel = requests.submodel_to_evict(request)
+        if request.key:
+            done = self._lending.evict(request.key, submodel, validate_only=request.validate_only)
+        else:
+            done = self._lending.evict_idle(validate_only=request.validate_only)
         return load_pb2.EvictModelResponse(
             evicted=fitting(map(residents.resident_message, done.residents)),
             evicted_count=len(done.residents),

@@ -1,4 +1,4 @@
-"""How full the loader is, over real channels: WatchCapacity, the client's watch, the command line."""
+"""How full the loader is and how it is emptied, over real channels: WatchCapacity, EvictModel of all."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ import pytest
 import pytest_asyncio
 
 from modelkeep.client import AsyncClient
-from modelkeep.loader.v1 import capacity_pb2
+from modelkeep.exceptions import FieldInvalidException
+from modelkeep.loader.v1 import capacity_pb2, load_pb2, residents_pb2
+from modelkeep.model.v1 import taxonomy_pb2
 from support import tinymodels
+from support.failures import refused
 from support.lending import acquire, evict_all, load, release
 from support.loaders import Lender, component, lender
 
@@ -99,6 +102,63 @@ async def test_the_client_watches_on_across_a_restart_of_the_loader(folder: Path
         assert frame.events[0].put == before
     await frames.aclose()
     await client.close()
+
+
+async def test_without_a_key_all_goes_that_no_lease_holds(loader: Lender, key: str) -> None:
+    await load(loader, component(key, "vae"), component(key, "text_encoder"))
+    grant = await acquire(loader, component(key, "vae"))
+    would = await loader.stub.EvictModel(load_pb2.EvictModelRequest(validate_only=True))
+    assert would.evicted_count == 1
+    assert len((await loader.stub.ListResidents(residents_pb2.ListResidentsRequest())).residents) == 2
+
+    done = await loader.stub.EvictModel(load_pb2.EvictModelRequest())
+    assert [one.class_name for one in done.evicted] == ["CLIPTextModel"]
+    assert (done.evicted_count, done.freed_bytes) == (1, would.freed_bytes)
+    (left,) = (await loader.stub.ListResidents(residents_pb2.ListResidentsRequest())).residents
+    assert left.lease_ids == [grant.lease.id]
+    await release(loader, grant)
+    assert (await loader.stub.EvictModel(load_pb2.EvictModelRequest())).evicted_count == 1
+    assert (await loader.stub.EvictModel(load_pb2.EvictModelRequest())).evicted_count == 0
+
+
+async def test_a_component_of_no_model_is_refused(loader: Lender) -> None:
+    request = load_pb2.EvictModelRequest(submodel=taxonomy_pb2.SUB_MODEL_TYPE_VAE)
+    with refused("FIELD_INVALID"):
+        await loader.stub.EvictModel(request)
+
+
+async def test_the_client_drops_all_only_by_its_name(loader: Lender, key: str) -> None:
+    async with AsyncClient(loader=loader.address, record=loader.record_address) as client:
+        await client.model_loader.load(key, "vae")
+        with pytest.raises(FieldInvalidException, match="evict_all"):
+            await client.model_loader.evict("")
+        assert (await client.model_loader.evict_all(validate_only=True)).evicted_count == 1
+        assert (await client.model_loader.evict_all()).evicted_count == 1
+        assert await client.model_loader.residents() == []
+
+
+async def test_the_command_line_drops_all_and_says_so(loader: Lender, key: str) -> None:
+    await load(loader, component(key, "vae"))
+    assert "Would drop 1 component" in await said(loader, "evict", "--all", "--dry-run")
+    assert "Dropped 1 component" in await said(loader, "evict", "--all")
+    assert "Dropped 0 components" in await said(loader, "evict", "--all")
+    assert "name a model, or give --all alone" in await said(loader, "evict", code=2)
+    assert "name a model, or give --all alone" in await said(loader, "evict", "tiny", "--all", code=2)
+
+
+async def said(loader: Lender, *arguments: str, code: int = 0) -> str:
+    """What the command line says of the loader's memory."""
+    place = ("--address", f"loader={loader.address}", "--address", f"record={loader.record_address}")
+    run = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "modelkeep.cli", "cache", *arguments, *place),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=loader.models,
+    )
+    text = (await run.communicate())[0].decode()
+    assert run.returncode == code, text
+    return text
 
 
 async def test_the_command_line_shows_each_change_on_a_line(loader: Lender, key: str) -> None:

@@ -127,10 +127,12 @@ def test_install_watch_list_and_lease_do_the_main_job(
     assert json.loads(run(environment, "leases.sh", "undrain"))["wasDrained"] is True
     (pin,) = json.loads(run(environment, "pin.sh", model["key"]))["pins"]
     assert (pin["component"]["key"], pin["resident"]) == (model["key"], True)
+    assert "evicted" not in json.loads(run(environment, "evict.sh", "--all"))  # the lease holds it
     relinked = json.loads(run(environment, "relink.sh", model["key"], str(vae)))["model"]
     assert (relinked["key"], relinked["path"]) == (model["key"], str(vae))
     ended = json.loads(run(environment, "revoke.sh", grant["lease"]["id"], 'the "night" shift'))["lease"]
     assert (ended["end"], ended["endMessage"]) == ("LEASE_END_REVOKED", 'the "night" shift')
+    assert json.loads(run(environment, "evict.sh", model["key"]))["evictedCount"] == 1
 
 
 def test_a_picture_is_set_fetched_and_removed_by_a_script(

@@ -83,6 +83,21 @@ def check_tier(request: load_pb2.LoadModelRequest) -> None:
         )
 
 
+def submodel_to_evict(request: load_pb2.EvictModelRequest) -> str:
+    """The component that is to go; "" for all.
+
+    Raises:
+        FieldInvalidException: A component of no model.
+    """
+    submodel = submodel_name(request.submodel)
+    if submodel and not request.key:
+        raise FieldInvalidException(
+            "A component is to be dropped, and of no model.",
+            violations=[FieldViolation("submodel", "must be unset without a key")],
+        )
+    return submodel
+
+
 def capacity_intervals(request: capacity_pb2.WatchCapacityRequest) -> tuple[float, float]:
     """Shortest and longest time between two frames, in seconds."""
     least = seconds(request.min_interval) if request.HasField("min_interval") else 0.5

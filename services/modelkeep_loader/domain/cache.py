@@ -131,6 +131,12 @@ class Cache:
         self._wake()
         return done
 
+    def evict_idle(self, *, validate_only: bool = False) -> Eviction:
+        """See :meth:`Tier.evict_idle`."""
+        done = self.tier.evict_idle(validate_only=validate_only)
+        self._wake()
+        return done
+
     def model_removed(self, key: str) -> None:
         """See :meth:`Tier.model_removed`."""
         self.tier.model_removed(key)

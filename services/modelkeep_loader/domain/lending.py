@@ -335,6 +335,10 @@ class Lending:
         """See :meth:`modelkeep_loader.domain.tier.Tier.evict`."""
         return self.cache.evict(key, submodel, validate_only=validate_only)
 
+    def evict_idle(self, *, validate_only: bool = False) -> Eviction:
+        """See :meth:`modelkeep_loader.domain.tier.Tier.evict_idle`."""
+        return self.cache.evict_idle(validate_only=validate_only)
+
     def model_removed(self, key: str) -> None:
         """See :meth:`modelkeep_loader.domain.tier.Tier.model_removed`."""
         self.cache.model_removed(key)

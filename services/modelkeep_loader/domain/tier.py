@@ -321,6 +321,17 @@ class Tier:
                 self._forget(resident, refs)
         return done
 
+    def evict_idle(self, *, validate_only: bool = False) -> Eviction:
+        """Drop everything that no lease holds, no request waits for and nobody has pinned; or only say what
+        that would do.
+        """
+        idle = [r for r in self.residents() if r.may_go]
+        done = self._eviction(idle)
+        if not validate_only:
+            for resident in idle:
+                self.drop(resident)
+        return done
+
     def model_removed(self, key: str) -> None:
         """A model is no more. What is only its own goes: now, or with the last lease on it."""
         self.unpin([ComponentRef(key)])

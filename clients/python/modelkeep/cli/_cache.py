@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from modelkeep.cli import _capacity, _complete, _leases, _pins, _table, _watching
-from modelkeep.cli._asking import DryRun
+from modelkeep.cli._asking import DryRun, Yes, agreed
 from modelkeep.cli._leases import component_name
 from modelkeep.cli._listing import Column, Listing, size_column, time_column
 from modelkeep.cli._naming import Model, OneModel, find_key, find_part
@@ -50,6 +50,11 @@ def add_to(app: typer.Typer) -> None:
     )(_capacity.capacity)
     _pins.add_to(_group)
     verb(_group, takes=DATA, examples=("modelkeep cache evict tiny-sd/vae --dry-run",))(evict)
+    verb(
+        _group,
+        takes=DATA,
+        examples=("modelkeep cache evict tiny-sd/vae --dry-run", "modelkeep cache evict --all"),
+    )(evict)
 
 
 def residents_listing() -> Listing[resident_pb2.Resident]:
@@ -153,17 +158,28 @@ def residents(model: OneModel = None) -> None:
 
 
 def evict(
-    model: Model,
+    model: OneModel = None,
     submodel: Annotated[
         str | None, typer.Option(help="Only this component.", autocompletion=_complete.submodels)
     ] = None,
+    all: Annotated[bool, typer.Option("--all", help="Everything that no lease holds.")] = False,
     dry_run: DryRun = False,
+    yes: Yes = False,
 ) -> None:
-    """Drop a model, or `model/component`, from memory."""
+    """Drop a model, or `model/component`, from memory; with --all everything that nobody uses."""
     named = members(SubModelType, [submodel] if submodel else None, "--submodel")
+    if all == bool(model) or (all and named):
+        raise typer.BadParameter("name a model, or give --all alone")
     with connect() as client:
-        key, part = find_part(client, model, named[0] if named else None)
-        answer = client.model_loader.evict(key, part, validate_only=dry_run)
+        if model:
+            key, part = find_part(client, model, named[0] if named else None)
+            answer = client.model_loader.evict(key, part, validate_only=dry_run)
+        else:
+            answer = client.model_loader.evict_all(validate_only=True)
+            if answer.evicted_count and not dry_run:
+                plan = [f"{_name(one)}, {size(one.size_bytes)}" for one in answer.evicted]
+                agreed(f"Drop {counted(answer.evicted_count, 'component')}?", plan, yes=yes)
+                answer = client.model_loader.evict_all()
     if not emit(lambda: as_json(answer)):
         mapped = f"; {size(answer.zombie_bytes)} still mapped by workers" if answer.zombie_bytes else ""
         did, again = ("Would drop", "") if dry_run else ("Dropped", " again")

@@ -142,6 +142,7 @@ class ModelLoad(Facade[AsyncModelLoader]):
     evict = blocking(AsyncModelLoader.evict)
     pin = blocking(AsyncModelLoader.pin)
     unpin = blocking(AsyncModelLoader.unpin)
+    evict_all = blocking(AsyncModelLoader.evict_all)
     revoke = blocking(AsyncModelLoader.revoke)
     residents = blocking(AsyncModelLoader.residents)
     leases = blocking(AsyncModelLoader.leases)

@@ -245,12 +245,26 @@ class AsyncModelLoader(LeaseCalls):
             ModelInUseException: A lease holds one; nothing was dropped.
             ModelPinnedException: One is pinned; nothing was dropped.
         """
+        if not key:
+            raise FieldInvalidException(
+                "No model is named; evict_all drops everything that nobody uses.",
+                violations=[FieldViolation("key", "must not be empty")],
+            )
         request = made(
             load_pb2.EvictModelRequest,
             key=key,
             submodel=wire(SubModelType, submodel, "submodel") if submodel else None,
             validate_only=validate_only,
         )
+        return await self._peer.call(self._stub.EvictModel, request)
+
+    async def evict_all(self, *, validate_only: bool = False) -> load_pb2.EvictModelResponse:
+        """Drop everything from memory that no lease holds, that is not pinned and not being loaded.
+
+        Args:
+            validate_only: Only say what would be dropped.
+        """
+        request = load_pb2.EvictModelRequest(validate_only=validate_only)
         return await self._peer.call(self._stub.EvictModel, request)
 
     async def residents(self, key: str | None = None) -> list[resident_pb2.Resident]:

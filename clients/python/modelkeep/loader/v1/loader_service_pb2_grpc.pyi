@@ -128,6 +128,8 @@ class LoaderServiceStub:
     model is removed, or until the loader ends. Loads nothing unless asked to. What the pins keep is the
     component that the name stands for: if files change, the next request for it moves the pin. Pinning again
     changes nothing.
+    Drops a model's components, or one of them, from RAM. Shared components stay while another model's
+    lease holds them. Without a key it drops everything that nobody uses, and leaves the rest.
 
     Errors: those of HoldModel but for LEASES_EXHAUSTED and WRONG_HOST.
     """
@@ -253,6 +255,8 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     model is removed, or until the loader ends. Loads nothing unless asked to. What the pins keep is the
     component that the name stands for: if files change, the next request for it moves the pin. Pinning again
     changes nothing.
+    Drops a model's components, or one of them, from RAM. Shared components stay while another model's
+    lease holds them. Without a key it drops everything that nobody uses, and leaves the rest.
 
     Errors: those of HoldModel but for LEASES_EXHAUSTED and WRONG_HOST.
     """
@@ -447,6 +451,8 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         model is removed, or until the loader ends. Loads nothing unless asked to. What the pins keep is the
         component that the name stands for: if files change, the next request for it moves the pin. Pinning again
         changes nothing.
+        Drops a model's components, or one of them, from RAM. Shared components stay while another model's
+        lease holds them. Without a key it drops everything that nobody uses, and leaves the rest.
 
         Errors: those of HoldModel but for LEASES_EXHAUSTED and WRONG_HOST.
         """
