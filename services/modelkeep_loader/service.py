@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from modelkeep.loader.v1 import (
     capacity_pb2,
+    estimate_pb2,
     hold_pb2,
     leases_pb2,
     load_pb2,
@@ -22,7 +23,7 @@ from modelkeep_common.calls import current_call
 from modelkeep_common.idempotency import fingerprint
 from modelkeep_common.paging import AskedPage, clamp_page_size, decode_page_token, encode_page_token, fitting
 from modelkeep_common.watch import stream_frames
-from modelkeep_loader.convert import leases, news, pins, requests, residents
+from modelkeep_loader.convert import estimates, leases, news, pins, requests, residents
 from modelkeep_loader.domain.demand import Terms
 from modelkeep_loader.domain.lending import Capacity, Lending
 from modelkeep_loader.domain.requests import News, Tell
@@ -225,6 +226,13 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
     ) -> capacity_pb2.GetCapacityResponse:
         """See the .proto."""
         return residents.capacity_response(self._lending.capacity(), self._socket_path)
+
+    async def EstimateLoad(
+        self, request: estimate_pb2.EstimateLoadRequest, context: Any
+    ) -> estimate_pb2.EstimateLoadResponse:
+        """See the .proto."""
+        refs = requests.to_refs(request.components)
+        return estimates.estimate_response(await self._lending.estimate(refs, request.activation_bytes))
 
     async def WatchCapacity(  # type: ignore[override]  # writes its frames instead of yielding them
         self, request: capacity_pb2.WatchCapacityRequest, context: Any

@@ -128,6 +128,8 @@ def test_install_watch_list_and_lease_do_the_main_job(
     (pin,) = json.loads(run(environment, "pin.sh", model["key"]))["pins"]
     assert (pin["component"]["key"], pin["resident"]) == (model["key"], True)
     assert "evicted" not in json.loads(run(environment, "evict.sh", "--all"))  # the lease holds it
+    (needs,) = json.loads(run(environment, "estimate.sh", model["key"]))["components"]
+    assert needs["state"] == "RESIDENT_STATE_RESIDENT"
     relinked = json.loads(run(environment, "relink.sh", model["key"], str(vae)))["model"]
     assert (relinked["key"], relinked["path"]) == (model["key"], str(vae))
     ended = json.loads(run(environment, "revoke.sh", grant["lease"]["id"], 'the "night" shift'))["lease"]

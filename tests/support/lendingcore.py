@@ -40,6 +40,9 @@ class Drawer:
         await asyncio.sleep(self.takes_s)
         return [plan(ref.key, self.sizes.get(ref.key, MB)) for ref in refs]
 
+    async def outline(self, refs: Sequence[ComponentRef]) -> list[Plan]:
+        return [plan(ref.key, self.sizes.get(ref.key, MB)) for ref in refs]
+
     def distrust(self, plans: Sequence[Plan]) -> None:
         self.distrusted += [plan.ref.key for plan in plans]
 

@@ -128,6 +128,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     _LOADER + "WatchResidents": _LOOK | _BORROWER,
     _LOADER + "GetCapacity": _LOOK | _BORROWER,
     _LOADER + "WatchCapacity": _LOOK | _BORROWER,
+    _LOADER + "EstimateLoad": _LOOK | _BORROWER,
 }
 
 #: For a method that does not stand in the table.

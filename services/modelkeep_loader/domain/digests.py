@@ -87,8 +87,7 @@ class Digester:
             CancelledException: The digester was closed.
             OSError: It cannot be read.
         """
-        kept = self._kept.get(file.signature)
-        if kept is not None and (kept.digests.sha256 or not with_sha256):
+        if (kept := self.known(file, with_sha256=with_sha256)) is not None:
             self._kept.move_to_end(file.signature)
             reading.done += file.size_bytes
             return kept
@@ -108,6 +107,11 @@ class Digester:
             work.readings.remove(reading)
             if work.waiting == 0:
                 work.stop.set()
+
+    def known(self, file: SourceFile, *, with_sha256: bool) -> Known | None:
+        """The digests of a file if it need not be read for them."""
+        kept = self._kept.get(file.signature)
+        return kept if kept is not None and (kept.digests.sha256 or not with_sha256) else None
 
     def forget(self, file: SourceFile) -> None:
         """The digest is not to be relied on: read the file anew when it is asked for."""

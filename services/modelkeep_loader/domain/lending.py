@@ -26,6 +26,7 @@ from modelkeep_loader.domain.components import ChangedMeanwhileException, Compon
 from modelkeep_loader.domain.connection import HeldConnection
 from modelkeep_loader.domain.demand import NO_TERMS, Eviction, Terms, Usage
 from modelkeep_loader.domain.drain import Drain
+from modelkeep_loader.domain.estimate import Estimate, estimate
 from modelkeep_loader.domain.gauge import Gauge
 from modelkeep_loader.domain.lease import Lease, LeaseEnd, ended
 from modelkeep_loader.domain.leases import LeaseTable
@@ -350,6 +351,14 @@ class Lending:
             for resident in self.cache.tier.residents()
             if resident.id > after and (not key or any(ref.key == key for ref in resident.refs))
         ]
+
+    async def estimate(self, refs: Sequence[ComponentRef], activation_bytes: int) -> Estimate:
+        """What loading components would take. Changes nothing.
+
+        Raises:
+            ModelkeepError: See :meth:`modelkeep_loader.domain.plan.Planner.outline`.
+        """
+        return estimate(await self.planner.outline(refs), self.cache.tier, activation_bytes)
 
     def capacity(self) -> Capacity:
         """The host and its memory as they are now."""

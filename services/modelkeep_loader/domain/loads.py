@@ -26,6 +26,10 @@ class Plans(Protocol):
         """See :meth:`modelkeep_loader.domain.plan.Planner.plan`."""
         ...
 
+    async def outline(self, refs: Sequence[ComponentRef]) -> list[Plan]:
+        """See :meth:`modelkeep_loader.domain.plan.Planner.outline`."""
+        ...
+
     def distrust(self, plans: Sequence[Plan]) -> None:
         """See :meth:`modelkeep_loader.domain.plan.Planner.distrust`."""
         ...

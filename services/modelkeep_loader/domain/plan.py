@@ -128,7 +128,19 @@ class Planner:
                 the record lists.
             ChecksumMismatchException: A file is not the one that the record says it is.
         """
-        reading = reading if reading is not None else Reading()
+        return [one.plan for one in await self._kept_or_made(refs, reading or Reading())]
+
+    async def outline(self, refs: Sequence[ComponentRef]) -> list[Plan]:
+        """As :meth:`plan`, without reading more than the beginnings of files, and without a trace.
+
+        The id of a plan is empty where the contents of its files are not known yet.
+
+        Raises:
+            ModelkeepError: As :meth:`plan`; what only a reading shows is not noticed.
+        """
+        return [one.plan for one in await self._kept_or_made(refs, None)]
+
+    async def _kept_or_made(self, refs: Sequence[ComponentRef], reading: Reading | None) -> list[_Kept]:
         kept = {ref: self._kept[ref] for ref in refs if ref in self._kept}
         # Side by side, for both take a moment and a grant should not.
         checking = asyncio.ensure_future(asyncio.to_thread(_still_as_planned, kept))
@@ -138,16 +150,17 @@ class Planner:
         except BaseException:
             checking.cancel()
             raise
-        plans: list[Plan] = []
+        found: list[_Kept] = []
         for ref in refs:
             record = records[ref.key]
             if ref in good and kept[ref].record == record and await self._is_owners(ref, kept[ref]):
-                plans.append(kept[ref].plan)
+                found.append(kept[ref])
                 continue
             one = await self._make(ref, record, reading)
-            self._keep(ref, one)
-            plans.append(one.plan)
-        return plans
+            if reading is not None:
+                self._keep(ref, one)
+            found.append(one)
+        return found
 
     def distrust(self, plans: Sequence[Plan]) -> None:
         """Files of these are not what they were, whatever their times say: read them anew next time."""
@@ -171,7 +184,8 @@ class Planner:
             _, oldest = self._kept.popitem(last=False)
             self._kept_weight -= oldest.weight
 
-    async def _make(self, ref: ComponentRef, record: Record, reading: Reading) -> _Kept:
+    async def _make(self, ref: ComponentRef, record: Record, reading: Reading | None) -> _Kept:
+        """Make a plan; None: of what is known without reading whole files."""
         files = await self._records.files(ref.key)
         vae: tuple[str, Record | None, Mapping[str, FileFacts]] | None = None
         if _has_others_vae(ref, record):
@@ -183,12 +197,15 @@ class Planner:
         digests: list[Identified] = []
         weights = draft.weights
         fits = weights.size_bytes <= self._budget
-        reading.total += sum(file.size_bytes for file in draft.files) if fits else 0
+        if reading is not None and fits:
+            reading.total += sum(file.size_bytes for file in draft.files)
         for file, claim in zip(draft.files, draft.claims, strict=True):
             if not fits:
                 contents.append(file.signature)  # it is refused for its size before it is read
                 continue
             known = await self._digest(file, claim, record, reading)
+            if known is None:
+                break
             digests.append(known)
             # A file that others may write could be one thing now and another when it is built: what they
             # make of it is lent as their file, and as no other.
@@ -208,10 +225,11 @@ class Planner:
         if found.kind is not Kind.MODULE:
             # Without a configuration, names are what tells one file from another.
             identity += [found.kind, draft.cast, [name for name, _ in found.files], found.texts]
+        is_known = len(contents) == len(draft.files)
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         plan = Plan(
             ref=ref,
-            id=hashlib.sha256(text.encode()).hexdigest()[:40],
+            id=hashlib.sha256(text.encode()).hexdigest()[:40] if is_known else "",
             content_addressed=all(file.is_ours for file in draft.files),
             library=found.library,
             class_name=found.class_name,
@@ -237,15 +255,21 @@ class Planner:
         return _Kept(record, vae[1] if vae is not None else None, plan, draft.marks, weight)
 
     async def _digest(
-        self, file: SourceFile, claim: FileFacts | None, record: Record, reading: Reading
-    ) -> Identified:
+        self, file: SourceFile, claim: FileFacts | None, record: Record, reading: Reading | None
+    ) -> Identified | None:
+        """What a file's bytes are; None if nothing is to be read and it is not known."""
         sha256 = claim is not None and claim.digest.startswith("sha256:")
         try:
-            known = await self._digester.digest(file, with_sha256=sha256, reading=reading)
+            if reading is None:
+                known = self._digester.known(file, with_sha256=sha256)
+            else:
+                known = await self._digester.digest(file, with_sha256=sha256, reading=reading)
         except FileNotFoundError:
             raise _gone(record, file.path) from None
         except OSError as error:
             raise _unreadable(record, file.path, error) from None
+        if known is None:
+            return None
         if claim is not None:
             actual = known.digests.sha256 if sha256 else known.digests.blake3
             refuse_other(claim, actual, file.path, record.name)

@@ -49,7 +49,9 @@ def add_to(app: typer.Typer) -> None:
         examples=("modelkeep cache capacity -w", "modelkeep cache capacity --json"),
     )(_capacity.capacity)
     _pins.add_to(_group)
-    verb(_group, takes=DATA, examples=("modelkeep cache evict tiny-sd/vae --dry-run",))(evict)
+    verb(_group, takes=DATA, examples=("modelkeep cache estimate tiny-sd/unet --precision float16",))(
+        _capacity.estimate
+    )
     verb(
         _group,
         takes=DATA,

@@ -1,16 +1,21 @@
-"""``modelkeep cache capacity``: budgets and what is in use, once or for as long as one looks."""
+"""``modelkeep cache capacity`` and ``estimate``: what is in use, and what something would take."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from modelkeep.cli import _terminal, _watching
+import typer
+
+from modelkeep.cli import _complete, _terminal, _watching
+from modelkeep.cli._naming import Model, find_key, find_part
 from modelkeep.cli._options import chosen
-from modelkeep.cli._output import as_json, emit, facts_lines, print_data, print_facts, short, size
+from modelkeep.cli._output import as_json, counted, emit, facts_lines, print_data, print_facts, short, size
 from modelkeep.cli._places import connect
+from modelkeep.cli._words import members
+from modelkeep.taxonomy import SubModelType
 
 if TYPE_CHECKING:
-    from modelkeep.loader.v1 import capacity_pb2, resident_pb2
+    from modelkeep.loader.v1 import capacity_pb2, estimate_pb2, resident_pb2
 
 
 def capacity() -> None:
@@ -37,6 +42,61 @@ def _show_again(answer: capacity_pb2.GetCapacityResponse, screen: _watching.Scre
         screen.write(facts_lines(capacity_facts(answer)))
     else:
         print("\t".join(f"{name}: {value}" for name, value in capacity_facts(answer)), flush=True)
+
+
+def estimate(
+    model: Model,
+    submodel: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Component of a main model, such as vae; may be repeated.",
+            autocompletion=_complete.submodels,
+        ),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="auto (that of the files), float32, float16 or bfloat16.")
+    ] = "auto",
+    activation_bytes: Annotated[int, typer.Option(help="Bytes to reserve besides.", min=0)] = 0,
+) -> None:
+    """Tell what loading a model would take, and what would have to go for it; nothing is loaded."""
+    named = members(SubModelType, submodel, "--submodel")
+    with connect() as client:
+        key, part = find_part(client, model, None) if not named else (find_key(client, model), None)
+        answer = client.model_loader.estimate(
+            key,
+            named or ([part] if part else []),
+            precision=precision.lower(),
+            activation_bytes=activation_bytes,
+        )
+    if not emit(lambda: as_json(answer)):
+        print_facts(_estimate_facts(answer))
+
+
+def _estimate_facts(answer: estimate_pb2.EstimateLoadResponse) -> list[tuple[str, object]]:
+    """What loading would take, for people."""
+    from modelkeep.loader.v1 import resident_pb2
+
+    def fact(one: estimate_pb2.ComponentEstimate) -> tuple[str, object]:
+        about = f"{size(one.size_bytes)} as {short(resident_pb2.Precision.Name(one.precision), 'PRECISION_')}"
+        if one.HasField("error"):
+            return one.display_name, f"{about}, failed: {one.error.message}"
+        state = short(resident_pb2.ResidentState.Name(one.state), "RESIDENT_STATE_")
+        return one.display_name, f"{about}, {state or f'about {one.load_seconds:.1f} s to load'}"
+
+    if answer.fits_now:
+        room = (
+            "yes" if not answer.evicted_count else f"yes, once {counted(answer.evicted_count, 'other')} went"
+        )
+    elif answer.fits_at_all:
+        room = f"not now: {size(answer.bytes_short)} are in use by others"
+    else:
+        room = "no: it is larger than the whole budget"
+    return [
+        *map(fact, answer.components),
+        ("needs", f"{size(answer.needed_bytes)} more, about {answer.load_seconds:.1f} s"),
+        ("fits", room),
+        ("would go", "\n".join(f"{one.display_name}, {size(one.size_bytes)}" for one in answer.evicted)),
+    ]
 
 
 def capacity_facts(answer: capacity_pb2.GetCapacityResponse) -> list[tuple[str, object]]:

@@ -139,6 +139,7 @@ class ModelLoad(Facade[AsyncModelLoader]):
     get_model = blocking(AsyncModelLoader.get_model)
     get_pipeline = blocking(AsyncModelLoader.get_pipeline)
     load = blocking(AsyncModelLoader.load)
+    estimate = blocking(AsyncModelLoader.estimate)
     evict = blocking(AsyncModelLoader.evict)
     pin = blocking(AsyncModelLoader.pin)
     unpin = blocking(AsyncModelLoader.unpin)

@@ -15,7 +15,7 @@ from modelkeep.client._transport import Peer
 from modelkeep.client._watch import WatchFrame, events_with_progress, follow
 from modelkeep.dtypes import Precision
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
-from modelkeep.loader.v1 import capacity_pb2, load_pb2, pins_pb2, resident_pb2, residents_pb2
+from modelkeep.loader.v1 import capacity_pb2, estimate_pb2, load_pb2, pins_pb2, resident_pb2, residents_pb2
 from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceStub
 from modelkeep.messages import made, wire
 from modelkeep.taxonomy import SubModelType
@@ -185,6 +185,29 @@ class AsyncModelLoader(LeaseCalls):
             elif on_progress is not None and answer.HasField("progress"):
                 on_progress(answer.progress)
         return residents
+
+    async def estimate(
+        self,
+        key: str,
+        submodels: SubModelType | str | Iterable[SubModelType | str] = (),
+        *,
+        precision: Any = "auto",
+        activation_bytes: int = 0,
+    ) -> estimate_pb2.EstimateLoadResponse:
+        """What loading components would take: memory, time, and what would have to go. Changes nothing.
+
+        Args:
+            key: Key of the model.
+            submodels: As for :meth:`load`.
+            precision: As for :meth:`get_model`.
+            activation_bytes: Bytes that would be reserved besides.
+        """
+        request = made(
+            estimate_pb2.EstimateLoadRequest,
+            components=_components(key, submodels, precision),
+            activation_bytes=activation_bytes,
+        )
+        return await self._peer.call(self._stub.EstimateLoad, request)
 
     async def pin(
         self,

@@ -1,4 +1,5 @@
 from modelkeep.loader.v1 import capacity_pb2 as _capacity_pb2
+from modelkeep.loader.v1 import estimate_pb2 as _estimate_pb2
 from modelkeep.loader.v1 import hold_pb2 as _hold_pb2
 from modelkeep.loader.v1 import leases_pb2 as _leases_pb2
 from modelkeep.loader.v1 import load_pb2 as _load_pb2

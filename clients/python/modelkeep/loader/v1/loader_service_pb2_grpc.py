@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from modelkeep.loader.v1 import capacity_pb2 as modelkeep_dot_loader_dot_v1_dot_capacity__pb2
+from modelkeep.loader.v1 import estimate_pb2 as modelkeep_dot_loader_dot_v1_dot_estimate__pb2
 from modelkeep.loader.v1 import hold_pb2 as modelkeep_dot_loader_dot_v1_dot_hold__pb2
 from modelkeep.loader.v1 import leases_pb2 as modelkeep_dot_loader_dot_v1_dot_leases__pb2
 from modelkeep.loader.v1 import load_pb2 as modelkeep_dot_loader_dot_v1_dot_load__pb2
@@ -133,6 +134,11 @@ class LoaderServiceStub:
                 '/modelkeep.loader.v1.LoaderService/GetCapacity',
                 request_serializer=modelkeep_dot_loader_dot_v1_dot_capacity__pb2.GetCapacityRequest.SerializeToString,
                 response_deserializer=modelkeep_dot_loader_dot_v1_dot_capacity__pb2.GetCapacityResponse.FromString,
+                _registered_method=True)
+        self.EstimateLoad = channel.unary_unary(
+                '/modelkeep.loader.v1.LoaderService/EstimateLoad',
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_estimate__pb2.EstimateLoadRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_estimate__pb2.EstimateLoadResponse.FromString,
                 _registered_method=True)
         self.WatchCapacity = channel.unary_stream(
                 '/modelkeep.loader.v1.LoaderService/WatchCapacity',
@@ -279,8 +285,6 @@ class LoaderServiceServicer:
         model is removed, or until the loader ends. Loads nothing unless asked to. What the pins keep is the
         component that the name stands for: if files change, the next request for it moves the pin. Pinning again
         changes nothing.
-        Drops a model's components, or one of them, from RAM. Shared components stay while another model's
-        lease holds them. Without a key it drops everything that nobody uses, and leaves the rest.
 
         Errors: those of HoldModel but for LEASES_EXHAUSTED and WRONG_HOST.
         """
@@ -297,7 +301,7 @@ class LoaderServiceServicer:
 
     def EvictModel(self, request, context):
         """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
-        lease holds them, or its pin.
+        lease holds them, or its pin. Without a key it drops everything that nobody uses, and leaves the rest.
 
         Errors: MODEL_IN_USE (a lease holds one, or one is being loaded), MODEL_PINNED (one is pinned by this model's
         name); then nothing was dropped. A model without residents is no error.
@@ -327,6 +331,18 @@ class LoaderServiceServicer:
 
     def GetCapacity(self, request, context):
         """Tells what fits: budgets and bytes of every tier.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EstimateLoad(self, request, context):
+        """Tells what loading components would take: memory, time, and what would have to go for them. It changes
+        nothing: nothing is loaded, dropped or counted as used, and of files no more is read than their beginnings.
+
+        Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
+        CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, UPSTREAM_UNAVAILABLE, as HoldModel; those that only a
+        reading of the whole files shows do not show here. What does not fit is no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -427,6 +443,11 @@ def add_LoaderServiceServicer_to_server(servicer, server):
                     servicer.GetCapacity,
                     request_deserializer=modelkeep_dot_loader_dot_v1_dot_capacity__pb2.GetCapacityRequest.FromString,
                     response_serializer=modelkeep_dot_loader_dot_v1_dot_capacity__pb2.GetCapacityResponse.SerializeToString,
+            ),
+            'EstimateLoad': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateLoad,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_estimate__pb2.EstimateLoadRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_estimate__pb2.EstimateLoadResponse.SerializeToString,
             ),
             'WatchCapacity': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchCapacity,
@@ -903,6 +924,33 @@ class LoaderService:
             '/modelkeep.loader.v1.LoaderService/GetCapacity',
             modelkeep_dot_loader_dot_v1_dot_capacity__pb2.GetCapacityRequest.SerializeToString,
             modelkeep_dot_loader_dot_v1_dot_capacity__pb2.GetCapacityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateLoad(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.loader.v1.LoaderService/EstimateLoad',
+            modelkeep_dot_loader_dot_v1_dot_estimate__pb2.EstimateLoadRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_estimate__pb2.EstimateLoadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from modelkeep.loader.v1 import capacity_pb2 as _capacity_pb2
+from modelkeep.loader.v1 import estimate_pb2 as _estimate_pb2
 from modelkeep.loader.v1 import hold_pb2 as _hold_pb2
 from modelkeep.loader.v1 import leases_pb2 as _leases_pb2
 from modelkeep.loader.v1 import load_pb2 as _load_pb2
@@ -128,8 +129,6 @@ class LoaderServiceStub:
     model is removed, or until the loader ends. Loads nothing unless asked to. What the pins keep is the
     component that the name stands for: if files change, the next request for it moves the pin. Pinning again
     changes nothing.
-    Drops a model's components, or one of them, from RAM. Shared components stay while another model's
-    lease holds them. Without a key it drops everything that nobody uses, and leaves the rest.
 
     Errors: those of HoldModel but for LEASES_EXHAUSTED and WRONG_HOST.
     """
@@ -137,7 +136,7 @@ class LoaderServiceStub:
     """Takes pins back; what was pinned may be dropped from then on as any other. What is not pinned is no error."""
     EvictModel: _grpc.UnaryUnaryMultiCallable[_load_pb2.EvictModelRequest, _load_pb2.EvictModelResponse]
     """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
-    lease holds them, or its pin.
+    lease holds them, or its pin. Without a key it drops everything that nobody uses, and leaves the rest.
 
     Errors: MODEL_IN_USE (a lease holds one, or one is being loaded), MODEL_PINNED (one is pinned by this model's
     name); then nothing was dropped. A model without residents is no error.
@@ -155,6 +154,14 @@ class LoaderServiceStub:
     """
     GetCapacity: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.GetCapacityRequest, _capacity_pb2.GetCapacityResponse]
     """Tells what fits: budgets and bytes of every tier."""
+    EstimateLoad: _grpc.UnaryUnaryMultiCallable[_estimate_pb2.EstimateLoadRequest, _estimate_pb2.EstimateLoadResponse]
+    """Tells what loading components would take: memory, time, and what would have to go for them. It changes
+    nothing: nothing is loaded, dropped or counted as used, and of files no more is read than their beginnings.
+
+    Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
+    CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, UPSTREAM_UNAVAILABLE, as HoldModel; those that only a
+    reading of the whole files shows do not show here. What does not fit is no error.
+    """
     WatchCapacity: _grpc.UnaryStreamMultiCallable[_capacity_pb2.WatchCapacityRequest, _capacity_pb2.WatchCapacityResponse]
     """Streams what GetCapacity answers: at once, and again whenever it has changed, within a second or
     `min_interval` if that is longer. There is no history, and nothing to resume: each frame is all there is.
@@ -255,8 +262,6 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     model is removed, or until the loader ends. Loads nothing unless asked to. What the pins keep is the
     component that the name stands for: if files change, the next request for it moves the pin. Pinning again
     changes nothing.
-    Drops a model's components, or one of them, from RAM. Shared components stay while another model's
-    lease holds them. Without a key it drops everything that nobody uses, and leaves the rest.
 
     Errors: those of HoldModel but for LEASES_EXHAUSTED and WRONG_HOST.
     """
@@ -264,7 +269,7 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     """Takes pins back; what was pinned may be dropped from then on as any other. What is not pinned is no error."""
     EvictModel: _aio.UnaryUnaryMultiCallable[_load_pb2.EvictModelRequest, _load_pb2.EvictModelResponse]  # type: ignore[assignment]
     """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
-    lease holds them, or its pin.
+    lease holds them, or its pin. Without a key it drops everything that nobody uses, and leaves the rest.
 
     Errors: MODEL_IN_USE (a lease holds one, or one is being loaded), MODEL_PINNED (one is pinned by this model's
     name); then nothing was dropped. A model without residents is no error.
@@ -282,6 +287,14 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     """
     GetCapacity: _aio.UnaryUnaryMultiCallable[_capacity_pb2.GetCapacityRequest, _capacity_pb2.GetCapacityResponse]  # type: ignore[assignment]
     """Tells what fits: budgets and bytes of every tier."""
+    EstimateLoad: _aio.UnaryUnaryMultiCallable[_estimate_pb2.EstimateLoadRequest, _estimate_pb2.EstimateLoadResponse]  # type: ignore[assignment]
+    """Tells what loading components would take: memory, time, and what would have to go for them. It changes
+    nothing: nothing is loaded, dropped or counted as used, and of files no more is read than their beginnings.
+
+    Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
+    CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, UPSTREAM_UNAVAILABLE, as HoldModel; those that only a
+    reading of the whole files shows do not show here. What does not fit is no error.
+    """
     WatchCapacity: _aio.UnaryStreamMultiCallable[_capacity_pb2.WatchCapacityRequest, _capacity_pb2.WatchCapacityResponse]  # type: ignore[assignment]
     """Streams what GetCapacity answers: at once, and again whenever it has changed, within a second or
     `min_interval` if that is longer. There is no history, and nothing to resume: each frame is all there is.
@@ -451,8 +464,6 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         model is removed, or until the loader ends. Loads nothing unless asked to. What the pins keep is the
         component that the name stands for: if files change, the next request for it moves the pin. Pinning again
         changes nothing.
-        Drops a model's components, or one of them, from RAM. Shared components stay while another model's
-        lease holds them. Without a key it drops everything that nobody uses, and leaves the rest.
 
         Errors: those of HoldModel but for LEASES_EXHAUSTED and WRONG_HOST.
         """
@@ -472,7 +483,7 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_load_pb2.EvictModelResponse, _abc.Awaitable[_load_pb2.EvictModelResponse]]:
         """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
-        lease holds them, or its pin.
+        lease holds them, or its pin. Without a key it drops everything that nobody uses, and leaves the rest.
 
         Errors: MODEL_IN_USE (a lease holds one, or one is being loaded), MODEL_PINNED (one is pinned by this model's
         name); then nothing was dropped. A model without residents is no error.
@@ -508,6 +519,20 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_capacity_pb2.GetCapacityResponse, _abc.Awaitable[_capacity_pb2.GetCapacityResponse]]:
         """Tells what fits: budgets and bytes of every tier."""
+
+    @_abc_1.abstractmethod
+    def EstimateLoad(
+        self,
+        request: _estimate_pb2.EstimateLoadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_estimate_pb2.EstimateLoadResponse, _abc.Awaitable[_estimate_pb2.EstimateLoadResponse]]:
+        """Tells what loading components would take: memory, time, and what would have to go for them. It changes
+        nothing: nothing is loaded, dropped or counted as used, and of files no more is read than their beginnings.
+
+        Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
+        CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, UPSTREAM_UNAVAILABLE, as HoldModel; those that only a
+        reading of the whole files shows do not show here. What does not fit is no error.
+        """
 
     @_abc_1.abstractmethod
     def WatchCapacity(
