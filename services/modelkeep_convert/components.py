@@ -17,7 +17,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from modelkeep.worker.manifest import Kind, Manifest
 from modelkeep.worker.shell import DTYPES, build_module, without_weights
 from modelkeep_convert import sealed, vaeconfig
 from modelkeep_convert.quantised.sources import Source, any_quantised, bytes_of, joined, written_out
+from modelkeep_convert.quantised.stored import Form
 from modelkeep_convert.request import Build
 from modelkeep_convert.spare import is_training, refuse_stray
 
@@ -84,12 +85,26 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
         if missing := sorted(expected - names.keys()):
             raise _incomplete(wanted, missing)
     if _is_plain(cls, shell, sources, names):
-        return _from_sources(wanted, config, shell, sources, names)
+        return _in_form(wanted, _from_sources(wanted, config, shell, sources, names), shell, sources)
     if not any_quantised(sources):
-        return _from_module(wanted, config, _from_pretrained(cls, wanted, config, descriptors))
+        parts = _from_module(wanted, config, _from_pretrained(cls, wanted, config, descriptors))
+        return _in_form(wanted, parts, shell, sources)
     kept = KEPT_IN_FLOAT32.get(wanted.class_name, ())
     with _closed(written_out(sources, DTYPES[wanted.precision], kept)) as memory:
-        return _from_module(wanted, config, _from_pretrained(cls, wanted, config, [memory]))
+        parts = _from_module(wanted, config, _from_pretrained(cls, wanted, config, [memory]))
+    return _in_form(wanted, parts, shell, sources)
+
+
+def _in_form(wanted: Build, parts: Parts, shell: torch.nn.Module, sources: Mapping[str, Source]) -> Parts:
+    """The component with its weights in the form that is asked for."""
+    if wanted.weights == "dequantised":
+        return parts
+    form = Form(parts.tensors, parts.read)
+    if wanted.weights == "float8":
+        form.as_float8(shell)
+    else:
+        form.as_stored(sources, parts.manifest)
+    return Parts(replace(parts.manifest, quantised=form.weights), form.tensors, form.read)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ class Build:
         name: What the memory is called in /proc; for people.
         kind: A module, or a state dict: the files' tensors and nothing else.
         cast: Whether floating-point tensors are brought to `precision`; otherwise each stays what it is.
+        weights: Their form: "dequantised", "stored" or "float8" (:mod:`modelkeep_convert.quantised.stored`).
     """
 
     library: str
@@ -40,3 +41,4 @@ class Build:
     name: str
     kind: Kind = Kind.MODULE
     cast: bool = True
+    weights: str = "dequantised"

@@ -158,6 +158,7 @@ class Helper:
             name=f"modelkeep:{plan.id[:12]}:{plan.class_name or plan.kind}",
             kind=plan.kind,
             cast=plan.cast,
+            weights=plan.weights,
         )
         stop = threading.Event()
         verifying = asyncio.create_task(asyncio.to_thread(verify, plan, descriptors, stop.is_set))
@@ -375,6 +376,7 @@ def _accept(descriptors: Sequence[int], plan: Plan, sources: Sequence[int]) -> B
             config=manifest.config,
             aliases=manifest.aliases,
             buffers=frozenset(manifest.buffers),
+            quantised=manifest.quantised,
         )
     finally:
         for descriptor in descriptors:

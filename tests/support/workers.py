@@ -131,12 +131,18 @@ def connect(address: str, **options: Any) -> None:
     )
 
 
-def hold(key: str, submodel: str | None, precision: str, context: dict[str, Any] | None = None) -> Any:
+def hold(
+    key: str,
+    submodel: str | None,
+    precision: str,
+    context: dict[str, Any] | None = None,
+    weights: str = "auto",
+) -> Any:
     """get_model, and enter it. Returns facts, times in seconds, and bytes of private memory gained."""
     import gc
 
     started = time.perf_counter()
-    info = _state["loader"].get_model(key, submodel, context, precision=precision)
+    info = _state["loader"].get_model(key, submodel, context, precision=precision, weights=weights)
     loaded = time.perf_counter() - started
     gc.collect()
     before = _anonymous()
@@ -349,6 +355,37 @@ def grants(key: str, submodel: str, precision: Precision, count: int) -> list[fl
             hold_pb2.ReleaseLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
         )
     return times
+
+
+def layerwise(folder: str, class_name: str, precision: str) -> str:
+    """What diffusers' layerwise casting to float8 makes of the same inputs."""
+    import diffusers
+    import torch
+
+    dtype = getattr(torch, precision)
+    module = getattr(diffusers, class_name).from_pretrained(folder, torch_dtype=dtype).eval()
+    module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+    return _outputs(module, dtype)
+
+
+def outputs() -> str:
+    """SHA-256 of what the held module makes of fixed inputs."""
+    return _outputs(_state["module"], _state["info"].precision)
+
+
+def _outputs(module: Any, like: Any) -> str:
+    import torch
+
+    with torch.no_grad():
+        if hasattr(module, "decode"):
+            found = module.decode(torch.linspace(-2, 2, 16).reshape(1, 4, 2, 2).to(like))[0]
+        elif hasattr(module, "time_embedding"):
+            latents = torch.linspace(-2, 2, 4 * 8 * 8).reshape(1, 4, 8, 8).to(like)
+            width = module.config.cross_attention_dim
+            found = module(latents, 7, torch.linspace(-1, 1, 3 * width).reshape(1, 3, width).to(like))[0]
+        else:
+            found = module(torch.arange(1, 9).reshape(1, 8))[0]
+    return hashlib.sha256(found.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _decoded(module: Any) -> str:

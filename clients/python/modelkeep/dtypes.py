@@ -8,6 +8,15 @@ from typing import Final, Literal, TypeAlias
 
 #: Name of a precision; "auto" is that of the model's files.
 Precision: TypeAlias = Literal["auto", "float32", "float16", "bfloat16"]
+#: Form that weights are lent in: dequantised, as quantised files store them, or cast to float8.
+WeightForm: TypeAlias = Literal["auto", "stored", "dequantised", "float8"]
+#: Its name on the wire.
+WEIGHT_FORMS: Final[Mapping[str, str]] = {
+    "auto": "WEIGHT_FORM_AUTO",
+    "stored": "WEIGHT_FORM_AS_STORED",
+    "dequantised": "WEIGHT_FORM_DEQUANTISED",
+    "float8": "WEIGHT_FORM_FLOAT8",
+}
 
 
 @dataclass(frozen=True, slots=True)

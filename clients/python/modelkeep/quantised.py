@@ -49,8 +49,12 @@ _INTEGERS: Final = frozenset({"I8", "U8"})
 SCALED: Final = "scaled"
 BNB_INT8: Final = "bnb_int8"
 BNB_4BIT: Final = "bnb_4bit"
+#: A plain cast to float8, which has no scale.
+CAST: Final = "float8"
+#: Codes of the types that such casts have.
+FLOAT8: Final = frozenset({"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
 #: Element types of the weights that a scale may belong to.
-_SCALABLE: Final = frozenset({"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I8", "F16", "BF16", "F32"})
+_SCALABLE: Final = FLOAT8 | {"I8", "F16", "BF16", "F32"}
 #: How the name of a tensor ends that belongs to a weight → its role, and what ends the weight's own name.
 _ROLES: Final = re.compile(
     r"""(?P<base>.*)\.(?:

@@ -62,6 +62,7 @@ def _outline(plan: Plan, size_bytes: int) -> resident_pb2.ComponentManifest:
         class_name=plan.class_name,
         library=plan.library,
         precision=PRECISION_OF[plan.precision],
+        quantisation=plan.quantisation,
         device=plan.device,
         file_size_bytes=clamped_int(size_bytes),
         kind=KINDS[plan.kind],
@@ -85,6 +86,12 @@ def _contents_of(resident: Resident) -> resident_pb2.ComponentManifest:
                 is_buffer=tensor.name in built.buffers,
             )
             for tensor in built.tensors
+        ],
+        quantised_tensors=[
+            resident_pb2.QuantisedTensor(
+                name=name, scheme=weight.scheme, shape=weight.shape, dtype=weight.dtype, parts=weight.parts
+            )
+            for name, weight in built.quantised.items()
         ],
         aliases=[resident_pb2.TensorAlias(name=n, target=t) for n, t in sorted(built.aliases.items())],
     )

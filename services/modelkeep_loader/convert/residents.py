@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 from modelkeep.loader.v1 import capacity_pb2, resident_pb2, residents_pb2
 from modelkeep.server.v1 import watch_pb2
+from modelkeep.worker.manifest import Kind
 from modelkeep_common.watch import Frame
 from modelkeep_common.wire import clamped_int, to_timestamp
 from modelkeep_loader.convert.words import (
     PRECISION_OF,
     STAGES,
+    WEIGHTS_OF,
     error_message,
     ref_message,
     resident_progress,
@@ -33,11 +35,14 @@ def resident_message(resident: Resident, *, retry_in: float | None = None) -> re
         content_addressed=plan.content_addressed,
         components=map(
             ref_message,
-            heapq.nsmallest(_MOST_COMPONENTS, resident.refs, key=lambda r: (r.key, r.submodel, r.precision)),
+            heapq.nsmallest(
+                _MOST_COMPONENTS, resident.refs, key=lambda r: (r.key, r.submodel, r.precision, r.weights)
+            ),
         ),
         class_name=plan.class_name,
         library=plan.library,
         precision=PRECISION_OF[plan.precision],
+        weights=None if plan.kind is Kind.OBJECT else WEIGHTS_OF[plan.weights],
         device=plan.device,
         tier=resident_pb2.TIER_RAM,
         state=STAGES[resident.stage],

@@ -19,6 +19,14 @@ PRECISIONS = {
     resident_pb2.PRECISION_FLOAT16: "float16",
     resident_pb2.PRECISION_BFLOAT16: "bfloat16",
 }
+WEIGHTS = {
+    resident_pb2.WEIGHT_FORM_UNSPECIFIED: "auto",
+    resident_pb2.WEIGHT_FORM_AUTO: "auto",
+    resident_pb2.WEIGHT_FORM_AS_STORED: "stored",
+    resident_pb2.WEIGHT_FORM_DEQUANTISED: "dequantised",
+    resident_pb2.WEIGHT_FORM_FLOAT8: "float8",
+}
+WEIGHTS_OF = {name: value for value, name in WEIGHTS.items() if value}
 #: An object has no weights, and so none.
 PRECISION_OF = {
     "": resident_pb2.PRECISION_UNSPECIFIED,
@@ -51,6 +59,8 @@ def ref_message(ref: ComponentRef) -> resident_pb2.ComponentRef:
         key=ref.key,
         submodel=f"SUB_MODEL_TYPE_{(ref.submodel or 'unspecified').upper()}",
         precision=PRECISION_OF[ref.precision],
+        # As callers that do not know of it have it.
+        weights=None if ref.weights == "auto" else WEIGHTS_OF[ref.weights],
     )
 
 

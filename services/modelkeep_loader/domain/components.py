@@ -17,7 +17,7 @@ from modelkeep.exceptions import (
     ModelNotFoundException,
 )
 from modelkeep.headers import Tensor
-from modelkeep.worker.manifest import Kind
+from modelkeep.worker.manifest import Kind, QuantisedWeight
 
 #: Names of one component that are remembered.
 _MOST_REFS: Final = 256
@@ -218,6 +218,7 @@ class Built:
     config: Mapping[str, Any]
     aliases: Mapping[str, str]
     buffers: frozenset[str]
+    quantised: Mapping[str, QuantisedWeight] = field(default_factory=dict)
 
 
 class BuildProgress(Protocol):

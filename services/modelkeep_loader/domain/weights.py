@@ -14,15 +14,12 @@ from typing import Final
 
 from modelkeep.dtypes import DTYPES, PRECISIONS
 from modelkeep.headers import Tensor
-from modelkeep.quantised import Quantisation, survey
+from modelkeep.quantised import CAST, FLOAT8, Quantisation, survey
 from modelkeep_common.wire import clamped_int
 
 #: Bytes of the header that a tensor takes, and of what surrounds the tensors.
 _ENTRY_BYTES: Final = 160
 _HEAD_BYTES: Final = 4096
-#: What a plain cast to 8 bits is called beside the schemes that have scales.
-FLOAT8: Final = "float8"
-_FLOAT8: Final = frozenset({"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +68,23 @@ def weigh(
     found = survey(known, path)
     taken = found.taken
     plain = [tensor for tensor in known if tensor.name not in taken]
-    narrow = [tensor for tensor in plain if tensor.dtype in _FLOAT8]
+    narrow = [tensor for tensor in plain if tensor.dtype in FLOAT8]
     if precision == "auto":
         precision = _own_precision(plain, quantised=bool(found.weights))
     if not cast:
         size = _HEAD_BYTES + sum(tensor.size_bytes + _ENTRY_BYTES for tensor in plain)
         size += sum(4 * weight.elements + _ENTRY_BYTES for weight in found.weights.values())
         return Weights(precision, "dequantised", "", clamped_int(size), clamped_int(size))
-    schemes = [*found.schemes, *([FLOAT8] if narrow else [])]
+    schemes = [*found.schemes, *([CAST] if narrow else [])]
     dequantised = _HEAD_BYTES + sum(
         _cast(t.name, t.elements, precision, kept) if DTYPES[t.dtype].is_float else t.size_bytes
         for t in plain
     )
     dequantised += sum(_cast(w.name, w.elements, precision, kept) for w in found.weights.values())
     dequantised += _ENTRY_BYTES * (len(plain) + len(found.weights))
-    if form == FLOAT8 and not schemes:
+    if form == "float8" and not schemes:
         size = _HEAD_BYTES + sum(_as_float8(t, precision, kept) + _ENTRY_BYTES for t in plain)
-    elif form in ("stored", FLOAT8) and schemes:
+    elif form in ("stored", "float8") and schemes:
         form = "stored"
         size = _stored_bytes(plain, found, precision, kept)
     else:
@@ -98,7 +95,7 @@ def weigh(
 def _stored_bytes(plain: Iterable[Tensor], found: Quantisation, precision: str, kept: Collection[str]) -> int:
     total = _HEAD_BYTES
     for tensor in plain:
-        is_cast = DTYPES[tensor.dtype].is_float and tensor.dtype not in _FLOAT8
+        is_cast = DTYPES[tensor.dtype].is_float and tensor.dtype not in FLOAT8
         total += _cast(tensor.name, tensor.elements, precision, kept) if is_cast else tensor.size_bytes
         total += _ENTRY_BYTES
     for weight in found.weights.values():

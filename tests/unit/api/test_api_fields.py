@@ -69,6 +69,7 @@ ZERO = {
     "loader.v1.AcquireLeaseRequest.delivery": "descriptors",
     "loader.v1.ComponentRef.precision": "the precision of the files",
     "loader.v1.ComponentRef.submodel": "a model that is one component; others are refused",
+    "loader.v1.ComponentRef.weights": "dequantised",
     "loader.v1.DrainRequest.revoke": "leases end by themselves",
     "loader.v1.EvictModelRequest.submodel": "all of the model that `key` names, where none is leased",
     "loader.v1.EvictModelRequest.validate_only": "drops what the request names, where none is leased",

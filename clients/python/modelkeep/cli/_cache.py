@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
@@ -21,6 +21,7 @@ from modelkeep.cli._words import members
 from modelkeep.taxonomy import SubModelType
 
 if TYPE_CHECKING:
+    from modelkeep.dtypes import WeightForm
     from modelkeep.loader.v1 import load_pb2, resident_pb2
 
 _group = group("Look into the loader's memory; without a command, show the capacity and what is there.")
@@ -106,6 +107,12 @@ def load(
         float | None,
         typer.Option(help="Seconds that it is kept while nobody uses it; -1: for as long as there is room."),
     ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="auto, dequantised, stored (quantised as in the files) or float8 (cast to 8 bits)."
+        ),
+    ] = "auto",
 ) -> None:
     """Bring a model into the loader's memory, so that workers have it at once."""
     from modelkeep.cli._bar import Bar
@@ -122,7 +129,12 @@ def load(
         key, part = find_part(client, model, None) if not named else (find_key(client, model), None)
         parts = named or ([part] if part else [])
         loaded = client.model_loader.load(
-            key, parts, precision=precision.lower(), keep_alive=keep_alive, on_progress=show
+            key,
+            parts,
+            precision=precision.lower(),
+            weights=cast("WeightForm", weights.lower()),
+            keep_alive=keep_alive,
+            on_progress=show,
         )
     if emit(lambda: {"residents": [as_json(resident) for resident in loaded]}):
         return

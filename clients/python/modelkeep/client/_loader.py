@@ -13,7 +13,7 @@ from modelkeep.client._installs import MODEL_EVENT, EventBus
 from modelkeep.client._leases import LeaseCalls
 from modelkeep.client._transport import Peer
 from modelkeep.client._watch import WatchFrame, events_with_progress, follow
-from modelkeep.dtypes import Precision
+from modelkeep.dtypes import WEIGHT_FORMS, Precision, WeightForm
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.loader.v1 import capacity_pb2, estimate_pb2, load_pb2, pins_pb2, resident_pb2, residents_pb2
 from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceStub
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from modelkeep.worker import ModelInfo, ModelLoader, PipelineInfo
 
 _SHORT: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+_FORMS: Final[tuple[WeightForm, ...]] = get_args(WeightForm)
 _PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 
@@ -46,8 +47,26 @@ def precision_name(precision: Any) -> Precision:
     return found
 
 
+def weight_form(weights: str) -> WeightForm:
+    """A form of weights by its name.
+
+    Raises:
+        FieldInvalidException: There is no such form.
+    """
+    found = next((known for known in _FORMS if known == weights.lower()), None)
+    if found is None:
+        raise FieldInvalidException(
+            f"{weights} is no form of weights",
+            violations=[FieldViolation("weights", f"{weights!r} is not one of {', '.join(_FORMS)}")],
+        )
+    return found
+
+
 def component(
-    key: str, submodel: SubModelType | str | None = None, precision: Any = "auto"
+    key: str,
+    submodel: SubModelType | str | None = None,
+    precision: Any = "auto",
+    weights: WeightForm = "auto",
 ) -> resident_pb2.ComponentRef:
     """The message that names a component."""
     return made(
@@ -55,15 +74,19 @@ def component(
         key=key,
         submodel=wire(SubModelType, submodel, "submodel") if submodel else None,
         precision=f"PRECISION_{precision_name(precision).upper()}",
+        weights=WEIGHT_FORMS[weight_form(weights)],
     )
 
 
 def _components(
-    key: str, submodels: SubModelType | str | Iterable[SubModelType | str], precision: Any
+    key: str,
+    submodels: SubModelType | str | Iterable[SubModelType | str],
+    precision: Any,
+    weights: WeightForm = "auto",
 ) -> list[resident_pb2.ComponentRef]:
     named = [submodels] if isinstance(submodels, str) else submodels
     which: list[SubModelType | str | None] = list(named) or [None]
-    return [component(key, name, precision) for name in which]
+    return [component(key, name, precision, weights) for name in which]
 
 
 class AsyncModelLoader(LeaseCalls):
@@ -83,6 +106,7 @@ class AsyncModelLoader(LeaseCalls):
         submodel: SubModelType | str | None = None,
         context: Any = None,
         precision: Any = "auto",
+        weights: WeightForm = "auto",
     ) -> ModelInfo:
         """Load a component and answer with what there is to know about it; needs the extra `worker`.
 
@@ -98,6 +122,8 @@ class AsyncModelLoader(LeaseCalls):
             context: What the caller wants to see again in the events of loading. If it has an event bus
                 (``context.services.events``, ``context.event_bus``), they go there and not to the client's.
             precision: "auto" for that of the files, or "float32", "float16", "bfloat16".
+            weights: "dequantised" (so is "auto"); "stored": quantised weights as the files have them, which
+                the module dequantises each time; "float8": cast to 8 bits, and back each time.
 
         Raises:
             UnknownModelException: No record has this key.
@@ -108,8 +134,10 @@ class AsyncModelLoader(LeaseCalls):
             TypeError: Something is said twice.
         """
         name, of = asked(which, submodel_type=submodel_type, submodel=submodel, context=context)
-        asks = precision_name(precision)
-        return await asyncio.to_thread(lambda: self._loader().get_model(key, name, of, precision=asks))
+        asks, form = precision_name(precision), weight_form(weights)
+        return await asyncio.to_thread(
+            lambda: self._loader().get_model(key, name, of, precision=asks, weights=form)
+        )
 
     async def get_pipeline(
         self,
@@ -158,6 +186,7 @@ class AsyncModelLoader(LeaseCalls):
         *,
         precision: Any = "auto",
         keep_alive: float | None = None,
+        weights: WeightForm = "auto",
         on_progress: Callable[[load_pb2.LoadProgress], None] | None = None,
         timeout: float = 3600.0,
     ) -> list[resident_pb2.Resident]:
@@ -166,7 +195,7 @@ class AsyncModelLoader(LeaseCalls):
         Args:
             key: Key of the model.
             submodels: Which component or components of a main model; none for a model that is one component.
-            precision: As for :meth:`get_model`.
+            precision, weights: As for :meth:`get_model`.
             keep_alive: Seconds that they are kept once nobody uses them; below 0: for as long as there is
                 room; None: as the loader's setting says.
             on_progress: Called while loading goes on, on the event loop's thread: keep it short.
@@ -174,7 +203,7 @@ class AsyncModelLoader(LeaseCalls):
         """
         request = made(
             load_pb2.LoadModelRequest,
-            components=_components(key, submodels, precision),
+            components=_components(key, submodels, precision, weights),
             keep_alive=timedelta(seconds=keep_alive) if keep_alive is not None else None,
         )
         stub = LoaderServiceStub(self._peer.stream_channel)

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from modelkeep.exceptions import InvalidModelException
 from modelkeep.worker.manifest import METADATA_KEY, Kind, Manifest
 from modelkeep.worker.objects import build_object
+from modelkeep.worker.quantised import install
 from modelkeep.worker.shell import empty_module
 from modelkeep.worker.verification import ADDRESSES
 
@@ -68,7 +69,15 @@ def attach(descriptor: int) -> Any:
     owners = dict(module.named_modules())
     buffers, transient = set(manifest.buffers), set(manifest.transient_buffers)
     addresses: dict[str, int] = {}
+    if manifest.quantised:
+        try:
+            addresses = install(manifest.quantised, manifest.aliases, owners, tensors)
+        except KeyError as error:
+            raise _misfit(manifest, f"it has no {error.args[0]}") from None
+    parts = {part for weight in manifest.quantised.values() for part in weight.parts.values()}
     for name, tensor in tensors.items():
+        if name in parts:
+            continue
         path, _, leaf = name.rpartition(".")
         owner = owners.get(path)
         if owner is None or leaf not in (owner._buffers if name in buffers else owner._parameters):
@@ -83,6 +92,8 @@ def attach(descriptor: int) -> Any:
         owner._parameters[leaf] = torch.nn.Parameter(tensor, requires_grad=False)
         addresses[name] = tensor.data_ptr()
     for alias, name in manifest.aliases.items():
+        if name in manifest.quantised:
+            continue
         # Tied weights are one parameter under two names, and must stay one.
         path, _, leaf = alias.rpartition(".")
         target, _, target_leaf = name.rpartition(".")

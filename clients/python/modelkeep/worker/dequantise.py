@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 
 from modelkeep.exceptions import InvalidModelException
-from modelkeep.quantised import BNB_4BIT, BNB_INT8, SCALED, block_edges
+from modelkeep.quantised import BNB_4BIT, BNB_INT8, CAST, SCALED, block_edges
 from modelkeep.worker import ggml
 
 #: What a scheme of ggml's blocks begins with.
@@ -71,6 +71,8 @@ def dequantise(scheme: str, parts: Mapping[str, torch.Tensor], shape: tuple[int,
         shape: From :func:`logical_shape`.
     """
     data = parts["data"]
+    if scheme == CAST:
+        return data.float()
     if scheme == SCALED:
         return _scaled(data, parts["scale"])
     if scheme == BNB_INT8:

@@ -13,7 +13,7 @@ import grpc
 import torch
 
 from modelkeep.addresses import find_addresses
-from modelkeep.dtypes import Precision
+from modelkeep.dtypes import WEIGHT_FORMS, Precision, WeightForm
 from modelkeep.exceptions import InvalidModelException, ModelkeepError, SubmodelRequiredException
 from modelkeep.loader.v1 import capacity_pb2, hold_pb2, load_pb2, loader_service_pb2_grpc, resident_pb2
 from modelkeep.messages import duration, made, wire
@@ -82,6 +82,7 @@ class ModelLoader:
         submodel: SubModelType | str | None = None,
         context: Any = None,
         precision: Precision | None = None,
+        weights: WeightForm = "auto",
     ) -> ModelInfo:
         """Bring a model into the loader's memory, and say how to use it.
 
@@ -97,6 +98,8 @@ class ModelLoader:
                 :data:`modelkeep.worker.contexts.CONTEXT_FIELDS`, which the events echo. They go to its event
                 bus, ``context.services.events`` or ``context.event_bus``, if it has one, else to `on_event`.
             precision: What to load in; the loader's own choice when None.
+            weights: "dequantised" (so is "auto"); "stored": quantised weights as the files have them, which
+                the module dequantises each time; "float8": cast to 8 bits, and back each time.
 
         Raises:
             UnknownModelException: No record has this key.
@@ -109,7 +112,7 @@ class ModelLoader:
             TypeError: Something is said twice.
         """
         name, context = asked(which, submodel_type=submodel_type, submodel=submodel, context=context)
-        (info,) = self._load([_component(key, name, precision or self._precision)], context)
+        (info,) = self._load([_component(key, name, precision or self._precision, weights)], context)
         return info
 
     def get_pipeline(
@@ -282,13 +285,14 @@ class ModelLoader:
 
 
 def _component(
-    key: str, submodel: SubModelType | str | None, precision: Precision
+    key: str, submodel: SubModelType | str | None, precision: Precision, weights: WeightForm = "auto"
 ) -> resident_pb2.ComponentRef:
     return made(
         resident_pb2.ComponentRef,
         key=key,
         submodel=wire(SubModelType, submodel, "submodel") if submodel else None,
         precision=f"PRECISION_{precision.upper()}",
+        weights=WEIGHT_FORMS[weights],
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from modelkeep.exceptions import InvalidModelException
@@ -32,6 +32,23 @@ class Kind(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class QuantisedWeight:
+    """A parameter that is lent as it is stored.
+
+    Attributes:
+        scheme: How it is quantised; :mod:`modelkeep.worker.dequantise` knows the formulas.
+        shape: Its shape once it is dequantised.
+        dtype: Type that it is dequantised to, as safetensors names it.
+        parts: Role → tensor in the file.
+    """
+
+    scheme: str
+    shape: tuple[int, ...]
+    dtype: str
+    parts: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """How to put the tensors together.
 
@@ -45,6 +62,7 @@ class Manifest:
         buffers: Names of tensors that are buffers; the others are parameters.
         transient_buffers: Those of `buffers` that are not part of the module's state dict.
         kind: Module, state dict or object.
+        quantised: Parameters that several tensors of the file stand for.
     """
 
     library: str
@@ -55,6 +73,7 @@ class Manifest:
     buffers: tuple[str, ...]
     transient_buffers: tuple[str, ...]
     kind: Kind = Kind.MODULE
+    quantised: Mapping[str, QuantisedWeight] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The text that :meth:`from_json` reads."""
@@ -69,6 +88,7 @@ class Manifest:
                 "buffers": list(self.buffers),
                 "transient_buffers": list(self.transient_buffers),
                 "kind": self.kind,
+                "quantised": {name: asdict(weight) for name, weight in self.quantised.items()},
             },
             separators=(",", ":"),
             sort_keys=True,
@@ -97,6 +117,12 @@ class Manifest:
                 buffers=tuple(raw["buffers"]),
                 transient_buffers=tuple(raw["transient_buffers"]),
                 kind=Kind(raw.get("kind", Kind.MODULE)),
+                quantised={
+                    name: QuantisedWeight(
+                        str(w["scheme"]), tuple(w["shape"]), str(w["dtype"]), dict(w["parts"])
+                    )
+                    for name, w in raw.get("quantised", {}).items()
+                },
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModelException(f"The lent weights have no readable manifest: {error}.") from None

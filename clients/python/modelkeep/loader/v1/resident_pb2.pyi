@@ -13,6 +13,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class WeightForm(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WEIGHT_FORM_UNSPECIFIED: _ClassVar[WeightForm]
+    WEIGHT_FORM_AUTO: _ClassVar[WeightForm]
+    WEIGHT_FORM_AS_STORED: _ClassVar[WeightForm]
+    WEIGHT_FORM_DEQUANTISED: _ClassVar[WeightForm]
+    WEIGHT_FORM_FLOAT8: _ClassVar[WeightForm]
+
 class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PRECISION_UNSPECIFIED: _ClassVar[Precision]
@@ -76,6 +84,11 @@ class LeaseState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LEASE_STATE_DETACHED: _ClassVar[LeaseState]
     LEASE_STATE_ENDED: _ClassVar[LeaseState]
     LEASE_STATE_REVOKING: _ClassVar[LeaseState]
+WEIGHT_FORM_UNSPECIFIED: WeightForm
+WEIGHT_FORM_AUTO: WeightForm
+WEIGHT_FORM_AS_STORED: WeightForm
+WEIGHT_FORM_DEQUANTISED: WeightForm
+WEIGHT_FORM_FLOAT8: WeightForm
 PRECISION_UNSPECIFIED: Precision
 PRECISION_AUTO: Precision
 PRECISION_FLOAT32: Precision
@@ -121,17 +134,19 @@ LEASE_STATE_ENDED: LeaseState
 LEASE_STATE_REVOKING: LeaseState
 
 class ComponentRef(_message.Message):
-    __slots__ = ("key", "submodel", "precision")
+    __slots__ = ("key", "submodel", "precision", "weights")
     KEY_FIELD_NUMBER: _ClassVar[int]
     SUBMODEL_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     key: str
     submodel: _taxonomy_pb2.SubModelType
     precision: Precision
-    def __init__(self, key: _Optional[str] = ..., submodel: _Optional[_Union[_taxonomy_pb2.SubModelType, str]] = ..., precision: _Optional[_Union[Precision, str]] = ...) -> None: ...
+    weights: WeightForm
+    def __init__(self, key: _Optional[str] = ..., submodel: _Optional[_Union[_taxonomy_pb2.SubModelType, str]] = ..., precision: _Optional[_Union[Precision, str]] = ..., weights: _Optional[_Union[WeightForm, str]] = ...) -> None: ...
 
 class Resident(_message.Message):
-    __slots__ = ("id", "content_addressed", "components", "class_name", "library", "precision", "device", "tier", "state", "size_bytes", "tensor_count", "lease_ids", "load_seconds", "load_time", "last_use_time", "progress", "error", "revision", "lease_count", "display_name", "model_removed", "pinned", "keep_until_time")
+    __slots__ = ("id", "content_addressed", "components", "class_name", "library", "precision", "device", "tier", "state", "size_bytes", "tensor_count", "lease_ids", "load_seconds", "load_time", "last_use_time", "progress", "error", "revision", "lease_count", "display_name", "model_removed", "pinned", "keep_until_time", "weights")
     ID_FIELD_NUMBER: _ClassVar[int]
     CONTENT_ADDRESSED_FIELD_NUMBER: _ClassVar[int]
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
@@ -155,6 +170,7 @@ class Resident(_message.Message):
     MODEL_REMOVED_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
     KEEP_UNTIL_TIME_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     id: str
     content_addressed: bool
     components: _containers.RepeatedCompositeFieldContainer[ComponentRef]
@@ -178,7 +194,8 @@ class Resident(_message.Message):
     model_removed: bool
     pinned: bool
     keep_until_time: _timestamp_pb2.Timestamp
-    def __init__(self, id: _Optional[str] = ..., content_addressed: _Optional[bool] = ..., components: _Optional[_Iterable[_Union[ComponentRef, _Mapping]]] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., state: _Optional[_Union[ResidentState, str]] = ..., size_bytes: _Optional[int] = ..., tensor_count: _Optional[int] = ..., lease_ids: _Optional[_Iterable[str]] = ..., load_seconds: _Optional[float] = ..., load_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., revision: _Optional[int] = ..., lease_count: _Optional[int] = ..., display_name: _Optional[str] = ..., model_removed: _Optional[bool] = ..., pinned: _Optional[bool] = ..., keep_until_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    weights: WeightForm
+    def __init__(self, id: _Optional[str] = ..., content_addressed: _Optional[bool] = ..., components: _Optional[_Iterable[_Union[ComponentRef, _Mapping]]] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., state: _Optional[_Union[ResidentState, str]] = ..., size_bytes: _Optional[int] = ..., tensor_count: _Optional[int] = ..., lease_ids: _Optional[_Iterable[str]] = ..., load_seconds: _Optional[float] = ..., load_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., revision: _Optional[int] = ..., lease_count: _Optional[int] = ..., display_name: _Optional[str] = ..., model_removed: _Optional[bool] = ..., pinned: _Optional[bool] = ..., keep_until_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., weights: _Optional[_Union[WeightForm, str]] = ...) -> None: ...
 
 class TensorEntry(_message.Message):
     __slots__ = ("name", "dtype", "shape", "offset", "size_bytes", "is_buffer")
@@ -196,6 +213,27 @@ class TensorEntry(_message.Message):
     is_buffer: bool
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., offset: _Optional[int] = ..., size_bytes: _Optional[int] = ..., is_buffer: _Optional[bool] = ...) -> None: ...
 
+class QuantisedTensor(_message.Message):
+    __slots__ = ("name", "scheme", "shape", "dtype", "parts")
+    class PartsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SCHEME_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    scheme: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    dtype: str
+    parts: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., scheme: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., parts: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
 class TensorAlias(_message.Message):
     __slots__ = ("name", "target")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -205,7 +243,7 @@ class TensorAlias(_message.Message):
     def __init__(self, name: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
 
 class ComponentManifest(_message.Message):
-    __slots__ = ("component", "resident_id", "class_name", "library", "config_json", "precision", "device", "file_size_bytes", "tensors", "aliases", "descriptor_index", "location", "hash", "name", "base", "type", "kind", "object_paths")
+    __slots__ = ("component", "resident_id", "class_name", "library", "config_json", "precision", "device", "file_size_bytes", "tensors", "aliases", "descriptor_index", "location", "hash", "name", "base", "type", "kind", "object_paths", "quantisation", "quantised_tensors")
     COMPONENT_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_ID_FIELD_NUMBER: _ClassVar[int]
     CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -224,6 +262,8 @@ class ComponentManifest(_message.Message):
     TYPE_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     OBJECT_PATHS_FIELD_NUMBER: _ClassVar[int]
+    QUANTISATION_FIELD_NUMBER: _ClassVar[int]
+    QUANTISED_TENSORS_FIELD_NUMBER: _ClassVar[int]
     component: ComponentRef
     resident_id: str
     class_name: str
@@ -242,7 +282,9 @@ class ComponentManifest(_message.Message):
     type: _taxonomy_pb2.ModelType
     kind: ManifestKind
     object_paths: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, component: _Optional[_Union[ComponentRef, _Mapping]] = ..., resident_id: _Optional[str] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., config_json: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., file_size_bytes: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., aliases: _Optional[_Iterable[_Union[TensorAlias, _Mapping]]] = ..., descriptor_index: _Optional[int] = ..., location: _Optional[str] = ..., hash: _Optional[str] = ..., name: _Optional[str] = ..., base: _Optional[str] = ..., type: _Optional[_Union[_taxonomy_pb2.ModelType, str]] = ..., kind: _Optional[_Union[ManifestKind, str]] = ..., object_paths: _Optional[_Iterable[str]] = ...) -> None: ...
+    quantisation: str
+    quantised_tensors: _containers.RepeatedCompositeFieldContainer[QuantisedTensor]
+    def __init__(self, component: _Optional[_Union[ComponentRef, _Mapping]] = ..., resident_id: _Optional[str] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., config_json: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., file_size_bytes: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., aliases: _Optional[_Iterable[_Union[TensorAlias, _Mapping]]] = ..., descriptor_index: _Optional[int] = ..., location: _Optional[str] = ..., hash: _Optional[str] = ..., name: _Optional[str] = ..., base: _Optional[str] = ..., type: _Optional[_Union[_taxonomy_pb2.ModelType, str]] = ..., kind: _Optional[_Union[ManifestKind, str]] = ..., object_paths: _Optional[_Iterable[str]] = ..., quantisation: _Optional[str] = ..., quantised_tensors: _Optional[_Iterable[_Union[QuantisedTensor, _Mapping]]] = ...) -> None: ...
 
 class Holder(_message.Message):
     __slots__ = ("pid", "uid", "label", "principal")
