@@ -22,6 +22,7 @@ from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.components import CPU, Resident, Stage
 from modelkeep_loader.domain.find import Finder
 from modelkeep_loader.domain.lending import Lending
+from modelkeep_loader.domain.paths import Paths
 from modelkeep_loader.domain.plan import Planner
 from modelkeep_loader.domain.tier import Tier, TierName
 from modelkeep_loader.fd_socket import DescriptorServer, socket_folder
@@ -31,6 +32,7 @@ from modelkeep_loader.peers import RecordClient
 from modelkeep_loader.processes import DeathWatch, host_boot_id
 from modelkeep_loader.service import LoaderServicer
 from modelkeep_loader.store import LeaseJournal, ResidentHistory
+from modelkeep_loader.tiers.paths import PathFolder
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,15 @@ class LoaderApplication:
             finder = Finder(around.models_root, self._root_id, around.roots)
             deaths = DeathWatch(lambda pid: lending.leases.process_died(pid))
             held.callback(deaths.close)
+            paths = None
+            if settings.path_dir is not None:
+                paths = Paths(await asyncio.to_thread(PathFolder, settings.path_dir), ram)
             lending = Lending(
                 Planner(records, finder, budget_bytes=budget),
                 cache,
                 boot_id=around.boot_id,
                 on_lease=lambda lease: journal.note(leases.lease_message(lease)),
+                paths=paths,
                 watch_process=deaths.watch_number,
                 detach_grace_s=settings.detach_grace_s,
                 ticket_valid_s=settings.ticket_valid_s,
@@ -140,7 +146,7 @@ class LoaderApplication:
         settings = self._settings
         return {
             "store_id": store_id,
-            "features": ["memfd", "descriptors", "cast"],
+            "features": ["memfd", "descriptors", "cast", *(["paths"] if settings.path_dir else [])],
             "limits": {
                 "ram_budget_bytes": around.budget_bytes,
                 "max_leases": settings.max_leases,

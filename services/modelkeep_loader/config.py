@@ -45,6 +45,11 @@ class LoaderSettings(ServiceSettings):
     descriptor_dir: Path | None = Field(
         None, description="Private folder of the descriptor socket; a short one of the user's when unset."
     )
+    path_dir: Path | None = Field(
+        None,
+        description="Private folder, best on a tmpfs, for files of components that sandboxes mount read-only "
+        "(DELIVERY_PATH); nothing is delivered by path when unset.",
+    )
     ticket_valid_s: float = Field(
         10.0, gt=0, description="Seconds that a ticket for descriptors is good for."
     )

@@ -27,8 +27,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from support.sandboxed import attempts_on, become, enter_sandbox, hand_in, open_files
+
 if TYPE_CHECKING:
     from modelkeep.dtypes import Precision
+
+__all__ = [
+    "ROOT",
+    "Worker",
+    "WorkerError",
+    "Workers",
+    "attempts_on",
+    "become",
+    "enter_sandbox",
+    "hand_in",
+    "open_files",
+    "shared_workers",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 

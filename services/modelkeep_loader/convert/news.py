@@ -36,6 +36,7 @@ def grant_message(socket_path: str, granted: Granted) -> hold_pb2.Grant:
         manifests=granted.brief,
         ticket=granted.ticket,
         socket_path=socket_path if granted.ticket else "",
+        paths=granted.paths,
     )
 
 

@@ -34,7 +34,8 @@ def to_wish(request: hold_pb2.HoldModelRequest | hold_pb2.AcquireLeaseRequest, p
         claimed_pid=request.pid,
         max_wait_s=seconds(request.max_wait),
         terms=Terms(request.activation_bytes, keep_alive_seconds(request)),
-        with_ticket=request.delivery != hold_pb2.DELIVERY_NONE,
+        with_ticket=request.delivery in (hold_pb2.DELIVERY_UNSPECIFIED, hold_pb2.DELIVERY_FD),
+        with_paths=request.delivery == hold_pb2.DELIVERY_PATH,
         lease_id=held.lease_id,
         lease_secret=held.lease_secret,
     )

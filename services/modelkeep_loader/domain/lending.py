@@ -24,7 +24,7 @@ from modelkeep.exceptions import (
 from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.components import ChangedMeanwhileException, ComponentRef, Plan, Resident
 from modelkeep_loader.domain.connection import HeldConnection
-from modelkeep_loader.domain.demand import NO_TERMS, Eviction, Terms, Usage
+from modelkeep_loader.domain.demand import NO_TERMS, Demand, Eviction, Terms, Usage
 from modelkeep_loader.domain.drain import Drain
 from modelkeep_loader.domain.estimate import Estimate, estimate
 from modelkeep_loader.domain.gauge import Gauge
@@ -32,10 +32,12 @@ from modelkeep_loader.domain.lease import Lease, LeaseEnd, ended
 from modelkeep_loader.domain.leases import LeaseTable
 from modelkeep_loader.domain.loads import Loads, Plans
 from modelkeep_loader.domain.outage import Remaining, remaining
+from modelkeep_loader.domain.paths import Paths
 from modelkeep_loader.domain.requests import (
     Alive,
     Granted,
     Loaded,
+    Loading,
     Lost,
     News,
     Planned,
@@ -51,6 +53,8 @@ _log = logging.getLogger(__name__)
 _DEFAULT_TTL_S, _MIN_TTL_S, _MAX_TTL_S = 60.0, 1.0, 24 * 3600.0
 #: Seconds between two looks at what changes without an event.
 _SWEEP_S: Final = 1.0
+#: Seconds that files for a holder may take before there is news of them.
+_FILES_S: Final = 0.15
 #: Seconds between two signs of life of a held lease.
 _ALIVE_S: Final = 15.0
 
@@ -73,6 +77,7 @@ class Lending:
         cache: Holds the components; `Lending` tells it when a lease ends.
         boot_id: Of this host.
         on_lease: Called with a lease whenever something has happened to it.
+        paths: Delivers by path; None: nobody does.
         watch_process: Called with a process id that a holder says is his; whoever sees it die calls
             ``leases.process_died``.
         detach_grace_s: Seconds that a lease without bindings can be taken up again.
@@ -90,6 +95,7 @@ class Lending:
         *,
         boot_id: str,
         on_lease: Callable[[Lease], None] = lambda lease: None,
+        paths: Paths | None = None,
         watch_process: Callable[[int], None] = lambda pid: None,
         detach_grace_s: float = 5.0,
         ticket_valid_s: float = 10.0,
@@ -111,6 +117,7 @@ class Lending:
         self.planner = planner
         self.cache = cache
         self._boot_id = boot_id
+        self._paths = paths
         self._watch_process = watch_process
         self.tickets = TicketBook(valid_s=ticket_valid_s, clock=clock)
         self._clock = clock
@@ -136,6 +143,8 @@ class Lending:
                 await self._reaper
         for lease in self.leases.alive():
             self.leases.release(lease, LeaseEnd.DRAINED)
+        if self._paths is not None:
+            await self._paths.close()
         await self.cache.close()
         self.planner.close()
 
@@ -155,11 +164,11 @@ class Lending:
             ModelkeepError: What :meth:`modelkeep_loader.domain.plan.Planner.plan` and
                 :meth:`modelkeep_loader.domain.cache.Cache.acquire` raise, or the wish's ``brief``.
         """
-        self._check_host(wish.boot_id)
+        self._check(wish)
         lease, brief = self._take_up(wish) if wish.lease_id else await self._lend(wish, tell)
         binding = self.leases.bind_stream(lease)
         try:
-            await tell(self._granted(wish, lease, brief))
+            await tell(await self._granted(wish, lease, brief, tell))
             await self._follow(lease, tell)
             if lease.end is not LeaseEnd.RELEASED:
                 await tell(Lost(ended(lease)))
@@ -173,11 +182,11 @@ class Lending:
             FieldInvalidException: The ttl is shorter or longer than allowed.
             ModelkeepError: See :meth:`hold`.
         """
-        self._check_host(wish.boot_id)
+        self._check(wish)
         ttl_s = _checked(ttl_s)
         lease, brief = await self._lend(wish, None)
         self.leases.bind_ttl(lease, ttl_s)
-        return self._granted(wish, lease, brief)
+        return await self._granted(wish, lease, brief, None)
 
     def renew(self, lease_id: str, secret: bytes, ttl_s: float | None) -> tuple[Lease, bytes]:
         """Let a lease live for so many seconds from now on; a new ticket comes with it.
@@ -367,11 +376,18 @@ class Lending:
 
     # Getting a lease.
 
-    def _check_host(self, boot_id: str) -> None:
-        if boot_id and boot_id != self._boot_id:
+    def _check(self, wish: Wish) -> None:
+        if wish.boot_id and wish.boot_id != self._boot_id:
             raise WrongHostException(
                 "The caller is on another host than this loader, and leases are given on the same host only.",
-                metadata={"expected_boot_id": self._boot_id, "actual_boot_id": boot_id},
+                metadata={"expected_boot_id": self._boot_id, "actual_boot_id": wish.boot_id},
+            )
+        if wish.with_paths and self._paths is None:
+            raise FieldInvalidException(
+                "This loader delivers nothing by path.",
+                violations=[
+                    FieldViolation("delivery", "must be another one, or path_dir of LoaderService set")
+                ],
             )
 
     async def _lend(self, wish: Wish, tell: Tell | None) -> tuple[Lease, Any]:
@@ -429,9 +445,22 @@ class Lending:
         if wish.claimed_pid:
             self._watch_process(wish.claimed_pid)
 
-    def _granted(self, wish: Wish, lease: Lease, brief: Any) -> Granted:
+    async def _granted(self, wish: Wish, lease: Lease, brief: Any, tell: Tell | None) -> Granted:
         """What a lease gives, once it has its binding."""
-        return Granted(lease, brief, self.tickets.issue(lease.id) if wish.with_ticket else b"")
+        if self._paths is None or not wish.with_paths:
+            return Granted(lease, brief, self.tickets.issue(lease.id) if wish.with_ticket else b"")
+        demand = Demand(lease.plans, lease.id, residents=list(lease.residents))
+        work = asyncio.ensure_future(self._paths.lend(lease.id, demand.residents))
+        try:
+            await self._drain.follow(work, tell, lambda: Loading(demand, 0), patience_s=_FILES_S)
+            return Granted(lease, brief, b"", work.result())
+        except Exception:
+            if lease.ended.is_set():
+                raise ended(lease) from None
+            raise
+        finally:
+            if not wish.lease_id and (work.cancelled() or work.exception() is not None):
+                self.leases.release(lease)  # nobody was told of it
 
     # What runs out.
 
@@ -442,6 +471,8 @@ class Lending:
 
     def _ended(self, lease: Lease) -> None:
         self.tickets.forget(lease.id)
+        if self._paths is not None:
+            self._paths.give_back(lease.id)  # before the cache, which wakes those who wait for room
         self.cache.give_back(lease.id)
 
     def _nudge(self) -> None:
@@ -456,6 +487,8 @@ class Lending:
                 async with asyncio.timeout(pause + 0.005):
                     await self._woken.wait()
             self.leases.sweep()
+            if self._paths is not None:
+                self._paths.sweep()
             self.cache.sweep()
 
 

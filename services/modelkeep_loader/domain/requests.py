@@ -24,7 +24,8 @@ class Wish:
         principal, label, labels, claimed_pid: Who he is, as his token, his labels and he himself say.
         max_wait_s: Seconds to wait for room.
         terms: What he wants besides the components, and for how long they are kept.
-        with_ticket: Whether he wants the memory itself.
+        with_ticket: Whether he wants the memory itself, by descriptors.
+        with_paths: Whether he wants it by paths of files.
         lease_id, lease_secret: A lease to go on with instead of a new one.
     """
 
@@ -38,6 +39,7 @@ class Wish:
     max_wait_s: float = 0.0
     terms: Terms = NO_TERMS
     with_ticket: bool = True
+    with_paths: bool = False
     lease_id: str = ""
     lease_secret: bytes = b""
 
@@ -90,11 +92,13 @@ class Granted:
         lease: It, with a binding.
         brief: What the request's own ``brief`` made of the components.
         ticket: For the descriptor socket; empty where none was wanted.
+        paths: Of files, in the order of the components, where they were wanted.
     """
 
     lease: Lease
     brief: Any
     ticket: bytes
+    paths: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,15 @@ import os
 import socket
 import time
 import weakref
+from collections.abc import Sequence
 
-from modelkeep.exceptions import BY_REASON, ModelkeepError, UpstreamUnavailableException, WrongHostException
+from modelkeep.exceptions import (
+    BY_REASON,
+    ForbiddenPathException,
+    ModelkeepError,
+    UpstreamUnavailableException,
+    WrongHostException,
+)
 
 _TIMEOUT_S = 10.0
 _MAX_DESCRIPTORS = 253
@@ -62,6 +69,44 @@ def fetch_descriptors(socket_path: str, ticket: bytes, count: int) -> tuple[sock
         raise
     _open.add(connection)
     return connection, descriptors
+
+
+def open_paths(paths: Sequence[str], folder: str | os.PathLike[str] | None = None) -> list[int]:
+    """Open the files of a grant with DELIVERY_PATH.
+
+    Args:
+        paths: As the grant tells them.
+        folder: Where this process sees the folder that they lie in; None: where the loader does.
+
+    Returns:
+        Descriptors, closed on exec; the caller closes them.
+
+    Raises:
+        ForbiddenPathException: This process may not read them.
+        WrongHostException: They are not there.
+    """
+    descriptors: list[int] = []
+    try:
+        for path in paths:
+            here = os.path.join(folder, os.path.basename(path)) if folder is not None else path
+            try:
+                descriptors.append(os.open(here, os.O_RDONLY | os.O_CLOEXEC))
+            except PermissionError:
+                raise ForbiddenPathException(
+                    f"{here} cannot be read by the uid {os.geteuid()}: one loader serves one user.",
+                    metadata={"path": here},
+                    remedy="Run the worker as the loader's user, or a loader as the worker's.",
+                ) from None
+            except OSError as error:
+                raise WrongHostException(
+                    f"{here} cannot be opened ({error.strerror}): the worker must see the loader's path_dir.",
+                    remedy="Mount path_dir of LoaderService read-only here, and say where (path_dir).",
+                ) from None
+    except BaseException:
+        for fd in descriptors:
+            os.close(fd)
+        raise
+    return descriptors
 
 
 def _connect(connection: socket.socket, path: str) -> None:

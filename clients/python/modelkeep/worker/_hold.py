@@ -14,7 +14,7 @@ import grpc
 
 from modelkeep.exceptions import ModelkeepError
 from modelkeep.loader.v1 import hold_pb2, loader_service_pb2_grpc
-from modelkeep.worker._fetch import fetch_descriptors
+from modelkeep.worker._fetch import fetch_descriptors, open_paths
 from modelkeep.worker.attachment import attach
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Hold:
         stub: loader_service_pb2_grpc.LoaderServiceStub,
         call: Any,
         grant: hold_pb2.Grant,
-        connection: socket.socket,
+        connection: socket.socket | None,
         modules: list[Any],
         on_revoke: Callable[[hold_pb2.HoldRevokeRequested], None] = lambda asked: None,
     ) -> None:
@@ -60,8 +60,9 @@ class Hold:
         self._released = True
         _release(self._stub, self.grant)
         self._call.cancel()
-        with contextlib.suppress(OSError):
-            self._connection.close()
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.close()
 
     def _follow(self) -> None:
         """Notice when the loader ends the lease."""
@@ -98,6 +99,7 @@ def hold(
     decode: Callable[[grpc.RpcError], ModelkeepError],
     on_progress: Callable[[hold_pb2.HoldModelResponse], None] = lambda frame: None,
     on_revoke: Callable[[hold_pb2.HoldRevokeRequested], None] = lambda asked: None,
+    path_dir: str | os.PathLike[str] | None = None,
 ) -> Hold:
     """Lease components and attach them.
 
@@ -107,6 +109,7 @@ def hold(
         decode: Turns an error of the wire into the suite's exception.
         on_progress: Called with every frame that comes before the grant.
         on_revoke: Called on a thread of the hold's own when the lease is asked back, with why and until when.
+        path_dir: For DELIVERY_PATH: where this process sees the loader's path_dir; None: at its own place.
 
     Raises:
         ModelkeepError: Whatever the loader answers.
@@ -115,11 +118,12 @@ def hold(
     grant: hold_pb2.Grant | None = None
     try:
         grant = _await_grant(call, decode, on_progress)
-        connection, descriptors = fetch_descriptors(grant.socket_path, grant.ticket, len(grant.manifests))
+        connection, descriptors = _receive(grant, path_dir)
         try:
             modules = [attach(fd) for fd in descriptors]
         except BaseException:
-            connection.close()
+            if connection is not None:
+                connection.close()
             raise
         finally:
             for fd in descriptors:
@@ -130,6 +134,15 @@ def hold(
         call.cancel()
         raise
     return Hold(stub, call, grant, connection, modules, on_revoke)
+
+
+def _receive(
+    grant: hold_pb2.Grant, path_dir: str | os.PathLike[str] | None
+) -> tuple[socket.socket | None, list[int]]:
+    """The lent files, and the connection that keeps them where there is one."""
+    if grant.paths:
+        return None, open_paths(grant.paths, path_dir)
+    return fetch_descriptors(grant.socket_path, grant.ticket, len(grant.manifests))
 
 
 def _release(stub: loader_service_pb2_grpc.LoaderServiceStub, grant: hold_pb2.Grant) -> None:

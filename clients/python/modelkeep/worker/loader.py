@@ -47,6 +47,9 @@ class ModelLoader:
         on_event: Called with ``model_load_started`` and ``model_load_completed`` when a call gives a
             context that has no event bus of its own.
         label: What this process calls itself in the loader's list of leases.
+        labels: Labels that this process's leases get.
+        path_dir: Have the weights delivered as files (DELIVERY_PATH) instead of by descriptors, which a
+            sandbox may not be able to receive: the folder in which this process sees the loader's `path_dir`.
         token_file: File with the token to show; MODELKEEP_TOKEN_FILE, or the suite's own, by default.
 
     Threads may share one. After a fork, make a new one in the child.
@@ -60,6 +63,8 @@ class ModelLoader:
         max_wait_s: float = 30.0,
         on_event: EventHandler | None = None,
         label: str = "",
+        labels: Mapping[str, str] | None = None,
+        path_dir: str | os.PathLike[str] | None = None,
         token_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self._max_wait = duration(max_wait_s, "max_wait_s")
@@ -71,6 +76,8 @@ class ModelLoader:
         self._precision = precision
         self._on_event = on_event
         self._label = label
+        self._labels = dict(labels or {})
+        self._path_dir = path_dir
         self._boot_id = _boot_id()
         self._holds: weakref.WeakSet[Hold] = weakref.WeakSet()
 
@@ -248,13 +255,14 @@ class ModelLoader:
         request = made(
             hold_pb2.HoldModelRequest,
             components=components,
-            delivery=hold_pb2.DELIVERY_FD,
+            delivery=hold_pb2.DELIVERY_FD if self._path_dir is None else hold_pb2.DELIVERY_PATH,
             boot_id=self._boot_id,
             label=self._label,
+            labels=self._labels,
             pid=os.getpid(),
         )
         request.max_wait.CopyFrom(self._max_wait)
-        held = hold(self._stub, request, decode=self._decode)
+        held = hold(self._stub, request, decode=self._decode, path_dir=self._path_dir)
         self._holds.add(held)
         return held
 

@@ -20,9 +20,11 @@ class Delivery(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DELIVERY_UNSPECIFIED: _ClassVar[Delivery]
     DELIVERY_FD: _ClassVar[Delivery]
     DELIVERY_NONE: _ClassVar[Delivery]
+    DELIVERY_PATH: _ClassVar[Delivery]
 DELIVERY_UNSPECIFIED: Delivery
 DELIVERY_FD: Delivery
 DELIVERY_NONE: Delivery
+DELIVERY_PATH: Delivery
 
 class HoldModelRequest(_message.Message):
     __slots__ = ("components", "max_wait", "delivery", "boot_id", "label", "lease_id", "lease_secret", "pid", "labels", "keep_alive", "activation_bytes")
@@ -84,18 +86,20 @@ class HoldQueued(_message.Message):
     def __init__(self, bytes_short: _Optional[int] = ..., holder_lease_ids: _Optional[_Iterable[str]] = ..., holder_count: _Optional[int] = ...) -> None: ...
 
 class Grant(_message.Message):
-    __slots__ = ("lease", "lease_secret", "manifests", "ticket", "socket_path")
+    __slots__ = ("lease", "lease_secret", "manifests", "ticket", "socket_path", "paths")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECRET_FIELD_NUMBER: _ClassVar[int]
     MANIFESTS_FIELD_NUMBER: _ClassVar[int]
     TICKET_FIELD_NUMBER: _ClassVar[int]
     SOCKET_PATH_FIELD_NUMBER: _ClassVar[int]
+    PATHS_FIELD_NUMBER: _ClassVar[int]
     lease: _resident_pb2.Lease
     lease_secret: bytes
     manifests: _containers.RepeatedCompositeFieldContainer[_resident_pb2.ComponentManifest]
     ticket: bytes
     socket_path: str
-    def __init__(self, lease: _Optional[_Union[_resident_pb2.Lease, _Mapping]] = ..., lease_secret: _Optional[bytes] = ..., manifests: _Optional[_Iterable[_Union[_resident_pb2.ComponentManifest, _Mapping]]] = ..., ticket: _Optional[bytes] = ..., socket_path: _Optional[str] = ...) -> None: ...
+    paths: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, lease: _Optional[_Union[_resident_pb2.Lease, _Mapping]] = ..., lease_secret: _Optional[bytes] = ..., manifests: _Optional[_Iterable[_Union[_resident_pb2.ComponentManifest, _Mapping]]] = ..., ticket: _Optional[bytes] = ..., socket_path: _Optional[str] = ..., paths: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class HoldAlive(_message.Message):
     __slots__ = ()

@@ -39,7 +39,8 @@ class LoaderServiceStub:
     Descriptors travel over a second socket, since gRPC cannot carry them. Connect to `socket_path` of a
     grant (UNIX, SOCK_STREAM) and send the 32 raw bytes of `ticket`. The answer is one byte: 0 with the
     descriptors attached (SCM_RIGHTS), in the order of the manifests, each a read-only safetensors file;
-    or 1 followed by the reason as text. Keep the connection open: it is a binding of the lease.
+    or 1 followed by the reason as text. Keep the connection open: it is a binding of the lease. Sandboxes that cannot
+    be given descriptors ask for DELIVERY_PATH and open files in a folder that is mounted read-only.
 
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
     SERVER_BUSY, SERVER_DRAINING, INTERNAL.
@@ -60,7 +61,7 @@ class LoaderServiceStub:
 
     Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
     CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
-    wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer); FIELD_INVALID if
+    wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of `path_dir`, for DELIVERY_PATH); FIELD_INVALID if
     the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
     lease: UNKNOWN_LEASE if it has ended, LEASE_REVOKED if an operator ended it, FORBIDDEN_TICKET if the secret
     is wrong.
@@ -175,7 +176,8 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     Descriptors travel over a second socket, since gRPC cannot carry them. Connect to `socket_path` of a
     grant (UNIX, SOCK_STREAM) and send the 32 raw bytes of `ticket`. The answer is one byte: 0 with the
     descriptors attached (SCM_RIGHTS), in the order of the manifests, each a read-only safetensors file;
-    or 1 followed by the reason as text. Keep the connection open: it is a binding of the lease.
+    or 1 followed by the reason as text. Keep the connection open: it is a binding of the lease. Sandboxes that cannot
+    be given descriptors ask for DELIVERY_PATH and open files in a folder that is mounted read-only.
 
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
     SERVER_BUSY, SERVER_DRAINING, INTERNAL.
@@ -193,7 +195,7 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
 
     Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
     CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
-    wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer); FIELD_INVALID if
+    wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of `path_dir`, for DELIVERY_PATH); FIELD_INVALID if
     the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
     lease: UNKNOWN_LEASE if it has ended, LEASE_REVOKED if an operator ended it, FORBIDDEN_TICKET if the secret
     is wrong.
@@ -307,7 +309,8 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
     Descriptors travel over a second socket, since gRPC cannot carry them. Connect to `socket_path` of a
     grant (UNIX, SOCK_STREAM) and send the 32 raw bytes of `ticket`. The answer is one byte: 0 with the
     descriptors attached (SCM_RIGHTS), in the order of the manifests, each a read-only safetensors file;
-    or 1 followed by the reason as text. Keep the connection open: it is a binding of the lease.
+    or 1 followed by the reason as text. Keep the connection open: it is a binding of the lease. Sandboxes that cannot
+    be given descriptors ask for DELIVERY_PATH and open files in a folder that is mounted read-only.
 
     Errors of every call besides those named at each: FIELD_INVALID (BadRequest lists the fields),
     SERVER_BUSY, SERVER_DRAINING, INTERNAL.
@@ -329,7 +332,7 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
         CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
-        wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer); FIELD_INVALID if
+        wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of `path_dir`, for DELIVERY_PATH); FIELD_INVALID if
         the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
         lease: UNKNOWN_LEASE if it has ended, LEASE_REVOKED if an operator ended it, FORBIDDEN_TICKET if the secret
         is wrong.
