@@ -105,8 +105,9 @@ async def test_a_lease_can_be_taken_up_by_path_and_has_its_files_then(
 ) -> None:
     grant = await acquire(loader, ref, delivery=hold_pb2.DELIVERY_NONE)
     assert (list(grant.paths), files(lent)) == ([], [])
-    known = {"lease_id": grant.lease.id, "lease_secret": grant.lease_secret}
-    request = hold_pb2.HoldModelRequest(components=[ref], delivery=PATH, **known)
+    request = hold_pb2.HoldModelRequest(
+        components=[ref], delivery=PATH, lease_id=grant.lease.id, lease_secret=grant.lease_secret
+    )
     call, _, again = await hold(loader, request)
     assert list(again.paths) == files(lent) != []
     await release(loader, grant)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 _NEWNS, _NEWUSER, _NEWPID = 0x00020000, 0x10000000, 0x20000000
@@ -57,21 +58,19 @@ def attempts_on(folder: str) -> dict[str, str]:
     (path,) = [str(path) for path in Path(folder).iterdir() if path.suffix == ".safetensors"]
     answers: dict[str, str] = {}
 
-    def attempt(name: str, errno_of: int) -> None:
-        answers[name] = "allowed" if errno_of == 0 else os.strerror(errno_of)
-
-    for name, act in {
+    acts: dict[str, Callable[[], object]] = {
         "open": lambda: os.close(os.open(path, os.O_RDWR)),
         "mode": lambda: os.chmod(path, 0o600),
         "truncate": lambda: os.truncate(path, 0),
         "remove": lambda: os.unlink(path),
         "make": lambda: os.close(os.open(f"{folder}/another", os.O_CREAT | os.O_WRONLY)),
-    }.items():
+    }
+    for name, act in acts.items():
         try:
             act()
-            attempt(name, 0)
+            answers[name] = "allowed"
         except OSError as error:
-            attempt(name, error.errno or 0)
+            answers[name] = str(error.strerror)
     return answers
 
 

@@ -19,15 +19,15 @@ from modelkeep.exceptions import (
     FieldViolation,
     ForbiddenTicketException,
     UnknownLeaseException,
-    WrongHostException,
 )
 from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.components import ChangedMeanwhileException, ComponentRef, Plan, Resident
 from modelkeep_loader.domain.connection import HeldConnection
-from modelkeep_loader.domain.demand import NO_TERMS, Demand, Eviction, Terms, Usage
+from modelkeep_loader.domain.demand import NO_TERMS, Eviction, Terms, Usage
 from modelkeep_loader.domain.drain import Drain
 from modelkeep_loader.domain.estimate import Estimate, estimate
 from modelkeep_loader.domain.gauge import Gauge
+from modelkeep_loader.domain.grants import Grants
 from modelkeep_loader.domain.lease import Lease, LeaseEnd, ended
 from modelkeep_loader.domain.leases import LeaseTable
 from modelkeep_loader.domain.loads import Loads, Plans
@@ -37,7 +37,6 @@ from modelkeep_loader.domain.requests import (
     Alive,
     Granted,
     Loaded,
-    Loading,
     Lost,
     News,
     Planned,
@@ -53,8 +52,6 @@ _log = logging.getLogger(__name__)
 _DEFAULT_TTL_S, _MIN_TTL_S, _MAX_TTL_S = 60.0, 1.0, 24 * 3600.0
 #: Seconds between two looks at what changes without an event.
 _SWEEP_S: Final = 1.0
-#: Seconds that files for a holder may take before there is news of them.
-_FILES_S: Final = 0.15
 #: Seconds between two signs of life of a held lease.
 _ALIVE_S: Final = 15.0
 
@@ -118,12 +115,21 @@ class Lending:
         self.cache = cache
         self._boot_id = boot_id
         self._paths = paths
-        self._watch_process = watch_process
         self.tickets = TicketBook(valid_s=ticket_valid_s, clock=clock)
         self._clock = clock
         self._drain = Drain()
         self.gauge = Gauge(self.capacity, self._drain, clock)
         self._loads = Loads(planner, cache, self._drain, clock)
+        self._grants = Grants(
+            self.leases,
+            self.tickets,
+            cache,
+            self._loads,
+            self._drain,
+            paths=paths,
+            boot_id=boot_id,
+            watch_process=watch_process,
+        )
         self._woken = asyncio.Event()
         self._reaper: asyncio.Task[None] | None = None
 
@@ -164,11 +170,11 @@ class Lending:
             ModelkeepError: What :meth:`modelkeep_loader.domain.plan.Planner.plan` and
                 :meth:`modelkeep_loader.domain.cache.Cache.acquire` raise, or the wish's ``brief``.
         """
-        self._check(wish)
-        lease, brief = self._take_up(wish) if wish.lease_id else await self._lend(wish, tell)
+        self._grants.check(wish)
+        lease, brief = self._grants.take_up(wish) if wish.lease_id else await self._grants.lend(wish, tell)
         binding = self.leases.bind_stream(lease)
         try:
-            await tell(await self._granted(wish, lease, brief, tell))
+            await tell(await self._grants.granted(wish, lease, brief, tell))
             await self._follow(lease, tell)
             if lease.end is not LeaseEnd.RELEASED:
                 await tell(Lost(ended(lease)))
@@ -182,11 +188,11 @@ class Lending:
             FieldInvalidException: The ttl is shorter or longer than allowed.
             ModelkeepError: See :meth:`hold`.
         """
-        self._check(wish)
+        self._grants.check(wish)
         ttl_s = _checked(ttl_s)
-        lease, brief = await self._lend(wish, None)
+        lease, brief = await self._grants.lend(wish, None)
         self.leases.bind_ttl(lease, ttl_s)
-        return await self._granted(wish, lease, brief, None)
+        return await self._grants.granted(wish, lease, brief, None)
 
     def renew(self, lease_id: str, secret: bytes, ttl_s: float | None) -> tuple[Lease, bytes]:
         """Let a lease live for so many seconds from now on; a new ticket comes with it.
@@ -374,50 +380,6 @@ class Lending:
         is_out = self._drain.is_closed
         return Capacity(self.cache.usage(), self._boot_id, len(self.leases.alive()), is_out)
 
-    # Getting a lease.
-
-    def _check(self, wish: Wish) -> None:
-        if wish.boot_id and wish.boot_id != self._boot_id:
-            raise WrongHostException(
-                "The caller is on another host than this loader, and leases are given on the same host only.",
-                metadata={"expected_boot_id": self._boot_id, "actual_boot_id": wish.boot_id},
-            )
-        if wish.with_paths and self._paths is None:
-            raise FieldInvalidException(
-                "This loader delivers nothing by path.",
-                violations=[
-                    FieldViolation("delivery", "must be another one, or path_dir of LoaderService set")
-                ],
-            )
-
-    async def _lend(self, wish: Wish, tell: Tell | None) -> tuple[Lease, Any]:
-        """A new lease, and its brief. Bind it at once."""
-        self._drain.check()
-        with self.leases.room_for(wish.principal):
-            demand = await self._loads.demand(wish.refs, tell, is_lease=True, terms=wish.terms)
-            try:
-                await self._loads.meet(demand, wish.max_wait_s, tell)
-            except ChangedMeanwhileException:
-                demand = await self._loads.again(demand, tell)
-                await self._loads.meet(demand, wish.max_wait_s, tell)
-            try:
-                brief = wish.brief(demand.plans, demand.residents)
-            except BaseException:
-                self.cache.give_back(demand.holder)
-                raise
-            lease = self.leases.grant(
-                demand.holder,
-                demand.plans,
-                list(demand.residents),
-                label=wish.label,
-                labels=wish.labels,
-                claimed_pid=wish.claimed_pid,
-                principal=wish.principal,
-                activation_bytes=wish.terms.activation_bytes,
-            )
-        self._watch(wish)
-        return lease, brief
-
     async def _follow(self, lease: Lease, tell: Tell) -> None:
         """Tell a holder what becomes of its lease, until it ends."""
         asked = None
@@ -427,40 +389,6 @@ class Lending:
                 await tell(RevokeRequested(asked))
             elif not await self._drain.until(lease.stirred, _ALIVE_S):
                 await tell(Alive())
-
-    def _take_up(self, wish: Wish) -> tuple[Lease, Any]:
-        """A living lease to go on with, and its brief. Bind it at once."""
-        lease = self.leases.authorise(wish.lease_id, wish.lease_secret)
-        brief = wish.brief(lease.plans, lease.residents)
-        if list(wish.refs) != lease.refs:
-            raise FieldInvalidException(
-                f"The lease {lease.id} is on other components.",
-                violations=[FieldViolation("components", "must be the components of the lease")],
-            )
-        self.leases.take_up(lease, wish.claimed_pid)
-        self._watch(wish)
-        return lease, brief
-
-    def _watch(self, wish: Wish) -> None:
-        if wish.claimed_pid:
-            self._watch_process(wish.claimed_pid)
-
-    async def _granted(self, wish: Wish, lease: Lease, brief: Any, tell: Tell | None) -> Granted:
-        """What a lease gives, once it has its binding."""
-        if self._paths is None or not wish.with_paths:
-            return Granted(lease, brief, self.tickets.issue(lease.id) if wish.with_ticket else b"")
-        demand = Demand(lease.plans, lease.id, residents=list(lease.residents))
-        work = asyncio.ensure_future(self._paths.lend(lease.id, demand.residents))
-        try:
-            await self._drain.follow(work, tell, lambda: Loading(demand, 0), patience_s=_FILES_S)
-            return Granted(lease, brief, b"", work.result())
-        except Exception:
-            if lease.ended.is_set():
-                raise ended(lease) from None
-            raise
-        finally:
-            if not wish.lease_id and (work.cancelled() or work.exception() is not None):
-                self.leases.release(lease)  # nobody was told of it
 
     # What runs out.
 
