@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
 from modelkeep_common.paths import AllowedRoots, ensure_marker
@@ -24,6 +24,7 @@ from modelkeep_loader.domain.find import Finder
 from modelkeep_loader.domain.lending import Lending
 from modelkeep_loader.domain.paths import Paths
 from modelkeep_loader.domain.plan import Planner
+from modelkeep_loader.domain.records import FollowedRecords
 from modelkeep_loader.domain.tier import Tier, TierName
 from modelkeep_loader.fd_socket import DescriptorServer, socket_folder
 from modelkeep_loader.follow import RemovalFollower
@@ -33,6 +34,14 @@ from modelkeep_loader.processes import DeathWatch, host_boot_id
 from modelkeep_loader.service import LoaderServicer
 from modelkeep_loader.store import LeaseJournal, ResidentHistory
 from modelkeep_loader.tiers.paths import PathFolder
+
+
+class OpenRecords(FollowedRecords, Protocol):
+    """Where records come from, until it is closed."""
+
+    async def close(self) -> None:
+        """Ask no more."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class LoaderApplication:
         async with contextlib.AsyncExitStack() as held:
             around = await asyncio.to_thread(self._look_around)
             budget = around.budget_bytes
-            records = RecordClient(around.record)
+            records = self._open_records(around.record)
             held.push_async_callback(records.close)
             limits = BuildLimits(settings.build_timeout_s, settings.build_memory_bytes)
             helper = Helper(around.roots, idle_s=settings.helper_idle_s, limits=limits)
@@ -141,6 +150,10 @@ class LoaderApplication:
                 follower=follower,
                 warming=asyncio.create_task(helper.warm()) if settings.warm_helper else None,
             )
+
+    def _open_records(self, address: Address) -> OpenRecords:
+        """Where records come from."""
+        return RecordClient(address)
 
     def _info(self, around: _Surroundings, store_id: str) -> Mapping[str, Any]:
         settings = self._settings

@@ -39,6 +39,7 @@ from modelkeep.client._install_requests import Uninstalled
 from modelkeep.client._install_service import ModelInstallService
 from modelkeep.client._installs import MODEL_EVENT, AsyncModelInstall, EventBus
 from modelkeep.client._invokeai import InvokeAIModel, InvokeAIOutcome, InvokeAIProgress
+from modelkeep.client._load_service import ModelLoadService
 from modelkeep.client._loader import AsyncModelLoader
 from modelkeep.client._queue_service import DownloadQueueService
 from modelkeep.client._records import AsyncModelRecordStore
@@ -81,6 +82,7 @@ __all__ = [
     "ModelInstallJob",
     "ModelInstallService",
     "ModelLoad",
+    "ModelLoadService",
     "ModelRecordStore",
     "ModelScan",
     "OnConflict",

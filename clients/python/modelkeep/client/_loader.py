@@ -90,11 +90,20 @@ def _components(
 
 
 class AsyncModelLoader(LeaseCalls):
-    """Weights in memory, once per host."""
+    """Weights in memory, once per host.
 
-    def __init__(self, peer: Peer, event_bus: EventBus | None = None) -> None:
+    Args:
+        peer: LoaderService.
+        event_bus: Gets the events of loading where a caller's context has no bus of its own.
+        precision: What to load in where a call of :meth:`get_model` or :meth:`get_pipeline` does not say.
+    """
+
+    def __init__(
+        self, peer: Peer, event_bus: EventBus | None = None, *, precision: Precision = "auto"
+    ) -> None:
         super().__init__(peer)
         self._event_bus = event_bus
+        self._precision = precision
         self._worker: ModelLoader | None = None
         self._lock = threading.Lock()
 
@@ -105,7 +114,7 @@ class AsyncModelLoader(LeaseCalls):
         submodel_type: SubModelType | str | None = None,
         submodel: SubModelType | str | None = None,
         context: Any = None,
-        precision: Any = "auto",
+        precision: Any = None,
         weights: WeightForm = "auto",
     ) -> ModelInfo:
         """Load a component and answer with what there is to know about it; needs the extra `worker`.
@@ -121,7 +130,8 @@ class AsyncModelLoader(LeaseCalls):
             submodel: The same.
             context: What the caller wants to see again in the events of loading. If it has an event bus
                 (``context.services.events``, ``context.event_bus``), they go there and not to the client's.
-            precision: "auto" for that of the files, or "float32", "float16", "bfloat16".
+            precision: "auto" for that of the files, or "float32", "float16", "bfloat16"; None for what the
+                loader was made with, mostly "auto".
             weights: "dequantised" (so is "auto"); "stored": quantised weights as the files have them, which
                 the module dequantises each time; "float8": cast to 8 bits, and back each time.
 
@@ -134,7 +144,8 @@ class AsyncModelLoader(LeaseCalls):
             TypeError: Something is said twice.
         """
         name, of = asked(which, submodel_type=submodel_type, submodel=submodel, context=context)
-        asks, form = precision_name(precision), weight_form(weights)
+        asks = self._precision if precision is None else precision_name(precision)
+        form = weight_form(weights)
         return await asyncio.to_thread(
             lambda: self._loader().get_model(key, name, of, precision=asks, weights=form)
         )
@@ -145,7 +156,7 @@ class AsyncModelLoader(LeaseCalls):
         key: str,
         context: Any = None,
         *,
-        precision: Any = "auto",
+        precision: Any = None,
         pipeline_class: Any = None,
         **given: Any,
     ) -> PipelineInfo:
@@ -171,6 +182,8 @@ class AsyncModelLoader(LeaseCalls):
         named: Precision | dict[str, Precision] = (
             {part: precision_name(one) for part, one in precision.items()}
             if isinstance(precision, Mapping)
+            else self._precision
+            if precision is None
             else precision_name(precision)
         )
         return await asyncio.to_thread(

@@ -232,7 +232,7 @@ class ModelLoader:
             call.cancel()
         raise InvalidModelException(
             f"The model {key} is no main model, and has no pipeline.",
-            metadata={"key": key, "detail": "no main model"},
+            metadata={"detail": f"no main model: {key}"},
             remedy="Use get_model: the model is one component.",
         )
 
