@@ -1,0 +1,172 @@
+"""A worker in Rust: it leases, maps and reads lent weights by the API and the descriptor socket alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import torch
+
+from support.lending import leases, no_leases
+from support.loaders import Lender, lender
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(1800),  # a first build takes minutes
+]
+
+ROOT = Path(__file__).resolve().parents[2]
+CRATE = ROOT / "clients" / "rust"
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    cargo = shutil.which("cargo")
+    if cargo is None:
+        pytest.skip("cargo is missing: the Rust worker cannot be built")
+    target = ROOT / ".cache" / "rust"
+    built = subprocess.run(
+        [cargo, "build", "--quiet", "--manifest-path", str(CRATE / "Cargo.toml")],
+        env={**os.environ, "CARGO_TARGET_DIR": str(target)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    assert built.stderr == "", "the compiler warns"
+    return target / "debug" / "modelkeep-worker"
+
+
+@pytest.fixture(scope="module")
+def models(folder: Path) -> Path:
+    from support import tinymodels
+
+    place = folder / "imports"
+    tinymodels.save_pipeline(place / "sd")
+    tinymodels.t5_encoder().save_pretrained(place / "t5")
+    return place
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def loader(folder: Path, models: Path) -> AsyncIterator[Lender]:
+    socket = folder / "loader.sock"
+    async with lender(folder / "data", models, warm_helper=True, unix_socket=socket) as both:
+        yield both
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def key(loader: Lender) -> str:
+    return await loader.register(loader.models / "sd", name="tiny")
+
+
+@contextlib.asynccontextmanager
+async def running(program: Path, *arguments: str) -> AsyncIterator[tuple[Process, dict[str, Any]]]:
+    """The worker, once it has its weights, and what it says of them."""
+    process = await asyncio.create_subprocess_exec(
+        str(program), *arguments, stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=1 << 24
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        line = await asyncio.wait_for(process.stdout.readline(), 60)
+        assert line, (await process.stderr.read()).decode()
+        yield process, json.loads(line)
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        await process.wait()
+
+
+async def ended(process: Process) -> int:
+    """Let it end by itself."""
+    assert process.stdin is not None
+    process.stdin.close()
+    return await asyncio.wait_for(process.wait(), 20)
+
+
+def digests(module: Any) -> dict[str, str]:
+    """SHA-256 of each tensor as Python has it; of tied ones and buffers all names."""
+    return {
+        name: hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+        for name, tensor in module.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("way", ["hold", "ttl", "unix"])
+async def test_its_tensors_are_those_that_from_pretrained_has_in_python(
+    program: Path, loader: Lender, key: str, folder: Path, way: str
+) -> None:
+    from diffusers import AutoencoderKL
+
+    expected = digests(AutoencoderKL.from_pretrained(loader.models / "sd" / "vae", dtype=torch.bfloat16))
+    address = f"unix:{folder / 'loader.sock'}" if way == "unix" else loader.address
+    more = ["--ttl", "30"] if way == "ttl" else []
+    async with running(program, address, key, "vae", "bfloat16", *more) as (process, told):
+        (component,) = told["components"]
+        assert component["tensors"] == expected
+        assert (component["name"], component["class"]) == ("tiny", "AutoencoderKL")
+        (lease,) = await leases(loader)
+        assert (lease.id, lease.holder.pid) == (told["lease"], process.pid)
+        assert (lease.stream_bound, lease.descriptor_connections) == (way != "ttl", 1)
+        assert list(lease.resident_ids) == [component["resident"]]
+        assert await ended(process) == 0
+    assert await leases(loader) == []  # released, not only gone
+
+
+async def test_a_model_that_is_one_component_needs_no_submodel(program: Path, loader: Lender) -> None:
+    from transformers import T5EncoderModel
+
+    from modelkeep.model.v1 import taxonomy_pb2
+
+    t5 = await loader.register(loader.models / "t5", type=taxonomy_pb2.MODEL_TYPE_T5_ENCODER)
+    async with running(program, loader.address, t5, "", "float32") as (process, told):
+        expected = digests(T5EncoderModel.from_pretrained(loader.models / "t5", dtype=torch.float32))
+        tensors = told["components"][0]["tensors"]
+        # Tied weights are lent under one of their names.
+        assert set(tensors) < set(expected)
+        assert {name: expected[name] for name in tensors} == tensors
+        assert set(expected.values()) == set(tensors.values())
+        assert await ended(process) == 0
+
+
+async def test_killed_it_loses_its_lease(program: Path, loader: Lender, key: str) -> None:
+    async with running(program, loader.address, key, "vae") as (process, _):
+        assert len(await leases(loader)) == 1
+        process.kill()
+        assert await no_leases(loader) < 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["0" * 32, "vae"], "NotFound"),
+        (["KEY"], "say which component"),
+        (["KEY", "brain"], "there is no submodel"),
+        (["KEY", "vae", "float8"], "there is no precision"),
+        ([], "usage:"),
+    ],
+)
+async def test_what_goes_wrong_is_told_and_leases_nothing(
+    program: Path, loader: Lender, key: str, arguments: list[str], words: str
+) -> None:
+    named = [key if argument == "KEY" else argument for argument in arguments]
+    process = await asyncio.create_subprocess_exec(
+        str(program), loader.address, *named, stdin=PIPE, stdout=PIPE, stderr=PIPE
+    )
+    output, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, output) == (1, b"")
+    assert words in errors.decode()
+    assert await leases(loader) == []
