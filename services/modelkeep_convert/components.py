@@ -28,12 +28,14 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from modelkeep.dtypes import DTYPES as FILE_DTYPES
 from modelkeep.exceptions import InvalidModelException
+from modelkeep.gguf import is_gguf
 from modelkeep.headers import Tensor
 from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import KEPT_IN_FLOAT32, resolve_class
 from modelkeep.worker.manifest import Kind, Manifest
 from modelkeep.worker.shell import DTYPES, build_module, without_weights
 from modelkeep_convert import sealed, vaeconfig
+from modelkeep_convert.quantised.gguf import open_gguf
 from modelkeep_convert.quantised.sources import Source, any_quantised, bytes_of, joined, written_out
 from modelkeep_convert.quantised.stored import Form
 from modelkeep_convert.request import Build
@@ -166,16 +168,22 @@ class _Source:
 def _open(wanted: Build, descriptors: list[int]) -> dict[str, Source]:
     sources: dict[str, Source] = {}
     for name, fd in zip(wanted.files, descriptors, strict=True):
-        file: Any = safe_open(f"/proc/self/fd/{fd}", framework="pt")
-        for key in list(file.keys()):
+        for key, source in _tensors_of(fd, name).items():
             if key in sources:
                 raise InvalidModelException(
                     f"The tensor {key} stands in two files, one of them {name}.",
                     metadata={"path": name, "detail": f"twice: {key}"},
                     remedy="Fetch the model anew, into an empty folder.",
                 )
-            sources[key] = _Source(file, key)
+            sources[key] = source
     return joined(sources)
+
+
+def _tensors_of(fd: int, name: str) -> dict[str, Source]:
+    if is_gguf(fd):
+        return open_gguf(fd, name)
+    file: Any = safe_open(f"/proc/self/fd/{fd}", framework="pt")
+    return {key: _Source(file, key) for key in list(file.keys())}
 
 
 def _is_plain(

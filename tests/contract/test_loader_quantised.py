@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from modelkeep.loader.v1 import hold_pb2, load_pb2, resident_pb2
 from modelkeep.model.v1 import taxonomy_pb2
-from support import oddweights, tinymodels
+from support import ggufs, oddweights, tinymodels
 from support.loaders import Lender, lender
 from support.workers import Worker, shared_workers
 
@@ -177,3 +178,40 @@ async def test_a_grant_tells_what_the_parts_of_a_weight_are(loader: Lender) -> N
     request = load_pb2.LoadModelRequest(components=[ref])
     residents = [f.resident async for f in loader.stub.LoadModel(request) if f.HasField("resident")]
     assert [one.weights for one in residents] == [resident_pb2.WEIGHT_FORM_AS_STORED]
+
+
+@pytest.mark.parametrize("weights", ["dequantised", "stored"])
+async def test_a_gguf_file_is_lent_as_what_its_blocks_mean(
+    loader: Lender, worker: Worker, weights: str
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    (path,) = (loader.models / "sd" / "vae").glob("*.safetensors")
+    state = {name: tensor.float().numpy() for name, tensor in load_file(path).items()}
+    types = {name: "Q8_0" for name, numbers in state.items() if numbers.ndim == 2}
+    # ggml's blocks lie along the last dimension, so who writes a convolution makes it a matrix.
+    notes: dict[str, Any] = {}
+    for name, numbers in state.items():
+        if numbers.ndim == 4 and numbers[0].size % 32 == 0:
+            state[name] = numbers.reshape(len(numbers), -1)
+            types[name] = "Q4_0"
+            notes[f"comfy.gguf.orig_shape.{name}"] = list(numbers.shape)
+    file = loader.models / f"{weights}.gguf"
+    meant = ggufs.save(file, state, types, notes)
+    plain = loader.models / f"{weights}-plain.safetensors"
+    shapes = {name: tensor.shape for name, tensor in load_file(path).items()}
+    save_file({n: torch.from_numpy(v.reshape(shapes[n]).copy()) for n, v in meant.items()}, plain)
+    vae = {"type": taxonomy_pb2.MODEL_TYPE_VAE}
+    key = await loader.register(plain, format=taxonomy_pb2.MODEL_FORMAT_CHECKPOINT, **vae)
+    wide = await worker.do("hold", key=key, submodel=None, precision="bfloat16")
+    expected = await worker.do("outputs")
+    await worker.do("release")
+    key = await loader.register(file, format=taxonomy_pb2.MODEL_FORMAT_GGUF_QUANTIZED, **vae)
+    held = await worker.do("hold", key=key, submodel=None, precision="auto", weights=weights)
+    assert held["precision"] == "torch.bfloat16"
+    assert await worker.do("outputs") == expected
+    assert await worker.do("verify")
+    if weights == "stored":
+        assert held["weight_bytes"] < 0.7 * wide["weight_bytes"]
+    await worker.do("release")

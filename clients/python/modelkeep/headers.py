@@ -91,8 +91,9 @@ class Tensor:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that shape and dtype come to."""
-        return self.elements * DTYPES[self.dtype].bits // 8
+        """Bytes that shape and dtype come to; of a type that is made of blocks, those in the file."""
+        known = DTYPES.get(self.dtype)
+        return self.elements * known.bits // 8 if known is not None else self.end - self.begin
 
 
 class Header(Mapping[str, tuple[int, ...]]):

@@ -16,6 +16,7 @@ from typing import Final, NoReturn
 
 from modelkeep.dtypes import DTYPES
 from modelkeep.exceptions import InvalidModelException
+from modelkeep.gguf import BLOCKS
 from modelkeep.headers import Header, Tensor
 from modelkeep.taxonomy import ModelFormat
 
@@ -49,6 +50,8 @@ _INTEGERS: Final = frozenset({"I8", "U8"})
 SCALED: Final = "scaled"
 BNB_INT8: Final = "bnb_int8"
 BNB_4BIT: Final = "bnb_4bit"
+#: What a scheme of ggml's blocks begins with; the rest is ggml's name of the type.
+GGUF: Final = "gguf_"
 #: A plain cast to float8, which has no scale.
 CAST: Final = "float8"
 #: Codes of the types that such casts have.
@@ -153,7 +156,13 @@ def survey(tensors: Iterable[Tensor], path: Path) -> Quantisation:
     found: dict[str, dict[str, str]] = {}
     quantisation = Quantisation()
     activations: list[tuple[str, str]] = []
-    for name in known:
+    for name, tensor in known.items():
+        if tensor.dtype in BLOCKS:
+            scheme = GGUF + tensor.dtype.lower()
+            quantisation.weights[name] = QuantisedTensor(
+                name, scheme, tensor.shape, {"data": name}, tensor.size_bytes
+            )
+            continue
         if name.endswith(_PLAIN):
             continue
         if _MARKER.fullmatch(name):

@@ -13,8 +13,9 @@ from typing import Protocol
 import torch
 
 from modelkeep.exceptions import InvalidModelException
+from modelkeep.gguf import BLOCKS
 from modelkeep.headers import Tensor
-from modelkeep.quantised import QuantisedTensor, survey
+from modelkeep.quantised import GGUF, QuantisedTensor, survey
 from modelkeep.worker.dequantise import dequantise, logical_shape
 from modelkeep_convert import sealed, weightfile
 
@@ -63,6 +64,24 @@ class Quantised:
         )
 
 
+class _Bytes:
+    """ggml's blocks as what a safetensors file can hold: each a row of bytes."""
+
+    def __init__(self, blocks: Source, weight: QuantisedTensor) -> None:
+        self._blocks = blocks
+        size = BLOCKS[blocks.code()].size_bytes
+        self._shape = [weight.elements // BLOCKS[blocks.code()].elements, size]
+
+    def shape(self) -> list[int]:
+        return self._shape
+
+    def code(self) -> str:
+        return "U8"
+
+    def read(self) -> torch.Tensor:
+        return self._blocks.read()
+
+
 def joined(sources: Mapping[str, Source]) -> dict[str, Source]:
     """Sources with those of quantised weights joined; the others as they are, in their order.
 
@@ -84,6 +103,8 @@ def joined(sources: Mapping[str, Source]) -> dict[str, Source]:
 
 def _one(weight: QuantisedTensor, sources: Mapping[str, Source]) -> Quantised:
     parts = {role: sources[name] for role, name in weight.parts.items()}
+    if weight.scheme.startswith(GGUF):
+        return Quantised(weight.scheme, {"data": _Bytes(parts["data"], weight)}, weight.shape)
     notes = {role: source.read() for role, source in parts.items()}
     try:
         shape = logical_shape(weight.scheme, notes, weight.shape)

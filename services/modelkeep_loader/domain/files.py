@@ -11,6 +11,7 @@ from typing import Any
 
 from modelkeep.contents import BEGINNING_BYTES, PICKLE_SUFFIXES, Kind, content_of
 from modelkeep.exceptions import InvalidModelException, UnsafeFormatException
+from modelkeep.gguf import is_gguf, read_gguf
 from modelkeep.headers import Allowance, Header, read_header
 from modelkeep.modeljson import MAX_CONFIG_BYTES, read_object
 from modelkeep_common.paths import AllowedRoots
@@ -57,6 +58,8 @@ class Files:
         """A weight file's header and status, both of one descriptor."""
         with self.open(path) as fd:
             status = os.fstat(fd)
+            if is_gguf(fd):
+                return read_gguf(fd, path, allowance=allowance), status
             header = read_header(fd, path, allowance=allowance)
         header.check_lendable()
         return header, status

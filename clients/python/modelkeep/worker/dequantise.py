@@ -14,11 +14,9 @@ from typing import Any, Final
 import torch
 
 from modelkeep.exceptions import InvalidModelException
-from modelkeep.quantised import BNB_4BIT, BNB_INT8, CAST, SCALED, block_edges
+from modelkeep.quantised import BNB_4BIT, BNB_INT8, CAST, GGUF, SCALED, block_edges
 from modelkeep.worker import ggml
 
-#: What a scheme of ggml's blocks begins with.
-GGUF: Final = "gguf_"
 #: 1/127 as bitsandbytes has it.
 _INT8_STEP: Final = 7.874015718698502e-3
 _MAX_STATE_BYTES: Final = 1 << 16
