@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from support.sandboxed import attempts_on, become, enter_sandbox, hand_in, open_files
+from support.workersteps import go_to, hand_on, let_go, told, works
 
 if TYPE_CHECKING:
     from modelkeep.dtypes import Precision
@@ -40,9 +41,14 @@ __all__ = [
     "attempts_on",
     "become",
     "enter_sandbox",
+    "go_to",
     "hand_in",
+    "hand_on",
+    "let_go",
     "open_files",
     "shared_workers",
+    "told",
+    "works",
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
