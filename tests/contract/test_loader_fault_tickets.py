@@ -1,4 +1,4 @@
-"""Tickets that are wrong, late, replayed, in pieces or of others: each gets its reason, and no lease suffers."""
+"""Tickets that are wrong, late, replayed, in pieces or of others: each is refused, and no lease suffers."""
 
 from __future__ import annotations
 
