@@ -21,6 +21,7 @@ BENCHES = (
     "watch",
     "prompt",
     "attach",
+    "policy",
     "gpu",
     "downloads",
     "queued",

@@ -38,6 +38,8 @@ class Kiln:
         self.broken: set[str] = set()
         self.true_bytes: dict[str, int] = {}
         self.closed_by: list[int] = []
+        #: Whether its memory is written, each page with the name, and so takes room.
+        self.fills = False
 
     async def build(self, plan: Plan, progress: BuildProgress) -> Built:
         progress(Stage.READING, 0)
@@ -46,6 +48,9 @@ class Kiln:
             raise InvalidModelException(f"{plan.id} is broken", metadata={"path": "x"})
         self.built.append(plan.id)
         fd = sealed.create("modelkeep:test", self.true_bytes.get(plan.id, plan.size_bytes))
+        if self.fills:
+            page = plan.id.encode().ljust(4096, b"\0")
+            os.pwrite(fd, page * (plan.size_bytes // 4096), 0)
         sealed.seal(fd)
         readonly = sealed.open_readonly(fd)
         os.close(fd)

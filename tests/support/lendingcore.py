@@ -15,6 +15,7 @@ from modelkeep_loader.domain.components import (
     Built,
     ChangedMeanwhileException,
     ComponentRef,
+    Memory,
     Plan,
     Stage,
 )
@@ -25,6 +26,14 @@ from support.faketime import now
 from support.kiln import MB, plan, ram_cache
 
 HERE = "this host"
+
+
+def free_at_once(memory: Memory) -> asyncio.Future[None]:
+    """No thread: a loop in which time is skipped waits for none."""
+    memory.close()
+    freed = asyncio.get_running_loop().create_future()
+    freed.set_result(None)
+    return freed
 
 
 class Drawer:
@@ -147,7 +156,7 @@ def wish(*keys: str, **more: Any) -> Wish:
 @asynccontextmanager
 async def core(budget: int = 2 * MB, **settings: Any) -> AsyncIterator[Core]:
     drawer, forge, watched = Drawer(), Forge(), list[int]()
-    cache = ram_cache(forge, budget_bytes=budget, clock=now)
+    cache = ram_cache(forge, budget_bytes=budget, free=free_at_once, clock=now)
     lending = Lending(drawer, cache, boot_id=HERE, watch_process=watched.append, clock=now, **settings)
     await lending.open()
     try:

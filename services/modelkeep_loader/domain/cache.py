@@ -21,7 +21,7 @@ from typing import Final
 
 from modelkeep.backoff import doubled
 from modelkeep.exceptions import CancelledException, ModelkeepError, QueueFullException
-from modelkeep_loader.domain.components import Builder, ComponentRef, Plan, Resident, Stage
+from modelkeep_loader.domain.components import Builder, Built, ComponentRef, Plan, Resident, Stage
 from modelkeep_loader.domain.demand import Demand, Eviction, Usage, build_bytes
 from modelkeep_loader.domain.shortage import Explain, Shortage, build_outgrown, ram_exhausted
 from modelkeep_loader.domain.tier import Tier
@@ -94,6 +94,8 @@ class Cache:
     async def _acquire(self, demand: Demand, max_wait_s: float) -> list[Resident]:
         await self._admit_or_wait(demand, max_wait_s)
         try:
+            if demand.terms.activation_bytes:
+                await self.tier.freed()
             for plan, resident in zip(demand.plans, demand.residents, strict=True):
                 # Shielded: others may wait for the same build.
                 if (build := self._builds.get(resident.id)) is not None:
@@ -284,7 +286,11 @@ class Cache:
                     outgrown = build_outgrown(resident, besides, usage)
                     work.cancel()
 
-        work = asyncio.ensure_future(self._builder.build(resident.plan, progress))
+        async def build() -> Built:
+            await self.tier.freed()
+            return await self._builder.build(resident.plan, progress)
+
+        work = asyncio.ensure_future(build())
         try:
             built = await work
         except asyncio.CancelledError:

@@ -42,6 +42,11 @@ class TierName(enum.StrEnum):
     VRAM = "vram"
 
 
+def free_in_thread(memory: Memory) -> asyncio.Future[None]:
+    """Close memory in a thread: the kernel takes some 45 ms a GB to free it; no grant need wait for that."""
+    return asyncio.get_running_loop().run_in_executor(None, memory.close)
+
+
 class Tier:
     """One tier. Belongs to one event loop; nothing in it blocks.
 
@@ -55,6 +60,7 @@ class Tier:
         demote: Called with a resident before it is dropped to make room, while its memory is still there:
             the tier below may take it. Where that has it, or makes it again from what it has, there is
             nothing to do.
+        free: Begins to let go of memory, and says when that is done.
         clock: Monotonic seconds.
         wall_clock: Seconds since 1970.
     """
@@ -68,6 +74,7 @@ class Tier:
         keep_alive_s: float = -1.0,
         on_change: Callable[[Resident, bool], None] = lambda resident, gone: None,
         demote: Callable[[Resident], None] = lambda resident: None,
+        free: Callable[[Memory], asyncio.Future[None]] = free_in_thread,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -79,6 +86,8 @@ class Tier:
         self._policy = policy if policy is not None else GreedyDualSize()
         self._keep_alive_s = keep_alive_s
         self._demote = demote
+        self._free = free
+        self._freeing: set[asyncio.Future[None]] = set()
         self._pins = Pins()
         self._residents: dict[str, Resident] = {}
         self._zombies: list[Memory] = []
@@ -171,6 +180,11 @@ class Tier:
             self._demote(resident)
             self.drop(resident, made_room=True)
 
+    async def freed(self) -> None:
+        """Wait until the memory of what was dropped is the system's again. It counts as free before."""
+        if self._freeing:
+            await asyncio.wait(self._freeing)
+
     def reserve(self, purpose: str, size_bytes: int) -> None:
         """Count so many bytes as taken for a purpose, instead of what was counted for it; 0 ends it.
 
@@ -245,7 +259,7 @@ class Tier:
             if memory.in_use():
                 self._zombies.append(memory)
             else:
-                _let_go(memory)
+                self._let_go(memory)
         self.on_change(resident, True)
 
     def drop_orphan(self, resident: Resident) -> None:
@@ -355,7 +369,7 @@ class Tier:
             if memory.in_use():
                 still.append(memory)
             else:
-                _let_go(memory)
+                self._let_go(memory)
         self._zombies = still
 
     def close(self) -> None:
@@ -370,6 +384,11 @@ class Tier:
         self._reserved.clear()
 
     # What else.
+
+    def _let_go(self, memory: Memory) -> None:
+        freeing = self._free(memory)
+        self._freeing.add(freeing)
+        freeing.add_done_callback(self._freeing.discard)
 
     def _free_bytes(self) -> int:
         usage = self.usage()
@@ -429,8 +448,3 @@ def _pinned(key: str, names: Sequence[str]) -> ModelPinnedException:
     return ModelPinnedException(
         f"The model {key} is pinned: {', '.join(some)}.", metadata={"key": key, "components": ",".join(some)}
     )
-
-
-def _let_go(memory: Memory) -> None:
-    """Close it in a thread: the kernel takes some 45 ms a GB to free it, and no grant need wait for that."""
-    asyncio.get_running_loop().run_in_executor(None, memory.close)
