@@ -6,7 +6,8 @@ Three ways lead to the same tensors that the library's own from_pretrained or fr
   cast one by one, with no second copy in memory;
 * anything else in a folder: from_pretrained itself, on a folder of links to the descriptors;
 * a single-file VAE: its configuration follows from its shapes; the key layout of latent-diffusion
-  checkpoints goes through diffusers' own conversion.
+  checkpoints goes through diffusers' own conversion;
+* a component of a main model in one file: through diffusers' own conversion (:mod:`.checkpoints.conversion`).
 """
 
 from __future__ import annotations
@@ -35,8 +36,16 @@ from modelkeep.worker.classes import KEPT_IN_FLOAT32, resolve_class
 from modelkeep.worker.manifest import Kind, Manifest
 from modelkeep.worker.shell import DTYPES, build_module, without_weights
 from modelkeep_convert import sealed, vaeconfig
+from modelkeep_convert.checkpoints.conversion import convert
 from modelkeep_convert.quantised.gguf import open_gguf
-from modelkeep_convert.quantised.sources import Source, any_quantised, bytes_of, joined, written_out
+from modelkeep_convert.quantised.sources import (
+    Quantised,
+    Source,
+    any_quantised,
+    bytes_of,
+    joined,
+    written_out,
+)
 from modelkeep_convert.quantised.stored import Form
 from modelkeep_convert.request import Build
 from modelkeep_convert.spare import is_training, refuse_stray
@@ -74,14 +83,21 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
     if wanted.kind == Kind.STATE_DICT:
         return _state_dict(wanted, sources)
     cls = resolve_class(wanted.library, wanted.class_name)
-    if wanted.config is None:
+    names: Mapping[str, torch.Tensor | None]
+    if wanted.layout:
+        config = wanted.config or {}
+        names = _of_checkpoint(wanted, config, sources)
+    elif wanted.config is None:
         config, names = _single_file_vae(wanted, sources)
     else:
         config, names = wanted.config, dict.fromkeys(sources)
     config = checked_config(wanted.class_name, {**config, **wanted.overrides}, Path("config.json"))
     with without_weights(), _within_reason(sources):
         shell = build_module(wanted.library, wanted.class_name, config, DTYPES[wanted.precision])
-    if wanted.config is None:
+    if wanted.layout and wanted.library == "transformers":
+        parts = _from_module(wanted, config, _from_state(cls, wanted, config, names))
+        return _in_form(wanted, parts, shell, sources)
+    if wanted.layout or wanted.config is None:
         expected = shell.state_dict().keys()
         refuse_stray(wanted.class_name, names.keys() - expected)
         if missing := sorted(expected - names.keys()):
@@ -169,6 +185,8 @@ def _open(wanted: Build, descriptors: list[int]) -> dict[str, Source]:
     sources: dict[str, Source] = {}
     for name, fd in zip(wanted.files, descriptors, strict=True):
         for key, source in _tensors_of(fd, name).items():
+            if not key.startswith(wanted.prefix):
+                continue  # another component's
             if key in sources:
                 raise InvalidModelException(
                     f"The tensor {key} stands in two files, one of them {name}.",
@@ -329,6 +347,25 @@ def _from_pretrained(
     return module
 
 
+def _from_state(
+    cls: Any, wanted: Build, config: Mapping[str, Any], names: Mapping[str, torch.Tensor | None]
+) -> torch.nn.Module:
+    """The library's own loader, on tensors that are there already."""
+    with _strict(wanted):
+        loaded, report = cls.from_pretrained(
+            None,
+            config=cls.config_class.from_dict(dict(config)),
+            state_dict=dict(names),
+            dtype=DTYPES[wanted.precision],
+            output_loading_info=True,
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise _incomplete(wanted, missing)
+    refuse_stray(wanted.class_name, report["unexpected_keys"])
+    module: torch.nn.Module = loaded
+    return module
+
+
 def _incomplete(wanted: Build, missing: list[str]) -> InvalidModelException:
     return InvalidModelException(
         f"The files lack {len(missing)} tensors of {wanted.class_name}, among them {missing[0]}.",
@@ -351,6 +388,23 @@ def _strict(wanted: Build) -> Iterator[None]:
             metadata={"detail": detail},
             remedy=_AS_ONE,
         ) from error
+
+
+def _of_checkpoint(
+    wanted: Build, config: Mapping[str, Any], sources: Mapping[str, Source]
+) -> Mapping[str, torch.Tensor]:
+    """A component's tensors of a whole checkpoint under the names of its class."""
+    kept = KEPT_IN_FLOAT32.get(wanted.class_name, frozenset())
+
+    def read(name: str, source: Source) -> torch.Tensor:
+        value = source.read()
+        # Dequantised numbers are in memory, and in float32 they would be twice as many bytes as are wanted.
+        is_wide = isinstance(source, Quantised) and kept.isdisjoint(name.split("."))
+        return value.to(DTYPES[wanted.precision]) if is_wide else value
+
+    checkpoint = {name.removeprefix(wanted.prefix): read(name, source) for name, source in sources.items()}
+    with _strict(wanted):
+        return convert(wanted.layout, wanted.class_name, config, checkpoint)
 
 
 def _single_file_vae(

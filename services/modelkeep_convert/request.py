@@ -28,6 +28,8 @@ class Build:
         kind: A module, or a state dict: the files' tensors and nothing else.
         cast: Whether floating-point tensors are brought to `precision`; otherwise each stays what it is.
         weights: Their form: "dequantised", "stored" or "float8" (:mod:`modelkeep_convert.quantised.stored`).
+        layout, prefix: Of a component of a main model in one file: how its tensors are named, and what their
+            names begin with (:class:`modelkeep_convert.checkpoints.parts.Part`).
     """
 
     library: str
@@ -42,3 +44,5 @@ class Build:
     kind: Kind = Kind.MODULE
     cast: bool = True
     weights: str = "dequantised"
+    layout: str = ""
+    prefix: str = ""

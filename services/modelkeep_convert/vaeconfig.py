@@ -16,6 +16,8 @@ from modelkeep_common.families import BY_BASE, FAMILIES
 _DIFFUSERS_BLOCK = re.compile(r"^encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.conv1\.weight$")
 _LDM_BLOCK = re.compile(r"^encoder\.down\.(\d+)\.block\.(\d+)\.conv1\.weight$")
 _LDM_PREFIX = "first_stage_model."
+#: Whose VAE a family uses that has none of its own.
+_WHOSE = {"sdxl-refiner": "sdxl"}
 
 
 def is_diffusers_layout(shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -67,7 +69,7 @@ def infer(
             metadata={"detail": "no AutoencoderKL"},
             remedy="Install a VAE of that kind, or correct the record's type.",
         )
-    family = BY_BASE.get(base)
+    family = BY_BASE.get(_WHOSE.get(base, base))
     if family is None or not family.vae:
         known = ", ".join(sorted(one.base for one in FAMILIES if one.vae))
         raise InvalidModelException(

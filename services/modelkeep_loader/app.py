@@ -19,6 +19,7 @@ from modelkeep_common.startup import StartupError
 from modelkeep_loader.config import LoaderSettings
 from modelkeep_loader.convert import leases, residents
 from modelkeep_loader.domain.cache import Cache
+from modelkeep_loader.domain.checkpoints import CONFIGS, Originals
 from modelkeep_loader.domain.components import CPU, Resident, Stage
 from modelkeep_loader.domain.find import Finder
 from modelkeep_loader.domain.lending import Lending
@@ -64,6 +65,7 @@ class _Surroundings:
     budget_bytes: int
     socket_folder: Path
     roots: AllowedRoots
+    originals: Originals
     boot_id: str
     record: Address
 
@@ -104,7 +106,7 @@ class LoaderApplication:
                 TierName.RAM, budget_bytes=budget, keep_alive_s=settings.keep_alive_s, on_change=changed
             )
             cache = Cache(helper, ram, on_progress=progressed)
-            finder = Finder(around.models_root, self._root_id, around.roots)
+            finder = Finder(around.models_root, self._root_id, around.roots, around.originals)
             deaths = DeathWatch(lambda pid: lending.leases.process_died(pid))
             held.callback(deaths.close)
             paths = None
@@ -176,6 +178,7 @@ class LoaderApplication:
         settings = self._settings
         self._root_id()
         models_root, *import_roots = settings.roots
+        configs = settings.data_dir.absolute() / CONFIGS
         return _Surroundings(
             models_root,
             import_roots,
@@ -183,6 +186,15 @@ class LoaderApplication:
             socket_folder(settings.service_dir, settings.descriptor_dir),
             AllowedRoots(
                 settings.roots, data_dir=settings.data_dir, models=[models_root], setting="import_roots"
+            ),
+            Originals(
+                settings.data_dir.absolute(),
+                AllowedRoots(
+                    [*settings.roots, configs],
+                    data_dir=settings.data_dir,
+                    models=[models_root, configs],
+                    setting="import_roots",
+                ),
             ),
             host_boot_id(),
             peer_address("record", settings.record_address, settings.peer_token_file),

@@ -159,6 +159,8 @@ class Helper:
             kind=plan.kind,
             cast=plan.cast,
             weights=plan.weights,
+            layout=plan.part.layout if plan.part is not None else "",
+            prefix=plan.part.prefix if plan.part is not None else "",
         )
         stop = threading.Event()
         verifying = asyncio.create_task(asyncio.to_thread(verify, plan, descriptors, stop.is_set))

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from support.digests import decoded, digest
 from support.sandboxed import attempts_on, become, enter_sandbox, hand_in, open_files
 from support.workersteps import go_to, hand_on, let_go, told, works
 
@@ -220,7 +221,7 @@ def verify() -> bool:
 
 def decode() -> str:
     """SHA-256 of what the held VAE makes of fixed latents."""
-    return _decoded(_state["module"])
+    return decoded(_state["module"])
 
 
 def reference(folder: str, class_name: str, precision: str, device: str = "cpu") -> dict[str, Any]:
@@ -234,8 +235,23 @@ def reference(folder: str, class_name: str, precision: str, device: str = "cpu")
     started = time.perf_counter()
     module = cls.from_pretrained(folder, **dtype).eval().to(device)
     seconds = time.perf_counter() - started
-    decoded = _decoded(module) if class_name == "AutoencoderKL" else ""
-    return {"decoded": decoded, "tensors": _digest(module), "seconds": seconds}
+    image = decoded(module) if class_name == "AutoencoderKL" else ""
+    return {"decoded": image, "tensors": digest(module), "seconds": seconds}
+
+
+def output() -> str:
+    """SHA-256 of what the held module makes of fixed inputs."""
+    from support.originalforwards import output_of
+
+    return output_of(_state["module"])
+
+
+def original(file: str, folder: str, submodel: str, class_name: str, precision: str) -> dict[str, str]:
+    """What diffusers' own reading of a whole checkpoint yields: digests of all tensors and of an output."""
+    from support.originalforwards import output_of, read_by_diffusers
+
+    module = read_by_diffusers(file, folder, submodel, class_name, precision)
+    return {"tensors": digest(module), "output": output_of(module)}
 
 
 def move(device: str) -> list[str]:
@@ -265,7 +281,7 @@ def free_device_bytes(device: str) -> int:
 
 def tensors() -> str:
     """SHA-256 of every tensor of the held module."""
-    return _digest(_state["module"])
+    return digest(_state["module"])
 
 
 def shared() -> dict[str, int]:
@@ -407,28 +423,6 @@ def _outputs(module: Any, like: Any) -> str:
         else:
             found = module(torch.arange(1, 9).reshape(1, 8))[0]
     return hashlib.sha256(found.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-def _decoded(module: Any) -> str:
-    import torch
-
-    latents = torch.linspace(-2, 2, 4 * 2 * 2).reshape(1, 4, 2, 2).to(next(module.parameters()))
-    torch.backends.cudnn.deterministic = True
-    with torch.no_grad():
-        image = module.decode(latents)[0].cpu()
-    return hashlib.sha256(image.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-def _digest(module: Any) -> str:
-    import torch
-
-    digest = hashlib.sha256()
-    tensors = {**module.state_dict(), **dict(module.named_buffers())}
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().contiguous().cpu()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _maps() -> list[str]:

@@ -176,6 +176,11 @@ class Header(Mapping[str, tuple[int, ...]]):
         ]
         return tuple(sorted(found, key=lambda tensor: (tensor.begin, tensor.end)))
 
+    def only(self, prefix: str) -> Header:
+        """The same of those tensors alone whose names begin so; what is said of the file stays."""
+        entries = {name: entry for name, entry in self._entries.items() if name.startswith(prefix)}
+        return Header(self.path, entries, self.metadata, self.size_bytes, self.header_bytes)
+
     def check_lendable(self) -> None:
         """Every tensor is of a dtype that can be read and cast.
 

@@ -18,6 +18,7 @@ from modelkeep.exceptions import (
 )
 from modelkeep.headers import Tensor
 from modelkeep.worker.manifest import Kind, QuantisedWeight
+from modelkeep_convert.checkpoints.parts import Part
 
 #: Names of one component that are remembered.
 _MOST_REFS: Final = 256
@@ -160,6 +161,7 @@ class Plan:
         weights: Their form, never "auto".
         quantisation: How the files are quantised; "" if they are not.
         dequantised_bytes: What `size_bytes` would be, were it lent dequantised.
+        part: Which part of its file it is, if that holds a whole main model.
     """
 
     ref: ComponentRef
@@ -184,6 +186,7 @@ class Plan:
     weights: str = "dequantised"
     quantisation: str = ""
     dequantised_bytes: int = 0
+    part: Part | None = None
 
     @property
     def display_name(self) -> str:

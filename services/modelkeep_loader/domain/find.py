@@ -2,7 +2,8 @@
 
 Everything here reads files, and nothing of what they say is trusted: paths stay beneath the allowed
 roots, also through links; only listed classes and safetensors files are taken. Folders are
-:mod:`modelkeep_loader.domain.folders`, objects :mod:`modelkeep_loader.domain.objects`, bare tensors
+:mod:`modelkeep_loader.domain.folders`, main models in one file
+:mod:`modelkeep_loader.domain.checkpoints`, objects :mod:`modelkeep_loader.domain.objects`, bare tensors
 :mod:`modelkeep_loader.domain.statedicts`.
 """
 
@@ -21,11 +22,10 @@ from modelkeep.exceptions import (
     ModelkeepError,
     ModelNotFoundException,
     RootMismatchException,
-    SubmodelRequiredException,
-    UnknownSubmodelException,
 )
-from modelkeep.taxonomy import ModelFormat, SubModelType
+from modelkeep.taxonomy import SubModelType
 from modelkeep_common.paths import AllowedRoots
+from modelkeep_loader.domain.checkpoints import Originals, find_part
 from modelkeep_loader.domain.components import ComponentRef
 from modelkeep_loader.domain.files import Files, unsafe
 from modelkeep_loader.domain.folders import check_lendable, find_folder
@@ -33,17 +33,9 @@ from modelkeep_loader.domain.found import Found, Ground
 from modelkeep_loader.domain.listing import Listing
 from modelkeep_loader.domain.records import FileFacts, Record
 from modelkeep_loader.domain.statedicts import STATE_DICTS, find_state_dict
+from modelkeep_loader.domain.submodels import none_named, not_there
 
 _MOST_NAMES: Final = 64
-#: Formats of records whose weights are numbers with scales beside them.
-_QUANTISED: Final = frozenset(
-    {
-        ModelFormat.BnbQuantizedInt8b,
-        ModelFormat.BnbQuantizedNf4b,
-        ModelFormat.GGUFQuantized,
-        ModelFormat.SDNQQuantized,
-    }
-)
 
 
 class Finder:
@@ -54,10 +46,18 @@ class Finder:
         root_id: Its id; asked anew each time, since the folder may be mounted later than the loader
             starts. None if it has none.
         roots: Everything that may be read.
+        originals: Configurations that records name for their checkpoints; None: as the models.
     """
 
-    def __init__(self, models_dir: Path, root_id: Callable[[], str | None], roots: AllowedRoots) -> None:
+    def __init__(
+        self,
+        models_dir: Path,
+        root_id: Callable[[], str | None],
+        roots: AllowedRoots,
+        originals: Originals | None = None,
+    ) -> None:
         self.models_dir = models_dir
+        self.originals = originals if originals is not None else Originals(models_dir, roots)
         self._root_id = root_id
         self.files = Files(roots)
 
@@ -154,38 +154,13 @@ class Finder:
                 )
             return found
         if not place.is_dir():
-            if not place.exists():
-                raise FileNotFoundError(2, "missing", str(place))
-            what = "quantised" if record.format in _QUANTISED else "a checkpoint in one file"
-            raise InvalidModelException(
-                f"{record.name!r} is {what}, which cannot be lent yet.",
-                metadata={"path": str(place), "detail": "single-file main model"},
-                remedy="Install the model as a folder in diffusers' layout, in float16, bfloat16 or float32.",
-            )
+            return find_part(self.files, self.originals, ref, record, ground)
         index = self.files.json(place, "model_index.json", ground.listing)
         if not ref.submodel:
-            parts = self._parts(record, ground, index)
-            raise SubmodelRequiredException(
-                f"{record.name!r} is a main model: say which component. {_told(parts)}",
-                metadata={
-                    "key": record.key,
-                    "available": ",".join(parts),
-                    "loadable": ",".join(_loadable(parts)),
-                },
-                remedy=_choice(parts),
-            )
+            raise none_named(record, self._parts(record, ground, index))
         entry = _class_of(index.get(ref.submodel))
         if entry is None:
-            parts = self._parts(record, ground, index)
-            raise UnknownSubmodelException(
-                f"{record.name!r} has no component {ref.submodel}. {_told(parts)}",
-                metadata={
-                    "key": record.key,
-                    "submodel": ref.submodel,
-                    "loadable": ",".join(_loadable(parts)),
-                },
-                remedy=_choice(parts),
-            )
+            raise not_there(record, ref.submodel, self._parts(record, ground, index))
         found = find_folder(self.files, record, ground, ref.submodel, *entry)
         found.location = place
         # A configuration need not name it: then the class's own default is meant.
@@ -241,19 +216,3 @@ def _class_of(entry: object) -> tuple[str, str] | None:
     if isinstance(entry, list) and len(entry) == 2 and all(isinstance(one, str) for one in entry):
         return entry[0], entry[1]
     return None
-
-
-def _loadable(parts: Mapping[str, str]) -> list[str]:
-    return [name for name, why in parts.items() if not why]
-
-
-def _choice(parts: Mapping[str, str]) -> str:
-    if can := _loadable(parts):
-        return f"Name one of the components that can be lent: {', '.join(can)}."
-    return "Install the model with weights in safetensors files, in diffusers' layout."
-
-
-def _told(parts: Mapping[str, str]) -> str:
-    can, others = _loadable(parts), [f"{name} ({why})" for name, why in parts.items() if why]
-    said = f"It can lend {', '.join(can)}." if can else "It has none that can be lent."
-    return f"{said} It cannot lend {', '.join(others)}." if others else said

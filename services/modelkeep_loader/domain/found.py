@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modelkeep.worker.manifest import Kind
+from modelkeep_convert.checkpoints.parts import Part
 from modelkeep_loader.domain.listing import Listing
 
 
@@ -24,6 +25,7 @@ class Found:
         overrides: Entries of the configuration that the record says otherwise.
         kind: What it is to its worker.
         texts: Further files of an object, which no model brings along: name → contents.
+        part: Which part of its file it is, if that holds a whole main model.
     """
 
     library: str
@@ -35,6 +37,7 @@ class Found:
     overrides: dict[str, Any] = field(default_factory=dict)
     kind: Kind = Kind.MODULE
     texts: Mapping[str, str] = field(default_factory=dict)
+    part: Part | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from modelkeep.headers import Allowance
 from modelkeep.worker.classes import KEPT_IN_FLOAT32
 from modelkeep.worker.manifest import Kind
 from modelkeep_common.wire import clamped_int
+from modelkeep_loader.domain.checkpoints import private_bytes
 from modelkeep_loader.domain.components import (
     CPU,
     ComponentRef,
@@ -225,6 +226,8 @@ class Planner:
         if found.kind is not Kind.MODULE:
             # Without a configuration, names are what tells one file from another.
             identity += [found.kind, draft.cast, [name for name, _ in found.files], found.texts]
+        if found.part is not None:
+            identity.append(found.part)
         is_known = len(contents) == len(draft.files)
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         plan = Plan(
@@ -250,6 +253,7 @@ class Planner:
             weights=weights.form,
             quantisation=weights.quantisation,
             dequantised_bytes=weights.dequantised_bytes,
+            part=found.part,
         )
         weight = _PLAN_BYTES + len(text) + 200 * len(draft.marks)
         return _Kept(record, vae[1] if vae is not None else None, plan, draft.marks, weight)
@@ -296,11 +300,13 @@ class Planner:
         model = component = self._finder.models_dir / record.path
         if vae is not None:
             component = self._finder.models_dir / vae[0]
-        elif record.type == "main":
+        elif record.type == "main" and not place.is_file():
             component = model / ref.submodel
         # Before anything is read, so that the next request notices what changes meanwhile. The folder's own
         # mark changes with its entries: another file may be the one to take now.
         looked_at = [model / "model_index.json", component, component / "config.json"]
+        if (published := self._finder.originals.place(record)) is not None:
+            looked_at.append(published)
         try:
             marks = {path: _mark_of(path) for path in (*looked_at, *component.glob(INDEX_NAMES))}
             other = self._finder.ground(record, *vae) if vae is not None else None
@@ -333,6 +339,8 @@ class Planner:
             return _Weighed(statuses, Weights("", "dequantised", "", size, size), False, 0)
         left = Allowance()
         looks = [self._finder.files.header(path, left) for _, path in found.files]
+        if found.part is not None:
+            looks = [(header.only(found.part.prefix), status) for header, status in looks]
         # What has no class has none that its tensors must suit.
         cast = found.kind is Kind.MODULE or ref.precision != "auto"
         weights = weigh(
@@ -345,7 +353,10 @@ class Planner:
         )
         # One by one they are read, and cast to at most twice their size.
         largest = max((tensor.size_bytes for header, _ in looks for tensor in header.tensors), default=0)
-        return _Weighed([status for _, status in looks], weights, cast, clamped_int(2 * largest))
+        private = clamped_int(2 * largest)
+        if found.part is not None:
+            private = max(private, private_bytes(found, weights))
+        return _Weighed([status for _, status in looks], weights, cast, private)
 
 
 def _has_others_vae(ref: ComponentRef, record: Record) -> bool:

@@ -162,7 +162,7 @@ async def test_what_is_missing_unsafe_or_of_another_kind_is_told_apart(
     with pytest.raises(InvalidModelException):
         await attempt("main.safetensors", "vae")
     with pytest.raises(InvalidModelException):
-        await attempt("main.safetensors", type="lora")
+        await attempt("main.safetensors", type="onnx")
     with pytest.raises(FieldInvalidException):
         await attempt("main.safetensors", "unet", type="vae")
     (models / "one" / "unet" / "config.json").write_text("[]")

@@ -79,10 +79,10 @@ async def test_the_vae_that_a_record_names_is_among_what_can_be_lent(
     assert raised.value.metadata["loadable"] == "unet,vae"
 
 
-async def test_a_main_model_in_one_file_is_refused_at_once_and_not_asked_for_a_component(
+async def test_a_file_that_is_no_main_model_is_refused_at_once_and_not_asked_for_a_component(
     planner: Planner, shelf: Shelf, tmp_path: Path
 ) -> None:
     weights(tmp_path / "models" / "main.safetensors")
     shelf.records[KEY] = record("main.safetensors")
-    with pytest.raises(InvalidModelException, match="in one file"):
+    with pytest.raises(InvalidModelException, match="holds no component of a Stable Diffusion 1"):
         await plan(planner, "")

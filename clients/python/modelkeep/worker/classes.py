@@ -16,6 +16,8 @@ from modelkeep.exceptions import InvalidModelException
 #: (library, class) → module that defines the class.
 ALLOWED: Final[Mapping[tuple[str, str], str]] = {
     ("diffusers", "AutoencoderKL"): "diffusers.models.autoencoders.autoencoder_kl",
+    ("diffusers", "FluxTransformer2DModel"): "diffusers.models.transformers.transformer_flux",
+    ("diffusers", "SD3Transformer2DModel"): "diffusers.models.transformers.transformer_sd3",
     ("diffusers", "UNet2DConditionModel"): "diffusers.models.unets.unet_2d_condition",
     ("transformers", "CLIPTextModel"): "transformers.models.clip.modeling_clip",
     ("transformers", "CLIPTextModelWithProjection"): "transformers.models.clip.modeling_clip",

@@ -1,0 +1,1 @@
+"""Main models in one file: which components there are, their configuration, their conversion."""
