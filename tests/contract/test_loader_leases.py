@@ -227,6 +227,7 @@ async def test_a_worker_is_told_and_its_module_goes_on_working_when_the_lease_is
             break
         await asyncio.sleep(0.02)
     assert asked == "a new kernel"
+    assert await worker.do("events") == [["asked back", {"why": "a new kernel"}]]
     for _ in range(300):
         if lost := await worker.do("lost"):
             break

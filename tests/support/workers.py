@@ -149,7 +149,10 @@ def connect(address: str, **options: Any) -> None:
 
     _state["events"] = []
     _state["loader"] = ModelLoader(
-        address, on_event=lambda name, payload: _state["events"].append([name, payload]), **options
+        address,
+        on_event=lambda name, payload: _state["events"].append([name, payload]),
+        on_revoke=lambda asked: _state["events"].append(["asked back", {"why": asked.why}]),
+        **options,
     )
 
 

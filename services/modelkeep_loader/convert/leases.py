@@ -2,35 +2,61 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 from modelkeep.loader.v1 import hold_pb2, leases_pb2, resident_pb2
 from modelkeep.server.v1 import watch_pb2
 from modelkeep_common.watch import Frame
 from modelkeep_common.wire import clamped_int, to_timestamp
 from modelkeep_loader.convert.words import ref_message
-from modelkeep_loader.domain.lease import Lease, Revocation
+from modelkeep_loader.domain.lease import Lease, LeaseChange, LeaseEnd, LeaseState, Revocation
 from modelkeep_loader.domain.outage import Remaining
+
+_STATES = {
+    LeaseState.ACTIVE: resident_pb2.LEASE_STATE_ACTIVE,
+    LeaseState.DETACHED: resident_pb2.LEASE_STATE_DETACHED,
+    LeaseState.REVOKING: resident_pb2.LEASE_STATE_REVOKING,
+    LeaseState.ENDED: resident_pb2.LEASE_STATE_ENDED,
+}
+_CHANGES = {
+    LeaseChange.GRANTED: resident_pb2.LEASE_CHANGE_GRANTED,
+    LeaseChange.STREAM_OPENED: resident_pb2.LEASE_CHANGE_STREAM_OPENED,
+    LeaseChange.CONNECTED: resident_pb2.LEASE_CHANGE_CONNECTED,
+    LeaseChange.RENEWED: resident_pb2.LEASE_CHANGE_RENEWED,
+    LeaseChange.UNBOUND: resident_pb2.LEASE_CHANGE_UNBOUND,
+    LeaseChange.DETACHED: resident_pb2.LEASE_CHANGE_DETACHED,
+    LeaseChange.TAKEN_UP: resident_pb2.LEASE_CHANGE_TAKEN_UP,
+    LeaseChange.REVOKE_REQUESTED: resident_pb2.LEASE_CHANGE_REVOKE_REQUESTED,
+    LeaseChange.ENDED: resident_pb2.LEASE_CHANGE_ENDED,
+}
+_ENDS = {
+    LeaseEnd.RELEASED: resident_pb2.LEASE_END_RELEASED,
+    LeaseEnd.EXPIRED: resident_pb2.LEASE_END_EXPIRED,
+    LeaseEnd.DETACHED: resident_pb2.LEASE_END_DETACHED,
+    LeaseEnd.HOLDER_DIED: resident_pb2.LEASE_END_HOLDER_DIED,
+    LeaseEnd.REVOKED: resident_pb2.LEASE_END_REVOKED,
+    LeaseEnd.DRAINED: resident_pb2.LEASE_END_DRAINED,
+}
+#: The part of a lease that never changes; made once, for every entry of the journal has it.
+_fixed: WeakKeyDictionary[Lease, resident_pb2.Lease] = WeakKeyDictionary()
 
 
 def lease_message(lease: Lease) -> resident_pb2.Lease:
     """A lease, without its secret."""
-    message = resident_pb2.Lease(
-        id=lease.id,
-        state=f"LEASE_STATE_{lease.state.name}",
-        components=map(ref_message, lease.refs),
-        resident_ids=lease.resident_ids,
-        holder=resident_pb2.Holder(pid=lease.pid, label=lease.label, principal=lease.principal),
-        create_time=to_timestamp(lease.create_time),
-        stream_bound=bool(lease.streams),
-        descriptor_connections=len(lease.connections),
-        size_bytes=clamped_int(lease.size_bytes),
-        end=f"LEASE_END_{lease.end.name}" if lease.end is not None else None,
-        end_message=lease.end_message,
-        display_names=lease.display_names,
-        activation_bytes=lease.activation_bytes if lease.end is None else 0,
-        labels=lease.labels,
-        last_change=f"LEASE_CHANGE_{lease.last_change.name}",
-        last_change_time=to_timestamp(lease.last_change_time),
-    )
+    message = resident_pb2.Lease()
+    message.CopyFrom(_fixed_part(lease))
+    message.state = _STATES[lease.state]
+    message.holder.pid = lease.pid
+    message.stream_bound = bool(lease.streams)
+    message.descriptor_connections = len(lease.connections)
+    message.size_bytes = clamped_int(lease.size_bytes)
+    message.last_change = _CHANGES[lease.last_change]
+    message.last_change_time.CopyFrom(to_timestamp(lease.last_change_time))
+    if lease.end is None:
+        message.activation_bytes = lease.activation_bytes
+    else:
+        message.end = _ENDS[lease.end]
+        message.end_message = lease.end_message
     if lease.uid is not None:
         message.holder.uid = lease.uid
     if lease.expires_at is not None and lease.expire_time is not None:
@@ -39,6 +65,20 @@ def lease_message(lease: Lease) -> resident_pb2.Lease:
         message.revoke_deadline_time.CopyFrom(to_timestamp(lease.revocation.deadline_time))
         message.end_message = message.end_message or lease.revocation.why
     return message
+
+
+def _fixed_part(lease: Lease) -> resident_pb2.Lease:
+    if (kept := _fixed.get(lease)) is None:
+        kept = _fixed[lease] = resident_pb2.Lease(
+            id=lease.id,
+            components=map(ref_message, lease.refs),
+            resident_ids=lease.resident_ids,
+            holder=resident_pb2.Holder(label=lease.label, principal=lease.principal),
+            create_time=to_timestamp(lease.create_time),
+            display_names=lease.display_names,
+            labels=lease.labels,
+        )
+    return kept
 
 
 def revoke_message(revocation: Revocation) -> hold_pb2.HoldRevokeRequested:

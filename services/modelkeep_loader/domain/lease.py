@@ -86,7 +86,7 @@ class LeaseFacts:
     last_change_time: float = 0.0
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+@dataclass(slots=True, eq=False, kw_only=True, weakref_slot=True)
 class Lease(LeaseFacts):
     """One lease: its facts, the residents that it keeps, and what binds it. Times are monotonic seconds."""
 

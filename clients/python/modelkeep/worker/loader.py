@@ -50,6 +50,8 @@ class ModelLoader:
         labels: Labels that this process's leases get.
         path_dir: Have the weights delivered as files (DELIVERY_PATH) instead of by descriptors, which a
             sandbox may not be able to receive: the folder in which this process sees the loader's `path_dir`.
+        on_revoke: Called when a lease of this process is asked back, on a thread of the lease's own, with
+            ``why`` and ``deadline_time``: leave the model by then. It works all the same afterwards.
         token_file: File with the token to show; MODELKEEP_TOKEN_FILE, or the suite's own, by default.
 
     Threads may share one. After a fork, make a new one in the child.
@@ -65,6 +67,7 @@ class ModelLoader:
         label: str = "",
         labels: Mapping[str, str] | None = None,
         path_dir: str | os.PathLike[str] | None = None,
+        on_revoke: Callable[[hold_pb2.HoldRevokeRequested], None] = lambda asked: None,
         token_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self._max_wait = duration(max_wait_s, "max_wait_s")
@@ -78,6 +81,7 @@ class ModelLoader:
         self._label = label
         self._labels = dict(labels or {})
         self._path_dir = path_dir
+        self._on_revoke = on_revoke
         self._boot_id = _boot_id()
         self._holds: weakref.WeakSet[Hold] = weakref.WeakSet()
 
@@ -262,7 +266,9 @@ class ModelLoader:
             pid=os.getpid(),
         )
         request.max_wait.CopyFrom(self._max_wait)
-        held = hold(self._stub, request, decode=self._decode, path_dir=self._path_dir)
+        held = hold(
+            self._stub, request, decode=self._decode, path_dir=self._path_dir, on_revoke=self._on_revoke
+        )
         self._holds.add(held)
         return held
 

@@ -1,0 +1,66 @@
+"""The command line on leases: who holds what, how it is asked back, and a loader out of service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelkeep.client import Client
+from modelkeep.loader.v1 import hold_pb2, resident_pb2
+from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceStub
+from modelkeep.rpc import open_channel
+from modelkeep.supervisor import Suite
+from support import tinymodels
+from support.cli import run, run_json
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def lease(suite: Suite, folder: Path) -> Iterator[resident_pb2.Lease]:
+    """A lease on a VAE called "held", that lives by its time."""
+    tinymodels.save_vae_file(folder / "held.safetensors")
+    run(suite, "install", str(folder / "held.safetensors"), "--set", "base=sd-1", "--name", "held")
+    run(suite, "load", "held")
+    with Client(data_dir=suite.data_dir) as client:
+        key = client.model_record_store.search_by_name("held")[0].key
+        address = client.addresses["loader"]
+    request = hold_pb2.AcquireLeaseRequest(
+        components=[{"key": key}], delivery=hold_pb2.DELIVERY_NONE, label="a test", labels={"job": "42"}
+    )
+    request.ttl.seconds = 3600
+    with open_channel(address) as channel:
+        yield LoaderServiceStub(channel).AcquireLease(request, timeout=60).grant.lease
+
+
+def test_leases_are_listed_by_label_asked_back_and_ended_by_a_drain(
+    suite: Suite, lease: resident_pb2.Lease
+) -> None:
+    assert [one["id"] for one in run_json(suite, "cache", "leases", "--label", "job=42")["leases"]] == [
+        lease.id
+    ]
+    assert run_json(suite, "cache", "leases", "--label", "job=43") == {"leases": []}
+    assert lease.id in run(suite, "cache", "leases", "--filter", "label=job=42", "-q").stdout
+    assert "job=42" in run(suite, "cache", "leases", "-o", "wide").stdout
+
+    said = run(suite, "cache", "revoke", lease.id, "--grace", "600", "--why", "a new kernel").stdout
+    assert said.startswith(f"Asked {lease.id} of held back; it ends by ")
+    (told,) = run_json(suite, "cache", "leases")["leases"]
+    assert (told["state"], told["end_message"]) == ("LEASE_STATE_REVOKING", "a new kernel")
+    assert "revoking" in run(suite, "cache", "leases").stdout
+
+    said = run(suite, "cache", "drain", "--why", "a new kernel").stdout
+    assert "gives no new leases. 1 lease left" in said
+    assert lease.id in said
+    assert "out of service" in run(suite, "cache", "capacity").stdout
+    refused = run(suite, "load", "held", code=4).stderr
+    assert "a new kernel" in refused
+
+    last = run_json(suite, "cache", "drain", "--revoke", "--wait", "0", "--yes")
+    assert (last["lease_count"], last["done"]) == (0, True)
+    assert "none is left" in run(suite, "cache", "drain", "--wait", "5").stdout
+    assert run(suite, "cache", "undrain").stdout == "The loader gives leases again.\n"
+    assert run_json(suite, "cache", "undrain") == {"was_drained": False}
+    run(suite, "load", "held")
