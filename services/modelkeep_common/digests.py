@@ -43,9 +43,11 @@ class Digesting:
 
     Args:
         with_sha256: Whether SHA-256 is wanted besides BLAKE3.
+        sink: Given each block as it was read, in order; for who copies the file meanwhile.
     """
 
-    def __init__(self, *, with_sha256: bool = True) -> None:
+    def __init__(self, *, with_sha256: bool = True, sink: Callable[[memoryview], None] | None = None) -> None:
+        self._sink = sink
         self._sha = hashlib.sha256() if with_sha256 else None
         self._fast = blake3.blake3()
         self._seen: tuple[int, int, int, int] | None = None
@@ -94,6 +96,8 @@ class Digesting:
     def _take(self, block: memoryview) -> None:
         if self._sha is not None:
             self._sha.update(block)
+        if self._sink is not None:
+            self._sink(block)
         self.done += len(block)
 
 
@@ -149,6 +153,8 @@ def digest_descriptor(
     with_sha256: bool = True,
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[int], None] = lambda done: None,
+    sink: Callable[[memoryview], None] | None = None,
 ) -> Digests:
     """Digests of the file behind a descriptor, in one go; see :class:`Digesting`."""
-    return Digesting(with_sha256=with_sha256).go_on(descriptor, stop=stop, on_progress=on_progress)
+    reading = Digesting(with_sha256=with_sha256, sink=sink)
+    return reading.go_on(descriptor, stop=stop, on_progress=on_progress)

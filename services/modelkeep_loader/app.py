@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from modelkeep.defaults import EXIT_NOT_WRITABLE
 from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
 from modelkeep_common.paths import AllowedRoots, ensure_marker
 from modelkeep_common.peers import Address, peer_address
@@ -21,6 +23,7 @@ from modelkeep_loader.convert import leases, residents
 from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.checkpoints import CONFIGS, Originals
 from modelkeep_loader.domain.components import CPU, Resident, Stage
+from modelkeep_loader.domain.digests import Digester
 from modelkeep_loader.domain.find import Finder
 from modelkeep_loader.domain.lending import Lending
 from modelkeep_loader.domain.paths import Paths
@@ -29,11 +32,14 @@ from modelkeep_loader.domain.records import FollowedRecords
 from modelkeep_loader.domain.tier import Tier, TierName
 from modelkeep_loader.fd_socket import DescriptorServer, socket_folder
 from modelkeep_loader.follow import RemovalFollower
-from modelkeep_loader.helper import BuildLimits, Helper
+from modelkeep_loader.helper import BuildLimits, Helper, Opens
+from modelkeep_loader.localize import DiskTier, Localizer, NearBuilder
 from modelkeep_loader.peers import RecordClient
 from modelkeep_loader.processes import DeathWatch, host_boot_id
 from modelkeep_loader.service import LoaderServicer
 from modelkeep_loader.store import LeaseJournal, ResidentHistory
+from modelkeep_loader.tiers.disk import CacheFolder, OpensCopies
+from modelkeep_loader.tiers.mounts import is_far, remote_kind
 from modelkeep_loader.tiers.paths import PathFolder
 
 
@@ -43,6 +49,9 @@ class OpenRecords(FollowedRecords, Protocol):
     async def close(self) -> None:
         """Ask no more."""
         ...
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,9 @@ class _Surroundings:
     socket_folder: Path
     roots: AllowedRoots
     originals: Originals
+    openers: Opens
+    copies: CacheFolder | None
+    disk_budget_bytes: int
     boot_id: str
     record: Address
 
@@ -89,7 +101,7 @@ class LoaderApplication:
             records = self._open_records(around.record)
             held.push_async_callback(records.close)
             limits = BuildLimits(settings.build_timeout_s, settings.build_memory_bytes)
-            helper = Helper(around.roots, idle_s=settings.helper_idle_s, limits=limits)
+            helper = Helper(around.openers, idle_s=settings.helper_idle_s, limits=limits)
             held.push_async_callback(helper.close)
 
             history = ResidentHistory(settings.store_limits)
@@ -105,16 +117,31 @@ class LoaderApplication:
             ram = Tier(
                 TierName.RAM, budget_bytes=budget, keep_alive_s=settings.keep_alive_s, on_change=changed
             )
-            cache = Cache(helper, ram, on_progress=progressed)
             finder = Finder(around.models_root, self._root_id, around.roots, around.originals)
+            digester = Digester(finder.files.open)
+            disk: Localizer | None = None
+            if around.copies is not None:
+                disk = Localizer(
+                    around.copies,
+                    DiskTier(TierName.DISK, budget_bytes=around.disk_budget_bytes, on_change=changed),
+                    digester,
+                    finder.files.open,
+                    is_far=is_far if settings.localize == "auto" else lambda path: True,
+                    must=settings.localize == "always",
+                    on_progress=progressed,
+                )
+                held.push_async_callback(disk.close)
+            builder = NearBuilder(helper, disk) if disk is not None else helper
+            cache = Cache(builder, ram, on_progress=progressed)
             deaths = DeathWatch(lambda pid: lending.leases.process_died(pid))
             held.callback(deaths.close)
             paths = None
             if settings.path_dir is not None:
                 paths = Paths(await asyncio.to_thread(PathFolder, settings.path_dir), ram)
             lending = Lending(
-                Planner(records, finder, budget_bytes=budget),
+                Planner(records, finder, budget_bytes=budget, digester=digester, localizer=disk),
                 cache,
+                disk=disk,
                 boot_id=around.boot_id,
                 on_lease=lambda lease: journal.note(leases.lease_message(lease)),
                 paths=paths,
@@ -131,6 +158,8 @@ class LoaderApplication:
             await descriptors.open()
             held.push_async_callback(descriptors.close)
             held.push_async_callback(lending.close)
+            if disk is not None:
+                await disk.open()
             await lending.open()
             follower = RemovalFollower(records, lending)
             follower.open()
@@ -161,9 +190,14 @@ class LoaderApplication:
         settings = self._settings
         return {
             "store_id": store_id,
-            "features": ["memfd", "descriptors", "cast", *(["paths"] if settings.path_dir else [])],
+            "features": [
+                *("memfd", "descriptors", "cast"),
+                *(["paths"] if settings.path_dir else []),
+                *(["disk"] if around.copies is not None else []),
+            ],
             "limits": {
                 "ram_budget_bytes": around.budget_bytes,
+                **({"disk_budget_bytes": around.disk_budget_bytes} if around.copies is not None else {}),
                 "max_leases": settings.max_leases,
                 "max_leases_per_principal": settings.max_leases_per_principal,
             },
@@ -179,14 +213,16 @@ class LoaderApplication:
         self._root_id()
         models_root, *import_roots = settings.roots
         configs = settings.data_dir.absolute() / CONFIGS
+        roots = AllowedRoots(
+            settings.roots, data_dir=settings.data_dir, models=[models_root], setting="import_roots"
+        )
+        copies = self._copies()
         return _Surroundings(
             models_root,
             import_roots,
             settings.ram_budget,
             socket_folder(settings.service_dir, settings.descriptor_dir),
-            AllowedRoots(
-                settings.roots, data_dir=settings.data_dir, models=[models_root], setting="import_roots"
-            ),
+            roots,
             Originals(
                 settings.data_dir.absolute(),
                 AllowedRoots(
@@ -196,9 +232,31 @@ class LoaderApplication:
                     setting="import_roots",
                 ),
             ),
+            OpensCopies(roots, copies) if copies is not None else roots,
+            copies,
+            settings.disk_budget_bytes or (copies.room() // 2 if copies is not None else 0),
             host_boot_id(),
             peer_address("record", settings.record_address, settings.peer_token_file),
         )
+
+    def _copies(self) -> CacheFolder | None:
+        """In a thread: the folder of copies; None where there is to be none."""
+        settings = self._settings
+        if settings.localize == "never":
+            return None
+        path = (settings.cache_dir or settings.service_dir / "copies").expanduser().absolute()
+        folder = CacheFolder(path)
+        try:
+            if settings.cache_dir is not None:
+                folder.make()
+            folder.open()
+            kind = remote_kind(path)
+        except OSError as error:
+            raise StartupError(EXIT_NOT_WRITABLE, f"cache_dir: cannot use {path}: {error.strerror}") from None
+        if kind and settings.localize == "auto":
+            _log.warning("cache_dir %s lies on %s itself: nothing is copied there", path, kind)
+            return None
+        return folder
 
     def _root_id(self) -> str | None:
         """In a thread: the id of the models folder, which may be made or mounted after the loader's start."""

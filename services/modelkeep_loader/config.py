@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -41,6 +41,22 @@ class LoaderSettings(ServiceSettings):
         -1.0,
         description="Seconds that a component is kept that nobody uses, where its caller does not say; 0 "
         "drops it with its last lease, a negative number keeps it for as long as there is room.",
+    )
+    localize: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Which models are copied to cache_dir before they are read: auto takes those on network "
+        "file systems and on ones that are mounted read-only, always takes all, never ends the disk tier.",
+    )
+    cache_dir: Path | None = Field(
+        None,
+        description="Folder on a local disk for copies of weight files, and for nothing else; several "
+        "loaders may share one. In the service's own folder when unset.",
+    )
+    disk_budget_bytes: int = Field(
+        0,
+        ge=0,
+        le=1 << 62,
+        description="Bytes that copies may take; 0 takes half of what is free there, copies included.",
     )
     descriptor_dir: Path | None = Field(
         None, description="Private folder of the descriptor socket; a short one of the user's when unset."

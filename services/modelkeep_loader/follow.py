@@ -45,12 +45,12 @@ class RemovalFollower:
         if is_first:
             await self._look_at_all()
         for key in news.keys:
-            self._lending.model_removed(key)
+            self._lending.tiers.model_removed(key)
 
     async def _look_at_all(self) -> None:
         """Nothing tells what was removed before this history: ask for each that is known."""
-        for key in self._lending.cache.tier.known_keys():
+        for key in self._lending.tiers.known_keys():
             try:
                 await self._records.get(key)
             except UnknownModelException:
-                self._lending.model_removed(key)
+                self._lending.tiers.model_removed(key)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from modelkeep import processes
 from modelkeep.exceptions import (
@@ -32,7 +32,6 @@ from modelkeep.exceptions import (
 )
 from modelkeep.headers import read_header
 from modelkeep.worker.manifest import METADATA_KEY, Kind, Manifest
-from modelkeep_common.paths import AllowedRoots
 from modelkeep_convert import frames, sealed
 from modelkeep_convert.request import Build
 from modelkeep_loader.domain.components import BuildProgress, Built, Plan, Stage, refuse_changed
@@ -88,6 +87,14 @@ class BuildLimits:
         return self.memory_bytes or _USUAL_BYTES + 2 * largest
 
 
+class Opens(Protocol):
+    """Opens files that may be read."""
+
+    def open_beneath(self, path: Path, flags: int) -> int:
+        """See :meth:`modelkeep_common.paths.AllowedRoots.open_beneath`."""
+        ...
+
+
 class Helper:
     """Builds components in the helper process; a :class:`modelkeep_loader.domain.components.Builder`.
 
@@ -97,9 +104,7 @@ class Helper:
         limits: Of every build; the process is ended that goes beyond.
     """
 
-    def __init__(
-        self, roots: AllowedRoots, *, idle_s: float = 300.0, limits: BuildLimits | None = None
-    ) -> None:
+    def __init__(self, roots: Opens, *, idle_s: float = 300.0, limits: BuildLimits | None = None) -> None:
         self._roots = roots
         self._idle_s = idle_s
         self._limits = limits or BuildLimits()
@@ -151,7 +156,7 @@ class Helper:
             class_name=plan.class_name,
             config=None if plan.config is None else dict(plan.config),
             precision=plan.precision,
-            files=[file.path.name for file in plan.files],
+            files=[file.name for file in plan.files],
             base=plan.model.base,
             scaling_factor=plan.scaling_factor,
             overrides=dict(plan.overrides),
@@ -207,7 +212,7 @@ class Helper:
             for fd in opened:
                 os.close(fd)
             raise ModelNotFoundException(
-                f"{plan.files[len(opened)].path.name} of {plan.model.name!r} went away while it was loaded.",
+                f"{plan.files[len(opened)].name} of {plan.model.name!r} went away while it was loaded.",
                 metadata={"key": plan.ref.key, "path": str(plan.model.location)},
             ) from None
         except BaseException:

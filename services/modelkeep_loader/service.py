@@ -27,6 +27,7 @@ from modelkeep_loader.convert import estimates, leases, news, pins, requests, re
 from modelkeep_loader.domain.demand import Terms
 from modelkeep_loader.domain.lending import Capacity, Lending
 from modelkeep_loader.domain.requests import News, Tell
+from modelkeep_loader.domain.tier import TierName
 from modelkeep_loader.store import LeaseJournal, ResidentHistory, read_leases, read_residents
 
 
@@ -145,14 +146,13 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         self, request: load_pb2.LoadModelRequest, context: Any
     ) -> None:
         """See the .proto."""
-        requests.check_tier(request)
         tell = _teller(context, partial(news.load_response, request.context))
-        await self._lending.load(
-            requests.to_refs(request.components),
-            requests.seconds(request.max_wait),
-            tell,
-            Terms(keep_alive_s=requests.keep_alive_seconds(request)),
-        )
+        refs, max_wait_s = requests.to_refs(request.components), requests.seconds(request.max_wait)
+        if requests.to_tier(request.tier) is TierName.DISK:
+            await self._lending.load_to_disk(refs, max_wait_s, tell)
+        else:
+            terms = Terms(keep_alive_s=requests.keep_alive_seconds(request))
+            await self._lending.load(refs, max_wait_s, tell, terms)
 
     async def PinModel(self, request: pins_pb2.PinModelRequest, context: Any) -> pins_pb2.PinModelResponse:
         """See the .proto."""
@@ -174,10 +174,11 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
     ) -> load_pb2.EvictModelResponse:
         """See the .proto."""
         submodel = requests.submodel_to_evict(request)
+        how: Any = {"validate_only": request.validate_only, "tier": requests.to_tier(request.tier)}
         if request.key:
-            done = self._lending.evict(request.key, submodel, validate_only=request.validate_only)
+            done = self._lending.tiers.evict(request.key, submodel, **how)
         else:
-            done = self._lending.evict_idle(validate_only=request.validate_only)
+            done = self._lending.tiers.evict_idle(**how)
         return load_pb2.EvictModelResponse(
             evicted=fitting(map(residents.resident_message, done.residents)),
             evicted_count=len(done.residents),
@@ -193,7 +194,7 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         # The token first: what changes after it may be in the list already, but is never missed.
         token = self._history.flush()
         revisions = self._history.revisions()
-        found = self._lending.find_residents(request.key, after=asked.after or "")
+        found = self._lending.tiers.find_residents(request.key, after=asked.after or "")
         page, more = asked.of(found, residents.resident_message, lambda message: message.id)
         for message in page:
             message.revision = revisions.get(message.id, 0)

@@ -169,6 +169,7 @@ def _residents() -> list[Any]:
         class_name="AutoencoderKL",
         precision="PRECISION_BFLOAT16",
         state="RESIDENT_STATE_RESIDENT",
+        tier="TIER_RAM",
         size_bytes=167_335_342,
         lease_count=2,
     )
@@ -179,6 +180,7 @@ def _residents() -> list[Any]:
         class_name="UNet2DConditionModel",
         precision="PRECISION_FLOAT16",
         state="RESIDENT_STATE_READING",
+        tier="TIER_RAM",
         size_bytes=1_719_083_542,
     )
     return [found, nameless]

@@ -38,6 +38,8 @@ def _component(one: ComponentEstimate) -> estimate_pb2.ComponentEstimate:
         load_seconds=one.load_seconds,
         display_name=plan.display_name,
     )
+    if one.is_on_disk:
+        message.tier = resident_pb2.TIER_DISK
     if resident is not None:
         message.state = STAGES[resident.stage]
         if resident.stage is Stage.RESIDENT:

@@ -15,6 +15,7 @@ from modelkeep_loader.convert.words import PRECISIONS, WEIGHTS, submodel_name
 from modelkeep_loader.domain.components import ComponentRef
 from modelkeep_loader.domain.demand import Terms
 from modelkeep_loader.domain.requests import Wish
+from modelkeep_loader.domain.tier import TierName
 
 
 def to_wish(request: hold_pb2.HoldModelRequest | hold_pb2.AcquireLeaseRequest, principal: str) -> Wish:
@@ -75,16 +76,17 @@ def keep_alive_seconds(
     return to_seconds(request.keep_alive) if request.HasField("keep_alive") else None
 
 
-def check_tier(request: load_pb2.LoadModelRequest) -> None:
-    """Refuse a tier that there is not.
+def to_tier(tier: resident_pb2.Tier) -> TierName:
+    """The tier that a request is about; RAM if it does not say.
 
     Raises:
-        FieldInvalidException: It is not the RAM tier.
+        FieldInvalidException: There is none yet on any host.
     """
-    if request.tier not in (resident_pb2.TIER_UNSPECIFIED, resident_pb2.TIER_RAM):
+    if tier == resident_pb2.TIER_VRAM:
         raise FieldInvalidException(
             "This host has no such tier.", violations=[FieldViolation("tier", "must be TIER_RAM here")]
         )
+    return TierName.DISK if tier == resident_pb2.TIER_DISK else TierName.RAM
 
 
 def submodel_to_evict(request: load_pb2.EvictModelRequest) -> str:

@@ -13,6 +13,7 @@ from modelkeep_common.wire import clamped_int, to_timestamp
 from modelkeep_loader.convert.words import (
     PRECISION_OF,
     STAGES,
+    TIERS,
     WEIGHTS_OF,
     error_message,
     ref_message,
@@ -42,9 +43,10 @@ def resident_message(resident: Resident, *, retry_in: float | None = None) -> re
         class_name=plan.class_name,
         library=plan.library,
         precision=PRECISION_OF[plan.precision],
-        weights=None if plan.kind is Kind.OBJECT else WEIGHTS_OF[plan.weights],
+        # A file on the disk is as it is, whatever will be made of it.
+        weights=WEIGHTS_OF[plan.weights] if plan.kind is not Kind.OBJECT and plan.precision else None,
         device=plan.device,
-        tier=resident_pb2.TIER_RAM,
+        tier=TIERS[resident.tier],
         state=STAGES[resident.stage],
         size_bytes=clamped_int(resident.size_bytes),
         tensor_count=len(built.tensors) if built is not None else 0,
@@ -70,7 +72,10 @@ def resident_message(resident: Resident, *, retry_in: float | None = None) -> re
 def capacity_response(capacity: Capacity, socket_path: str) -> capacity_pb2.GetCapacityResponse:
     """The host, and the bytes of each of its tiers."""
     return capacity_pb2.GetCapacityResponse(
-        tiers=[capacity_message(capacity.usage)],
+        tiers=[
+            capacity_message("ram", capacity.usage),
+            *([capacity_message("disk", capacity.disk)] if capacity.disk is not None else ()),
+        ],
         devices=[CPU],
         boot_id=capacity.boot_id,
         socket_path=socket_path,
@@ -87,10 +92,10 @@ def capacity_frame(capacity: Capacity | None, socket_path: str) -> capacity_pb2.
     return capacity_pb2.WatchCapacityResponse(capacity=capacity_response(capacity, socket_path))
 
 
-def capacity_message(usage: Usage) -> resident_pb2.TierCapacity:
-    """The bytes of the RAM tier."""
+def capacity_message(tier: str, usage: Usage) -> resident_pb2.TierCapacity:
+    """The bytes of a tier."""
     return resident_pb2.TierCapacity(
-        tier=resident_pb2.TIER_RAM,
+        tier=TIERS[tier],
         budget_bytes=usage.budget,
         used_bytes=usage.used,
         leased_bytes=usage.leased,

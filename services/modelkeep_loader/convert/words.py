@@ -37,8 +37,14 @@ KINDS = {
     Kind.STATE_DICT: resident_pb2.MANIFEST_KIND_STATE_DICT,
     Kind.OBJECT: resident_pb2.MANIFEST_KIND_OBJECT,
 }
+TIERS = {
+    "disk": resident_pb2.TIER_DISK,
+    "ram": resident_pb2.TIER_RAM,
+    "vram": resident_pb2.TIER_VRAM,
+}
 STAGES = {
     Stage.QUEUED: resident_pb2.RESIDENT_STATE_QUEUED,
+    Stage.LOCALIZING: resident_pb2.RESIDENT_STATE_LOCALIZING,
     Stage.READING: resident_pb2.RESIDENT_STATE_READING,
     Stage.CONVERTING: resident_pb2.RESIDENT_STATE_CONVERTING,
     Stage.RESIDENT: resident_pb2.RESIDENT_STATE_RESIDENT,

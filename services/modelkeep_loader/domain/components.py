@@ -30,6 +30,7 @@ class Stage(enum.StrEnum):
     """Where a resident stands."""
 
     QUEUED = "queued"
+    LOCALIZING = "localizing"
     READING = "reading"
     CONVERTING = "converting"
     RESIDENT = "resident"
@@ -37,7 +38,7 @@ class Stage(enum.StrEnum):
     FAILED = "failed"
 
 
-_ON_THE_WAY: Final = frozenset({Stage.QUEUED, Stage.READING, Stage.CONVERTING})
+_ON_THE_WAY: Final = frozenset({Stage.QUEUED, Stage.LOCALIZING, Stage.READING, Stage.CONVERTING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,13 @@ class SourceFile:
     signature: str
     change_time_ns: int
     is_ours: bool
+    #: Its name, where that of `path` says nothing.
+    called: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.called or self.path.name
 
     @classmethod
     def of(cls, path: Path, model: str, status: os.stat_result) -> SourceFile:
@@ -99,7 +107,7 @@ class ChangedMeanwhileException(InvalidModelException):
 def changed(file: SourceFile) -> ChangedMeanwhileException:
     """What is said of a file that is another one by now: its plan's id stands for other bytes."""
     return ChangedMeanwhileException(
-        f"{file.path.name} of {file.model!r} was changed while it was being loaded.",
+        f"{file.name} of {file.model!r} was changed while it was being loaded.",
         metadata={"path": str(file.path), "detail": "changed while it was being loaded"},
         remedy="Ask again once nobody writes to the file any more.",
         retry_after=0.0,
@@ -257,7 +265,7 @@ _OF_THE_PLACE: Final = (ModelNotFoundException, ForbiddenPathException, ChangedM
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Resident:
-    """A component in RAM, on its way there, or one that failed to get there."""
+    """A component in a tier, on its way there, or one that failed to get there. On the disk: one file."""
 
     plan: Plan
     stage: Stage
@@ -273,6 +281,8 @@ class Resident:
     leases: dict[str, frozenset[str]] = field(default_factory=dict)
     #: Requests without a lease that are loading it right now.
     loads: set[str] = field(default_factory=set)
+    #: The tier that it is in.
+    tier: str = "ram"
     #: Keys of the models by whose names it is pinned.
     pins: frozenset[str] = frozenset()
     #: Seconds that it is kept once nobody uses it; None: for as long as there is room.

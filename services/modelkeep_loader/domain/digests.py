@@ -113,6 +113,12 @@ class Digester:
         kept = self._kept.get(file.signature)
         return kept if kept is not None and (kept.digests.sha256 or not with_sha256) else None
 
+    def note(self, file: SourceFile, known: Known) -> None:
+        """What a file is was learnt by another reading of it."""
+        self._kept[file.signature] = known
+        while len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+
     def forget(self, file: SourceFile) -> None:
         """The digest is not to be relied on: read the file anew when it is asked for."""
         self._kept.pop(file.signature, None)
@@ -150,7 +156,7 @@ class Digester:
         def read() -> Digests:
             with self._opener(file.path) as fd:
                 refuse_changed(file, fd)
-                _wait_until_settled(file, stop)
+                wait_until_settled(file, stop)
                 found = digest_descriptor(
                     fd,
                     with_sha256=with_sha256,
@@ -172,9 +178,7 @@ class Digester:
                     reading.add_done_callback(lambda task: task.cancelled() or task.exception())
                     raise Interrupted
             found = Known(reading.result(), time.monotonic())
-        self._kept[file.signature] = found
-        while len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
+        self.note(file, found)
         return found
 
 
@@ -203,7 +207,12 @@ def is_fresh(known: Identified) -> bool:
     return time.monotonic() - known.read_at < _FRESH_S
 
 
-def _wait_until_settled(file: SourceFile, stop: threading.Event) -> None:
+def wait_until_settled(file: SourceFile, stop: threading.Event) -> None:
+    """Blocks until a file's times would tell another change.
+
+    Raises:
+        Interrupted: `stop` was set.
+    """
     left = file.change_time_ns / 1e9 + _SETTLED_S - time.time()
     # A time that lies in the future is no reason to wait: then the clocks differ, and nothing is known.
     if 0 < left <= _SETTLED_S and stop.wait(left):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from modelkeep.exceptions import ModelkeepError
@@ -21,6 +21,7 @@ class ComponentEstimate:
         size_bytes: Bytes that it takes in memory, or would.
         load_seconds: Seconds until it were there; 0 if it is.
         error: Why it failed, if it is not tried again yet.
+        is_on_disk: Whether the disk tier has copies of all its files.
         retry_in_s: Seconds until it may be.
     """
 
@@ -29,6 +30,7 @@ class ComponentEstimate:
     size_bytes: int
     load_seconds: float
     error: ModelkeepError | None = None
+    is_on_disk: bool = False
     retry_in_s: float = 0.0
 
 
@@ -53,19 +55,26 @@ class Estimate:
     load_seconds: float
 
 
-def estimate(plans: Sequence[Plan], tier: Tier, activation_bytes: int) -> Estimate:
+def estimate(
+    plans: Sequence[Plan],
+    tier: Tier,
+    activation_bytes: int,
+    is_on_disk: Callable[[Plan], bool] = lambda plan: False,
+) -> Estimate:
     """What a demand for these would take of a tier.
 
     Args:
         plans: What is wanted; an id may be empty.
         tier: Where it is wanted.
         activation_bytes: Bytes that are to be reserved besides.
+        is_on_disk: Whether the disk tier has copies of all files of a plan.
     """
     found: list[ComponentEstimate] = []
     # What is the same component takes its room, and its time, once.
     different: dict[object, ComponentEstimate] = {}
     for plan in plans:
         one = _of(plan, tier.get(plan.id) if plan.id else None, tier.clock())
+        one = replace(one, is_on_disk=is_on_disk(plan))
         found.append(one)
         different.setdefault(plan.id or (plan.files, plan.class_name, plan.precision), one)
     missing = [one for one in different.values() if _is_missing(one.resident)]

@@ -23,7 +23,7 @@ from modelkeep.exceptions import (
 from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.components import ChangedMeanwhileException, ComponentRef, Plan, Resident
 from modelkeep_loader.domain.connection import HeldConnection
-from modelkeep_loader.domain.demand import NO_TERMS, Eviction, Terms, Usage
+from modelkeep_loader.domain.demand import NO_TERMS, Terms, Usage
 from modelkeep_loader.domain.drain import Drain
 from modelkeep_loader.domain.estimate import Estimate, estimate
 from modelkeep_loader.domain.gauge import Gauge
@@ -45,6 +45,7 @@ from modelkeep_loader.domain.requests import (
     Wish,
 )
 from modelkeep_loader.domain.tickets import TicketBook
+from modelkeep_loader.domain.tiers import Disk, Tiers
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Capacity:
     boot_id: str
     lease_count: int
     is_out_of_service: bool = False
+    disk: Usage | None = None
 
 
 class Lending:
@@ -72,6 +74,7 @@ class Lending:
     Args:
         planner: Makes plans of what callers name.
         cache: Holds the components; `Lending` tells it when a lease ends.
+        disk: Holds copies of their files, if there is such a tier.
         boot_id: Of this host.
         on_lease: Called with a lease whenever something has happened to it.
         paths: Delivers by path; None: nobody does.
@@ -90,6 +93,7 @@ class Lending:
         planner: Plans,
         cache: Cache,
         *,
+        disk: Disk | None = None,
         boot_id: str,
         on_lease: Callable[[Lease], None] = lambda lease: None,
         paths: Paths | None = None,
@@ -113,6 +117,7 @@ class Lending:
         )
         self.planner = planner
         self.cache = cache
+        self.tiers = Tiers(cache, disk)
         self._boot_id = boot_id
         self._paths = paths
         self.tickets = TicketBook(valid_s=ticket_valid_s, clock=clock)
@@ -347,25 +352,10 @@ class Lending:
         """See :meth:`modelkeep_loader.domain.tier.Tier.unpin`."""
         return self.cache.unpin(refs)
 
-    def evict(self, key: str, submodel: str = "", *, validate_only: bool = False) -> Eviction:
-        """See :meth:`modelkeep_loader.domain.tier.Tier.evict`."""
-        return self.cache.evict(key, submodel, validate_only=validate_only)
-
-    def evict_idle(self, *, validate_only: bool = False) -> Eviction:
-        """See :meth:`modelkeep_loader.domain.tier.Tier.evict_idle`."""
-        return self.cache.evict_idle(validate_only=validate_only)
-
-    def model_removed(self, key: str) -> None:
-        """See :meth:`modelkeep_loader.domain.tier.Tier.model_removed`."""
-        self.cache.model_removed(key)
-
-    def find_residents(self, key: str, after: str) -> list[Resident]:
-        """Residents by id, of a model ("": of all), and only those after an id."""
-        return [
-            resident
-            for resident in self.cache.tier.residents()
-            if resident.id > after and (not key or any(ref.key == key for ref in resident.refs))
-        ]
+    async def load_to_disk(self, refs: Sequence[ComponentRef], max_wait_s: float, tell: Tell) -> None:
+        """See :meth:`modelkeep_loader.domain.tiers.Tiers.load_to_disk`."""
+        self._drain.check()
+        await self.tiers.load_to_disk(refs, max_wait_s, tell, self._loads)
 
     async def estimate(self, refs: Sequence[ComponentRef], activation_bytes: int) -> Estimate:
         """What loading components would take. Changes nothing.
@@ -373,12 +363,15 @@ class Lending:
         Raises:
             ModelkeepError: See :meth:`modelkeep_loader.domain.plan.Planner.outline`.
         """
-        return estimate(await self.planner.outline(refs), self.cache.tier, activation_bytes)
+        disk = self.tiers.disk
+        has_copies = disk.has if disk is not None else lambda plan: False
+        return estimate(await self.planner.outline(refs), self.cache.tier, activation_bytes, has_copies)
 
     def capacity(self) -> Capacity:
         """The host and its memory as they are now."""
         is_out = self._drain.is_closed
-        return Capacity(self.cache.usage(), self._boot_id, len(self.leases.alive()), is_out)
+        disk = self.tiers.disk.cache.usage() if self.tiers.disk is not None else None
+        return Capacity(self.cache.usage(), self._boot_id, len(self.leases.alive()), is_out, disk)
 
     async def _follow(self, lease: Lease, tell: Tell) -> None:
         """Tell a holder what becomes of its lease, until it ends."""
@@ -417,7 +410,7 @@ class Lending:
             self.leases.sweep()
             if self._paths is not None:
                 self._paths.sweep()
-            self.cache.sweep()
+            self.tiers.sweep()
 
 
 def _checked(ttl_s: float | None) -> float:

@@ -58,6 +58,10 @@ class Loads:
         self._clock = clock
         self._loads = 0
 
+    def on(self, cache: Cache) -> Loads:
+        """The same for another tier."""
+        return Loads(self._planner, cache, self._drain, self._clock)
+
     async def demand(
         self, refs: Sequence[ComponentRef], tell: Tell | None, *, is_lease: bool, terms: Terms = NO_TERMS
     ) -> Demand:

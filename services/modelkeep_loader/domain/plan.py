@@ -15,7 +15,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from modelkeep.exceptions import InvalidModelException, ModelNotFoundException
 from modelkeep.headers import Allowance
@@ -32,7 +32,7 @@ from modelkeep_loader.domain.components import (
     SourceFile,
     signature_of,
 )
-from modelkeep_loader.domain.digests import Digester, Reading
+from modelkeep_loader.domain.digests import Digester, Known, Reading
 from modelkeep_loader.domain.find import Finder
 from modelkeep_loader.domain.folders import INDEX_NAMES
 from modelkeep_loader.domain.found import Found
@@ -93,6 +93,24 @@ class _Weighed(NamedTuple):
     build_bytes: int
 
 
+class Localizes(Protocol):
+    """Takes care of files that lie far away."""
+
+    async def wants(self, file: SourceFile) -> bool:
+        """See :meth:`modelkeep_loader.localize.Localizer.wants`."""
+        ...
+
+    def known(self, file: SourceFile, with_sha256: bool) -> Known | None:
+        """See :meth:`modelkeep_loader.localize.Localizer.known`."""
+        ...
+
+    async def digest(
+        self, file: SourceFile, ref: ComponentRef, model: ModelFacts, *, with_sha256: bool, reading: Reading
+    ) -> Known:
+        """See :meth:`modelkeep_loader.localize.Localizer.digest`."""
+        ...
+
+
 class Planner:
     """Makes plans, and keeps them for as long as record and files stay as they are.
 
@@ -100,13 +118,24 @@ class Planner:
         records: Where records come from.
         finder: Finds the files of components.
         budget_bytes: Memory that there is at most: of what is larger, no file is read.
+        digester: Reads files; one of its own by default.
+        localizer: Takes care of files that lie far away, if there is one.
     """
 
-    def __init__(self, records: Records, finder: Finder, *, budget_bytes: int) -> None:
+    def __init__(
+        self,
+        records: Records,
+        finder: Finder,
+        *,
+        budget_bytes: int,
+        digester: Digester | None = None,
+        localizer: Localizes | None = None,
+    ) -> None:
         self._records = records
         self._finder = finder
         self._budget = budget_bytes
-        self._digester = Digester(finder.files.open)
+        self._digester = digester if digester is not None else Digester(finder.files.open)
+        self._localizer = localizer
         self._kept: OrderedDict[ComponentRef, _Kept] = OrderedDict()
         self._kept_weight = 0
 
@@ -197,6 +226,7 @@ class Planner:
         contents: list[object] = []
         digests: list[Identified] = []
         weights = draft.weights
+        model = ModelFacts(record.name, record.base, record.type, found.location, record.hash)
         fits = weights.size_bytes <= self._budget
         if reading is not None and fits:
             reading.total += sum(file.size_bytes for file in draft.files)
@@ -204,7 +234,7 @@ class Planner:
             if not fits:
                 contents.append(file.signature)  # it is refused for its size before it is read
                 continue
-            known = await self._digest(file, claim, record, reading)
+            known = await self._digest(file, claim, record, (ref, model), reading)
             if known is None:
                 break
             digests.append(known)
@@ -244,7 +274,7 @@ class Planner:
             scaling_factor=scaling,
             size_bytes=weights.size_bytes,
             build_bytes=draft.build_bytes,
-            model=ModelFacts(record.name, record.base, record.type, found.location, record.hash),
+            model=model,
             device=CPU,
             kind=found.kind,
             cast=draft.cast,
@@ -259,13 +289,22 @@ class Planner:
         return _Kept(record, vae[1] if vae is not None else None, plan, draft.marks, weight)
 
     async def _digest(
-        self, file: SourceFile, claim: FileFacts | None, record: Record, reading: Reading | None
+        self,
+        file: SourceFile,
+        claim: FileFacts | None,
+        record: Record,
+        asked: tuple[ComponentRef, ModelFacts],
+        reading: Reading | None,
     ) -> Identified | None:
         """What a file's bytes are; None if nothing is to be read and it is not known."""
         sha256 = claim is not None and claim.digest.startswith("sha256:")
         try:
             if reading is None:
                 known = self._digester.known(file, with_sha256=sha256)
+                if known is None and self._localizer is not None:
+                    known = self._localizer.known(file, sha256)
+            elif self._localizer is not None and await self._localizer.wants(file):
+                known = await self._localizer.digest(file, *asked, with_sha256=sha256, reading=reading)
             else:
                 known = await self._digester.digest(file, with_sha256=sha256, reading=reading)
         except FileNotFoundError:

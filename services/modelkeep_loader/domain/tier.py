@@ -211,6 +211,7 @@ class Tier:
             plan.size_bytes,
             self.clock(),
             failures=before.failures if before is not None else 0,
+            tier=self.name,
         )
         self._residents[plan.id] = resident
         self._note_watermark()
@@ -236,6 +237,29 @@ class Tier:
             self._refresh_pins([before])
         resident.pins = self._pins.keys_of(resident.id)
         self.touch(resident)
+
+    def rename(self, resident: Resident, plan: Plan) -> Resident:
+        """A component that has come turns out to be what another plan says, and goes on as that.
+
+        Returns:
+            It; or the one of that identity which was there, and has its memory and all who hold it now.
+        """
+        self._residents.pop(resident.id, None)
+        self._policy.forget(resident.id)
+        self.on_change(resident, True)
+        resident.plan = plan
+        there = self._residents.get(plan.id)
+        if there is None or there.stage is Stage.FAILED:
+            self._residents[plan.id] = there = resident
+        else:
+            there.refs |= {ref: name for ref, name in resident.refs.items() if ref not in there.refs}
+            there.loads |= resident.loads
+            there.leases |= resident.leases
+            if there.stage is Stage.RESIDENT:
+                there.built = resident.built
+        self._use(there)
+        self.on_change(there, False)
+        return there
 
     def touch(self, resident: Resident) -> None:
         """A component is used, or was until now."""

@@ -72,6 +72,7 @@ ZERO = {
     "loader.v1.ComponentRef.weights": "dequantised",
     "loader.v1.DrainRequest.revoke": "leases end by themselves",
     "loader.v1.EvictModelRequest.submodel": "all of the model that `key` names, where none is leased",
+    "loader.v1.EvictModelRequest.tier": "RAM; copies on the disk stay",
     "loader.v1.EvictModelRequest.validate_only": "drops what the request names, where none is leased",
     "loader.v1.HoldModelRequest.delivery": "descriptors",
     "loader.v1.LoadModelRequest.tier": "RAM",

@@ -364,7 +364,7 @@ def test_memory_that_is_mapped_without_a_lease_is_neither_dropped_nor_free() -> 
             made.lending.release(first.lease.id, first.lease.secret)
             with pytest.raises(RamExhaustedException):
                 await made.lending.acquire(wish("b"), 60.0)
-            assert made.lending.evict("a").zombie == MB
+            assert made.lending.tiers.evict("a").zombie == MB
             usage = made.lending.capacity().usage
             assert (usage.residents, usage.zombie) == (0, MB)
             waiting, ear = made.hold("b", max_wait_s=60.0)
@@ -388,7 +388,7 @@ def test_leases_and_residents_are_found_by_model_and_after_the_last_one_seen() -
             after = (leases[0].create_time, leases[0].id)
             assert made.lending.find_leases("a", after=after) == leases[1:]
             assert len(made.lending.find_leases("")) == made.lending.capacity().lease_count == 3
-            assert [r.id for r in made.lending.find_residents("", after="a")] == ["b"]
-            assert [r.id for r in made.lending.find_residents("a", after="")] == ["a"]
+            assert [r.id for r in made.lending.tiers.find_residents("", after="a")] == ["b"]
+            assert [r.id for r in made.lending.tiers.find_residents("a", after="")] == ["a"]
 
     run(story())

@@ -128,7 +128,7 @@ def test_a_drain_that_revokes_leaves_nothing_when_its_time_is_over_and_the_memor
             await task
             assert ear.words[-2:] == ["Alive", "Lost"]
             assert {lease.end, by_time.lease.end} == {LeaseEnd.REVOKED}
-            assert made.lending.evict("a").freed > 0
+            assert made.lending.tiers.evict("a").freed > 0
 
     run(story())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
@@ -26,6 +27,19 @@ if TYPE_CHECKING:
 
 _group = group("Look into the loader's memory; without a command, show the capacity and what is there.")
 _NOTHING: Final = "Nothing is in memory; `modelkeep load MODEL` brings something."
+
+
+class CacheTier(StrEnum):
+    """Where components, or copies of their files, are."""
+
+    RAM = "ram"
+    DISK = "disk"
+
+
+TierOption = Annotated[
+    CacheTier,
+    typer.Option("--tier", help="ram, or disk: copies of the model's files.", case_sensitive=False),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -68,6 +82,7 @@ def residents_listing() -> Listing[resident_pb2.Resident]:
         (
             Column("COMPONENT", _name, cut="end"),
             Column("STATE", _state, drop=2),
+            Column("TIER", _tier, drop=3),
             Column("PRECISION", _precision, drop=3),
             size_column(lambda r: r.size_bytes, drop=1),
             Column("LEASES", lambda r: r.lease_count, right=True, drop=2, order=lambda r: r.lease_count),
@@ -84,6 +99,7 @@ def residents_listing() -> Listing[resident_pb2.Resident]:
             "model": lambda r: (_name(r).rpartition("/")[0] or _name(r), *(c.key for c in r.components)),
             "component": lambda r: (_name(r),),
             "state": lambda r: (_state(r),),
+            "tier": lambda r: (_tier(r),),
             "precision": lambda r: (_precision(r),),
             "class": lambda r: (r.class_name,),
         },
@@ -113,6 +129,7 @@ def load(
             help="auto, dequantised, stored (quantised as in the files) or float8 (cast to 8 bits)."
         ),
     ] = "auto",
+    tier: TierOption = CacheTier.RAM,
 ) -> None:
     """Bring a model into the loader's memory, so that workers have it at once."""
     from modelkeep.cli._bar import Bar
@@ -134,14 +151,17 @@ def load(
             precision=precision.lower(),
             weights=cast("WeightForm", weights.lower()),
             keep_alive=keep_alive,
+            tier=tier.value,
             on_progress=show,
         )
     if emit(lambda: {"residents": [as_json(resident) for resident in loaded]}):
         return
     for resident in loaded:
+        what = ", ".join(filter(None, (visible(resident.class_name), _precision(resident))))
+        where = "on the disk tier" if tier is CacheTier.DISK else "in memory"
         say(
-            f"{visible(_name(resident))}: {visible(resident.class_name)}, {_precision(resident)}, "
-            f"{size(resident.size_bytes)} in memory ({resident.load_seconds:.2f} s)"
+            f"{visible(_name(resident))}: {what or 'a file'}, {size(resident.size_bytes)} {where} "
+            f"({resident.load_seconds:.2f} s)"
         )
 
 
@@ -177,6 +197,7 @@ def evict(
         str | None, typer.Option(help="Only this component.", autocompletion=_complete.submodels)
     ] = None,
     all: Annotated[bool, typer.Option("--all", help="Everything that no lease holds.")] = False,
+    tier: TierOption = CacheTier.RAM,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
@@ -187,18 +208,24 @@ def evict(
     with connect() as client:
         if model:
             key, part = find_part(client, model, named[0] if named else None)
-            answer = client.model_loader.evict(key, part, validate_only=dry_run)
+            answer = client.model_loader.evict(key, part, tier=tier.value, validate_only=dry_run)
         else:
-            answer = client.model_loader.evict_all(validate_only=True)
+            answer = client.model_loader.evict_all(tier=tier.value, validate_only=True)
             if answer.evicted_count and not dry_run:
                 plan = [f"{_name(one)}, {size(one.size_bytes)}" for one in answer.evicted]
                 agreed(f"Drop {counted(answer.evicted_count, 'component')}?", plan, yes=yes)
-                answer = client.model_loader.evict_all()
+                answer = client.model_loader.evict_all(tier=tier.value)
     if not emit(lambda: as_json(answer)):
         mapped = f"; {size(answer.zombie_bytes)} still mapped by workers" if answer.zombie_bytes else ""
         did, again = ("Would drop", "") if dry_run else ("Dropped", " again")
         what = counted(answer.evicted_count, "component")
         say(f"{did} {what}, {size(answer.freed_bytes)} free{again}{mapped}.")
+
+
+def _tier(resident: resident_pb2.Resident) -> str:
+    from modelkeep.loader.v1 import resident_pb2
+
+    return short(resident_pb2.Tier.Name(resident.tier), "TIER_")
 
 
 def _state(resident: resident_pb2.Resident) -> str:

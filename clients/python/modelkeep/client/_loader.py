@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from modelkeep.client._capacity import watched_capacity
 from modelkeep.client._installs import MODEL_EVENT, EventBus
@@ -24,6 +24,8 @@ from modelkeep.worker.contexts import asked, event_message
 if TYPE_CHECKING:
     from modelkeep.worker import ModelInfo, ModelLoader, PipelineInfo
 
+#: Where components, or copies of their files, are.
+Tier: TypeAlias = Literal["ram", "disk"]
 _SHORT: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _FORMS: Final[tuple[WeightForm, ...]] = get_args(WeightForm)
 _PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
@@ -200,6 +202,7 @@ class AsyncModelLoader(LeaseCalls):
         precision: Any = "auto",
         keep_alive: float | None = None,
         weights: WeightForm = "auto",
+        tier: Tier = "ram",
         on_progress: Callable[[load_pb2.LoadProgress], None] | None = None,
         timeout: float = 3600.0,
     ) -> list[resident_pb2.Resident]:
@@ -211,12 +214,14 @@ class AsyncModelLoader(LeaseCalls):
             precision, weights: As for :meth:`get_model`.
             keep_alive: Seconds that they are kept once nobody uses them; below 0: for as long as there is
                 room; None: as the loader's setting says.
+            tier: "disk": copy their files to the loader's cache folder, and no more.
             on_progress: Called while loading goes on, on the event loop's thread: keep it short.
             timeout: Longest time in seconds.
         """
         request = made(
             load_pb2.LoadModelRequest,
             components=_components(key, submodels, precision, weights),
+            tier=f"TIER_{tier.upper()}",
             keep_alive=timedelta(seconds=keep_alive) if keep_alive is not None else None,
         )
         stub = LoaderServiceStub(self._peer.stream_channel)
@@ -297,13 +302,19 @@ class AsyncModelLoader(LeaseCalls):
         return list((await self._peer.call(self._stub.UnpinModel, request)).components)
 
     async def evict(
-        self, key: str, submodel: SubModelType | str | None = None, *, validate_only: bool = False
+        self,
+        key: str,
+        submodel: SubModelType | str | None = None,
+        *,
+        tier: Tier = "ram",
+        validate_only: bool = False,
     ) -> load_pb2.EvictModelResponse:
         """Drop a model's components, or one of them, from memory.
 
         Args:
             key: Key of the model.
             submodel: Only this component; None: all.
+            tier: "disk": drop copies of its files, and no component in memory.
             validate_only: Only say what would be dropped, or fail as the call would.
 
         Raises:
@@ -319,21 +330,25 @@ class AsyncModelLoader(LeaseCalls):
             load_pb2.EvictModelRequest,
             key=key,
             submodel=wire(SubModelType, submodel, "submodel") if submodel else None,
+            tier=f"TIER_{tier.upper()}",
             validate_only=validate_only,
         )
         return await self._peer.call(self._stub.EvictModel, request)
 
-    async def evict_all(self, *, validate_only: bool = False) -> load_pb2.EvictModelResponse:
+    async def evict_all(
+        self, *, tier: Tier = "ram", validate_only: bool = False
+    ) -> load_pb2.EvictModelResponse:
         """Drop everything from memory that no lease holds, that is not pinned and not being loaded.
 
         Args:
+            tier: As for :meth:`evict`.
             validate_only: Only say what would be dropped.
         """
-        request = load_pb2.EvictModelRequest(validate_only=validate_only)
+        request = made(load_pb2.EvictModelRequest, tier=f"TIER_{tier.upper()}", validate_only=validate_only)
         return await self._peer.call(self._stub.EvictModel, request)
 
     async def residents(self, key: str | None = None) -> list[resident_pb2.Resident]:
-        """The components in memory; of one model if a key is given."""
+        """The components in memory, and the files on the disk tier; of one model if a key is given."""
         pages = self._peer.pages(
             self._stub.ListResidents, made(residents_pb2.ListResidentsRequest, key=key or "")
         )

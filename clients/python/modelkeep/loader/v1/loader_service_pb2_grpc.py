@@ -173,7 +173,8 @@ class LoaderServiceServicer:
 
         Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
         CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
-        wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of `path_dir`, for DELIVERY_PATH); FIELD_INVALID if
+        wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of
+        `path_dir`, for DELIVERY_PATH; of `cache_dir`, where a far model must be copied first); FIELD_INVALID if
         the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
         lease: UNKNOWN_LEASE if it has ended, LEASE_REVOKED if an operator ended it, FORBIDDEN_TICKET if the secret
         is wrong.
@@ -273,8 +274,9 @@ class LoaderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """Brings components into RAM without a lease. Streams progress while files are read to know what they are,
-        the plan, progress of loading, and each component once it is resident; ends when all are.
+        """Brings components into RAM, or copies their files to the disk tier, without a lease. Streams progress while
+        files are read to know what they are, the plan, progress of loading, and each component or file once it is
+        resident; ends when all are.
 
         Errors: those of HoldModel.
         """

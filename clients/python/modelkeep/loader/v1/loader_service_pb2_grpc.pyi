@@ -61,7 +61,8 @@ class LoaderServiceStub:
 
     Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
     CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
-    wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of `path_dir`, for DELIVERY_PATH); FIELD_INVALID if
+    wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of
+    `path_dir`, for DELIVERY_PATH; of `cache_dir`, where a far model must be copied first); FIELD_INVALID if
     the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
     lease: UNKNOWN_LEASE if it has ended, LEASE_REVOKED if an operator ended it, FORBIDDEN_TICKET if the secret
     is wrong.
@@ -120,8 +121,9 @@ class LoaderServiceStub:
     Undrain: _grpc.UnaryUnaryMultiCallable[_leases_pb2.UndrainRequest, _leases_pb2.UndrainResponse]
     """Lets the loader give leases again. Leases that were asked back end all the same."""
     LoadModel: _grpc.UnaryStreamMultiCallable[_load_pb2.LoadModelRequest, _load_pb2.LoadModelResponse]
-    """Brings components into RAM without a lease. Streams progress while files are read to know what they are,
-    the plan, progress of loading, and each component once it is resident; ends when all are.
+    """Brings components into RAM, or copies their files to the disk tier, without a lease. Streams progress while
+    files are read to know what they are, the plan, progress of loading, and each component or file once it is
+    resident; ends when all are.
 
     Errors: those of HoldModel.
     """
@@ -195,7 +197,8 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
 
     Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
     CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
-    wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of `path_dir`, for DELIVERY_PATH); FIELD_INVALID if
+    wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of
+    `path_dir`, for DELIVERY_PATH; of `cache_dir`, where a far model must be copied first); FIELD_INVALID if
     the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
     lease: UNKNOWN_LEASE if it has ended, LEASE_REVOKED if an operator ended it, FORBIDDEN_TICKET if the secret
     is wrong.
@@ -254,8 +257,9 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     Undrain: _aio.UnaryUnaryMultiCallable[_leases_pb2.UndrainRequest, _leases_pb2.UndrainResponse]  # type: ignore[assignment]
     """Lets the loader give leases again. Leases that were asked back end all the same."""
     LoadModel: _aio.UnaryStreamMultiCallable[_load_pb2.LoadModelRequest, _load_pb2.LoadModelResponse]  # type: ignore[assignment]
-    """Brings components into RAM without a lease. Streams progress while files are read to know what they are,
-    the plan, progress of loading, and each component once it is resident; ends when all are.
+    """Brings components into RAM, or copies their files to the disk tier, without a lease. Streams progress while
+    files are read to know what they are, the plan, progress of loading, and each component or file once it is
+    resident; ends when all are.
 
     Errors: those of HoldModel.
     """
@@ -332,7 +336,8 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
         CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
-        wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of `path_dir`, for DELIVERY_PATH); FIELD_INVALID if
+        wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of
+        `path_dir`, for DELIVERY_PATH; of `cache_dir`, where a far model must be copied first); FIELD_INVALID if
         the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
         lease: UNKNOWN_LEASE if it has ended, LEASE_REVOKED if an operator ended it, FORBIDDEN_TICKET if the secret
         is wrong.
@@ -451,8 +456,9 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _load_pb2.LoadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_load_pb2.LoadModelResponse], _abc.AsyncIterator[_load_pb2.LoadModelResponse]]:
-        """Brings components into RAM without a lease. Streams progress while files are read to know what they are,
-        the plan, progress of loading, and each component once it is resident; ends when all are.
+        """Brings components into RAM, or copies their files to the disk tier, without a lease. Streams progress while
+        files are read to know what they are, the plan, progress of loading, and each component or file once it is
+        resident; ends when all are.
 
         Errors: those of HoldModel.
         """
