@@ -18,9 +18,11 @@ from modelkeep.client import AppConfig, Client, ModelLoadService
 from modelkeep.exceptions import (
     FieldInvalidException,
     ModelNotFoundException,
+    RoleRequiredException,
     SubmodelRequiredException,
     UnknownModelException,
 )
+from modelkeep.suitefile import token_path
 from modelkeep.taxonomy import SubModelType
 from modelkeep.worker import verify_attachment
 from modelkeep_record.store import ModelRecordServiceBase
@@ -194,3 +196,13 @@ def test_with_the_records_of_a_suite_the_suite_loads(root: Path) -> None:
                 assert len(client.model_loader.leases()) == 1
             assert client.model_loader.leases() == []
             assert len(client.model_loader.residents(key)) == 1  # it goes on when the object is closed
+            # Over TCP, by address and token, whatever store the records are read from here.
+            token = suite.data_dir / "token-of-a-worker"
+            token.write_text(token_path(suite.data_dir).read_text())
+            token.chmod(0o600)
+            far = SimpleNamespace(loader_address=suite.over_tcp["loader"], token_file=token)
+            with ModelLoadService(far, object()) as loader, loader.get_model(key) as vae:
+                assert vae.dtype is torch.float32
+            nobody = SimpleNamespace(loader_address=suite.over_tcp["loader"])
+            with ModelLoadService(nobody, object()) as loader, pytest.raises(RoleRequiredException):
+                loader.get_model(key)

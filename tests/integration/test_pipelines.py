@@ -133,6 +133,19 @@ def test_precision_is_said_for_all_components_or_for_each(client: Client, folder
         assert (pipeline.vae.dtype, pipeline.unet.dtype) == (torch.float32, torch.float16)
 
 
+def test_weights_are_said_for_all_components_or_for_each(client: Client, key: str) -> None:
+    size = {"height": 64, "width": 64}
+    loader = client.model_loader
+    with loader.get_pipeline(key, weights={"unet": "float8"}) as pipeline:
+        drawn = draw(pipeline, **size)
+        verify_attachment(pipeline)
+    with loader.get_model(key, "unet", weights="float8") as unet:
+        assert any(parameter.dtype is torch.uint8 for parameter in unet.parameters())
+        with loader.get_pipeline(key, unet=unet) as pipeline:
+            assert torch.equal(draw(pipeline, **size), drawn)
+            verify_attachment(pipeline)
+
+
 def test_a_class_and_components_of_ones_own_take_the_place_of_the_models(
     client: Client, folder: Path, key: str
 ) -> None:

@@ -159,6 +159,7 @@ class AsyncModelLoader(LeaseCalls):
         context: Any = None,
         *,
         precision: Any = None,
+        weights: WeightForm | Mapping[str, WeightForm] = "auto",
         pipeline_class: Any = None,
         **given: Any,
     ) -> PipelineInfo:
@@ -173,6 +174,7 @@ class AsyncModelLoader(LeaseCalls):
             context: As for :meth:`get_model`.
             precision: As for :meth:`get_model`; a mapping says it by component, and under "default" for the
                 others.
+            weights: As for :meth:`get_model`; a mapping likewise.
             pipeline_class: Class of the pipeline; the one that the model names when None.
             **given: Components and settings of the caller's own, by name, in place of the model's; None for a
                 component leaves it out, where the pipeline does without.
@@ -188,9 +190,14 @@ class AsyncModelLoader(LeaseCalls):
             if precision is None
             else precision_name(precision)
         )
+        forms: WeightForm | dict[str, WeightForm] = (
+            {part: weight_form(one) for part, one in weights.items()}
+            if isinstance(weights, Mapping)
+            else weight_form(weights)
+        )
         return await asyncio.to_thread(
             lambda: self._loader().get_pipeline(
-                key, context, precision=named, pipeline_class=pipeline_class, **given
+                key, context, precision=named, weights=forms, pipeline_class=pipeline_class, **given
             )
         )
 
@@ -394,7 +401,7 @@ class AsyncModelLoader(LeaseCalls):
             if self._worker is None:
                 from modelkeep.worker import ModelLoader
 
-                self._worker = ModelLoader(self._peer.address.target, on_event=self._dispatch)
+                self._worker = ModelLoader(self._peer.address, on_event=self._dispatch)
             return self._worker
 
     def _dispatch(self, name: str, payload: dict[str, Any]) -> None:

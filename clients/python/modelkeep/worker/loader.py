@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 import grpc
 import torch
@@ -18,7 +18,7 @@ from modelkeep.exceptions import InvalidModelException, ModelkeepError, Submodel
 from modelkeep.loader.v1 import capacity_pb2, hold_pb2, load_pb2, loader_service_pb2_grpc, resident_pb2
 from modelkeep.messages import duration, made, wire
 from modelkeep.model.v1 import taxonomy_pb2
-from modelkeep.rpc import decode, open_channel, with_retries
+from modelkeep.rpc import Address, decode, open_channel, with_retries
 from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
 from modelkeep.worker._hold import Hold, hold
 from modelkeep.worker.contexts import asked, context_bus, facts_of
@@ -27,6 +27,8 @@ from modelkeep.worker.shell import DTYPES
 
 if TYPE_CHECKING:
     from modelkeep.worker.pipelines import PipelineInfo
+
+T = TypeVar("T", bound=str)
 
 #: Called with the name of an event and its payload.
 EventHandler: TypeAlias = Callable[[str, dict[str, Any]], None]
@@ -40,8 +42,9 @@ class ModelLoader:
     """Loads models in the loader's process, and lends them to this one without a copy.
 
     Args:
-        address: ``host:port`` or ``unix:path`` of LoaderService; found as the client finds it when not
-            given: MODELKEEP_CLIENT_LOADER_ADDRESS, the running suite, the default port.
+        address: ``host:port`` or ``unix:path`` of LoaderService, or an address that was found already, with
+            its token; found as the client finds it when not given: MODELKEEP_CLIENT_LOADER_ADDRESS, the
+            running suite, the default port.
         precision: What to load in when a call does not say.
         max_wait_s: Seconds to wait for room when leases hold all of the loader's memory.
         on_event: Called with ``model_load_started`` and ``model_load_completed`` when a call gives a
@@ -59,7 +62,7 @@ class ModelLoader:
 
     def __init__(
         self,
-        address: str | None = None,
+        address: str | Address | None = None,
         *,
         precision: Precision = "auto",
         max_wait_s: float = 30.0,
@@ -71,7 +74,11 @@ class ModelLoader:
         token_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self._max_wait = duration(max_wait_s, "max_wait_s")
-        self._address = find_addresses({"loader": address}, token_file=token_file)["loader"]
+        self._address = (
+            address
+            if isinstance(address, Address)
+            else find_addresses({"loader": address}, token_file=token_file)["loader"]
+        )
         self._channel = open_channel(self._address, with_retries())
         self._stub = loader_service_pb2_grpc.LoaderServiceStub(self._channel)
         # Begins to connect, and nobody waits for it: the first call then finds a connection that stands.
@@ -132,6 +139,7 @@ class ModelLoader:
         context: Any = None,
         *,
         precision: Precision | Mapping[str, Precision] | None = None,
+        weights: WeightForm | Mapping[str, WeightForm] = "auto",
         pipeline_class: Any = None,
         **given: Any,
     ) -> PipelineInfo:
@@ -144,6 +152,7 @@ class ModelLoader:
             key: The model's key.
             context: As for :meth:`get_model`; there are two events for each component that is lent.
             precision: What to load in; a mapping says it by component, and under "default" for the others.
+            weights: As for :meth:`get_model`; a mapping likewise.
             pipeline_class: Class of the pipeline, such as diffusers' for images to images; the one that the
                 model names when None.
             **given: Components and settings of the caller's own, by name. They take the place of the model's,
@@ -156,13 +165,12 @@ class ModelLoader:
         """
         from modelkeep.worker import pipelines  # imports diffusers, which get_model may do without
 
-        wanted = precision or self._precision
-        by_name = wanted if isinstance(wanted, Mapping) else {"default": wanted}
         parts = pipelines.parts_of(pipeline_class) if pipeline_class is not None else None
         names = [
             name for name in self._submodels(key) if name not in given and (parts is None or name in parts)
         ]
-        refs = [_component(key, name, by_name.get(name, by_name.get("default", "auto"))) for name in names]
+        asked_for = precision or self._precision
+        refs = [_component(key, name, _part(asked_for, name), _part(weights, name)) for name in names]
         infos = self._load(refs, context)
         recipe = pipelines.recipe(infos[0].location, names, given, pipeline_class)
         return pipelines.PipelineInfo(
@@ -308,6 +316,11 @@ def _component(
         precision=f"PRECISION_{precision.upper()}",
         weights=WEIGHT_FORMS[weights],
     )
+
+
+def _part(said: T | Mapping[str, T], name: str) -> T | Literal["auto"]:
+    """What is said for a component of a pipeline."""
+    return said.get(name, said.get("default", "auto")) if isinstance(said, Mapping) else said
 
 
 def _submodel(component: resident_pb2.ComponentRef) -> SubModelType | None:
