@@ -6,6 +6,9 @@ import os
 from collections.abc import Callable
 
 from modelkeep.exceptions import InvalidModelException, ModelkeepError
+from modelkeep.worker.manifest import METADATA_KEY, Kind
+from modelkeep.worker.packedshell import SHELL_KEY
+from modelkeep.worker.shell import packed_shell
 from modelkeep_convert import sealed, weightfile
 from modelkeep_convert.components import collect
 from modelkeep_convert.request import Build
@@ -24,7 +27,10 @@ def build(wanted: Build, descriptors: list[int], progress: Callable[[int], None]
     if len(descriptors) != len(wanted.files):
         raise ModelkeepError(f"{len(wanted.files)} files named, {len(descriptors)} handed over.")
     parts = collect(wanted, descriptors)
-    layout = weightfile.lay_out(parts.tensors, {"format": "pt", "modelkeep": parts.manifest.to_json()})
+    metadata = {"format": "pt", METADATA_KEY: parts.manifest.to_json()}
+    if parts.manifest.kind is Kind.MODULE:
+        metadata[SHELL_KEY] = packed_shell(parts.manifest)
+    layout = weightfile.lay_out(parts.tensors, metadata)
     memory = sealed.create(wanted.name, layout.size_bytes)
     try:
         sealed.write(memory, 0, layout.head)

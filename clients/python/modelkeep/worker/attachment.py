@@ -9,7 +9,6 @@ the loader has died.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import os
 from collections import OrderedDict
@@ -17,11 +16,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from modelkeep.exceptions import InvalidModelException
+from modelkeep.worker.lentfile import LentFile
 from modelkeep.worker.manifest import METADATA_KEY, Kind, Manifest
 from modelkeep.worker.objects import build_object
+from modelkeep.worker.packedshell import SHELL_KEY, unpack
 from modelkeep.worker.quantised import install
 from modelkeep.worker.shell import empty_module
 from modelkeep.worker.verification import ADDRESSES
@@ -58,24 +58,24 @@ def attach(descriptor: int) -> Any:
     Raises:
         InvalidModelException: The file has no manifest, or does not fit the class that it names.
     """
-    with _open(descriptor) as file:
-        manifest = _manifest_in(file)
-        tensors: Mapping[str, torch.Tensor] = file.get_tensors()
+    lent = LentFile(descriptor)
+    manifest = _manifest_in(lent)
     if manifest.kind is Kind.STATE_DICT:
-        return dict(tensors)
+        return dict(lent.tensors())
     if manifest.kind is Kind.OBJECT:
-        return build_object(manifest, tensors)
-    module: torch.nn.Module = empty_module(manifest)
-    owners = dict(module.named_modules())
+        return build_object(manifest, dict(lent.tensors()))
+    packed = unpack(manifest.library, lent.metadata.get(SHELL_KEY, ""))
+    module: torch.nn.Module = packed.module if packed is not None else empty_module(manifest)
+    owners = _parts(module)
     buffers, transient = set(manifest.buffers), set(manifest.transient_buffers)
     addresses: dict[str, int] = {}
     if manifest.quantised:
         try:
-            addresses = install(manifest.quantised, manifest.aliases, owners, tensors)
+            addresses = install(manifest.quantised, manifest.aliases, owners, dict(lent.tensors()))
         except KeyError as error:
             raise _misfit(manifest, f"it has no {error.args[0]}") from None
     parts = {part for weight in manifest.quantised.values() for part in weight.parts.values()}
-    for name, tensor in tensors.items():
+    for name, tensor in lent.tensors():
         if name in parts:
             continue
         path, _, leaf = name.rpartition(".")
@@ -86,7 +86,8 @@ def attach(descriptor: int) -> Any:
             owner.register_buffer(leaf, tensor.clone(), persistent=name not in transient)
             continue
         expected = owner._parameters[leaf]
-        if expected is None or expected.shape != tensor.shape:
+        # A packed shell was made with the file, and says no shapes.
+        if packed is None and (expected is None or expected.shape != tensor.shape):
             raise _misfit(manifest, f"{name} has another shape")
         # What load_state_dict(assign=True) comes to, in a third of its time.
         owner._parameters[leaf] = torch.nn.Parameter(tensor, requires_grad=False)
@@ -101,21 +102,32 @@ def attach(descriptor: int) -> Any:
             raise _misfit(manifest, f"it has no {alias}")
         owners[path]._parameters[leaf] = owners[target]._parameters[target_leaf]
         addresses[alias] = addresses[name]
-    _check_complete(manifest, owners)
+    if packed is None:
+        _check_complete(manifest, owners)
+    elif (there := len(addresses) + len(buffers)) != packed.tensor_count:
+        raise _misfit(manifest, f"it has {packed.tensor_count} tensors, and not {there}")
     module.__dict__[ADDRESSES] = addresses
     return module
 
 
-def _open(descriptor: int) -> Any:
-    # The library opens it anew, and another worker may have taken the right to that away.
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)  # fails for any other file, which is left as it is
-        os.fchmod(descriptor, 0o400)
-    return safe_open(f"/proc/self/fd/{descriptor}", framework="pt")
+def _parts(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """What named_modules() gives, in a fraction of its time: it goes through one generator for each level."""
+    found = {"": module}
+    seen = {id(module)}
+    below = [("", module)]
+    while below:
+        path, part = below.pop()
+        for name, child in part._modules.items():
+            if child is None or id(child) in seen:
+                continue
+            seen.add(id(child))
+            found[path + name] = child
+            below.append((f"{path}{name}.", child))
+    return found
 
 
-def _manifest_in(file: Any) -> Manifest:
-    text = (file.metadata() or {}).get(METADATA_KEY)
+def _manifest_in(file: LentFile) -> Manifest:
+    text = file.metadata.get(METADATA_KEY)
     if text is None:
         raise InvalidModelException("The lent file has no modelkeep manifest.")
     return Manifest.from_json(text)

@@ -19,6 +19,7 @@ from modelkeep.exceptions import InvalidModelException
 from modelkeep.worker.classconfig import ATTENTIONS
 from modelkeep.worker.classes import resolve_class
 from modelkeep.worker.manifest import Manifest
+from modelkeep.worker.packedshell import pack
 
 #: Precision name → torch dtype.
 DTYPES: Final[Mapping[str, torch.dtype]] = {name: getattr(torch, name) for name in PRECISIONS}
@@ -122,17 +123,27 @@ def empty_module(manifest: Manifest) -> Any:
             _shells.move_to_end(key)
     if kept:
         return pickle.loads(kept)  # made by this very process a few lines below
+    module = _built(manifest)
+    pickled = b"" if kept is None else pickle.dumps(module, protocol=pickle.HIGHEST_PROTOCOL)
+    with _lock:
+        _shells[key] = pickled
+        while len(_shells) > _KEPT_SHELLS:
+            _shells.popitem(last=False)
+    return module
+
+
+def packed_shell(manifest: Manifest) -> str:
+    """The same module as a text that a lent file carries; "" if it cannot be packed."""
+    return pack(manifest.library, _built(manifest))
+
+
+def _built(manifest: Manifest) -> Any:
     with quiet(), without_weights():
         module = build_module(
             manifest.library, manifest.class_name, manifest.config, DTYPES[manifest.precision]
         )
     for part in module.modules():
         vars(part)["training"] = False  # what eval() comes to, without a module's costly __setattr__
-    pickled = b"" if kept is None else pickle.dumps(module, protocol=pickle.HIGHEST_PROTOCOL)
-    with _lock:
-        _shells[key] = pickled
-        while len(_shells) > _KEPT_SHELLS:
-            _shells.popitem(last=False)
     return module
 
 
