@@ -64,7 +64,7 @@ def attach(descriptor: int) -> Any:
         return dict(lent.tensors())
     if manifest.kind is Kind.OBJECT:
         return build_object(manifest, dict(lent.tensors()))
-    packed = unpack(manifest.library, lent.metadata.get(SHELL_KEY, ""))
+    packed = unpack(manifest.library, manifest.class_name, lent.metadata.get(SHELL_KEY, ""))
     module: torch.nn.Module = packed.module if packed is not None else empty_module(manifest)
     owners = _parts(module)
     buffers, transient = set(manifest.buffers), set(manifest.transient_buffers)

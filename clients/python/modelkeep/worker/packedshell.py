@@ -20,6 +20,8 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
+from modelkeep.worker.classes import resolve_class
+
 #: Key of the text in ``__metadata__`` of a lent file.
 SHELL_KEY: Final = "modelkeep_shell"
 #: Form of the text: this number, versions, count of tensors, contents. Another one is not read.
@@ -62,10 +64,14 @@ class PackedShell(NamedTuple):
     tensor_count: int
 
 
-def unpack(library: str, text: str) -> PackedShell | None:
-    """What :func:`pack` made; None if that was done with other versions of the libraries than this process's,
-    or if it is no shell at all.
+def unpack(library: str, class_name: str, text: str) -> PackedShell | None:
+    """What :func:`pack` made of a module of this class; None if that was done with other versions of the
+    libraries than this process's, or if it is no such shell at all.
+
+    Raises:
+        InvalidModelException: The class is not on the list of those that may be built.
     """
+    cls = resolve_class(library, class_name)
     form, _, rest = text.partition(" ")
     versions, _, rest = rest.partition(" ")
     count, _, packed = rest.partition(" ")
@@ -74,7 +80,8 @@ def unpack(library: str, text: str) -> PackedShell | None:
     try:
         inflate = zlib.decompressobj()
         pickled = inflate.decompress(base64.b64decode(packed), _MOST_BYTES)
-        return PackedShell(_load(pickled), int(count)) if inflate.eof else None
+        module = _load(pickled)
+        return PackedShell(module, int(count)) if type(module) is cls else None
     except Exception:  # what is not a shell of ours is built anew
         return None
 
