@@ -88,3 +88,21 @@ def clamped_int(number: int) -> int:
 def total(sizes: Iterable[int]) -> int:
     """The sum, or the largest int64 if it is beyond that."""
     return clamped_int(sum(sizes))
+
+
+def field_bytes(number: int, message: bytes) -> bytes:
+    """A field of a message's kind, as it goes over the wire, from its number and a serialised message.
+
+    For answers that are mostly what was serialised before.
+    https://protobuf.dev/programming-guides/encoding/#structure
+    """
+    return _varint(number << 3 | 2) + _varint(len(message)) + message
+
+
+def _varint(value: int) -> bytes:
+    parts = bytearray()
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)

@@ -108,7 +108,7 @@ class LoaderApplication:
             journal = LeaseJournal(settings.store_limits)
 
             def changed(resident: Resident, gone: bool) -> None:
-                history.changed(resident.id, None if gone else _news_of(resident))
+                history.changed(resident.id, None if gone else resident.stage, partial(_news_of, resident))
                 lending.gauge.moved()
 
             def progressed(resident: Resident) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 import grpc.aio
@@ -16,6 +17,8 @@ from modelkeep_loader.domain.records import FileFacts, Record, Removals
 
 _TIMEOUT_S = 10.0
 _PAGE = 1000
+#: Records that are kept as they were read last, to make nothing anew of them; and bytes of one of them.
+_MOST_KEPT, _MOST_KEPT_BYTES = 256, 64 << 10
 
 
 class RecordClient:
@@ -29,6 +32,7 @@ class RecordClient:
         self._address = address
         self._channel = open_async_channel(address, with_retries())
         self._stub = record_service_pb2_grpc.RecordServiceStub(self._channel)
+        self._read: OrderedDict[str, tuple[model_pb2.Model, Record]] = OrderedDict()
 
     async def close(self) -> None:
         """Close the channel."""
@@ -42,7 +46,17 @@ class RecordClient:
             )
         except grpc.aio.AioRpcError as error:
             raise decode(error, self._address) from None
-        return to_record(response.model)
+        return self._record_of(response.model)
+
+    def _record_of(self, model: model_pb2.Model) -> Record:
+        """What the loader needs of a record; the same object as long as all of the record is the same."""
+        before = self._read.pop(model.key, None)
+        record = before[1] if before is not None and before[0] == model else to_record(model)
+        if model.ByteSize() <= _MOST_KEPT_BYTES:
+            self._read[model.key] = model, record
+            if len(self._read) > _MOST_KEPT:
+                self._read.popitem(last=False)
+        return record
 
     async def files(self, key: str) -> Mapping[str, FileFacts]:
         """See :class:`modelkeep_loader.domain.records.Records`."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 
 from modelkeep.loader.v1 import resident_pb2
 from modelkeep_common.limits import StoreLimits
@@ -17,17 +17,18 @@ LEASES = "leases"
 _BURST_S = 0.02
 
 
-class _Change(NamedTuple):
-    """What a resident became; no message: it is gone."""
+@dataclass(slots=True)
+class _Change:
+    """What a resident became.
+
+    ``message``: what it was like when it came into the state that it is in; None if it was in that before.
+    ``make``: says what it is like by now, where leases have changed since; None where nothing has.
+    """
 
     id: str
+    state: object
     message: resident_pb2.Resident | None
-
-    def is_outdone_by(self, later: _Change) -> bool:
-        """Whether the later change of the same resident leaves its state as it was."""
-        if self.message is None or later.message is None:
-            return False
-        return self.id == later.id and self.message.state == later.message.state
+    make: Callable[[], resident_pb2.Resident] | None
 
 
 class ResidentHistory:
@@ -37,6 +38,7 @@ class ResidentHistory:
         self._log = MemoryLog(COLLECTION, limits)
         self.hub = WatchHub[resident_pb2.Resident](self._log, parse=resident_pb2.Resident.FromString)
         self._changes: list[_Change] = []
+        self._states: dict[str, object] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -44,14 +46,29 @@ class ResidentHistory:
         """Id of this history; another one after each start."""
         return self._log.store_id
 
-    def changed(self, resident_id: str, message: resident_pb2.Resident | None) -> None:
-        """A resident is now so; None: it is gone. Every change of its state is noted; of changes of
-        leases alone that come quickly only the last.
+    def changed(self, resident_id: str, state: object, make: Callable[[], resident_pb2.Resident]) -> None:
+        """A resident is now so. Every change of its state is noted; of changes of leases alone that come
+        quickly only the last, and what it is like then is found out with the others: a grant waits for this.
+
+        Args:
+            resident_id: Its id.
+            state: The state that it is in; None: it is gone.
+            make: Says what it is like.
         """
-        change = _Change(resident_id, message)
-        if self._changes and self._changes[-1].is_outdone_by(change):
-            self._changes.pop()
-        self._changes.append(change)
+        is_new = state is None or self._states.get(resident_id) != state
+        place = next((n for n in range(len(self._changes))[::-1] if self._changes[n].id == resident_id), None)
+        before = self._changes.pop(place) if place is not None else None
+        if state is None:
+            self._states.pop(resident_id, None)
+        else:
+            self._states[resident_id] = state
+        if not is_new:
+            self._changes.append(_Change(resident_id, state, before.message if before else None, make))
+        else:
+            if before is not None and (before.state is None or before.message is not None):
+                before.make = None  # it is in another state by now
+                self._changes.append(before)
+            self._changes.append(_Change(resident_id, state, None if state is None else make(), None))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_BURST_S, self.flush)
 
@@ -70,8 +87,8 @@ class ResidentHistory:
             self._timer.cancel()
             self._timer = None
         changes, self._changes = self._changes, []
-        for resident_id, message in changes:
-            self._note(resident_id, message)
+        for change in changes:
+            self._note(change.id, change.make() if change.make is not None else change.message)
         return self._log.token()
 
     def revisions(self) -> dict[str, int]:

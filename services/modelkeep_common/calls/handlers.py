@@ -44,7 +44,7 @@ def _unary(handler: Any, serialize: Callable[[Any], bytes] | None, limiter: Limi
     async def run(request: Any, context: Any, call: Call) -> bytes:
         answering = handler(request, context)
         response = await (limiter.run(answering) if call.deadline is None else answering)
-        data: bytes = response if serialize is None else serialize(response)
+        data: bytes = response if type(response) is bytes or serialize is None else serialize(response)
         call.bytes_out = len(data)
         return data
 

@@ -16,26 +16,28 @@ from modelkeep_loader.domain.demand import Demand
 
 #: Bytes of manifests in a grant: with the rest well under the 4 MiB that clients receive by default.
 _MAX_GRANT_BYTES = 3 << 20
-#: The part of a resident's manifest that is the same for all holders; made once, for it can be long.
-_contents: WeakKeyDictionary[Resident, resident_pb2.ComponentManifest] = WeakKeyDictionary()
+#: The part of a resident's manifest that is the same for all holders, as it goes over the wire; made once,
+#: for it can be long.
+_contents: WeakKeyDictionary[Resident, bytes] = WeakKeyDictionary()
 
 
 def grant_manifests(
     plans: Sequence[Plan], residents: Sequence[Resident], delivery: hold_pb2.Delivery
-) -> list[resident_pb2.ComponentManifest]:
-    """What a lease on these components tells of them; little, where nothing is delivered.
+) -> list[bytes]:
+    """What a lease on these components tells of them, each a ComponentManifest as it goes over the wire;
+    little, where nothing is delivered.
 
     Raises:
         FieldInvalidException: It would not fit into an answer.
     """
-    made: list[resident_pb2.ComponentManifest] = []
+    made: list[bytes] = []
     for index, (plan, resident) in enumerate(zip(plans, residents, strict=True)):
         manifest = _outline(plan, resident.size_bytes)
-        if delivery != hold_pb2.DELIVERY_NONE:
-            manifest.MergeFrom(_contents_of(resident))
         _describe(manifest, plan, index)
-        made.append(manifest)
-    size = sum(manifest.ByteSize() for manifest in made)
+        # Two messages of a kind, one behind the other, are one that has the fields of both.
+        contents = _contents_of(resident) if delivery != hold_pb2.DELIVERY_NONE else b""
+        made.append(manifest.SerializeToString() + contents)
+    size = sum(map(len, made))
     if size > _MAX_GRANT_BYTES:
         fewer = "fewer components at once, or with " if len(made) > 1 else ""
         raise FieldInvalidException(
@@ -69,7 +71,7 @@ def _outline(plan: Plan, size_bytes: int) -> resident_pb2.ComponentManifest:
     )
 
 
-def _contents_of(resident: Resident) -> resident_pb2.ComponentManifest:
+def _contents_of(resident: Resident) -> bytes:
     if (kept := _contents.get(resident)) is not None:
         return kept
     built = resident.built
@@ -95,8 +97,8 @@ def _contents_of(resident: Resident) -> resident_pb2.ComponentManifest:
         ],
         aliases=[resident_pb2.TensorAlias(name=n, target=t) for n, t in sorted(built.aliases.items())],
     )
-    _contents[resident] = message
-    return message
+    data = _contents[resident] = message.SerializeToString()
+    return data
 
 
 def _describe(manifest: resident_pb2.ComponentManifest, plan: Plan, index: int) -> None:

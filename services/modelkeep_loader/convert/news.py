@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from modelkeep.loader.v1 import hold_pb2, load_pb2, resident_pb2
 from modelkeep.server.v1 import job_pb2
-from modelkeep_common.wire import clamped_int
+from modelkeep_common.wire import clamped_int, field_bytes
 from modelkeep_loader.convert.leases import lease_message, revoke_message
 from modelkeep_loader.convert.manifests import plan_message
 from modelkeep_loader.convert.residents import resident_message
@@ -28,20 +28,27 @@ from modelkeep_loader.domain.requests import (
 )
 
 
-def grant_message(socket_path: str, granted: Granted) -> hold_pb2.Grant:
-    """What a granted lease gives."""
-    return hold_pb2.Grant(
+def grant_bytes(socket_path: str, granted: Granted) -> bytes:
+    """What a granted lease gives: a Grant as it goes over the wire, since its manifests are that already."""
+    grant = hold_pb2.Grant(
         lease=lease_message(granted.lease),
         lease_secret=granted.lease.secret,
-        manifests=granted.brief,
         ticket=granted.ticket,
         socket_path=socket_path if granted.ticket else "",
         paths=granted.paths,
     )
+    manifests = [field_bytes(hold_pb2.Grant.MANIFESTS_FIELD_NUMBER, one) for one in granted.brief]
+    return b"".join([grant.SerializeToString(), *manifests])
 
 
-def hold_response(socket_path: str, news: News) -> hold_pb2.HoldModelResponse:
-    """What a HoldModel stream says."""
+def acquire_response(socket_path: str, granted: Granted) -> bytes:
+    """The answer of AcquireLease, as it goes over the wire."""
+    number = hold_pb2.AcquireLeaseResponse.GRANT_FIELD_NUMBER
+    return field_bytes(number, grant_bytes(socket_path, granted))
+
+
+def hold_response(socket_path: str, news: News) -> hold_pb2.HoldModelResponse | bytes:
+    """What a HoldModel stream says; a grant as it goes over the wire."""
     match news:
         case Queued():
             return hold_pb2.HoldModelResponse(
@@ -50,7 +57,8 @@ def hold_response(socket_path: str, news: News) -> hold_pb2.HoldModelResponse:
         case Identifying() | Loading():
             return hold_pb2.HoldModelResponse(progress=_progress_of(news))
         case Granted():
-            return hold_pb2.HoldModelResponse(granted=grant_message(socket_path, news))
+            number = hold_pb2.HoldModelResponse.GRANTED_FIELD_NUMBER
+            return field_bytes(number, grant_bytes(socket_path, news))
         case RevokeRequested():
             return hold_pb2.HoldModelResponse(revoke_requested=revoke_message(news.revocation))
         case Lost():

@@ -6,8 +6,10 @@ import base64
 import json
 import math
 
+from google.protobuf import any_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import status_pb2
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -102,3 +104,13 @@ def test_numbers_of_thousands_of_digits_and_deep_nesting_are_no_tokens() -> None
         b"[18446744073709551616]",
     ):
         assert tokens.decode(base64.urlsafe_b64encode(raw).decode().rstrip("=")) is None
+
+
+@given(st.binary(max_size=70_000), st.sampled_from(["", "a", "b" * 200]))
+def test_a_field_of_bytes_is_read_as_the_message_that_it_was(value: bytes, text: str) -> None:
+    inner = any_pb2.Any(type_url=text, value=value)
+    number = status_pb2.Status.DETAILS_FIELD_NUMBER
+    data = status_pb2.Status(code=7).SerializeToString() + wire.field_bytes(number, inner.SerializeToString())
+    assert status_pb2.Status.FromString(data) == status_pb2.Status(code=7, details=[inner])
+    high = wire.field_bytes(1000, b"")
+    assert high == b"\xc2\x3e\x00"  # 1000 << 3 | 2, seven bits at a time

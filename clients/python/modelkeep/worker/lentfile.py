@@ -56,7 +56,7 @@ class LentFile:
             raise _broken("its header is not JSON") from None
         self._start = 8 + length
         # Private and writable: a write copies the one page, for this process only.
-        self._storage = torch.UntypedStorage.from_file(f"/proc/self/fd/{descriptor}", False, size)
+        self._storage: Any = torch.UntypedStorage.from_file(f"/proc/self/fd/{descriptor}", False, size)
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor by its name, in the order of the header.
@@ -85,7 +85,8 @@ class LentFile:
         if dtype is None:
             raise _broken(f"this version of torch has no dtype {code}")
         item = dtype.itemsize
-        row = torch.empty(0, dtype=dtype).set_(self._storage, 0, (self._storage.nbytes() // item,), (1,))  # type: ignore[call-overload]  # torch's stubs know only a typed storage here
+        row = torch.empty(0, dtype=dtype)
+        row.set_(self._storage, 0, (self._storage.nbytes() // item,), (1,))
         return row, item
 
 
