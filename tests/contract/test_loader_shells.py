@@ -16,10 +16,11 @@ import torch
 
 from modelkeep.exceptions import InvalidModelException
 from modelkeep.headers import read_header
-from modelkeep.worker.attachment import attach, verify_attachment
+from modelkeep.worker.attachment import attach
 from modelkeep.worker.lentfile import LentFile
 from modelkeep.worker.manifest import METADATA_KEY
 from modelkeep.worker.packedshell import SHELL_KEY, pack, unpack
+from modelkeep.worker.verification import verify_attachment
 from modelkeep_convert.build import build
 from modelkeep_convert.request import Build
 from support import tinymodels

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
