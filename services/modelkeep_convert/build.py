@@ -28,7 +28,7 @@ def build(wanted: Build, descriptors: list[int], progress: Callable[[int], None]
         raise ModelkeepError(f"{len(wanted.files)} files named, {len(descriptors)} handed over.")
     parts = collect(wanted, descriptors)
     metadata = {"format": "pt", METADATA_KEY: parts.manifest.to_json()}
-    if parts.manifest.kind is Kind.MODULE:
+    if parts.manifest.kind is Kind.MODULE and not parts.manifest.quantised:
         metadata[SHELL_KEY] = packed_shell(parts.manifest)
     layout = weightfile.lay_out(parts.tensors, metadata)
     memory = sealed.create(wanted.name, layout.size_bytes)

@@ -63,7 +63,9 @@ def attach(descriptor: int) -> Any:
         return dict(lent.tensors())
     if manifest.kind is Kind.OBJECT:
         return build_object(manifest, dict(lent.tensors()))
-    packed = unpack(manifest.library, manifest.class_name, lent.metadata.get(SHELL_KEY, ""))
+    # Quantised weights change the module itself, and need it whole.
+    text = "" if manifest.quantised else lent.metadata.get(SHELL_KEY, "")
+    packed = unpack(manifest.library, manifest.class_name, text)
     module: torch.nn.Module = packed.module if packed is not None else empty_module(manifest)
     owners = _parts(module)
     buffers, transient = set(manifest.buffers), set(manifest.transient_buffers)
