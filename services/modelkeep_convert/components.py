@@ -32,7 +32,7 @@ from modelkeep.exceptions import InvalidModelException
 from modelkeep.gguf import is_gguf
 from modelkeep.headers import Tensor
 from modelkeep.worker.classconfig import checked_config
-from modelkeep.worker.classes import KEPT_IN_FLOAT32, resolve_class
+from modelkeep.worker.classes import kept_in_float32, resolve_class
 from modelkeep.worker.manifest import Kind, Manifest
 from modelkeep.worker.shell import DTYPES, build_module, without_weights
 from modelkeep_convert import sealed, vaeconfig
@@ -57,6 +57,14 @@ _CODES = {
 
 #: What helps where a configuration and weights do not go together.
 _AS_ONE = "Fetch config.json and the weights anew, both of one model."
+
+#: Attributes of a module that needs more care than reading and casting its tensors.
+_CARE = (
+    "_keep_in_fp32_modules",
+    "_keep_in_fp32_modules_strict",
+    "_tied_weights_keys",
+    "all_tied_weights_keys",
+)
 
 #: What the parts of an attention were called in early diffusers, and are now. Files with the old names
 #: are still about, and from_pretrained reads them.
@@ -102,12 +110,12 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
         refuse_stray(wanted.class_name, names.keys() - expected)
         if missing := sorted(expected - names.keys()):
             raise _incomplete(wanted, missing)
-    if _is_plain(cls, shell, sources, names):
+    if _is_plain(shell, sources, names):
         return _in_form(wanted, _from_sources(wanted, config, shell, sources, names), shell, sources)
     if not any_quantised(sources):
         parts = _from_module(wanted, config, _from_pretrained(cls, wanted, config, descriptors))
         return _in_form(wanted, parts, shell, sources)
-    kept = KEPT_IN_FLOAT32.get(wanted.class_name, ())
+    kept = kept_in_float32(wanted.library, wanted.class_name, wanted.precision)
     with _closed(written_out(sources, DTYPES[wanted.precision], kept)) as memory:
         parts = _from_module(wanted, config, _from_pretrained(cls, wanted, config, [memory]))
     return _in_form(wanted, parts, shell, sources)
@@ -205,7 +213,6 @@ def _tensors_of(fd: int, name: str) -> dict[str, Source]:
 
 
 def _is_plain(
-    cls: Any,
     shell: torch.nn.Module,
     sources: Mapping[str, Source],
     names: Mapping[str, torch.Tensor | None],
@@ -220,8 +227,8 @@ def _is_plain(
             for name, ready in names.items()
             if ready is None
         )
-        and not getattr(cls, "_keep_in_fp32_modules", None)
-        and not getattr(cls, "_tied_weights_keys", None)
+        # Of the module and not of its class: parts of it may have some of their own.
+        and not any(getattr(shell, name, None) for name in _CARE)
         and not any(b.is_floating_point() for b in transient)
         and len(list(shell.named_parameters())) == len(list(shell.named_parameters(remove_duplicate=False)))
     )
@@ -326,7 +333,8 @@ def _from_pretrained(
     with tempfile.TemporaryDirectory(prefix="modelkeep-") as folder, _strict(wanted):
         root = Path(folder)
         (root / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
-        stem = "diffusion_pytorch_model" if wanted.library == "diffusers" else "model"
+        is_diffusers = getattr(cls, "config_class", None) is None
+        stem = "diffusion_pytorch_model" if is_diffusers else "model"
         shards: dict[str, str] = {}
         for number, fd in enumerate(descriptors):
             name = f"{stem}.safetensors" if len(descriptors) == 1 else f"{stem}-{number}.safetensors"
@@ -336,7 +344,7 @@ def _from_pretrained(
         if len(descriptors) > 1:
             index = {"metadata": {"total_size": 0}, "weight_map": shards}
             (root / f"{stem}.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-        dtype = {"torch_dtype" if wanted.library == "diffusers" else "dtype": DTYPES[wanted.precision]}
+        dtype = {"torch_dtype" if is_diffusers else "dtype": DTYPES[wanted.precision]}
         loaded, report = cls.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **dtype
         )

@@ -12,14 +12,27 @@ from typing import Final
 
 from modelkeep.exceptions import InvalidModelException
 
-#: Numbers from 0 on, which text encoders of today make themselves; saved by transformers before 4.31.
-_POSITIONS: Final = r"(?:text_model\.)?embeddings\.position_ids"
+#: Positions, which models of today make themselves; saved by transformers before 4.31.
+_POSITIONS: Final = r"(?:.*\.)?(?:position_ids|rotary_emb\.inv_freq)"
+#: What makes words of a language model's numbers, which the model without it does not do.
+_HEAD: Final = r"lm_head\.weight"
 #: The half of a CLIP that sees, and what joins both.
 _IMAGES: Final = r"(?:vision_model|visual_projection)\..*|logit_scale"
 
+#: The half that reads, and what joins both.
+_WORDS: Final = r"(?:text_model|text_projection)\..*|logit_scale"
+
 _SPARE: Final[Mapping[str, str]] = {
-    "CLIPTextModel": rf"{_POSITIONS}|{_IMAGES}|text_projection\..*",
-    "CLIPTextModelWithProjection": rf"{_POSITIONS}|{_IMAGES}",
+    "CLIPTextModel": rf"{_IMAGES}|text_projection\..*",
+    "CLIPTextModelWithProjection": _IMAGES,
+    "CLIPVisionModel": rf"{_WORDS}|visual_projection\..*",
+    "CLIPVisionModelWithProjection": _WORDS,
+    "SiglipVisionModel": r"text_model\..*|logit_scale|logit_bias",
+    **dict.fromkeys(
+        ("Gemma2Model", "GemmaModel", "GlmModel", "LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"),
+        _HEAD,
+    ),
+    "UMT5EncoderModel": r"decoder\..*|lm_head\.weight",
     # The rest of a T5, which no encoder runs.
     "T5EncoderModel": r"decoder\..*|lm_head\.weight",
 }
@@ -33,7 +46,7 @@ def refuse_stray(class_name: str, names: Iterable[str]) -> None:
     Raises:
         InvalidModelException: There is another one; it is named.
     """
-    spare = re.compile(_SPARE.get(class_name, r"(?!)"))
+    spare = re.compile("|".join(filter(None, (_SPARE.get(class_name), _POSITIONS))))
     stray = sorted(name for name in names if not spare.fullmatch(name))
     if stray:
         many = f"{len(stray)} tensors, among them {stray[0][:200]}" if len(stray) > 1 else stray[0][:200]

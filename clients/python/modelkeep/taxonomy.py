@@ -127,6 +127,26 @@ class SubModelType(StrEnum):
     VAEEncoder = "vae_encoder"  # today's spelling of the member
     Scheduler = "scheduler"
     SafetyChecker = "safety_checker"
+    # what pipelines have besides; the original has no names for these
+    FeatureExtractor = "feature_extractor"
+    ImageEncoder = "image_encoder"
+    ImageProcessor = "image_processor"
+    Processor = "processor"
+    ControlNet = "controlnet"
+    MotionAdapter = "motion_adapter"
+    Prior = "prior"
+    ImageNormalizer = "image_normalizer"
+    ImageEmbedder = "image_embedder"
+    Decoder = "decoder"
+    MoVQ = "movq"
+    VQVAE = "vqvae"
+    ProjectionModel = "projection_model"
+    LowResScheduler = "low_res_scheduler"
+    ImageNoisingScheduler = "image_noising_scheduler"
+    TextEncoder4 = "text_encoder_4"
+    Tokenizer4 = "tokenizer_4"
+    DepthEstimator = "depth_estimator"
+    VisionLanguageEncoder = "vision_language_encoder"
 
 
 class ModelVariantType(StrEnum):

@@ -125,7 +125,7 @@ def written_out(sources: Mapping[str, Source], dtype: torch.dtype, kept: Collect
     Args:
         sources: What goes into it.
         dtype: Precision of the dequantised weights; the others stay as they are.
-        kept: Modules that the library keeps in float32 where that is float16.
+        kept: Modules that the library keeps in float32 all the same.
 
     Returns:
         Its descriptor; the caller closes it.
@@ -135,7 +135,7 @@ def written_out(sources: Mapping[str, Source], dtype: torch.dtype, kept: Collect
     for name, source in sources.items():
         code = source.code()
         if isinstance(source, Quantised):
-            is_kept = dtype == torch.float16 and not set(kept).isdisjoint(name.split("."))
+            is_kept = not set(kept).isdisjoint(name.split("."))
             code = "F32" if is_kept else codes[dtype]
         tensors.append(Tensor(name, code, tuple(source.shape())))
     precisions = {code: precision for precision, code in codes.items()}

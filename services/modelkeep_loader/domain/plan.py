@@ -14,12 +14,13 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 from modelkeep.exceptions import InvalidModelException, ModelNotFoundException
 from modelkeep.headers import Allowance
-from modelkeep.worker.classes import KEPT_IN_FLOAT32
+from modelkeep.worker.classes import kept_in_float32
 from modelkeep.worker.manifest import Kind
 from modelkeep_common.wire import clamped_int
 from modelkeep_loader.domain.checkpoints import private_bytes
@@ -387,7 +388,7 @@ class Planner:
             ref.precision,
             ref.weights,
             cast=cast,
-            kept=KEPT_IN_FLOAT32.get(found.class_name, ()),
+            kept=partial(kept_in_float32, found.library, found.class_name),
             path=looks[0][0].path,
         )
         # One by one they are read, and cast to at most twice their size.

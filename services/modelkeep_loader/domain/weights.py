@@ -7,7 +7,7 @@ wider file cast to float8, and cast back by the worker's layers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -46,7 +46,7 @@ def weigh(
     precision: str,
     form: str,
     *,
-    kept: Collection[str],
+    kept: Callable[[str], Collection[str]],
     path: Path,
     cast: bool = True,
 ) -> Weights:
@@ -57,7 +57,7 @@ def weigh(
         precision: As asked for; "auto" is that of most bytes of the weights. Of quantised weights that is
             bfloat16, or float16 where tensors beside them have that: neither has fewer digits than they.
         form: As asked for; "auto" is dequantised. What is not quantised is the same in every form but float8.
-        kept: Modules whose tensors are in float32 where the precision is float16.
+        kept: Says which modules' tensors are in float32 all the same at a precision.
         path: What to call the files in messages.
         cast: Whether tensors are brought to the precision; otherwise each stays what it is.
 
@@ -71,22 +71,23 @@ def weigh(
     narrow = [tensor for tensor in plain if tensor.dtype in FLOAT8]
     if precision == "auto":
         precision = _own_precision(plain, quantised=bool(found.weights))
+    wide = kept(precision)
     if not cast:
         size = _HEAD_BYTES + sum(tensor.size_bytes + _ENTRY_BYTES for tensor in plain)
         size += sum(4 * weight.elements + _ENTRY_BYTES for weight in found.weights.values())
         return Weights(precision, "dequantised", "", clamped_int(size), clamped_int(size))
     schemes = [*found.schemes, *([CAST] if narrow else [])]
     dequantised = _HEAD_BYTES + sum(
-        _cast(t.name, t.elements, precision, kept) if DTYPES[t.dtype].is_float else t.size_bytes
+        _cast(t.name, t.elements, precision, wide) if DTYPES[t.dtype].is_float else t.size_bytes
         for t in plain
     )
-    dequantised += sum(_cast(w.name, w.elements, precision, kept) for w in found.weights.values())
+    dequantised += sum(_cast(w.name, w.elements, precision, wide) for w in found.weights.values())
     dequantised += _ENTRY_BYTES * (len(plain) + len(found.weights))
     if form == "float8" and not schemes:
-        size = _HEAD_BYTES + sum(_as_float8(t, precision, kept) + _ENTRY_BYTES for t in plain)
+        size = _HEAD_BYTES + sum(_as_float8(t, precision, wide) + _ENTRY_BYTES for t in plain)
     elif form in ("stored", "float8") and schemes:
         form = "stored"
-        size = _stored_bytes(plain, found, precision, kept)
+        size = _stored_bytes(plain, found, precision, wide)
     else:
         form, size = "dequantised", dequantised
     return Weights(precision, form, ",".join(schemes), clamped_int(size), clamped_int(dequantised))
@@ -105,7 +106,7 @@ def _stored_bytes(plain: Iterable[Tensor], found: Quantisation, precision: str, 
 
 def _cast(name: str, elements: int, precision: str, kept: Collection[str]) -> int:
     """Bytes of a floating-point tensor at this precision."""
-    is_kept = precision == "float16" and not set(kept).isdisjoint(name.split("."))
+    is_kept = not set(kept).isdisjoint(name.split("."))
     return elements * DTYPES["F32" if is_kept else PRECISIONS[precision]].bits // 8
 
 

@@ -60,7 +60,7 @@ def test_the_enums_have_the_names_and_values_of_the_original() -> None:
     assert [v.value for v in SchedulerPredictionType] == ["epsilon", "v_prediction", "sample"]
     assert len(BaseModelType) == 18
     assert len(ModelType) == 27
-    assert len(taxonomy.SubModelType) == 16
+    assert len(taxonomy.SubModelType) == 35
     for name in ("ModelType", "ModelFormat", "BaseModelType", "SubModelType", "ModelVariantType"):
         assert getattr(configs, name) is getattr(taxonomy, name)
 

@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn
 
 from modelkeep.exceptions import InvalidModelException
 from modelkeep.quantised import METHODS
+from modelkeep.worker.classes import CLASSES
 
 #: What a configuration may set for the attention. Others are code of other packages; a name with a slash is
 #: code from the library's hub.
@@ -22,7 +23,7 @@ ATTENTIONS: Final = ("eager", "sdpa")
 _ATTENTION_KEYS: Final = ("attn_implementation", "_attn_implementation")
 
 #: Entries of a list, and characters of a word.
-_MAX_ENTRIES: Final = 64
+_MAX_ENTRIES: Final = 256
 _MAX_WORD: Final = 200
 #: Entries of a list that has one for each step of a schedule; there are a thousand steps, mostly.
 _MAX_STEPS: Final = 10_000
@@ -30,8 +31,14 @@ _MAX_STEPS: Final = 10_000
 #: ten thousand features, the deepest models some hundred layers.
 _MAX_SIZE: Final = 1 << 20
 _MAX_NUMBER: Final = 1e9
+#: A few settings count from the end, or name what is left out.
+_LEAST: Final = -1000
+#: Settings that are several under one name: numbers and words, and none that chooses a class.
+_GROUPS: Final = frozenset({"rope_parameters", "rope_scaling", "norm_kwargs"})
 _MAX: Final[Mapping[str, int]] = {
     "vocab_size": 1 << 21,
+    "rope_theta": 10**9,
+    "rope_parameters.rope_theta": 10**9,
     **dict.fromkeys(
         (
             "layers_per_block",
@@ -46,65 +53,13 @@ _MAX: Final[Mapping[str, int]] = {
     ),
 }
 
-_DIFFUSERS: Final = "_class_name _diffusers_version"
-_TRANSFORMERS: Final = (
-    "architectures transformers_version model_type output_hidden_states output_attentions return_dict "
-    "chunk_size_feed_forward is_encoder_decoder tie_word_embeddings pad_token_id bos_token_id eos_token_id "
-    "initializer_factor vocab_size attn_implementation _attn_implementation"
-)
-_CLIP: Final = (
-    "hidden_size intermediate_size projection_dim num_hidden_layers num_attention_heads "
-    "max_position_embeddings hidden_act layer_norm_eps attention_dropout initializer_range"
-)
-_KEYS: Final[Mapping[str, frozenset[str]]] = {
-    name: frozenset(" ".join(keys).split())
-    for name, keys in {
-        "AutoencoderKL": (
-            _DIFFUSERS,
-            "in_channels out_channels down_block_types up_block_types block_out_channels layers_per_block",
-            "act_fn latent_channels norm_num_groups sample_size scaling_factor shift_factor latents_mean",
-            "latents_std force_upcast use_quant_conv use_post_quant_conv mid_block_add_attention",
-        ),
-        "UNet2DConditionModel": (
-            _DIFFUSERS,
-            "sample_size in_channels out_channels center_input_sample flip_sin_to_cos freq_shift",
-            "down_block_types mid_block_type up_block_types only_cross_attention block_out_channels",
-            "layers_per_block downsample_padding mid_block_scale_factor dropout act_fn norm_num_groups",
-            "norm_eps cross_attention_dim transformer_layers_per_block reverse_transformer_layers_per_block",
-            "encoder_hid_dim encoder_hid_dim_type attention_head_dim num_attention_heads",
-            "dual_cross_attention use_linear_projection class_embed_type addition_embed_type",
-            "addition_time_embed_dim num_class_embeds upcast_attention resnet_time_scale_shift",
-            "resnet_skip_time_act resnet_out_scale_factor time_embedding_type time_embedding_dim",
-            "time_embedding_act_fn timestep_post_act time_cond_proj_dim conv_in_kernel conv_out_kernel",
-            "projection_class_embeddings_input_dim attention_type class_embeddings_concat",
-            "mid_block_only_cross_attention cross_attention_norm addition_embed_type_num_heads",
-        ),
-        "FluxTransformer2DModel": (
-            _DIFFUSERS,
-            "patch_size in_channels out_channels num_layers num_single_layers attention_head_dim",
-            "num_attention_heads joint_attention_dim pooled_projection_dim guidance_embeds axes_dims_rope",
-        ),
-        "SD3Transformer2DModel": (
-            _DIFFUSERS,
-            "sample_size patch_size in_channels num_layers attention_head_dim num_attention_heads",
-            "joint_attention_dim caption_projection_dim pooled_projection_dim out_channels",
-            "pos_embed_max_size dual_attention_layers qk_norm",
-        ),
-        "CLIPTextModel": (_TRANSFORMERS, _CLIP),
-        "CLIPTextModelWithProjection": (_TRANSFORMERS, _CLIP),
-        "T5EncoderModel": (
-            _TRANSFORMERS,
-            "d_model d_kv d_ff num_layers num_decoder_layers num_heads relative_attention_num_buckets",
-            "relative_attention_max_distance dropout_rate layer_norm_epsilon feed_forward_proj use_cache",
-            "classifier_dropout is_decoder dense_act_fn is_gated_act scale_decoder_outputs",
-        ),
-    }.items()
-}
+#: No two libraries have a class of the same name.
+_BY_NAME: Final = {name: facts for (_, name), facts in CLASSES.items()}
 
 
 def known_keys(class_name: str) -> frozenset[str]:
     """Keys that a class is told."""
-    return _KEYS[class_name]
+    return _BY_NAME[class_name].keys
 
 
 def checked_config(class_name: str, config: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -119,17 +74,39 @@ def checked_config(class_name: str, config: Mapping[str, Any], path: Path) -> di
         InvalidModelException: It asks for what is not to be had: weights quantised in a way that cannot be
             read, an attention from elsewhere, or sizes beyond reason.
     """
+    _refuse_code(config, path)
+    facts = _BY_NAME[class_name]
+    taken = {key: value for key, value in config.items() if key in facts.keys}
+    for key, value in taken.items():
+        inner = facts.nested.get(key)
+        if inner is not None and isinstance(value, dict):
+            _refuse_code(value, path)
+            taken[key] = _checked({name: one for name, one in value.items() if name in inner}, path)
+        else:
+            _checked({key: value}, path)
+    return taken
+
+
+def _checked(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    for key, value in values.items():
+        if key in _GROUPS and isinstance(value, dict):
+            if len(value) > _MAX_ENTRIES:
+                _bad(path, f"{key} has {len(value):,} entries, more than the {_MAX_ENTRIES} that models have")
+            for name, one in value.items():
+                _check(f"{key}.{name[:_MAX_WORD]}", one, path, levels=1)
+        else:
+            _check(key, value, path, levels=2)
+    return values
+
+
+def _refuse_code(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse what would be done by other packages, or by code from elsewhere."""
     if quantized := config.get("quantization_config"):
         _check_quantisation(quantized, path)
     for key in _ATTENTION_KEYS:
         if (attention := config.get(key)) is not None and attention not in ATTENTIONS:
             allowed = ", ".join(ATTENTIONS)
             _bad(path, f"the attention {_said(attention)} is not among those that may be used ({allowed})")
-    known = _KEYS[class_name]
-    taken = {key: value for key, value in config.items() if key in known}
-    for key, value in taken.items():
-        _check(key, value, path, levels=2)
-    return taken
 
 
 def check_settings(settings: Mapping[str, Any], path: Path) -> None:
@@ -161,7 +138,7 @@ def _check(key: str, value: object, path: Path, levels: int, entries: int = _MAX
         return
     if isinstance(value, int):
         limit = _MAX.get(key, _MAX_SIZE)
-        if not -1 <= value <= limit:
+        if not _LEAST <= value <= limit:
             _bad(path, f"{key} is {_said(value)}, not within the {limit:,} that models have")
     elif isinstance(value, float):
         if not isfinite(value) or abs(value) > _MAX_NUMBER:

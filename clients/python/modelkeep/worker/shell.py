@@ -96,7 +96,7 @@ def build_module(library: str, class_name: str, config: Mapping[str, Any], dtype
             list of those that may be built.
     """
     cls = resolve_class(library, class_name)
-    if library == "diffusers":
+    if getattr(cls, "config_class", None) is None:  # of diffusers, wherever it is defined
         return cls.from_config(dict(config))
     settings = cls.config_class.from_dict(dict(config))
     attention = settings._attn_implementation
