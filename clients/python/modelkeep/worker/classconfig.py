@@ -125,7 +125,7 @@ def _check_quantisation(quantised: object, path: Path) -> None:
     method = facts.get("quant_method")
     if method is None and (facts.get("load_in_8bit") or facts.get("load_in_4bit")):
         method = "bitsandbytes"
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         what = f"quantised weights ({_said(method)}) cannot be lent: use one that is not quantised"
         _bad(path, what, "Use this model's folder in float16, bfloat16 or float32.")
     edges = facts.get("weight_block_size") or ()
