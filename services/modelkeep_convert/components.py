@@ -402,7 +402,7 @@ def _of_checkpoint(
     wanted: Build, config: Mapping[str, Any], sources: Mapping[str, Source]
 ) -> Mapping[str, torch.Tensor]:
     """A component's tensors of a whole checkpoint under the names of its class."""
-    kept = KEPT_IN_FLOAT32.get(wanted.class_name, frozenset())
+    kept = kept_in_float32(wanted.library, wanted.class_name, wanted.precision)
 
     def read(name: str, source: Source) -> torch.Tensor:
         value = source.read()

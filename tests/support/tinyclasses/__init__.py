@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from support.tinyclasses import autoencoders, denoisers, encoders
+from support.tinyclasses import autoencoders, denoisers, encoders, videos
 
 #: Classes that a pipeline of diffusers has for itself → the folder of that pipeline.
 OWN = {
@@ -19,7 +19,7 @@ OWN = {
 MADE: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
     (OWN.get(name, library), name): made
     for library, several in {
-        "diffusers": autoencoders.MADE | denoisers.MADE,
+        "diffusers": autoencoders.MADE | denoisers.MADE | videos.MADE,
         "transformers": encoders.MADE,
     }.items()
     for name, made in several.items()

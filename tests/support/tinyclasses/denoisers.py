@@ -60,17 +60,6 @@ SANA = {
     "caption_channels": 8,
     "sample_size": 8,
 }
-WAN = {
-    "num_attention_heads": 2,
-    "attention_head_dim": 12,
-    "in_channels": 4,
-    "out_channels": 4,
-    "text_dim": 16,
-    "freq_dim": 256,
-    "ffn_dim": 32,
-    "num_layers": 2,
-    "rope_max_seq_len": 32,
-}
 HUNYUAN_DIT = {
     "sample_size": 16,
     "patch_size": 2,
@@ -146,14 +135,6 @@ def qwen() -> dict[str, Any]:
     }
 
 
-def wan() -> dict[str, Any]:
-    return {
-        "hidden_states": r(1, 4, 2, 8, 8),
-        "timestep": torch.tensor([3]),
-        "encoder_hidden_states": r(1, 4, 16),
-    }
-
-
 def sizes() -> dict[str, Any]:
     return {name: torch.tensor([[8.0, 8.0]]) for name in ("original_size", "target_size", "crop_coords")}
 
@@ -181,22 +162,6 @@ MADE: dict[str, tuple[dict[str, Any], Any]] = {
     "ChromaTransformer2DModel": (
         {**FLUX, "approximator_num_channels": 8, "approximator_hidden_dim": 16, "approximator_layers": 1},
         flux,
-    ),
-    "CogVideoXTransformer3DModel": (
-        {
-            "num_attention_heads": 2,
-            "attention_head_dim": 8,
-            "in_channels": 4,
-            "out_channels": 4,
-            "time_embed_dim": 2,
-            "text_embed_dim": 8,
-            "num_layers": 2,
-            "sample_width": 8,
-            "sample_height": 8,
-            "sample_frames": 8,
-            "max_text_seq_length": 4,
-        },
-        lambda: {"hidden_states": r(1, 2, 4, 8, 8), "encoder_hidden_states": r(1, 4, 8), "timestep": STEP},
     ),
     "CogView3PlusTransformer2DModel": (
         {
@@ -270,29 +235,6 @@ MADE: dict[str, tuple[dict[str, Any], Any]] = {
         lambda: {**hunyuan_dit(), "controlnet_cond": r(1, 4, 16, 16)},
     ),
     "HunyuanDiT2DModel": ({**HUNYUAN_DIT, "num_layers": 2}, hunyuan_dit),
-    "HunyuanVideoTransformer3DModel": (
-        {
-            "in_channels": 4,
-            "out_channels": 4,
-            "num_attention_heads": 2,
-            "attention_head_dim": 10,
-            "num_layers": 1,
-            "num_single_layers": 1,
-            "num_refiner_layers": 1,
-            "patch_size": 1,
-            "text_embed_dim": 16,
-            "pooled_projection_dim": 8,
-            "rope_axes_dim": (2, 4, 4),
-        },
-        lambda: {
-            "hidden_states": r(1, 4, 1, 8, 8),
-            "timestep": torch.tensor([3]),
-            "encoder_hidden_states": r(1, 4, 16),
-            "encoder_attention_mask": torch.ones(1, 4),
-            "pooled_projections": r(1, 8),
-            "guidance": torch.tensor([1000.0]),
-        },
-    ),
     "I2VGenXLUNet": (
         {**UNET_3D, "attention_head_dim": 4},
         lambda: {
@@ -300,26 +242,6 @@ MADE: dict[str, tuple[dict[str, Any], Any]] = {
             "fps": torch.tensor([2]),
             "image_latents": r(1, 4, 2, 8, 8),
             "image_embeddings": r(1, 32),
-        },
-    ),
-    "LTXVideoTransformer3DModel": (
-        {
-            "in_channels": 4,
-            "out_channels": 4,
-            "num_attention_heads": 2,
-            "attention_head_dim": 8,
-            "cross_attention_dim": 16,
-            "num_layers": 1,
-            "caption_channels": 16,
-        },
-        lambda: {
-            "hidden_states": r(1, 32, 4),
-            "encoder_hidden_states": r(1, 4, 16),
-            "timestep": STEP,
-            "encoder_attention_mask": torch.ones(1, 4),
-            "num_frames": 2,
-            "height": 4,
-            "width": 4,
         },
     ),
     "Lumina2Transformer2DModel": (
@@ -337,24 +259,6 @@ MADE: dict[str, tuple[dict[str, Any], Any]] = {
             "cap_feat_dim": 32,
         },
         lambda: latents(width=32, encoder_attention_mask=torch.ones(1, 4, dtype=torch.bool)),
-    ),
-    "MochiTransformer3DModel": (
-        {
-            "num_attention_heads": 2,
-            "attention_head_dim": 8,
-            "num_layers": 2,
-            "pooled_projection_dim": 16,
-            "in_channels": 4,
-            "text_embed_dim": 16,
-            "time_embed_dim": 4,
-            "max_sequence_length": 16,
-        },
-        lambda: {
-            "hidden_states": r(1, 4, 2, 8, 8),
-            "encoder_hidden_states": r(1, 16, 16),
-            "timestep": STEP,
-            "encoder_attention_mask": torch.ones(1, 16, dtype=torch.bool),
-        },
     ),
     "MotionAdapter": (
         {
@@ -503,11 +407,6 @@ MADE: dict[str, tuple[dict[str, Any], Any]] = {
             "encoder_hidden_states": r(1, 1, 32),
             "added_time_ids": torch.tensor([[6.0, 127.0, 0.02]]),
         },
-    ),
-    "WanTransformer3DModel": (WAN, wan),
-    "WanVACETransformer3DModel": (
-        {**WAN, "vace_layers": [0], "vace_in_channels": 6},
-        lambda: {**wan(), "control_hidden_states": r(1, 6, 2, 8, 8)},
     ),
     "ZImageTransformer2DModel": (
         {
