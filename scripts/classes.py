@@ -24,7 +24,10 @@ _TRANSFORMERS: Final = (
     "rope_theta rope_scaling rope_local_base_freq partial_rotary_factor"
 )
 #: What says nothing about weights, or stands elsewhere.
-_LEFT_OUT: Final = {"self", "dtype", "id2label", "label2id", "problem_type", "kwargs"}
+_LEFT_OUT: Final = {
+    *("self", "kwargs", "dtype", "torch_dtype", "id2label", "label2id", "problem_type", "_name_or_path"),
+    *("quantization_config", "auto_map", "backbone_config", "_attn_implementation_internal"),
+}
 
 
 def facts(library: str, name: str) -> dict[str, Any]:
@@ -58,7 +61,9 @@ def _parameters(made: Any) -> set[str]:
 
 
 def _settings(config: Any) -> set[str]:
-    return _parameters(config) | set(config.attribute_map) | set(_TRANSFORMERS.split())
+    # What it writes is more than what it is told: some of it can be told, too.
+    written = set(config().to_dict()) - _LEFT_OUT
+    return _parameters(config) | written | set(config.attribute_map) | set(_TRANSFORMERS.split())
 
 
 def _joined(*names: Any) -> str:
