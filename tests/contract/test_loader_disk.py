@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -149,6 +150,33 @@ async def test_the_disk_is_filled_and_emptied_by_request(both: tuple[Lender, str
     assert await drop(loader, DISK, key) == 2
     async with AsyncClient(loader=loader.address, record=loader.record_address) as client:
         assert await client.model_loader.residents() == []
+
+
+async def test_the_command_line_copies_shows_and_drops(both: tuple[Lender, str]) -> None:
+    loader, _ = both
+    await drop(loader, RAM)
+    await drop(loader, DISK)
+    assert "a file, " in (text := await said(loader, "load", "tiny/vae", "--tier", "disk"))
+    assert "on the disk tier" in text
+    shown = await said(loader, "cache", "residents", "--filter", "tier=disk")
+    assert shown.splitlines()[1].split("\t")[:3] == ["tiny/vae", "resident", "disk"]
+    assert "disk: " in await said(loader, "cache", "capacity")
+    assert "Dropped 1 component" in await said(loader, "cache", "evict", "tiny", "--tier", "disk")
+
+
+async def said(loader: Lender, *arguments: str) -> str:
+    """What the command line says on a pipe."""
+    place = ("--address", f"loader={loader.address}", "--address", f"record={loader.record_address}")
+    run = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "modelkeep.cli", *arguments, *place),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=loader.models,
+    )
+    text = (await run.communicate())[0].decode()
+    assert run.returncode == 0, text
+    return text
 
 
 async def test_a_watch_sees_a_model_being_localised(both: tuple[Lender, str], models: Path) -> None:
