@@ -22,17 +22,15 @@ from typing import Final
 from modelkeep.backoff import doubled
 from modelkeep.exceptions import CancelledException, ModelkeepError, QueueFullException
 from modelkeep_loader.domain.components import Builder, Built, ComponentRef, Plan, Resident, Stage
-from modelkeep_loader.domain.demand import Demand, Eviction, Usage, build_bytes
+from modelkeep_loader.domain.demand import Demand, Eviction, Usage
 from modelkeep_loader.domain.shortage import Explain, Shortage, build_outgrown, ram_exhausted
-from modelkeep_loader.domain.tier import Tier
+from modelkeep_loader.domain.tier import BUILDS, Tier
 
 _log = logging.getLogger(__name__)
 
 _FIRST_COOLDOWN_S: Final = 2.0
 _LONGEST_COOLDOWN_S: Final = 60.0
 _FORGET_FAILED_S: Final = 600.0
-#: What the memory of builds is reserved as.
-_BUILDS: Final = "builds"
 #: Failures that are remembered, and requests that wait.
 _MOST_FAILED, _MOST_WAITING = 1000, 256
 
@@ -203,8 +201,11 @@ class Cache:
     def _admit(self, demand: Demand) -> bool:
         plans = {plan.id: plan for plan in demand.plans}
         missing = self._missing(plans.values())
-        besides = max(0, build_bytes(missing) - self.tier.reserved(_BUILDS))
-        need = sum(plan.size_bytes for plan in missing) + besides + demand.terms.activation_bytes
+        need = (
+            sum(plan.size_bytes for plan in missing)
+            + self.tier.besides(missing)
+            + demand.terms.activation_bytes
+        )
         if not self._make_room(need, plans.keys(), demand):
             return False
         keys = {
@@ -307,7 +308,7 @@ class Cache:
         finally:
             self._builds.pop(resident.id, None)
             self._besides.pop(resident.id, None)
-            self.tier.reserve(_BUILDS, max(self._besides.values(), default=0))
+            self.tier.reserve(BUILDS, max(self._besides.values(), default=0))
         self._settled(resident)
 
     def _settled(self, resident: Resident) -> None:
@@ -321,7 +322,7 @@ class Cache:
     def _count_besides(self, resident: Resident, besides: int) -> None:
         self._besides[resident.id] = besides
         # They are built one by one.
-        self.tier.reserve(_BUILDS, max(self._besides.values()))
+        self.tier.reserve(BUILDS, max(self._besides.values()))
 
     def _failed(self, resident: Resident, error: Exception) -> None:
         resident.failures += 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from modelkeep.exceptions import ModelkeepError
 from modelkeep_loader.domain.components import Plan, Resident, Stage
+from modelkeep_loader.domain.demand import build_bytes
 from modelkeep_loader.domain.policy import reload_seconds
 from modelkeep_loader.domain.tier import Tier
 
@@ -40,7 +41,8 @@ class Estimate:
 
     Attributes:
         components: In the order of the request.
-        needed_bytes: Bytes that would have to be found: of what is not there, and of what is reserved.
+        needed_bytes: Bytes that would have to be found: of what is not there, of what building it takes
+            besides, and of what is reserved.
         victims: What would be dropped for that, the first to go first.
         bytes_short: Bytes that would be missing all the same.
         fits_at_all: Whether the whole demand is within the budget.
@@ -79,8 +81,10 @@ def estimate(
         different.setdefault(plan.id or (plan.files, plan.class_name, plan.precision), one)
     missing = [one for one in different.values() if _is_missing(one.resident)]
     needed = sum(one.size_bytes for one in missing) + activation_bytes
+    needed += tier.besides(one.plan for one in missing)
     room = tier.room_for(needed, [plan.id for plan in plans])
     whole = sum(one.size_bytes for one in different.values()) + activation_bytes
+    whole += build_bytes(one.plan for one in missing)
     return Estimate(
         found,
         needed,

@@ -26,10 +26,12 @@ from typing import Final
 
 from modelkeep.exceptions import ModelInUseException, ModelPinnedException
 from modelkeep_loader.domain.components import Built, ComponentRef, Memory, Plan, Resident, Stage
-from modelkeep_loader.domain.demand import Eviction, Room, Usage
+from modelkeep_loader.domain.demand import Eviction, Room, Usage, build_bytes
 from modelkeep_loader.domain.pins import Pins
 from modelkeep_loader.domain.policy import GreedyDualSize, Policy, reload_seconds
 
+#: What the memory of builds is reserved as.
+BUILDS: Final = "builds"
 #: Of the leases that hold something, as many are named.
 MOST_NAMED: Final = 16
 
@@ -196,9 +198,9 @@ class Tier:
             self._reserved.pop(purpose, None)
         self._note_watermark()
 
-    def reserved(self, purpose: str) -> int:
-        """Bytes that are reserved for a purpose."""
-        return self._reserved.get(purpose, 0)
+    def besides(self, plans: Iterable[Plan]) -> int:
+        """Bytes that building these takes besides them, and besides what is reserved for builds already."""
+        return max(0, build_bytes(plans) - self._reserved.get(BUILDS, 0))
 
     # Coming and going.
 

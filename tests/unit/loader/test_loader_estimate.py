@@ -87,3 +87,12 @@ async def test_a_failure_is_told_as_long_as_it_stands(cache: Cache, kiln: Kiln) 
     found = estimate([plan("a")], cache.tier, 0)
     assert found.components[0].error is None
     assert found.needed_bytes == MB
+
+
+async def test_what_building_takes_besides_is_part_of_the_estimate(cache: Cache) -> None:
+    wide = replace(plan("a"), build_bytes=2 * MB)
+    found = estimate([wide], cache.tier, 0)
+    assert (found.needed_bytes, found.fits_at_all) == (3 * MB, True)
+    assert not estimate([replace(wide, build_bytes=4 * MB)], cache.tier, 0).fits_at_all
+    await cache.acquire(want("lease", wide))
+    assert estimate([wide], cache.tier, 0).needed_bytes == 0, "it is built"
