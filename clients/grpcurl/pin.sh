@@ -1,6 +1,5 @@
 #!/bin/sh
-# Keep a component in the loader's memory: pin.sh KEY [SUBMODEL]. Loads it if it is not there. Take it back by
-# UnpinModel with the same components.
+# Keep a component in the loader's memory: pin.sh KEY [SUBMODEL]. Loads it if it is not there; unpin.sh takes it back.
 set -eu
 . "$(dirname "$0")/common.sh"
 [ $# -ge 1 ] && [ $# -le 2 ] || die "usage: pin.sh KEY [SUBMODEL]"

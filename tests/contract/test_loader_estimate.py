@@ -52,7 +52,8 @@ async def test_before_anything_was_read_the_size_is_known_and_the_identity_is_no
     assert one.precision == resident_pb2.PRECISION_FLOAT16
     weights = loader.models / "sd" / "unet" / "diffusion_pytorch_model.safetensors"
     assert one.file_size_bytes == weights.stat().st_size
-    assert answer.needed_bytes == one.size_bytes + 1000
+    # Besides: what the lease reserves, and what building takes, which is less than the files.
+    assert one.size_bytes + 1000 < answer.needed_bytes < one.size_bytes + 1000 + one.file_size_bytes
     assert answer.fits_now
     assert answer.fits_at_all
     assert answer.load_seconds == one.load_seconds > 0

@@ -130,6 +130,8 @@ def test_install_watch_list_and_lease_do_the_main_job(
     assert "evicted" not in json.loads(run(environment, "evict.sh", "--all"))  # the lease holds it
     (needs,) = json.loads(run(environment, "estimate.sh", model["key"]))["components"]
     assert needs["state"] == "RESIDENT_STATE_RESIDENT"
+    (taken,) = json.loads(run(environment, "unpin.sh", model["key"]))["components"]
+    assert taken["key"] == model["key"]
     relinked = json.loads(run(environment, "relink.sh", model["key"], str(vae)))["model"]
     assert (relinked["key"], relinked["path"]) == (model["key"], str(vae))
     ended = json.loads(run(environment, "revoke.sh", grant["lease"]["id"], 'the "night" shift'))["lease"]
