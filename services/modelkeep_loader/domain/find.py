@@ -36,6 +36,11 @@ from modelkeep_loader.domain.statedicts import STATE_DICTS, find_state_dict
 from modelkeep_loader.domain.submodels import none_named, not_there
 
 _MOST_NAMES: Final = 64
+#: Types of which nothing is ever lent → why.
+_NEVER: Final[Mapping[str, str]] = {
+    "onnx": "graphs have no module whose weights could be lent",
+    "external_image_generator": "a remote service has no weights here",
+}
 
 
 class Finder:
@@ -191,20 +196,26 @@ class Finder:
 
     def _find_single(self, record: Record, ground: Ground) -> Found:
         place, listing = ground.place, ground.listing
+        if (why := _NEVER.get(record.type)) is not None:
+            raise InvalidModelException(
+                f"{record.name!r} is of the type {record.type}: {why}.",
+                metadata={"path": str(place), "detail": f"type {record.type}"},
+                remedy="Run it where it is, or correct the record's type.",
+            )
         if record.type in STATE_DICTS:
             return find_state_dict(self.files, record, ground)
         if place.is_dir():
             return find_folder(self.files, record, ground)
         if not place.exists():
             raise FileNotFoundError(2, "missing", str(place))
+        if place.suffix.lower() in PICKLE_SUFFIXES and not self.files.is_safetensors(place):
+            raise unsafe(place)
         if record.type not in ("vae", "main"):
             raise InvalidModelException(
                 f"{record.name!r} is of the type {record.type}, which cannot be lent from one file yet.",
                 metadata={"path": str(place), "detail": f"single-file {record.type}"},
                 remedy="Read the file itself, or correct the record's type if it is a VAE.",
             )
-        if place.suffix.lower() in PICKLE_SUFFIXES and not self.files.is_safetensors(place):
-            raise unsafe(place)
         # By the name that the record has it under, also where a link leads elsewhere (a cache of blobs).
         name = os.path.basename(ground.name)
         listing.require(name, place)
