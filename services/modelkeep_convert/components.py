@@ -38,6 +38,7 @@ from modelkeep.worker.shell import DTYPES, build_module, without_weights
 from modelkeep_convert import sealed, vaeconfig
 from modelkeep_convert.checkpoints.conversion import convert
 from modelkeep_convert.quantised.gguf import open_gguf
+from modelkeep_convert.quantised.rows import RowNumbers
 from modelkeep_convert.quantised.sources import (
     Quantised,
     Source,
@@ -87,14 +88,13 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
     Raises:
         InvalidModelException: The class is not allowed, or the files do not fit it.
     """
-    sources = _open(wanted, descriptors)
+    sources: Mapping[str, Source] = _open(wanted, descriptors)
     if wanted.kind == Kind.STATE_DICT:
         return _state_dict(wanted, sources)
     cls = resolve_class(wanted.library, wanted.class_name)
     names: Mapping[str, torch.Tensor | None]
     if wanted.layout:
-        config = wanted.config or {}
-        names = _of_checkpoint(wanted, config, sources)
+        config, names = wanted.config or {}, {}
     elif wanted.config is None:
         config, names = _single_file_vae(wanted, sources)
     else:
@@ -102,6 +102,8 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
     config = checked_config(wanted.class_name, {**config, **wanted.overrides}, Path("config.json"))
     with without_weights(), _within_reason(sources):
         shell = build_module(wanted.library, wanted.class_name, config, DTYPES[wanted.precision])
+    if wanted.layout:
+        names, sources = _of_checkpoint(wanted, sources, shell)
     if wanted.layout and wanted.library == "transformers":
         parts = _from_module(wanted, config, _from_state(cls, wanted, config, names))
         return _in_form(wanted, parts, shell, sources)
@@ -130,6 +132,15 @@ def _in_form(wanted: Build, parts: Parts, shell: torch.nn.Module, sources: Mappi
         form.as_float8(shell)
     else:
         form.as_stored(sources, parts.manifest)
+        aliases = parts.manifest.aliases
+        lost = [name for name in sources if wanted.layout and aliases.get(name, name) not in form.weights]
+        if lost:  # the numbers that stand in for it mean nothing
+            raise InvalidModelException(
+                f"{wanted.class_name} does not have {lost[0][:200]} as the files have it, so it cannot be "
+                "lent as it is stored.",
+                metadata={"detail": f"as stored: {lost[0][:200]}"},
+                remedy="Ask for it dequantised (WEIGHT_FORM_DEQUANTISED).",
+            )
     return Parts(replace(parts.manifest, quantised=form.weights), form.tensors, form.read)
 
 
@@ -399,20 +410,43 @@ def _strict(wanted: Build) -> Iterator[None]:
 
 
 def _of_checkpoint(
-    wanted: Build, config: Mapping[str, Any], sources: Mapping[str, Source]
-) -> Mapping[str, torch.Tensor]:
-    """A component's tensors of a whole checkpoint under the names of its class."""
+    wanted: Build, sources: Mapping[str, Source], shell: torch.nn.Module
+) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Source]]:
+    """A component's tensors of a whole checkpoint under the names of its class, and of those that are
+    quantised, where their rows are left whole, the sources.
+    """
+    dtype = DTYPES[wanted.precision]
     kept = kept_in_float32(wanted.library, wanted.class_name, wanted.precision)
+    held = {name.removeprefix(wanted.prefix): source for name, source in sources.items()}
 
     def read(name: str, source: Source) -> torch.Tensor:
         value = source.read()
         # Dequantised numbers are in memory, and in float32 they would be twice as many bytes as are wanted.
         is_wide = isinstance(source, Quantised) and kept.isdisjoint(name.split("."))
-        return value.to(DTYPES[wanted.precision]) if is_wide else value
+        return value.to(dtype) if is_wide else value
 
-    checkpoint = {name.removeprefix(wanted.prefix): read(name, source) for name, source in sources.items()}
-    with _strict(wanted):
-        return convert(wanted.layout, wanted.class_name, config, checkpoint)
+    def converted(checkpoint: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        with _strict(wanted):
+            return convert(wanted.layout, wanted.class_name, wanted.config or {}, checkpoint)
+
+    stored: dict[str, Source] = {}
+    if wanted.weights == "stored":
+        numbers = RowNumbers(held)
+        stand_ins = numbers.stand_ins
+        mixed = converted({n: stand_ins[n] if n in stand_ins else read(n, s) for n, s in held.items()})
+        state = shell.state_dict()
+        # transformers' classes have been saved with and without a word before their names.
+        own = {n: n if n in state else n.removeprefix("text_model.") for n in mixed}
+        shapes = {n: tuple(state[name].shape) for n, name in own.items() if name in state}
+        found = numbers.found(mixed, shapes)
+        stored = {own[n]: source for n, source in found.items()}
+        # Nobody reads what is lent as it is stored: only its shape matters, and whether it is a float.
+        blank = torch.zeros((), dtype=dtype)
+        known = {n: blank.expand(shapes[n]) if n in found else tensor for n, tensor in mixed.items()}
+        left = [own[n] for n, tensor in known.items() if tensor.dtype == torch.int64 and n in shapes]
+        if not any(state[name].is_floating_point() for name in left):
+            return known, stored
+    return converted({name: read(name, source) for name, source in held.items()}), stored
 
 
 def _single_file_vae(

@@ -135,21 +135,11 @@ def find_part(files: Files, originals: Originals, ref: ComponentRef, record: Rec
 
 
 def private_bytes(found: Found, weights: Weights) -> int:
-    """What the conversion of a part takes besides what is lent; views of the file take nothing.
-
-    Raises:
-        InvalidModelException: It is wanted in a form that no conversion yields.
-    """
-    if weights.form == "stored":
-        raise InvalidModelException(
-            f"{found.location.name} is quantised ({weights.quantisation}) under its publisher's names, and "
-            "what is converted to others cannot be lent as it is stored.",
-            metadata={"path": str(found.location), "detail": "as stored, from a checkpoint"},
-            remedy="Ask for it dequantised (WEIGHT_FORM_DEQUANTISED).",
-        )
-    # transformers' own loader, and weights that are dequantised, are in memory as a whole.
-    whole = found.library == "transformers" or bool(weights.quantisation)
-    return weights.size_bytes if whole else 0
+    """What the conversion of a part takes besides what is lent; views of the file take nothing."""
+    if found.library == "transformers":
+        return weights.dequantised_bytes  # its own loader has them in memory as a whole
+    # So are weights that are dequantised; what stays as it is stored is not read before it is lent.
+    return weights.size_bytes if weights.quantisation and weights.form == "dequantised" else 0
 
 
 def _prediction_type(record: Record, header: Header, named: Original | None) -> str:

@@ -70,12 +70,12 @@ def dequantise(scheme: str, parts: Mapping[str, torch.Tensor], shape: tuple[int,
     """
     data = parts["data"]
     if scheme == CAST:
-        return data.float()
+        return data.float().reshape(shape)
     if scheme == SCALED:
-        return _scaled(data, parts["scale"])
+        return _scaled(data, parts["scale"]).reshape(shape)
     if scheme == BNB_INT8:
         # bitsandbytes' own order of multiplications
-        return data.float() * parts["scb"].float().reshape(-1, 1) * _INT8_STEP
+        return (data.float() * parts["scb"].float().reshape(-1, 1) * _INT8_STEP).reshape(shape)
     if scheme == BNB_4BIT:
         return _four_bits(parts, shape)
     return ggml.dequantise(scheme.removeprefix(GGUF), data.reshape(-1)).reshape(shape)
