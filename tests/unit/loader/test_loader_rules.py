@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 
 from hypothesis import HealthCheck, given, settings
@@ -33,7 +34,7 @@ STEPS = st.one_of(
     *[_ACQUIRE] * 6,  # most of what happens, or there would be little to hold
     st.tuples(st.just("renew"), _WHICH, st.integers(1, 30)),
     st.tuples(st.just("release"), _WHICH, st.none()),
-    st.tuples(st.just("revoke"), _WHICH, st.none()),
+    st.tuples(st.just("revoke"), _WHICH, st.integers(0, 20)),
     st.tuples(st.just("evict"), st.sampled_from("abcde"), st.none()),
     st.tuples(st.just("load"), st.sampled_from("abcde"), st.none()),
     st.tuples(st.just("wait"), st.integers(0, 20), st.none()),
@@ -48,6 +49,7 @@ class Expected:
     principal: str
     names: frozenset[str]
     until: float
+    asked_back: float | None = None
     end: LeaseEnd | None = None
 
 
@@ -110,15 +112,18 @@ class House:
         self.table.release(lease)
         one.end = one.end or LeaseEnd.RELEASED
 
-    async def revoke(self, lease: Lease, _nothing: None) -> None:
+    async def revoke(self, lease: Lease, grace: int) -> None:
         one = self.expected[lease.id]
         try:
-            self.table.revoke(lease.id, "why")
+            self.table.revoke(lease.id, "why", grace)
         except UnknownLeaseException:
             assert one.end is not None
         else:
             assert one.end is None
-            one.end = LeaseEnd.REVOKED
+            if grace:
+                one.asked_back = min(one.asked_back or math.inf, self.clock() + grace)
+            else:
+                one.end = LeaseEnd.REVOKED
 
     async def disconnect(self, lease: Lease, _nothing: None) -> None:
         if self.expected[lease.id].end is None:  # a connection that comes and goes changes nothing
@@ -147,7 +152,9 @@ class House:
         self.table.sweep()
         self.cache.sweep()
         for one in self.alive():
-            if one.until <= self.clock():
+            if one.asked_back is not None and one.asked_back <= self.clock():
+                one.end = LeaseEnd.REVOKED
+            elif one.until <= self.clock():
                 one.end = LeaseEnd.EXPIRED
 
     def check(self) -> None:
