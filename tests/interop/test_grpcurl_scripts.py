@@ -94,6 +94,7 @@ def messages(text: str) -> list[Any]:
     return found
 
 
+@pytest.mark.timeout(120)
 def test_install_watch_list_and_lease_do_the_main_job(
     environment: dict[str, str], suite: Suite, vae: Path
 ) -> None:
