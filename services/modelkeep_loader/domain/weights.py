@@ -17,9 +17,10 @@ from modelkeep.headers import Tensor
 from modelkeep.quantised import CAST, FLOAT8, Quantisation, survey
 from modelkeep_common.wire import clamped_int
 
-#: Bytes of the header that a tensor takes, and of what surrounds the tensors.
+#: Bytes of the header that a tensor takes, and of what surrounds the tensors: manifest and configuration, and
+#: what pads the header to whole pages.
 _ENTRY_BYTES: Final = 160
-_HEAD_BYTES: Final = 4096
+_HEAD_BYTES: Final = 2 * 4096
 
 
 @dataclass(frozen=True, slots=True)

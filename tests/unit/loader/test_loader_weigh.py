@@ -9,7 +9,7 @@ import pytest
 from modelkeep.headers import Tensor
 from modelkeep_loader.domain.weights import Weights, weigh
 
-HEAD, ENTRY = 4096, 160
+HEAD, ENTRY = 8192, 160
 WIDE = [Tensor("a.weight", "F32", (8, 4)), Tensor("a.bias", "F32", (8,)), Tensor("ids", "I64", (2,))]
 FP8 = [
     Tensor("a.weight", "F8_E4M3", (8, 4)),
