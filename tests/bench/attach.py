@@ -1,25 +1,27 @@
-"""A component ready in one more worker, against from_pretrained with the same cast; what a lease costs.
+"""Components of a loader in workers, against from_pretrained and other ways; what a lease costs.
 
-The model is a diffusers folder with random weights in true sizes: an AutoencoderKL as SDXL has it (335 MB of
-fp32 on disk) and a UNet2DConditionModel as Stable Diffusion 1.5 has it (3.4 GB), held as bfloat16. Each
-figure comes from a fresh process whose imports are done; from_pretrained finds the files in the page cache.
-"ready" ends when the module can be called, "touched" when every page of its weights was read.
+Rows and bars are those that the loader was designed for (docs/benchmarks.md); sharing.py has those of one
+dtype, of an evicted page cache, of several workers, of a killed loader, and of InvokeAI's own cache.
+``--shrink 4 --rounds 1`` shows within minutes that all of it works. The models are those of attachroles.py,
+with random weights. Each figure comes from a fresh process whose imports are done; from_pretrained finds the
+files in the page cache unless it says otherwise. "ready" ends when the module can be called, "touched" when
+every page of its weights was read.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
+import sharing
+from attachroles import Child
 from figures import Spread, ratios, report
 
 from modelkeep.client import Client
@@ -36,155 +38,6 @@ PRIVATE_BAR = 0.02
 P50_BAR_MS = 2.0
 P99_BAR_MS = 20.0
 LEASE_BAR_S = 1.0
-
-
-# In the child processes.
-
-
-def build(folder: str) -> None:
-    """Write both components in diffusers' layout."""
-    import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
-    torch.manual_seed(0)
-    AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=4,
-        sample_size=1024,
-        scaling_factor=0.13025,
-        force_upcast=True,
-    ).save_pretrained(f"{folder}/vae")
-    with torch.device("meta"):  # its own way to draw initial values takes half a minute
-        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
-    unet = unet.to_empty(device="cpu")
-    with torch.no_grad():
-        for parameter in unet.parameters():
-            parameter.uniform_(-0.02, 0.02)
-    unet.save_pretrained(f"{folder}/unet")
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    Path(folder, "model_index.json").write_text(json.dumps(index), encoding="ascii")
-
-
-def attach(address: str, key: str, submodel: str) -> None:
-    """Hold a component as a user's worker does."""
-    model_class(submodel)  # imported before the clock runs, as from_pretrained's user did
-
-    from modelkeep.worker import ModelLoader
-
-    with start_signal(), ModelLoader(address) as loader:
-        before, began = anonymous_bytes(), time.perf_counter()
-        info = loader.get_model(key, submodel, precision="bfloat16")
-        loaded = time.perf_counter()
-        with info as module:
-            finish(module, before, began, get_model=loaded - began, lease=info.context.lease_id)
-            sys.stdin.readline()
-
-
-def from_pretrained(folder: str, submodel: str) -> None:
-    """Load it as diffusers does."""
-    import torch
-
-    cls = model_class(submodel)
-    with start_signal():
-        before, began = anonymous_bytes(), time.perf_counter()
-        module = cls.from_pretrained(folder, subfolder=submodel, torch_dtype=torch.bfloat16)
-        finish(module, before, began)
-        sys.stdin.readline()
-
-
-def model_class(submodel: str) -> Any:
-    """diffusers' class of a component."""
-    import diffusers
-
-    return diffusers.AutoencoderKL if submodel == "vae" else diffusers.UNet2DConditionModel
-
-
-@contextmanager
-def start_signal() -> Iterator[None]:
-    """Say that the imports are done, and wait for the turn."""
-    print(json.dumps({"imported": True}), flush=True)
-    sys.stdin.readline()
-    yield
-
-
-def finish(module: Any, before: int, began: float, **facts: Any) -> None:
-    """Print what was measured."""
-    import torch
-
-    ready = time.perf_counter() - began
-    page = os.sysconf("SC_PAGE_SIZE")
-    parameters = list(module.parameters())
-    for parameter in parameters:
-        parameter.detach().reshape(-1).view(torch.uint8)[::page].sum()
-    touched = time.perf_counter() - began
-    size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-    private = anonymous_bytes() - before
-    print(
-        json.dumps({"ready": ready, "touched": touched, "private": private, "size": size, **facts}),
-        flush=True,
-    )
-
-
-def anonymous_bytes() -> int:
-    """Memory of this process that belongs to no file: what a copy of weights would be."""
-    for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
-        if line.startswith("Anonymous:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("the kernel does not count anonymous memory")
-
-
-# In the benchmark.
-
-
-class Child:
-    """One of the functions of a benchmark in a fresh process."""
-
-    def __init__(self, role: str, *arguments: str, script: str = __file__) -> None:
-        self._role = role
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", script, role, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-
-    def answer(self) -> dict[str, Any]:
-        """Its next line."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the {self._role} process ended with {self._process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def run(self) -> dict[str, Any]:
-        """Let it do what it is for."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return self.answer()
-
-    def kill(self) -> None:
-        """SIGKILL; returns at once."""
-        self._process.kill()
-
-    def close(self) -> None:
-        """Wait for its end."""
-        self._process.kill()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
-        self._process.wait()
 
 
 def lease_end(stub: rpc.LoaderServiceStub, child: Child, lease: str) -> float:
@@ -256,27 +109,35 @@ def wait_for_digests(record: str, key: str) -> None:
     raise RuntimeError("the files of the model are not hashed")
 
 
-def measure(suite: Suite, folder: Path) -> bool:
+def measure(suite: Suite, folder: Path, rounds_wanted: int) -> bool:
     """Install, load, measure, print."""
     at = suite.sockets
     with Client(
         record=at["record"], download=at["download"], install=at["install"], loader=at["loader"]
     ) as client:
-        job = client.model_install.import_model(folder)
-        client.model_install.wait_for_installs(timeout=120)
-        assert job.config_out is not None, job.error
-        key = job.config_out.key
-        wait_for_digests(at["record"], key)
+        keys = []
+        for name in ("pipeline", "xl"):
+            job = client.model_install.import_model(folder / name)
+            client.model_install.wait_for_installs(timeout=300)
+            assert job.config_out is not None, job.error
+            keys.append(job.config_out.key)
+            wait_for_digests(at["record"], keys[-1])
+        key, large = keys
         client.model_loader.load(key, READY_BARS, precision="bfloat16")
+        client.model_loader.load(key, ["vae"], precision="float32")
+        client.model_loader.load(large, ["unet"], precision="bfloat16")
     held: list[bool] = []
     with grpc.insecure_channel(at["loader"]) as channel:
         stub = rpc.LoaderServiceStub(channel)
         for submodel, bar in READY_BARS.items():
             rounds = [
-                one_round(stub, at["loader"], key, str(folder), submodel, n % 2 == 0) for n in range(ROUNDS)
+                one_round(stub, at["loader"], key, str(folder / "pipeline"), submodel, n % 2 == 0)
+                for n in range(rounds_wanted)
             ]
             held += report_worker(submodel, bar, rounds)
         held += report_grants(grant_times(stub, key))
+    setting = sharing.Setting(suite, folder, key, large, rounds_wanted)
+    held += sharing.measure(setting)
     return all(held)
 
 
@@ -341,22 +202,20 @@ def report_grants(times: list[float]) -> list[bool]:
     return held
 
 
-def main() -> bool:
+def main(shrink: int = 1, rounds: int = ROUNDS) -> bool:
     """Run and print; whether every bar holds."""
+    roles = str(Path(__file__).with_name("attachroles.py"))
     with tempfile.TemporaryDirectory(prefix="modelkeep-bench-") as scratch:
-        folder = Path(scratch, "pipeline")
-        subprocess.run([sys.executable, "-W", "ignore", __file__, "build", str(folder)], check=True)
+        folder = Path(scratch, "models")
+        command = [sys.executable, "-W", "ignore", roles, "build", str(folder), str(shrink)]
+        subprocess.run(command, check=True)
         with Suite(Path(scratch, "data")) as suite:
-            return measure(suite, folder)
+            return measure(suite, folder, rounds)
 
 
 if __name__ == "__main__":
-    roles: dict[str, Callable[..., None]] = {
-        "build": build,
-        "attach": attach,
-        "from_pretrained": from_pretrained,
-    }
-    if len(sys.argv) > 1:
-        roles[sys.argv[1]](*sys.argv[2:])
-    else:
-        raise SystemExit(0 if main() else 1)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shrink", type=int, default=1, help="divide all widths by this")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    given = parser.parse_args()
+    raise SystemExit(0 if main(given.shrink, given.rounds) else 1)

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from attach import Child, anonymous_bytes, model_class, start_signal, wait_for_digests
+from attach import wait_for_digests
+from attachroles import Child, anonymous_bytes, model_class, start_signal
 from figures import Spread, ratios, report
 
 from modelkeep.client import Client
@@ -308,11 +309,11 @@ def main() -> bool:
         print("  there is no CUDA device: nothing is measured")
         return True
     with tempfile.TemporaryDirectory(prefix="modelkeep-bench-") as scratch:
-        folder = Path(scratch, "pipeline")
-        attach = str(Path(__file__).with_name("attach.py"))
+        folder = Path(scratch, "models")
+        attach = str(Path(__file__).with_name("attachroles.py"))
         subprocess.run([sys.executable, "-W", "ignore", attach, "build", str(folder)], check=True)
         with Suite(Path(scratch, "data")) as suite:
-            measure(suite, folder)
+            measure(suite, folder / "pipeline")
     return True
 
 
