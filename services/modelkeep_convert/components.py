@@ -31,18 +31,19 @@ from modelkeep.dtypes import DTYPES as FILE_DTYPES
 from modelkeep.exceptions import InvalidModelException
 from modelkeep.gguf import is_gguf
 from modelkeep.headers import Tensor
+from modelkeep.torchzip import is_zip
 from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import kept_in_float32, resolve_class
 from modelkeep.worker.manifest import Kind, Manifest
 from modelkeep.worker.shell import DTYPES, build_module, without_weights
 from modelkeep_convert import sealed, vaeconfig
 from modelkeep_convert.checkpoints.conversion import convert
+from modelkeep_convert.pickles import open_pickled
 from modelkeep_convert.quantised.gguf import open_gguf
 from modelkeep_convert.quantised.rows import RowNumbers
 from modelkeep_convert.quantised.sources import (
     Quantised,
     Source,
-    any_quantised,
     bytes_of,
     joined,
     written_out,
@@ -114,7 +115,7 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
             raise _incomplete(wanted, missing)
     if _is_plain(shell, sources, names):
         return _in_form(wanted, _from_sources(wanted, config, shell, sources, names), shell, sources)
-    if not any_quantised(sources):
+    if all(isinstance(source, _Source) for source in sources.values()):
         parts = _from_module(wanted, config, _from_pretrained(cls, wanted, config, descriptors))
         return _in_form(wanted, parts, shell, sources)
     kept = kept_in_float32(wanted.library, wanted.class_name, wanted.precision)
@@ -219,6 +220,8 @@ def _open(wanted: Build, descriptors: list[int]) -> dict[str, Source]:
 def _tensors_of(fd: int, name: str) -> dict[str, Source]:
     if is_gguf(fd):
         return open_gguf(fd, name)
+    if is_zip(fd):
+        return open_pickled(fd, name)
     file: Any = safe_open(f"/proc/self/fd/{fd}", framework="pt")
     return {key: _Source(file, key) for key in list(file.keys())}
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
-from typing import Final
 
 import torch
 
 from modelkeep.dtypes import DTYPES
 from modelkeep.gguf import BLOCKS, read_gguf
 from modelkeep.headers import Tensor
+from modelkeep_convert.mapping import map_privately
 from modelkeep_convert.quantised.sources import Source
-
-#: Of <sys/mman.h> on Linux, where the standard library has no name for it yet: a file larger than memory may
-#: be mapped so that it could be written, for it is not.
-_MAP_NORESERVE: Final = 0x4000
 
 
 class _Plain:
@@ -63,8 +59,7 @@ def open_gguf(fd: int, name: str) -> dict[str, Source]:
         InvalidModelException: It is no valid GGUF file.
     """
     header = read_gguf(fd, Path(name))
-    # A private mapping, since torch warns of memory that cannot be written; nobody writes into it.
-    memory = mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE | _MAP_NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    memory = map_privately(fd)
     return {
         tensor.name: Blocks(memory, tensor) if tensor.dtype in BLOCKS else _Plain(memory, tensor)
         for tensor in header.tensors

@@ -114,11 +114,6 @@ def _one(weight: QuantisedTensor, sources: Mapping[str, Source]) -> Quantised:
     return Quantised(weight.scheme, parts, shape)
 
 
-def any_quantised(sources: Mapping[str, Source]) -> bool:
-    """Whether one of them is."""
-    return any(isinstance(source, Quantised) for source in sources.values())
-
-
 def written_out(sources: Mapping[str, Source], dtype: torch.dtype, kept: Collection[str]) -> int:
     """A file in memory with the same weights, dequantised: for the library's own loaders.
 

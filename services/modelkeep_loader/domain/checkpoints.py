@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from modelkeep.contents import PICKLE_SUFFIXES
 from modelkeep.exceptions import ForbiddenPathException, InvalidModelException, ModelNotFoundException
 from modelkeep.headers import Header
 from modelkeep.taxonomy import SubModelType
@@ -22,7 +21,7 @@ from modelkeep_common.paths import AllowedRoots
 from modelkeep_convert.checkpoints import original, parts, schedulers, settings
 from modelkeep_convert.checkpoints.original import Original
 from modelkeep_loader.domain.components import ComponentRef
-from modelkeep_loader.domain.files import Files, unsafe
+from modelkeep_loader.domain.files import Files
 from modelkeep_loader.domain.found import Found, Ground
 from modelkeep_loader.domain.records import Record
 from modelkeep_loader.domain.submodels import none_named, not_there
@@ -94,15 +93,14 @@ def find_part(files: Files, originals: Originals, ref: ComponentRef, record: Rec
     Raises:
         FileNotFoundError, OSError: The file is missing, or cannot be read.
         SubmodelRequiredException, UnknownSubmodelException: None, or another component was asked for.
-        UnsafeFormatException: It is a pickle.
+        UnsafeFormatException: It is a pickle of more than tensors.
         ModelNotFoundException, ForbiddenPathException: As :meth:`Originals.of`.
         InvalidModelException: It is no checkpoint of its base, or one that cannot be lent.
     """
     place, listing = ground.place, ground.listing
     if not place.exists():
         raise FileNotFoundError(2, "missing", str(place))
-    if place.suffix.lower() in PICKLE_SUFFIXES and not files.is_safetensors(place):
-        raise unsafe(place)
+    files.check_pickle(place)
     # By the name that the record has it under, also where a link leads elsewhere (a cache of blobs).
     name = os.path.basename(ground.name)
     listing.require(name, place)

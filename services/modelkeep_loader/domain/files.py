@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from modelkeep.contents import BEGINNING_BYTES, PICKLE_SUFFIXES, Kind, content_of
-from modelkeep.exceptions import InvalidModelException, UnsafeFormatException
+from modelkeep.exceptions import InvalidModelException
 from modelkeep.gguf import is_gguf, read_gguf
 from modelkeep.headers import Allowance, Header, read_header
 from modelkeep.modeljson import MAX_CONFIG_BYTES, read_object
+from modelkeep.pickles import read_pickled, read_stored
+from modelkeep.torchzip import is_zip
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_loader.domain.listing import Listing
 
@@ -60,14 +62,29 @@ class Files:
             status = os.fstat(fd)
             if is_gguf(fd):
                 return read_gguf(fd, path, allowance=allowance), status
-            header = read_header(fd, path, allowance=allowance)
+            if is_zip(fd):
+                header = read_pickled(fd, path, allowance=allowance)
+            else:
+                header = read_header(fd, path, allowance=allowance)
         header.check_lendable()
         return header, status
 
-    def is_safetensors(self, path: Path) -> bool:
-        """Whether its bytes are, whatever its name says."""
+    def check_pickle(self, path: Path, called: Path | None = None) -> None:
+        """Look through a file that is named as a pickle. One that is safetensors by its bytes is none.
+
+        Args:
+            path: The file.
+            called: What to call it in messages, where that is not its path.
+
+        Raises:
+            UnsafeFormatException: It is a pickle of more than tensors, or one that cannot be followed.
+            InvalidModelException: It is not whole.
+        """
+        if path.suffix.lower() not in PICKLE_SUFFIXES and called is None:
+            return
         with self.open(path) as fd:
-            return content_of(os.pread(fd, BEGINNING_BYTES, 0)).kind is Kind.SAFETENSORS
+            if content_of(os.pread(fd, BEGINNING_BYTES, 0)).kind is not Kind.SAFETENSORS:
+                read_stored(fd, called if called is not None else path)
 
     def json(
         self, folder: Path, name: str, listing: Listing, limit: int = MAX_CONFIG_BYTES
@@ -91,11 +108,3 @@ def pickle_among(names: Collection[str]) -> str:
     if any(name.endswith(".safetensors") for name in names):
         return ""
     return min((name for name in names if Path(name).suffix.lower() in PICKLE_SUFFIXES), default="")
-
-
-def unsafe(path: Path) -> UnsafeFormatException:
-    """What is said of a pickle."""
-    return UnsafeFormatException(
-        f"{path.name} is a pickle, which may run code when it is read; only safetensors files are lent.",
-        metadata={"path": str(path), "format": path.suffix.lower()},
-    )

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-from modelkeep.contents import PICKLE_SUFFIXES
 from modelkeep.exceptions import (
     FieldInvalidException,
     FieldViolation,
@@ -27,7 +26,7 @@ from modelkeep.taxonomy import SubModelType
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_loader.domain.checkpoints import Originals, find_part
 from modelkeep_loader.domain.components import ComponentRef
-from modelkeep_loader.domain.files import Files, unsafe
+from modelkeep_loader.domain.files import Files
 from modelkeep_loader.domain.folders import check_lendable, find_folder
 from modelkeep_loader.domain.found import Found, Ground
 from modelkeep_loader.domain.listing import Listing
@@ -208,8 +207,7 @@ class Finder:
             return find_folder(self.files, record, ground)
         if not place.exists():
             raise FileNotFoundError(2, "missing", str(place))
-        if place.suffix.lower() in PICKLE_SUFFIXES and not self.files.is_safetensors(place):
-            raise unsafe(place)
+        self.files.check_pickle(place)
         if record.type not in ("vae", "main"):
             raise InvalidModelException(
                 f"{record.name!r} is of the type {record.type}, which cannot be lent from one file yet.",

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from pathlib import Path
 from typing import Final
 
 from modelkeep.exceptions import InvalidModelException
 from modelkeep.modeljson import MAX_INDEX_BYTES
+from modelkeep.torchzip import unsafe
 from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import ALLOWED
 from modelkeep.worker.objectclasses import OBJECTS
 from modelkeep_convert.request import MAX_FILES
-from modelkeep_loader.domain.files import Files, listed, pickle_among, unsafe
+from modelkeep_loader.domain.files import Files, listed, pickle_among
 from modelkeep_loader.domain.found import Found, Ground
 from modelkeep_loader.domain.listing import Listing
 from modelkeep_loader.domain.objects import find_object
 from modelkeep_loader.domain.records import Record
 
 _STEMS = ("diffusion_pytorch_model", "model")
+#: Of weights that are pickles; they are taken where there are no others.
+_PICKLE_STEMS = ("diffusion_pytorch_model", "pytorch_model")
 #: What says which files a component's shards are; also of a variant.
-INDEX_NAMES: Final = "*.safetensors.index*.json"
+INDEX_NAMES: Final = "*.index*.json"
 
 
 def find_folder(
@@ -38,7 +40,7 @@ def find_folder(
 
     Raises:
         FileNotFoundError, OSError: A file is missing, or cannot be read.
-        UnsafeFormatException: Its weights are pickles.
+        UnsafeFormatException: Its weights are pickles of more than tensors.
         InvalidModelException: Its class is not on the list, or a file is not what it should be.
     """
     listing = ground.listing.inside(submodel) if submodel else ground.listing
@@ -46,7 +48,7 @@ def find_folder(
     if (library, class_name) in OBJECTS:
         return find_object(files, record, ground, folder, submodel, library, class_name)
     if class_name:
-        check_class(library, class_name, folder, listing)
+        check_class(library, class_name, folder)
     config = files.json(folder, "config.json", listing)
     if not class_name:
         if isinstance(name := config.get("_class_name"), str):
@@ -59,7 +61,7 @@ def find_folder(
                 metadata={"path": str(folder), "detail": "no class"},
                 remedy="Fetch config.json anew: it has a _class_name, or one class in architectures.",
             )
-    check_class(library, class_name, folder, listing)
+    check_class(library, class_name, folder)
     # Names as the record has them, also where links lead elsewhere (a cache of blobs).
     named = [(name, files.roots.resolve(folder / name)) for name in weights(files, folder, listing)]
     config = checked_config(class_name, config, folder / "config.json")
@@ -79,22 +81,18 @@ def check_lendable(
         find_object(files, record, ground, folder, submodel, library, class_name)
         return
     listing = ground.listing.inside(submodel)
-    check_class(library, class_name, folder, listing)
+    check_class(library, class_name, folder)
     weights(files, folder, listing)
 
 
-def check_class(library: str, class_name: str, folder: Path, listing: Listing) -> None:
+def check_class(library: str, class_name: str, folder: Path) -> None:
     """Refuse what is not on the list of classes.
 
     Raises:
-        UnsafeFormatException: It is not, and its weights are pickles besides.
         InvalidModelException: It is not.
     """
     if (library, class_name) in ALLOWED:
         return
-    with contextlib.suppress(OSError):
-        if pickle := pickle_among(listed(folder, listing)):
-            raise unsafe(folder / pickle)
     raise InvalidModelException(
         f"{class_name} of {library} is not among the classes that can be lent.",
         metadata={"path": str(folder), "detail": f"class {class_name}"},
@@ -108,20 +106,34 @@ def weights(files: Files, folder: Path, listing: Listing) -> list[str]:
 
     Raises:
         FileNotFoundError, OSError: There are none.
-        UnsafeFormatException: There are only pickles.
+        UnsafeFormatException: There are only pickles, and they hold more than tensors.
         InvalidModelException: The index of shards is not what it should be.
     """
     names = listed(folder, listing)
-    for stem in _STEMS:
-        whole, index = f"{stem}.safetensors", f"{stem}.safetensors.index.json"
-        variant = re.compile(rf"{stem}\.([A-Za-z0-9_]+\.safetensors|safetensors\.index\.[A-Za-z0-9_]+\.json)")
+    if found := _named(files, folder, listing, names, _STEMS, "safetensors"):
+        return found
+    if pickle := pickle_among(names):
+        found = _named(files, folder, listing, names, _PICKLE_STEMS, "bin")
+        if not found:
+            unsafe(folder / pickle, "it has none of the names that a component's weights have")
+        for name in found:
+            files.check_pickle(files.roots.resolve(folder / name), folder / name)
+        return found
+    raise FileNotFoundError(2, "missing", str(folder / f"{_STEMS[0]}.safetensors"))
+
+
+def _named(
+    files: Files, folder: Path, listing: Listing, names: set[str], stems: tuple[str, ...], suffix: str
+) -> list[str]:
+    """Those of the usual names; none if there are none."""
+    for stem in stems:
+        whole, index = f"{stem}.{suffix}", f"{stem}.{suffix}.index.json"
+        variant = re.compile(rf"{stem}\.([A-Za-z0-9_]+\.{suffix}|{suffix}\.index\.[A-Za-z0-9_]+\.json)")
         variants = sorted(filter(variant.fullmatch, names), key=lambda n: (".fp16." not in n, n))
         for name in (whole, index, *variants):
             if name in names:
-                return [name] if name.endswith(".safetensors") else _shards(files, folder, name, listing)
-    if pickle := pickle_among(names):
-        raise unsafe(folder / pickle)
-    raise FileNotFoundError(2, "missing", str(folder / f"{_STEMS[0]}.safetensors"))
+                return [name] if name.endswith(f".{suffix}") else _shards(files, folder, name, listing)
+    return []
 
 
 def _shards(files: Files, folder: Path, index: str, listing: Listing) -> list[str]:

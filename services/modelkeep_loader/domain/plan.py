@@ -154,7 +154,7 @@ class Planner:
             RootMismatchException: The record's root is not the folder that is mounted here.
             ForbiddenPathException: The record, or a link, points outside every allowed root.
             ModelNotFoundException: Nothing is there.
-            UnsafeFormatException: Only pickles are there.
+            UnsafeFormatException: Only pickles are there, and they hold more than tensors.
             InvalidModelException: The files are broken, of no kind that can be loaded, or not those that
                 the record lists.
             ChecksumMismatchException: A file is not the one that the record says it is.

@@ -10,12 +10,13 @@ from typing import Final
 from modelkeep.contents import PICKLE_SUFFIXES
 from modelkeep.exceptions import InvalidModelException
 from modelkeep.worker.manifest import Kind
-from modelkeep_loader.domain.files import Files, listed, pickle_among, unsafe
+from modelkeep_loader.domain.files import Files, listed
 from modelkeep_loader.domain.found import Found, Ground
 from modelkeep_loader.domain.records import Record
 
+_SAFETENSORS: Final = ".safetensors"
 #: Type of such a model → what its weights are called in a folder of it; any other name will do if it is
-#: the only one.
+#: the only one. Of pickles, which are taken where there is nothing else, the same with ".bin".
 STATE_DICTS: Final[Mapping[str, tuple[str, ...]]] = {
     "lora": ("pytorch_lora_weights.safetensors",),
     "control_lora": ("pytorch_lora_weights.safetensors",),
@@ -37,29 +38,34 @@ def find_state_dict(files: Files, record: Record, ground: Ground) -> Found:
 
     Raises:
         FileNotFoundError: It is not there.
-        UnsafeFormatException: There are only pickles.
+        UnsafeFormatException: There are only pickles, of more than tensors.
         InvalidModelException: Its folder has several weight files, and none has the usual name.
     """
     place, listing = ground.place, ground.listing
     if not place.is_dir():
         if not place.exists():
             raise FileNotFoundError(2, "missing", str(place))
-        if place.suffix.lower() in PICKLE_SUFFIXES and not files.is_safetensors(place):
-            raise unsafe(place)
+        files.check_pickle(place)
         # By the name that the record has it under, also where a link leads elsewhere (a cache of blobs).
         name, path = os.path.basename(ground.name), place
         listing.require(name, path)
     else:
         name = _in_folder(record, place, listed(place, listing))
         path = files.roots.resolve(place / name)
+        if not name.endswith(_SAFETENSORS):
+            files.check_pickle(path, place / name)
     return Found("", "", {}, [(name, path)], place, listing, kind=Kind.STATE_DICT)
 
 
 def _in_folder(record: Record, folder: Path, names: set[str]) -> str:
-    weights = sorted(name for name in names if name.endswith(".safetensors"))
-    for usual in STATE_DICTS[record.type]:
-        if usual in weights:
-            return usual
+    weights = sorted(name for name in names if name.endswith(_SAFETENSORS))
+    usual = STATE_DICTS[record.type]
+    if not weights:
+        weights = sorted(name for name in names if Path(name).suffix.lower() in PICKLE_SUFFIXES)
+        usual = tuple(f"{name.removesuffix(_SAFETENSORS)}.bin" for name in usual)
+    for name in usual:
+        if name in weights:
+            return name
     if len(weights) > 1:
         raise InvalidModelException(
             f"The folder of {record.name!r} has {len(weights)} weight files; nothing says which is meant.",
@@ -68,6 +74,4 @@ def _in_folder(record: Record, folder: Path, names: set[str]) -> str:
         )
     if weights:
         return weights[0]
-    if pickle := pickle_among(names):
-        raise unsafe(folder / pickle)
     raise FileNotFoundError(2, "missing", str(folder / "*.safetensors"))

@@ -11,6 +11,7 @@ from modelkeep.exceptions import ModelkeepError
 from modelkeep.taxonomy import ModelType
 from modelkeep.worker.manifest import Kind
 from modelkeep_loader.domain.plan import Planner
+from support import torchfiles
 from support.plans import KEY, Shelf, pipeline, plan, record, weights
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "loader.md"
@@ -84,9 +85,47 @@ async def test_a_row_is_what_the_loader_does(
     "kind", sorted({str(kind) for kind in ModelType} - {"onnx", "external_image_generator"})
 )
 @pytest.mark.parametrize("suffix", [".bin", ".ckpt", ".pt", ".pth"])
-async def test_a_pickle_is_refused_whatever_it_is_a_model_of(
+async def test_a_bare_pickle_is_refused_whatever_it_is_a_model_of(
     planner: Planner, shelf: Shelf, tmp_path: Path, kind: str, suffix: str
 ) -> None:
     (tmp_path / "models" / f"file{suffix}").write_bytes(b"\x80\x02}q\x00.")
     shelf.records[KEY] = record(f"file{suffix}", type=kind)
     assert await outcome(planner, "vae" if kind == "main" else "") == "UNSAFE_FORMAT"
+
+
+@pytest.mark.parametrize("kind", sorted({str(kind) for kind in ModelType} - {"main"}))
+async def test_tensors_of_torch_save_are_what_the_row_says_of_safetensors(
+    planner: Planner, shelf: Shelf, tmp_path: Path, kind: str
+) -> None:
+    folder, file = rows()[kind]
+    models = tmp_path / "models"
+    name = CLASSES.get(kind, "AutoencoderKL")
+    told = {"_class_name": name} if kind in OF_DIFFUSERS else {"architectures": [name]}
+    stem = "diffusion_pytorch_model" if kind in OF_DIFFUSERS else "pytorch_model"
+    torchfiles.tiny(models / "folder" / f"{stem}.bin")
+    (models / "folder" / "config.json").write_text(json.dumps(told))
+    shelf.records[KEY] = record("folder", type=kind)
+    assert await outcome(planner) == folder
+    torchfiles.tiny(models / "file.ckpt")
+    shelf.records[KEY] = record("file.ckpt", type=kind, revision=2)
+    assert await outcome(planner) == file
+
+
+async def test_safetensors_beside_a_pickle_win_and_shards_of_pickles_are_found(
+    planner: Planner, shelf: Shelf, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models" / "folder"
+    shards = {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}
+    for tensor, shard in shards.items():
+        torchfiles.tiny(folder / shard, tensor)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": shards}))
+    (folder / "training_args.bin").write_bytes(torchfiles.archive(b"\x80\x02cos\nabort\n)R."))
+    (folder / "config.json").write_text('{"architectures": ["T5EncoderModel"]}')
+    shelf.records[KEY] = record("folder", type="t5_encoder")
+    found = await plan(planner, "")
+    assert [file.name for file in found.files] == sorted(shards.values())
+    weights(folder / "model.safetensors")
+    assert [file.name for file in (await plan(planner, "")).files] == ["model.safetensors"]
+    (folder / "model.safetensors").unlink()
+    (folder / shards["b"]).write_bytes(torchfiles.archive(b"\x80\x02cos\nabort\n)R."))
+    assert await outcome(planner) == "UNSAFE_FORMAT"
