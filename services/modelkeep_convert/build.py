@@ -11,6 +11,7 @@ from modelkeep.worker.packedshell import SHELL_KEY
 from modelkeep.worker.shell import packed_shell
 from modelkeep_convert import sealed, weightfile
 from modelkeep_convert.components import collect
+from modelkeep_convert.memoryformat import in_channels_last
 from modelkeep_convert.request import Build
 
 
@@ -27,6 +28,8 @@ def build(wanted: Build, descriptors: list[int], progress: Callable[[int], None]
     if len(descriptors) != len(wanted.files):
         raise ModelkeepError(f"{len(wanted.files)} files named, {len(descriptors)} handed over.")
     parts = collect(wanted, descriptors)
+    if wanted.memory_format == "channels_last":
+        parts = in_channels_last(parts)
     metadata = {"format": "pt", METADATA_KEY: parts.manifest.to_json()}
     if parts.manifest.kind is Kind.MODULE and not parts.manifest.quantised:
         metadata[SHELL_KEY] = packed_shell(parts.manifest)

@@ -30,6 +30,7 @@ class Build:
         weights: Their form: "dequantised", "stored" or "float8" (:mod:`modelkeep_convert.quantised.stored`).
         layout, prefix: Of a component of a main model in one file: how its tensors are named, and what their
             names begin with (:class:`modelkeep_convert.checkpoints.parts.Part`).
+        memory_format: "contiguous", or "channels_last" (:mod:`modelkeep_convert.memoryformat`).
     """
 
     library: str
@@ -46,3 +47,4 @@ class Build:
     weights: str = "dequantised"
     layout: str = ""
     prefix: str = ""
+    memory_format: str = "contiguous"

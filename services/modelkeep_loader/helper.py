@@ -166,6 +166,7 @@ class Helper:
             weights=plan.weights,
             layout=plan.part.layout if plan.part is not None else "",
             prefix=plan.part.prefix if plan.part is not None else "",
+            memory_format=plan.memory_format,
         )
         stop = threading.Event()
         verifying = asyncio.create_task(asyncio.to_thread(verify, plan, descriptors, stop.is_set))
@@ -384,6 +385,7 @@ def _accept(descriptors: Sequence[int], plan: Plan, sources: Sequence[int]) -> B
             aliases=manifest.aliases,
             buffers=frozenset(manifest.buffers),
             quantised=manifest.quantised,
+            channels_last=frozenset(manifest.channels_last),
         )
     finally:
         for descriptor in descriptors:

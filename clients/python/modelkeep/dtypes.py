@@ -17,6 +17,13 @@ WEIGHT_FORMS: Final[Mapping[str, str]] = {
     "dequantised": "WEIGHT_FORM_DEQUANTISED",
     "float8": "WEIGHT_FORM_FLOAT8",
 }
+#: Order in which the numbers of tensors of four dimensions lie, by torch's names.
+MemoryFormat: TypeAlias = Literal["contiguous", "channels_last"]
+#: Its name on the wire.
+MEMORY_FORMATS: Final[Mapping[str, str]] = {
+    "contiguous": "MEMORY_FORMAT_CONTIGUOUS",
+    "channels_last": "MEMORY_FORMAT_CHANNELS_LAST",
+}
 
 
 @dataclass(frozen=True, slots=True)

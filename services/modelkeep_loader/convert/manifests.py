@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
+from modelkeep.headers import Tensor
 from modelkeep.loader.v1 import hold_pb2, load_pb2, resident_pb2
-from modelkeep.worker.manifest import Kind
+from modelkeep.worker.manifest import Kind, channels_last_strides
 from modelkeep_common.wire import clamped_int
 from modelkeep_loader.convert.words import KINDS, PRECISION_OF, ref_message, wire_text
-from modelkeep_loader.domain.components import Plan, Resident
+from modelkeep_loader.domain.components import Built, Plan, Resident
 from modelkeep_loader.domain.demand import Demand
 
 #: Bytes of manifests in a grant: with the rest well under the 4 MiB that clients receive by default.
@@ -78,17 +79,7 @@ def _contents_of(resident: Resident) -> bytes:
     assert built is not None, "only residents are granted"
     message = resident_pb2.ComponentManifest(
         config_json=json.dumps(dict(built.config), sort_keys=True),
-        tensors=[
-            resident_pb2.TensorEntry(
-                name=tensor.name,
-                dtype=tensor.dtype,
-                shape=tensor.shape,
-                offset=tensor.begin,
-                size_bytes=tensor.size_bytes,
-                is_buffer=tensor.name in built.buffers,
-            )
-            for tensor in built.tensors
-        ],
+        tensors=[_entry(tensor, built) for tensor in built.tensors],
         quantised_tensors=[
             resident_pb2.QuantisedTensor(
                 name=name, scheme=weight.scheme, shape=weight.shape, dtype=weight.dtype, parts=weight.parts
@@ -99,6 +90,22 @@ def _contents_of(resident: Resident) -> bytes:
     )
     data = _contents[resident] = message.SerializeToString()
     return data
+
+
+def _entry(tensor: Tensor, built: Built) -> resident_pb2.TensorEntry:
+    entry = resident_pb2.TensorEntry(
+        name=tensor.name,
+        dtype=tensor.dtype,
+        shape=tensor.shape,
+        offset=tensor.begin,
+        size_bytes=tensor.size_bytes,
+        is_buffer=tensor.name in built.buffers,
+    )
+    if tensor.name in built.channels_last:
+        batch, height, width, channels = tensor.shape
+        entry.shape[:] = shape = (batch, channels, height, width)
+        entry.strides[:] = channels_last_strides(shape)
+    return entry
 
 
 def _describe(manifest: resident_pb2.ComponentManifest, plan: Plan, index: int) -> None:

@@ -11,7 +11,7 @@ from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.loader.v1 import capacity_pb2, hold_pb2, load_pb2, resident_pb2
 from modelkeep_common.wire import to_seconds
 from modelkeep_loader.convert.manifests import grant_manifests
-from modelkeep_loader.convert.words import PRECISIONS, WEIGHTS, submodel_name
+from modelkeep_loader.convert.words import MEMORY_FORMATS, PRECISIONS, WEIGHTS, submodel_name
 from modelkeep_loader.domain.components import ComponentRef
 from modelkeep_loader.domain.demand import Terms
 from modelkeep_loader.domain.requests import Wish
@@ -49,7 +49,13 @@ def to_refs(components: Iterable[resident_pb2.ComponentRef]) -> list[ComponentRe
         FieldInvalidException: It names a component twice.
     """
     refs = [
-        ComponentRef(c.key, submodel_name(c.submodel), PRECISIONS[c.precision], WEIGHTS[c.weights])
+        ComponentRef(
+            c.key,
+            submodel_name(c.submodel),
+            PRECISIONS[c.precision],
+            WEIGHTS[c.weights],
+            MEMORY_FORMATS[c.memory_format],
+        )
         for c in components
     ]
     if len(set(refs)) != len(refs):

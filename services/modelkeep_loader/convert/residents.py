@@ -11,6 +11,7 @@ from modelkeep.worker.manifest import Kind
 from modelkeep_common.watch import Frame
 from modelkeep_common.wire import clamped_int, to_timestamp
 from modelkeep_loader.convert.words import (
+    MEMORY_FORMAT_OF,
     PRECISION_OF,
     STAGES,
     TIERS,
@@ -31,20 +32,24 @@ _MOST_COMPONENTS = 256
 def resident_message(resident: Resident, *, retry_in: float | None = None) -> resident_pb2.Resident:
     """A resident. ``retry_in``: seconds until a failed one may be tried again."""
     plan, built = resident.plan, resident.built
+    # A file on the disk is as it is, whatever will be made of it.
+    has_weights = plan.kind is not Kind.OBJECT and bool(plan.precision)
     message = resident_pb2.Resident(
         id=resident.id,
         content_addressed=plan.content_addressed,
         components=map(
             ref_message,
             heapq.nsmallest(
-                _MOST_COMPONENTS, resident.refs, key=lambda r: (r.key, r.submodel, r.precision, r.weights)
+                _MOST_COMPONENTS,
+                resident.refs,
+                key=lambda r: (r.key, r.submodel, r.precision, r.weights, r.memory_format),
             ),
         ),
         class_name=plan.class_name,
         library=plan.library,
         precision=PRECISION_OF[plan.precision],
-        # A file on the disk is as it is, whatever will be made of it.
-        weights=WEIGHTS_OF[plan.weights] if plan.kind is not Kind.OBJECT and plan.precision else None,
+        weights=WEIGHTS_OF[plan.weights] if has_weights else None,
+        memory_format=MEMORY_FORMAT_OF[plan.memory_format] if has_weights else None,
         device=plan.device,
         tier=TIERS[resident.tier],
         state=STAGES[resident.stage],

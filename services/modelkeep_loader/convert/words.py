@@ -27,6 +27,12 @@ WEIGHTS = {
     resident_pb2.WEIGHT_FORM_FLOAT8: "float8",
 }
 WEIGHTS_OF = {name: value for value, name in WEIGHTS.items() if value}
+MEMORY_FORMATS = {
+    resident_pb2.MEMORY_FORMAT_UNSPECIFIED: "contiguous",
+    resident_pb2.MEMORY_FORMAT_CONTIGUOUS: "contiguous",
+    resident_pb2.MEMORY_FORMAT_CHANNELS_LAST: "channels_last",
+}
+MEMORY_FORMAT_OF = {name: value for value, name in MEMORY_FORMATS.items() if value}
 #: An object has no weights, and so none.
 PRECISION_OF = {
     "": resident_pb2.PRECISION_UNSPECIFIED,
@@ -67,6 +73,7 @@ def ref_message(ref: ComponentRef) -> resident_pb2.ComponentRef:
         precision=PRECISION_OF[ref.precision],
         # As callers that do not know of it have it.
         weights=None if ref.weights == "auto" else WEIGHTS_OF[ref.weights],
+        memory_format=None if ref.memory_format == "contiguous" else MEMORY_FORMAT_OF[ref.memory_format],
     )
 
 

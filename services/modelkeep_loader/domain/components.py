@@ -50,12 +50,15 @@ class ComponentRef:
         submodel: Which component of a main model ("vae"); "" for models that are one component.
         precision: "auto", "float32", "float16" or "bfloat16".
         weights: "auto", "stored", "dequantised" or "float8"; see :mod:`modelkeep_loader.domain.weights`.
+        memory_format: "contiguous" or "channels_last"; see
+            :func:`modelkeep_loader.domain.weights.memory_format`.
     """
 
     key: str
     submodel: str = ""
     precision: str = "auto"
     weights: str = "auto"
+    memory_format: str = "contiguous"
 
 
 def signature_of(status: os.stat_result) -> str:
@@ -170,6 +173,7 @@ class Plan:
         quantisation: How the files are quantised; "" if they are not.
         dequantised_bytes: What `size_bytes` would be, were it lent dequantised.
         part: Which part of its file it is, if that holds a whole main model.
+        memory_format: "channels_last" only where that makes it another component than "contiguous".
     """
 
     ref: ComponentRef
@@ -195,6 +199,7 @@ class Plan:
     quantisation: str = ""
     dequantised_bytes: int = 0
     part: Part | None = None
+    memory_format: str = "contiguous"
 
     @property
     def display_name(self) -> str:
@@ -230,6 +235,8 @@ class Built:
     aliases: Mapping[str, str]
     buffers: frozenset[str]
     quantised: Mapping[str, QuantisedWeight] = field(default_factory=dict)
+    #: Names of tensors that lie in channels last; their shapes in `tensors` are those of the bytes.
+    channels_last: frozenset[str] = frozenset()
 
 
 class BuildProgress(Protocol):

@@ -78,7 +78,9 @@ def estimate(
         one = _of(plan, tier.get(plan.id) if plan.id else None, tier.clock())
         one = replace(one, is_on_disk=is_on_disk(plan))
         found.append(one)
-        different.setdefault(plan.id or (plan.files, plan.class_name, plan.precision), one)
+        different.setdefault(
+            plan.id or (plan.files, plan.class_name, plan.precision, plan.memory_format), one
+        )
     missing = [one for one in different.values() if _is_missing(one.resident)]
     needed = sum(one.size_bytes for one in missing) + activation_bytes
     needed += tier.besides(one.plan for one in missing)

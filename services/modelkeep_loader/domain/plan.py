@@ -39,7 +39,7 @@ from modelkeep_loader.domain.folders import INDEX_NAMES
 from modelkeep_loader.domain.found import Found
 from modelkeep_loader.domain.listing import refuse_other
 from modelkeep_loader.domain.records import FileFacts, Record, Records
-from modelkeep_loader.domain.weights import Weights, weigh
+from modelkeep_loader.domain.weights import Weights, memory_format, weigh
 
 #: Part of every identity: what the helper makes of the same files may change with it.
 LAYOUT_VERSION: Final = "safetensors-aligned-2"
@@ -83,6 +83,7 @@ class _Draft(NamedTuple):
     cast: bool
     build_bytes: int
     marks: dict[Path, str]
+    memory_format: str
 
 
 class _Weighed(NamedTuple):
@@ -92,6 +93,7 @@ class _Weighed(NamedTuple):
     weights: Weights
     cast: bool
     build_bytes: int
+    memory_format: str = "contiguous"
 
 
 class Localizes(Protocol):
@@ -259,6 +261,8 @@ class Planner:
             identity += [found.kind, draft.cast, [name for name, _ in found.files], found.texts]
         if found.part is not None:
             identity.append(found.part)
+        if draft.memory_format != "contiguous":
+            identity.append(draft.memory_format)
         is_known = len(contents) == len(draft.files)
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         plan = Plan(
@@ -285,6 +289,7 @@ class Planner:
             quantisation=weights.quantisation,
             dequantised_bytes=weights.dequantised_bytes,
             part=found.part,
+            memory_format=draft.memory_format,
         )
         weight = _PLAN_BYTES + len(text) + 200 * len(draft.marks)
         return _Kept(record, vae[1] if vae is not None else None, plan, draft.marks, weight)
@@ -367,11 +372,23 @@ class Planner:
             found.listing.claim(name, status)
             for (name, _), status in zip(found.files, weighed.statuses, strict=True)
         ]
-        return _Draft(found, sources, claims, weighed.weights, weighed.cast, weighed.build_bytes, marks)
+        return _Draft(
+            found,
+            sources,
+            claims,
+            weighed.weights,
+            weighed.cast,
+            weighed.build_bytes,
+            marks,
+            weighed.memory_format,
+        )
 
     def _weigh(self, ref: ComponentRef, found: Found) -> _Weighed:
         """Look at the files that were found: what they are, and what they will take."""
+        called = f"{found.location.name}/{ref.submodel}" if ref.submodel else found.location.name
+        order = partial(memory_format, ref.memory_format, found.kind, name=called)
         if found.kind is Kind.OBJECT:
+            order(form="dequantised", tensors=())
             statuses = [self._finder.files.status(path) for _, path in found.files]
             texts = sum(len(text.encode()) for text in found.texts.values())
             size = 4096 + 1024 * len(statuses) + sum(status.st_size for status in statuses) + texts
@@ -391,12 +408,15 @@ class Planner:
             kept=partial(kept_in_float32, found.library, found.class_name),
             path=looks[0][0].path,
         )
+        in_order = order(form=weights.form, tensors=(t for header, _ in looks for t in header.tensors))
         # One by one they are read, and cast to at most twice their size.
         largest = max((tensor.size_bytes for header, _ in looks for tensor in header.tensors), default=0)
         private = clamped_int(2 * largest)
         if found.part is not None:
             private = max(private, private_bytes(found, weights))
-        return _Weighed([status for _, status in looks], weights, cast, private)
+        if in_order != "contiguous":
+            private = clamped_int(private + 2 * largest)  # and copied once more in another order
+        return _Weighed([status for _, status in looks], weights, cast, private, in_order)
 
 
 def _has_others_vae(ref: ComponentRef, record: Record) -> bool:

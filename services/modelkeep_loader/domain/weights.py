@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from modelkeep.dtypes import DTYPES, PRECISIONS
+from modelkeep.exceptions import InvalidModelException
 from modelkeep.headers import Tensor
 from modelkeep.quantised import CAST, FLOAT8, Quantisation, survey
+from modelkeep.worker.manifest import Kind
 from modelkeep_common.wire import clamped_int
 
 #: Bytes of the header that a tensor takes, and of what surrounds the tensors: manifest and configuration, and
@@ -92,6 +94,39 @@ def weigh(
     else:
         form, size = "dequantised", dequantised
     return Weights(precision, form, ",".join(schemes), clamped_int(size), clamped_int(dequantised))
+
+
+def memory_format(wanted: str, kind: Kind, form: str, tensors: Iterable[Tensor], name: str) -> str:
+    """In which order a component's numbers are lent.
+
+    Args:
+        wanted: "contiguous" or "channels_last".
+        kind: What it is to its worker.
+        form: Of its weights, as :attr:`Weights.form`.
+        tensors: Of its files.
+        name: What to call it in messages.
+
+    Returns:
+        As wanted; "contiguous" also where no tensor has the four dimensions for which it makes a difference,
+        so that such a component is lent once, whichever is asked for.
+
+    Raises:
+        InvalidModelException: It cannot be lent in channels last.
+    """
+    if wanted == "contiguous":
+        return wanted
+    if kind is not Kind.MODULE or form != "dequantised":
+        what = {
+            Kind.OBJECT: "it is an object without weights",
+            Kind.STATE_DICT: "it is a state dict, which belongs to no module yet",
+        }.get(kind, f"its weights are lent in the form {form!r}, which has an order of its own")
+        raise InvalidModelException(
+            f"{name!r} cannot be lent in {wanted}: {what}.",
+            metadata={"detail": f"memory format {wanted}"},
+            remedy="Ask for it contiguous"
+            + (", or for its weights dequantised." if kind is Kind.MODULE else "."),
+        )
+    return wanted if any(len(tensor.shape) == 4 for tensor in tensors) else "contiguous"
 
 
 def _stored_bytes(plain: Iterable[Tensor], found: Quantisation, precision: str, kept: Collection[str]) -> int:

@@ -67,6 +67,7 @@ ZERO = {
     "install.v1.WatchInstallsRequest.skip_snapshot": "a snapshot first",
     "install.v1.WatchInstallsRequest.until_ended": "the stream goes on",
     "loader.v1.AcquireLeaseRequest.delivery": "descriptors",
+    "loader.v1.ComponentRef.memory_format": "contiguous",
     "loader.v1.ComponentRef.precision": "the precision of the files",
     "loader.v1.ComponentRef.submodel": "a model that is one component; others are refused",
     "loader.v1.ComponentRef.weights": "dequantised",

@@ -88,6 +88,7 @@ def residents_listing() -> Listing[resident_pb2.Resident]:
             Column("LEASES", lambda r: r.lease_count, right=True, drop=2, order=lambda r: r.lease_count),
             Column("CLASS", lambda r: r.class_name, drop=4),
             time_column("USED", lambda r: r.last_use_time.ToNanoseconds() / 1e9, drop=5),
+            Column("MEMORY FORMAT", _memory_format, wide=True),
             Column("KEPT UNTIL", _kept, wide=True),
             Column("KEYS", lambda r: " ".join(map(component_name, r.components)), wide=True),
             Column("ID", lambda r: r.id, wide=True),
@@ -101,6 +102,7 @@ def residents_listing() -> Listing[resident_pb2.Resident]:
             "state": lambda r: (_state(r),),
             "tier": lambda r: (_tier(r),),
             "precision": lambda r: (_precision(r),),
+            "memory_format": lambda r: (_memory_format(r),),
             "class": lambda r: (r.class_name,),
         },
         totals=lambda rows: size(sum(r.size_bytes for r in rows)),
@@ -129,6 +131,9 @@ def load(
             help="auto, dequantised, stored (quantised as in the files) or float8 (cast to 8 bits)."
         ),
     ] = "auto",
+    memory_format: Annotated[
+        str, typer.Option(help="contiguous or channels_last (torch's, for convolutions).")
+    ] = "contiguous",
     tier: TierOption = CacheTier.RAM,
 ) -> None:
     """Bring a model into the loader's memory, so that workers have it at once."""
@@ -150,6 +155,7 @@ def load(
             parts,
             precision=precision.lower(),
             weights=cast("WeightForm", weights.lower()),
+            memory_format=memory_format.lower(),
             keep_alive=keep_alive,
             tier=tier.value,
             on_progress=show,
@@ -246,6 +252,15 @@ def _precision(resident: resident_pb2.Resident) -> str:
     if not resident.precision:  # an object: it has no weights
         return ""
     return short(resident_pb2.Precision.Name(resident.precision), "PRECISION_")
+
+
+def _memory_format(resident: resident_pb2.Resident) -> str:
+    from modelkeep.loader.v1 import resident_pb2
+
+    if not resident.memory_format:  # an object, or a file on the disk
+        return ""
+    name = resident_pb2.MemoryFormat.Name(resident.memory_format)
+    return name.removeprefix("MEMORY_FORMAT_").lower()
 
 
 def _name(resident: resident_pb2.Resident) -> str:

@@ -13,7 +13,7 @@ from modelkeep.client._installs import MODEL_EVENT, EventBus
 from modelkeep.client._leases import LeaseCalls
 from modelkeep.client._transport import Peer
 from modelkeep.client._watch import WatchFrame, events_with_progress, follow
-from modelkeep.dtypes import WEIGHT_FORMS, Precision, WeightForm
+from modelkeep.dtypes import MEMORY_FORMATS, WEIGHT_FORMS, MemoryFormat, Precision, WeightForm
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.loader.v1 import capacity_pb2, estimate_pb2, load_pb2, pins_pb2, resident_pb2, residents_pb2
 from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceStub
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Tier: TypeAlias = Literal["ram", "disk"]
 _SHORT: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _FORMS: Final[tuple[WeightForm, ...]] = get_args(WeightForm)
+_MEMORY_FORMATS: Final[tuple[MemoryFormat, ...]] = get_args(MemoryFormat)
 _PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 
@@ -64,11 +65,29 @@ def weight_form(weights: str) -> WeightForm:
     return found
 
 
+def memory_format_name(memory_format: Any) -> MemoryFormat:
+    """A memory format's name: "contiguous" or "channels_last"; torch's own will do.
+
+    Raises:
+        FieldInvalidException: It is neither.
+    """
+    text = str(memory_format).removeprefix("torch.").removesuffix("_format").lower()
+    found = next((known for known in _MEMORY_FORMATS if known == text), None)
+    if found is None:
+        known = ", ".join(_MEMORY_FORMATS)
+        raise FieldInvalidException(
+            f"{memory_format} is no memory format",
+            violations=[FieldViolation("memory_format", f"{text!r} is not one of {known}")],
+        )
+    return found
+
+
 def component(
     key: str,
     submodel: SubModelType | str | None = None,
     precision: Any = "auto",
     weights: WeightForm = "auto",
+    memory_format: Any = "contiguous",
 ) -> resident_pb2.ComponentRef:
     """The message that names a component."""
     return made(
@@ -77,6 +96,7 @@ def component(
         submodel=wire(SubModelType, submodel, "submodel") if submodel else None,
         precision=f"PRECISION_{precision_name(precision).upper()}",
         weights=WEIGHT_FORMS[weight_form(weights)],
+        memory_format=MEMORY_FORMATS[memory_format_name(memory_format)],
     )
 
 
@@ -85,10 +105,11 @@ def _components(
     submodels: SubModelType | str | Iterable[SubModelType | str],
     precision: Any,
     weights: WeightForm = "auto",
+    memory_format: Any = "contiguous",
 ) -> list[resident_pb2.ComponentRef]:
     named = [submodels] if isinstance(submodels, str) else submodels
     which: list[SubModelType | str | None] = list(named) or [None]
-    return [component(key, name, precision, weights) for name in which]
+    return [component(key, name, precision, weights, memory_format) for name in which]
 
 
 class AsyncModelLoader(LeaseCalls):
@@ -118,6 +139,7 @@ class AsyncModelLoader(LeaseCalls):
         context: Any = None,
         precision: Any = None,
         weights: WeightForm = "auto",
+        memory_format: Any = "contiguous",
     ) -> ModelInfo:
         """Load a component and answer with what there is to know about it; needs the extra `worker`.
 
@@ -136,6 +158,8 @@ class AsyncModelLoader(LeaseCalls):
                 loader was made with, mostly "auto".
             weights: "dequantised" (so is "auto"); "stored": quantised weights as the files have them, which
                 the module dequantises each time; "float8": cast to 8 bits, and back each time.
+            memory_format: "channels_last" for a module as ``.to(memory_format=torch.channels_last)`` makes
+                it, its weights lent in that order; torch's own name will do.
 
         Raises:
             UnknownModelException: No record has this key.
@@ -147,9 +171,9 @@ class AsyncModelLoader(LeaseCalls):
         """
         name, of = asked(which, submodel_type=submodel_type, submodel=submodel, context=context)
         asks = self._precision if precision is None else precision_name(precision)
-        form = weight_form(weights)
+        form, order = weight_form(weights), memory_format_name(memory_format)
         return await asyncio.to_thread(
-            lambda: self._loader().get_model(key, name, of, precision=asks, weights=form)
+            lambda: self._loader().get_model(key, name, of, precision=asks, weights=form, memory_format=order)
         )
 
     async def get_pipeline(
@@ -160,6 +184,7 @@ class AsyncModelLoader(LeaseCalls):
         *,
         precision: Any = None,
         weights: WeightForm | Mapping[str, WeightForm] = "auto",
+        memory_format: Any = "contiguous",
         pipeline_class: Any = None,
         **given: Any,
     ) -> PipelineInfo:
@@ -175,6 +200,7 @@ class AsyncModelLoader(LeaseCalls):
             precision: As for :meth:`get_model`; a mapping says it by component, and under "default" for the
                 others.
             weights: As for :meth:`get_model`; a mapping likewise.
+            memory_format: As for :meth:`get_model`, of all modules; a mapping likewise.
             pipeline_class: Class of the pipeline; the one that the model names when None.
             **given: Components and settings of the caller's own, by name, in place of the model's; None for a
                 component leaves it out, where the pipeline does without.
@@ -195,9 +221,20 @@ class AsyncModelLoader(LeaseCalls):
             if isinstance(weights, Mapping)
             else weight_form(weights)
         )
+        orders: MemoryFormat | dict[str, MemoryFormat] = (
+            {part: memory_format_name(one) for part, one in memory_format.items()}
+            if isinstance(memory_format, Mapping)
+            else memory_format_name(memory_format)
+        )
         return await asyncio.to_thread(
             lambda: self._loader().get_pipeline(
-                key, context, precision=named, weights=forms, pipeline_class=pipeline_class, **given
+                key,
+                context,
+                precision=named,
+                weights=forms,
+                memory_format=orders,
+                pipeline_class=pipeline_class,
+                **given,
             )
         )
 
@@ -209,6 +246,7 @@ class AsyncModelLoader(LeaseCalls):
         precision: Any = "auto",
         keep_alive: float | None = None,
         weights: WeightForm = "auto",
+        memory_format: Any = "contiguous",
         tier: Tier = "ram",
         on_progress: Callable[[load_pb2.LoadProgress], None] | None = None,
         timeout: float = 3600.0,
@@ -218,7 +256,7 @@ class AsyncModelLoader(LeaseCalls):
         Args:
             key: Key of the model.
             submodels: Which component or components of a main model; none for a model that is one component.
-            precision, weights: As for :meth:`get_model`.
+            precision, weights, memory_format: As for :meth:`get_model`.
             keep_alive: Seconds that they are kept once nobody uses them; below 0: for as long as there is
                 room; None: as the loader's setting says.
             tier: "disk": copy their files to the loader's cache folder, and no more.
@@ -227,7 +265,7 @@ class AsyncModelLoader(LeaseCalls):
         """
         request = made(
             load_pb2.LoadModelRequest,
-            components=_components(key, submodels, precision, weights),
+            components=_components(key, submodels, precision, weights, memory_format),
             tier=f"TIER_{tier.upper()}",
             keep_alive=timedelta(seconds=keep_alive) if keep_alive is not None else None,
         )

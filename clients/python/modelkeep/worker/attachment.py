@@ -69,6 +69,7 @@ def attach(descriptor: int) -> Any:
     module: torch.nn.Module = packed.module if packed is not None else empty_module(manifest)
     owners = _parts(module)
     buffers, transient = set(manifest.buffers), set(manifest.transient_buffers)
+    channels_last = frozenset(manifest.channels_last)
     addresses: dict[str, int] = {}
     if manifest.quantised:
         try:
@@ -83,6 +84,10 @@ def attach(descriptor: int) -> Any:
         owner = owners.get(path)
         if owner is None or leaf not in (owner._buffers if name in buffers else owner._parameters):
             raise _misfit(manifest, f"it has no {name}")
+        if name in channels_last:
+            if tensor.dim() != 4:
+                raise _misfit(manifest, f"{name} does not have four dimensions")
+            tensor = tensor.permute(0, 3, 1, 2)
         if name in buffers:
             owner.register_buffer(leaf, tensor.clone(), persistent=name not in transient)
             continue

@@ -13,7 +13,7 @@ import grpc
 import torch
 
 from modelkeep.addresses import find_addresses
-from modelkeep.dtypes import WEIGHT_FORMS, Precision, WeightForm
+from modelkeep.dtypes import MEMORY_FORMATS, WEIGHT_FORMS, MemoryFormat, Precision, WeightForm
 from modelkeep.exceptions import InvalidModelException, ModelkeepError, SubmodelRequiredException
 from modelkeep.loader.v1 import capacity_pb2, hold_pb2, load_pb2, loader_service_pb2_grpc, resident_pb2
 from modelkeep.messages import duration, made, wire
@@ -33,6 +33,8 @@ T = TypeVar("T", bound=str)
 #: Called with the name of an event and its payload.
 EventHandler: TypeAlias = Callable[[str, dict[str, Any]], None]
 
+#: Words in the names of those components of pipelines that are objects.
+_WITHOUT_WEIGHTS: Final = ("tokenizer", "scheduler", "processor", "extractor")
 _DTYPES: Final = {
     resident_pb2.Precision.Value(f"PRECISION_{name.upper()}"): dtype for name, dtype in DTYPES.items()
 }
@@ -101,6 +103,7 @@ class ModelLoader:
         context: Any = None,
         precision: Precision | None = None,
         weights: WeightForm = "auto",
+        memory_format: MemoryFormat = "contiguous",
     ) -> ModelInfo:
         """Bring a model into the loader's memory, and say how to use it.
 
@@ -118,6 +121,8 @@ class ModelLoader:
             precision: What to load in; the loader's own choice when None.
             weights: "dequantised" (so is "auto"); "stored": quantised weights as the files have them, which
                 the module dequantises each time; "float8": cast to 8 bits, and back each time.
+            memory_format: "channels_last" for a module as ``.to(memory_format=torch.channels_last)`` makes
+                it, its weights lent in that order.
 
         Raises:
             UnknownModelException: No record has this key.
@@ -130,7 +135,8 @@ class ModelLoader:
             TypeError: Something is said twice.
         """
         name, context = asked(which, submodel_type=submodel_type, submodel=submodel, context=context)
-        (info,) = self._load([_component(key, name, precision or self._precision, weights)], context)
+        ref = _component(key, name, precision or self._precision, weights, memory_format)
+        (info,) = self._load([ref], context)
         return info
 
     def get_pipeline(
@@ -140,6 +146,7 @@ class ModelLoader:
         *,
         precision: Precision | Mapping[str, Precision] | None = None,
         weights: WeightForm | Mapping[str, WeightForm] = "auto",
+        memory_format: MemoryFormat | Mapping[str, MemoryFormat] = "contiguous",
         pipeline_class: Any = None,
         **given: Any,
     ) -> PipelineInfo:
@@ -153,6 +160,7 @@ class ModelLoader:
             context: As for :meth:`get_model`; there are two events for each component that is lent.
             precision: What to load in; a mapping says it by component, and under "default" for the others.
             weights: As for :meth:`get_model`; a mapping likewise.
+            memory_format: As for :meth:`get_model`, of all modules; a mapping likewise.
             pipeline_class: Class of the pipeline, such as diffusers' for images to images; the one that the
                 model names when None.
             **given: Components and settings of the caller's own, by name. They take the place of the model's,
@@ -170,7 +178,10 @@ class ModelLoader:
             name for name in self._submodels(key) if name not in given and (parts is None or name in parts)
         ]
         asked_for = precision or self._precision
-        refs = [_component(key, name, _part(asked_for, name), _part(weights, name)) for name in names]
+        refs = [
+            _component(key, name, _part(asked_for, name), _part(weights, name), _order(memory_format, name))
+            for name in names
+        ]
         infos = self._load(refs, context)
         recipe = pipelines.recipe(infos[0].location, names, given, pipeline_class)
         return pipelines.PipelineInfo(
@@ -307,7 +318,11 @@ class ModelLoader:
 
 
 def _component(
-    key: str, submodel: SubModelType | str | None, precision: Precision, weights: WeightForm = "auto"
+    key: str,
+    submodel: SubModelType | str | None,
+    precision: Precision,
+    weights: WeightForm = "auto",
+    memory_format: MemoryFormat = "contiguous",
 ) -> resident_pb2.ComponentRef:
     return made(
         resident_pb2.ComponentRef,
@@ -315,12 +330,22 @@ def _component(
         submodel=wire(SubModelType, submodel, "submodel") if submodel else None,
         precision=f"PRECISION_{precision.upper()}",
         weights=WEIGHT_FORMS[weights],
+        memory_format=MEMORY_FORMATS[memory_format],
     )
 
 
 def _part(said: T | Mapping[str, T], name: str) -> T | Literal["auto"]:
     """What is said for a component of a pipeline."""
     return said.get(name, said.get("default", "auto")) if isinstance(said, Mapping) else said
+
+
+def _order(said: MemoryFormat | Mapping[str, MemoryFormat], name: str) -> MemoryFormat:
+    """The memory format of a component of a pipeline; what has no weights has none, unless it is named."""
+    if isinstance(said, Mapping) and name in said:
+        return said[name]
+    if any(word in name for word in _WITHOUT_WEIGHTS):
+        return "contiguous"
+    return said.get("default", "contiguous") if isinstance(said, Mapping) else said
 
 
 def _submodel(component: resident_pb2.ComponentRef) -> SubModelType | None:

@@ -2,14 +2,15 @@
 
 The memory that the loader lends is a safetensors file, and carries its own manifest under the key
 ``modelkeep`` of its ``__metadata__``, as JSON. Names, shapes, dtypes and offsets stand in the
-safetensors header itself.
+safetensors header itself. The shape there is that of the bytes, row by row: of a tensor in channels last
+(N, H, W, C), where the module has (N, C, H, W); :func:`channels_last_strides` are its strides there.
 """
 
 from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -63,6 +64,7 @@ class Manifest:
         transient_buffers: Those of `buffers` that are not part of the module's state dict.
         kind: Module, state dict or object.
         quantised: Parameters that several tensors of the file stand for.
+        channels_last: Names of tensors of four dimensions that lie in the file with the second of them last.
     """
 
     library: str
@@ -74,6 +76,7 @@ class Manifest:
     transient_buffers: tuple[str, ...]
     kind: Kind = Kind.MODULE
     quantised: Mapping[str, QuantisedWeight] = field(default_factory=dict)
+    channels_last: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The text that :meth:`from_json` reads."""
@@ -89,6 +92,7 @@ class Manifest:
                 "transient_buffers": list(self.transient_buffers),
                 "kind": self.kind,
                 "quantised": {name: asdict(weight) for name, weight in self.quantised.items()},
+                "channels_last": list(self.channels_last),
             },
             separators=(",", ":"),
             sort_keys=True,
@@ -123,6 +127,19 @@ class Manifest:
                     )
                     for name, w in raw.get("quantised", {}).items()
                 },
+                channels_last=tuple(raw.get("channels_last", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModelException(f"The lent weights have no readable manifest: {error}.") from None
+
+
+def channels_last_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """How (N, C, H, W) stands in the header of a lent file in which it lies in channels last."""
+    batch, channels, height, width = shape
+    return batch, height, width, channels
+
+
+def channels_last_strides(shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """Elements from one entry of (N, C, H, W) to the next in each dimension; C lies closest together."""
+    _, channels, height, width = shape
+    return height * width * channels, 1, width * channels, channels

@@ -13,6 +13,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class MemoryFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MEMORY_FORMAT_UNSPECIFIED: _ClassVar[MemoryFormat]
+    MEMORY_FORMAT_CONTIGUOUS: _ClassVar[MemoryFormat]
+    MEMORY_FORMAT_CHANNELS_LAST: _ClassVar[MemoryFormat]
+
 class WeightForm(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     WEIGHT_FORM_UNSPECIFIED: _ClassVar[WeightForm]
@@ -84,6 +90,9 @@ class LeaseState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LEASE_STATE_DETACHED: _ClassVar[LeaseState]
     LEASE_STATE_ENDED: _ClassVar[LeaseState]
     LEASE_STATE_REVOKING: _ClassVar[LeaseState]
+MEMORY_FORMAT_UNSPECIFIED: MemoryFormat
+MEMORY_FORMAT_CONTIGUOUS: MemoryFormat
+MEMORY_FORMAT_CHANNELS_LAST: MemoryFormat
 WEIGHT_FORM_UNSPECIFIED: WeightForm
 WEIGHT_FORM_AUTO: WeightForm
 WEIGHT_FORM_AS_STORED: WeightForm
@@ -134,19 +143,21 @@ LEASE_STATE_ENDED: LeaseState
 LEASE_STATE_REVOKING: LeaseState
 
 class ComponentRef(_message.Message):
-    __slots__ = ("key", "submodel", "precision", "weights")
+    __slots__ = ("key", "submodel", "precision", "weights", "memory_format")
     KEY_FIELD_NUMBER: _ClassVar[int]
     SUBMODEL_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FORMAT_FIELD_NUMBER: _ClassVar[int]
     key: str
     submodel: _taxonomy_pb2.SubModelType
     precision: Precision
     weights: WeightForm
-    def __init__(self, key: _Optional[str] = ..., submodel: _Optional[_Union[_taxonomy_pb2.SubModelType, str]] = ..., precision: _Optional[_Union[Precision, str]] = ..., weights: _Optional[_Union[WeightForm, str]] = ...) -> None: ...
+    memory_format: MemoryFormat
+    def __init__(self, key: _Optional[str] = ..., submodel: _Optional[_Union[_taxonomy_pb2.SubModelType, str]] = ..., precision: _Optional[_Union[Precision, str]] = ..., weights: _Optional[_Union[WeightForm, str]] = ..., memory_format: _Optional[_Union[MemoryFormat, str]] = ...) -> None: ...
 
 class Resident(_message.Message):
-    __slots__ = ("id", "content_addressed", "components", "class_name", "library", "precision", "device", "tier", "state", "size_bytes", "tensor_count", "lease_ids", "load_seconds", "load_time", "last_use_time", "progress", "error", "revision", "lease_count", "display_name", "model_removed", "pinned", "keep_until_time", "weights")
+    __slots__ = ("id", "content_addressed", "components", "class_name", "library", "precision", "device", "tier", "state", "size_bytes", "tensor_count", "lease_ids", "load_seconds", "load_time", "last_use_time", "progress", "error", "revision", "lease_count", "display_name", "model_removed", "pinned", "keep_until_time", "memory_format", "weights")
     ID_FIELD_NUMBER: _ClassVar[int]
     CONTENT_ADDRESSED_FIELD_NUMBER: _ClassVar[int]
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
@@ -170,6 +181,7 @@ class Resident(_message.Message):
     MODEL_REMOVED_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
     KEEP_UNTIL_TIME_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FORMAT_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     id: str
     content_addressed: bool
@@ -194,24 +206,27 @@ class Resident(_message.Message):
     model_removed: bool
     pinned: bool
     keep_until_time: _timestamp_pb2.Timestamp
+    memory_format: MemoryFormat
     weights: WeightForm
-    def __init__(self, id: _Optional[str] = ..., content_addressed: _Optional[bool] = ..., components: _Optional[_Iterable[_Union[ComponentRef, _Mapping]]] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., state: _Optional[_Union[ResidentState, str]] = ..., size_bytes: _Optional[int] = ..., tensor_count: _Optional[int] = ..., lease_ids: _Optional[_Iterable[str]] = ..., load_seconds: _Optional[float] = ..., load_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., revision: _Optional[int] = ..., lease_count: _Optional[int] = ..., display_name: _Optional[str] = ..., model_removed: _Optional[bool] = ..., pinned: _Optional[bool] = ..., keep_until_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., weights: _Optional[_Union[WeightForm, str]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., content_addressed: _Optional[bool] = ..., components: _Optional[_Iterable[_Union[ComponentRef, _Mapping]]] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., state: _Optional[_Union[ResidentState, str]] = ..., size_bytes: _Optional[int] = ..., tensor_count: _Optional[int] = ..., lease_ids: _Optional[_Iterable[str]] = ..., load_seconds: _Optional[float] = ..., load_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., revision: _Optional[int] = ..., lease_count: _Optional[int] = ..., display_name: _Optional[str] = ..., model_removed: _Optional[bool] = ..., pinned: _Optional[bool] = ..., keep_until_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., memory_format: _Optional[_Union[MemoryFormat, str]] = ..., weights: _Optional[_Union[WeightForm, str]] = ...) -> None: ...
 
 class TensorEntry(_message.Message):
-    __slots__ = ("name", "dtype", "shape", "offset", "size_bytes", "is_buffer")
+    __slots__ = ("name", "dtype", "shape", "offset", "size_bytes", "is_buffer", "strides")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     IS_BUFFER_FIELD_NUMBER: _ClassVar[int]
+    STRIDES_FIELD_NUMBER: _ClassVar[int]
     name: str
     dtype: str
     shape: _containers.RepeatedScalarFieldContainer[int]
     offset: int
     size_bytes: int
     is_buffer: bool
-    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., offset: _Optional[int] = ..., size_bytes: _Optional[int] = ..., is_buffer: _Optional[bool] = ...) -> None: ...
+    strides: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., offset: _Optional[int] = ..., size_bytes: _Optional[int] = ..., is_buffer: _Optional[bool] = ..., strides: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class QuantisedTensor(_message.Message):
     __slots__ = ("name", "scheme", "shape", "dtype", "parts")
