@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +97,11 @@ async def ended(process: Process) -> int:
     return await asyncio.wait_for(process.wait(), 20)
 
 
-def digests(module: Any) -> dict[str, str]:
-    """SHA-256 of each tensor as Python has it; of tied ones and buffers all names."""
+def digests(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """SHA-256 of each tensor as Python has it."""
     return {
         name: hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-        for name, tensor in module.state_dict().items()
+        for name, tensor in state.items()
     }
 
 
@@ -111,7 +111,8 @@ async def test_its_tensors_are_those_that_from_pretrained_has_in_python(
 ) -> None:
     from diffusers import AutoencoderKL
 
-    expected = digests(AutoencoderKL.from_pretrained(loader.models / "sd" / "vae", dtype=torch.bfloat16))
+    vae = AutoencoderKL.from_pretrained(loader.models / "sd" / "vae", dtype=torch.bfloat16)
+    expected = digests(vae.state_dict())
     address = f"unix:{folder / 'loader.sock'}" if way == "unix" else loader.address
     more = ["--ttl", "30"] if way == "ttl" else []
     async with running(program, address, key, "vae", "bfloat16", *more) as (process, told):
@@ -126,6 +127,23 @@ async def test_its_tensors_are_those_that_from_pretrained_has_in_python(
     assert await leases(loader) == []  # released, not only gone
 
 
+async def test_in_channels_last_its_bytes_are_those_that_torch_has(
+    program: Path, loader: Lender, key: str
+) -> None:
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(loader.models / "sd" / "unet", dtype=torch.float32)
+    state = {
+        name: tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor
+        for name, tensor in unet.state_dict().items()
+    }
+    wanted = [loader.address, key, "unet", "float32", "--channels-last"]
+    async with running(program, *wanted) as (process, told):
+        assert told["components"][0]["tensors"] == digests(state)
+        assert told["components"][0]["tensors"] != digests(unet.state_dict())
+        assert await ended(process) == 0
+
+
 async def test_a_model_that_is_one_component_needs_no_submodel(program: Path, loader: Lender) -> None:
     from transformers import T5EncoderModel
 
@@ -133,7 +151,9 @@ async def test_a_model_that_is_one_component_needs_no_submodel(program: Path, lo
 
     t5 = await loader.register(loader.models / "t5", type=taxonomy_pb2.MODEL_TYPE_T5_ENCODER)
     async with running(program, loader.address, t5, "", "float32") as (process, told):
-        expected = digests(T5EncoderModel.from_pretrained(loader.models / "t5", dtype=torch.float32))
+        # Of tied ones all names.
+        t5_encoder = T5EncoderModel.from_pretrained(loader.models / "t5", dtype=torch.float32)
+        expected = digests(t5_encoder.state_dict())
         tensors = told["components"][0]["tensors"]
         # Tied weights are lent under one of their names.
         assert set(tensors) < set(expected)

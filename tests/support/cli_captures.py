@@ -170,6 +170,7 @@ def _residents() -> list[Any]:
         precision="PRECISION_BFLOAT16",
         state="RESIDENT_STATE_RESIDENT",
         tier="TIER_RAM",
+        memory_format="MEMORY_FORMAT_CHANNELS_LAST",
         size_bytes=167_335_342,
         lease_count=2,
     )
@@ -181,6 +182,7 @@ def _residents() -> list[Any]:
         precision="PRECISION_FLOAT16",
         state="RESIDENT_STATE_READING",
         tier="TIER_RAM",
+        memory_format="MEMORY_FORMAT_CONTIGUOUS",
         size_bytes=1_719_083_542,
     )
     return [found, nameless]

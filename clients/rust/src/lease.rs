@@ -8,7 +8,7 @@ use crate::api::modelkeep::loader::v1::hold_model_response::Event;
 use crate::api::modelkeep::loader::v1::loader_service_client::LoaderServiceClient;
 use crate::api::modelkeep::loader::v1::{
     AcquireLeaseRequest, ComponentRef, Delivery, Grant, HoldModelRequest, HoldModelResponse,
-    Precision, ReleaseLeaseRequest,
+    MemoryFormat, Precision, ReleaseLeaseRequest,
 };
 use crate::api::modelkeep::model::v1::SubModelType;
 use crate::{Failure, Wish};
@@ -144,10 +144,16 @@ fn component(wish: &Wish) -> Result<ComponentRef, Failure> {
         name => Precision::from_str_name(&format!("PRECISION_{}", name.to_uppercase()))
             .ok_or_else(|| format!("there is no precision {name:?}"))?,
     };
+    let memory_format = if wish.channels_last {
+        MemoryFormat::ChannelsLast
+    } else {
+        MemoryFormat::Contiguous
+    };
     Ok(ComponentRef {
         key: wish.key.clone(),
         submodel: submodel as i32,
         precision: precision as i32,
+        memory_format: memory_format as i32,
         ..Default::default()
     })
 }

@@ -20,12 +20,14 @@ mod api {
 type Failure = Box<dyn Error>;
 
 const USAGE: &str =
-    "usage: modelkeep-worker ADDRESS KEY [SUBMODEL [PRECISION]] [--ttl SECONDS] [--token-file FILE]
+    "usage: modelkeep-worker ADDRESS KEY [SUBMODEL [PRECISION]] [--ttl SECONDS] [--channels-last]
+                        [--token-file FILE]
   ADDRESS     of LoaderService: host:port, or unix:/path
   KEY         the model's key
   SUBMODEL    vae, unet, …: of a main model
   PRECISION   auto, float32, float16, bfloat16
-  --ttl       lease for so long by AcquireLease, instead of by an open HoldModel stream";
+  --ttl       lease for so long by AcquireLease, instead of by an open HoldModel stream
+  --channels-last  tensors of four dimensions in torch's channels_last";
 
 /// What is asked for.
 pub struct Wish {
@@ -34,16 +36,18 @@ pub struct Wish {
     pub submodel: String,
     pub precision: String,
     pub ttl_s: Option<i64>,
+    pub channels_last: bool,
     pub token: Option<String>,
 }
 
 impl Wish {
     fn from_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Self, Failure> {
         let mut places = Vec::new();
-        let (mut ttl_s, mut token) = (None, None);
+        let (mut ttl_s, mut token, mut channels_last) = (None, None, false);
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--ttl" => ttl_s = Some(arguments.next().ok_or(USAGE)?.parse()?),
+                "--channels-last" => channels_last = true,
                 "--token-file" => {
                     let file = arguments.next().ok_or(USAGE)?;
                     token = Some(std::fs::read_to_string(file)?.trim().to_owned());
@@ -62,6 +66,7 @@ impl Wish {
             submodel,
             precision,
             ttl_s,
+            channels_last,
             token,
         })
     }

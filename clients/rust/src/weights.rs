@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use serde_json::{json, Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::api::modelkeep::loader::v1::ComponentManifest;
+use crate::api::modelkeep::loader::v1::{ComponentManifest, TensorEntry};
 use crate::Failure;
 
 /// What a component is, and the SHA-256 of the bytes of each of its tensors.
@@ -43,7 +43,7 @@ pub fn described(file: &File, manifest: &ComponentManifest) -> Result<Value, Fai
         );
         let told = (
             entry.dtype.clone(),
-            entry.shape.clone(),
+            shape_of_bytes(entry)?,
             entry.offset,
             entry.size_bytes,
         );
@@ -67,4 +67,19 @@ pub fn described(file: &File, manifest: &ComponentManifest) -> Result<Value, Fai
         "bytes": mapped.len(),
         "tensors": tensors,
     }))
+}
+
+/// The shape that the file says: of a tensor in channels last that of its bytes, [N, H, W, C] for [N, C, H, W].
+///
+/// A library with strides makes of the bytes what the module has, without a copy: `shape` and `strides`.
+fn shape_of_bytes(entry: &TensorEntry) -> Result<Vec<i64>, Failure> {
+    if entry.strides.is_empty() {
+        return Ok(entry.shape.clone());
+    }
+    if let [n, c, h, w] = entry.shape[..] {
+        if entry.strides == [h * w * c, 1, w * c, c] {
+            return Ok(vec![n, h, w, c]);
+        }
+    }
+    Err(format!("{} has strides that this worker does not know", entry.name).into())
 }

@@ -18,7 +18,8 @@ _INTEGERS = (FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT64)
 _JOB_ID = re.compile(r"(^|_)ids?$")
 #: int64 fields that are counted or measured.
 _QUANTITY = re.compile(
-    r"(^|_)(bytes(_done|_total|_per_second|_short)?|count|revision|sequence|offset|shape|value|number)$"
+    r"(^|_)(bytes(_done|_total|_per_second|_short)?|count|revision|sequence|offset|shape|strides|value"
+    r"|number)$"
 )
 
 #: What the zero value of each choice in a request does. None of them removes or moves anything.

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from modelkeep.exceptions import InvalidModelException
 from modelkeep.headers import Tensor
-from modelkeep_loader.domain.weights import Weights, weigh
+from modelkeep.worker.manifest import Kind
+from modelkeep_loader.domain.weights import Weights, memory_format, weigh
 
 HEAD, ENTRY = 8192, 160
 WIDE = [Tensor("a.weight", "F32", (8, 4)), Tensor("a.bias", "F32", (8,)), Tensor("ids", "I64", (2,))]
@@ -70,3 +72,36 @@ def test_wide_matrices_can_be_cast_to_8_bits() -> None:
     found = weighed(WIDE, "bfloat16", "float8")
     assert (found.form, found.size_bytes) == ("float8", HEAD + 3 * ENTRY + 32 + 8 * 2 + 16)
     assert weighed(FP8, form="float8").form == "stored"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "shapes", "expected"),
+    [
+        ("contiguous", [(4, 4, 3, 3)], "contiguous"),
+        ("channels_last", [(4, 4, 3, 3), (4,)], "channels_last"),
+        ("channels_last", [(4, 4, 1, 1)], "channels_last"),
+        ("channels_last", [(4, 4), (4,), (2, 4, 3, 3, 3)], "contiguous"),
+    ],
+)
+def test_only_tensors_of_four_dimensions_have_a_memory_format(
+    wanted: str, shapes: list[tuple[int, ...]], expected: str
+) -> None:
+    tensors = [Tensor(f"t{number}", "F32", shape) for number, shape in enumerate(shapes)]
+    assert memory_format(wanted, Kind.MODULE, "dequantised", tensors, "a") == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "form", "word"),
+    [
+        (Kind.OBJECT, "dequantised", "an object without weights"),
+        (Kind.STATE_DICT, "dequantised", "a state dict"),
+        (Kind.MODULE, "stored", "'stored'"),
+        (Kind.MODULE, "float8", "'float8'"),
+    ],
+)
+def test_what_has_no_channels_last_is_refused(kind: Kind, form: str, word: str) -> None:
+    with pytest.raises(InvalidModelException, match=word) as raised:
+        memory_format("channels_last", kind, form, WIDE, "tiny/part")
+    assert "tiny/part" in raised.value.message
+    assert ("dequantised" in str(raised.value.remedy)) == (kind is Kind.MODULE)
+    assert memory_format("contiguous", kind, form, WIDE, "tiny/part") == "contiguous"
