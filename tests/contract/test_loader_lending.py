@@ -251,10 +251,14 @@ async def test_events_carry_the_callers_context(loader: Lender, worker: Worker, 
 
 
 async def test_errors_reach_the_worker_as_exceptions(loader: Lender, worker: Worker, key: str) -> None:
+    unknown = loader.models / "of-no-known-class"
+    unknown.mkdir()
+    (unknown / "config.json").write_text('{"_class_name": "NobodysModel"}')
+    other = await loader.register(unknown, type=taxonomy_pb2.MODEL_TYPE_VAE)
     for arguments, name in (
         ({"key": "0" * 32, "submodel": "vae"}, "UnknownModelException"),
         ({"key": key, "submodel": None}, "SubmodelRequiredException"),
-        ({"key": key, "submodel": "tokenizer"}, "InvalidModelException"),
+        ({"key": other, "submodel": None}, "InvalidModelException"),
         ({"key": key, "submodel": "text_encoder_2"}, "UnknownSubmodelException"),
     ):
         with pytest.raises(WorkerError) as raised:

@@ -242,7 +242,8 @@ class ModelLoader:
 
     def _submodels(self, key: str) -> list[str]:
         """The components of a main model that are lent: the loader tells them where none is named."""
-        call = self._stub.LoadModel(load_pb2.LoadModelRequest(components=[_component(key, None, "auto")]))
+        request = made(load_pb2.LoadModelRequest, components=[_component(key, None, "auto")])
+        call = self._stub.LoadModel(request)
         try:
             next(call)
         except grpc.RpcError as error:
