@@ -13,6 +13,7 @@ Three ways lead to the same tensors that the library's own from_pretrained or fr
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from safetensors import safe_open
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from modelkeep.dtypes import DTYPES as FILE_DTYPES
-from modelkeep.exceptions import InvalidModelException
+from modelkeep.exceptions import DiskFullException, InvalidModelException
 from modelkeep.gguf import is_gguf
 from modelkeep.headers import Tensor
 from modelkeep.torchzip import is_zip
@@ -346,7 +347,8 @@ def _from_pretrained(
     """The library's own loader, on a private folder of links to the descriptors."""
     with tempfile.TemporaryDirectory(prefix="modelkeep-") as folder, _strict(wanted):
         root = Path(folder)
-        (root / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
+        with _room_in(root):
+            (root / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
         is_diffusers = getattr(cls, "config_class", None) is None
         stem = "diffusion_pytorch_model" if is_diffusers else "model"
         shards: dict[str, str] = {}
@@ -357,7 +359,8 @@ def _from_pretrained(
                 shards |= dict.fromkeys(file.keys(), name)
         if len(descriptors) > 1:
             index = {"metadata": {"total_size": 0}, "weight_map": shards}
-            (root / f"{stem}.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+            with _room_in(root):
+                (root / f"{stem}.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
         dtype = {"torch_dtype" if is_diffusers else "dtype": DTYPES[wanted.precision]}
         loaded, report = cls.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **dtype
@@ -386,6 +389,21 @@ def _from_state(
     refuse_stray(wanted.class_name, report["unexpected_keys"])
     module: torch.nn.Module = loaded
     return module
+
+
+@contextlib.contextmanager
+def _room_in(folder: Path) -> Iterator[None]:
+    """Tell a full temporary folder as what it is: here an OSError of that kind would be one of memory."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFullException(
+            f"The temporary folder {folder.parent} of LoaderService has no room for a few kilobytes.",
+            metadata={"path": str(folder.parent)},
+            remedy="Make room there, or start LoaderService with TMPDIR naming another folder.",
+        ) from None
 
 
 def _incomplete(wanted: Build, missing: list[str]) -> InvalidModelException:

@@ -20,65 +20,13 @@ from modelkeep_common.startup import StartupError
 from modelkeep_loader.app import LoaderApplication
 from modelkeep_loader.config import LoaderSettings
 from support import tinymodels
+from support.loaderprocess import LoaderProcess, free_port
 from support.loaders import Lender, component
 from support.processes import processes_of
 from support.records import record_service
 from support.workers import ROOT, WorkerError, shared_workers
 
 pytestmark = pytest.mark.timeout(180)
-
-
-class LoaderProcess:
-    """A LoaderService as a process of its own, that can be killed and started again.
-
-    The data folder stands in the environment of it and of its helpers, under the name `MARK`.
-    """
-
-    MARK = "LOADER_OF_THE_TEST"
-
-    def __init__(self, data_dir: Path, record_address: str, models: Path, port: int) -> None:
-        self.address = f"127.0.0.1:{port}"
-        self._arguments = [
-            f"--data-dir={data_dir}",
-            f"--port={port}",
-            f"--record-address={record_address}",
-            f"--import-roots={models}",
-            f"--descriptor-dir={data_dir / 'fd'}",
-            "--drain-grace-s=1",
-            "--insecure",
-        ]
-        self._environment = {self.MARK: str(data_dir)}
-        self._process: subprocess.Popen[bytes] | None = None
-
-    async def start(self) -> None:
-        """Start it and wait until it answers."""
-        path = os.pathsep.join([str(ROOT / "services"), str(ROOT / "clients" / "python")])
-        command = [sys.executable, "-m", "modelkeep_loader", *self._arguments]
-        self._process = await asyncio.to_thread(
-            lambda: subprocess.Popen(
-                command,
-                env={**os.environ, **self._environment, "PYTHONPATH": path},
-                stderr=subprocess.DEVNULL,
-            )
-        )
-        async with grpc.aio.insecure_channel(self.address) as channel:
-            stub: Any = loader_service_pb2_grpc.LoaderServiceStub(channel)
-            await stub.GetCapacity(capacity_pb2.GetCapacityRequest(), wait_for_ready=True, timeout=30)
-
-    async def stop(self, number: signal.Signals) -> int:
-        """Send it a signal; its exit code."""
-        process = self._process
-        assert process is not None
-        process.send_signal(number)
-        return await asyncio.to_thread(process.wait, 20)
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
