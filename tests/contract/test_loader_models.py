@@ -125,7 +125,8 @@ async def test_bad_models_are_refused_with_the_reason(loader: Lender, folder: Pa
 
     pickled = loader.models / "pickled"
     shutil.copytree(loader.models / "vae", pickled)
-    (pickled / WEIGHTS).rename(pickled / "diffusion_pytorch_model.bin")
+    (pickled / WEIGHTS).unlink()
+    (pickled / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x02cos\nabort\n)R.")
     with refused("UNSAFE_FORMAT"):
         await acquire(loader, component(await loader.register(pickled, type=VAE)))
 
