@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from modelkeep.loader.v1 import resident_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from support import ggufs, originals, quantisers
-from support.failures import refused
 from support.lending import acquire, release
 from support.loaders import Lender, component, lender
 from support.workers import Worker, shared_workers
@@ -67,14 +66,13 @@ async def test_float8_beside_scales_in_a_checkpoint_is_lent_as_what_it_means(
     encoder = await tensors_of(worker, key, "text_encoder")
     assert encoder == await tensors_of(worker, plain_key, "text_encoder")
 
-    as_stored = component(key, "unet")
-    as_stored.weights = resident_pb2.WEIGHT_FORM_AS_STORED
-    with refused("INVALID_MODEL") as error:
-        await acquire(loader, as_stored)
-    assert "cannot be lent as it is stored" in error.message
-    as_stored = component(key, "text_encoder")  # which is not quantised: there is but one form
-    as_stored.weights = resident_pb2.WEIGHT_FORM_AS_STORED
-    await release(loader, await acquire(loader, as_stored))
+    # As stored it is quantised in its unet alone.
+    for submodel, count in (("unet", len(stored) - len(meant)), ("text_encoder", 0)):
+        as_stored = component(key, submodel)
+        as_stored.weights = resident_pb2.WEIGHT_FORM_AS_STORED
+        grant = await acquire(loader, as_stored)
+        assert len(grant.manifests[0].quantised_tensors) == count, submodel
+        await release(loader, grant)
 
 
 async def test_a_transformer_in_a_gguf_file_is_lent_as_what_its_blocks_mean(

@@ -133,7 +133,7 @@ class Neighbour:
                 target = self.order[kind][service]
                 self.attempt(f"{number} {method.name} over {kind}", partial(self.call, target, request))
         for name, method in methods().items():
-            if method.name.startswith(("Get", "BatchGet", "Find", "List", "Watch", "Wait")):
+            if method.name.startswith(("Get", "BatchGet", "Find", "List", "Watch", "Wait", "Estimate")):
                 continue
             service = method.containing_service.full_name.split(".")[1]
             empty = message_factory.GetMessageClass(method.input_type)()

@@ -209,10 +209,10 @@ def evict(
 ) -> None:
     """Drop a model, or `model/component`, from memory; with --all everything that nobody uses."""
     named = members(SubModelType, [submodel] if submodel else None, "--submodel")
-    if all == bool(model) or (all and named):
+    if all == (model is not None) or (all and named):
         raise typer.BadParameter("name a model, or give --all alone")
     with connect() as client:
-        if model:
+        if model is not None:
             key, part = find_part(client, model, named[0] if named else None)
             answer = client.model_loader.evict(key, part, tier=tier.value, validate_only=dry_run)
         else:
