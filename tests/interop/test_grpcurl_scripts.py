@@ -137,8 +137,6 @@ def test_install_watch_list_and_lease_do_the_main_job(
     assert (relinked["key"], relinked["path"]) == (model["key"], str(vae))
     ended = json.loads(run(environment, "revoke.sh", grant["lease"]["id"], 'the "night" shift'))["lease"]
     assert (ended["end"], ended["endMessage"]) == ("LEASE_END_REVOKED", 'the "night" shift')
-    with Client(data_dir=suite.data_dir) as client:
-        assert client.model_loader.unpin(model["key"])
     assert json.loads(run(environment, "evict.sh", model["key"]))["evictedCount"] == 1
 
 
