@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,13 @@ async def loader(folder: Path) -> AsyncIterator[Lender]:
 async def test_every_class_that_can_be_lent_has_a_tiny_model() -> None:
     assert MADE.keys() == ALLOWED.keys()
     assert ALLOWED.keys() == {(library, name) for library, names in NAMES.items() for name in names.split()}
+
+
+@pytest.mark.timeout(120)
+async def test_what_is_told_of_the_classes_is_what_the_libraries_say() -> None:
+    program = Path(__file__).parents[2] / "scripts" / "classes.py"
+    check = await asyncio.create_subprocess_exec(sys.executable, str(program), "--check")
+    assert await check.wait() == 0, "scripts/classes.py writes another classes.json"
 
 
 def saved(library: str, name: str, folder: Path, precision: str) -> Any:

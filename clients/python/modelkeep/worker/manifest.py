@@ -19,7 +19,7 @@ from modelkeep.exceptions import InvalidModelException
 #: Key in ``__metadata__``.
 METADATA_KEY: Final = "modelkeep"
 #: Version of this JSON; another one is refused.
-MANIFEST_VERSION: Final = 1
+MANIFEST_VERSION: Final = 2
 
 
 class Kind(enum.StrEnum):
@@ -120,14 +120,14 @@ class Manifest:
                 aliases=dict(raw["aliases"]),
                 buffers=tuple(raw["buffers"]),
                 transient_buffers=tuple(raw["transient_buffers"]),
-                kind=Kind(raw.get("kind", Kind.MODULE)),
+                kind=Kind(raw["kind"]),
                 quantised={
                     name: QuantisedWeight(
                         str(w["scheme"]), tuple(w["shape"]), str(w["dtype"]), dict(w["parts"])
                     )
-                    for name, w in raw.get("quantised", {}).items()
+                    for name, w in raw["quantised"].items()
                 },
-                channels_last=tuple(raw.get("channels_last", ())),
+                channels_last=tuple(raw["channels_last"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModelException(f"The lent weights have no readable manifest: {error}.") from None
