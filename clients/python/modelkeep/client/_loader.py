@@ -30,6 +30,8 @@ _SHORT: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _FORMS: Final[tuple[WeightForm, ...]] = get_args(WeightForm)
 _MEMORY_FORMATS: Final[tuple[MemoryFormat, ...]] = get_args(MemoryFormat)
 _PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
+#: Longest time in seconds that a google.protobuf.Duration holds.
+_LONGEST_S: Final = 315_576_000_000
 
 
 def precision_name(precision: Any) -> Precision:
@@ -80,6 +82,15 @@ def memory_format_name(memory_format: Any) -> MemoryFormat:
             violations=[FieldViolation("memory_format", f"{text!r} is not one of {known}")],
         )
     return found
+
+
+def _time_kept(seconds: float) -> timedelta:
+    if not abs(seconds) <= _LONGEST_S:  # no number compares like this, either
+        raise FieldInvalidException(
+            f"{seconds} s is no time to keep components",
+            violations=[FieldViolation("keep_alive", f"{seconds} is not a number up to {_LONGEST_S}")],
+        )
+    return timedelta(seconds=seconds)
 
 
 def component(
@@ -267,7 +278,7 @@ class AsyncModelLoader(LeaseCalls):
             load_pb2.LoadModelRequest,
             components=_components(key, submodels, precision, weights, memory_format),
             tier=f"TIER_{tier.upper()}",
-            keep_alive=timedelta(seconds=keep_alive) if keep_alive is not None else None,
+            keep_alive=_time_kept(keep_alive) if keep_alive is not None else None,
         )
         stub = LoaderServiceStub(self._peer.stream_channel)
         residents: list[resident_pb2.Resident] = []
