@@ -90,7 +90,7 @@ def residents_listing() -> Listing[resident_pb2.Resident]:
             time_column("USED", lambda r: r.last_use_time.ToNanoseconds() / 1e9, drop=5),
             Column("MEMORY FORMAT", _memory_format, wide=True),
             Column("KEPT UNTIL", _kept, wide=True),
-            Column("KEYS", lambda r: " ".join(map(component_name, r.components)), wide=True),
+            Column("KEYS", lambda r: " ".join(dict.fromkeys(map(component_name, r.components))), wide=True),
             Column("ID", lambda r: r.id, wide=True),
         ),
         key=lambda r: r.id,

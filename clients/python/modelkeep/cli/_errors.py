@@ -52,8 +52,9 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "`modelkeep install PATH --set type=vae --set base=sd-1`, or later `modelkeep edit MODEL base=sd-1`.",
     "SUBMODEL_REQUIRED": "Name the component, such as --submodel vae; these can be loaded: {loadable}.",
     "UNKNOWN_SUBMODEL": "These components can be loaded: {loadable}.",
-    "MODEL_IN_USE": "End the workers that hold it; `modelkeep cache leases` names them. `modelkeep rm "
-    "--force` removes a model all the same; what is in use goes on working.",
+    "MODEL_IN_USE": "End the workers that hold it (`modelkeep cache leases` names them), or their leases "
+    "(`modelkeep cache revoke`). `modelkeep rm --force` removes a model all the same; "
+    "what is in use goes on working.",
     "UNSAFE_FORMAT": "Use the model's safetensors file in its place.",
     "FORBIDDEN_PATH": "Allow the folder by the service's setting {setting}, or name one that is allowed.",
     "FORBIDDEN_ADDRESS": "Private addresses are refused; to allow them start the suite with "

@@ -60,7 +60,14 @@ def pin(
     say(f"Pinned {counted(len(pins), 'component')} of {visible(model)}: {held} in memory{later}.")
 
 
-def unpin(model: Model, submodel: _Submodels = None, precision: _Precision = "auto") -> None:
+def unpin(
+    model: Model,
+    submodel: _Submodels = None,
+    precision: Annotated[
+        str,
+        typer.Option(help="auto (whichever it was pinned in), float32, float16 or bfloat16."),
+    ] = "auto",
+) -> None:
     """Let a pinned model, or `model/component`, be dropped again when room is needed."""
     named = members(SubModelType, submodel, "--submodel")
     with connect() as client:
