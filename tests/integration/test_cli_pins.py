@@ -48,4 +48,4 @@ def test_a_load_says_how_long_it_is_kept(suite: Suite, vae: str) -> None:
     assert run_json(suite, "cache", "residents")["residents"] == []
     for no_time in ("nan", "inf", "1e12"):
         refused = run(suite, "load", vae, "--keep-alive", no_time, code=2).stderr
-        assert "is no time to keep components" in refused
+        assert "must be from 0 to" in refused

@@ -46,6 +46,8 @@ def test_what_is_installed_already_is_said_and_rehearsed(client: Client, lora: P
     with pytest.raises(UnknownJobIDException):
         installs.get_job_by_id(first.id)
     assert installs.prune_jobs(older_than=3600) == 0
+    with pytest.raises(FieldInvalidException, match="older_than"):
+        installs.prune_jobs(older_than=float("nan"))
     assert installs.prune_jobs() >= 3
 
 

@@ -312,6 +312,8 @@ def test_jobs_are_listed_by_labels_watched_to_their_end_and_pruned_by_status(
     assert {(job.id, "completed"), (failed.id, "error")} <= set(told)
     assert [found.id for found in queue.list_jobs({"team": "a"})] == [job.id]
     assert queue.prune_jobs(statuses=["completed"], older_than=3600) == 0
+    with pytest.raises(FieldInvalidException, match="older_than"):
+        queue.prune_jobs(older_than=float("nan"))
     assert queue.prune_jobs([job]) == 1
     assert [found.id for found in queue.list_jobs()] == [failed.id]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from modelkeep.client._watch import WatchFrame
 from modelkeep.download.v1 import download_pb2, resolve_pb2, retry_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep.download.v1.download_service_pb2_grpc import DownloadServiceStub
-from modelkeep.messages import made
+from modelkeep.messages import duration, made
 from modelkeep.values import absolute, is_url, names_hub
 
 
@@ -323,7 +322,7 @@ class AsyncDownloadQueue(DownloadControl):
             ids=[await self._id(job) for job in jobs],
         )
         if older_than:
-            request.min_age.FromTimedelta(timedelta(seconds=older_than))
+            request.min_age.CopyFrom(duration(older_than, "older_than"))
         answer = await self._peer.call(self._stub.PruneDownloads, request)
         return int(answer.pruned_count)
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -41,7 +40,7 @@ from modelkeep.exceptions import UnknownJobIDException
 from modelkeep.install.v1 import install_pb2, relink_pb2
 from modelkeep.install.v1 import install_service_pb2 as pb
 from modelkeep.install.v1.install_service_pb2_grpc import InstallServiceStub
-from modelkeep.messages import made
+from modelkeep.messages import duration, made
 from modelkeep.values import absolute
 
 #: Name of the channel on which an event bus gets what happens to models, as in the original.
@@ -303,7 +302,7 @@ class AsyncModelInstall(InstallControl, ModelScans, InvokeAIImport):
             states=[f"INSTALL_STATE_{InstallStatus(status).name}" for status in statuses],
         )
         if older_than:
-            request.min_age.FromTimedelta(timedelta(seconds=older_than))
+            request.min_age.CopyFrom(duration(older_than, "older_than"))
         answer = await self._peer.call(self._stub.PruneInstalls, request)
         self._own = {source: job for source, job in self._own.items() if not job.ended}
         return answer.pruned_count

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
+
+from google.protobuf.duration_pb2 import Duration
 
 from modelkeep.client._capacity import watched_capacity
 from modelkeep.client._installs import MODEL_EVENT, EventBus
@@ -17,7 +18,7 @@ from modelkeep.dtypes import MEMORY_FORMATS, WEIGHT_FORMS, MemoryFormat, Precisi
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.loader.v1 import capacity_pb2, estimate_pb2, load_pb2, pins_pb2, resident_pb2, residents_pb2
 from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceStub
-from modelkeep.messages import made, wire
+from modelkeep.messages import duration, made, wire
 from modelkeep.taxonomy import SubModelType
 from modelkeep.worker.contexts import asked, event_message
 
@@ -30,8 +31,6 @@ _SHORT: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _FORMS: Final[tuple[WeightForm, ...]] = get_args(WeightForm)
 _MEMORY_FORMATS: Final[tuple[MemoryFormat, ...]] = get_args(MemoryFormat)
 _PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
-#: Longest time in seconds that a google.protobuf.Duration holds.
-_LONGEST_S: Final = 315_576_000_000
 
 
 def precision_name(precision: Any) -> Precision:
@@ -84,13 +83,9 @@ def memory_format_name(memory_format: Any) -> MemoryFormat:
     return found
 
 
-def _time_kept(seconds: float) -> timedelta:
-    if not abs(seconds) <= _LONGEST_S:  # no number compares like this, either
-        raise FieldInvalidException(
-            f"{seconds} s is no time to keep components",
-            violations=[FieldViolation("keep_alive", f"{seconds} is not a number up to {_LONGEST_S}")],
-        )
-    return timedelta(seconds=seconds)
+def _time_kept(seconds: float) -> Duration:
+    # All that is negative means for ever.
+    return Duration(seconds=-1) if seconds < 0 else duration(seconds, "keep_alive")
 
 
 def component(
@@ -336,7 +331,7 @@ class AsyncModelLoader(LeaseCalls):
             pins_pb2.PinModelRequest,
             components=_components(key, submodels, precision),
             load=load,
-            max_wait=timedelta(seconds=max_wait),
+            max_wait=duration(max_wait, "max_wait"),
         )
         return list((await self._peer.call(self._stub.PinModel, request, timeout=timeout)).pins)
 
