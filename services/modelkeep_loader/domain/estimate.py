@@ -78,9 +78,7 @@ def estimate(
         one = _of(plan, tier.get(plan.id) if plan.id else None, tier.clock())
         one = replace(one, is_on_disk=is_on_disk(plan))
         found.append(one)
-        different.setdefault(
-            plan.id or (plan.files, plan.class_name, plan.precision, plan.memory_format), one
-        )
+        different.setdefault(plan.id or _likeness(plan), one)
     missing = [one for one in different.values() if _is_missing(one.resident)]
     needed = sum(one.size_bytes for one in missing) + activation_bytes
     needed += tier.besides(one.plan for one in missing)
@@ -95,6 +93,11 @@ def estimate(
         whole <= tier.budget_bytes,
         sum(one.load_seconds for one in different.values()),
     )
+
+
+def _likeness(plan: Plan) -> object:
+    """What two plans of one component have in common where no identity tells it yet."""
+    return plan.files, plan.class_name, plan.part, plan.precision, plan.weights, plan.memory_format
 
 
 def _of(plan: Plan, resident: Resident | None, now: float) -> ComponentEstimate:

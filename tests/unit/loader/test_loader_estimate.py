@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from modelkeep.exceptions import InvalidModelException
+from modelkeep_convert.checkpoints.parts import parts_of
 from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.estimate import estimate
 from support.kiln import MB, Clock, Kiln, plan, ram_cache, want
@@ -73,6 +74,15 @@ async def test_the_same_component_under_two_names_takes_its_room_once(cache: Cac
     unknown = replace(plan("a"), id="")
     assert estimate([unknown, unknown], cache.tier, 0).needed_bytes == MB
     assert estimate([unknown, replace(unknown, precision="float16")], cache.tier, 0).needed_bytes == 2 * MB
+    assert estimate([unknown, replace(unknown, weights="stored")], cache.tier, 0).needed_bytes == 2 * MB
+
+
+async def test_two_encoders_of_one_checkpoint_are_two_components(cache: Cache) -> None:
+    names = [f"text_encoders.{name}.transformer.x" for name in ("clip_l", "clip_g")]
+    parts = parts_of(dict.fromkeys(names, (1,)), "sd-3", "sd3.safetensors")
+    assert [part.class_name for part in parts.values()] == ["CLIPTextModelWithProjection"] * 2
+    encoders = [replace(plan("a"), id="", part=part) for part in parts.values()]
+    assert estimate(encoders, cache.tier, 0).needed_bytes == 2 * MB
 
 
 async def test_a_failure_is_told_as_long_as_it_stands(cache: Cache, kiln: Kiln) -> None:
