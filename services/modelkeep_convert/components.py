@@ -1,6 +1,6 @@
 """What the helper process does with torch: from installed files to named tensors of one precision.
 
-Three ways lead to the same tensors that the library's own from_pretrained or from_single_file yields:
+Four ways lead to the same tensors that the library's own from_pretrained or from_single_file yields:
 
 * the file's names are the module's names, and the class needs no special care: the tensors are read and
   cast one by one, with no second copy in memory;
@@ -35,6 +35,7 @@ from modelkeep.headers import Tensor
 from modelkeep.torchzip import is_zip
 from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import kept_in_float32, resolve_class
+from modelkeep.worker.lentfile import TORCH_DTYPES
 from modelkeep.worker.manifest import Kind, Manifest
 from modelkeep.worker.shell import DTYPES, build_module, without_weights
 from modelkeep_convert import sealed, vaeconfig
@@ -53,10 +54,8 @@ from modelkeep_convert.quantised.stored import Form
 from modelkeep_convert.request import Build
 from modelkeep_convert.spare import is_training, refuse_stray
 
-#: torch's dtype → code, of those that this torch has.
-_CODES = {
-    getattr(torch, dtype.name): code for code, dtype in FILE_DTYPES.items() if hasattr(torch, dtype.name)
-}
+#: torch's dtype → code.
+_CODES = {dtype: code for code, dtype in TORCH_DTYPES.items()}
 
 #: What helps where a configuration and weights do not go together.
 _AS_ONE = "Fetch config.json and the weights anew, both of one model."
@@ -120,7 +119,7 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
         parts = _from_module(wanted, config, _from_pretrained(cls, wanted, config, descriptors))
         return _in_form(wanted, parts, shell, sources)
     kept = kept_in_float32(wanted.library, wanted.class_name, wanted.precision)
-    with _closed(written_out(sources, DTYPES[wanted.precision], kept)) as memory:
+    with _closed(written_out(sources, wanted.precision, kept)) as memory:
         parts = _from_module(wanted, config, _from_pretrained(cls, wanted, config, [memory]))
     return _in_form(wanted, parts, shell, sources)
 

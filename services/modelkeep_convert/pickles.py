@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from modelkeep.dtypes import DTYPES
 from modelkeep.pickles import Stored, read_stored
+from modelkeep.worker.lentfile import TORCH_DTYPES
 from modelkeep_convert.mapping import map_privately
 from modelkeep_convert.quantised.sources import Source
 
@@ -30,7 +30,7 @@ class _Pickled:
 
     def read(self) -> torch.Tensor:
         tensor = self._stored.tensor
-        dtype = getattr(torch, DTYPES[tensor.dtype].name)
+        dtype = TORCH_DTYPES[tensor.dtype]
         count = tensor.end - tensor.begin
         if not count:
             return torch.empty(tensor.shape, dtype=dtype)

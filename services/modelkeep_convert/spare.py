@@ -18,7 +18,6 @@ _POSITIONS: Final = r"(?:.*\.)?(?:position_ids|rotary_emb\.inv_freq)"
 _HEAD: Final = r"lm_head\.weight"
 #: The half of a CLIP that sees, and what joins both.
 _IMAGES: Final = r"(?:vision_model|visual_projection)\..*|logit_scale"
-
 #: The half that reads, and what joins both.
 _WORDS: Final = r"(?:text_model|text_projection)\..*|logit_scale"
 
@@ -32,9 +31,8 @@ _SPARE: Final[Mapping[str, str]] = {
         ("Gemma2Model", "GemmaModel", "GlmModel", "LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"),
         _HEAD,
     ),
-    "UMT5EncoderModel": r"decoder\..*|lm_head\.weight",
     # The rest of a T5, which no encoder runs.
-    "T5EncoderModel": r"decoder\..*|lm_head\.weight",
+    **dict.fromkeys(("T5EncoderModel", "UMT5EncoderModel"), rf"decoder\..*|{_HEAD}"),
 }
 #: What judged a VAE while it was trained, and averages kept beside the weights that are used.
 _TRAINING: Final = re.compile(r"(?:loss|model_ema)\..*")

@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from modelkeep.dtypes import DTYPES
 from modelkeep.exceptions import InvalidModelException
 from modelkeep.headers import MAX_DIMENSIONS, MAX_NAME_LENGTH, MAX_TENSORS, Allowance, Header
 
@@ -72,7 +73,6 @@ _TYPES: Final[Mapping[int, str]] = {
     28: "F64",
     30: "BF16",
 }
-_PLAIN_BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I8": 1, "I16": 2, "I32": 4, "I64": 8}
 #: Types that exist and are not read, for messages.
 _UNREAD: Final = {9: "Q8_1", 15: "Q8_K", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4"}
 #: Number of a note's type → struct's letter.
@@ -244,7 +244,7 @@ def _placed(
                 _bad(path, f"{name[:80]!r} has more elements than can be counted")
         block = BLOCKS.get(type_name)
         if block is None:
-            length = elements * _PLAIN_BYTES[type_name]
+            length = elements * DTYPES[type_name].bits // 8
         elif not shape or shape[-1] % block.elements:
             _bad(path, f"{name[:80]!r} of {list(shape)[:8]} is not made of blocks of {block.elements}")
         else:

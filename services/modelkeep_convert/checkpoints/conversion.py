@@ -16,11 +16,11 @@ from torch.overrides import TorchFunctionMode
 
 from modelkeep_convert import vaeconfig
 from modelkeep_convert.checkpoints.encoders import SD2_LAYERS
+from modelkeep_convert.checkpoints.parts import DENOISER
 from modelkeep_convert.spare import is_training, refuse_stray
 
 State = dict[str, torch.Tensor]
 
-_UNET_PREFIX: Final = "model.diffusion_model."
 _OPENCLIP_PREFIX: Final = "cond_stage_model.model."
 #: Of OpenCLIP's text encoders: what weighs text against images, and a mask that every one makes itself.
 _OPENCLIP_SPARE: Final = re.compile(r"logit_scale|attn_mask")
@@ -61,7 +61,7 @@ def _unet(class_name: str, config: Mapping[str, Any], checkpoint: State) -> Stat
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     state = convert_ldm_unet_checkpoint(
-        {_UNET_PREFIX + name: tensor for name, tensor in checkpoint.items()}, config
+        {DENOISER + name: tensor for name, tensor in checkpoint.items()}, config
     )
     return _all_taken(class_name, checkpoint, state)
 

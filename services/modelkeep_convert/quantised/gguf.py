@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from modelkeep.dtypes import DTYPES
 from modelkeep.gguf import BLOCKS, read_gguf
 from modelkeep.headers import Tensor
+from modelkeep.worker.lentfile import TORCH_DTYPES
 from modelkeep_convert.mapping import map_privately
 from modelkeep_convert.quantised.sources import Source
 
@@ -28,7 +28,7 @@ class _Plain:
         return self._tensor.dtype
 
     def read(self) -> torch.Tensor:
-        dtype = getattr(torch, DTYPES[self._tensor.dtype].name)
+        dtype = TORCH_DTYPES[self._tensor.dtype]
         return _bytes(self._memory, self._tensor).view(dtype).reshape(self._tensor.shape)
 
 

@@ -12,11 +12,13 @@ from typing import Protocol
 
 import torch
 
+from modelkeep.dtypes import PRECISIONS
 from modelkeep.exceptions import InvalidModelException
 from modelkeep.gguf import BLOCKS
 from modelkeep.headers import Tensor
 from modelkeep.quantised import GGUF, QuantisedTensor, survey
 from modelkeep.worker.dequantise import dequantise, logical_shape
+from modelkeep.worker.lentfile import TORCH_DTYPES
 from modelkeep_convert import sealed, weightfile
 
 
@@ -114,36 +116,34 @@ def _one(weight: QuantisedTensor, sources: Mapping[str, Source]) -> Quantised:
     return Quantised(weight.scheme, parts, shape)
 
 
-def written_out(sources: Mapping[str, Source], dtype: torch.dtype, kept: Collection[str]) -> int:
+def written_out(sources: Mapping[str, Source], precision: str, kept: Collection[str]) -> int:
     """A file in memory with the same weights, dequantised: for the library's own loaders.
 
     Args:
         sources: What goes into it.
-        dtype: Precision of the dequantised weights; the others stay as they are.
+        precision: Of the dequantised weights; the others stay as they are.
         kept: Modules that the library keeps in float32 all the same.
 
     Returns:
         Its descriptor; the caller closes it.
     """
     tensors: list[Tensor] = []
-    codes = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     for name, source in sources.items():
         code = source.code()
         if isinstance(source, Quantised):
             is_kept = not set(kept).isdisjoint(name.split("."))
-            code = "F32" if is_kept else codes[dtype]
+            code = "F32" if is_kept else PRECISIONS[precision]
         tensors.append(Tensor(name, code, tuple(source.shape())))
-    precisions = {code: precision for precision, code in codes.items()}
     layout = weightfile.lay_out(tensors, {"format": "pt"})
     memory = sealed.create("modelkeep:dequantised", layout.size_bytes)
     try:
-        _write(memory, layout.head, 0)
+        sealed.write(memory, 0, layout.head)
         for tensor in layout.tensors:
             source = sources[tensor.name]
             value = source.read()
             if isinstance(source, Quantised):
-                value = value.to(precisions[tensor.dtype])
-            _write(memory, bytes_of(value), tensor.begin)
+                value = value.to(TORCH_DTYPES[tensor.dtype])
+            sealed.write(memory, tensor.begin, bytes_of(value))
     except BaseException:
         os.close(memory)
         raise
@@ -154,10 +154,3 @@ def bytes_of(tensor: torch.Tensor) -> memoryview:
     """A tensor's bytes in order, without a copy where they lie so already."""
     flat = tensor.detach().contiguous().reshape(-1)
     return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")  # type: ignore[arg-type]
-
-
-def _write(fd: int, data: bytes | memoryview, position: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(fd, view, position)
-        view, position = view[count:], position + count

@@ -11,6 +11,7 @@ import torch
 from modelkeep.dtypes import DTYPES
 from modelkeep.headers import Tensor
 from modelkeep.quantised import CAST, FLOAT8
+from modelkeep.worker.lentfile import TORCH_DTYPES
 from modelkeep.worker.manifest import Manifest, QuantisedWeight
 from modelkeep_convert.quantised.sources import Quantised, Source, bytes_of
 
@@ -87,7 +88,7 @@ class _Cast:
         return "F8_E4M3"
 
     def read(self) -> torch.Tensor:
-        dtype = getattr(torch, DTYPES[self._tensor.dtype].name)
+        dtype = TORCH_DTYPES[self._tensor.dtype]
         data = self._read(self._tensor)
         flat = torch.frombuffer(data, dtype=dtype) if data.nbytes else torch.empty(0, dtype=dtype)
         return flat.reshape(self._tensor.shape).to(_STORAGE)

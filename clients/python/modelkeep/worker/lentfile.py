@@ -18,13 +18,12 @@ import torch
 
 from modelkeep.dtypes import DTYPES as FILE_DTYPES
 from modelkeep.exceptions import InvalidModelException
+from modelkeep.headers import MAX_HEADER_BYTES
 
 #: Code of a file → torch's dtype, of those that this torch has.
-_DTYPES: Final[Mapping[str, torch.dtype]] = {
+TORCH_DTYPES: Final[Mapping[str, torch.dtype]] = {
     code: getattr(torch, dtype.name) for code, dtype in FILE_DTYPES.items() if hasattr(torch, dtype.name)
 }
-#: Bytes of the longest header that is read: the library's own limit.
-_MOST_HEADER_BYTES: Final = 100_000_000
 
 
 class LentFile:
@@ -47,7 +46,7 @@ class LentFile:
             os.fchmod(descriptor, 0o400)
         size = os.fstat(descriptor).st_size
         length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
-        if size < 8 or length > min(size - 8, _MOST_HEADER_BYTES):
+        if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
             raise _broken("it is shorter than it says")
         try:
             self._entries: dict[str, Any] = json.loads(os.pread(descriptor, length, 8))
@@ -81,7 +80,7 @@ class LentFile:
 
     def _whole(self, code: str) -> tuple[torch.Tensor, int]:
         """The file as one row of elements of a dtype, and the bytes of one."""
-        dtype = _DTYPES.get(code)
+        dtype = TORCH_DTYPES.get(code)
         if dtype is None:
             raise _broken(f"this version of torch has no dtype {code}")
         item = dtype.itemsize

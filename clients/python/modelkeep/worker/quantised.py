@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import torch
 
-from modelkeep.dtypes import DTYPES
 from modelkeep.worker.dequantise import data_bytes, dequantise
+from modelkeep.worker.lentfile import TORCH_DTYPES
 from modelkeep.worker.manifest import QuantisedWeight
 
 #: Attribute of a layer: leaf → how it is computed.
@@ -87,7 +87,7 @@ def install(
                 layer._parameters[recipe.parts[role][0]] = kept[role]
                 addresses[f"{path}.{recipe.parts[role][0]}".lstrip(".")] = kept[role].data_ptr()
             layer.register_buffer(
-                recipe.like, torch.empty(0, dtype=getattr(torch, DTYPES[weight.dtype].name)), persistent=False
+                recipe.like, torch.empty(0, dtype=TORCH_DTYPES[weight.dtype]), persistent=False
             )
             vars(layer).setdefault(_RECIPES, {})[leaf] = recipe
             plain: Any = type(layer)
