@@ -169,7 +169,8 @@ class LoaderServiceServicer:
         keep-alive frames, REVOKE_REQUESTED when somebody asks for the lease back, and LOST if it ended without its
         holder's wish. A clean end is ReleaseLease.
 
-        Only files that the model's record lists are lent, and only if their digests are those that it has.
+        Where the model's record lists files only these are lent, and one whose size and time are those that it has only
+        if its digest is that, too.
 
         Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
         CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
