@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, get_args
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -25,6 +25,8 @@ from modelkeep.worker.contexts import asked, event_message
 if TYPE_CHECKING:
     from modelkeep.worker import ModelInfo, ModelLoader, PipelineInfo
 
+N = TypeVar("N", bound=str)
+
 #: Where components, or copies of their files, are.
 Tier: TypeAlias = Literal["ram", "disk"]
 _SHORT: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -40,15 +42,7 @@ def precision_name(precision: Any) -> Precision:
         FieldInvalidException: It is none of these.
     """
     text = str(precision).removeprefix("torch.").lower()
-    name = _SHORT.get(text, text)
-    found = next((known for known in _PRECISIONS if known == name), None)
-    if found is None:
-        known = ", ".join(_PRECISIONS)
-        raise FieldInvalidException(
-            f"{precision} is no precision",
-            violations=[FieldViolation("precision", f"{text!r} is not one of {known}")],
-        )
-    return found
+    return _one_of(_PRECISIONS, _SHORT.get(text, text), precision, "precision", "precision")
 
 
 def weight_form(weights: str) -> WeightForm:
@@ -57,13 +51,7 @@ def weight_form(weights: str) -> WeightForm:
     Raises:
         FieldInvalidException: There is no such form.
     """
-    found = next((known for known in _FORMS if known == weights.lower()), None)
-    if found is None:
-        raise FieldInvalidException(
-            f"{weights} is no form of weights",
-            violations=[FieldViolation("weights", f"{weights!r} is not one of {', '.join(_FORMS)}")],
-        )
-    return found
+    return _one_of(_FORMS, weights.lower(), weights, "form of weights", "weights")
 
 
 def memory_format_name(memory_format: Any) -> MemoryFormat:
@@ -73,12 +61,16 @@ def memory_format_name(memory_format: Any) -> MemoryFormat:
         FieldInvalidException: It is neither.
     """
     text = str(memory_format).removeprefix("torch.").removesuffix("_format").lower()
-    found = next((known for known in _MEMORY_FORMATS if known == text), None)
+    return _one_of(_MEMORY_FORMATS, text, memory_format, "memory format", "memory_format")
+
+
+def _one_of(known: Sequence[N], text: str, said: Any, what: str, field: str) -> N:
+    """The one of some names that a text is, whatever was said; else the field that said it is refused."""
+    found = next((name for name in known if name == text), None)
     if found is None:
-        known = ", ".join(_MEMORY_FORMATS)
         raise FieldInvalidException(
-            f"{memory_format} is no memory format",
-            violations=[FieldViolation("memory_format", f"{text!r} is not one of {known}")],
+            f"{said} is no {what}",
+            violations=[FieldViolation(field, f"{text!r} is not one of {', '.join(known)}")],
         )
     return found
 
@@ -86,6 +78,13 @@ def memory_format_name(memory_format: Any) -> MemoryFormat:
 def _time_kept(seconds: float) -> Duration:
     # All that is negative means for ever.
     return Duration(seconds=-1) if seconds < 0 else duration(seconds, "keep_alive")
+
+
+def _by_part(said: Any, name_of: Callable[[Any], N]) -> N | dict[str, N]:
+    """A name, or in a mapping one for each component of a pipeline."""
+    if isinstance(said, Mapping):
+        return {part: name_of(one) for part, one in said.items()}
+    return name_of(said)
 
 
 def component(
@@ -215,23 +214,9 @@ class AsyncModelLoader(LeaseCalls):
             InvalidModelException: Not a main model, or one whose pipeline cannot be put together; or as for
                 :meth:`get_model`.
         """
-        named: Precision | dict[str, Precision] = (
-            {part: precision_name(one) for part, one in precision.items()}
-            if isinstance(precision, Mapping)
-            else self._precision
-            if precision is None
-            else precision_name(precision)
-        )
-        forms: WeightForm | dict[str, WeightForm] = (
-            {part: weight_form(one) for part, one in weights.items()}
-            if isinstance(weights, Mapping)
-            else weight_form(weights)
-        )
-        orders: MemoryFormat | dict[str, MemoryFormat] = (
-            {part: memory_format_name(one) for part, one in memory_format.items()}
-            if isinstance(memory_format, Mapping)
-            else memory_format_name(memory_format)
-        )
+        named = _by_part(self._precision if precision is None else precision, precision_name)
+        forms = _by_part(weights, weight_form)
+        orders = _by_part(memory_format, memory_format_name)
         return await asyncio.to_thread(
             lambda: self._loader().get_pipeline(
                 key,
