@@ -97,7 +97,6 @@ def hold(
     request: hold_pb2.HoldModelRequest,
     *,
     decode: Callable[[grpc.RpcError], ModelkeepError],
-    on_progress: Callable[[hold_pb2.HoldModelResponse], None] = lambda frame: None,
     on_revoke: Callable[[hold_pb2.HoldRevokeRequested], None] = lambda asked: None,
     path_dir: str | os.PathLike[str] | None = None,
 ) -> Hold:
@@ -107,7 +106,6 @@ def hold(
         stub: The loader.
         request: What to hold.
         decode: Turns an error of the wire into the suite's exception.
-        on_progress: Called with every frame that comes before the grant.
         on_revoke: Called on a thread of the hold's own when the lease is asked back, with why and until when.
         path_dir: For DELIVERY_PATH: where this process sees the loader's path_dir; None: at its own place.
 
@@ -117,7 +115,7 @@ def hold(
     call: Any = stub.HoldModel(request)
     grant: hold_pb2.Grant | None = None
     try:
-        grant = _await_grant(call, decode, on_progress)
+        grant = _await_grant(call, decode)
         connection, descriptors = _receive(grant, path_dir)
         try:
             modules = [attach(fd) for fd in descriptors]
@@ -154,17 +152,12 @@ def _release(stub: loader_service_pb2_grpc.LoaderServiceStub, grant: hold_pb2.Gr
         _log.debug("the lease %s could not be released: %s", grant.lease.id, error)
 
 
-def _await_grant(
-    call: Any,
-    decode: Callable[[grpc.RpcError], ModelkeepError],
-    on_progress: Callable[[hold_pb2.HoldModelResponse], None],
-) -> hold_pb2.Grant:
+def _await_grant(call: Any, decode: Callable[[grpc.RpcError], ModelkeepError]) -> hold_pb2.Grant:
     try:
         for frame in call:
             if frame.WhichOneof("event") == "granted":
                 grant: hold_pb2.Grant = frame.granted
                 return grant
-            on_progress(frame)
     except grpc.RpcError as error:
         raise decode(error) from None
     raise ModelkeepError("The loader ended the stream without a grant.")
