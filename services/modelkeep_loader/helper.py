@@ -210,15 +210,13 @@ class Helper:
                 opened.append(self._roots.open_beneath(file.path, os.O_RDONLY | os.O_NONBLOCK))
             _check_unchanged(plan, opened)
         except FileNotFoundError:
-            for fd in opened:
-                os.close(fd)
+            _close_all(opened)
             raise ModelNotFoundException(
                 f"{plan.files[len(opened)].name} of {plan.model.name!r} went away while it was loaded.",
                 metadata={"key": plan.ref.key, "path": str(plan.model.location)},
             ) from None
         except BaseException:
-            for fd in opened:
-                os.close(fd)
+            _close_all(opened)
             raise
         return opened
 
@@ -253,8 +251,7 @@ class Helper:
                 self._process.kill()
             with contextlib.suppress(Exception):
                 _, memory = await work
-                for fd in memory:
-                    os.close(fd)
+                _close_all(memory)
             raise
 
     # The process. These block: called from threads.
@@ -388,8 +385,7 @@ def _accept(descriptors: Sequence[int], plan: Plan, sources: Sequence[int]) -> B
             channels_last=frozenset(manifest.channels_last),
         )
     finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        _close_all(descriptors)
 
 
 def _own_memory(pid: int) -> int:

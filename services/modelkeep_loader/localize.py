@@ -19,10 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from modelkeep.exceptions import (
-    CancelledException,
-    DiskFullException,
-)
+from modelkeep.exceptions import CancelledException, DiskFullException
 from modelkeep_common.digests import Digests, Interrupted, digest_descriptor
 from modelkeep_loader.copying import Fetcher, built, copy_plan, id_of, origin
 from modelkeep_loader.domain.cache import Cache

@@ -21,7 +21,7 @@ from modelkeep_common.paths import AllowedRoots
 from modelkeep_convert.checkpoints import original, parts, schedulers, settings
 from modelkeep_convert.checkpoints.original import Original
 from modelkeep_loader.domain.components import ComponentRef
-from modelkeep_loader.domain.files import Files
+from modelkeep_loader.domain.files import Files, single_file
 from modelkeep_loader.domain.found import Found, Ground
 from modelkeep_loader.domain.records import Record
 from modelkeep_loader.domain.submodels import none_named, not_there
@@ -97,13 +97,7 @@ def find_part(files: Files, originals: Originals, ref: ComponentRef, record: Rec
         ModelNotFoundException, ForbiddenPathException: As :meth:`Originals.of`.
         InvalidModelException: It is no checkpoint of its base, or one that cannot be lent.
     """
-    place, listing = ground.place, ground.listing
-    if not place.exists():
-        raise FileNotFoundError(2, "missing", str(place))
-    files.check_pickle(place)
-    # By the name that the record has it under, also where a link leads elsewhere (a cache of blobs).
-    name = os.path.basename(ground.name)
-    listing.require(name, place)
+    name, place = single_file(files, ground)
     header, _ = files.header(place)
     there = parts.parts_of(header, record.base, place.name)
     published, is_named = originals.of(record)
@@ -129,7 +123,9 @@ def find_part(files: Files, originals: Originals, ref: ComponentRef, record: Rec
     overrides: dict[str, Any] = {}
     if record.config.get("upcast_attention") and part.class_name == "UNet2DConditionModel":
         overrides["upcast_attention"] = True
-    return Found(part.library, part.class_name, config, [(name, place)], place, listing, overrides, part=part)
+    return Found(
+        part.library, part.class_name, config, [(name, place)], place, ground.listing, overrides, part=part
+    )
 
 
 def private_bytes(found: Found, weights: Weights) -> int:

@@ -17,6 +17,7 @@ from modelkeep.modeljson import MAX_CONFIG_BYTES, read_object
 from modelkeep.pickles import read_pickled, read_stored
 from modelkeep.torchzip import is_zip
 from modelkeep_common.paths import AllowedRoots
+from modelkeep_loader.domain.found import Ground
 from modelkeep_loader.domain.listing import Listing
 
 
@@ -96,6 +97,24 @@ class Files:
             value = read_object(fd, path, limit)
             listing.check(name, path, fd)
         return value
+
+
+def single_file(files: Files, ground: Ground) -> tuple[str, Path]:
+    """A model that is one file: its name, and where that leads.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        UnsafeFormatException: It is a pickle of more than tensors.
+        InvalidModelException: It is not one of the model's, or not whole.
+    """
+    place = ground.place
+    if not place.exists():
+        raise FileNotFoundError(2, "missing", str(place))
+    files.check_pickle(place)
+    # By the name that the record has it under, also where a link leads elsewhere (a cache of blobs).
+    name = os.path.basename(ground.name)
+    ground.listing.require(name, place)
+    return name, place
 
 
 def listed(folder: Path, listing: Listing) -> set[str]:

@@ -26,7 +26,7 @@ from modelkeep.taxonomy import SubModelType
 from modelkeep_common.paths import AllowedRoots
 from modelkeep_loader.domain.checkpoints import Originals, find_part
 from modelkeep_loader.domain.components import ComponentRef
-from modelkeep_loader.domain.files import Files
+from modelkeep_loader.domain.files import Files, single_file
 from modelkeep_loader.domain.folders import check_lendable, find_folder
 from modelkeep_loader.domain.found import Found, Ground
 from modelkeep_loader.domain.listing import Listing
@@ -194,7 +194,7 @@ class Finder:
         return parts
 
     def _find_single(self, record: Record, ground: Ground) -> Found:
-        place, listing = ground.place, ground.listing
+        place = ground.place
         if (why := _NEVER.get(record.type)) is not None:
             raise InvalidModelException(
                 f"{record.name!r} is of the type {record.type}: {why}.",
@@ -205,19 +205,14 @@ class Finder:
             return find_state_dict(self.files, record, ground)
         if place.is_dir():
             return find_folder(self.files, record, ground)
-        if not place.exists():
-            raise FileNotFoundError(2, "missing", str(place))
-        self.files.check_pickle(place)
+        name, _ = single_file(self.files, ground)
         if record.type not in ("vae", "main"):
             raise InvalidModelException(
                 f"{record.name!r} is of the type {record.type}, which cannot be lent from one file yet.",
                 metadata={"path": str(place), "detail": f"single-file {record.type}"},
                 remedy="Read the file itself, or correct the record's type if it is a VAE.",
             )
-        # By the name that the record has it under, also where a link leads elsewhere (a cache of blobs).
-        name = os.path.basename(ground.name)
-        listing.require(name, place)
-        return Found("diffusers", "AutoencoderKL", None, [(name, place)], place, listing)
+        return Found("diffusers", "AutoencoderKL", None, [(name, place)], place, ground.listing)
 
 
 def _class_of(entry: object) -> tuple[str, str] | None:

@@ -28,7 +28,7 @@ def find_object(
         ground: The model's files.
         folder: The object's folder, without links.
         submodel: Its name below the model's folder; "" if it is the model.
-        library, class_name: Of :data:`modelkeep.worker.classes.OBJECTS`.
+        library, class_name: Of :data:`modelkeep.worker.objectclasses.OBJECTS`.
 
     Raises:
         FileNotFoundError: The file is missing that says most.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -10,7 +9,7 @@ from typing import Final
 from modelkeep.contents import PICKLE_SUFFIXES
 from modelkeep.exceptions import InvalidModelException
 from modelkeep.worker.manifest import Kind
-from modelkeep_loader.domain.files import Files, listed
+from modelkeep_loader.domain.files import Files, listed, single_file
 from modelkeep_loader.domain.found import Found, Ground
 from modelkeep_loader.domain.records import Record
 
@@ -43,12 +42,7 @@ def find_state_dict(files: Files, record: Record, ground: Ground) -> Found:
     """
     place, listing = ground.place, ground.listing
     if not place.is_dir():
-        if not place.exists():
-            raise FileNotFoundError(2, "missing", str(place))
-        files.check_pickle(place)
-        # By the name that the record has it under, also where a link leads elsewhere (a cache of blobs).
-        name, path = os.path.basename(ground.name), place
-        listing.require(name, path)
+        name, path = single_file(files, ground)
     else:
         name = _in_folder(record, place, listed(place, listing))
         path = files.roots.resolve(place / name)
