@@ -22,8 +22,9 @@ from modelkeep.worker._fetch import fetch_descriptors
 from support import tinymodels
 from support.failures import refused
 from support.lending import acquire, leases, load
-from support.loaderprocess import LoaderProcess, free_port
+from support.loaderprocess import LoaderProcess
 from support.loaders import Lender, component
+from support.ports import free_port
 from support.processes import processes_of
 from support.records import record_service
 from support.workers import shared_workers

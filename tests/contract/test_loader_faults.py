@@ -20,8 +20,9 @@ from modelkeep_common.startup import StartupError
 from modelkeep_loader.app import LoaderApplication
 from modelkeep_loader.config import LoaderSettings
 from support import tinymodels
-from support.loaderprocess import LoaderProcess, free_port
+from support.loaderprocess import LoaderProcess
 from support.loaders import Lender, component
+from support.ports import free_port
 from support.processes import processes_of
 from support.records import record_service
 from support.workers import ROOT, WorkerError, shared_workers

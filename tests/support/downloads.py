@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from modelkeep_download.config import DownloadSettings
 from modelkeep_download.engine.transfer import Transfer
 from modelkeep_download.engine.transport import Session
 from modelkeep_download.resolve.plans import Resolver
+from support.ports import free_port
 
 ENDED = (
     download_pb2.DOWNLOAD_STATE_COMPLETED,
@@ -166,9 +166,7 @@ class DownloadProcess:
         self.data_dir = data_dir
         self.log = data_dir / "download.log"
         self._settings = {"allow_private_addresses": "true", "disk_reserve_bytes": 0, **settings}
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -33,18 +33,9 @@ def memfd_bytes(pids: Iterable[int], name: str = "") -> int:
 
 def own_bytes(pid: int) -> int:
     """Bytes that a process has for itself: anonymous memory, swapped out or not; 0 if it has ended."""
-    return _rollup(pid, "Anonymous", "Swap")
-
-
-def proportional_bytes(pid: int) -> int:
-    """A process's share of all that it has mapped (PSS); 0 if it has ended."""
-    return _rollup(pid, "Pss")
-
-
-def _rollup(pid: int, *names: str) -> int:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii", "replace").splitlines()
     except OSError:
         return 0
     values = {name: value for name, _, value in (line.partition(":") for line in lines)}
-    return sum(int(values.get(name, "0 kB").split()[0]) * 1024 for name in names)
+    return sum(int(values.get(name, "0 kB").split()[0]) * 1024 for name in ("Anonymous", "Swap"))

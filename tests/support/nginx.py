@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.ports import free_port
+
 #: A certificate for localhost and 127.0.0.1 that is its own authority, and its key.
 CERTIFICATE = Path(__file__).resolve().parents[1] / "data" / "tls" / "localhost.pem"
 
@@ -59,13 +61,6 @@ class Nginx:
     def url(self, name: str, *, tls: bool = False) -> str:
         """Address of a file of the folder."""
         return f"https://127.0.0.1:{self.tls_port}/{name}" if tls else f"http://127.0.0.1:{self.port}/{name}"
-
-
-def free_port() -> int:
-    """A port of loopback that was free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

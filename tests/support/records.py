@@ -21,6 +21,7 @@ from modelkeep.record.v1 import record_service_pb2_grpc as rpc
 from modelkeep_common.serving import start_server
 from modelkeep_record.app import RecordApplication
 from modelkeep_record.config import RecordSettings
+from support.ports import free_port
 from support.recordstores import Kind
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,12 +76,7 @@ class RecordProcess:
 
     async def start(self) -> Any:
         """Start it, wait until it answers, and return a stub."""
-        import socket
-
-        if not self.port:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self.port = probe.getsockname()[1]
+        self.port = self.port or free_port()
         await self._spawn(f"--port={self.port}")
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.port}")
         stub = rpc.RecordServiceStub(self._channel)

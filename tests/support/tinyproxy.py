@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.nginx import free_port, wait_for
+from support.nginx import wait_for
+from support.ports import free_port
 
 
 @dataclass(frozen=True, slots=True)
