@@ -25,6 +25,13 @@ quoted() {
     printf '"%s"' "$(printf '%s' "$1" | sed 's/\\/\\\\/g; s/"/\\"/g')"
 }
 
+# The fields that name a model, or a component of one: component KEY [SUBMODEL]; SUBMODEL as the Python client has it.
+component() {
+    submodel=$(printf '%s' "${2-}" | tr '[:lower:]' '[:upper:]')
+    printf '"key": %s' "$(quoted "$1")"
+    [ -z "$submodel" ] || printf ', "submodel": %s' "$(quoted "SUB_MODEL_TYPE_$submodel")"
+}
+
 # call ADDRESS METHOD JSON [FLAGS...]: request and token go through stdin and the environment, so that `ps` has none.
 call() {
     address=$1 method=$2 body=$3

@@ -3,7 +3,4 @@
 set -eu
 . "$(dirname "$0")/common.sh"
 [ $# -ge 1 ] && [ $# -le 2 ] || die "usage: estimate.sh KEY [SUBMODEL]"
-component="{\"key\": $(quoted "$1")"
-submodel=$(printf '%s' "${2-}" | tr '[:lower:]' '[:upper:]')
-[ -z "$submodel" ] || component="$component, \"submodel\": $(quoted "SUB_MODEL_TYPE_$submodel")"
-call "$LOADER" modelkeep.loader.v1.LoaderService/EstimateLoad "{\"components\": [$component}]}"
+call "$LOADER" modelkeep.loader.v1.LoaderService/EstimateLoad "{\"components\": [{$(component "$1" "${2-}")}]}"

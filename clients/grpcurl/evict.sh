@@ -7,8 +7,6 @@ set -eu
 if [ "$1" = --all ]; then
     wanted=""
 else
-    wanted="\"key\": $(quoted "$1")"
-    submodel=$(printf '%s' "${2-}" | tr '[:lower:]' '[:upper:]')
-    [ -z "$submodel" ] || wanted="$wanted, \"submodel\": $(quoted "SUB_MODEL_TYPE_$submodel")"
+    wanted=$(component "$1" "${2-}")
 fi
 call "$LOADER" modelkeep.loader.v1.LoaderService/EvictModel "{$wanted}"

@@ -4,10 +4,7 @@
 set -eu
 . "$(dirname "$0")/common.sh"
 [ $# -ge 1 ] && [ $# -le 3 ] || die "usage: lease.sh KEY [SUBMODEL [SECONDS]]"
-component="{\"key\": $(quoted "$1")"
-submodel=$(printf '%s' "${2-}" | tr '[:lower:]' '[:upper:]')
-[ -z "$submodel" ] || component="$component, \"submodel\": $(quoted "SUB_MODEL_TYPE_$submodel")"
-components="\"components\": [$component}]"
+components="\"components\": [{$(component "$1" "${2-}")}]"
 if [ $# -eq 3 ]; then
     call "$LOADER" modelkeep.loader.v1.LoaderService/AcquireLease \
         "{$components, \"delivery\": \"DELIVERY_NONE\", \"ttl\": \"$3s\"}"
