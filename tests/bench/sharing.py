@@ -163,8 +163,8 @@ def cold(setting: Setting) -> list[bool]:
 def several_workers(setting: Setting) -> list[bool]:
     """N workers hold one component: what they take together, and what they make of it."""
     with ExitStack() as ending:
-        workers = [setting.attach("pipeline", "vae", "bfloat16") for _ in range(WORKERS)]
-        alone = setting.from_pretrained("pipeline", "vae", "bfloat16")
+        workers = [setting.attach("pipeline", "vae", "float32") for _ in range(WORKERS)]
+        alone = setting.from_pretrained("pipeline", "vae", "float32")
         for child in (*workers, alone):
             ending.callback(child.close)
         first, *_ = (results := run(*workers))
@@ -245,7 +245,7 @@ def beside_invokeai(setting: Setting) -> list[bool]:
 def loader_killed(setting: Setting) -> list[bool]:
     """The loader is killed: every worker goes on. That a restarted one takes leases back is not built yet."""
     with ExitStack() as ending:
-        workers = [setting.attach("pipeline", "vae", "bfloat16") for _ in range(WORKERS)]
+        workers = [setting.attach("pipeline", "vae", "float32") for _ in range(WORKERS)]
         for worker in workers:
             ending.callback(worker.close)
         run(*workers)
