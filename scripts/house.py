@@ -41,6 +41,7 @@ WINGS = (
     "modelkeep_install",
     "modelkeep_loader",
     "modelkeep_convert",
+    "modelkeep_devices",
     "modelkeep",
 )
 _GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$|/clients/python/buf/")

@@ -37,6 +37,7 @@ _WATCHED = (
     "modelkeep_install",
     "modelkeep_loader",
     "modelkeep_convert",
+    "modelkeep_devices",
 )
 
 

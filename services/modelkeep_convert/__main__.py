@@ -22,8 +22,8 @@ import time
 import traceback
 from typing import Any
 
+from modelkeep import frames, sealed
 from modelkeep.exceptions import ModelkeepError
-from modelkeep_convert import frames, sealed
 from modelkeep_convert.request import Build
 
 _PROGRESS_INTERVAL_S = 0.05

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from modelkeep import sealed
 from modelkeep.exceptions import InvalidModelException, ModelkeepError
 from modelkeep.worker.manifest import METADATA_KEY, Kind
 from modelkeep.worker.packedshell import SHELL_KEY
 from modelkeep.worker.shell import packed_shell
-from modelkeep_convert import sealed, weightfile
+from modelkeep_convert import weightfile
 from modelkeep_convert.components import collect
 from modelkeep_convert.memoryformat import in_channels_last
 from modelkeep_convert.request import Build

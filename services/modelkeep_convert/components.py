@@ -28,6 +28,7 @@ import torch
 from safetensors import safe_open
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from modelkeep import sealed
 from modelkeep.dtypes import DTYPES as FILE_DTYPES
 from modelkeep.exceptions import DiskFullException, InvalidModelException
 from modelkeep.gguf import is_gguf
@@ -38,7 +39,7 @@ from modelkeep.worker.classes import kept_in_float32, resolve_class
 from modelkeep.worker.lentfile import TORCH_DTYPES
 from modelkeep.worker.manifest import Kind, Manifest
 from modelkeep.worker.shell import DTYPES, build_module, without_weights
-from modelkeep_convert import sealed, vaeconfig
+from modelkeep_convert import vaeconfig
 from modelkeep_convert.checkpoints.conversion import convert
 from modelkeep_convert.pickles import open_pickled
 from modelkeep_convert.quantised.gguf import open_gguf

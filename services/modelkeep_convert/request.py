@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from modelkeep.worker.manifest import Kind
 
-#: Files of one request: most descriptors that the kernel passes with one message.
+#: Files of one request: `frames.MAX_DESCRIPTORS`, which domain code that counts files could not import.
 MAX_FILES: Final = 253
 
 

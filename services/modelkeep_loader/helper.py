@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from modelkeep import processes
+from modelkeep import frames, processes, sealed
 from modelkeep.exceptions import (
     BY_REASON,
     InvalidModelException,
@@ -32,7 +32,6 @@ from modelkeep.exceptions import (
 )
 from modelkeep.headers import read_header
 from modelkeep.worker.manifest import METADATA_KEY, Kind, Manifest
-from modelkeep_convert import frames, sealed
 from modelkeep_convert.request import Build
 from modelkeep_loader.domain.components import BuildProgress, Built, Plan, Stage, refuse_changed
 from modelkeep_loader.domain.digests import verify

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from blake3 import blake3
 
+from modelkeep import sealed
 from modelkeep.headers import Tensor
 from modelkeep.worker.manifest import METADATA_KEY, Kind, Manifest
-from modelkeep_convert import sealed, weightfile
+from modelkeep_convert import weightfile
 from modelkeep_loader.domain.components import Plan, changed
 
 

@@ -15,12 +15,12 @@ import pytest
 import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
 
+from modelkeep import sealed
 from modelkeep.loader.v1 import capacity_pb2, hold_pb2, leases_pb2, load_pb2, resident_pb2, residents_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.server.v1 import server_service_pb2, server_service_pb2_grpc
 from modelkeep.worker._fetch import _connect
 from modelkeep_common import paging
-from modelkeep_convert import sealed
 from modelkeep_loader import fd_socket
 from modelkeep_loader.convert import manifests
 from support import tinymodels

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from modelkeep import frames
 from modelkeep.model.v1 import taxonomy_pb2
-from modelkeep_convert import frames
 from support import tinymodels
 from support.failures import refused
 from support.lending import acquire, load, release

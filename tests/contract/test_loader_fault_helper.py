@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from modelkeep import frames
 from modelkeep.loader.v1 import capacity_pb2, residents_pb2
 from modelkeep.model.v1 import taxonomy_pb2
-from modelkeep_convert import frames
 from modelkeep_loader import helper as service_side
 from modelkeep_loader.helper import BuildLimits
 from support import tinymodels

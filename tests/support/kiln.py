@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from modelkeep import sealed
 from modelkeep.exceptions import InvalidModelException
-from modelkeep_convert import sealed
 from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.components import (
     Builder,

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 
+from modelkeep import sealed
 from modelkeep.dtypes import PRECISIONS
 from modelkeep.exceptions import InvalidModelException
 from modelkeep.gguf import BLOCKS
@@ -19,7 +20,7 @@ from modelkeep.headers import Tensor
 from modelkeep.quantised import GGUF, QuantisedTensor, survey
 from modelkeep.worker.dequantise import dequantise, logical_shape
 from modelkeep.worker.lentfile import TORCH_DTYPES
-from modelkeep_convert import sealed, weightfile
+from modelkeep_convert import weightfile
 
 
 class Source(Protocol):

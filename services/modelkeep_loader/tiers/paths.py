@@ -9,12 +9,12 @@ import os
 from pathlib import Path
 from typing import Final
 
+from modelkeep import sealed
 from modelkeep.defaults import EXIT_ADDRESS_TAKEN, EXIT_NOT_WRITABLE
 from modelkeep.exceptions import DiskFullException
 from modelkeep.locks import LockedError, remove_lock, take_lock
 from modelkeep.private import UnsafeFolderError, make_private
 from modelkeep_common.startup import StartupError
-from modelkeep_convert import sealed
 from modelkeep_loader.domain.components import signature_of
 
 _LOCK: Final = "paths.lock"

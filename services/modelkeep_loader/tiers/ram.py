@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-from modelkeep_convert import sealed
+from modelkeep import sealed
 
 
 class SealedMemory:
     """Sealed memory that the loader keeps open, for reading only; a ``domain.components.Memory``.
 
     Args:
-        descriptor: The only open file on it, made by :func:`modelkeep_convert.sealed.open_readonly`.
+        descriptor: The only open file on it, made by :func:`modelkeep.sealed.open_readonly`.
     """
 
     def __init__(self, descriptor: int) -> None:

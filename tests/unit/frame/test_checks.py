@@ -233,6 +233,15 @@ def test_ignored_folders_are_not_read(tmp_path: Path) -> None:
         ),
         ({"modelkeep_install/service.py": "def f():\n    import torch\n"}, "imports torch"),
         ({"modelkeep_loader/service.py": "import modelkeep_convert.components\n"}, "imports torch"),
+        (
+            {
+                "modelkeep_loader/service.py": "import modelkeep.devices.cuda\n",
+                "modelkeep/devices/__init__.py": "",
+                "modelkeep/devices/cuda.py": "def f():\n    import cuda.bindings\n",
+            },
+            "import CUDA",
+        ),
+        ({"modelkeep_devices/wire.py": "import modelkeep_loader.config\n"}, "helper processes imports no"),
         ({"modelkeep/cli/main.py": "import modelkeep_common.serving\n"}, "import no service"),
         ({"modelkeep_convert/request.py": "import modelkeep_loader.config\n"}, "helper processes imports no"),
         ({"modelkeep_install/service.py": "import httpx\n"}, "speaks HTTP"),
@@ -255,7 +264,7 @@ def test_ignored_folders_are_not_read(tmp_path: Path) -> None:
 def test_an_import_rule_is_broken_by_the_import_it_forbids(
     tmp_path: Path, bad: dict[str, str], kept: str | None
 ) -> None:
-    packages = ["record", "download", "install", "loader", "common", "convert"]
+    packages = ["record", "download", "install", "loader", "common", "convert", "devices"]
     sources = {
         f"modelkeep_{name}/{file}.py": "" for name in packages for file in ("__init__", "config", "service")
     }

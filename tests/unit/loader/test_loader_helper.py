@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from modelkeep import frames
 from modelkeep_common.paths import AllowedRoots
-from modelkeep_convert import frames
+from modelkeep_convert.request import MAX_FILES
 from modelkeep_loader.helper import Helper
 
 
@@ -48,6 +49,10 @@ def test_the_helper_ends_with_a_service_that_died_before_it_read_the_answer(
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_frame_takes_the_descriptors_of_as_many_files_as_a_build_may_have() -> None:
+    assert frames.MAX_DESCRIPTORS == MAX_FILES
 
 
 def test_a_frame_that_breaks_off_leaves_no_descriptor_open() -> None:

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from modelkeep_convert import sealed
+from modelkeep import sealed
 
 NOBODY = 65534
 
 #: What is tried by a worker that is no root: root may do what it wants to its own memory's mode.
 SCRIPT = r"""
 import ctypes, fcntl, json, mmap, os, struct, sys
-from modelkeep_convert import sealed
+from modelkeep import sealed
 
 if os.geteuid() == 0:
     os.setresgid(%(user)d, %(user)d, %(user)d)

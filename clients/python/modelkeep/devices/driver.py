@@ -11,7 +11,7 @@ but the driver's own calls runs everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,10 @@ class DeviceOutOfMemoryError(Exception):
 
 class DeviceGoneError(Exception):
     """A device is not there, or not there any more, or cannot do what is needed; the message says why."""
+
+
+class DeviceFailedError(Exception):
+    """Something went wrong on a device that another try, in another process, may not meet again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,8 @@ class DeviceMapping:
 class Driver(Protocol):
     """The accelerators of one kind. What blocks is called from threads.
 
-    Every method raises DeviceGoneError where the device is none, or is lost.
+    Every method raises DeviceGoneError where the device is none, or is lost, and DeviceFailedError for what
+    else goes wrong there.
     """
 
     #: "cuda" or "sim": what the names of its devices begin with.
@@ -89,6 +94,14 @@ class Driver(Protocol):
 
     def memory(self, device: str) -> DeviceMemory:
         """The bytes of a device as they are now."""
+        ...
+
+    def named(self, uuid: str) -> str:
+        """What this process calls the device with this uuid; others may see other devices, in another order.
+
+        Raises:
+            DeviceGoneError: This process sees none such.
+        """
         ...
 
     # The owner.
@@ -136,12 +149,23 @@ class Driver(Protocol):
         """Take that back."""
         ...
 
-    def copy_in(self, mapping: DeviceMapping, offset: int, address: int, size_bytes: int) -> None:
-        """Copy host memory to a place in a mapping that is writable; returns once it is there."""
+    def copy_in(
+        self, mapping: DeviceMapping, address: int, size_bytes: int, on_progress: Callable[[int], None]
+    ) -> None:
+        """Copy host memory to the beginning of a writable mapping; returns once it is there.
+
+        Args:
+            mapping: Where to.
+            address: What to copy; quickest where it was registered.
+            size_bytes: How much.
+            on_progress: Told after each piece how many bytes are there.
+        """
         ...
 
-    def copy_out(self, mapping: DeviceMapping, offset: int, address: int, size_bytes: int) -> None:
-        """Copy from a mapping to host memory; returns once it is there."""
+    def copy_out(
+        self, mapping: DeviceMapping, address: int, size_bytes: int, on_progress: Callable[[int], None]
+    ) -> None:
+        """Copy the beginning of a mapping to host memory; returns once it is there."""
         ...
 
     # Workers.

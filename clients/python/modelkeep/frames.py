@@ -1,7 +1,7 @@
-"""How the service and its helper process talk: frames over a socket pair, with descriptors.
+"""How a service and its helper processes talk: frames over a socket pair, with descriptors.
 
 A frame is 4 bytes (big-endian length) and that many bytes of JSON. Descriptors travel as ancillary
-data with the first bytes of their frame. Used by both sides.
+data with the first bytes of their frame. Used on both sides.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from modelkeep_convert.request import MAX_FILES
-
+#: Most descriptors that the kernel passes with one message.
+MAX_DESCRIPTORS: Final = 253
 _MAX_FRAME: Final = 64 << 20
 
 
@@ -52,7 +52,7 @@ def _receive(sock: socket.socket, length: int, descriptors: list[int]) -> bytes 
     parts = bytearray()
     while len(parts) < length:
         data, fds, _flags, _address = socket.recv_fds(
-            sock, min(length - len(parts), 1 << 20), MAX_FILES, socket.MSG_CMSG_CLOEXEC
+            sock, min(length - len(parts), 1 << 20), MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
         )
         descriptors += fds
         if not data:
