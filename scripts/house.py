@@ -42,6 +42,7 @@ WINGS = (
     "modelkeep_loader",
     "modelkeep_convert",
     "modelkeep_devices",
+    "modelkeep_keeper",
     "modelkeep",
 )
 _GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$|/clients/python/buf/")

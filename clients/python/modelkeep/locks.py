@@ -45,11 +45,16 @@ def take_lock(path: Path) -> int:
         if _is_at(path, descriptor):
             break
         os.close(descriptor)  # the one before took the file away between our opening and our lock
+    sign_lock(descriptor)
+    return descriptor
+
+
+def sign_lock(descriptor: int) -> None:
+    """Write this process's id into a lock that it holds, or has been handed over."""
     # Who holds it is for people; a full disk must not keep anybody from starting.
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    return descriptor
 
 
 def wait_for_lock(path: Path, seconds: float) -> int:

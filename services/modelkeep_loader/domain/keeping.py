@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
-
-#: Bytes of UTF-8 that the name of a thing may have.
-MAX_NAME_BYTES: Final = 200
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +34,7 @@ class Keeper(Protocol):
         """Keep a thing; what had the name is replaced. Returns at once and raises nothing.
 
         Args:
-            name: At most ``MAX_NAME_BYTES`` bytes of UTF-8.
+            name: At most 200 bytes of UTF-8.
             facts: What the next loader has to know about it.
             descriptors: Stay the caller's: the keeper has others of the same open files.
         """

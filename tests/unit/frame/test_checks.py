@@ -244,6 +244,9 @@ def test_ignored_folders_are_not_read(tmp_path: Path) -> None:
         ({"modelkeep_devices/wire.py": "import modelkeep_loader.config\n"}, "helper processes imports no"),
         ({"modelkeep/cli/main.py": "import modelkeep_common.serving\n"}, "import no service"),
         ({"modelkeep_convert/request.py": "import modelkeep_loader.config\n"}, "helper processes imports no"),
+        ({"modelkeep_keeper/service.py": "import modelkeep_convert.config\n"}, "a loader imports no service"),
+        ({"modelkeep_keeper/service.py": "import asyncio\n"}, "a loader is small"),
+        ({"modelkeep/cli/main.py": "import modelkeep_keeper.service\n"}, "import no service"),
         ({"modelkeep_install/service.py": "import httpx\n"}, "speaks HTTP"),
         ({"modelkeep_install/service.py": "import sqlite3\n"}, "Only stores know SQLite"),
         (
@@ -264,7 +267,7 @@ def test_ignored_folders_are_not_read(tmp_path: Path) -> None:
 def test_an_import_rule_is_broken_by_the_import_it_forbids(
     tmp_path: Path, bad: dict[str, str], kept: str | None
 ) -> None:
-    packages = ["record", "download", "install", "loader", "common", "convert", "devices"]
+    packages = ["record", "download", "install", "loader", "common", "convert", "devices", "keeper"]
     sources = {
         f"modelkeep_{name}/{file}.py": "" for name in packages for file in ("__init__", "config", "service")
     }
