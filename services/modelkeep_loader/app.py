@@ -20,13 +20,18 @@ from modelkeep_common.serving import Service
 from modelkeep_common.startup import StartupError
 from modelkeep_loader.config import LoaderSettings
 from modelkeep_loader.convert import leases, residents
+from modelkeep_loader.domain.adoption import Adoption
 from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.checkpoints import CONFIGS, Originals
 from modelkeep_loader.domain.components import CPU, Resident, Stage
 from modelkeep_loader.domain.digests import Digester
 from modelkeep_loader.domain.find import Finder
+from modelkeep_loader.domain.keeping import Keeper, NoKeeper
+from modelkeep_loader.domain.lease import Lease
+from modelkeep_loader.domain.ledger import Ledger
 from modelkeep_loader.domain.lending import Lending
 from modelkeep_loader.domain.paths import Paths
+from modelkeep_loader.domain.pins import Pins
 from modelkeep_loader.domain.plan import Planner
 from modelkeep_loader.domain.records import FollowedRecords
 from modelkeep_loader.domain.tier import Tier, TierName
@@ -35,12 +40,13 @@ from modelkeep_loader.follow import RemovalFollower
 from modelkeep_loader.helper import BuildLimits, Helper, Opens
 from modelkeep_loader.localize import DiskTier, Localizer, NearBuilder
 from modelkeep_loader.peers import RecordClient
-from modelkeep_loader.processes import DeathWatch, host_boot_id
+from modelkeep_loader.processes import DeathWatch, host_boot_id, process_mark
 from modelkeep_loader.service import LoaderServicer
 from modelkeep_loader.store import LeaseJournal, ResidentHistory
 from modelkeep_loader.tiers.disk import CacheFolder, OpensCopies
 from modelkeep_loader.tiers.mounts import is_far, remote_kind
 from modelkeep_loader.tiers.paths import PathFolder
+from modelkeep_loader.tiers.ram import take_kept
 
 
 class OpenRecords(FollowedRecords, Protocol):
@@ -114,8 +120,25 @@ class LoaderApplication:
             def progressed(resident: Resident) -> None:
                 history.progress(residents.resident_message(resident))
 
+            keeper = self._open_keeper()
+            held.push_async_callback(keeper.close, keep=False)
+            ledger = Ledger(keeper, process_mark)
+            pins = Pins(ledger.pins)
+
+            def changed_in_ram(resident: Resident, gone: bool) -> None:
+                ledger.resident(resident, gone)
+                changed(resident, gone)
+
+            def lease_changed(lease: Lease) -> None:
+                ledger.lease(lease)
+                journal.note(leases.lease_message(lease))
+
             ram = Tier(
-                TierName.RAM, budget_bytes=budget, keep_alive_s=settings.keep_alive_s, on_change=changed
+                TierName.RAM,
+                budget_bytes=budget,
+                keep_alive_s=settings.keep_alive_s,
+                on_change=changed_in_ram,
+                pins=pins,
             )
             finder = Finder(around.models_root, self._root_id, around.roots, around.originals)
             digester = Digester(finder.files.open)
@@ -143,7 +166,7 @@ class LoaderApplication:
                 cache,
                 disk=disk,
                 boot_id=around.boot_id,
-                on_lease=lambda lease: journal.note(leases.lease_message(lease)),
+                on_lease=lease_changed,
                 paths=paths,
                 watch_process=deaths.watch_number,
                 detach_grace_s=settings.detach_grace_s,
@@ -160,6 +183,16 @@ class LoaderApplication:
             held.push_async_callback(lending.close)
             if disk is not None:
                 await disk.open()
+            await Adoption(
+                keeper,
+                cache,
+                pins,
+                lending.leases,
+                read=take_kept,
+                mark_of=process_mark,
+                watch_process=deaths.watch_number,
+                grace_s=settings.readopt_grace_s,
+            ).run()
             await lending.open()
             follower = RemovalFollower(records, lending)
             follower.open()
@@ -181,6 +214,10 @@ class LoaderApplication:
                 follower=follower,
                 warming=asyncio.create_task(helper.warm()) if settings.warm_helper else None,
             )
+
+    def _open_keeper(self) -> Keeper:
+        """What outlives this loader."""
+        return NoKeeper()
 
     def _open_records(self, address: Address) -> OpenRecords:
         """Where records come from."""

@@ -72,6 +72,12 @@ class LoaderSettings(ServiceSettings):
     detach_grace_s: float = Field(
         5.0, ge=0, description="Seconds that a lease whose holder went away can be taken up again."
     )
+    readopt_grace_s: float = Field(
+        10.0,
+        ge=0,
+        description="Seconds in which the holder of a lease can take it up again at the loader that follows "
+        "one that was killed.",
+    )
     max_leases: int = Field(4096, ge=1, le=1_000_000, description="Leases that are given in all.")
     max_leases_per_principal: int = Field(
         64, ge=1, le=1_000_000, description="Leases that are given to one caller, as its token names it."

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from modelkeep import frames, processes, sealed
+from modelkeep import frames, processes
 from modelkeep.exceptions import (
     BY_REASON,
     InvalidModelException,
@@ -30,13 +30,12 @@ from modelkeep.exceptions import (
     ModelNotFoundException,
     RamExhaustedException,
 )
-from modelkeep.headers import read_header
-from modelkeep.worker.manifest import METADATA_KEY, Kind, Manifest
+from modelkeep.worker.manifest import Kind
 from modelkeep_convert.request import Build
 from modelkeep_loader.domain.components import BuildProgress, Built, Plan, Stage, refuse_changed
 from modelkeep_loader.domain.digests import verify
 from modelkeep_loader.objects import pack
-from modelkeep_loader.tiers.ram import SealedMemory
+from modelkeep_loader.tiers.ram import take_memory
 
 _log = logging.getLogger(__name__)
 
@@ -366,23 +365,10 @@ def _check_unchanged(plan: Plan, sources: Sequence[int]) -> None:
 
 
 def _accept(descriptors: Sequence[int], plan: Plan, sources: Sequence[int]) -> Built:
-    """Take over what the helper made, after a look at it: it has read files from anywhere."""
+    """Take over what was made of files, if they are still the ones of the plan."""
     try:
         _check_unchanged(plan, sources)
-        fd = descriptors[0]
-        if not sealed.is_sealed(fd):
-            raise ModelkeepError("The helper's memory is not sealed.")
-        header = read_header(fd, Path("the helper's memory"), whole=(METADATA_KEY,))
-        manifest = Manifest.from_json(header.metadata[METADATA_KEY])
-        return Built(
-            memory=SealedMemory(sealed.open_readonly(fd)),
-            tensors=header.tensors,
-            config=manifest.config,
-            aliases=manifest.aliases,
-            buffers=frozenset(manifest.buffers),
-            quantised=manifest.quantised,
-            channels_last=frozenset(manifest.channels_last),
-        )
+        return take_memory(descriptors[0])
     finally:
         _close_all(descriptors)
 

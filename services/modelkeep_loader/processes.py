@@ -61,6 +61,18 @@ def open_process(pid: int) -> int:
         return -1  # out of descriptors, or a system without them: that says nothing about the process
 
 
+def process_mark(pid: int) -> str:
+    """Tells a process from a later one of the same number: when it was started, as the kernel counts it. ""
+    where there is no such process.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
+    except OSError:
+        return ""
+    # The name before it, in brackets, may be anything. Of what follows this is field 22, and the first is 3.
+    return text.rpartition(")")[2].split()[19]
+
+
 def host_boot_id() -> str:
     """The boot id of this host; another one after each boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()

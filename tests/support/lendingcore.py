@@ -67,6 +67,10 @@ class Slab:
     mapped: bool = False
     closed: bool = False
 
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        return ()
+
     def open_for_holder(self) -> int:
         raise OSError("there is no file behind it")
 

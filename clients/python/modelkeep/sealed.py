@@ -112,6 +112,14 @@ def in_use_elsewhere(fd: int) -> bool:
     return False
 
 
+def let_others_open(fd: int) -> None:
+    """End the kernel's lease on this open file, if a process died while it looked in
+    :func:`in_use_elsewhere` and others have the same open file: nobody could open the memory anew.
+    """
+    with contextlib.suppress(OSError):  # there is none
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether it says that memory could not be had, which is no fault of the model's files."""
     if isinstance(error, OSError):

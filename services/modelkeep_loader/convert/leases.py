@@ -28,6 +28,7 @@ _CHANGES = {
     LeaseChange.TAKEN_UP: resident_pb2.LEASE_CHANGE_TAKEN_UP,
     LeaseChange.REVOKE_REQUESTED: resident_pb2.LEASE_CHANGE_REVOKE_REQUESTED,
     LeaseChange.ENDED: resident_pb2.LEASE_CHANGE_ENDED,
+    LeaseChange.READOPTED: resident_pb2.LEASE_CHANGE_READOPTED,
 }
 _ENDS = {
     LeaseEnd.RELEASED: resident_pb2.LEASE_END_RELEASED,

@@ -112,6 +112,27 @@ class Cache:
             return None
         return demand.residents if self._admit(demand) else None
 
+    def hold_on(self, holder: str, plans: Sequence[Plan], activation_bytes: int) -> list[Resident]:
+        """A lease of an earlier loader holds on to what it held: it was let in then, and is not asked again.
+
+        Args:
+            holder: The lease.
+            plans: What it is on; all of it is resident.
+            activation_bytes: Reserved for it besides.
+
+        Returns:
+            The residents, in the order of the plans.
+        """
+        self.tier.reserve(holder, activation_bytes)
+        held: dict[str, Resident] = {}
+        for resident_id, keys in _keys_by_id(plans).items():
+            resident = self.tier.get(resident_id)
+            assert resident is not None, "it is resident"
+            resident.leases[holder] = keys
+            self.tier.on_change(resident, False)
+            held[resident_id] = resident
+        return [held[plan.id] for plan in plans]
+
     def give_back(self, holder: str) -> None:
         """Let go of everything that a lease or request holds."""
         self.tier.reserve(holder, 0)
@@ -208,9 +229,7 @@ class Cache:
         )
         if not self._make_room(need, plans.keys(), demand):
             return False
-        keys = {
-            plan.id: frozenset(p.ref.key for p in demand.plans if p.id == plan.id) for plan in plans.values()
-        }
+        keys = _keys_by_id(demand.plans)
         there = [r for r in map(self.tier.get, plans) if r is not None and r.stage is Stage.RESIDENT]
         self.tier.count(hits=len(there), misses=len(plans) - len(there))
         for plan in missing:
@@ -344,3 +363,11 @@ class Cache:
     def _wake(self) -> None:
         for demand in self._waiting:
             demand.wake.set()
+
+
+def _keys_by_id(plans: Iterable[Plan]) -> dict[str, frozenset[str]]:
+    """Components → keys of the models that they are asked for by."""
+    found: dict[str, set[str]] = {}
+    for plan in plans:
+        found.setdefault(plan.id, set()).add(plan.ref.key)
+    return {resident_id: frozenset(keys) for resident_id, keys in found.items()}

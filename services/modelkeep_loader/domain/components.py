@@ -212,6 +212,11 @@ class Memory(Protocol):
 
     size_bytes: int
 
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Open files that keep it, and could do so beyond this process; none where it stays by itself."""
+        ...
+
     def open_for_holder(self) -> int:
         """A new read-only descriptor to hand out; the caller closes it."""
         ...

@@ -44,6 +44,7 @@ class LeaseChange(enum.StrEnum):
     TAKEN_UP = "taken_up"
     REVOKE_REQUESTED = "revoke_requested"
     ENDED = "ended"
+    READOPTED = "readopted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,17 @@ class Lease(LeaseFacts):
     def is_bound(self) -> bool:
         """Whether anything keeps it alive."""
         return bool(self.streams or self.connections) or self.expires_at is not None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether more than a ttl keeps it alive: a stream, a connection, or the grace after these."""
+        return bool(self.streams or self.connections) or self.state is LeaseState.DETACHED
+
+    @property
+    def holders_are_dead(self) -> bool:
+        """Whether every process is dead that is known to hold it."""
+        known = self.pids or ({self.claimed_pid} - {0})
+        return bool(known) and known <= self.dead
 
     @property
     def pid(self) -> int:

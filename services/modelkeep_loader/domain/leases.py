@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import math
 import secrets
 import time
 from collections import Counter
@@ -189,6 +190,24 @@ class LeaseTable:
         self._note(lease, LeaseChange.GRANTED)
         return lease
 
+    def readopt(self, lease: Lease, grace_s: float) -> None:
+        """Go on with a lease of an earlier loader. Its streams and connections went with that one, so it is
+        DETACHED for a grace, unless its ttl binds it; it ends at once if its holders are dead.
+        """
+        self._leases[lease.id] = lease
+        self._held[lease.principal] += 1
+        lease.state = LeaseState.ACTIVE if lease.revocation is None else LeaseState.REVOKING
+        if not lease.is_bound:
+            lease.state, lease.detached_until = LeaseState.DETACHED, self._clock() + grace_s
+        self._note(lease, LeaseChange.READOPTED)
+        if not lease.is_bound and lease.holders_are_dead:
+            self.release(lease, LeaseEnd.HOLDER_DIED)
+        self._on_deadline()
+
+    def leave_detached(self) -> None:
+        """What loses its last binding from now on waits for the next loader, for however long that takes."""
+        self._grace = math.inf
+
     def bind_stream(self, lease: Lease) -> int:
         """A stream is open; returns the binding's number."""
         # If the lease is known to be one process's, the stream is that process's too.
@@ -343,8 +362,7 @@ class LeaseTable:
         if lease.is_bound:
             self._note(lease, LeaseChange.UNBOUND)
             return
-        known = lease.pids or ({lease.claimed_pid} - {0})
-        if reason is LeaseEnd.EXPIRED or self._grace <= 0 or (known and known <= lease.dead):
+        if reason is LeaseEnd.EXPIRED or self._grace <= 0 or lease.holders_are_dead:
             self.release(lease, reason)
         elif lease.revocation is not None:
             self.release(lease, LeaseEnd.REVOKED, lease.revocation.why)

@@ -1,7 +1,8 @@
 """The core of LoaderService: plans, room, leases and tickets brought together, one method for each wish.
 
-Everything here lives and dies with the process: leases are not written down, because memory that nobody
-holds any more cannot be taken up again after a restart. Workers go on with what they have mapped.
+Everything here lives in memory. What the next loader needs to go on with residents and leases is written down
+where they change (:mod:`modelkeep_loader.domain.ledger`), and taken over before it serves
+(:mod:`modelkeep_loader.domain.adoption`). Workers go on with what they have mapped meanwhile.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class Lending:
         ticket_valid_s: Seconds that a ticket is good for.
         max_leases: Leases in all.
         max_per_principal: Leases of one caller.
+        keeps: Whether leases are left to the next loader when this one shuts down.
         clock: Monotonic seconds.
         wall_clock: Seconds since 1970.
     """
@@ -102,6 +104,7 @@ class Lending:
         ticket_valid_s: float = 10.0,
         max_leases: int = 4096,
         max_per_principal: int = 64,
+        keeps: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -121,6 +124,7 @@ class Lending:
         self._boot_id = boot_id
         self._paths = paths
         self.tickets = TicketBook(valid_s=ticket_valid_s, clock=clock)
+        self._keeps = keeps
         self._clock = clock
         self._drain = Drain()
         self.gauge = Gauge(self.capacity, self._drain, clock)
@@ -144,15 +148,17 @@ class Lending:
 
     def drain(self) -> None:
         """End what waits and what holds by :meth:`hold` with SERVER_DRAINING."""
+        if self._keeps:
+            self.leases.leave_detached()
         self._drain.begin()
 
     async def close(self) -> None:
-        """End every lease and let go of all memory."""
+        """Let go of all memory, and end every lease that is not left to the next loader."""
         if self._reaper is not None:
             self._reaper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._reaper
-        for lease in self.leases.alive():
+        for lease in [] if self._keeps else self.leases.alive():
             self.leases.release(lease, LeaseEnd.DRAINED)
         if self._paths is not None:
             await self._paths.close()

@@ -1,28 +1,39 @@
 """Pins: components that an operator wants to stay, by the names that he knows them by.
 
 A pin is on a name, and through it on the component that the name stood for when it was last asked for. It
-loads nothing by itself: what is pinned and not there is kept once it comes. Like leases, pins live in memory
-and end with the process.
+loads nothing by itself: what is pinned and not there is kept once it comes. Like leases, pins live in memory,
+and are kept for the loader that follows one that was killed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from modelkeep_loader.domain.components import ComponentRef, Plan
 
 
 class Pins:
-    """All pins of a tier."""
+    """All pins of a tier.
 
-    def __init__(self) -> None:
+    Args:
+        on_change: Called with all that is pinned whenever that is something else.
+    """
+
+    def __init__(self, on_change: Callable[[Mapping[ComponentRef, str]], None] = lambda ids: None) -> None:
+        self._on_change = on_change
         #: What is pinned → the identity that it had last.
         self._ids: dict[ComponentRef, str] = {}
+
+    def restore(self, ids: Mapping[ComponentRef, str]) -> None:
+        """Begin with what was pinned in an earlier loader, each with the identity that it had last."""
+        self._ids |= ids
+        self._on_change(self._ids)
 
     def add(self, plans: Iterable[Plan]) -> list[ComponentRef]:
         """Pin these. Those that were not pinned before."""
         new = [plan.ref for plan in plans if plan.ref not in self._ids]
         self._ids |= {plan.ref: plan.id for plan in plans}
+        self._on_change(self._ids)
         return new
 
     def remove(self, refs: Collection[ComponentRef], *, exactly: bool = False) -> list[ComponentRef]:
@@ -39,6 +50,8 @@ class Pins:
         found = [name for name in self._ids if any(_means(ref, name, exactly) for ref in refs)]
         for name in found:
             del self._ids[name]
+        if found:
+            self._on_change(self._ids)
         return found
 
     def follow(self, plan: Plan) -> str:
@@ -51,6 +64,7 @@ class Pins:
         if before == plan.id:
             return ""
         self._ids[plan.ref] = plan.id
+        self._on_change(self._ids)
         return before
 
     def keys_of(self, resident_id: str) -> frozenset[str]:

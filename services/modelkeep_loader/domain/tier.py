@@ -62,6 +62,7 @@ class Tier:
         demote: Called with a resident before it is dropped to make room, while its memory is still there:
             the tier below may take it. Where that has it, or makes it again from what it has, there is
             nothing to do.
+        pins: What is pinned here; nothing by default.
         free: Begins to let go of memory, and says when that is done.
         clock: Monotonic seconds.
         wall_clock: Seconds since 1970.
@@ -76,6 +77,7 @@ class Tier:
         keep_alive_s: float = -1.0,
         on_change: Callable[[Resident, bool], None] = lambda resident, gone: None,
         demote: Callable[[Resident], None] = lambda resident: None,
+        pins: Pins | None = None,
         free: Callable[[Memory], asyncio.Future[None]] = free_in_thread,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -90,7 +92,7 @@ class Tier:
         self._demote = demote
         self._free = free
         self._freeing: set[asyncio.Future[None]] = set()
-        self._pins = Pins()
+        self._pins = pins if pins is not None else Pins()
         self._residents: dict[str, Resident] = {}
         self._zombies: list[Memory] = []
         self._reserved: dict[str, int] = {}
@@ -151,8 +153,10 @@ class Tier:
             need: Bytes that are wanted.
             keep: Residents that must stay.
         """
-        short = need - self._free_bytes()
-        if need == 0 or short <= 0:
+        return self._room(need - self._free_bytes() if need else 0, keep)
+
+    def _room(self, short: int, keep: Collection[str] = ()) -> Room:
+        if short <= 0:
             return Room([], 0)
         victims: list[Resident] = []
         for resident in self._in_order_of_going(keep):
@@ -177,8 +181,7 @@ class Tier:
 
     def fit(self) -> None:
         """Drop what is idle while more is taken than the budget allows: something grew."""
-        room = self.room_for(max(0, -self._free_bytes()))
-        for resident in room.victims:
+        for resident in self._room(-self._free_bytes()).victims:
             self._demote(resident)
             self.drop(resident, made_room=True)
 
@@ -229,6 +232,14 @@ class Tier:
         resident.stage = Stage.RESIDENT
         self._use(resident)
         self._note_watermark()
+
+    def adopt(self, resident: Resident) -> None:
+        """A component is there that came to an earlier loader. It may be too much: see :meth:`fit`."""
+        self._residents[resident.id] = resident
+        resident.pins = self._pins.keys_of(resident.id)
+        self._use(resident)
+        self._note_watermark()
+        self.on_change(resident, False)
 
     def ask_for(self, resident: Resident, plan: Plan, keep_alive_s: float | None) -> None:
         """Somebody asked for a component by a plan of his, and by what he says it is kept from now on."""

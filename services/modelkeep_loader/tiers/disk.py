@@ -329,6 +329,11 @@ class CopyMemory:
         self.copy = copy
         self.size_bytes = copy.size_bytes
 
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """See :class:`modelkeep_loader.domain.components.Memory`."""
+        return ()
+
     def open_for_holder(self) -> int:
         """See :class:`modelkeep_loader.domain.components.Memory`."""
         return os.open(self.copy.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -1,10 +1,20 @@
-"""The RAM tier's memory: sealed memfds."""
+"""The RAM tier's memory: sealed memfds, each a safetensors file that says itself what stands in it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
 
 from modelkeep import sealed
+from modelkeep.exceptions import ModelkeepError
+from modelkeep.headers import read_header
+from modelkeep.worker.manifest import METADATA_KEY, Manifest
+from modelkeep_loader.domain.components import Built
+
+#: What such a file is called in messages.
+_CALLED: Final = Path("the loader's memory")
 
 
 class SealedMemory:
@@ -17,6 +27,11 @@ class SealedMemory:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.size_bytes = os.fstat(descriptor).st_size
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """See :class:`modelkeep_loader.domain.components.Memory`."""
+        return (self.descriptor,)
 
     def open_for_holder(self) -> int:
         """See :class:`modelkeep_loader.domain.components.Memory`."""
@@ -31,3 +46,45 @@ class SealedMemory:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+def take_memory(descriptor: int) -> Built:
+    """What a helper has built: looked at, since it has read files from anywhere. The descriptor stays open.
+
+    Raises:
+        ModelkeepError: It is no memory that may be lent.
+        OSError: It cannot be read or opened.
+    """
+    return _described(descriptor, lambda: sealed.open_readonly(descriptor))
+
+
+def take_kept(descriptors: Sequence[int]) -> Built:
+    """Memory that was kept for this loader: the same open file, which is taken over unless this raises.
+
+    Raises:
+        ModelkeepError: It is no memory that may be lent.
+        OSError: It cannot be read.
+    """
+    if len(descriptors) != 1:
+        raise ModelkeepError(f"It has {len(descriptors)} descriptors in place of one.")
+    (descriptor,) = descriptors
+    if sealed.is_sealed(descriptor):
+        sealed.let_others_open(descriptor)
+    return _described(descriptor, lambda: descriptor)
+
+
+def _described(descriptor: int, keep: Callable[[], int]) -> Built:
+    """What stands in sealed memory, with the memory that a descriptor keeps."""
+    if not sealed.is_sealed(descriptor):
+        raise ModelkeepError("The memory is not sealed.")
+    header = read_header(descriptor, _CALLED, whole=(METADATA_KEY,))
+    manifest = Manifest.from_json(header.metadata.get(METADATA_KEY, ""))
+    return Built(
+        memory=SealedMemory(keep()),
+        tensors=header.tensors,
+        config=manifest.config,
+        aliases=manifest.aliases,
+        buffers=frozenset(manifest.buffers),
+        quantised=manifest.quantised,
+        channels_last=frozenset(manifest.channels_last),
+    )

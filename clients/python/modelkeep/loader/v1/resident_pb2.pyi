@@ -72,6 +72,7 @@ class LeaseChange(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LEASE_CHANGE_TAKEN_UP: _ClassVar[LeaseChange]
     LEASE_CHANGE_REVOKE_REQUESTED: _ClassVar[LeaseChange]
     LEASE_CHANGE_ENDED: _ClassVar[LeaseChange]
+    LEASE_CHANGE_READOPTED: _ClassVar[LeaseChange]
 
 class LeaseEnd(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -129,6 +130,7 @@ LEASE_CHANGE_DETACHED: LeaseChange
 LEASE_CHANGE_TAKEN_UP: LeaseChange
 LEASE_CHANGE_REVOKE_REQUESTED: LeaseChange
 LEASE_CHANGE_ENDED: LeaseChange
+LEASE_CHANGE_READOPTED: LeaseChange
 LEASE_END_UNSPECIFIED: LeaseEnd
 LEASE_END_RELEASED: LeaseEnd
 LEASE_END_EXPIRED: LeaseEnd

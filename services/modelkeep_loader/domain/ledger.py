@@ -1,0 +1,95 @@
+"""The ledger: tells the keeper of residents, leases and pins when what is written of them is no more true.
+
+A grant waits for this, so what has not changed is not written again: neither a use of a resident nor a second
+connection of the same process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from modelkeep_loader.domain.components import ComponentRef, Resident, Stage
+from modelkeep_loader.domain.keeping import Keeper
+from modelkeep_loader.domain.kept import KeptLease, KeptPins, KeptResident
+from modelkeep_loader.domain.lease import Lease, LeaseChange, LeaseState
+
+_log = logging.getLogger(__name__)
+
+
+class Ledger:
+    """Writes down what the next loader has to know. Belongs to one event loop; nothing in it blocks.
+
+    Args:
+        keeper: Keeps it.
+        mark_of: Tells a process that lives from a later one with the same number; "" if there is none.
+    """
+
+    def __init__(self, keeper: Keeper, mark_of: Callable[[int], str]) -> None:
+        self._keeper = keeper
+        self._mark_of = mark_of
+        #: What was written last, by name: as much of it as tells whether it is something else by now.
+        self._written: dict[str, object] = {}
+
+    def resident(self, resident: Resident, gone: bool) -> None:
+        """Something happened to a resident."""
+        name = KeptResident.name_of(resident.id)
+        if gone or resident.stage is not Stage.RESIDENT or resident.built is None:
+            self._drop(name)
+            return
+        # Its last use is of interest where it decides how long it stays.
+        is_timed = resident.keep_alive_s is not None and not resident.wanted
+        state = (
+            tuple(resident.refs.items()),
+            frozenset(resident.removed),
+            resident.keep_alive_s,
+            resident.last_use if is_timed else None,
+        )
+        if self._is_new(name, state):
+            self._put(name, KeptResident.of(resident).write, resident.built.memory.descriptors)
+
+    def lease(self, lease: Lease) -> None:
+        """Something happened to a lease."""
+        name = KeptLease.name_of(lease.id)
+        if lease.state is LeaseState.ENDED:
+            self._drop(name)
+            return
+        if lease.last_change is LeaseChange.GRANTED:
+            return  # its first binding follows at once, before anybody hears of it
+        state = (
+            frozenset(lease.pids),
+            frozenset(lease.dead),
+            lease.claimed_pid,
+            lease.expires_at,
+            lease.is_held,
+            lease.revocation,
+        )
+        if self._is_new(name, state):
+            alive = {lease.claimed_pid, *lease.pids} - lease.dead - {0}
+            marks = {pid: self._mark_of(pid) for pid in alive}
+            self._put(name, KeptLease.of(lease, marks).write)
+
+    def pins(self, ids: Mapping[ComponentRef, str]) -> None:
+        """Something else is pinned."""
+        name = KeptPins.name_of("")
+        if self._is_new(name, dict(ids)):
+            self._put(name, KeptPins.of(ids).write)
+
+    def _is_new(self, name: str, state: object) -> bool:
+        if name in self._written and self._written[name] == state:
+            return False
+        self._written[name] = state
+        return True
+
+    def _put(self, name: str, write: Callable[[], bytes], descriptors: Sequence[int] = ()) -> None:
+        try:
+            facts = write()
+        except ValueError as error:
+            _log.warning("%s is not kept for the next loader: %s", name, error)
+            self._keeper.drop(name)
+            return
+        self._keeper.put(name, facts, descriptors)
+
+    def _drop(self, name: str) -> None:
+        if self._written.pop(name, None) is not None:
+            self._keeper.drop(name)

@@ -1,0 +1,243 @@
+"""A keeper in this process that really duplicates descriptors, and loaders over it that can be killed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from modelkeep import sealed
+from modelkeep.headers import Tensor
+from modelkeep.worker.manifest import METADATA_KEY, Manifest
+from modelkeep_convert import weightfile
+from modelkeep_loader.domain.adoption import Adoption
+from modelkeep_loader.domain.cache import Cache
+from modelkeep_loader.domain.components import BuildProgress, Built, Plan, Stage
+from modelkeep_loader.domain.demand import Demand, Terms
+from modelkeep_loader.domain.keeping import KeptThing
+from modelkeep_loader.domain.lease import Lease, LeaseChange
+from modelkeep_loader.domain.leases import LeaseTable
+from modelkeep_loader.domain.ledger import Ledger
+from modelkeep_loader.domain.pins import Pins
+from modelkeep_loader.domain.tier import Tier, TierName
+from modelkeep_loader.tiers.ram import take_kept, take_memory
+from support.kiln import Clock, plan
+from support.lendingcore import free_at_once
+
+#: Bytes of the tensor of each component that an oven makes, and of its memory.
+TENSOR = 1 << 16
+SIZE = TENSOR + weightfile.HEADER_ALIGNMENT
+
+
+def memory(name: str) -> int:
+    """Sealed memory that is a safetensors file of one tensor, filled with the component's name."""
+    manifest = Manifest("diffusers", "AutoencoderKL", {"of": name}, "float32", {}, (), ())
+    layout = weightfile.lay_out(
+        [Tensor("weight", "U8", (TENSOR,), 0, TENSOR)], {METADATA_KEY: manifest.to_json()}
+    )
+    fd = sealed.create(f"modelkeep:test:{name}", layout.size_bytes)
+    sealed.write(fd, 0, layout.head)
+    sealed.write(fd, layout.size_bytes - TENSOR, name.encode().ljust(TENSOR, b"."))
+    sealed.seal(fd)
+    return fd
+
+
+class Oven:
+    """Builds such memory; a ``Builder``."""
+
+    def __init__(self) -> None:
+        self.built: list[str] = []
+
+    async def build(self, plan: Plan, progress: BuildProgress) -> Built:
+        progress(Stage.CONVERTING, 0)
+        self.built.append(plan.id)
+        fd = memory(plan.id)
+        try:
+            return take_memory(fd)
+        finally:
+            os.close(fd)
+
+
+@dataclass
+class Cupboard:
+    """What outlives the loaders; a ``Keeper`` of each of them."""
+
+    things: dict[str, KeptThing] = field(default_factory=dict)
+    #: Every message, with descriptors that stay open until it is cleared.
+    log: list[tuple[str, KeptThing | None]] = field(default_factory=list)
+    logs: bool = False
+
+    def put(self, name: str, facts: bytes, descriptors: Sequence[int] = ()) -> None:
+        thing = KeptThing(name, facts, tuple(map(os.dup, descriptors)))
+        self.drop(name, quietly=True)
+        self.things[name] = thing
+        if self.logs:
+            self.log.append((name, KeptThing(name, facts, tuple(map(os.dup, descriptors)))))
+
+    def drop(self, name: str, *, quietly: bool = False) -> None:
+        if (thing := self.things.pop(name, None)) is not None:
+            close(thing)
+        if self.logs and not quietly:
+            self.log.append((name, None))
+
+    async def taken(self) -> list[KeptThing]:
+        return [
+            KeptThing(thing.name, thing.facts, tuple(map(os.dup, thing.descriptors)))
+            for thing in self.things.values()
+        ]
+
+    async def close(self, *, keep: bool) -> None:
+        if not keep:
+            for name in list(self.things):
+                self.drop(name)
+
+    def after(self, count: int) -> Cupboard:
+        """One as it was after so many messages."""
+        then = Cupboard()
+        for name, thing in self.log[:count]:
+            if thing is None:
+                then.drop(name)
+            else:
+                then.put(name, thing.facts, thing.descriptors)
+        return then
+
+    def forget(self) -> None:
+        """Clear the log."""
+        for _, thing in self.log:
+            if thing is not None:
+                close(thing)
+        self.log.clear()
+
+
+def close(thing: KeptThing) -> None:
+    for descriptor in thing.descriptors:
+        os.close(descriptor)
+
+
+class Loader:
+    """The parts of a loader that keep and adopt, over a cupboard."""
+
+    def __init__(
+        self,
+        cupboard: Cupboard,
+        clock: Clock,
+        *,
+        budget: int = 8 * SIZE,
+        marks: dict[int, str] | None = None,
+    ) -> None:
+        self.cupboard = cupboard
+        self.clock = clock
+        self.oven = Oven()
+        #: Processes that live, and those that were asked for.
+        self.marks = marks if marks is not None else {}
+        self.watched: list[int] = []
+        self.journal: list[tuple[str, LeaseChange]] = []
+        self.ledger = Ledger(cupboard, self.mark_of)
+        self.pins = Pins(self.ledger.pins)
+        self.tier = Tier(
+            TierName.RAM,
+            budget_bytes=budget,
+            on_change=self.ledger.resident,
+            pins=self.pins,
+            free=free_at_once,
+            clock=clock,
+            wall_clock=lambda: clock() + 1e9,
+        )
+        self.cache = Cache(self.oven, self.tier)
+        self.leases = LeaseTable(
+            on_end=lambda lease: self.cache.give_back(lease.id),
+            on_change=self._changed,
+            clock=clock,
+            wall_clock=lambda: clock() + 1e9,
+        )
+
+    def mark_of(self, pid: int) -> str:
+        return self.marks.get(pid, "")
+
+    def _changed(self, lease: Lease) -> None:
+        self.journal.append((lease.id, lease.last_change))
+        self.ledger.lease(lease)
+
+    async def adopt(self, grace_s: float = 10.0) -> Loader:
+        await Adoption(
+            self.cupboard,
+            self.cache,
+            self.pins,
+            self.leases,
+            read=take_kept,
+            mark_of=self.mark_of,
+            watch_process=self.watched.append,
+            grace_s=grace_s,
+            clock=self.clock,
+            wall_clock=lambda: self.clock() + 1e9,
+        ).run()
+        return self
+
+    async def load(self, *names: str, keep_alive_s: float | None = None) -> None:
+        demand = Demand(
+            [plan(name, SIZE) for name in names],
+            "load",
+            is_lease=False,
+            terms=Terms(keep_alive_s=keep_alive_s),
+        )
+        await self.cache.acquire(demand)
+        self.cache.give_back("load")
+
+    async def grant(
+        self,
+        *names: str,
+        ttl_s: float | None = None,
+        pid: int = 0,
+        claimed_pid: int = 0,
+        activation_bytes: int = 0,
+        keep_alive_s: float | None = None,
+    ) -> Lease:
+        """A lease that a stream binds, or a ttl; and a connection of a process, if one is named."""
+        plans = [plan(name, SIZE) for name in names]
+        holder = LeaseTable.new_id()
+        residents = await self.cache.acquire(
+            Demand(plans, holder, terms=Terms(activation_bytes, keep_alive_s))
+        )
+        lease = self.leases.grant(
+            holder,
+            plans,
+            residents,
+            label="worker",
+            labels={"job": "7"},
+            claimed_pid=claimed_pid,
+            principal="ann",
+            activation_bytes=activation_bytes,
+        )
+        if ttl_s is None:
+            self.leases.bind_stream(lease)
+        else:
+            self.leases.bind_ttl(lease, ttl_s)
+        if pid:
+            self.leases.bind_connection(lease, pid, 1000)
+        return lease
+
+    def die(self) -> None:
+        """As by SIGKILL: what the process had open is closed, and nobody is told of anything."""
+        for resident in self.tier.residents():
+            if resident.built is not None:
+                resident.built.memory.close()
+
+    def changes(self, lease_id: str) -> list[str]:
+        """What has happened to a lease here."""
+        return [change.value for name, change in self.journal if name == lease_id]
+
+    @property
+    def names(self) -> list[str]:
+        """What is resident."""
+        return [r.id for r in self.tier.residents() if r.stage is Stage.RESIDENT]
+
+
+def contents(loader: Loader, name: str) -> str:
+    """What stands in the memory of a resident, as who has it lent reads it."""
+    resident = loader.tier.get(name)
+    assert resident is not None
+    fd = loader.tier.export(resident)
+    try:
+        return os.pread(fd, TENSOR, SIZE - TENSOR).decode().rstrip(".")
+    finally:
+        os.close(fd)
