@@ -27,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from support import workergaps
 from support.digests import decoded, digest
 from support.sandboxed import attempts_on, become, enter_sandbox, hand_in, open_files
 from support.workersteps import go_to, hand_on, let_go, told, works
@@ -118,7 +119,7 @@ class Worker:
         self.pid = pid
 
     async def do(self, what: str, **arguments: Any) -> Any:
-        """Run one of the functions below in the worker."""
+        """Run one of the functions below, or of ``support.workergaps``, in the worker."""
         self._writer.write(json.dumps({"do": what, **arguments}).encode() + b"\n")
         answer = json.loads(
             await self._reader.readline() or b'{"error": "died", "reason": "", "message": ""}'
@@ -451,7 +452,8 @@ def _serve(connection: socket.socket) -> None:
     for line in file:
         request = json.loads(line)
         try:
-            answer: dict[str, Any] = {"ok": globals()[request.pop("do")](**request)}
+            what = request.pop("do")
+            answer: dict[str, Any] = {"ok": (globals().get(what) or getattr(workergaps, what))(**request)}
         except ModelkeepError as error:
             answer = {"error": type(error).__name__, "reason": error.reason, "message": error.message}
         except Exception as error:

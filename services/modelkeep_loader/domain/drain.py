@@ -54,6 +54,15 @@ class Drain:
         if self._refusing.is_set():
             raise self._refusal()
 
+    def check_running(self) -> None:
+        """Refuse what goes on as long as the loader does: leases that are held.
+
+        Raises:
+            ServerDrainingException: The loader shuts down.
+        """
+        if self._begun.is_set():
+            raise self._refusal()
+
     async def follow(
         self, work: asyncio.Future[Any], tell: Tell | None, news: Callable[[], News], patience_s: float = 0
     ) -> None:

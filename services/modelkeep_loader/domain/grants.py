@@ -106,6 +106,7 @@ class Grants:
 
     def take_up(self, wish: Wish) -> tuple[Lease, Any]:
         """A living lease to go on with, and its brief. Bind it at once."""
+        self._drain.check_running()
         lease = self._leases.authorise(wish.lease_id, wish.lease_secret)
         brief = wish.brief(lease.plans, lease.residents)
         if list(wish.refs) != lease.refs:

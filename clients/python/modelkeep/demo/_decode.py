@@ -55,7 +55,8 @@ def work(orders: Iterator[dict[str, Any]], answers: Answers, label: str) -> None
                 Path(order["raw"]).write_bytes(raw_bytes(image))
                 if order["png"]:
                     write_png(Path(order["png"]), image)
-                answers.give({"seconds": seconds, "shape": list(image.shape), "lost": info.context.lost})
+                standing = info.context.away or info.context.lost
+                answers.give({"seconds": seconds, "shape": list(image.shape), "loader": standing})
 
 
 def main() -> None:

@@ -286,7 +286,7 @@ def _kill_loader(suite: Suite, one: Held, expected: bytes, report: Report) -> No
     report.check(code < 0, f"loader killed (SIGKILL), pid {suite.pids['loader']}")
     raw, answer = one.decode(suite.data_dir / "again.bin")
     report.check(raw == expected, f"worker 2 decoded again in {answer['seconds']:.1f} s, bitwise the same")
-    report.tell(f"worker 2 on its lease: {answer['lost']}")
+    report.tell(f"worker 2 on its lease: {answer['loader']}")
     device, inode = one.memory
     mapping = read_mapping(one.process.pid, device, inode)
     report.check(

@@ -1,32 +1,51 @@
-"""One lease, held by an open HoldModel stream and a connection to the descriptor socket."""
+"""One lease of this process: attached, listened to, and taken up again when the loader was away."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import socket
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import grpc
 
-from modelkeep.exceptions import ModelkeepError
-from modelkeep.loader.v1 import hold_pb2, loader_service_pb2_grpc
-from modelkeep.worker._fetch import fetch_descriptors, open_paths
+from modelkeep.backoff import Backoff
+from modelkeep.exceptions import (
+    InvalidRequestException,
+    ModelkeepError,
+    ModelUnusableException,
+    NotFoundException,
+)
+from modelkeep.loader.v1 import hold_pb2
+from modelkeep.worker._binding import Binding, Lender
+from modelkeep.worker._reattach import take_up
 from modelkeep.worker.attachment import attach
 
 _log = logging.getLogger(__name__)
-_RELEASE_TIMEOUT_S = 5.0
+
+#: Called when a lease is asked back, with why and until when.
+OnRevoke: TypeAlias = Callable[[hold_pb2.HoldRevokeRequested], None]
+
+#: Pauses between tries to have the loader back, in seconds: the first at most, and the longest.
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 1.0
+#: Seconds for which the loader must be heard again before a new gap is another one.
+_STEADY_S: Final = 1.0
+#: Answers that stay what they are, however often one asks. Others may be a starting or ending loader's.
+_FINAL: Final = (NotFoundException, InvalidRequestException, ModelUnusableException)
 
 
 class Hold:
     """Components that are leased and attached in this process; made by :func:`hold`.
 
+    When the loader goes away, a thread of the hold's own takes the lease up again as soon as it can. Where
+    the lease has ended meanwhile it asks for one on the same memory, and for no other.
+
     Attributes:
-        grant: What the loader granted.
         modules: What was attached, in the order asked for: modules, dicts of tensors, objects.
+        away: Why the loader cannot be heard at the moment, or "". The modules work all the same.
+        reattached: How often the lease was taken up again, or another one in its place.
         lost: Why the lease ended before it was released, or "". The modules work all the same: their
             memory stays with the process that maps it.
         revoke_requested: What was said when the lease was asked back (why, and the deadline), or None.
@@ -34,53 +53,134 @@ class Hold:
 
     def __init__(
         self,
-        stub: loader_service_pb2_grpc.LoaderServiceStub,
-        call: Any,
-        grant: hold_pb2.Grant,
-        connection: socket.socket | None,
+        lender: Lender,
+        request: hold_pb2.HoldModelRequest,
+        binding: Binding,
         modules: list[Any],
-        on_revoke: Callable[[hold_pb2.HoldRevokeRequested], None] = lambda asked: None,
+        *,
+        on_revoke: OnRevoke,
+        reattach_s: float,
     ) -> None:
-        self.grant = grant
         self.modules = modules
+        self.away = ""
+        self.reattached = 0
         self.lost = ""
         self.revoke_requested: hold_pb2.HoldRevokeRequested | None = None
-        self._stub = stub
-        self._call = call
-        self._connection = connection
-        self._pid = os.getpid()
-        self._released = False
+        self._lender = lender
+        self._request = request
+        self._binding = binding
         self._on_revoke = on_revoke
+        self._gap = _Gap(reattach_s)
+        self._pid = os.getpid()
+        #: Held while the binding changes, so that a release ends the one that there is.
+        self._changing = threading.Lock()
+        self._released = threading.Event()
+        #: Whether the loader knows that the lease has ended.
+        self._is_told = False
         threading.Thread(target=self._follow, name="modelkeep hold", daemon=True).start()
 
+    @property
+    def grant(self) -> hold_pb2.Grant:
+        """What the loader granted, the last time."""
+        return self._binding.grant
+
     def release(self) -> None:
-        """End the lease; harmless when it has ended already, and in a forked child."""
-        if self._released or os.getpid() != self._pid:
+        """End the lease; harmless when it has ended already, and in a forked child.
+
+        While the loader is away it returns at once, and the loader is told when it is back.
+        """
+        if os.getpid() != self._pid:
             return
-        self._released = True
-        _release(self._stub, self.grant)
-        self._call.cancel()
-        if self._connection is not None:
-            with contextlib.suppress(OSError):
-                self._connection.close()
+        with self._changing:
+            if self._released.is_set():
+                return
+            self._released.set()
+        if not self.away and not self.lost:
+            self._is_told = self._tell()
+        self._binding.close()
 
     def _follow(self) -> None:
-        """Notice when the loader ends the lease."""
+        """Hear what the loader says of the lease, and find the loader again, until the lease is no more."""
         try:
-            for frame in self._call:
+            while (broken := self._listen()) and self._find_again(broken):
+                pass
+            if self._released.is_set() and not self._is_told:
+                self._tell_later()
+        except ValueError:  # gRPC's word for a channel that was closed
+            self._lose("the connection to the loader was closed")
+
+    def _listen(self) -> str:
+        """Hear the stream to its end; why it broke off, or "" if there is nothing more to hear."""
+        try:
+            for frame in self._binding.call:
                 event = frame.WhichOneof("event")
                 if event == "lost":
-                    self.lost = frame.lost.error.message
-                elif event == "revoke_requested":
+                    self._lose(frame.lost.error.message)
+                elif event == "revoke_requested" and frame.revoke_requested != self.revoke_requested:
                     self._asked_back(frame.revoke_requested)
-            reason = "the loader ended it"
         except grpc.RpcError as error:
-            reason = f"the loader went away ({error.code().name})"
-        if not self._released:
-            self.lost = self.lost or reason
+            # Whatever it is called: what counts is what the loader says to who comes back.
+            return "" if self._released.is_set() else f"the loader went away ({error.code().name})"
+        self._is_told = True
+        self._lose("the loader ended it")
+        return ""
+
+    def _find_again(self, why: str) -> bool:
+        """Wait for the loader and take the lease up; whether it is held again."""
+        if self._gap.longest_s <= 0:
+            self._lose(why)
+            return False
+        self.away = why
+        if self._gap.begin():
             _log.warning(
-                "lease %s is gone, and its modules go on working: %s", self.grant.lease.id, self.lost
+                "lease %s: %s; its modules go on working, and it is taken up again when the loader is back",
+                self.grant.lease.id,
+                why,
             )
+        pause = self._gap.pause()
+        while pause is not None and not self._released.wait(pause):
+            try:
+                return self._hold_again(take_up(self._lender, self._request, self._binding))
+            except _FINAL as error:
+                self._lose(error.message)
+                return False
+            except ModelkeepError as error:
+                _log.debug("lease %s is not taken up yet: %s", self.grant.lease.id, error.message)
+                pause = self._gap.pause(error.retry_after)
+        self._lose(f"{why}, and was not back within {self._gap.longest_s:g} s")
+        return False
+
+    def _hold_again(self, found: Binding) -> bool:
+        """Go on with another binding, unless the lease was released meanwhile."""
+        with self._changing:
+            is_released = self._released.is_set()
+            self._binding.close()
+            self._binding = found
+            self.reattached += 1
+            self.away = ""
+        if is_released:
+            self._is_told = self._tell()
+            found.close()
+            return False
+        _log.warning("lease %s is held again, %.1f s later", found.grant.lease.id, self._gap.end())
+        return True
+
+    def _tell(self) -> bool:
+        """Release the lease; whether the loader knows it now."""
+        refusal = self._lender.release(self.grant)
+        return refusal is None or isinstance(refusal, _FINAL)
+
+    def _tell_later(self) -> None:
+        """Release the lease when the loader is back; it ends by itself if that takes long."""
+        self._gap.begin()
+        while not self._tell() and (pause := self._gap.pause()) is not None:
+            time.sleep(pause)
+
+    def _lose(self, why: str) -> None:
+        self.away = ""
+        if not self._released.is_set() and not self.lost:
+            self.lost = why
+            _log.warning("lease %s is gone, and its modules go on working: %s", self.grant.lease.id, why)
 
     def _asked_back(self, asked: hold_pb2.HoldRevokeRequested) -> None:
         self.revoke_requested = asked
@@ -92,72 +192,70 @@ class Hold:
             _log.exception("the callback of a lease that is asked back failed")
 
 
+class _Gap:
+    """A time in which the loader cannot be heard: how long it may be, and when to try.
+
+    Args:
+        longest_s: Seconds after which the lease is given up; 0: at once.
+    """
+
+    def __init__(self, longest_s: float) -> None:
+        self.longest_s = longest_s
+        self._pauses = Backoff(_FIRST_PAUSE_S, _LAST_PAUSE_S)
+        self._began = self._ended = -_STEADY_S
+        self._is_first = True
+
+    def begin(self) -> bool:
+        """It begins, or has not ended really; whether it is a new one."""
+        now = time.monotonic()
+        if now - self._ended < _STEADY_S:
+            return False
+        self._began, self._is_first = now, True
+        self._pauses.reset()
+        return True
+
+    def pause(self, asked_s: float | None = None) -> float | None:
+        """Seconds until the next try; None: there is no time for one. The first of a gap comes at once.
+
+        Args:
+            asked_s: How long the loader asks to wait.
+        """
+        left = self._began + self.longest_s - time.monotonic()
+        if left <= 0:
+            return None
+        if self._is_first:
+            self._is_first = False
+            return 0.0
+        return min(self._pauses.next(asked_s), left)
+
+    def end(self) -> float:
+        """The loader is heard again; how many seconds it was not."""
+        self._ended = time.monotonic()
+        return self._ended - self._began
+
+
 def hold(
-    stub: loader_service_pb2_grpc.LoaderServiceStub,
-    request: hold_pb2.HoldModelRequest,
-    *,
-    decode: Callable[[grpc.RpcError], ModelkeepError],
-    on_revoke: Callable[[hold_pb2.HoldRevokeRequested], None] = lambda asked: None,
-    path_dir: str | os.PathLike[str] | None = None,
+    lender: Lender, request: hold_pb2.HoldModelRequest, *, on_revoke: OnRevoke, reattach_s: float
 ) -> Hold:
     """Lease components and attach them.
 
     Args:
-        stub: The loader.
+        lender: The loader.
         request: What to hold.
-        decode: Turns an error of the wire into the suite's exception.
         on_revoke: Called on a thread of the hold's own when the lease is asked back, with why and until when.
-        path_dir: For DELIVERY_PATH: where this process sees the loader's path_dir; None: at its own place.
+        reattach_s: Seconds that the loader may be away before the lease is given up.
 
     Raises:
         ModelkeepError: Whatever the loader answers.
     """
-    call: Any = stub.HoldModel(request)
-    grant: hold_pb2.Grant | None = None
+    binding, descriptors = lender.bind(request)
     try:
-        grant = _await_grant(call, decode)
-        connection, descriptors = _receive(grant, path_dir)
-        try:
-            modules = [attach(fd) for fd in descriptors]
-        except BaseException:
-            if connection is not None:
-                connection.close()
-            raise
-        finally:
-            for fd in descriptors:
-                os.close(fd)
+        modules = [attach(fd) for fd in descriptors]
     except BaseException:
-        if grant is not None:
-            _release(stub, grant)  # or it would be kept for a while, to be taken up again
-        call.cancel()
+        lender.release(binding.grant)
+        binding.close()
         raise
-    return Hold(stub, call, grant, connection, modules, on_revoke)
-
-
-def _receive(
-    grant: hold_pb2.Grant, path_dir: str | os.PathLike[str] | None
-) -> tuple[socket.socket | None, list[int]]:
-    """The lent files, and the connection that keeps them where there is one."""
-    if grant.paths:
-        return None, open_paths(grant.paths, path_dir)
-    return fetch_descriptors(grant.socket_path, grant.ticket, len(grant.manifests))
-
-
-def _release(stub: loader_service_pb2_grpc.LoaderServiceStub, grant: hold_pb2.Grant) -> None:
-    request = hold_pb2.ReleaseLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
-    try:
-        stub.ReleaseLease(request, timeout=_RELEASE_TIMEOUT_S)
-    except grpc.RpcError as error:
-        # It ends anyway, since its bindings go now.
-        _log.debug("the lease %s could not be released: %s", grant.lease.id, error)
-
-
-def _await_grant(call: Any, decode: Callable[[grpc.RpcError], ModelkeepError]) -> hold_pb2.Grant:
-    try:
-        for frame in call:
-            if frame.WhichOneof("event") == "granted":
-                grant: hold_pb2.Grant = frame.granted
-                return grant
-    except grpc.RpcError as error:
-        raise decode(error) from None
-    raise ModelkeepError("The loader ended the stream without a grant.")
+    finally:
+        for fd in descriptors:
+            os.close(fd)
+    return Hold(lender, request, binding, modules, on_revoke=on_revoke, reattach_s=reattach_s)

@@ -55,6 +55,20 @@ class ModelLocker:
         return hold.lost if hold is not None else ""
 
     @property
+    def away(self) -> str:
+        """Why the loader cannot be heard while the component is in scope, or ""; the module works all the
+        same, and the lease is taken up again when the loader is back.
+        """
+        hold = self._hold
+        return hold.away if hold is not None else ""
+
+    @property
+    def reattached(self) -> int:
+        """How often the lease was taken up again since the component is in scope; 0 outside."""
+        hold = self._hold
+        return hold.reattached if hold is not None else 0
+
+    @property
     def revoke_requested(self) -> hold_pb2.HoldRevokeRequested | None:
         """What was said when the lease was asked back while the component is in scope (``why``, and
         ``deadline_time``), or None: leave it soon; the module works all the same.

@@ -20,6 +20,7 @@ from modelkeep.messages import duration, made, wire
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.rpc import Address, decode, open_channel, with_retries
 from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
+from modelkeep.worker._binding import Lender
 from modelkeep.worker._hold import Hold, hold
 from modelkeep.worker.contexts import asked, context_bus, facts_of
 from modelkeep.worker.info import ModelInfo, ModelLocker
@@ -57,6 +58,9 @@ class ModelLoader:
             sandbox may not be able to receive: the folder in which this process sees the loader's `path_dir`.
         on_revoke: Called when a lease of this process is asked back, on a thread of the lease's own, with
             ``why`` and ``deadline_time``: leave the model by then. It works all the same afterwards.
+        reattach_s: Seconds that the loader may be away, because it was killed or is started anew, before this
+            process gives its leases up; until then it takes them up again as soon as the loader is back.
+            0: it gives them up at once. Modules work all the same.
         token_file: File with the token to show; MODELKEEP_TOKEN_FILE, or the suite's own, by default.
 
     Threads may share one. After a fork, make a new one in the child.
@@ -73,6 +77,7 @@ class ModelLoader:
         labels: Mapping[str, str] | None = None,
         path_dir: str | os.PathLike[str] | None = None,
         on_revoke: Callable[[hold_pb2.HoldRevokeRequested], None] = lambda asked: None,
+        reattach_s: float = 60.0,
         token_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self._max_wait = duration(max_wait_s, "max_wait_s")
@@ -83,14 +88,16 @@ class ModelLoader:
         )
         self._channel = open_channel(self._address, with_retries())
         self._stub = loader_service_pb2_grpc.LoaderServiceStub(self._channel)
+        self._lender = Lender(self._stub, self._decode, path_dir)
         # Begins to connect, and nobody waits for it: the first call then finds a connection that stands.
         self._stub.GetCapacity.future(capacity_pb2.GetCapacityRequest())
         self._precision = precision
         self._on_event = on_event
         self._label = label
         self._labels = dict(labels or {})
-        self._path_dir = path_dir
+        self._delivery = hold_pb2.DELIVERY_FD if path_dir is None else hold_pb2.DELIVERY_PATH
         self._on_revoke = on_revoke
+        self._reattach_s = reattach_s
         self._boot_id = _boot_id()
         self._holds: weakref.WeakSet[Hold] = weakref.WeakSet()
 
@@ -279,16 +286,14 @@ class ModelLoader:
         request = made(
             hold_pb2.HoldModelRequest,
             components=components,
-            delivery=hold_pb2.DELIVERY_FD if self._path_dir is None else hold_pb2.DELIVERY_PATH,
+            delivery=self._delivery,
             boot_id=self._boot_id,
             label=self._label,
             labels=self._labels,
             pid=os.getpid(),
         )
         request.max_wait.CopyFrom(self._max_wait)
-        held = hold(
-            self._stub, request, decode=self._decode, path_dir=self._path_dir, on_revoke=self._on_revoke
-        )
+        held = hold(self._lender, request, on_revoke=self._on_revoke, reattach_s=self._reattach_s)
         self._holds.add(held)
         return held
 
