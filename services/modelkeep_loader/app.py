@@ -120,9 +120,11 @@ class LoaderApplication:
             def progressed(resident: Resident) -> None:
                 history.progress(residents.resident_message(resident))
 
+            finder = Finder(around.models_root, self._root_id, around.roots, around.originals)
+            digester = Digester(finder.files.open)
             keeper = self._open_keeper()
             held.push_async_callback(keeper.close, keep=False)
-            ledger = Ledger(keeper, process_mark)
+            ledger = Ledger(keeper, process_mark, partial(digester.known, with_sha256=False))
             pins = Pins(ledger.pins)
 
             def changed_in_ram(resident: Resident, gone: bool) -> None:
@@ -140,8 +142,6 @@ class LoaderApplication:
                 on_change=changed_in_ram,
                 pins=pins,
             )
-            finder = Finder(around.models_root, self._root_id, around.roots, around.originals)
-            digester = Digester(finder.files.open)
             disk: Localizer | None = None
             if around.copies is not None:
                 disk = Localizer(
@@ -190,6 +190,7 @@ class LoaderApplication:
                 lending.leases,
                 read=take_kept,
                 mark_of=process_mark,
+                learn=digester.note,
                 watch_process=deaths.watch_number,
                 grace_s=settings.readopt_grace_s,
             ).run()

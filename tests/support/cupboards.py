@@ -12,8 +12,9 @@ from modelkeep.worker.manifest import METADATA_KEY, Manifest
 from modelkeep_convert import weightfile
 from modelkeep_loader.domain.adoption import Adoption
 from modelkeep_loader.domain.cache import Cache
-from modelkeep_loader.domain.components import BuildProgress, Built, Plan, Stage
+from modelkeep_loader.domain.components import BuildProgress, Built, Plan, SourceFile, Stage
 from modelkeep_loader.domain.demand import Demand, Terms
+from modelkeep_loader.domain.digests import Known
 from modelkeep_loader.domain.keeping import KeptThing
 from modelkeep_loader.domain.lease import Lease, LeaseChange
 from modelkeep_loader.domain.leases import LeaseTable
@@ -131,8 +132,10 @@ class Loader:
         #: Processes that live, and those that were asked for.
         self.marks = marks if marks is not None else {}
         self.watched: list[int] = []
+        #: What is known of files.
+        self.digests: dict[SourceFile, Known] = {}
         self.journal: list[tuple[str, LeaseChange]] = []
-        self.ledger = Ledger(cupboard, self.mark_of)
+        self.ledger = Ledger(cupboard, self.mark_of, self.digests.get)
         self.pins = Pins(self.ledger.pins)
         self.tier = Tier(
             TierName.RAM,
@@ -166,6 +169,7 @@ class Loader:
             self.leases,
             read=take_kept,
             mark_of=self.mark_of,
+            learn=self.digests.__setitem__,
             watch_process=self.watched.append,
             grace_s=grace_s,
             clock=self.clock,

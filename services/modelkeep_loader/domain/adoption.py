@@ -15,7 +15,8 @@ from dataclasses import fields, replace
 
 from modelkeep.exceptions import ModelkeepError
 from modelkeep_loader.domain.cache import Cache
-from modelkeep_loader.domain.components import Built, Plan, Resident, Stage
+from modelkeep_loader.domain.components import Built, Plan, Resident, SourceFile, Stage
+from modelkeep_loader.domain.digests import Known
 from modelkeep_loader.domain.keeping import Keeper, KeptThing
 from modelkeep_loader.domain.kept import KeptLease, KeptPins, KeptResident, UnreadableError
 from modelkeep_loader.domain.lease import Lease, LeaseFacts
@@ -36,6 +37,7 @@ class Adoption:
         read: Makes of a resident's descriptors its memory and what stands in it, and takes them over unless
             it raises. Called in a thread.
         mark_of: Tells a process that lives from a later one with the same number; "" if there is none.
+        learn: Told the digests of files that the loader before had read.
         watch_process: Begins to watch a process that holds a lease.
         grace_s: Seconds in which the holder of a lease can take it up again.
         clock: Monotonic seconds.
@@ -51,6 +53,7 @@ class Adoption:
         *,
         read: Callable[[Sequence[int]], Built],
         mark_of: Callable[[int], str],
+        learn: Callable[[SourceFile, Known], None] = lambda file, known: None,
         watch_process: Callable[[int], None] = lambda pid: None,
         grace_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
@@ -62,6 +65,7 @@ class Adoption:
         self._leases = leases
         self._read = read
         self._mark_of = mark_of
+        self._learn = learn
         self._watch_process = watch_process
         self._grace_s = grace_s
         self._clock = clock
@@ -136,6 +140,9 @@ class Adoption:
             use_time=self._wall_clock() if kept.use_time is None else kept.use_time,
         )
         self._cache.tier.adopt(resident)
+        for file, known in zip(kept.plan.files, kept.digests, strict=False):
+            if known is not None:
+                self._learn(file, known)
 
     async def _memory_of(self, kept: KeptResident, name: str, left: dict[str, KeptThing]) -> Built:
         try:

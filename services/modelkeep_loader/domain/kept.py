@@ -10,12 +10,13 @@ anew, and which nobody sets; where a name says `time` they are seconds since 197
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from modelkeep_loader.domain.components import ComponentRef, ModelFacts, Plan, Resident
+from modelkeep_loader.domain.digests import Known
 from modelkeep_loader.domain.lease import Lease, LeaseFacts, Revocation
 from modelkeep_loader.domain.plan import LAYOUT_VERSION
 
@@ -94,6 +95,7 @@ class KeptResident(_Kept):
     """A component that is resident; its memory is kept with it.
 
     Attributes:
+        digests: Of the plan's files, as far as they have been read: the next loader need not read them again.
         last_use, use_time: When it was used last, as far as was written; None while somebody used what is to
             be kept for a time.
     """
@@ -101,6 +103,7 @@ class KeptResident(_Kept):
     PREFIX: ClassVar[str] = "resident/"
 
     plan: Plan
+    digests: list[Known | None]
     size_bytes: int
     refs: list[tuple[ComponentRef, str]]
     removed: frozenset[str]
@@ -116,11 +119,12 @@ class KeptResident(_Kept):
         return self.plan.id
 
     @classmethod
-    def of(cls, resident: Resident) -> KeptResident:
-        """A resident as it is now."""
+    def of(cls, resident: Resident, digests: Sequence[Known | None]) -> KeptResident:
+        """A resident as it is now; ``digests``: of its plan's files."""
         is_in_use = resident.wanted and resident.keep_alive_s is not None
         return cls.model_construct(
             plan=resident.plan,
+            digests=list(digests),
             size_bytes=resident.size_bytes,
             refs=list(resident.refs.items()),
             removed=frozenset(resident.removed),

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from modelkeep_loader.domain.components import ComponentRef, Resident, Stage
+from modelkeep_loader.domain.components import ComponentRef, Resident, SourceFile, Stage
+from modelkeep_loader.domain.digests import Known
 from modelkeep_loader.domain.keeping import Keeper
 from modelkeep_loader.domain.kept import KeptLease, KeptPins, KeptResident
 from modelkeep_loader.domain.lease import Lease, LeaseChange, LeaseState
@@ -23,11 +24,15 @@ class Ledger:
     Args:
         keeper: Keeps it.
         mark_of: Tells a process that lives from a later one with the same number; "" if there is none.
+        known: The digests of a file, if it has been read for them.
     """
 
-    def __init__(self, keeper: Keeper, mark_of: Callable[[int], str]) -> None:
+    def __init__(
+        self, keeper: Keeper, mark_of: Callable[[int], str], known: Callable[[SourceFile], Known | None]
+    ) -> None:
         self._keeper = keeper
         self._mark_of = mark_of
+        self._known = known
         #: What was written last, by name: as much of it as tells whether it is something else by now.
         self._written: dict[str, object] = {}
 
@@ -46,7 +51,8 @@ class Ledger:
             resident.last_use if is_timed else None,
         )
         if self._is_new(name, state):
-            self._put(name, KeptResident.of(resident).write, resident.built.memory.descriptors)
+            kept = KeptResident.of(resident, [self._known(file) for file in resident.plan.files])
+            self._put(name, kept.write, resident.built.memory.descriptors)
 
     def lease(self, lease: Lease) -> None:
         """Something happened to a lease."""

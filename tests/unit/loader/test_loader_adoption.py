@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +16,10 @@ from modelkeep.exceptions import (
     ServerDrainingException,
     UnknownLeaseException,
 )
-from modelkeep_loader.domain.components import ComponentRef
+from modelkeep_common.digests import Digests
+from modelkeep_loader.domain.components import ComponentRef, Identified, SourceFile
 from modelkeep_loader.domain.demand import Demand
+from modelkeep_loader.domain.digests import Known
 from modelkeep_loader.domain.lease import Lease, LeaseEnd, LeaseState
 from support.cupboards import SIZE, Cupboard, Loader, contents
 from support.faketime import run
@@ -60,6 +64,20 @@ async def test_what_was_resident_is_lent_on_without_a_build(cupboard: Cupboard) 
     assert second.cache.take_now(demand) == [after]
     assert contents(second, "a") == "a"
     assert (second.cache.usage().hits, second.cache.usage().misses, second.oven.built) == (1, 0, [])
+    second.die()
+
+
+async def test_what_was_read_for_its_digest_is_not_read_again(cupboard: Cupboard) -> None:
+    read, unread = (
+        SourceFile(Path(f"/models/tiny/{name}"), "tiny", 7, f"1:{name}:7:8:9", 9, True) for name in "ab"
+    )
+    known = Known(Digests("2b", "b3", 7, 8.0), 5.0)
+    first = Loader(cupboard, Clock())
+    first.digests[read] = known
+    made = replace(plan("a", SIZE), files=(read, unread), digests=(Identified("b3", 5.0),) * 2)
+    await first.cache.acquire(Demand([made], "load", is_lease=False))
+    second = await next_loader(first)
+    assert second.digests == {read: known}
     second.die()
 
 

@@ -287,7 +287,7 @@ class LoaderServiceServicer:
 
     def PinModel(self, request, context):
         """Pins components: once they are in RAM they stay, whatever else needs room, until UnpinModel, until their
-        model is removed, or until the loader ends. Loads nothing unless asked to. What the pins keep is the
+        model is removed, or until the loader is stopped. Loads nothing unless asked to. What the pins keep is the
         component that the name stands for: if files change, the next request for it moves the pin. Pinning again
         changes nothing.
 

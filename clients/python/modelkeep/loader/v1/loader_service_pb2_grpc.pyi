@@ -130,7 +130,7 @@ class LoaderServiceStub:
     """
     PinModel: _grpc.UnaryUnaryMultiCallable[_pins_pb2.PinModelRequest, _pins_pb2.PinModelResponse]
     """Pins components: once they are in RAM they stay, whatever else needs room, until UnpinModel, until their
-    model is removed, or until the loader ends. Loads nothing unless asked to. What the pins keep is the
+    model is removed, or until the loader is stopped. Loads nothing unless asked to. What the pins keep is the
     component that the name stands for: if files change, the next request for it moves the pin. Pinning again
     changes nothing.
 
@@ -267,7 +267,7 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     """
     PinModel: _aio.UnaryUnaryMultiCallable[_pins_pb2.PinModelRequest, _pins_pb2.PinModelResponse]  # type: ignore[assignment]
     """Pins components: once they are in RAM they stay, whatever else needs room, until UnpinModel, until their
-    model is removed, or until the loader ends. Loads nothing unless asked to. What the pins keep is the
+    model is removed, or until the loader is stopped. Loads nothing unless asked to. What the pins keep is the
     component that the name stands for: if files change, the next request for it moves the pin. Pinning again
     changes nothing.
 
@@ -473,7 +473,7 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_pins_pb2.PinModelResponse, _abc.Awaitable[_pins_pb2.PinModelResponse]]:
         """Pins components: once they are in RAM they stay, whatever else needs room, until UnpinModel, until their
-        model is removed, or until the loader ends. Loads nothing unless asked to. What the pins keep is the
+        model is removed, or until the loader is stopped. Loads nothing unless asked to. What the pins keep is the
         component that the name stands for: if files change, the next request for it moves the pin. Pinning again
         changes nothing.
 
