@@ -79,6 +79,20 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         lease = self._lending.release(request.lease_id, request.lease_secret)
         return hold_pb2.ReleaseLeaseResponse(lease=leases.lease_message(lease))
 
+    async def DemoteLease(
+        self, request: hold_pb2.DemoteLeaseRequest, context: Any
+    ) -> hold_pb2.DemoteLeaseResponse:
+        """See the .proto."""
+        lease = self._lending.demote(request.lease_id, request.lease_secret)
+        return hold_pb2.DemoteLeaseResponse(lease=leases.lease_message(lease))
+
+    async def PromoteLease(  # type: ignore[override]  # answers with what goes over the wire
+        self, request: hold_pb2.PromoteLeaseRequest, context: Any
+    ) -> bytes:
+        """See the .proto."""
+        granted = await self._lending.promote(requests.to_promotion(request))
+        return news.promote_response(self._socket_path, granted)
+
     async def RevokeLease(
         self, request: leases_pb2.RevokeLeaseRequest, context: Any
     ) -> leases_pb2.RevokeLeaseResponse:

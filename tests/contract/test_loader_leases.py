@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -278,3 +279,32 @@ async def test_a_drain_that_revokes_asks_all_leases_back(
         assert words == ["revoke_requested", "lost"]
     finally:
         await loader.stub.Undrain(leases_pb2.UndrainRequest())
+
+
+async def test_where_there_is_no_accelerator_nothing_is_demoted_and_only_cpu_can_be_asked_for(
+    loader: Lender, ref: resident_pb2.ComponentRef
+) -> None:
+    there = resident_pb2.ComponentRef()
+    there.CopyFrom(ref)
+    there.device = "cuda:1"
+    with refused("FIELD_INVALID") as error:
+        await acquire(loader, there)
+    assert "it has cpu" in error.message
+    there.device = "cpu"
+    grant = await acquire(loader, there)
+    assert grant.lease.components[0].device == "cpu"
+    assert not grant.manifests[0].HasField("device_descriptor_index")
+    demotion = hold_pb2.DemoteLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
+    kept = (await loader.stub.DemoteLease(demotion)).lease
+    assert not kept.demoted
+    assert kept.size_bytes == grant.lease.size_bytes
+    promotion = hold_pb2.PromoteLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
+    again = (await loader.stub.PromoteLease(promotion)).grant
+    assert again.lease.id == grant.lease.id
+    assert again.manifests == grant.manifests
+    connection, descriptors = await asyncio.to_thread(
+        fetch_descriptors, again.socket_path, again.ticket, len(again.manifests)
+    )
+    connection.close()
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -52,6 +52,7 @@
         │   └── AddressExpiredException       ADDRESS_EXPIRED        FAILED_PRECONDITION
         ├── ExhaustedException                (no room; free some, or wait)
         │   ├── RamExhaustedException         RAM_EXHAUSTED          RESOURCE_EXHAUSTED
+        │   ├── VramExhaustedException        VRAM_EXHAUSTED         RESOURCE_EXHAUSTED
         │   ├── DiskFullException             DISK_FULL              RESOURCE_EXHAUSTED
         │   ├── LeasesExhaustedException      LEASES_EXHAUSTED       RESOURCE_EXHAUSTED
         │   ├── QueueFullException            QUEUE_FULL             RESOURCE_EXHAUSTED
@@ -69,7 +70,8 @@
         │   └── XetOnlyException              XET_ONLY               FAILED_PRECONDITION
         ├── UnavailableException              (try again; nothing is wrong with the request)
         │   ├── UpstreamUnavailableException  UPSTREAM_UNAVAILABLE   UNAVAILABLE
-        │   └── ServerDrainingException       SERVER_DRAINING        UNAVAILABLE
+        │   ├── ServerDrainingException       SERVER_DRAINING        UNAVAILABLE
+        │   └── DeviceUnavailableException    DEVICE_UNAVAILABLE     UNAVAILABLE
         ├── FailedByCallerException           FAILED_BY_CALLER       ABORTED
         ├── CancelledException                CANCELLED              CANCELLED
         └── DeadlineExceededException         DEADLINE_EXCEEDED      DEADLINE_EXCEEDED
@@ -327,6 +329,13 @@ class RamExhaustedException(ExhaustedException):
     code = "RESOURCE_EXHAUSTED"
 
 
+class VramExhaustedException(ExhaustedException):
+    """An accelerator has no room for it; the metadata says how many bytes are short and who holds them."""
+
+    reason = "VRAM_EXHAUSTED"
+    code = "RESOURCE_EXHAUSTED"
+
+
 class LeasesExhaustedException(ExhaustedException):
     """The caller, or all callers together, hold as many leases as the loader gives."""
 
@@ -384,6 +393,13 @@ class ServerDrainingException(UnavailableException):
     """The server is shutting down: connect again."""
 
     reason = "SERVER_DRAINING"
+    code = "UNAVAILABLE"
+
+
+class DeviceUnavailableException(UnavailableException):
+    """The accelerator cannot be used, or is gone: ask for another device."""
+
+    reason = "DEVICE_UNAVAILABLE"
     code = "UNAVAILABLE"
 
 

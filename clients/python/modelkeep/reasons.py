@@ -126,6 +126,10 @@ SITUATIONS: Final[Mapping[str, Situation]] = {
         ("bytes_short", "budget_bytes", "holders", "setting"),
         "End leases that hold memory, or raise ram_budget_bytes.",
     ),
+    "VRAM_EXHAUSTED": Situation(
+        ("device", "bytes_short", "budget_bytes", "holders"),
+        'End leases that hold memory of {device}, or ask for the device "cpu".',
+    ),
     "LEASES_EXHAUSTED": Situation(
         ("limit", "setting", "principal"), "Release leases that are not used any more, or raise the setting."
     ),
@@ -159,6 +163,9 @@ SITUATIONS: Final[Mapping[str, Situation]] = {
         "Start what does not answer, or try again later.",
     ),
     "SERVER_DRAINING": Situation(("resume_token",), _AGAIN),
+    "DEVICE_UNAVAILABLE": Situation(
+        ("device", "why"), 'Ask for another device than {device}, such as "cpu".'
+    ),
     "CANCELLED": Situation(("id",), "Make a new job if it is wanted after all."),
     "DEADLINE_EXCEEDED": Situation(
         ("limit_seconds", "id"), "Ask again with the same request_id, and allow more time."

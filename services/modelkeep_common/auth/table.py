@@ -113,6 +113,8 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     _LOADER + "AcquireLease": _WORK | _BORROWER,
     _LOADER + "RenewLease": _WORK | _BORROWER,
     _LOADER + "ReleaseLease": _WORK | _BORROWER,
+    _LOADER + "DemoteLease": _WORK | _BORROWER,
+    _LOADER + "PromoteLease": _WORK | _BORROWER,
     _LOADER + "RevokeLease": _WORK,
     _LOADER + "GetLease": _LOOK | _BORROWER,
     # For InstallService too, which asks who uses a model before it deletes it, and for RecordService.

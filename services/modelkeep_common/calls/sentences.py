@@ -22,6 +22,8 @@ _PATTERNS: Final[Mapping[str, str]] = {
     "^[0-9a-fA-F]{64}$": "must be 64 hexadecimal characters",
     "^[a-z0-9]+(-[a-z0-9]+)*$": "must be of a-z and 0-9, with single hyphens between, such as sd-1",
     "^[a-z0-9./_-]{1,63}$": 'must be 1 to 63 characters of a-z, 0-9, ".", "/", "_" and "-"',
+    "^(auto|cpu|(cuda|sim)(:[0-9]{1,3})?)$": 'must be "auto", "cpu", "cuda", or one device such as "cuda:1"',
+    "^(cuda|sim):[0-9]{1,3}$": 'must be an accelerator such as "cuda:1"',
     "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$": (
         'must be 1 to 64 characters of A-Z, a-z, 0-9, ".", "_" and "-", and not begin with "."'
     ),

@@ -29,6 +29,8 @@ _CHANGES = {
     LeaseChange.REVOKE_REQUESTED: resident_pb2.LEASE_CHANGE_REVOKE_REQUESTED,
     LeaseChange.ENDED: resident_pb2.LEASE_CHANGE_ENDED,
     LeaseChange.READOPTED: resident_pb2.LEASE_CHANGE_READOPTED,
+    LeaseChange.DEMOTED: resident_pb2.LEASE_CHANGE_DEMOTED,
+    LeaseChange.PROMOTED: resident_pb2.LEASE_CHANGE_PROMOTED,
 }
 _ENDS = {
     LeaseEnd.RELEASED: resident_pb2.LEASE_END_RELEASED,
@@ -37,6 +39,7 @@ _ENDS = {
     LeaseEnd.HOLDER_DIED: resident_pb2.LEASE_END_HOLDER_DIED,
     LeaseEnd.REVOKED: resident_pb2.LEASE_END_REVOKED,
     LeaseEnd.DRAINED: resident_pb2.LEASE_END_DRAINED,
+    LeaseEnd.DEVICE_LOST: resident_pb2.LEASE_END_DEVICE_LOST,
 }
 #: The part of a lease that never changes; made once, for every entry of the journal has it.
 _fixed: WeakKeyDictionary[Lease, resident_pb2.Lease] = WeakKeyDictionary()

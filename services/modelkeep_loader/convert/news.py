@@ -47,6 +47,12 @@ def acquire_response(socket_path: str, granted: Granted) -> bytes:
     return field_bytes(number, grant_bytes(socket_path, granted))
 
 
+def promote_response(socket_path: str, granted: Granted) -> bytes:
+    """The answer of PromoteLease, as it goes over the wire."""
+    number = hold_pb2.PromoteLeaseResponse.GRANT_FIELD_NUMBER
+    return field_bytes(number, grant_bytes(socket_path, granted))
+
+
 def hold_response(socket_path: str, news: News) -> hold_pb2.HoldModelResponse | bytes:
     """What a HoldModel stream says; a grant as it goes over the wire."""
     match news:

@@ -34,11 +34,22 @@ def to_wish(request: hold_pb2.HoldModelRequest | hold_pb2.AcquireLeaseRequest, p
         labels=dict(request.labels),
         claimed_pid=request.pid,
         max_wait_s=seconds(request.max_wait),
-        terms=Terms(request.activation_bytes, keep_alive_seconds(request)),
+        terms=Terms(request.activation_bytes, keep_alive_seconds(request), request.max_vram_bytes),
         with_ticket=request.delivery in (hold_pb2.DELIVERY_UNSPECIFIED, hold_pb2.DELIVERY_FD),
         with_paths=request.delivery == hold_pb2.DELIVERY_PATH,
         lease_id=held.lease_id,
         lease_secret=held.lease_secret,
+    )
+
+
+def to_promotion(request: hold_pb2.PromoteLeaseRequest) -> Wish:
+    """What somebody wants whose lease is to go back to its accelerators."""
+    return Wish(
+        refs=(),
+        brief=partial(grant_manifests, delivery=hold_pb2.DELIVERY_FD),
+        max_wait_s=seconds(request.max_wait),
+        lease_id=request.lease_id,
+        lease_secret=request.lease_secret,
     )
 
 
@@ -55,6 +66,7 @@ def to_refs(components: Iterable[resident_pb2.ComponentRef]) -> list[ComponentRe
             PRECISIONS[c.precision],
             WEIGHTS[c.weights],
             MEMORY_FORMATS[c.memory_format],
+            c.device or "auto",
         )
         for c in components
     ]

@@ -53,6 +53,7 @@ STAGES = {
     Stage.LOCALIZING: resident_pb2.RESIDENT_STATE_LOCALIZING,
     Stage.READING: resident_pb2.RESIDENT_STATE_READING,
     Stage.CONVERTING: resident_pb2.RESIDENT_STATE_CONVERTING,
+    Stage.PROMOTING: resident_pb2.RESIDENT_STATE_PROMOTING,
     Stage.RESIDENT: resident_pb2.RESIDENT_STATE_RESIDENT,
     Stage.EVICTING: resident_pb2.RESIDENT_STATE_EVICTING,
     Stage.FAILED: resident_pb2.RESIDENT_STATE_FAILED,
@@ -74,6 +75,7 @@ def ref_message(ref: ComponentRef) -> resident_pb2.ComponentRef:
         # As callers that do not know of it have it.
         weights=None if ref.weights == "auto" else WEIGHTS_OF[ref.weights],
         memory_format=None if ref.memory_format == "contiguous" else MEMORY_FORMAT_OF[ref.memory_format],
+        device=None if ref.device == "auto" else ref.device,
     )
 
 

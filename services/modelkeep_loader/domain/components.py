@@ -33,12 +33,15 @@ class Stage(enum.StrEnum):
     LOCALIZING = "localizing"
     READING = "reading"
     CONVERTING = "converting"
+    PROMOTING = "promoting"
     RESIDENT = "resident"
     EVICTING = "evicting"
     FAILED = "failed"
 
 
-_ON_THE_WAY: Final = frozenset({Stage.QUEUED, Stage.LOCALIZING, Stage.READING, Stage.CONVERTING})
+_ON_THE_WAY: Final = frozenset(
+    {Stage.QUEUED, Stage.LOCALIZING, Stage.READING, Stage.CONVERTING, Stage.PROMOTING}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class ComponentRef:
         weights: "auto", "stored", "dequantised" or "float8"; see :mod:`modelkeep_loader.domain.weights`.
         memory_format: "contiguous" or "channels_last"; see
             :func:`modelkeep_loader.domain.weights.memory_format`.
+        device: "auto", "cpu", a kind of accelerator ("cuda"), or one ("cuda:1"); see
+            :mod:`modelkeep_loader.domain.devices`.
     """
 
     key: str
@@ -59,6 +64,7 @@ class ComponentRef:
     precision: str = "auto"
     weights: str = "auto"
     memory_format: str = "contiguous"
+    device: str = "auto"
 
 
 def signature_of(status: os.stat_result) -> str:

@@ -18,10 +18,12 @@ class Terms:
         activation_bytes: Bytes that are to be reserved besides, for as long as he holds them.
         keep_alive_s: Seconds that the components are kept once nobody uses them; below 0: for as long as
             there is room; None: as the tier does.
+        max_vram_bytes: The most that they may take on accelerators, together; 0: no bound.
     """
 
     activation_bytes: int = 0
     keep_alive_s: float | None = None
+    max_vram_bytes: int = 0
 
 
 NO_TERMS: Final = Terms()

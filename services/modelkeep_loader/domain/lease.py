@@ -30,6 +30,7 @@ class LeaseEnd(enum.StrEnum):
     HOLDER_DIED = "holder_died"
     REVOKED = "revoked"
     DRAINED = "drained"
+    DEVICE_LOST = "device_lost"
 
 
 class LeaseChange(enum.StrEnum):
@@ -45,6 +46,8 @@ class LeaseChange(enum.StrEnum):
     REVOKE_REQUESTED = "revoke_requested"
     ENDED = "ended"
     READOPTED = "readopted"
+    DEMOTED = "demoted"
+    PROMOTED = "promoted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,7 @@ _HOW_ENDED: Final = {
     LeaseEnd.DETACHED: "its holder went away, and nobody took it up",
     LeaseEnd.HOLDER_DIED: "its holder's process is dead",
     LeaseEnd.DRAINED: "the loader shut down",
+    LeaseEnd.DEVICE_LOST: "the accelerator that it was on is gone",
 }
 
 

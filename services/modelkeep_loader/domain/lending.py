@@ -25,6 +25,7 @@ from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.components import ChangedMeanwhileException, ComponentRef, Plan, Resident
 from modelkeep_loader.domain.connection import HeldConnection
 from modelkeep_loader.domain.demand import NO_TERMS, Terms, Usage
+from modelkeep_loader.domain.devices import Devices
 from modelkeep_loader.domain.drain import Drain
 from modelkeep_loader.domain.estimate import Estimate, estimate
 from modelkeep_loader.domain.gauge import Gauge
@@ -76,6 +77,7 @@ class Lending:
         planner: Makes plans of what callers name.
         cache: Holds the components; `Lending` tells it when a lease ends.
         disk: Holds copies of their files, if there is such a tier.
+        devices: The host's accelerators; none by default.
         boot_id: Of this host.
         on_lease: Called with a lease whenever something has happened to it.
         paths: Delivers by path; None: nobody does.
@@ -96,6 +98,7 @@ class Lending:
         cache: Cache,
         *,
         disk: Disk | None = None,
+        devices: Devices | None = None,
         boot_id: str,
         on_lease: Callable[[Lease], None] = lambda lease: None,
         paths: Paths | None = None,
@@ -128,7 +131,8 @@ class Lending:
         self._clock = clock
         self._drain = Drain()
         self.gauge = Gauge(self.capacity, self._drain, clock)
-        self._loads = Loads(planner, cache, self._drain, clock)
+        self.devices = devices if devices is not None else Devices()
+        self._loads = Loads(planner, cache, self._drain, self.devices, clock)
         self._grants = Grants(
             self.leases,
             self.tickets,
@@ -225,6 +229,23 @@ class Lending:
         lease = self.leases.authorise(lease_id, secret)
         self.leases.release(lease)
         return lease
+
+    def demote(self, lease_id: str, secret: bytes) -> Lease:
+        """A holder has let go of accelerators' memory; what it holds it keeps in RAM.
+
+        Raises:
+            UnknownLeaseException, ForbiddenTicketException: See :meth:`LeaseTable.authorise`.
+        """
+        return self.leases.authorise(lease_id, secret)
+
+    async def promote(self, wish: Wish) -> Granted:
+        """Bring the components of a demoted lease back to their accelerators.
+
+        Raises:
+            UnknownLeaseException, ForbiddenTicketException: See :meth:`LeaseTable.authorise`.
+        """
+        lease = self.leases.authorise(wish.lease_id, wish.lease_secret)
+        return await self._grants.granted(wish, lease, wish.brief(lease.plans, lease.residents), None)
 
     def revoke(self, lease_id: str, why: str, by: str, grace_s: float = 0.0) -> Lease:
         """End somebody's lease, now or when a grace is over.
@@ -371,6 +392,8 @@ class Lending:
         """
         disk = self.tiers.disk
         has_copies = disk.has if disk is not None else lambda plan: False
+        for ref in refs:
+            self.devices.candidates(ref.device)
         return estimate(await self.planner.outline(refs), self.cache.tier, activation_bytes, has_copies)
 
     def capacity(self) -> Capacity:

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.components import ComponentRef, Plan
 from modelkeep_loader.domain.demand import NO_TERMS, Demand, Terms
+from modelkeep_loader.domain.devices import Devices
 from modelkeep_loader.domain.digests import Reading
 from modelkeep_loader.domain.drain import Drain
 from modelkeep_loader.domain.leases import LeaseTable
@@ -46,12 +47,19 @@ class Loads:
         planner: Makes plans of what callers name.
         cache: Holds the components.
         drain: Ends what waits here.
+        devices: The host's accelerators.
         clock: Monotonic seconds.
     """
 
     def __init__(
-        self, planner: Plans, cache: Cache, drain: Drain, clock: Callable[[], float] = time.monotonic
+        self,
+        planner: Plans,
+        cache: Cache,
+        drain: Drain,
+        devices: Devices | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._devices = devices if devices is not None else Devices()
         self._planner = planner
         self._cache = cache
         self._drain = drain
@@ -60,12 +68,14 @@ class Loads:
 
     def on(self, cache: Cache) -> Loads:
         """The same for another tier."""
-        return Loads(self._planner, cache, self._drain, self._clock)
+        return Loads(self._planner, cache, self._drain, self._devices, self._clock)
 
     async def demand(
         self, refs: Sequence[ComponentRef], tell: Tell | None, *, is_lease: bool, terms: Terms = NO_TERMS
     ) -> Demand:
         """Work out what is wanted, and tell of the reading that this takes."""
+        for ref in refs:
+            self._devices.candidates(ref.device)
         reading = Reading()
         work = asyncio.ensure_future(self._planner.plan(refs, reading))
         await self._drain.follow(work, tell, lambda: Identifying(refs, reading), patience_s=_PLAN_S)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from modelkeep.exceptions import ModelkeepError, RamExhaustedException
+from modelkeep.exceptions import ModelkeepError, RamExhaustedException, VramExhaustedException
 from modelkeep_loader.domain.components import Resident
 from modelkeep_loader.domain.demand import Demand, Usage
 from modelkeep_loader.domain.tier import some_leases
@@ -51,6 +51,31 @@ def ram_exhausted(shortage: Shortage) -> RamExhaustedException:
     return RamExhaustedException(
         f"There is no room: {demand.bytes_short:,} bytes of {usage.budget:,} are missing; {why}.",
         metadata={
+            "bytes_short": str(demand.bytes_short),
+            "budget_bytes": str(usage.budget),
+            "holders": ",".join(shortage.holders),
+        },
+        retry_after=1.0,
+        remedy=remedy,
+    )
+
+
+def vram_exhausted(device: str, shortage: Shortage) -> VramExhaustedException:
+    """There is no room on an accelerator. ``shortage.usage.budget`` is what others leave of its memory."""
+    demand, usage = shortage.demand, shortage.usage
+    if demand.size_bytes > usage.budget:
+        why = "what was asked for is larger than all that may be used there now"
+        remedy = 'Ask for less (float16, max_vram_bytes), for the device "cpu", or raise vram_budget_bytes.'
+    elif shortage.holders:
+        why = f"the rest is held by {some_leases(shortage.holders, shortage.holder_count)}"
+        remedy = 'Wait with max_wait, end leases (RevokeLease ends any), or ask for the device "cpu".'
+    else:
+        why = "the rest is being loaded for others, or pinned"
+        remedy = 'Wait with max_wait, take pins back (UnpinModel), or ask for the device "cpu".'
+    return VramExhaustedException(
+        f"There is no room on {device}: {demand.bytes_short:,} bytes of {usage.budget:,} are missing; {why}.",
+        metadata={
+            "device": device,
             "bytes_short": str(demand.bytes_short),
             "budget_bytes": str(usage.budget),
             "holders": ",".join(shortage.holders),

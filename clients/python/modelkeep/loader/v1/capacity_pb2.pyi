@@ -15,7 +15,7 @@ class GetCapacityRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetCapacityResponse(_message.Message):
-    __slots__ = ("tiers", "devices", "boot_id", "socket_path", "lease_count", "queued_count", "draining")
+    __slots__ = ("tiers", "devices", "boot_id", "socket_path", "lease_count", "queued_count", "draining", "accelerators")
     TIERS_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class GetCapacityResponse(_message.Message):
     LEASE_COUNT_FIELD_NUMBER: _ClassVar[int]
     QUEUED_COUNT_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATORS_FIELD_NUMBER: _ClassVar[int]
     tiers: _containers.RepeatedCompositeFieldContainer[_resident_pb2.TierCapacity]
     devices: _containers.RepeatedScalarFieldContainer[str]
     boot_id: str
@@ -30,7 +31,24 @@ class GetCapacityResponse(_message.Message):
     lease_count: int
     queued_count: int
     draining: bool
-    def __init__(self, tiers: _Optional[_Iterable[_Union[_resident_pb2.TierCapacity, _Mapping]]] = ..., devices: _Optional[_Iterable[str]] = ..., boot_id: _Optional[str] = ..., socket_path: _Optional[str] = ..., lease_count: _Optional[int] = ..., queued_count: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
+    accelerators: _containers.RepeatedCompositeFieldContainer[Accelerator]
+    def __init__(self, tiers: _Optional[_Iterable[_Union[_resident_pb2.TierCapacity, _Mapping]]] = ..., devices: _Optional[_Iterable[str]] = ..., boot_id: _Optional[str] = ..., socket_path: _Optional[str] = ..., lease_count: _Optional[int] = ..., queued_count: _Optional[int] = ..., draining: _Optional[bool] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ...) -> None: ...
+
+class Accelerator(_message.Message):
+    __slots__ = ("name", "product", "uuid", "total_bytes", "free_bytes", "refusal")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PRODUCT_FIELD_NUMBER: _ClassVar[int]
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    product: str
+    uuid: str
+    total_bytes: int
+    free_bytes: int
+    refusal: str
+    def __init__(self, name: _Optional[str] = ..., product: _Optional[str] = ..., uuid: _Optional[str] = ..., total_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., refusal: _Optional[str] = ...) -> None: ...
 
 class WatchCapacityRequest(_message.Message):
     __slots__ = ("bookmark_interval", "min_interval")

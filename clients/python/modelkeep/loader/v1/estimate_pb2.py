@@ -27,7 +27,7 @@ from modelkeep.loader.v1 import resident_pb2 as modelkeep_dot_loader_dot_v1_dot_
 from modelkeep.server.v1 import job_pb2 as modelkeep_dot_server_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"modelkeep/loader/v1/estimate.proto\x12\x13modelkeep.loader.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\"modelkeep/loader/v1/resident.proto\x1a\x1dmodelkeep/server/v1/job.proto\"{\n\x13\x45stimateLoadRequest\x12\x41\n\ncomponents\x18\x01 \x03(\x0b\x32!.modelkeep.loader.v1.ComponentRefB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x10\x12!\n\x10\x61\x63tivation_bytes\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\x81\x02\n\x14\x45stimateLoadResponse\x12:\n\ncomponents\x18\x01 \x03(\x0b\x32&.modelkeep.loader.v1.ComponentEstimate\x12\x14\n\x0cneeded_bytes\x18\x02 \x01(\x03\x12.\n\x07\x65victed\x18\x03 \x03(\x0b\x32\x1d.modelkeep.loader.v1.Resident\x12\x15\n\revicted_count\x18\x04 \x01(\x05\x12\x13\n\x0b\x62ytes_short\x18\x05 \x01(\x03\x12\x10\n\x08\x66its_now\x18\x06 \x01(\x08\x12\x13\n\x0b\x66its_at_all\x18\x07 \x01(\x08\x12\x14\n\x0cload_seconds\x18\x08 \x01(\x01\"\xa8\x03\n\x11\x43omponentEstimate\x12\x34\n\tcomponent\x18\x01 \x01(\x0b\x32!.modelkeep.loader.v1.ComponentRef\x12\x13\n\x0bresident_id\x18\x02 \x01(\t\x12\'\n\x04tier\x18\x03 \x01(\x0e\x32\x19.modelkeep.loader.v1.Tier\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".modelkeep.loader.v1.ResidentState\x12,\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x1d.modelkeep.server.v1.JobError\x12\x12\n\nclass_name\x18\x06 \x01(\t\x12\x31\n\tprecision\x18\x07 \x01(\x0e\x32\x1e.modelkeep.loader.v1.Precision\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x1e\n\x16\x64\x65quantised_size_bytes\x18\t \x01(\x03\x12\x17\n\x0f\x66ile_size_bytes\x18\n \x01(\x03\x12\x14\n\x0cload_seconds\x18\x0b \x01(\x01\x12\x14\n\x0c\x64isplay_name\x18\x0c \x01(\tBo\n\x17\x64\x65v.modelkeep.loader.v1B\rEstimateProtoP\x01Z-modelkeep.dev/go/modelkeep/loader/v1;loaderv1\xaa\x02\x13Modelkeep.Loader.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"modelkeep/loader/v1/estimate.proto\x12\x13modelkeep.loader.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\"modelkeep/loader/v1/resident.proto\x1a\x1dmodelkeep/server/v1/job.proto\"\x9c\x01\n\x13\x45stimateLoadRequest\x12\x41\n\ncomponents\x18\x01 \x03(\x0b\x32!.modelkeep.loader.v1.ComponentRefB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x10\x12!\n\x10\x61\x63tivation_bytes\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1f\n\x0emax_vram_bytes\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xb7\x02\n\x14\x45stimateLoadResponse\x12:\n\ncomponents\x18\x01 \x03(\x0b\x32&.modelkeep.loader.v1.ComponentEstimate\x12\x14\n\x0cneeded_bytes\x18\x02 \x01(\x03\x12.\n\x07\x65victed\x18\x03 \x03(\x0b\x32\x1d.modelkeep.loader.v1.Resident\x12\x15\n\revicted_count\x18\x04 \x01(\x05\x12\x13\n\x0b\x62ytes_short\x18\x05 \x01(\x03\x12\x10\n\x08\x66its_now\x18\x06 \x01(\x08\x12\x13\n\x0b\x66its_at_all\x18\x07 \x01(\x08\x12\x14\n\x0cload_seconds\x18\x08 \x01(\x01\x12\x34\n\x07\x64\x65vices\x18\t \x03(\x0b\x32#.modelkeep.loader.v1.DeviceEstimate\"K\n\x0e\x44\x65viceEstimate\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x14\n\x0cneeded_bytes\x18\x02 \x01(\x03\x12\x13\n\x0b\x62ytes_short\x18\x03 \x01(\x03\"\xcc\x03\n\x11\x43omponentEstimate\x12\x34\n\tcomponent\x18\x01 \x01(\x0b\x32!.modelkeep.loader.v1.ComponentRef\x12\x13\n\x0bresident_id\x18\x02 \x01(\t\x12\'\n\x04tier\x18\x03 \x01(\x0e\x32\x19.modelkeep.loader.v1.Tier\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".modelkeep.loader.v1.ResidentState\x12,\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x1d.modelkeep.server.v1.JobError\x12\x12\n\nclass_name\x18\x06 \x01(\t\x12\x31\n\tprecision\x18\x07 \x01(\x0e\x32\x1e.modelkeep.loader.v1.Precision\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x1e\n\x16\x64\x65quantised_size_bytes\x18\t \x01(\x03\x12\x17\n\x0f\x66ile_size_bytes\x18\n \x01(\x03\x12\x14\n\x0cload_seconds\x18\x0b \x01(\x01\x12\x14\n\x0c\x64isplay_name\x18\x0c \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\r \x01(\t\x12\x12\n\nvram_bytes\x18\x0e \x01(\x03\x42o\n\x17\x64\x65v.modelkeep.loader.v1B\rEstimateProtoP\x01Z-modelkeep.dev/go/modelkeep/loader/v1;loaderv1\xaa\x02\x13Modelkeep.Loader.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,10 +39,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ESTIMATELOADREQUEST'].fields_by_name['components']._serialized_options = b'\272H\007\222\001\004\010\001\020\020'
   _globals['_ESTIMATELOADREQUEST'].fields_by_name['activation_bytes']._loaded_options = None
   _globals['_ESTIMATELOADREQUEST'].fields_by_name['activation_bytes']._serialized_options = b'\272H\004\"\002(\000'
-  _globals['_ESTIMATELOADREQUEST']._serialized_start=155
-  _globals['_ESTIMATELOADREQUEST']._serialized_end=278
-  _globals['_ESTIMATELOADRESPONSE']._serialized_start=281
-  _globals['_ESTIMATELOADRESPONSE']._serialized_end=538
-  _globals['_COMPONENTESTIMATE']._serialized_start=541
-  _globals['_COMPONENTESTIMATE']._serialized_end=965
+  _globals['_ESTIMATELOADREQUEST'].fields_by_name['max_vram_bytes']._loaded_options = None
+  _globals['_ESTIMATELOADREQUEST'].fields_by_name['max_vram_bytes']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_ESTIMATELOADREQUEST']._serialized_start=156
+  _globals['_ESTIMATELOADREQUEST']._serialized_end=312
+  _globals['_ESTIMATELOADRESPONSE']._serialized_start=315
+  _globals['_ESTIMATELOADRESPONSE']._serialized_end=626
+  _globals['_DEVICEESTIMATE']._serialized_start=628
+  _globals['_DEVICEESTIMATE']._serialized_end=703
+  _globals['_COMPONENTESTIMATE']._serialized_start=706
+  _globals['_COMPONENTESTIMATE']._serialized_end=1166
 # @@protoc_insertion_point(module_scope)

@@ -10,15 +10,17 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EstimateLoadRequest(_message.Message):
-    __slots__ = ("components", "activation_bytes")
+    __slots__ = ("components", "activation_bytes", "max_vram_bytes")
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
     ACTIVATION_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_VRAM_BYTES_FIELD_NUMBER: _ClassVar[int]
     components: _containers.RepeatedCompositeFieldContainer[_resident_pb2.ComponentRef]
     activation_bytes: int
-    def __init__(self, components: _Optional[_Iterable[_Union[_resident_pb2.ComponentRef, _Mapping]]] = ..., activation_bytes: _Optional[int] = ...) -> None: ...
+    max_vram_bytes: int
+    def __init__(self, components: _Optional[_Iterable[_Union[_resident_pb2.ComponentRef, _Mapping]]] = ..., activation_bytes: _Optional[int] = ..., max_vram_bytes: _Optional[int] = ...) -> None: ...
 
 class EstimateLoadResponse(_message.Message):
-    __slots__ = ("components", "needed_bytes", "evicted", "evicted_count", "bytes_short", "fits_now", "fits_at_all", "load_seconds")
+    __slots__ = ("components", "needed_bytes", "evicted", "evicted_count", "bytes_short", "fits_now", "fits_at_all", "load_seconds", "devices")
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
     NEEDED_BYTES_FIELD_NUMBER: _ClassVar[int]
     EVICTED_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +29,7 @@ class EstimateLoadResponse(_message.Message):
     FITS_NOW_FIELD_NUMBER: _ClassVar[int]
     FITS_AT_ALL_FIELD_NUMBER: _ClassVar[int]
     LOAD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
     components: _containers.RepeatedCompositeFieldContainer[ComponentEstimate]
     needed_bytes: int
     evicted: _containers.RepeatedCompositeFieldContainer[_resident_pb2.Resident]
@@ -35,10 +38,21 @@ class EstimateLoadResponse(_message.Message):
     fits_now: bool
     fits_at_all: bool
     load_seconds: float
-    def __init__(self, components: _Optional[_Iterable[_Union[ComponentEstimate, _Mapping]]] = ..., needed_bytes: _Optional[int] = ..., evicted: _Optional[_Iterable[_Union[_resident_pb2.Resident, _Mapping]]] = ..., evicted_count: _Optional[int] = ..., bytes_short: _Optional[int] = ..., fits_now: _Optional[bool] = ..., fits_at_all: _Optional[bool] = ..., load_seconds: _Optional[float] = ...) -> None: ...
+    devices: _containers.RepeatedCompositeFieldContainer[DeviceEstimate]
+    def __init__(self, components: _Optional[_Iterable[_Union[ComponentEstimate, _Mapping]]] = ..., needed_bytes: _Optional[int] = ..., evicted: _Optional[_Iterable[_Union[_resident_pb2.Resident, _Mapping]]] = ..., evicted_count: _Optional[int] = ..., bytes_short: _Optional[int] = ..., fits_now: _Optional[bool] = ..., fits_at_all: _Optional[bool] = ..., load_seconds: _Optional[float] = ..., devices: _Optional[_Iterable[_Union[DeviceEstimate, _Mapping]]] = ...) -> None: ...
+
+class DeviceEstimate(_message.Message):
+    __slots__ = ("device", "needed_bytes", "bytes_short")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    NEEDED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_SHORT_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    needed_bytes: int
+    bytes_short: int
+    def __init__(self, device: _Optional[str] = ..., needed_bytes: _Optional[int] = ..., bytes_short: _Optional[int] = ...) -> None: ...
 
 class ComponentEstimate(_message.Message):
-    __slots__ = ("component", "resident_id", "tier", "state", "error", "class_name", "precision", "size_bytes", "dequantised_size_bytes", "file_size_bytes", "load_seconds", "display_name")
+    __slots__ = ("component", "resident_id", "tier", "state", "error", "class_name", "precision", "size_bytes", "dequantised_size_bytes", "file_size_bytes", "load_seconds", "display_name", "device", "vram_bytes")
     COMPONENT_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_ID_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +65,8 @@ class ComponentEstimate(_message.Message):
     FILE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     LOAD_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    VRAM_BYTES_FIELD_NUMBER: _ClassVar[int]
     component: _resident_pb2.ComponentRef
     resident_id: str
     tier: _resident_pb2.Tier
@@ -63,4 +79,6 @@ class ComponentEstimate(_message.Message):
     file_size_bytes: int
     load_seconds: float
     display_name: str
-    def __init__(self, component: _Optional[_Union[_resident_pb2.ComponentRef, _Mapping]] = ..., resident_id: _Optional[str] = ..., tier: _Optional[_Union[_resident_pb2.Tier, str]] = ..., state: _Optional[_Union[_resident_pb2.ResidentState, str]] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., class_name: _Optional[str] = ..., precision: _Optional[_Union[_resident_pb2.Precision, str]] = ..., size_bytes: _Optional[int] = ..., dequantised_size_bytes: _Optional[int] = ..., file_size_bytes: _Optional[int] = ..., load_seconds: _Optional[float] = ..., display_name: _Optional[str] = ...) -> None: ...
+    device: str
+    vram_bytes: int
+    def __init__(self, component: _Optional[_Union[_resident_pb2.ComponentRef, _Mapping]] = ..., resident_id: _Optional[str] = ..., tier: _Optional[_Union[_resident_pb2.Tier, str]] = ..., state: _Optional[_Union[_resident_pb2.ResidentState, str]] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., class_name: _Optional[str] = ..., precision: _Optional[_Union[_resident_pb2.Precision, str]] = ..., size_bytes: _Optional[int] = ..., dequantised_size_bytes: _Optional[int] = ..., file_size_bytes: _Optional[int] = ..., load_seconds: _Optional[float] = ..., display_name: _Optional[str] = ..., device: _Optional[str] = ..., vram_bytes: _Optional[int] = ...) -> None: ...

@@ -27,7 +27,7 @@ DELIVERY_NONE: Delivery
 DELIVERY_PATH: Delivery
 
 class HoldModelRequest(_message.Message):
-    __slots__ = ("components", "max_wait", "delivery", "boot_id", "label", "lease_id", "lease_secret", "pid", "labels", "keep_alive", "activation_bytes")
+    __slots__ = ("components", "max_wait", "delivery", "boot_id", "label", "lease_id", "lease_secret", "pid", "labels", "keep_alive", "activation_bytes", "max_vram_bytes")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,7 @@ class HoldModelRequest(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     KEEP_ALIVE_FIELD_NUMBER: _ClassVar[int]
     ACTIVATION_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_VRAM_BYTES_FIELD_NUMBER: _ClassVar[int]
     components: _containers.RepeatedCompositeFieldContainer[_resident_pb2.ComponentRef]
     max_wait: _duration_pb2.Duration
     delivery: Delivery
@@ -57,23 +58,26 @@ class HoldModelRequest(_message.Message):
     labels: _containers.ScalarMap[str, str]
     keep_alive: _duration_pb2.Duration
     activation_bytes: int
-    def __init__(self, components: _Optional[_Iterable[_Union[_resident_pb2.ComponentRef, _Mapping]]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., boot_id: _Optional[str] = ..., label: _Optional[str] = ..., lease_id: _Optional[str] = ..., lease_secret: _Optional[bytes] = ..., pid: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., keep_alive: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., activation_bytes: _Optional[int] = ...) -> None: ...
+    max_vram_bytes: int
+    def __init__(self, components: _Optional[_Iterable[_Union[_resident_pb2.ComponentRef, _Mapping]]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., boot_id: _Optional[str] = ..., label: _Optional[str] = ..., lease_id: _Optional[str] = ..., lease_secret: _Optional[bytes] = ..., pid: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., keep_alive: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., activation_bytes: _Optional[int] = ..., max_vram_bytes: _Optional[int] = ...) -> None: ...
 
 class HoldModelResponse(_message.Message):
-    __slots__ = ("queued", "progress", "granted", "alive", "lost", "revoke_requested")
+    __slots__ = ("queued", "progress", "granted", "alive", "lost", "revoke_requested", "demote_requested")
     QUEUED_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     ALIVE_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
     REVOKE_REQUESTED_FIELD_NUMBER: _ClassVar[int]
+    DEMOTE_REQUESTED_FIELD_NUMBER: _ClassVar[int]
     queued: HoldQueued
     progress: _load_pb2.LoadProgress
     granted: Grant
     alive: HoldAlive
     lost: HoldLost
     revoke_requested: HoldRevokeRequested
-    def __init__(self, queued: _Optional[_Union[HoldQueued, _Mapping]] = ..., progress: _Optional[_Union[_load_pb2.LoadProgress, _Mapping]] = ..., granted: _Optional[_Union[Grant, _Mapping]] = ..., alive: _Optional[_Union[HoldAlive, _Mapping]] = ..., lost: _Optional[_Union[HoldLost, _Mapping]] = ..., revoke_requested: _Optional[_Union[HoldRevokeRequested, _Mapping]] = ...) -> None: ...
+    demote_requested: HoldDemoteRequested
+    def __init__(self, queued: _Optional[_Union[HoldQueued, _Mapping]] = ..., progress: _Optional[_Union[_load_pb2.LoadProgress, _Mapping]] = ..., granted: _Optional[_Union[Grant, _Mapping]] = ..., alive: _Optional[_Union[HoldAlive, _Mapping]] = ..., lost: _Optional[_Union[HoldLost, _Mapping]] = ..., revoke_requested: _Optional[_Union[HoldRevokeRequested, _Mapping]] = ..., demote_requested: _Optional[_Union[HoldDemoteRequested, _Mapping]] = ...) -> None: ...
 
 class HoldQueued(_message.Message):
     __slots__ = ("bytes_short", "holder_lease_ids", "holder_count")
@@ -113,6 +117,14 @@ class HoldRevokeRequested(_message.Message):
     deadline_time: _timestamp_pb2.Timestamp
     def __init__(self, why: _Optional[str] = ..., deadline_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
+class HoldDemoteRequested(_message.Message):
+    __slots__ = ("why", "deadline_time")
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_TIME_FIELD_NUMBER: _ClassVar[int]
+    why: str
+    deadline_time: _timestamp_pb2.Timestamp
+    def __init__(self, why: _Optional[str] = ..., deadline_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
 class HoldLost(_message.Message):
     __slots__ = ("error",)
     ERROR_FIELD_NUMBER: _ClassVar[int]
@@ -120,7 +132,7 @@ class HoldLost(_message.Message):
     def __init__(self, error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ...) -> None: ...
 
 class AcquireLeaseRequest(_message.Message):
-    __slots__ = ("components", "ttl", "max_wait", "delivery", "boot_id", "label", "pid", "labels", "keep_alive", "activation_bytes")
+    __slots__ = ("components", "ttl", "max_wait", "delivery", "boot_id", "label", "pid", "labels", "keep_alive", "activation_bytes", "max_vram_bytes")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +150,7 @@ class AcquireLeaseRequest(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     KEEP_ALIVE_FIELD_NUMBER: _ClassVar[int]
     ACTIVATION_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_VRAM_BYTES_FIELD_NUMBER: _ClassVar[int]
     components: _containers.RepeatedCompositeFieldContainer[_resident_pb2.ComponentRef]
     ttl: _duration_pb2.Duration
     max_wait: _duration_pb2.Duration
@@ -148,7 +161,8 @@ class AcquireLeaseRequest(_message.Message):
     labels: _containers.ScalarMap[str, str]
     keep_alive: _duration_pb2.Duration
     activation_bytes: int
-    def __init__(self, components: _Optional[_Iterable[_Union[_resident_pb2.ComponentRef, _Mapping]]] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., boot_id: _Optional[str] = ..., label: _Optional[str] = ..., pid: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., keep_alive: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., activation_bytes: _Optional[int] = ...) -> None: ...
+    max_vram_bytes: int
+    def __init__(self, components: _Optional[_Iterable[_Union[_resident_pb2.ComponentRef, _Mapping]]] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., boot_id: _Optional[str] = ..., label: _Optional[str] = ..., pid: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., keep_alive: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., activation_bytes: _Optional[int] = ..., max_vram_bytes: _Optional[int] = ...) -> None: ...
 
 class AcquireLeaseResponse(_message.Message):
     __slots__ = ("grant",)
@@ -187,3 +201,33 @@ class ReleaseLeaseResponse(_message.Message):
     LEASE_FIELD_NUMBER: _ClassVar[int]
     lease: _resident_pb2.Lease
     def __init__(self, lease: _Optional[_Union[_resident_pb2.Lease, _Mapping]] = ...) -> None: ...
+
+class DemoteLeaseRequest(_message.Message):
+    __slots__ = ("lease_id", "lease_secret")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_SECRET_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    lease_secret: bytes
+    def __init__(self, lease_id: _Optional[str] = ..., lease_secret: _Optional[bytes] = ...) -> None: ...
+
+class DemoteLeaseResponse(_message.Message):
+    __slots__ = ("lease",)
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    lease: _resident_pb2.Lease
+    def __init__(self, lease: _Optional[_Union[_resident_pb2.Lease, _Mapping]] = ...) -> None: ...
+
+class PromoteLeaseRequest(_message.Message):
+    __slots__ = ("lease_id", "lease_secret", "max_wait")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_SECRET_FIELD_NUMBER: _ClassVar[int]
+    MAX_WAIT_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    lease_secret: bytes
+    max_wait: _duration_pb2.Duration
+    def __init__(self, lease_id: _Optional[str] = ..., lease_secret: _Optional[bytes] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class PromoteLeaseResponse(_message.Message):
+    __slots__ = ("grant",)
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    grant: Grant
+    def __init__(self, grant: _Optional[_Union[Grant, _Mapping]] = ...) -> None: ...

@@ -74,16 +74,18 @@ class LoadPlan(_message.Message):
     def __init__(self, manifests: _Optional[_Iterable[_Union[_resident_pb2.ComponentManifest, _Mapping]]] = ...) -> None: ...
 
 class EvictModelRequest(_message.Message):
-    __slots__ = ("key", "submodel", "validate_only", "tier")
+    __slots__ = ("key", "submodel", "validate_only", "tier", "device")
     KEY_FIELD_NUMBER: _ClassVar[int]
     SUBMODEL_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
     key: str
     submodel: _taxonomy_pb2.SubModelType
     validate_only: bool
     tier: _resident_pb2.Tier
-    def __init__(self, key: _Optional[str] = ..., submodel: _Optional[_Union[_taxonomy_pb2.SubModelType, str]] = ..., validate_only: _Optional[bool] = ..., tier: _Optional[_Union[_resident_pb2.Tier, str]] = ...) -> None: ...
+    device: str
+    def __init__(self, key: _Optional[str] = ..., submodel: _Optional[_Union[_taxonomy_pb2.SubModelType, str]] = ..., validate_only: _Optional[bool] = ..., tier: _Optional[_Union[_resident_pb2.Tier, str]] = ..., device: _Optional[str] = ...) -> None: ...
 
 class EvictModelResponse(_message.Message):
     __slots__ = ("evicted", "freed_bytes", "zombie_bytes", "evicted_count")

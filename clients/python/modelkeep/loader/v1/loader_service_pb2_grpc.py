@@ -37,7 +37,8 @@ class LoaderServiceStub:
 
     Descriptors travel over a second socket, since gRPC cannot carry them. Connect to `socket_path` of a
     grant (UNIX, SOCK_STREAM) and send the 32 raw bytes of `ticket`. The answer is one byte: 0 with the
-    descriptors attached (SCM_RIGHTS), in the order of the manifests, each a read-only safetensors file;
+    descriptors attached (SCM_RIGHTS): first one for each manifest in their order, each a read-only safetensors file or
+    the beginning of one, then those of allocations on accelerators (ComponentManifest.device_descriptor_index);
     or 1 followed by the reason as text. Keep the connection open: it is a binding of the lease. Sandboxes that cannot
     be given descriptors ask for DELIVERY_PATH and open files in a folder that is mounted read-only.
 
@@ -70,6 +71,16 @@ class LoaderServiceStub:
                 '/modelkeep.loader.v1.LoaderService/ReleaseLease',
                 request_serializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.ReleaseLeaseRequest.SerializeToString,
                 response_deserializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.ReleaseLeaseResponse.FromString,
+                _registered_method=True)
+        self.DemoteLease = channel.unary_unary(
+                '/modelkeep.loader.v1.LoaderService/DemoteLease',
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.DemoteLeaseRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.DemoteLeaseResponse.FromString,
+                _registered_method=True)
+        self.PromoteLease = channel.unary_unary(
+                '/modelkeep.loader.v1.LoaderService/PromoteLease',
+                request_serializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.PromoteLeaseRequest.SerializeToString,
+                response_deserializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.PromoteLeaseResponse.FromString,
                 _registered_method=True)
         self.RevokeLease = channel.unary_unary(
                 '/modelkeep.loader.v1.LoaderService/RevokeLease',
@@ -154,7 +165,8 @@ class LoaderServiceServicer:
 
     Descriptors travel over a second socket, since gRPC cannot carry them. Connect to `socket_path` of a
     grant (UNIX, SOCK_STREAM) and send the 32 raw bytes of `ticket`. The answer is one byte: 0 with the
-    descriptors attached (SCM_RIGHTS), in the order of the manifests, each a read-only safetensors file;
+    descriptors attached (SCM_RIGHTS): first one for each manifest in their order, each a read-only safetensors file or
+    the beginning of one, then those of allocations on accelerators (ComponentManifest.device_descriptor_index);
     or 1 followed by the reason as text. Keep the connection open: it is a binding of the lease. Sandboxes that cannot
     be given descriptors ask for DELIVERY_PATH and open files in a folder that is mounted read-only.
 
@@ -166,15 +178,15 @@ class LoaderServiceServicer:
         """Loads and locks one or several components, all or none, and holds them while the stream is open.
         When the client goes away, also by kill -9, the lease goes with it. Frames: QUEUED and PROGRESS
         while loading (the first within 200 ms, then at least four a second), GRANTED once, then
-        keep-alive frames, REVOKE_REQUESTED when somebody asks for the lease back, and LOST if it ended without its
-        holder's wish. A clean end is ReleaseLease.
+        keep-alive frames, REVOKE_REQUESTED when somebody asks for the lease back, DEMOTE_REQUESTED when somebody waits for
+        an accelerator's memory that it keeps, and LOST if it ended without its holder's wish. A clean end is ReleaseLease.
 
         Where the model's record lists files only these are lent, and one whose size and time are those that it has only
         if its digest is that, too.
 
         Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
-        CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
-        wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of
+        CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED and VRAM_EXHAUSTED (after `max_wait`),
+        DEVICE_UNAVAILABLE, QUEUE_FULL (too many wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of
         `path_dir`, for DELIVERY_PATH; of `cache_dir`, where a far model must be copied first); FIELD_INVALID if
         the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
         lease: UNKNOWN_LEASE if it has ended, LEASE_REVOKED if an operator ended it, FORBIDDEN_TICKET if the secret
@@ -209,6 +221,30 @@ class LoaderServiceServicer:
         the resident is dropped.
 
         Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DemoteLease(self, request, context):
+        """Says that the holder of a lease has unmapped what the lease keeps on accelerators, by itself or since it was asked
+        to (DEMOTE_REQUESTED). The lease goes on and keeps its components in RAM; what is reserved for it on an accelerator
+        is given back. A lease that keeps nothing on accelerators stays as it is.
+
+        Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong;
+        RAM_EXHAUSTED where RAM has no room for a component that is no longer in it: the lease stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteLease(self, request, context):
+        """Brings the components of a demoted lease back to the accelerators that they were on, all or none, and gives a
+        new ticket for the descriptors: the allocations are other ones than before. A lease that is not demoted only gets
+        the ticket.
+
+        Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong;
+        VRAM_EXHAUSTED and RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL, DEVICE_UNAVAILABLE: it stays demoted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -275,7 +311,7 @@ class LoaderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """Brings components into RAM, or copies their files to the disk tier, without a lease. Streams progress while
+        """Brings components to their devices, or copies their files to the disk tier, without a lease. Streams progress while
         files are read to know what they are, the plan, progress of loading, and each component or file once it is
         resident; ends when all are.
 
@@ -286,10 +322,10 @@ class LoaderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PinModel(self, request, context):
-        """Pins components: once they are in RAM they stay, whatever else needs room, until UnpinModel, until their
-        model is removed, or until the loader is stopped. Loads nothing unless asked to. What the pins keep is the
-        component that the name stands for: if files change, the next request for it moves the pin. Pinning again
-        changes nothing.
+        """Pins components: once they are on their devices, RAM for "cpu", they stay there, whatever else needs room, until
+        UnpinModel, until their model is removed, or until the loader is stopped. Loads nothing unless asked to. What the
+        pins keep is the component that the name stands for: if files change, the next request for it moves the pin.
+        Pinning again changes nothing.
 
         Errors: those of HoldModel but for LEASES_EXHAUSTED and WRONG_HOST.
         """
@@ -305,7 +341,7 @@ class LoaderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EvictModel(self, request, context):
-        """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
+        """Drops a model's components, or one of them, from a tier. Shared components stay while another model's
         lease holds them, or its pin. Without a key it drops everything that nobody uses, and leaves the rest.
 
         Errors: MODEL_IN_USE (a lease holds one, or one is being loaded), MODEL_PINNED (one is pinned by this model's
@@ -383,6 +419,16 @@ def add_LoaderServiceServicer_to_server(servicer, server):
                     servicer.ReleaseLease,
                     request_deserializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.ReleaseLeaseRequest.FromString,
                     response_serializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.ReleaseLeaseResponse.SerializeToString,
+            ),
+            'DemoteLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.DemoteLease,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.DemoteLeaseRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.DemoteLeaseResponse.SerializeToString,
+            ),
+            'PromoteLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteLease,
+                    request_deserializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.PromoteLeaseRequest.FromString,
+                    response_serializer=modelkeep_dot_loader_dot_v1_dot_hold__pb2.PromoteLeaseResponse.SerializeToString,
             ),
             'RevokeLease': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeLease,
@@ -473,7 +519,8 @@ class LoaderService:
 
     Descriptors travel over a second socket, since gRPC cannot carry them. Connect to `socket_path` of a
     grant (UNIX, SOCK_STREAM) and send the 32 raw bytes of `ticket`. The answer is one byte: 0 with the
-    descriptors attached (SCM_RIGHTS), in the order of the manifests, each a read-only safetensors file;
+    descriptors attached (SCM_RIGHTS): first one for each manifest in their order, each a read-only safetensors file or
+    the beginning of one, then those of allocations on accelerators (ComponentManifest.device_descriptor_index);
     or 1 followed by the reason as text. Keep the connection open: it is a binding of the lease. Sandboxes that cannot
     be given descriptors ask for DELIVERY_PATH and open files in a folder that is mounted read-only.
 
@@ -579,6 +626,60 @@ class LoaderService:
             '/modelkeep.loader.v1.LoaderService/ReleaseLease',
             modelkeep_dot_loader_dot_v1_dot_hold__pb2.ReleaseLeaseRequest.SerializeToString,
             modelkeep_dot_loader_dot_v1_dot_hold__pb2.ReleaseLeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DemoteLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.loader.v1.LoaderService/DemoteLease',
+            modelkeep_dot_loader_dot_v1_dot_hold__pb2.DemoteLeaseRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_hold__pb2.DemoteLeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelkeep.loader.v1.LoaderService/PromoteLease',
+            modelkeep_dot_loader_dot_v1_dot_hold__pb2.PromoteLeaseRequest.SerializeToString,
+            modelkeep_dot_loader_dot_v1_dot_hold__pb2.PromoteLeaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

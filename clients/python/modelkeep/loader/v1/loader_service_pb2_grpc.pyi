@@ -38,7 +38,8 @@ class LoaderServiceStub:
 
     Descriptors travel over a second socket, since gRPC cannot carry them. Connect to `socket_path` of a
     grant (UNIX, SOCK_STREAM) and send the 32 raw bytes of `ticket`. The answer is one byte: 0 with the
-    descriptors attached (SCM_RIGHTS), in the order of the manifests, each a read-only safetensors file;
+    descriptors attached (SCM_RIGHTS): first one for each manifest in their order, each a read-only safetensors file or
+    the beginning of one, then those of allocations on accelerators (ComponentManifest.device_descriptor_index);
     or 1 followed by the reason as text. Keep the connection open: it is a binding of the lease. Sandboxes that cannot
     be given descriptors ask for DELIVERY_PATH and open files in a folder that is mounted read-only.
 
@@ -54,15 +55,15 @@ class LoaderServiceStub:
     """Loads and locks one or several components, all or none, and holds them while the stream is open.
     When the client goes away, also by kill -9, the lease goes with it. Frames: QUEUED and PROGRESS
     while loading (the first within 200 ms, then at least four a second), GRANTED once, then
-    keep-alive frames, REVOKE_REQUESTED when somebody asks for the lease back, and LOST if it ended without its
-    holder's wish. A clean end is ReleaseLease.
+    keep-alive frames, REVOKE_REQUESTED when somebody asks for the lease back, DEMOTE_REQUESTED when somebody waits for
+    an accelerator's memory that it keeps, and LOST if it ended without its holder's wish. A clean end is ReleaseLease.
 
     Where the model's record lists files only these are lent, and one whose size and time are those that it has only
     if its digest is that, too.
 
     Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
-    CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
-    wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of
+    CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED and VRAM_EXHAUSTED (after `max_wait`),
+    DEVICE_UNAVAILABLE, QUEUE_FULL (too many wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of
     `path_dir`, for DELIVERY_PATH; of `cache_dir`, where a far model must be copied first); FIELD_INVALID if
     the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
     lease: UNKNOWN_LEASE if it has ended, LEASE_REVOKED if an operator ended it, FORBIDDEN_TICKET if the secret
@@ -85,6 +86,22 @@ class LoaderServiceStub:
     the resident is dropped.
 
     Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong.
+    """
+    DemoteLease: _grpc.UnaryUnaryMultiCallable[_hold_pb2.DemoteLeaseRequest, _hold_pb2.DemoteLeaseResponse]
+    """Says that the holder of a lease has unmapped what the lease keeps on accelerators, by itself or since it was asked
+    to (DEMOTE_REQUESTED). The lease goes on and keeps its components in RAM; what is reserved for it on an accelerator
+    is given back. A lease that keeps nothing on accelerators stays as it is.
+
+    Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong;
+    RAM_EXHAUSTED where RAM has no room for a component that is no longer in it: the lease stays as it is.
+    """
+    PromoteLease: _grpc.UnaryUnaryMultiCallable[_hold_pb2.PromoteLeaseRequest, _hold_pb2.PromoteLeaseResponse]
+    """Brings the components of a demoted lease back to the accelerators that they were on, all or none, and gives a
+    new ticket for the descriptors: the allocations are other ones than before. A lease that is not demoted only gets
+    the ticket.
+
+    Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong;
+    VRAM_EXHAUSTED and RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL, DEVICE_UNAVAILABLE: it stays demoted.
     """
     RevokeLease: _grpc.UnaryUnaryMultiCallable[_leases_pb2.RevokeLeaseRequest, _leases_pb2.RevokeLeaseResponse]
     """Ends somebody else's lease, at once or after a grace: the operator's lever. With a grace its holder hears
@@ -122,24 +139,24 @@ class LoaderServiceStub:
     Undrain: _grpc.UnaryUnaryMultiCallable[_leases_pb2.UndrainRequest, _leases_pb2.UndrainResponse]
     """Lets the loader give leases again. Leases that were asked back end all the same."""
     LoadModel: _grpc.UnaryStreamMultiCallable[_load_pb2.LoadModelRequest, _load_pb2.LoadModelResponse]
-    """Brings components into RAM, or copies their files to the disk tier, without a lease. Streams progress while
+    """Brings components to their devices, or copies their files to the disk tier, without a lease. Streams progress while
     files are read to know what they are, the plan, progress of loading, and each component or file once it is
     resident; ends when all are.
 
     Errors: those of HoldModel.
     """
     PinModel: _grpc.UnaryUnaryMultiCallable[_pins_pb2.PinModelRequest, _pins_pb2.PinModelResponse]
-    """Pins components: once they are in RAM they stay, whatever else needs room, until UnpinModel, until their
-    model is removed, or until the loader is stopped. Loads nothing unless asked to. What the pins keep is the
-    component that the name stands for: if files change, the next request for it moves the pin. Pinning again
-    changes nothing.
+    """Pins components: once they are on their devices, RAM for "cpu", they stay there, whatever else needs room, until
+    UnpinModel, until their model is removed, or until the loader is stopped. Loads nothing unless asked to. What the
+    pins keep is the component that the name stands for: if files change, the next request for it moves the pin.
+    Pinning again changes nothing.
 
     Errors: those of HoldModel but for LEASES_EXHAUSTED and WRONG_HOST.
     """
     UnpinModel: _grpc.UnaryUnaryMultiCallable[_pins_pb2.UnpinModelRequest, _pins_pb2.UnpinModelResponse]
     """Takes pins back; what was pinned may be dropped from then on as any other. What is not pinned is no error."""
     EvictModel: _grpc.UnaryUnaryMultiCallable[_load_pb2.EvictModelRequest, _load_pb2.EvictModelResponse]
-    """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
+    """Drops a model's components, or one of them, from a tier. Shared components stay while another model's
     lease holds them, or its pin. Without a key it drops everything that nobody uses, and leaves the rest.
 
     Errors: MODEL_IN_USE (a lease holds one, or one is being loaded), MODEL_PINNED (one is pinned by this model's
@@ -178,7 +195,8 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
 
     Descriptors travel over a second socket, since gRPC cannot carry them. Connect to `socket_path` of a
     grant (UNIX, SOCK_STREAM) and send the 32 raw bytes of `ticket`. The answer is one byte: 0 with the
-    descriptors attached (SCM_RIGHTS), in the order of the manifests, each a read-only safetensors file;
+    descriptors attached (SCM_RIGHTS): first one for each manifest in their order, each a read-only safetensors file or
+    the beginning of one, then those of allocations on accelerators (ComponentManifest.device_descriptor_index);
     or 1 followed by the reason as text. Keep the connection open: it is a binding of the lease. Sandboxes that cannot
     be given descriptors ask for DELIVERY_PATH and open files in a folder that is mounted read-only.
 
@@ -191,15 +209,15 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     """Loads and locks one or several components, all or none, and holds them while the stream is open.
     When the client goes away, also by kill -9, the lease goes with it. Frames: QUEUED and PROGRESS
     while loading (the first within 200 ms, then at least four a second), GRANTED once, then
-    keep-alive frames, REVOKE_REQUESTED when somebody asks for the lease back, and LOST if it ended without its
-    holder's wish. A clean end is ReleaseLease.
+    keep-alive frames, REVOKE_REQUESTED when somebody asks for the lease back, DEMOTE_REQUESTED when somebody waits for
+    an accelerator's memory that it keeps, and LOST if it ended without its holder's wish. A clean end is ReleaseLease.
 
     Where the model's record lists files only these are lent, and one whose size and time are those that it has only
     if its digest is that, too.
 
     Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
-    CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
-    wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of
+    CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED and VRAM_EXHAUSTED (after `max_wait`),
+    DEVICE_UNAVAILABLE, QUEUE_FULL (too many wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of
     `path_dir`, for DELIVERY_PATH; of `cache_dir`, where a far model must be copied first); FIELD_INVALID if
     the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
     lease: UNKNOWN_LEASE if it has ended, LEASE_REVOKED if an operator ended it, FORBIDDEN_TICKET if the secret
@@ -222,6 +240,22 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     the resident is dropped.
 
     Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong.
+    """
+    DemoteLease: _aio.UnaryUnaryMultiCallable[_hold_pb2.DemoteLeaseRequest, _hold_pb2.DemoteLeaseResponse]  # type: ignore[assignment]
+    """Says that the holder of a lease has unmapped what the lease keeps on accelerators, by itself or since it was asked
+    to (DEMOTE_REQUESTED). The lease goes on and keeps its components in RAM; what is reserved for it on an accelerator
+    is given back. A lease that keeps nothing on accelerators stays as it is.
+
+    Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong;
+    RAM_EXHAUSTED where RAM has no room for a component that is no longer in it: the lease stays as it is.
+    """
+    PromoteLease: _aio.UnaryUnaryMultiCallable[_hold_pb2.PromoteLeaseRequest, _hold_pb2.PromoteLeaseResponse]  # type: ignore[assignment]
+    """Brings the components of a demoted lease back to the accelerators that they were on, all or none, and gives a
+    new ticket for the descriptors: the allocations are other ones than before. A lease that is not demoted only gets
+    the ticket.
+
+    Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong;
+    VRAM_EXHAUSTED and RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL, DEVICE_UNAVAILABLE: it stays demoted.
     """
     RevokeLease: _aio.UnaryUnaryMultiCallable[_leases_pb2.RevokeLeaseRequest, _leases_pb2.RevokeLeaseResponse]  # type: ignore[assignment]
     """Ends somebody else's lease, at once or after a grace: the operator's lever. With a grace its holder hears
@@ -259,24 +293,24 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     Undrain: _aio.UnaryUnaryMultiCallable[_leases_pb2.UndrainRequest, _leases_pb2.UndrainResponse]  # type: ignore[assignment]
     """Lets the loader give leases again. Leases that were asked back end all the same."""
     LoadModel: _aio.UnaryStreamMultiCallable[_load_pb2.LoadModelRequest, _load_pb2.LoadModelResponse]  # type: ignore[assignment]
-    """Brings components into RAM, or copies their files to the disk tier, without a lease. Streams progress while
+    """Brings components to their devices, or copies their files to the disk tier, without a lease. Streams progress while
     files are read to know what they are, the plan, progress of loading, and each component or file once it is
     resident; ends when all are.
 
     Errors: those of HoldModel.
     """
     PinModel: _aio.UnaryUnaryMultiCallable[_pins_pb2.PinModelRequest, _pins_pb2.PinModelResponse]  # type: ignore[assignment]
-    """Pins components: once they are in RAM they stay, whatever else needs room, until UnpinModel, until their
-    model is removed, or until the loader is stopped. Loads nothing unless asked to. What the pins keep is the
-    component that the name stands for: if files change, the next request for it moves the pin. Pinning again
-    changes nothing.
+    """Pins components: once they are on their devices, RAM for "cpu", they stay there, whatever else needs room, until
+    UnpinModel, until their model is removed, or until the loader is stopped. Loads nothing unless asked to. What the
+    pins keep is the component that the name stands for: if files change, the next request for it moves the pin.
+    Pinning again changes nothing.
 
     Errors: those of HoldModel but for LEASES_EXHAUSTED and WRONG_HOST.
     """
     UnpinModel: _aio.UnaryUnaryMultiCallable[_pins_pb2.UnpinModelRequest, _pins_pb2.UnpinModelResponse]  # type: ignore[assignment]
     """Takes pins back; what was pinned may be dropped from then on as any other. What is not pinned is no error."""
     EvictModel: _aio.UnaryUnaryMultiCallable[_load_pb2.EvictModelRequest, _load_pb2.EvictModelResponse]  # type: ignore[assignment]
-    """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
+    """Drops a model's components, or one of them, from a tier. Shared components stay while another model's
     lease holds them, or its pin. Without a key it drops everything that nobody uses, and leaves the rest.
 
     Errors: MODEL_IN_USE (a lease holds one, or one is being loaded), MODEL_PINNED (one is pinned by this model's
@@ -314,7 +348,8 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Descriptors travel over a second socket, since gRPC cannot carry them. Connect to `socket_path` of a
     grant (UNIX, SOCK_STREAM) and send the 32 raw bytes of `ticket`. The answer is one byte: 0 with the
-    descriptors attached (SCM_RIGHTS), in the order of the manifests, each a read-only safetensors file;
+    descriptors attached (SCM_RIGHTS): first one for each manifest in their order, each a read-only safetensors file or
+    the beginning of one, then those of allocations on accelerators (ComponentManifest.device_descriptor_index);
     or 1 followed by the reason as text. Keep the connection open: it is a binding of the lease. Sandboxes that cannot
     be given descriptors ask for DELIVERY_PATH and open files in a folder that is mounted read-only.
 
@@ -331,15 +366,15 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Loads and locks one or several components, all or none, and holds them while the stream is open.
         When the client goes away, also by kill -9, the lease goes with it. Frames: QUEUED and PROGRESS
         while loading (the first within 200 ms, then at least four a second), GRANTED once, then
-        keep-alive frames, REVOKE_REQUESTED when somebody asks for the lease back, and LOST if it ended without its
-        holder's wish. A clean end is ReleaseLease.
+        keep-alive frames, REVOKE_REQUESTED when somebody asks for the lease back, DEMOTE_REQUESTED when somebody waits for
+        an accelerator's memory that it keeps, and LOST if it ended without its holder's wish. A clean end is ReleaseLease.
 
         Where the model's record lists files only these are lent, and one whose size and time are those that it has only
         if its digest is that, too.
 
         Errors: UNKNOWN_MODEL, SUBMODEL_REQUIRED, UNKNOWN_SUBMODEL, MODEL_NOT_FOUND_ON_DISK, INVALID_MODEL, UNSAFE_FORMAT,
-        CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL (too many
-        wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of
+        CHECKSUM_MISMATCH, FORBIDDEN_PATH, ROOT_MISMATCH, RAM_EXHAUSTED and VRAM_EXHAUSTED (after `max_wait`),
+        DEVICE_UNAVAILABLE, QUEUE_FULL (too many wait), LEASES_EXHAUSTED, WRONG_HOST, UPSTREAM_UNAVAILABLE (RecordService does not answer), DISK_FULL (of
         `path_dir`, for DELIVERY_PATH; of `cache_dir`, where a far model must be copied first); FIELD_INVALID if
         the manifests would not fit into an answer: ask for fewer components, or with DELIVERY_NONE. Taking up a
         lease: UNKNOWN_LEASE if it has ended, LEASE_REVOKED if an operator ended it, FORBIDDEN_TICKET if the secret
@@ -380,6 +415,34 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         the resident is dropped.
 
         Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong.
+        """
+
+    @_abc_1.abstractmethod
+    def DemoteLease(
+        self,
+        request: _hold_pb2.DemoteLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_hold_pb2.DemoteLeaseResponse, _abc.Awaitable[_hold_pb2.DemoteLeaseResponse]]:
+        """Says that the holder of a lease has unmapped what the lease keeps on accelerators, by itself or since it was asked
+        to (DEMOTE_REQUESTED). The lease goes on and keeps its components in RAM; what is reserved for it on an accelerator
+        is given back. A lease that keeps nothing on accelerators stays as it is.
+
+        Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong;
+        RAM_EXHAUSTED where RAM has no room for a component that is no longer in it: the lease stays as it is.
+        """
+
+    @_abc_1.abstractmethod
+    def PromoteLease(
+        self,
+        request: _hold_pb2.PromoteLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_hold_pb2.PromoteLeaseResponse, _abc.Awaitable[_hold_pb2.PromoteLeaseResponse]]:
+        """Brings the components of a demoted lease back to the accelerators that they were on, all or none, and gives a
+        new ticket for the descriptors: the allocations are other ones than before. A lease that is not demoted only gets
+        the ticket.
+
+        Errors: UNKNOWN_LEASE; LEASE_REVOKED if an operator ended it; FORBIDDEN_TICKET if the secret is wrong;
+        VRAM_EXHAUSTED and RAM_EXHAUSTED (after `max_wait`), QUEUE_FULL, DEVICE_UNAVAILABLE: it stays demoted.
         """
 
     @_abc_1.abstractmethod
@@ -459,7 +522,7 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _load_pb2.LoadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_load_pb2.LoadModelResponse], _abc.AsyncIterator[_load_pb2.LoadModelResponse]]:
-        """Brings components into RAM, or copies their files to the disk tier, without a lease. Streams progress while
+        """Brings components to their devices, or copies their files to the disk tier, without a lease. Streams progress while
         files are read to know what they are, the plan, progress of loading, and each component or file once it is
         resident; ends when all are.
 
@@ -472,10 +535,10 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pins_pb2.PinModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pins_pb2.PinModelResponse, _abc.Awaitable[_pins_pb2.PinModelResponse]]:
-        """Pins components: once they are in RAM they stay, whatever else needs room, until UnpinModel, until their
-        model is removed, or until the loader is stopped. Loads nothing unless asked to. What the pins keep is the
-        component that the name stands for: if files change, the next request for it moves the pin. Pinning again
-        changes nothing.
+        """Pins components: once they are on their devices, RAM for "cpu", they stay there, whatever else needs room, until
+        UnpinModel, until their model is removed, or until the loader is stopped. Loads nothing unless asked to. What the
+        pins keep is the component that the name stands for: if files change, the next request for it moves the pin.
+        Pinning again changes nothing.
 
         Errors: those of HoldModel but for LEASES_EXHAUSTED and WRONG_HOST.
         """
@@ -494,7 +557,7 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _load_pb2.EvictModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_load_pb2.EvictModelResponse, _abc.Awaitable[_load_pb2.EvictModelResponse]]:
-        """Drops a model's components, or one of them, from RAM. Shared components stay while another model's
+        """Drops a model's components, or one of them, from a tier. Shared components stay while another model's
         lease holds them, or its pin. Without a key it drops everything that nobody uses, and leaves the rest.
 
         Errors: MODEL_IN_USE (a lease holds one, or one is being loaded), MODEL_PINNED (one is pinned by this model's

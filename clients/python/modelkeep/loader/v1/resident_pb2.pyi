@@ -52,6 +52,7 @@ class ResidentState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RESIDENT_STATE_RESIDENT: _ClassVar[ResidentState]
     RESIDENT_STATE_EVICTING: _ClassVar[ResidentState]
     RESIDENT_STATE_FAILED: _ClassVar[ResidentState]
+    RESIDENT_STATE_PROMOTING: _ClassVar[ResidentState]
 
 class ManifestKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -73,6 +74,8 @@ class LeaseChange(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LEASE_CHANGE_REVOKE_REQUESTED: _ClassVar[LeaseChange]
     LEASE_CHANGE_ENDED: _ClassVar[LeaseChange]
     LEASE_CHANGE_READOPTED: _ClassVar[LeaseChange]
+    LEASE_CHANGE_DEMOTED: _ClassVar[LeaseChange]
+    LEASE_CHANGE_PROMOTED: _ClassVar[LeaseChange]
 
 class LeaseEnd(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -83,6 +86,7 @@ class LeaseEnd(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LEASE_END_HOLDER_DIED: _ClassVar[LeaseEnd]
     LEASE_END_REVOKED: _ClassVar[LeaseEnd]
     LEASE_END_DRAINED: _ClassVar[LeaseEnd]
+    LEASE_END_DEVICE_LOST: _ClassVar[LeaseEnd]
 
 class LeaseState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -116,6 +120,7 @@ RESIDENT_STATE_CONVERTING: ResidentState
 RESIDENT_STATE_RESIDENT: ResidentState
 RESIDENT_STATE_EVICTING: ResidentState
 RESIDENT_STATE_FAILED: ResidentState
+RESIDENT_STATE_PROMOTING: ResidentState
 MANIFEST_KIND_UNSPECIFIED: ManifestKind
 MANIFEST_KIND_MODULE: ManifestKind
 MANIFEST_KIND_STATE_DICT: ManifestKind
@@ -131,6 +136,8 @@ LEASE_CHANGE_TAKEN_UP: LeaseChange
 LEASE_CHANGE_REVOKE_REQUESTED: LeaseChange
 LEASE_CHANGE_ENDED: LeaseChange
 LEASE_CHANGE_READOPTED: LeaseChange
+LEASE_CHANGE_DEMOTED: LeaseChange
+LEASE_CHANGE_PROMOTED: LeaseChange
 LEASE_END_UNSPECIFIED: LeaseEnd
 LEASE_END_RELEASED: LeaseEnd
 LEASE_END_EXPIRED: LeaseEnd
@@ -138,6 +145,7 @@ LEASE_END_DETACHED: LeaseEnd
 LEASE_END_HOLDER_DIED: LeaseEnd
 LEASE_END_REVOKED: LeaseEnd
 LEASE_END_DRAINED: LeaseEnd
+LEASE_END_DEVICE_LOST: LeaseEnd
 LEASE_STATE_UNSPECIFIED: LeaseState
 LEASE_STATE_ACTIVE: LeaseState
 LEASE_STATE_DETACHED: LeaseState
@@ -145,18 +153,20 @@ LEASE_STATE_ENDED: LeaseState
 LEASE_STATE_REVOKING: LeaseState
 
 class ComponentRef(_message.Message):
-    __slots__ = ("key", "submodel", "precision", "weights", "memory_format")
+    __slots__ = ("key", "submodel", "precision", "weights", "memory_format", "device")
     KEY_FIELD_NUMBER: _ClassVar[int]
     SUBMODEL_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
     key: str
     submodel: _taxonomy_pb2.SubModelType
     precision: Precision
     weights: WeightForm
     memory_format: MemoryFormat
-    def __init__(self, key: _Optional[str] = ..., submodel: _Optional[_Union[_taxonomy_pb2.SubModelType, str]] = ..., precision: _Optional[_Union[Precision, str]] = ..., weights: _Optional[_Union[WeightForm, str]] = ..., memory_format: _Optional[_Union[MemoryFormat, str]] = ...) -> None: ...
+    device: str
+    def __init__(self, key: _Optional[str] = ..., submodel: _Optional[_Union[_taxonomy_pb2.SubModelType, str]] = ..., precision: _Optional[_Union[Precision, str]] = ..., weights: _Optional[_Union[WeightForm, str]] = ..., memory_format: _Optional[_Union[MemoryFormat, str]] = ..., device: _Optional[str] = ...) -> None: ...
 
 class Resident(_message.Message):
     __slots__ = ("id", "content_addressed", "components", "class_name", "library", "precision", "device", "tier", "state", "size_bytes", "tensor_count", "lease_ids", "load_seconds", "load_time", "last_use_time", "progress", "error", "revision", "lease_count", "display_name", "model_removed", "pinned", "keep_until_time", "memory_format", "weights")
@@ -260,7 +270,7 @@ class TensorAlias(_message.Message):
     def __init__(self, name: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
 
 class ComponentManifest(_message.Message):
-    __slots__ = ("component", "resident_id", "class_name", "library", "config_json", "precision", "device", "file_size_bytes", "tensors", "aliases", "descriptor_index", "location", "hash", "name", "base", "type", "kind", "object_paths", "quantisation", "quantised_tensors")
+    __slots__ = ("component", "resident_id", "class_name", "library", "config_json", "precision", "device", "file_size_bytes", "tensors", "aliases", "descriptor_index", "location", "hash", "name", "base", "type", "kind", "object_paths", "quantisation", "quantised_tensors", "device_descriptor_index", "device_bytes", "device_uuid")
     COMPONENT_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_ID_FIELD_NUMBER: _ClassVar[int]
     CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -281,6 +291,9 @@ class ComponentManifest(_message.Message):
     OBJECT_PATHS_FIELD_NUMBER: _ClassVar[int]
     QUANTISATION_FIELD_NUMBER: _ClassVar[int]
     QUANTISED_TENSORS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_DESCRIPTOR_INDEX_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_UUID_FIELD_NUMBER: _ClassVar[int]
     component: ComponentRef
     resident_id: str
     class_name: str
@@ -301,7 +314,10 @@ class ComponentManifest(_message.Message):
     object_paths: _containers.RepeatedScalarFieldContainer[str]
     quantisation: str
     quantised_tensors: _containers.RepeatedCompositeFieldContainer[QuantisedTensor]
-    def __init__(self, component: _Optional[_Union[ComponentRef, _Mapping]] = ..., resident_id: _Optional[str] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., config_json: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., file_size_bytes: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., aliases: _Optional[_Iterable[_Union[TensorAlias, _Mapping]]] = ..., descriptor_index: _Optional[int] = ..., location: _Optional[str] = ..., hash: _Optional[str] = ..., name: _Optional[str] = ..., base: _Optional[str] = ..., type: _Optional[_Union[_taxonomy_pb2.ModelType, str]] = ..., kind: _Optional[_Union[ManifestKind, str]] = ..., object_paths: _Optional[_Iterable[str]] = ..., quantisation: _Optional[str] = ..., quantised_tensors: _Optional[_Iterable[_Union[QuantisedTensor, _Mapping]]] = ...) -> None: ...
+    device_descriptor_index: int
+    device_bytes: int
+    device_uuid: str
+    def __init__(self, component: _Optional[_Union[ComponentRef, _Mapping]] = ..., resident_id: _Optional[str] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., config_json: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., file_size_bytes: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., aliases: _Optional[_Iterable[_Union[TensorAlias, _Mapping]]] = ..., descriptor_index: _Optional[int] = ..., location: _Optional[str] = ..., hash: _Optional[str] = ..., name: _Optional[str] = ..., base: _Optional[str] = ..., type: _Optional[_Union[_taxonomy_pb2.ModelType, str]] = ..., kind: _Optional[_Union[ManifestKind, str]] = ..., object_paths: _Optional[_Iterable[str]] = ..., quantisation: _Optional[str] = ..., quantised_tensors: _Optional[_Iterable[_Union[QuantisedTensor, _Mapping]]] = ..., device_descriptor_index: _Optional[int] = ..., device_bytes: _Optional[int] = ..., device_uuid: _Optional[str] = ...) -> None: ...
 
 class Holder(_message.Message):
     __slots__ = ("pid", "uid", "label", "principal")
@@ -316,7 +332,7 @@ class Holder(_message.Message):
     def __init__(self, pid: _Optional[int] = ..., uid: _Optional[int] = ..., label: _Optional[str] = ..., principal: _Optional[str] = ...) -> None: ...
 
 class Lease(_message.Message):
-    __slots__ = ("id", "state", "components", "resident_ids", "holder", "create_time", "expire_time", "stream_bound", "descriptor_connections", "size_bytes", "end", "end_message", "display_names", "activation_bytes", "labels", "revoke_deadline_time", "last_change", "last_change_time", "revision")
+    __slots__ = ("id", "state", "components", "resident_ids", "holder", "create_time", "expire_time", "stream_bound", "descriptor_connections", "size_bytes", "end", "end_message", "display_names", "activation_bytes", "labels", "revoke_deadline_time", "last_change", "last_change_time", "revision", "vram_bytes", "demoted")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -343,6 +359,8 @@ class Lease(_message.Message):
     LAST_CHANGE_FIELD_NUMBER: _ClassVar[int]
     LAST_CHANGE_TIME_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    VRAM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DEMOTED_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: LeaseState
     components: _containers.RepeatedCompositeFieldContainer[ComponentRef]
@@ -362,7 +380,9 @@ class Lease(_message.Message):
     last_change: LeaseChange
     last_change_time: _timestamp_pb2.Timestamp
     revision: int
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[LeaseState, str]] = ..., components: _Optional[_Iterable[_Union[ComponentRef, _Mapping]]] = ..., resident_ids: _Optional[_Iterable[str]] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stream_bound: _Optional[bool] = ..., descriptor_connections: _Optional[int] = ..., size_bytes: _Optional[int] = ..., end: _Optional[_Union[LeaseEnd, str]] = ..., end_message: _Optional[str] = ..., display_names: _Optional[_Iterable[str]] = ..., activation_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., revoke_deadline_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_change: _Optional[_Union[LeaseChange, str]] = ..., last_change_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
+    vram_bytes: int
+    demoted: bool
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[LeaseState, str]] = ..., components: _Optional[_Iterable[_Union[ComponentRef, _Mapping]]] = ..., resident_ids: _Optional[_Iterable[str]] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stream_bound: _Optional[bool] = ..., descriptor_connections: _Optional[int] = ..., size_bytes: _Optional[int] = ..., end: _Optional[_Union[LeaseEnd, str]] = ..., end_message: _Optional[str] = ..., display_names: _Optional[_Iterable[str]] = ..., activation_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., revoke_deadline_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_change: _Optional[_Union[LeaseChange, str]] = ..., last_change_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ..., vram_bytes: _Optional[int] = ..., demoted: _Optional[bool] = ...) -> None: ...
 
 class TierCapacity(_message.Message):
     __slots__ = ("tier", "device", "budget_bytes", "used_bytes", "leased_bytes", "zombie_bytes", "resident_count", "reserved_bytes", "high_watermark_bytes", "hit_count", "miss_count", "eviction_count", "pinned_bytes")
