@@ -105,18 +105,6 @@ def test_a_terminal_is_told_what_would_come_along_and_asked(suite: Suite, root: 
     assert (unasked.code, "[y/N]" in unasked.plain) == (0, False)
 
 
-def test_ctrl_c_says_how_to_go_on(suite: Suite, root: InvokeAI) -> None:
-    root.insert(*(root.config(number) for number in range(40_000, 43_000)))
-    environment = {"MODELKEEP_DATA_DIR": str(suite.data_dir)}
-    left = session(
-        ["import-invokeai", str(root.path), "-y"], env=environment, answers={"Importing: ": "\x03"}
-    )
-    assert left.code == 130
-    assert f"Go on: modelkeep import-invokeai '{root.path}'" in left.plain
-    done = run_json(suite, "import-invokeai", str(root.path))["counts"]
-    assert done["unchanged"] + done["new"] == 3000
-
-
 def test_folders_that_may_not_be_read_are_named_with_what_allows_them(tmp_path: Path) -> None:
     root = InvokeAI(tmp_path / "allowed" / "invokeai")
     (tmp_path / "else where").mkdir()
@@ -160,3 +148,16 @@ def test_a_model_that_somebody_else_serves_is_no_orphan_and_not_missing(suite: S
     with Client(data_dir=suite.data_dir) as client:
         assert f"{61:032x}" not in client.model_install.check_models()
     assert "served" in run(suite, "rm", "served", "-y").stdout
+
+
+# The last: what comes after it would be looked through, all of it, by each `sync`.
+def test_ctrl_c_says_how_to_go_on(suite: Suite, root: InvokeAI) -> None:
+    root.insert(*(root.config(number) for number in range(40_000, 43_000)))
+    environment = {"MODELKEEP_DATA_DIR": str(suite.data_dir)}
+    left = session(
+        ["import-invokeai", str(root.path), "-y"], env=environment, answers={"Importing: ": "\x03"}
+    )
+    assert left.code == 130
+    assert f"Go on: modelkeep import-invokeai '{root.path}'" in left.plain
+    done = run_json(suite, "import-invokeai", str(root.path))["counts"]
+    assert done["unchanged"] + done["new"] == 3000
