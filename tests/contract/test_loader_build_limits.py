@@ -39,6 +39,7 @@ async def loader(folder: Path) -> AsyncIterator[Lender]:
         yield both
 
 
+@pytest.mark.long  # a helper that starts imports for seconds; one that takes too much memory ends alike
 async def test_a_build_that_hangs_is_ended_and_told_and_the_next_one_goes_on(
     loader: Lender, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,33 @@ FLOAT32_ONLY = {"AutoencoderTiny"}
 BY_ADDRESS = {"I2VGenXLUNet", "UNet3DConditionModel"}
 
 
+#: One of each kind, each in one precision. The others go the same way, and run with the long tests.
+ONE_OF_A_KIND = {
+    ("AutoencoderKL", "bfloat16"),
+    ("AutoencoderTiny", "float32"),
+    ("AutoencoderKLWan", "bfloat16"),  # over time
+    ("UNet2DConditionModel", "float32"),
+    ("UNet3DConditionModel", "float32"),
+    ("ControlNetModel", "bfloat16"),
+    ("FluxTransformer2DModel", "bfloat16"),
+    ("WanTransformer3DModel", "float32"),
+    ("ReduxImageEncoder", "float32"),  # of a pipeline's own folder
+    ("StableDiffusionSafetyChecker", "bfloat16"),
+    ("CLIPTextModel", "float32"),
+    ("CLIPVisionModelWithProjection", "bfloat16"),
+    ("T5EncoderModel", "bfloat16"),  # tied, and with parts that stay in float32
+    ("LlamaForCausalLM", "float32"),  # with buffers that no file has
+    ("Qwen2_5_VLForConditionalGeneration", "bfloat16"),
+}
+
+
+def cases() -> Iterator[Any]:
+    for library, name in sorted(MADE):
+        for precision in ("float32", "bfloat16"):
+            marks = () if (name, precision) in ONE_OF_A_KIND else pytest.mark.long
+            yield pytest.param(library, name, precision, marks=marks)
+
+
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def loader(folder: Path) -> AsyncIterator[Lender]:
     models = folder / "imports"
@@ -44,6 +71,7 @@ async def test_every_class_that_can_be_lent_has_a_tiny_model() -> None:
     assert ALLOWED.keys() == {(library, name) for library, names in NAMES.items() for name in names.split()}
 
 
+@pytest.mark.long  # both libraries are imported, every class of theirs
 @pytest.mark.timeout(120)
 async def test_what_is_told_of_the_classes_is_what_the_libraries_say() -> None:
     program = Path(__file__).parents[2] / "scripts" / "classes.py"
@@ -131,8 +159,7 @@ def ran(module: Any, make: Any, precision: str) -> list[Any]:
         return results(module(**inputs))
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("library", "name"), sorted(MADE), ids=lambda value: value)
+@pytest.mark.parametrize(("library", "name", "precision"), cases())
 async def test_a_lent_model_is_what_from_pretrained_makes(
     loader: Lender, library: str, name: str, precision: str
 ) -> None:

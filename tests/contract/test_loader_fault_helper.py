@@ -161,6 +161,7 @@ async def test_a_build_that_was_cooled_down_succeeds_once_that_is_over(
     raise AssertionError("it is cooled down for ever")
 
 
+@pytest.mark.long  # a helper that starts imports for seconds, and here two do
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 async def test_a_temporary_folder_that_fills_up_is_told_as_a_full_disk(
     loader: Lender, monkeypatch: pytest.MonkeyPatch

@@ -415,6 +415,7 @@ def test_a_change_that_loses_settings_is_told_and_wants_a_yes(suite: Suite, fold
     run(suite, "rm", "e")
 
 
+@pytest.mark.long  # the loader's helper imports torch
 @pytest.mark.timeout(90)
 def test_a_model_that_a_lease_holds_is_removed_by_force_alone(suite: Suite, folder: Path) -> None:
     tinymodels.save_vae_file(folder / "held.safetensors")

@@ -49,6 +49,7 @@ def share_told_by_the_radius(image: Image.Image) -> float:
     return float(means[ring].var() / grey.var())
 
 
+@pytest.mark.long  # four processes import torch, and a pipeline is built
 @pytest.mark.timeout(240)
 def test_the_demo_shows_all_it_says_and_leaves_nothing_but_the_picture(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -62,6 +62,7 @@ def modelkeep(*arguments: str, cwd: Path, env: Mapping[str, str], code: int = 0)
     return done.stdout
 
 
+@pytest.mark.long  # the loader of a whole suite imports torch in its helper
 def test_a_suite_started_among_traps_installs_and_loads_without_running_one(
     traps: Path, data_dir: Path
 ) -> None:

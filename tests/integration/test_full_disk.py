@@ -46,6 +46,7 @@ def said(data_dir: Path) -> str:
     return "".join(path.read_text(errors="replace") for path in (data_dir / "logs").iterdir())
 
 
+@pytest.mark.long  # another whole suite
 def test_on_a_full_disk_records_can_be_removed_and_none_added(disk: Path) -> None:
     with service_suite(disk / "data") as suite, Client(data_dir=suite.data_dir) as client:
         keys = [add(client, number) for number in range(20)]
@@ -71,6 +72,7 @@ def test_on_a_full_disk_records_can_be_removed_and_none_added(disk: Path) -> Non
     assert "Traceback" not in said(disk / "data")
 
 
+@pytest.mark.long  # another whole suite
 def test_a_suite_starts_and_stops_on_a_full_disk(disk: Path) -> None:
     with service_suite(disk / "data"):
         pass

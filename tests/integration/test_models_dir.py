@@ -69,6 +69,7 @@ def test_every_service_and_the_suites_description_tell_the_same_folder(data: Pat
     assert len(ids) == 1
 
 
+@pytest.mark.long  # a worker and the loader's helper import torch
 @pytest.mark.parametrize("source", ["path", "url"])
 async def test_a_model_is_installed_lent_and_deleted_there(
     data: Path, folder: Path, web: HttpServer, source: str

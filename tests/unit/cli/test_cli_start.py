@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from typer.main import get_command
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from modelkeep.cli import _complete, _jobs, _places
 from modelkeep.cli._options import chosen, forget
@@ -64,9 +65,15 @@ def verbs() -> list[list[str]]:
     return found
 
 
+@functools.cache
+def asked_for_help(*verb: str) -> Result:
+    """What a command says of itself; it takes a tenth of a second, and several tests read it."""
+    return CliRunner().invoke(app, [*verb, "--help"])
+
+
 @pytest.mark.parametrize("verb", verbs(), ids=" ".join)
 def test_every_verb_has_examples_and_says_which_suite_it_talks_to(verb: list[str]) -> None:
-    result = CliRunner().invoke(app, [*verb, "--help"])
+    result = asked_for_help(*verb)
     assert result.exit_code == 0
     assert f"modelkeep {' '.join(verb)}" in result.stdout.partition("Examples:")[2]
     for option in PLACE:
@@ -75,7 +82,7 @@ def test_every_verb_has_examples_and_says_which_suite_it_talks_to(verb: list[str
 
 @pytest.mark.parametrize("verb", verbs(), ids=" ".join)
 def test_every_answer_that_is_a_list_can_be_watched_filtered_and_written_otherwise(verb: list[str]) -> None:
-    text = CliRunner().invoke(app, [*verb, "--help"]).stdout
+    text = asked_for_help(*verb).stdout
     if "--quiet" in text:
         for option in (
             "--output",
@@ -98,7 +105,7 @@ def test_the_help_of_a_list_tells_what_it_is_filtered_and_sorted_by() -> None:
         ["cache", "residents"],
         ["cache", "leases"],
     ):
-        text = " ".join(CliRunner().invoke(app, [*verb, "--help"]).stdout.split())
+        text = " ".join(asked_for_help(*verb).stdout.split())
         assert re.search(r"Filters: \w+, .*state.*\. Columns: \w+, .*\.", text), verb
 
 

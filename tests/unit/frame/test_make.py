@@ -104,6 +104,7 @@ def test_where_uv_cannot_be_had_setup_goes_on_with_pip_and_is_done_once(project:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.long  # makes several environments
 def test_setup_tells_sizes_first_remembers_torch_and_goes_on_where_a_build_cannot_be_had(
     project: Path,
 ) -> None:

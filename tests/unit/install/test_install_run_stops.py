@@ -13,7 +13,13 @@ from modelkeep_install.domain.ports import DownloadState
 from support.faketime import now, run
 from support.installrun import Bench
 
-KINDS = ["in place", "copy", "move", "url", "hub"]
+#: A move is stopped as a copy is, and a hub's files come as those of an address.
+KINDS = [
+    "in place",
+    "copy",
+    "url",
+    *(pytest.param(kind, marks=pytest.mark.long) for kind in ("move", "hub")),
+]
 STOPS = ["drain", "kill before", "kill after"]
 
 
