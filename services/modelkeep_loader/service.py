@@ -181,7 +181,7 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         self, request: pins_pb2.UnpinModelRequest, context: Any
     ) -> pins_pb2.UnpinModelResponse:
         """See the .proto."""
-        return pins.unpin_response(self._lending.unpin(requests.to_refs(request.components)))
+        return pins.unpin_response(self._lending.unpin(requests.to_pinned_refs(request.components)))
 
     async def EvictModel(
         self, request: load_pb2.EvictModelRequest, context: Any

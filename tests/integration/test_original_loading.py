@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from modelkeep.client import MODEL_EVENT, Client
 from modelkeep.exceptions import (
+    FieldInvalidException,
     InvalidModelException,
     ModelNotFoundException,
     SubmodelRequiredException,
     UnknownModelException,
 )
+from modelkeep.loader.v1 import resident_pb2
 from modelkeep.supervisor import Suite
 from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
 from support import modelshapes
@@ -101,6 +104,41 @@ def test_components_are_brought_into_memory_by_one_name_or_by_several(client: Cl
     by_names = client.model_loader.load(key, ["unet", SubModelType.VAE])
     assert [resident.class_name for resident in by_name] == ["UNet2DConditionModel"]
     assert [resident.class_name for resident in by_names] == ["UNet2DConditionModel", "AutoencoderKL"]
+
+
+def test_a_model_is_kept_and_memory_reserved_as_whoever_gets_it_says(client: Client, key: str) -> None:
+    loader = client.model_loader
+    with pytest.raises(FieldInvalidException, match="keep_alive"):
+        loader.get_model(key, "vae", keep_alive=float("nan"))
+    with pytest.raises(FieldInvalidException, match="activation_bytes"):
+        loader.get_model(key, "vae", activation_bytes=cast("int", 0.5))
+    with loader.get_model(key, "vae", keep_alive=3600, activation_bytes=12_345):
+        assert [lease.activation_bytes for lease in loader.leases()] == [12_345]
+    (vae,) = [one for one in loader.residents(key) if one.class_name == "AutoencoderKL"]
+    assert vae.keep_until_time.seconds > time.time() + 3000
+    with loader.get_model(key, "vae", keep_alive=0):
+        assert [lease.activation_bytes for lease in loader.leases()] == [0]
+    # It goes as soon as this process maps it no more.
+    assert all(
+        one.keep_until_time.seconds <= time.time()
+        for one in loader.residents(key)
+        if one.class_name == "AutoencoderKL"
+    )
+
+
+def test_estimates_and_pins_are_of_the_form_that_is_named(client: Client, key: str) -> None:
+    loader = client.model_loader
+    (whole,) = loader.estimate(key, "unet").components
+    (float8,) = loader.estimate(key, "unet", weights="float8").components
+    assert float8.size_bytes < whole.size_bytes
+    (last,) = loader.estimate(key, "unet", memory_format="channels_last").components
+    assert last.component.memory_format == resident_pb2.MEMORY_FORMAT_CHANNELS_LAST
+    loader.pin(key, "unet", weights="float8")
+    loader.pin(key, "unet", memory_format="channels_last")
+    assert loader.unpin(key, "unet", weights="stored") == []
+    assert len(loader.unpin(key, "unet", memory_format="channels_last")) == 1
+    (left,) = loader.unpin(key, "unet")
+    assert left.weights == resident_pb2.WEIGHT_FORM_FLOAT8
 
 
 def test_events_of_loading_carry_the_payload(

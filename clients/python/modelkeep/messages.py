@@ -65,6 +65,17 @@ def duration(seconds: float, field: str) -> Duration:
     return Duration(seconds=millis // 1000, nanos=millis % 1000 * 1_000_000)
 
 
+def time_kept(seconds: float | None) -> Duration | None:
+    """How long something is kept, as ``keep_alive`` says it: all that is negative means for ever.
+
+    Raises:
+        FieldInvalidException: It is no number, or beyond 10,000 years.
+    """
+    if seconds is None:
+        return None
+    return Duration(seconds=-1) if seconds < 0 else duration(seconds, "keep_alive")
+
+
 def wire(enum: type[E], value: str, field: str) -> str:
     """The name on the wire of an enum's member, or of its text.
 
@@ -74,11 +85,13 @@ def wire(enum: type[E], value: str, field: str) -> str:
     try:
         return wire_name(enum(value))
     except ValueError:
-        known = ", ".join(member.value for member in enum)
-        raise FieldInvalidException(
-            f"{value!r} is no {enum.__name__}",
-            violations=[FieldViolation(field, f"{value!r} is not one of {known}")],
-        ) from None
+        raise none_of(field, value, [member.value for member in enum]) from None
+
+
+def none_of(field: str, said: str, known: Iterable[str]) -> FieldInvalidException:
+    """What is said of a word that a field cannot have; of a long list the word stands before it."""
+    problem = f"is {said!r} and must be one of {', '.join(known)}"
+    return FieldInvalidException("", violations=[FieldViolation(field, problem)])
 
 
 def wires(enum: type[E], values: Iterable[str], field: str) -> list[str]:

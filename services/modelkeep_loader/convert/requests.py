@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 
 from google.protobuf.duration_pb2 import Duration
@@ -75,6 +76,19 @@ def to_refs(components: Iterable[resident_pb2.ComponentRef]) -> list[ComponentRe
             "A component is named twice.", violations=[FieldViolation("components", "must differ")]
         )
     return refs
+
+
+def to_pinned_refs(components: Iterable[resident_pb2.ComponentRef]) -> list[ComponentRef]:
+    """What a request takes pins off: without a memory format, in whichever.
+
+    Raises:
+        FieldInvalidException: It names a component twice.
+    """
+    named = list(components)
+    return [
+        ref if one.memory_format else replace(ref, memory_format="")
+        for ref, one in zip(to_refs(named), named, strict=True)
+    ]
 
 
 def seconds(duration: Duration) -> float:

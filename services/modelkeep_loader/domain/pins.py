@@ -41,7 +41,8 @@ class Pins:
 
         Args:
             refs: Names. One without submodel means all of the model's, one with the precision "auto" those
-                of every precision.
+                of every precision, with the weights "auto" those in every form, and without a memory format
+                those in any.
             exactly: Each name means itself alone.
 
         Returns:
@@ -75,4 +76,9 @@ class Pins:
 def _means(ref: ComponentRef, name: ComponentRef, exactly: bool) -> bool:
     if exactly or ref.key != name.key:
         return ref == name
-    return ref.submodel in ("", name.submodel) and ref.precision in ("auto", name.precision)
+    return (
+        ref.submodel in ("", name.submodel)
+        and ref.precision in ("auto", name.precision)
+        and ref.weights in ("auto", "dequantised" if name.weights == "auto" else name.weights)
+        and ref.memory_format in ("", name.memory_format)
+    )

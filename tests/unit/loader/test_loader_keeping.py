@@ -194,6 +194,24 @@ async def test_pins_are_taken_back_by_model_component_or_precision(cache: Cache)
     assert set(cache.unpin(refs, exactly=True)) == set(refs)
 
 
+async def test_pins_are_taken_back_by_form_and_memory_format(cache: Cache) -> None:
+    plain = ComponentRef("k", "unet", memory_format="contiguous")
+    said = replace(plain, weights="dequantised")
+    float8, last = replace(plain, weights="float8"), replace(plain, memory_format="channels_last")
+    named = [plain, said, float8, last]
+    plans = [replace(plan(f"{ref.weights}-{ref.memory_format}"), ref=ref) for ref in named]
+    any_form = ComponentRef("k", "unet", memory_format="")
+    for asked, taken in (
+        (any_form, named),
+        (replace(any_form, weights="float8"), [float8]),
+        (replace(any_form, weights="dequantised"), [plain, said, last]),  # so is what "auto" means
+        (last, [last]),
+        (plain, [plain, said, float8]),
+    ):
+        cache.pin(plans)
+        assert set(cache.unpin([asked])) == set(taken)
+
+
 async def test_a_pin_follows_its_name_to_what_the_files_are_now_and_ends_with_the_model(
     cache: Cache,
 ) -> None:

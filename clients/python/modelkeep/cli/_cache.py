@@ -14,6 +14,7 @@ from modelkeep.cli._listing import Column, Listing, size_column, time_column
 from modelkeep.cli._naming import Model, OneModel, find_key, find_part
 from modelkeep.cli._options import chosen
 from modelkeep.cli._output import as_json, counted, emit, print_data, say, short, size, when
+from modelkeep.cli._parts import MemoryFormat, Precision, Submodels, Weights, find_parts
 from modelkeep.cli._places import connect
 from modelkeep.cli._select import selected
 from modelkeep.cli._terminal import visible
@@ -111,29 +112,14 @@ def residents_listing() -> Listing[resident_pb2.Resident]:
 
 def load(
     model: Model,
-    submodel: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Component of a main model, such as vae; may be repeated.",
-            autocompletion=_complete.submodels,
-        ),
-    ] = None,
-    precision: Annotated[
-        str, typer.Option(help="auto (that of the files), float32, float16 or bfloat16.")
-    ] = "auto",
+    submodel: Submodels = None,
+    precision: Precision = "auto",
     keep_alive: Annotated[
         float | None,
         typer.Option(help="Seconds that it is kept while nobody uses it; -1: for as long as there is room."),
     ] = None,
-    weights: Annotated[
-        str,
-        typer.Option(
-            help="auto, dequantised, stored (quantised as in the files) or float8 (cast to 8 bits)."
-        ),
-    ] = "auto",
-    memory_format: Annotated[
-        str, typer.Option(help="contiguous or channels_last (torch's, for convolutions).")
-    ] = "contiguous",
+    weights: Weights = "auto",
+    memory_format: MemoryFormat = "contiguous",
     tier: TierOption = CacheTier.RAM,
 ) -> None:
     """Bring a model into the loader's memory, so that workers have it at once."""
@@ -141,15 +127,13 @@ def load(
     from modelkeep.cli._follow import standing
     from modelkeep.loader.v1 import resident_pb2
 
-    named = members(SubModelType, submodel, "--submodel")
     with connect() as client, Bar().shown() as bar:
 
         def show(progress: load_pb2.LoadProgress) -> None:
             stage = short(resident_pb2.ResidentState.Name(progress.stage), "RESIDENT_STATE_")
             bar.update(standing(f"{component_name(progress.component, model)}: {stage}", progress.progress))
 
-        key, part = find_part(client, model, None) if not named else (find_key(client, model), None)
-        parts = named or ([part] if part else [])
+        key, parts = find_parts(client, model, submodel)
         loaded = client.model_loader.load(
             key,
             parts,

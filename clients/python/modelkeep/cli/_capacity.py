@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from modelkeep.cli import _complete, _terminal, _watching
-from modelkeep.cli._naming import Model, find_key, find_part
+from modelkeep.cli import _terminal, _watching
+from modelkeep.cli._naming import Model
 from modelkeep.cli._options import chosen
 from modelkeep.cli._output import as_json, counted, emit, facts_lines, print_data, print_facts, short, size
+from modelkeep.cli._parts import MemoryFormat, Precision, Submodels, Weights, find_parts
 from modelkeep.cli._places import connect
-from modelkeep.cli._words import members
-from modelkeep.taxonomy import SubModelType
 
 if TYPE_CHECKING:
+    from modelkeep.dtypes import WeightForm
     from modelkeep.loader.v1 import capacity_pb2, estimate_pb2, resident_pb2
 
 
@@ -46,26 +46,21 @@ def _show_again(answer: capacity_pb2.GetCapacityResponse, screen: _watching.Scre
 
 def estimate(
     model: Model,
-    submodel: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Component of a main model, such as vae; may be repeated.",
-            autocompletion=_complete.submodels,
-        ),
-    ] = None,
-    precision: Annotated[
-        str, typer.Option(help="auto (that of the files), float32, float16 or bfloat16.")
-    ] = "auto",
+    submodel: Submodels = None,
+    precision: Precision = "auto",
+    weights: Weights = "auto",
+    memory_format: MemoryFormat = "contiguous",
     activation_bytes: Annotated[int, typer.Option(help="Bytes to reserve besides.", min=0)] = 0,
 ) -> None:
     """Tell what loading a model would take, and what would have to go for it; nothing is loaded."""
-    named = members(SubModelType, submodel, "--submodel")
     with connect() as client:
-        key, part = find_part(client, model, None) if not named else (find_key(client, model), None)
+        key, parts = find_parts(client, model, submodel)
         answer = client.model_loader.estimate(
             key,
-            named or ([part] if part else []),
+            parts,
             precision=precision.lower(),
+            weights=cast("WeightForm", weights.lower()),
+            memory_format=memory_format.lower(),
             activation_bytes=activation_bytes,
         )
     if not emit(lambda: as_json(answer)):

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from modelkeep.cli import _complete
-from modelkeep.cli._naming import Model, find_key, find_part
+from modelkeep.cli._naming import Model
 from modelkeep.cli._output import as_json, counted, emit, say, size
+from modelkeep.cli._parts import MemoryFormat, Precision, Submodels, Weights, find_parts
 from modelkeep.cli._places import connect
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import DATA, verb
-from modelkeep.cli._words import members
-from modelkeep.taxonomy import SubModelType
 
-_Submodels = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--submodel",
-        help="Component of a main model, such as vae; may be repeated.",
-        autocompletion=_complete.submodels,
-    ),
-]
-_Precision = Annotated[str, typer.Option(help="auto (that of the files), float32, float16 or bfloat16.")]
+if TYPE_CHECKING:
+    from modelkeep.dtypes import WeightForm
 
 
 def add_to(group: typer.Typer) -> None:
@@ -40,18 +31,25 @@ def add_to(group: typer.Typer) -> None:
 
 def pin(
     model: Model,
-    submodel: _Submodels = None,
-    precision: _Precision = "auto",
+    submodel: Submodels = None,
+    precision: Precision = "auto",
+    weights: Weights = "auto",
+    memory_format: MemoryFormat = "contiguous",
     load: Annotated[
         bool, typer.Option(help="Bring it into memory as well; without, it is kept from when somebody does.")
     ] = True,
 ) -> None:
     """Keep a model in the loader's memory, whatever else needs room."""
-    named = members(SubModelType, submodel, "--submodel")
     with connect() as client:
-        key, part = find_part(client, model, None) if not named else (find_key(client, model), None)
-        parts = named or ([part] if part else [])
-        pins = client.model_loader.pin(key, parts, precision=precision.lower(), load=load)
+        key, parts = find_parts(client, model, submodel)
+        pins = client.model_loader.pin(
+            key,
+            parts,
+            precision=precision.lower(),
+            weights=cast("WeightForm", weights.lower()),
+            memory_format=memory_format.lower(),
+            load=load,
+        )
     if emit(lambda: {"pins": [as_json(one) for one in pins]}):
         return
     there = [one for one in pins if one.resident]
@@ -62,18 +60,32 @@ def pin(
 
 def unpin(
     model: Model,
-    submodel: _Submodels = None,
+    submodel: Submodels = None,
     precision: Annotated[
         str,
         typer.Option(help="auto (whichever it was pinned in), float32, float16 or bfloat16."),
     ] = "auto",
+    weights: Annotated[
+        str,
+        typer.Option(help="auto (whichever it was pinned in), dequantised, stored or float8."),
+    ] = "auto",
+    memory_format: Annotated[
+        str | None,
+        typer.Option(
+            help="contiguous or channels_last; without it, whichever it was pinned in.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Let a pinned model, or `model/component`, be dropped again when room is needed."""
-    named = members(SubModelType, submodel, "--submodel")
     with connect() as client:
-        key, part = find_part(client, model, None) if not named else (find_key(client, model), None)
-        parts = named or ([part] if part else [])
-        taken = client.model_loader.unpin(key, parts, precision=precision.lower())
+        key, parts = find_parts(client, model, submodel)
+        taken = client.model_loader.unpin(
+            key,
+            parts,
+            precision=precision.lower(),
+            weights=cast("WeightForm", weights.lower()),
+            memory_format=memory_format and memory_format.lower(),
+        )
     if not emit(lambda: {"components": [as_json(one) for one in taken]}):
         say(
             f"Took {counted(len(taken), 'pin')} off {visible(model)}."

@@ -7,8 +7,6 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, get_args
 
-from google.protobuf.duration_pb2 import Duration
-
 from modelkeep.client._capacity import watched_capacity
 from modelkeep.client._installs import MODEL_EVENT, EventBus
 from modelkeep.client._leases import LeaseCalls
@@ -18,7 +16,7 @@ from modelkeep.dtypes import MEMORY_FORMATS, WEIGHT_FORMS, MemoryFormat, Precisi
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.loader.v1 import capacity_pb2, estimate_pb2, load_pb2, pins_pb2, resident_pb2, residents_pb2
 from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceStub
-from modelkeep.messages import duration, made, wire
+from modelkeep.messages import duration, made, none_of, time_kept, wire
 from modelkeep.taxonomy import SubModelType
 from modelkeep.worker.contexts import asked, event_message
 
@@ -42,7 +40,7 @@ def precision_name(precision: Any) -> Precision:
         FieldInvalidException: It is none of these.
     """
     text = str(precision).removeprefix("torch.").lower()
-    return _one_of(_PRECISIONS, _SHORT.get(text, text), precision, "precision", "precision")
+    return _one_of(_PRECISIONS, _SHORT.get(text, text), precision, "precision")
 
 
 def weight_form(weights: str) -> WeightForm:
@@ -51,7 +49,7 @@ def weight_form(weights: str) -> WeightForm:
     Raises:
         FieldInvalidException: There is no such form.
     """
-    return _one_of(_FORMS, weights.lower(), weights, "form of weights", "weights")
+    return _one_of(_FORMS, weights.lower(), weights, "weights")
 
 
 def memory_format_name(memory_format: Any) -> MemoryFormat:
@@ -61,23 +59,15 @@ def memory_format_name(memory_format: Any) -> MemoryFormat:
         FieldInvalidException: It is neither.
     """
     text = str(memory_format).removeprefix("torch.").removesuffix("_format").lower()
-    return _one_of(_MEMORY_FORMATS, text, memory_format, "memory format", "memory_format")
+    return _one_of(_MEMORY_FORMATS, text, memory_format, "memory_format")
 
 
-def _one_of(known: Sequence[N], text: str, said: Any, what: str, field: str) -> N:
+def _one_of(known: Sequence[N], text: str, said: Any, field: str) -> N:
     """The one of some names that a text is, whatever was said; else the field that said it is refused."""
     found = next((name for name in known if name == text), None)
     if found is None:
-        raise FieldInvalidException(
-            f"{said} is no {what}",
-            violations=[FieldViolation(field, f"{text!r} is not one of {', '.join(known)}")],
-        )
+        raise none_of(field, str(said), known)
     return found
-
-
-def _time_kept(seconds: float) -> Duration:
-    # All that is negative means for ever.
-    return Duration(seconds=-1) if seconds < 0 else duration(seconds, "keep_alive")
 
 
 def _by_part(said: Any, name_of: Callable[[Any], N]) -> N | dict[str, N]:
@@ -101,7 +91,7 @@ def component(
         submodel=wire(SubModelType, submodel, "submodel") if submodel else None,
         precision=f"PRECISION_{precision_name(precision).upper()}",
         weights=WEIGHT_FORMS[weight_form(weights)],
-        memory_format=MEMORY_FORMATS[memory_format_name(memory_format)],
+        memory_format=None if memory_format is None else MEMORY_FORMATS[memory_format_name(memory_format)],
     )
 
 
@@ -145,6 +135,8 @@ class AsyncModelLoader(LeaseCalls):
         precision: Any = None,
         weights: WeightForm = "auto",
         memory_format: Any = "contiguous",
+        keep_alive: float | None = None,
+        activation_bytes: int = 0,
     ) -> ModelInfo:
         """Load a component and answer with what there is to know about it; needs the extra `worker`.
 
@@ -165,6 +157,10 @@ class AsyncModelLoader(LeaseCalls):
                 the module dequantises each time; "float8": cast to 8 bits, and back each time.
             memory_format: "channels_last" for a module as ``.to(memory_format=torch.channels_last)`` makes
                 it, its weights lent in that order; torch's own name will do.
+            keep_alive: Seconds that it is kept once no lease holds it; below 0: for as long as there is room;
+                None: as the loader's setting says.
+            activation_bytes: Bytes of RAM that are reserved besides while it is locked, such as for
+                activations.
 
         Raises:
             UnknownModelException: No record has this key.
@@ -178,7 +174,16 @@ class AsyncModelLoader(LeaseCalls):
         asks = self._precision if precision is None else precision_name(precision)
         form, order = weight_form(weights), memory_format_name(memory_format)
         return await asyncio.to_thread(
-            lambda: self._loader().get_model(key, name, of, precision=asks, weights=form, memory_format=order)
+            lambda: self._loader().get_model(
+                key,
+                name,
+                of,
+                precision=asks,
+                weights=form,
+                memory_format=order,
+                keep_alive=keep_alive,
+                activation_bytes=activation_bytes,
+            )
         )
 
     async def get_pipeline(
@@ -190,6 +195,8 @@ class AsyncModelLoader(LeaseCalls):
         precision: Any = None,
         weights: WeightForm | Mapping[str, WeightForm] = "auto",
         memory_format: Any = "contiguous",
+        keep_alive: float | None = None,
+        activation_bytes: int = 0,
         pipeline_class: Any = None,
         **given: Any,
     ) -> PipelineInfo:
@@ -206,6 +213,7 @@ class AsyncModelLoader(LeaseCalls):
                 others.
             weights: As for :meth:`get_model`; a mapping likewise.
             memory_format: As for :meth:`get_model`, of all modules; a mapping likewise.
+            keep_alive, activation_bytes: As for :meth:`get_model`, for all components together.
             pipeline_class: Class of the pipeline; the one that the model names when None.
             **given: Components and settings of the caller's own, by name, in place of the model's; None for a
                 component leaves it out, where the pipeline does without.
@@ -224,6 +232,8 @@ class AsyncModelLoader(LeaseCalls):
                 precision=named,
                 weights=forms,
                 memory_format=orders,
+                keep_alive=keep_alive,
+                activation_bytes=activation_bytes,
                 pipeline_class=pipeline_class,
                 **given,
             )
@@ -258,7 +268,7 @@ class AsyncModelLoader(LeaseCalls):
             load_pb2.LoadModelRequest,
             components=_components(key, submodels, precision, weights, memory_format),
             tier=f"TIER_{tier.upper()}",
-            keep_alive=_time_kept(keep_alive) if keep_alive is not None else None,
+            keep_alive=time_kept(keep_alive),
         )
         stub = LoaderServiceStub(self._peer.stream_channel)
         residents: list[resident_pb2.Resident] = []
@@ -275,6 +285,8 @@ class AsyncModelLoader(LeaseCalls):
         submodels: SubModelType | str | Iterable[SubModelType | str] = (),
         *,
         precision: Any = "auto",
+        weights: WeightForm = "auto",
+        memory_format: Any = "contiguous",
         activation_bytes: int = 0,
     ) -> estimate_pb2.EstimateLoadResponse:
         """What loading components would take: memory, time, and what would have to go. Changes nothing.
@@ -282,12 +294,12 @@ class AsyncModelLoader(LeaseCalls):
         Args:
             key: Key of the model.
             submodels: As for :meth:`load`.
-            precision: As for :meth:`get_model`.
+            precision, weights, memory_format: As for :meth:`get_model`.
             activation_bytes: Bytes that would be reserved besides.
         """
         request = made(
             estimate_pb2.EstimateLoadRequest,
-            components=_components(key, submodels, precision),
+            components=_components(key, submodels, precision, weights, memory_format),
             activation_bytes=activation_bytes,
         )
         return await self._peer.call(self._stub.EstimateLoad, request)
@@ -298,6 +310,8 @@ class AsyncModelLoader(LeaseCalls):
         submodels: SubModelType | str | Iterable[SubModelType | str] = (),
         *,
         precision: Any = "auto",
+        weights: WeightForm = "auto",
+        memory_format: Any = "contiguous",
         load: bool = False,
         max_wait: float = 0.0,
         timeout: float = 3600.0,
@@ -307,14 +321,14 @@ class AsyncModelLoader(LeaseCalls):
         Args:
             key: Key of the model.
             submodels: As for :meth:`load`.
-            precision: As for :meth:`get_model`.
+            precision, weights, memory_format: As for :meth:`get_model`.
             load: Whether to bring them there as well; if that fails nothing new is pinned.
             max_wait: Seconds to wait for room.
             timeout: Longest time in seconds.
         """
         request = made(
             pins_pb2.PinModelRequest,
-            components=_components(key, submodels, precision),
+            components=_components(key, submodels, precision, weights, memory_format),
             load=load,
             max_wait=duration(max_wait, "max_wait"),
         )
@@ -326,15 +340,21 @@ class AsyncModelLoader(LeaseCalls):
         submodels: SubModelType | str | Iterable[SubModelType | str] = (),
         *,
         precision: Any = "auto",
+        weights: WeightForm = "auto",
+        memory_format: Any = None,
     ) -> list[resident_pb2.ComponentRef]:
         """Take pins back; what was pinned and is not any more.
 
         Args:
             key: Key of the model.
             submodels: Of which components; none: of all.
-            precision: "auto": whatever they were pinned in.
+            precision, weights: "auto": whatever they were pinned in.
+            memory_format: None: whatever they were pinned in.
         """
-        request = made(pins_pb2.UnpinModelRequest, components=_components(key, submodels, precision))
+        request = made(
+            pins_pb2.UnpinModelRequest,
+            components=_components(key, submodels, precision, weights, memory_format),
+        )
         return list((await self._peer.call(self._stub.UnpinModel, request)).components)
 
     async def evict(

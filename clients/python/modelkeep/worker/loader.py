@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 import grpc
 import torch
+from google.protobuf.duration_pb2 import Duration
 
 from modelkeep.addresses import find_addresses
 from modelkeep.dtypes import MEMORY_FORMATS, WEIGHT_FORMS, MemoryFormat, Precision, WeightForm
 from modelkeep.exceptions import InvalidModelException, ModelkeepError, SubmodelRequiredException
 from modelkeep.loader.v1 import capacity_pb2, hold_pb2, load_pb2, loader_service_pb2_grpc, resident_pb2
-from modelkeep.messages import duration, made, wire
+from modelkeep.messages import duration, made, time_kept, wire
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.rpc import Address, decode, open_channel, with_retries
 from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
@@ -111,6 +113,8 @@ class ModelLoader:
         precision: Precision | None = None,
         weights: WeightForm = "auto",
         memory_format: MemoryFormat = "contiguous",
+        keep_alive: float | None = None,
+        activation_bytes: int = 0,
     ) -> ModelInfo:
         """Bring a model into the loader's memory, and say how to use it.
 
@@ -130,6 +134,11 @@ class ModelLoader:
                 the module dequantises each time; "float8": cast to 8 bits, and back each time.
             memory_format: "channels_last" for a module as ``.to(memory_format=torch.channels_last)`` makes
                 it, its weights lent in that order.
+            keep_alive: Seconds that it is kept once no lease holds it; below 0: for as long as there is room;
+                None: as the loader's setting says. It counts from the first lease on: entered never, it is
+                kept as the setting says.
+            activation_bytes: Bytes of RAM that are reserved besides while it is locked, such as for
+                activations.
 
         Raises:
             UnknownModelException: No record has this key.
@@ -143,7 +152,7 @@ class ModelLoader:
         """
         name, context = asked(which, submodel_type=submodel_type, submodel=submodel, context=context)
         ref = _component(key, name, precision or self._precision, weights, memory_format)
-        (info,) = self._load([ref], context)
+        (info,) = self._load([ref], context, _Terms.of(keep_alive, activation_bytes))
         return info
 
     def get_pipeline(
@@ -154,6 +163,8 @@ class ModelLoader:
         precision: Precision | Mapping[str, Precision] | None = None,
         weights: WeightForm | Mapping[str, WeightForm] = "auto",
         memory_format: MemoryFormat | Mapping[str, MemoryFormat] = "contiguous",
+        keep_alive: float | None = None,
+        activation_bytes: int = 0,
         pipeline_class: Any = None,
         **given: Any,
     ) -> PipelineInfo:
@@ -168,6 +179,7 @@ class ModelLoader:
             precision: What to load in; a mapping says it by component, and under "default" for the others.
             weights: As for :meth:`get_model`; a mapping likewise.
             memory_format: As for :meth:`get_model`, of all modules; a mapping likewise.
+            keep_alive, activation_bytes: As for :meth:`get_model`, for all components together.
             pipeline_class: Class of the pipeline, such as diffusers' for images to images; the one that the
                 model names when None.
             **given: Components and settings of the caller's own, by name. They take the place of the model's,
@@ -189,11 +201,12 @@ class ModelLoader:
             _component(key, name, _part(asked_for, name), _part(weights, name), _order(memory_format, name))
             for name in names
         ]
-        infos = self._load(refs, context)
+        terms = _Terms.of(keep_alive, activation_bytes)
+        infos = self._load(refs, context, terms)
         recipe = pipelines.recipe(infos[0].location, names, given, pipeline_class)
         return pipelines.PipelineInfo(
             context=ModelLocker(
-                lambda: self._hold(refs),
+                lambda: self._hold(refs, terms),
                 lambda held: recipe.pipeline(dict(zip(names, held.modules, strict=True))),
             ),
             key=key,
@@ -224,7 +237,9 @@ class ModelLoader:
     ) -> None:
         self.close()
 
-    def _load(self, components: Sequence[resident_pb2.ComponentRef], context: Any) -> list[ModelInfo]:
+    def _load(
+        self, components: Sequence[resident_pb2.ComponentRef], context: Any, terms: _Terms
+    ) -> list[ModelInfo]:
         """Bring components into the loader's memory, and tell of it."""
         facts = facts_of(context)
         request = made(
@@ -237,7 +252,11 @@ class ModelLoader:
         try:
             for frame in self._stub.LoadModel(request):
                 if frame.WhichOneof("event") == "plan":
-                    is_told, infos = bool(infos), list(map(self._info, components, frame.plan.manifests))
+                    is_told = bool(infos)
+                    infos = [
+                        self._info(*pair, terms)
+                        for pair in zip(components, frame.plan.manifests, strict=True)
+                    ]
                     if not is_told:  # another plan follows where a file changed meanwhile
                         self._emit("model_load_started", context, facts, components, infos)
         except grpc.RpcError as error:
@@ -268,10 +287,13 @@ class ModelLoader:
         )
 
     def _info(
-        self, component: resident_pb2.ComponentRef, manifest: resident_pb2.ComponentManifest
+        self,
+        component: resident_pb2.ComponentRef,
+        manifest: resident_pb2.ComponentManifest,
+        terms: _Terms,
     ) -> ModelInfo:
         return ModelInfo(
-            context=ModelLocker(lambda: self._hold([component])),
+            context=ModelLocker(lambda: self._hold([component], terms)),
             key=component.key,
             name=manifest.name,
             base_model=_base(manifest.base),
@@ -282,7 +304,7 @@ class ModelLoader:
             device=torch.device(manifest.device),
         )
 
-    def _hold(self, components: Sequence[resident_pb2.ComponentRef]) -> Hold:
+    def _hold(self, components: Sequence[resident_pb2.ComponentRef], terms: _Terms) -> Hold:
         request = made(
             hold_pb2.HoldModelRequest,
             components=components,
@@ -291,6 +313,8 @@ class ModelLoader:
             label=self._label,
             labels=self._labels,
             pid=os.getpid(),
+            keep_alive=terms.keep_alive,
+            activation_bytes=terms.activation_bytes,
         )
         request.max_wait.CopyFrom(self._max_wait)
         held = hold(self._lender, request, on_revoke=self._on_revoke, reattach_s=self._reattach_s)
@@ -321,6 +345,20 @@ class ModelLoader:
                 "precision": str(info.precision),
             }
             tell(event, payload)
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What a lease says besides its components."""
+
+    keep_alive: Duration | None
+    activation_bytes: int
+
+    @classmethod
+    def of(cls, keep_alive: float | None, activation_bytes: int) -> _Terms:
+        """Refuses at once, and not when the model is entered, what a lease cannot say."""
+        made(hold_pb2.HoldModelRequest, activation_bytes=activation_bytes)
+        return cls(time_kept(keep_alive), activation_bytes)
 
 
 def _component(

@@ -1,0 +1,39 @@
+"""How commands name components of a model, and the form in which they want them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelkeep.cli import _complete
+from modelkeep.cli._naming import find_key, find_part
+from modelkeep.cli._words import members
+from modelkeep.taxonomy import SubModelType
+
+if TYPE_CHECKING:
+    from modelkeep.client import Client
+
+Submodels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--submodel",
+        help="Component of a main model, such as vae; may be repeated.",
+        autocompletion=_complete.submodels,
+    ),
+]
+Precision = Annotated[str, typer.Option(help="auto (that of the files), float32, float16 or bfloat16.")]
+Weights = Annotated[
+    str,
+    typer.Option(help="auto, dequantised, stored (quantised as in the files) or float8 (cast to 8 bits)."),
+]
+MemoryFormat = Annotated[str, typer.Option(help="contiguous or channels_last (torch's, for convolutions).")]
+
+
+def find_parts(client: Client, model: str, submodel: Sequence[str] | None) -> tuple[str, list[str]]:
+    """The key of a model, and the components: those of ``--submodel``, or that in ``model/component``."""
+    if named := members(SubModelType, submodel, "--submodel"):
+        return find_key(client, model), named
+    key, part = find_part(client, model, None)
+    return key, [part] if part else []
