@@ -1,6 +1,6 @@
-# Eleven verbs. Each sets up what it needs first; a second set-up costs nothing.
+# Each verb sets up what it needs first; a second set-up costs nothing.
 .DEFAULT_GOAL := help
-.PHONY: setup run test test-all check fix proto bench soak clean help
+.PHONY: setup run test test-all test-cuda check fix proto bench bench-cuda soak clean help
 SHELL := bash
 
 VENV ?= .venv
@@ -40,6 +40,12 @@ proto: setup ## generate the Python stubs from proto/
 bench: setup ## measure what docs/benchmarks.md tells
 	@scripts/tools.sh ghz nginx aria2c curl
 	@PATH="$(CURDIR)/.cache/bin:$$PATH" $(PY) tests/bench/run.py $(ARGS)
+
+test-cuda: setup ## the tests that need a GPU; without one they say "skipped: no CUDA"
+	@$(PY) -m pytest -q -m cuda $(ARGS)
+
+bench-cuda: setup ## measure what a GPU is needed for, or say "skipped: no CUDA"
+	@$(PY) tests/bench/run.py cuda $(ARGS)
 
 soak: setup ## kill the downloads a thousand times, and count (ARGS="--kills 100"; ARGS=installs: three hundred installs)
 	@PYTHONPATH=tests $(PY) -m support.soak $(ARGS)

@@ -306,7 +306,7 @@ def main() -> bool:
     import torch
 
     if not torch.cuda.is_available():
-        print("  there is no CUDA device: nothing is measured")
+        print("  skipped: no CUDA")
         return True
     with tempfile.TemporaryDirectory(prefix="modelkeep-bench-") as scratch:
         folder = Path(scratch, "models")

@@ -47,8 +47,10 @@ def weights(size_bytes: int, name: str = "weights") -> int:
     """A descriptor of sealed memory with random bytes, as the RAM tier has it."""
     made = sealed.create(name, size_bytes)
     try:
-        for start in range(0, size_bytes, MIB):
-            sealed.write(made, start, os.urandom(min(MIB, size_bytes - start)))
+        block = os.urandom(MIB)
+        for number, start in enumerate(range(0, size_bytes, MIB)):
+            turned = block[number:] + block[:number]  # no two parts are equal
+            sealed.write(made, start, turned[: size_bytes - start])
         sealed.seal(made)
         return sealed.open_readonly(made)
     finally:

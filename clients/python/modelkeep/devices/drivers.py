@@ -20,4 +20,8 @@ def open_driver(spec: str) -> Driver:
         from .simulated import Simulated
 
         return Simulated(wanted.sizes, wanted.faults)
+    if wanted.kind == "cuda":
+        from .cuda import Cuda
+
+        return Cuda()
     raise ValueError(f"{spec!r} names no kind of accelerators.")
