@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from modelkeep import frames, processes
+from modelkeep import frames
 from modelkeep.exceptions import (
     BY_REASON,
     InvalidModelException,
@@ -34,6 +34,7 @@ from modelkeep.worker.manifest import Kind
 from modelkeep_convert.request import Build
 from modelkeep_loader.domain.components import BuildProgress, Built, Plan, Stage, refuse_changed
 from modelkeep_loader.domain.digests import verify
+from modelkeep_loader.linked import LET_GO_S, Linked
 from modelkeep_loader.objects import pack
 from modelkeep_loader.tiers.ram import take_memory
 
@@ -45,8 +46,6 @@ _USUAL_BYTES: Final = 1 << 30
 #: Of what a build takes besides the component, as much is the process's own affair: modules that it imports
 #: late, and what its allocators keep. It is not counted against the budget.
 _LIBRARY_BYTES: Final = 256 << 20
-#: Seconds that what was ended is waited for.
-_LET_GO_S: Final = 5.0
 #: Seconds that the process may take to start; it imports the libraries.
 _START_S: Final = 180.0
 
@@ -108,15 +107,14 @@ class Helper:
         self._limits = limits or BuildLimits()
         self._is_warm = False
         self._turn = asyncio.Lock()
-        self._process: processes.Process | None = None
-        self._socket: socket.socket | None = None
+        self._process = Linked("modelkeep_convert")
         self._idle: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int:
         """Process id of the helper; 0 if none is running."""
-        return self._process.pid if self._process is not None and self._process.returncode is None else 0
+        return self._process.pid
 
     async def warm(self) -> None:
         """Start the process and let it import its libraries, so that the first build need not wait."""
@@ -187,7 +185,7 @@ class Helper:
         finally:
             # A read that hangs does not stop, and must not keep the next build waiting.
             stop.set()
-            await asyncio.wait({verifying}, timeout=_LET_GO_S)
+            await asyncio.wait({verifying}, timeout=LET_GO_S)
             verifying.add_done_callback(partial(_read_to_the_end, descriptors))
         error = answer["error"]
         cls = BY_REASON.get(error["reason"], InvalidModelException)
@@ -245,8 +243,7 @@ class Helper:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             # Only a shutdown cancels a build; ending the process frees the thread.
-            if self._process is not None:
-                self._process.kill()
+            self._process.kill()
             with contextlib.suppress(Exception):
                 _, memory = await work
                 _close_all(memory)
@@ -263,19 +260,18 @@ class Helper:
         plan: Plan | None,
     ) -> tuple[dict[str, Any], list[int]]:
         """Ask, and wait for the answer for as long as the process stays within its limits."""
-        process = self._process
-        assert process is not None
+        pid = self._process.pid
         poll = select.poll()
         poll.register(link, select.POLLIN)
         limit_s = self._limits.timeout_s if plan is not None else _START_S
-        deadline, before = time.monotonic() + limit_s, _own_memory(process.pid)
+        deadline, before = time.monotonic() + limit_s, _own_memory(pid)
         done, told = 0, 0
         try:
             link.settimeout(limit_s)
             frames.send_frame(link, request, descriptors)
             while True:
                 if plan is not None:
-                    taken = _own_memory(process.pid) - before
+                    taken = _own_memory(pid) - before
                     if taken > self._limits.memory_for(plan):
                         raise _Overrun(_too_large(plan, self._limits.memory_for(plan)))
                     if (private := max(0, taken - _LIBRARY_BYTES)) > told:
@@ -300,35 +296,13 @@ class Helper:
         raise _HelperDied(self._stop())
 
     def _start(self) -> socket.socket:
-        if self._process is not None and self._socket is not None and self._process.returncode is None:
-            return self._socket
-        self._stop()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            self._process = processes.start(
-                "modelkeep_convert",
-                *("--fd", str(theirs.fileno())),
-                keep_open=[theirs.fileno()],
-                # A build under way is of no use to anybody any more.
-                death_signal=signal.SIGKILL,
-            )
-        self._socket = ours
-        return ours
+        if not self._process.pid:
+            self._is_warm = False
+        return self._process.start()
 
     def _stop(self) -> int:
-        process, link = self._process, self._socket
-        self._process = self._socket = None
         self._is_warm = False
-        if link is not None:
-            link.close()
-        if process is None:
-            return 0
-        # It ends by itself when its socket closes; a build under way is not worth waiting for.
-        process.kill()
-        if (code := process.wait(_LET_GO_S)) is None:
-            _log.warning("the helper process %d hangs in the system and does not end", process.pid)
-            return -signal.SIGKILL
-        return code
+        return self._process.stop()
 
     def _rest(self) -> None:
         if self._idle is not None:

@@ -66,7 +66,7 @@ async def test_a_file_whose_reading_hangs_is_told_and_the_next_build_goes_on(
 
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr("modelkeep_loader.helper.verify", lambda *arguments: answers.wait())
-        meanwhile.setattr("modelkeep_loader.helper._LET_GO_S", 0.1)
+        meanwhile.setattr("modelkeep_loader.helper.LET_GO_S", 0.1)
         meanwhile.setattr(loader.app.helper, "_limits", BuildLimits(3.0))
         with refused("INVALID_MODEL") as error:
             await acquire(loader, component(four, "", "bfloat16"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hashlib
-import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 
-from modelkeep import processes
 from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
 from modelkeep.model.v1 import model_pb2, taxonomy_pb2
 from modelkeep.record.v1 import record_service_pb2, record_service_pb2_grpc
@@ -22,6 +20,7 @@ from modelkeep_common.serving import start_server
 from modelkeep_loader.app import LoaderApplication, OpenLoader
 from modelkeep_loader.config import LoaderSettings
 from modelkeep_loader.helper import Helper
+from modelkeep_loader.linked import Linked
 from modelkeep_record.app import RecordApplication
 from modelkeep_record.config import RecordSettings
 
@@ -86,31 +85,26 @@ class _SpareHelper:
     """
 
     def __init__(self) -> None:
-        self._kept: tuple[processes.Process, socket.socket] | None = None
+        self._kept: Linked | None = None
         atexit.register(self._end)
 
     def lend(self, helper: Helper) -> None:
         """Make it this loader's, which has none yet."""
         if self._kept is not None:
-            (helper._process, helper._socket), self._kept = self._kept, None
+            helper._process, self._kept = self._kept, None
             helper._is_warm = True
 
     def take(self, helper: Helper) -> None:
         """Keep the one of a loader that ends, unless it is at work, or has died."""
-        process, link = helper._process, helper._socket
-        is_idle = helper._is_warm and helper.pid != 0 and not helper._turn.locked()
-        if self._kept is None and is_idle and process is not None and link is not None:
-            self._kept = process, link
-            helper._process = helper._socket = None
+        if self._kept is None and helper._is_warm and helper.pid != 0 and not helper._turn.locked():
+            self._kept, helper._process = helper._process, Linked("modelkeep_convert")
 
     def __bool__(self) -> bool:
         return self._kept is not None
 
     def _end(self) -> None:
         if self._kept is not None:
-            process, link = self._kept
-            link.close()
-            process.end()
+            self._kept.stop()
 
 
 _spare = _SpareHelper()
