@@ -18,6 +18,7 @@ from modelkeep.worker.classes import ALLOWED, NAMES, resolve_class
 from support.lending import acquire, release
 from support.loaders import Lender, component, lender
 from support.tinyclasses import MADE
+from support.tinyruns import ran, same, save_tiny
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -85,14 +86,9 @@ def saved(library: str, name: str, folder: Path, precision: str) -> Any:
 
     import torch
 
-    config, _ = MADE[library, name]
+    save_tiny(library, name, folder / "part")
     cls = resolve_class(library, name)
     settings = getattr(cls, "config_class", None)
-    torch.manual_seed(0)
-    module = cls.from_config(dict(config)) if settings is None else cls(settings.from_dict(dict(config)))
-    for parameter in module.parameters():  # some begin as zeros, which would hide much
-        torch.nn.init.normal_(parameter.detach(), std=0.05)
-    module.save_pretrained(folder / "part")
     # Any component that a main model can have will do; the folder says the class.
     (folder / "part").rename(folder / "unet")
     (folder / "model_index.json").write_text(json.dumps({"unet": [library, name]}))
@@ -114,49 +110,6 @@ def state(module: Any) -> Iterator[tuple[str, Any]]:
                 if isinstance(value, torch.Tensor):
                     yield f"{path}.{name}", value
         yield f"{path}.training", torch.tensor(part.training)
-
-
-def results(value: Any) -> list[Any]:
-    """The tensors of an output."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    if hasattr(value, "mean") and hasattr(value, "logvar"):  # a distribution of latents
-        value = [value.mean, value.logvar]
-    return [one for part in value for one in results(part)] if isinstance(value, (list, tuple)) else []
-
-
-def same(one: Any, other: Any) -> bool:
-    """Bit for bit, whatever they hold."""
-    import torch
-
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    return one.numel() == 0 or bool(
-        torch.equal(
-            one.detach().contiguous().reshape(-1).view(torch.uint8),
-            other.detach().contiguous().reshape(-1).view(torch.uint8),
-        )
-    )
-
-
-def ran(module: Any, make: Any, precision: str) -> list[Any]:
-    import torch
-
-    torch.manual_seed(1)
-
-    def cast(value: Any) -> Any:
-        if isinstance(value, list):
-            return [cast(one) for one in value]
-        is_float = isinstance(value, torch.Tensor) and value.dtype == torch.float32
-        return value.to(getattr(torch, precision)) if is_float else value
-
-    inputs = {name: cast(value) for name, value in make().items()}
-    with torch.no_grad():
-        return results(module(**inputs))
 
 
 @pytest.mark.parametrize(("library", "name", "precision"), cases())

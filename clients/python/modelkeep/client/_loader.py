@@ -137,6 +137,8 @@ class AsyncModelLoader(LeaseCalls):
         memory_format: Any = "contiguous",
         keep_alive: float | None = None,
         activation_bytes: int = 0,
+        device: Any = None,
+        max_vram_bytes: int = 0,
     ) -> ModelInfo:
         """Load a component and answer with what there is to know about it; needs the extra `worker`.
 
@@ -161,6 +163,10 @@ class AsyncModelLoader(LeaseCalls):
                 None: as the loader's setting says.
             activation_bytes: Bytes of RAM that are reserved besides while it is locked, such as for
                 activations.
+            device: Where its weights are to be: "cpu", "cuda", "cuda:1" and the like, or torch's own name;
+                None: where the loader puts them.
+            max_vram_bytes: The most that they may take on an accelerator; 0: no bound. What does not fit is
+                copied there layer by layer as the module runs, from memory that all workers share.
 
         Raises:
             UnknownModelException: No record has this key.
@@ -183,6 +189,8 @@ class AsyncModelLoader(LeaseCalls):
                 memory_format=order,
                 keep_alive=keep_alive,
                 activation_bytes=activation_bytes,
+                device=None if device is None else str(device),
+                max_vram_bytes=max_vram_bytes,
             )
         )
 
@@ -197,6 +205,8 @@ class AsyncModelLoader(LeaseCalls):
         memory_format: Any = "contiguous",
         keep_alive: float | None = None,
         activation_bytes: int = 0,
+        device: Any = None,
+        max_vram_bytes: int = 0,
         pipeline_class: Any = None,
         **given: Any,
     ) -> PipelineInfo:
@@ -214,6 +224,8 @@ class AsyncModelLoader(LeaseCalls):
             weights: As for :meth:`get_model`; a mapping likewise.
             memory_format: As for :meth:`get_model`, of all modules; a mapping likewise.
             keep_alive, activation_bytes: As for :meth:`get_model`, for all components together.
+            device: As for :meth:`get_model`; a mapping likewise. What has no weights is in host memory.
+            max_vram_bytes: As for :meth:`get_model`, of all components together, in their order.
             pipeline_class: Class of the pipeline; the one that the model names when None.
             **given: Components and settings of the caller's own, by name, in place of the model's; None for a
                 component leaves it out, where the pipeline does without.
@@ -225,6 +237,7 @@ class AsyncModelLoader(LeaseCalls):
         named = _by_part(self._precision if precision is None else precision, precision_name)
         forms = _by_part(weights, weight_form)
         orders = _by_part(memory_format, memory_format_name)
+        places = None if device is None else _by_part(device, str)
         return await asyncio.to_thread(
             lambda: self._loader().get_pipeline(
                 key,
@@ -234,6 +247,8 @@ class AsyncModelLoader(LeaseCalls):
                 memory_format=orders,
                 keep_alive=keep_alive,
                 activation_bytes=activation_bytes,
+                device=places,
+                max_vram_bytes=max_vram_bytes,
                 pipeline_class=pipeline_class,
                 **given,
             )

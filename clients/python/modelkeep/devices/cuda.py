@@ -62,6 +62,10 @@ class Cuda:
             f"This process does not see the GPU {uuid}: CUDA_VISIBLE_DEVICES, or its container, hides it."
         )
 
+    def granularity(self, device: str) -> int:
+        """See Driver."""
+        return self.devices()[self._number(device)].granularity
+
     # The owner.
 
     def create(self, device: str, size_bytes: int) -> int:

@@ -104,6 +104,10 @@ class Driver(Protocol):
         """
         ...
 
+    def granularity(self, device: str) -> int:
+        """What sizes of allocations are rounded up to, in bytes, also where :meth:`devices` tells of none."""
+        ...
+
     # The owner.
 
     def create(self, device: str, size_bytes: int) -> int:

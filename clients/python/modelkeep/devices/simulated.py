@@ -106,6 +106,10 @@ class Simulated:
             raise DeviceGoneError(f"{uuid!r} is no simulated accelerator.")
         return f"sim:{number}"
 
+    def granularity(self, device: str) -> int:
+        """See Driver."""
+        return _GRANULARITY
+
     def create(self, device: str, size_bytes: int) -> int:
         """See Driver. The descriptor is for writing; what workers get is opened anew from it."""
         if size_bytes <= 0 or size_bytes % _GRANULARITY:

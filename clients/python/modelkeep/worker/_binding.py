@@ -10,10 +10,11 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf import duration_pb2
 
 from modelkeep.exceptions import ModelkeepError
 from modelkeep.loader.v1 import hold_pb2, loader_service_pb2_grpc
@@ -65,9 +66,7 @@ class Lender:
             if grant.paths:
                 descriptors = open_paths(grant.paths, self.path_dir)
             else:
-                connection, descriptors = fetch_descriptors(
-                    grant.socket_path, grant.ticket, len(grant.manifests)
-                )
+                connection, descriptors = _fetched(grant)
         except BaseException:
             if grant is not None and not request.lease_id:
                 self.release(grant)  # or it would be kept for a while, to be taken up again
@@ -84,6 +83,42 @@ class Lender:
             _log.debug("the lease %s could not be released: %s", grant.lease.id, error)
             return self.decode(error)
         return None
+
+    def demote(self, grant: hold_pb2.Grant) -> None:
+        """Say that what a lease has on accelerators is unmapped.
+
+        Raises:
+            ModelkeepError: Whatever the loader answers.
+        """
+        request = hold_pb2.DemoteLeaseRequest(lease_id=grant.lease.id, lease_secret=grant.lease_secret)
+        try:
+            self.stub.DemoteLease(request, timeout=_RELEASE_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise self.decode(error) from None
+
+    def promote(self, before: Binding, max_wait: duration_pb2.Duration) -> tuple[Binding, list[int]]:
+        """Have what a lease had on accelerators brought back there.
+
+        Args:
+            before: What keeps the lease; its stream goes on.
+            max_wait: Longest wait for room.
+
+        Returns:
+            What keeps the lease, and the descriptors; the caller closes these and the other's connection.
+
+        Raises:
+            ModelkeepError: Whatever the loader answers.
+        """
+        request = hold_pb2.PromoteLeaseRequest(
+            lease_id=before.grant.lease.id, lease_secret=before.grant.lease_secret, max_wait=max_wait
+        )
+        try:
+            grant = self.stub.PromoteLease(request).grant
+        except grpc.RpcError as error:
+            raise self.decode(error) from None
+        grant.lease_secret = before.grant.lease_secret
+        connection, descriptors = _fetched(grant)
+        return Binding(before.call, grant, connection, tuple(map(_identity, descriptors))), descriptors
 
     def _await_grant(self, call: Any) -> hold_pb2.Grant:
         try:
@@ -105,7 +140,7 @@ class Binding:
         grant: What the loader granted.
         connection: To the descriptor socket; None for what was delivered by path.
         memory: Device and inode of each file that was handed over. While something maps a file nothing else
-            has its numbers.
+            has its numbers. Empty for a lease that is demoted: any memory with its components will do.
     """
 
     call: Any
@@ -113,12 +148,22 @@ class Binding:
     connection: socket.socket | None
     memory: tuple[tuple[int, int], ...]
 
+    def without_memory(self) -> Binding:
+        """The same, of a lease that is demoted."""
+        return replace(self, memory=())
+
     def close(self) -> None:
         """Keep it no more; the lease ends a moment later if nobody released it or has taken it up."""
         self.call.cancel()
         if self.connection is not None:
             with contextlib.suppress(OSError):
                 self.connection.close()
+
+
+def _fetched(grant: hold_pb2.Grant) -> tuple[socket.socket, list[int]]:
+    """Hand a ticket in; there is a descriptor for each manifest, and more for accelerators' memory."""
+    last = max(max(one.descriptor_index, one.device_descriptor_index) for one in grant.manifests)
+    return fetch_descriptors(grant.socket_path, grant.ticket, last + 1)
 
 
 def _identity(descriptor: int) -> tuple[int, int]:

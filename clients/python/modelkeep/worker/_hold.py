@@ -7,7 +7,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from dataclasses import replace
+from typing import Final, TypeAlias
 
 import grpc
 
@@ -20,13 +21,15 @@ from modelkeep.exceptions import (
 )
 from modelkeep.loader.v1 import hold_pb2
 from modelkeep.worker._binding import Binding, Lender
+from modelkeep.worker._parts import Parts
 from modelkeep.worker._reattach import take_up
-from modelkeep.worker.attachment import attach
 
 _log = logging.getLogger(__name__)
 
 #: Called when a lease is asked back, with why and until when.
 OnRevoke: TypeAlias = Callable[[hold_pb2.HoldRevokeRequested], None]
+#: Called when accelerators' memory is asked back, with why and until when.
+OnDemote: TypeAlias = Callable[[hold_pb2.HoldDemoteRequested], None]
 
 #: Pauses between tries to have the loader back, in seconds: the first at most, and the longest.
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 1.0
@@ -56,12 +59,12 @@ class Hold:
         lender: Lender,
         request: hold_pb2.HoldModelRequest,
         binding: Binding,
-        modules: list[Any],
+        parts: Parts,
         *,
         on_revoke: OnRevoke,
         reattach_s: float,
     ) -> None:
-        self.modules = modules
+        self.modules = parts.modules
         self.away = ""
         self.reattached = 0
         self.lost = ""
@@ -69,6 +72,9 @@ class Hold:
         self._lender = lender
         self._request = request
         self._binding = binding
+        self._parts = parts
+        self._on_demote: OnDemote | None = None
+        self._demote_requested: hold_pb2.HoldDemoteRequested | None = None
         self._on_revoke = on_revoke
         self._gap = _Gap(reattach_s)
         self._pid = os.getpid()
@@ -99,6 +105,51 @@ class Hold:
             self._is_told = self._tell()
         self._binding.close()
 
+    def when_asked_to_demote(self, callback: OnDemote) -> None:
+        """Have somebody told, on the hold's own thread, when the loader asks for its accelerators' memory.
+
+        Told at once where it has asked already. Who does nothing then loses nothing.
+        """
+        with self._changing:
+            self._on_demote = callback
+            asked = self._demote_requested
+        if asked is not None:
+            callback(asked)
+
+    def demote(self) -> None:
+        """Unmap what is on accelerators, keep the addresses, and tell the loader.
+
+        Raises:
+            ModelkeepError: The loader was not told; the memory is unmapped all the same.
+        """
+        self._parts.let_go()
+        with self._changing:
+            self._binding = self._binding.without_memory()
+        self._lender.demote(self.grant)
+
+    def promote(self) -> None:
+        """Have what was demoted at its addresses again.
+
+        Raises:
+            VramExhaustedException: There was no room for it.
+            ModelkeepError: Whatever else the loader answers. It stays demoted.
+        """
+        found, descriptors = self._lender.promote(self._binding, self._request.max_wait)
+        try:
+            self._parts.take_back(found.grant, descriptors)
+        except BaseException:
+            self._parts.let_go()
+            if found.connection is not None:
+                found.connection.close()
+            raise
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        with self._changing:
+            before, self._binding = self._binding, replace(found, call=self._binding.call)
+        if before.connection is not None:
+            before.connection.close()
+
     def _follow(self) -> None:
         """Hear what the loader says of the lease, and find the loader again, until the lease is no more."""
         try:
@@ -118,6 +169,8 @@ class Hold:
                     self._lose(frame.lost.error.message)
                 elif event == "revoke_requested" and frame.revoke_requested != self.revoke_requested:
                     self._asked_back(frame.revoke_requested)
+                elif event == "demote_requested":
+                    self._asked_to_demote(frame.demote_requested)
         except grpc.RpcError as error:
             # Whatever it is called: what counts is what the loader says to who comes back.
             return "" if self._released.is_set() else f"the loader went away ({error.code().name})"
@@ -191,6 +244,13 @@ class Hold:
         except Exception:
             _log.exception("the callback of a lease that is asked back failed")
 
+    def _asked_to_demote(self, asked: hold_pb2.HoldDemoteRequested) -> None:
+        with self._changing:
+            self._demote_requested = asked
+            callback = self._on_demote
+        if callback is not None:
+            callback(asked)
+
 
 class _Gap:
     """A time in which the loader cannot be heard: how long it may be, and when to try.
@@ -250,7 +310,7 @@ def hold(
     """
     binding, descriptors = lender.bind(request)
     try:
-        modules = [attach(fd) for fd in descriptors]
+        parts = Parts(binding.grant, descriptors)
     except BaseException:
         lender.release(binding.grant)
         binding.close()
@@ -258,4 +318,4 @@ def hold(
     finally:
         for fd in descriptors:
             os.close(fd)
-    return Hold(lender, request, binding, modules, on_revoke=on_revoke, reattach_s=reattach_s)
+    return Hold(lender, request, binding, parts, on_revoke=on_revoke, reattach_s=reattach_s)

@@ -12,6 +12,7 @@ import grpc
 
 from modelkeep.exceptions import LeaseRevokedException, UnknownLeaseException
 from modelkeep.loader.v1 import hold_pb2, resident_pb2, residents_pb2
+from modelkeep.messages import made
 from modelkeep.worker._binding import Binding, Lender
 
 #: Seconds that a loader may take to answer who wants his lease back, for which it has nothing to load.
@@ -54,6 +55,8 @@ def _on_same_memory(lender: Lender, request: hold_pb2.HoldModelRequest, before: 
     found, descriptors = lender.bind(request, _PATIENCE_S)
     for descriptor in descriptors:
         os.close(descriptor)  # what is mapped is the same
+    if not before.memory:  # it is demoted
+        return found.without_memory()
     if found.memory == before.memory:
         return found
     lender.release(found.grant)
@@ -68,7 +71,7 @@ def _are_there(lender: Lender, grant: hold_pb2.Grant) -> bool:
     """Whether the loader has the components of a lease: a new one must not make it load them."""
     wanted = {manifest.resident_id for manifest in grant.manifests}
     for key in {manifest.component.key for manifest in grant.manifests}:
-        request = residents_pb2.ListResidentsRequest(key=key)
+        request = made(residents_pb2.ListResidentsRequest, key=key)
         while True:
             try:
                 page = lender.stub.ListResidents(request)

@@ -1,9 +1,9 @@
 """Lent memory becomes a live module: map, build the shell, assign, verify.
 
-The tensors of the module are the loader's memory itself, mapped privately (MAP_PRIVATE): reading costs
-no copy and no own memory, and a write, should one happen, copies the one page for this process only.
-The mapping holds the memory by itself, so a module goes on working when its lease has ended and when
-the loader has died.
+The tensors of the module are the loader's memory itself. Host memory is mapped privately (MAP_PRIVATE):
+reading costs no copy and no own memory, and a write, should one happen, copies the one page for this process
+only. An accelerator's is mapped for reading only, and a write ends this process. The mapping holds the memory
+by itself, so a module goes on working when its lease has ended and when the loader has died.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from typing import Any
 import torch
 
 from modelkeep.exceptions import InvalidModelException
+from modelkeep.worker.devicepart import DevicePart
 from modelkeep.worker.lentfile import LentFile
 from modelkeep.worker.manifest import METADATA_KEY, Kind, Manifest
 from modelkeep.worker.objects import build_object
 from modelkeep.worker.packedshell import SHELL_KEY, unpack
 from modelkeep.worker.quantised import install
 from modelkeep.worker.shell import empty_module
+from modelkeep.worker.streaming import stream_weights
 from modelkeep.worker.verification import ADDRESSES
 
 #: What most attributes of modules are.
@@ -42,22 +44,24 @@ def _no_collection() -> Iterator[None]:
 
 
 @_no_collection()
-def attach(descriptor: int) -> Any:
+def attach(descriptor: int, device: DevicePart | None = None) -> Any:
     """Build what the lent memory behind a descriptor is: a module, mostly.
 
     Args:
         descriptor: Open descriptor of a lent safetensors file. It may be closed afterwards.
+        device: What of the file lies on an accelerator; None: nothing.
 
     Returns:
-        A module, in evaluation mode, on the CPU, without gradients. Its parameters are read from
-        the lent memory; its buffers are own copies, since modules may change those while they run.
-        Or a dict of tensors that are read from the lent memory (LoRAs and the like); or an object without
-        weights: a tokenizer, a scheduler, an image processor.
+        A module, in evaluation mode, without gradients, on the CPU or on the accelerator. Its parameters are
+        read from the lent memory; its buffers are own copies, since modules may change those while they run.
+        Where only a part of the file is on the accelerator, the other weights are copied there whenever they
+        are needed. Or a dict of tensors that are read from the lent memory (LoRAs and the like); or an object
+        without weights: a tokenizer, a scheduler, an image processor.
 
     Raises:
         InvalidModelException: The file has no manifest, or does not fit the class that it names.
     """
-    lent = LentFile(descriptor)
+    lent = LentFile(descriptor, device)
     manifest = _manifest_in(lent)
     if manifest.kind is Kind.STATE_DICT:
         return dict(lent.tensors())
@@ -89,7 +93,8 @@ def attach(descriptor: int) -> Any:
                 raise _misfit(manifest, f"{name} does not have four dimensions")
             tensor = tensor.permute(0, 3, 1, 2)
         if name in buffers:
-            owner.register_buffer(leaf, tensor.clone(), persistent=name not in transient)
+            own = tensor.clone() if device is None else tensor.to(device.torch_device, copy=True)
+            owner.register_buffer(leaf, own, persistent=name not in transient)
             continue
         expected = owner._parameters[leaf]
         # A packed shell was made with the file, and says no shapes.
@@ -113,6 +118,8 @@ def attach(descriptor: int) -> Any:
     elif (there := len(addresses) + len(buffers)) != packed.tensor_count:
         raise _misfit(manifest, f"it has {packed.tensor_count} tensors, and not {there}")
     module.__dict__[ADDRESSES] = addresses
+    if device is not None and lent.host is not None:
+        stream_weights(owners.values(), lent.host, device)
     return module
 
 

@@ -15,6 +15,7 @@ import torch
 from modelkeep.loader.v1 import hold_pb2
 from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
 from modelkeep.worker._hold import Hold
+from modelkeep.worker.kept import KeptModel
 
 #: A live module of diffusers or transformers. Which one depends on the model, so nothing is promised here.
 AnyModel: TypeAlias = Any
@@ -76,16 +77,14 @@ class ModelLocker:
         hold = self._hold
         return hold.revoke_requested if hold is not None else None
 
+    def keep(self) -> KeptModel:
+        """Lock it until that is released, for many uses: another lease than the one of the scope."""
+        return KeptModel(*self._locked())
+
     def __enter__(self) -> AnyModel:
         with self._lock:
             if self._hold is None:
-                hold = self._acquire()
-                try:
-                    self._made = self._make(hold)
-                except BaseException:
-                    hold.release()
-                    raise
-                self._hold = hold
+                self._hold, self._made = self._locked()
             self._depth += 1
             return self._made
 
@@ -102,6 +101,15 @@ class ModelLocker:
                 return
             self._hold = self._made = None
         hold.release()
+
+    def _locked(self) -> tuple[Hold, AnyModel]:
+        """A new lease, and what is made of it."""
+        hold = self._acquire()
+        try:
+            return hold, self._make(hold)
+        except BaseException:
+            hold.release()
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +130,7 @@ class ModelInfo:
         location: Absolute path of the model's files on the loader's host.
         precision: Data type of the weights; None for what has none: tokenizers, schedulers.
         hash: Hash of the model as its record has it.
-        device: Where the weights are.
+        device: Where it computes, as torch calls it.
     """
 
     context: ModelLocker
@@ -134,6 +142,14 @@ class ModelInfo:
     precision: torch.dtype | None
     hash: str
     device: torch.device
+
+    def keep(self) -> KeptModel:
+        """Lock it for many uses, between which the loader may have its accelerator's memory back.
+
+        Raises:
+            ModelkeepError: As entering does.
+        """
+        return self.context.keep()
 
     def __enter__(self) -> AnyModel:
         return self.context.__enter__()

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 import grpc
-import torch
 from google.protobuf.duration_pb2 import Duration
 
 from modelkeep.addresses import find_addresses
@@ -25,6 +24,7 @@ from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
 from modelkeep.worker._binding import Lender
 from modelkeep.worker._hold import Hold, hold
 from modelkeep.worker.contexts import asked, context_bus, facts_of
+from modelkeep.worker.devicepart import torch_device
 from modelkeep.worker.info import ModelInfo, ModelLocker
 from modelkeep.worker.shell import DTYPES
 
@@ -51,7 +51,9 @@ class ModelLoader:
             its token; found as the client finds it when not given: MODELKEEP_CLIENT_LOADER_ADDRESS, the
             running suite, the default port.
         precision: What to load in when a call does not say.
-        max_wait_s: Seconds to wait for room when leases hold all of the loader's memory.
+        device: Where weights are to be when a call does not say: "cpu", "cuda", "cuda:1" and the like;
+            "auto": where the loader puts them.
+        max_wait_s: Seconds to wait for room when leases hold all of the loader's memory, or an accelerator's.
         on_event: Called with ``model_load_started`` and ``model_load_completed`` when a call gives a
             context that has no event bus of its own.
         label: What this process calls itself in the loader's list of leases.
@@ -73,6 +75,7 @@ class ModelLoader:
         address: str | Address | None = None,
         *,
         precision: Precision = "auto",
+        device: str = "auto",
         max_wait_s: float = 30.0,
         on_event: EventHandler | None = None,
         label: str = "",
@@ -94,6 +97,8 @@ class ModelLoader:
         # Begins to connect, and nobody waits for it: the first call then finds a connection that stands.
         self._stub.GetCapacity.future(capacity_pb2.GetCapacityRequest())
         self._precision = precision
+        self._device = device
+        self._uuids: dict[str, str] = {}
         self._on_event = on_event
         self._label = label
         self._labels = dict(labels or {})
@@ -115,6 +120,8 @@ class ModelLoader:
         memory_format: MemoryFormat = "contiguous",
         keep_alive: float | None = None,
         activation_bytes: int = 0,
+        device: str | None = None,
+        max_vram_bytes: int = 0,
     ) -> ModelInfo:
         """Bring a model into the loader's memory, and say how to use it.
 
@@ -139,6 +146,10 @@ class ModelLoader:
                 kept as the setting says.
             activation_bytes: Bytes of RAM that are reserved besides while it is locked, such as for
                 activations.
+            device: Where its weights are to be; the loader's own choice, or this ModelLoader's, when None.
+            max_vram_bytes: The most that its weights may take on an accelerator; 0: no bound. What does not
+                fit stays in host memory, and is copied there layer by layer as it runs; its outputs are the
+                same (:mod:`modelkeep.worker.streaming`).
 
         Raises:
             UnknownModelException: No record has this key.
@@ -147,12 +158,16 @@ class ModelLoader:
             ModelNotFoundException: The files have gone.
             InvalidModelException: The files are broken, or of no kind that can be loaded.
             RamExhaustedException: There was no room within `max_wait_s`.
+            VramExhaustedException: There was none on an accelerator.
+            DeviceUnavailableException: The accelerator cannot be used, by the loader or by this process.
             UpstreamUnavailableException: The loader, or RecordService behind it, does not answer.
             TypeError: Something is said twice.
         """
         name, context = asked(which, submodel_type=submodel_type, submodel=submodel, context=context)
-        ref = _component(key, name, precision or self._precision, weights, memory_format)
-        (info,) = self._load([ref], context, _Terms.of(keep_alive, activation_bytes))
+        ref = _component(
+            key, name, precision or self._precision, weights, memory_format, device or self._device
+        )
+        (info,) = self._load([ref], context, _Terms.of(keep_alive, activation_bytes, max_vram_bytes))
         return info
 
     def get_pipeline(
@@ -165,6 +180,8 @@ class ModelLoader:
         memory_format: MemoryFormat | Mapping[str, MemoryFormat] = "contiguous",
         keep_alive: float | None = None,
         activation_bytes: int = 0,
+        device: str | Mapping[str, str] | None = None,
+        max_vram_bytes: int = 0,
         pipeline_class: Any = None,
         **given: Any,
     ) -> PipelineInfo:
@@ -180,6 +197,8 @@ class ModelLoader:
             weights: As for :meth:`get_model`; a mapping likewise.
             memory_format: As for :meth:`get_model`, of all modules; a mapping likewise.
             keep_alive, activation_bytes: As for :meth:`get_model`, for all components together.
+            device: As for :meth:`get_model`; a mapping likewise. What has no weights is in host memory.
+            max_vram_bytes: As for :meth:`get_model`, of all components together, in their order.
             pipeline_class: Class of the pipeline, such as diffusers' for images to images; the one that the
                 model names when None.
             **given: Components and settings of the caller's own, by name. They take the place of the model's,
@@ -196,12 +215,19 @@ class ModelLoader:
         names = [
             name for name in self._submodels(key) if name not in given and (parts is None or name in parts)
         ]
-        asked_for = precision or self._precision
+        asked_for, place = precision or self._precision, device or self._device
         refs = [
-            _component(key, name, _part(asked_for, name), _part(weights, name), _order(memory_format, name))
+            _component(
+                key,
+                name,
+                _part(asked_for, name),
+                _part(weights, name),
+                _order(memory_format, name),
+                _part(place, name),
+            )
             for name in names
         ]
-        terms = _Terms.of(keep_alive, activation_bytes)
+        terms = _Terms.of(keep_alive, activation_bytes, max_vram_bytes)
         infos = self._load(refs, context, terms)
         recipe = pipelines.recipe(infos[0].location, names, given, pipeline_class)
         return pipelines.PipelineInfo(
@@ -215,7 +241,7 @@ class ModelLoader:
             type=ModelType.Main,
             location=infos[0].location,
             hash=infos[0].hash,
-            device=infos[0].device,
+            device=next((info.device for info in infos if info.device.type != "cpu"), infos[0].device),
             precisions={
                 name: info.precision
                 for name, info in zip(names, infos, strict=True)
@@ -301,8 +327,20 @@ class ModelLoader:
             location=Path(manifest.location),
             precision=_DTYPES.get(manifest.precision),
             hash=manifest.hash,
-            device=torch.device(manifest.device),
+            device=torch_device(manifest.device, self._uuid_of(manifest.device)),
         )
+
+    def _uuid_of(self, device: str) -> str:
+        """The own name of an accelerator of the loader's host; "" for the host's memory."""
+        if device == "cpu":
+            return ""
+        if device not in self._uuids:
+            try:
+                capacity = self._stub.GetCapacity(capacity_pb2.GetCapacityRequest())
+            except grpc.RpcError as error:
+                raise self._decode(error) from None
+            self._uuids = {one.name: one.uuid for one in capacity.accelerators}
+        return self._uuids.get(device, "")
 
     def _hold(self, components: Sequence[resident_pb2.ComponentRef], terms: _Terms) -> Hold:
         request = made(
@@ -315,6 +353,7 @@ class ModelLoader:
             pid=os.getpid(),
             keep_alive=terms.keep_alive,
             activation_bytes=terms.activation_bytes,
+            max_vram_bytes=terms.max_vram_bytes,
         )
         request.max_wait.CopyFrom(self._max_wait)
         held = hold(self._lender, request, on_revoke=self._on_revoke, reattach_s=self._reattach_s)
@@ -353,12 +392,13 @@ class _Terms:
 
     keep_alive: Duration | None
     activation_bytes: int
+    max_vram_bytes: int
 
     @classmethod
-    def of(cls, keep_alive: float | None, activation_bytes: int) -> _Terms:
+    def of(cls, keep_alive: float | None, activation_bytes: int, max_vram_bytes: int) -> _Terms:
         """Refuses at once, and not when the model is entered, what a lease cannot say."""
-        made(hold_pb2.HoldModelRequest, activation_bytes=activation_bytes)
-        return cls(time_kept(keep_alive), activation_bytes)
+        made(hold_pb2.HoldModelRequest, activation_bytes=activation_bytes, max_vram_bytes=max_vram_bytes)
+        return cls(time_kept(keep_alive), activation_bytes, max_vram_bytes)
 
 
 def _component(
@@ -367,6 +407,7 @@ def _component(
     precision: Precision,
     weights: WeightForm = "auto",
     memory_format: MemoryFormat = "contiguous",
+    device: str = "auto",
 ) -> resident_pb2.ComponentRef:
     return made(
         resident_pb2.ComponentRef,
@@ -375,6 +416,7 @@ def _component(
         precision=f"PRECISION_{precision.upper()}",
         weights=WEIGHT_FORMS[weights],
         memory_format=MEMORY_FORMATS[memory_format],
+        device=device,
     )
 
 

@@ -23,6 +23,7 @@ from modelkeep.exceptions import InvalidModelException
 from modelkeep.modeljson import read_object
 from modelkeep.taxonomy import BaseModelType, ModelType
 from modelkeep.worker.info import ModelLocker
+from modelkeep.worker.kept import KeptModel
 from modelkeep.worker.objectclasses import OBJECTS, resolve_object
 
 _INDEX: Final = "model_index.json"
@@ -48,7 +49,8 @@ class PipelineInfo:
         type: ModelType.Main.
         location: Absolute path of the model's files on the loader's host.
         hash: Hash of the model as its record has it.
-        device: Where the weights are.
+        device: Where it computes, as torch calls it: the first accelerator among those of its components,
+            else the CPU.
         precisions: The data type of each component that has weights.
     """
 
@@ -61,6 +63,14 @@ class PipelineInfo:
     hash: str
     device: torch.device
     precisions: Mapping[str, torch.dtype]
+
+    def keep(self) -> KeptModel:
+        """Lock it for many uses, between which the loader may have its accelerators' memory back.
+
+        Raises:
+            ModelkeepError: As entering does.
+        """
+        return self.context.keep()
 
     def __enter__(self) -> Any:
         return self.context.__enter__()

@@ -86,8 +86,9 @@ def install(
                     kept[role] = torch.nn.Parameter(data_bytes(tensor), requires_grad=False)
                 layer._parameters[recipe.parts[role][0]] = kept[role]
                 addresses[f"{path}.{recipe.parts[role][0]}".lstrip(".")] = kept[role].data_ptr()
+            there = next(iter(parts.values())).device
             layer.register_buffer(
-                recipe.like, torch.empty(0, dtype=TORCH_DTYPES[weight.dtype]), persistent=False
+                recipe.like, torch.empty(0, dtype=TORCH_DTYPES[weight.dtype], device=there), persistent=False
             )
             vars(layer).setdefault(_RECIPES, {})[leaf] = recipe
             plain: Any = type(layer)
