@@ -12,18 +12,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from modelkeep.defaults import EXIT_NOT_WRITABLE
+from modelkeep.defaults import EXIT_CONFIG, EXIT_NOT_WRITABLE
+from modelkeep.devices.driver import DeviceFailedError, DeviceGoneError
 from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
 from modelkeep_common.paths import AllowedRoots, ensure_marker
 from modelkeep_common.peers import Address, peer_address
 from modelkeep_common.serving import Service
 from modelkeep_common.startup import StartupError
+from modelkeep_loader.accelerators import Accelerators
 from modelkeep_loader.config import LoaderSettings
 from modelkeep_loader.convert import leases, residents
 from modelkeep_loader.domain.adoption import Adoption
 from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.checkpoints import CONFIGS, Originals
 from modelkeep_loader.domain.components import CPU, Resident, Stage
+from modelkeep_loader.domain.devices import Devices
 from modelkeep_loader.domain.digests import Digester
 from modelkeep_loader.domain.find import Finder
 from modelkeep_loader.domain.keeping import Keeper, NoKeeper
@@ -33,6 +36,7 @@ from modelkeep_loader.domain.lending import Lending
 from modelkeep_loader.domain.paths import Paths
 from modelkeep_loader.domain.pins import Pins
 from modelkeep_loader.domain.plan import Planner
+from modelkeep_loader.domain.promote import Salvage
 from modelkeep_loader.domain.records import FollowedRecords
 from modelkeep_loader.domain.tier import Tier, TierName
 from modelkeep_loader.fd_socket import DescriptorServer, socket_folder
@@ -47,6 +51,7 @@ from modelkeep_loader.tiers.disk import CacheFolder, OpensCopies
 from modelkeep_loader.tiers.mounts import is_far, remote_kind
 from modelkeep_loader.tiers.paths import PathFolder
 from modelkeep_loader.tiers.ram import take_kept
+from modelkeep_loader.tiers.vram import DeviceTiers
 
 
 class OpenRecords(FollowedRecords, Protocol):
@@ -129,6 +134,7 @@ class LoaderApplication:
 
             def changed_in_ram(resident: Resident, gone: bool) -> None:
                 ledger.resident(resident, gone)
+                device_tiers.ram_changed(resident, gone)
                 changed(resident, gone)
 
             def lease_changed(lease: Lease) -> None:
@@ -154,17 +160,37 @@ class LoaderApplication:
                     on_progress=progressed,
                 )
                 held.push_async_callback(disk.close)
-            builder = NearBuilder(helper, disk) if disk is not None else helper
-            cache = Cache(builder, ram, on_progress=progressed)
+            salvage = Salvage(NearBuilder(helper, disk) if disk is not None else helper)
+            cache = Cache(salvage, ram, on_progress=progressed)
+            accelerators = await _open_accelerators(settings.accelerator, held)
+            device_tiers = DeviceTiers(
+                accelerators,
+                cache,
+                salvage,
+                budget_bytes=settings.vram_budget_bytes,
+                default=settings.device,
+                on_progress=progressed,
+                on_change=changed,
+                keep_alive_s=settings.keep_alive_s,
+            )
             deaths = DeathWatch(lambda pid: lending.leases.process_died(pid))
             held.callback(deaths.close)
             paths = None
             if settings.path_dir is not None:
                 paths = Paths(await asyncio.to_thread(PathFolder, settings.path_dir), ram)
             lending = Lending(
-                Planner(records, finder, budget_bytes=budget, digester=digester, localizer=disk),
+                Planner(
+                    records,
+                    finder,
+                    budget_bytes=budget,
+                    digester=digester,
+                    localizer=disk,
+                    precision=settings.precision,
+                ),
                 cache,
                 disk=disk,
+                devices=device_tiers.devices,
+                offers=device_tiers,
                 boot_id=around.boot_id,
                 on_lease=lease_changed,
                 paths=paths,
@@ -207,7 +233,7 @@ class LoaderApplication:
 
             yield OpenLoader(
                 register=partial(loader_service_pb2_grpc.add_LoaderServiceServicer_to_server, servicer),
-                info=partial(self._info, around, history.store_id),
+                info=partial(self._info, around, history.store_id, device_tiers.devices),
                 drain=drain,
                 helper=helper,
                 lending=lending,
@@ -224,14 +250,15 @@ class LoaderApplication:
         """Where records come from."""
         return RecordClient(address)
 
-    def _info(self, around: _Surroundings, store_id: str) -> Mapping[str, Any]:
-        settings = self._settings
+    def _info(self, around: _Surroundings, store_id: str, devices: Devices) -> Mapping[str, Any]:
+        settings, usable = self._settings, devices.usable
         return {
             "store_id": store_id,
             "features": [
                 *("memfd", "descriptors", "cast"),
                 *(["paths"] if settings.path_dir else []),
                 *(["disk"] if around.copies is not None else []),
+                *(["vram"] if usable else []),
             ],
             "limits": {
                 "ram_budget_bytes": around.budget_bytes,
@@ -243,7 +270,7 @@ class LoaderApplication:
                 {"purpose": "models", "path": str(around.models_root), "root_id": self._known_root_id},
                 *({"purpose": "import", "path": str(root)} for root in around.import_roots),
             ],
-            "devices": [CPU],
+            "devices": [CPU, *(device.name for device in usable)],
         }
 
     def _look_around(self) -> _Surroundings:
@@ -303,6 +330,21 @@ class LoaderApplication:
         except StartupError:
             self._known_root_id = ""  # records that name a root will be refused
         return self._known_root_id or None
+
+
+async def _open_accelerators(spec: str, held: contextlib.AsyncExitStack) -> Accelerators:
+    """The accelerators that a setting names.
+
+    Raises:
+        StartupError: It names none, or such as cannot be used here.
+    """
+    try:
+        accelerators = Accelerators(spec)
+        held.push_async_callback(accelerators.close)
+        await accelerators.open()
+    except (ValueError, DeviceGoneError, DeviceFailedError) as error:
+        raise StartupError(EXIT_CONFIG, f"accelerator: {error}") from None
+    return accelerators
 
 
 def _news_of(resident: Resident) -> resident_pb2.Resident:

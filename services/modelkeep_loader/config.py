@@ -37,6 +37,29 @@ class LoaderSettings(ServiceSettings):
         le=1 << 62,
         description="Bytes of RAM for weights; 0 takes half of the host's or the container's memory.",
     )
+    accelerator: str = Field(
+        "auto",
+        description="Accelerators that components can be loaded to: auto (CUDA, where it can be used), cuda "
+        "(or the loader does not start), none, or simulated ones in this host's memory, such as sim:2x64MiB.",
+    )
+    vram_budget_bytes: int = Field(
+        0,
+        ge=0,
+        le=1 << 62,
+        description="Bytes of each accelerator's memory for weights; 0 takes nine tenths of it. What other "
+        "processes leave of it is a bound as well.",
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|(cuda|sim)(:[0-9]{1,3})?)$",
+        description='Device that components go to where their caller says "auto" or nothing: auto (an '
+        "accelerator, where there is one), cpu, cuda, or one such as cuda:1.",
+    )
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto",
+        description='Precision that components are lent in where their caller says "auto" or nothing: auto '
+        "is that of the files.",
+    )
     keep_alive_s: float = Field(
         -1.0,
         description="Seconds that a component is kept that nobody uses, where its caller does not say; 0 "

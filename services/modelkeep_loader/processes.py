@@ -66,9 +66,16 @@ def process_mark(pid: int) -> str:
     where there is no such process.
     """
     try:
-        text = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
+        # Not a file that is read from a disk: nothing is waited for.
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return ""
+    try:
+        text = os.read(descriptor, 4096).decode("ascii", "replace")
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
     # The name before it, in brackets, may be anything. Of what follows this is field 22, and the first is 3.
     return text.rpartition(")")[2].split()[19]
 

@@ -83,7 +83,7 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         self, request: hold_pb2.DemoteLeaseRequest, context: Any
     ) -> hold_pb2.DemoteLeaseResponse:
         """See the .proto."""
-        lease = self._lending.demote(request.lease_id, request.lease_secret)
+        lease = await self._lending.demote(request.lease_id, request.lease_secret)
         return hold_pb2.DemoteLeaseResponse(lease=leases.lease_message(lease))
 
     async def PromoteLease(  # type: ignore[override]  # answers with what goes over the wire
@@ -161,12 +161,14 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
     ) -> None:
         """See the .proto."""
         tell = _teller(context, partial(news.load_response, request.context))
-        refs, max_wait_s = requests.to_refs(request.components), requests.seconds(request.max_wait)
-        if requests.to_tier(request.tier) is TierName.DISK:
+        refs, max_wait_s = requests.refs_in_tier(request), requests.seconds(request.max_wait)
+        tier = requests.to_tier(request.tier)
+        if tier is TierName.DISK:
             await self._lending.load_to_disk(refs, max_wait_s, tell)
         else:
             terms = Terms(keep_alive_s=requests.keep_alive_seconds(request))
-            await self._lending.load(refs, max_wait_s, tell, terms)
+            on_devices = tier is TierName.VRAM
+            await self._lending.load(refs, max_wait_s, tell, terms, on_devices=on_devices)
 
     async def PinModel(self, request: pins_pb2.PinModelRequest, context: Any) -> pins_pb2.PinModelResponse:
         """See the .proto."""
@@ -188,7 +190,8 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
     ) -> load_pb2.EvictModelResponse:
         """See the .proto."""
         submodel = requests.submodel_to_evict(request)
-        how: Any = {"validate_only": request.validate_only, "tier": requests.to_tier(request.tier)}
+        tier = requests.to_tier(request.tier)
+        how: Any = {"validate_only": request.validate_only, "tier": tier, "device": request.device}
         if request.key:
             done = self._lending.tiers.evict(request.key, submodel, **how)
         else:

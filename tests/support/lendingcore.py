@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modelkeep.exceptions import InvalidModelException
@@ -47,10 +47,14 @@ class Drawer:
 
     async def plan(self, refs: Sequence[ComponentRef], reading: Reading | None = None) -> list[Plan]:
         await asyncio.sleep(self.takes_s)
-        return [plan(ref.key, self.sizes.get(ref.key, MB)) for ref in refs]
+        return await self.outline(refs)
 
     async def outline(self, refs: Sequence[ComponentRef]) -> list[Plan]:
-        return [plan(ref.key, self.sizes.get(ref.key, MB)) for ref in refs]
+        plans = (plan(ref.key, self.sizes.get(ref.key, MB)) for ref in refs)
+        return [
+            replace(one, ref=replace(one.ref, device=ref.device))
+            for one, ref in zip(plans, refs, strict=True)
+        ]
 
     def distrust(self, plans: Sequence[Plan]) -> None:
         self.distrusted += [plan.ref.key for plan in plans]

@@ -9,7 +9,7 @@ from modelkeep.server.v1 import watch_pb2
 from modelkeep_common.watch import Frame
 from modelkeep_common.wire import clamped_int, to_timestamp
 from modelkeep_loader.convert.words import ref_message
-from modelkeep_loader.domain.lease import Lease, LeaseChange, LeaseEnd, LeaseState, Revocation
+from modelkeep_loader.domain.lease import DemotionAsked, Lease, LeaseChange, LeaseEnd, LeaseState, Revocation
 from modelkeep_loader.domain.outage import Remaining
 
 _STATES = {
@@ -54,10 +54,12 @@ def lease_message(lease: Lease) -> resident_pb2.Lease:
     message.stream_bound = bool(lease.streams)
     message.descriptor_connections = len(lease.connections)
     message.size_bytes = clamped_int(lease.size_bytes)
+    message.vram_bytes = clamped_int(lease.vram_bytes)
+    message.demoted = lease.demoted and lease.end is None
     message.last_change = _CHANGES[lease.last_change]
     message.last_change_time.CopyFrom(to_timestamp(lease.last_change_time))
     if lease.end is None:
-        message.activation_bytes = lease.activation_bytes
+        message.activation_bytes = 0 if lease.demoted else lease.activation_bytes
     else:
         message.end = _ENDS[lease.end]
         message.end_message = lease.end_message
@@ -90,6 +92,11 @@ def revoke_message(revocation: Revocation) -> hold_pb2.HoldRevokeRequested:
     return hold_pb2.HoldRevokeRequested(
         why=revocation.why, deadline_time=to_timestamp(revocation.deadline_time)
     )
+
+
+def demote_message(asked: DemotionAsked) -> hold_pb2.HoldDemoteRequested:
+    """Somebody waits for what a lease keeps on an accelerator."""
+    return hold_pb2.HoldDemoteRequested(why=asked.why, deadline_time=to_timestamp(asked.deadline_time))
 
 
 def watch_response(frame: Frame[resident_pb2.Lease]) -> leases_pb2.WatchLeasesResponse:

@@ -32,9 +32,16 @@ def grant_manifests(
         FieldInvalidException: It would not fit into an answer.
     """
     made: list[bytes] = []
+    on_devices = 0
     for index, (plan, resident) in enumerate(zip(plans, residents, strict=True)):
-        manifest = _outline(plan, resident.size_bytes)
+        memory = resident.on_device
+        manifest = _outline(plan, memory.file_bytes if memory is not None else resident.size_bytes)
         _describe(manifest, plan, index)
+        if memory is not None:
+            manifest.device_bytes, manifest.device_uuid = memory.device_bytes, memory.uuid
+            if delivery != hold_pb2.DELIVERY_NONE:
+                manifest.device_descriptor_index = len(plans) + on_devices
+            on_devices += 1
         # Two messages of a kind, one behind the other, are one that has the fields of both.
         contents = _contents_of(resident) if delivery != hold_pb2.DELIVERY_NONE else b""
         made.append(manifest.SerializeToString() + contents)
@@ -54,7 +61,7 @@ def plan_message(demand: Demand) -> load_pb2.LoadPlan:
     response = load_pb2.LoadPlan()
     for index, plan in enumerate(demand.plans):
         manifest = response.manifests.add()
-        manifest.CopyFrom(_outline(plan, plan.size_bytes))
+        manifest.CopyFrom(_outline(plan, plan.source.size_bytes))
         _describe(manifest, plan, index)
     return response
 

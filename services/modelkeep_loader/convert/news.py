@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from modelkeep.loader.v1 import hold_pb2, load_pb2, resident_pb2
 from modelkeep.server.v1 import job_pb2
 from modelkeep_common.wire import clamped_int, field_bytes
-from modelkeep_loader.convert.leases import lease_message, revoke_message
+from modelkeep_loader.convert.leases import demote_message, lease_message, revoke_message
 from modelkeep_loader.convert.manifests import plan_message
 from modelkeep_loader.convert.residents import resident_message
 from modelkeep_loader.convert.words import STAGES, error_message, ref_message, resident_progress
@@ -16,6 +16,7 @@ from modelkeep_loader.domain.demand import Demand
 from modelkeep_loader.domain.digests import Reading
 from modelkeep_loader.domain.requests import (
     Alive,
+    DemoteRequested,
     Granted,
     Identifying,
     Loaded,
@@ -67,6 +68,8 @@ def hold_response(socket_path: str, news: News) -> hold_pb2.HoldModelResponse | 
             return field_bytes(number, grant_bytes(socket_path, news))
         case RevokeRequested():
             return hold_pb2.HoldModelResponse(revoke_requested=revoke_message(news.revocation))
+        case DemoteRequested():
+            return hold_pb2.HoldModelResponse(demote_requested=demote_message(news.asked))
         case Lost():
             return hold_pb2.HoldModelResponse(lost=hold_pb2.HoldLost(error=error_message(news.error)))
         case Alive():
@@ -85,7 +88,7 @@ def load_response(context: Mapping[str, str], news: News) -> load_pb2.LoadModelR
         case Loaded():
             echo = context if news.is_last else None
             return load_pb2.LoadModelResponse(resident=resident_message(news.resident), context=echo)
-        case Granted() | Lost() | Alive() | RevokeRequested():
+        case Granted() | Lost() | Alive() | RevokeRequested() | DemoteRequested():
             raise AssertionError("news of HoldModel")
 
 

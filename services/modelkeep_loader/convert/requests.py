@@ -13,7 +13,7 @@ from modelkeep.loader.v1 import capacity_pb2, hold_pb2, load_pb2, resident_pb2
 from modelkeep_common.wire import to_seconds
 from modelkeep_loader.convert.manifests import grant_manifests
 from modelkeep_loader.convert.words import MEMORY_FORMATS, PRECISIONS, WEIGHTS, submodel_name
-from modelkeep_loader.domain.components import ComponentRef
+from modelkeep_loader.domain.components import CPU, ComponentRef
 from modelkeep_loader.domain.demand import Terms
 from modelkeep_loader.domain.requests import Wish
 from modelkeep_loader.domain.tier import TierName
@@ -109,16 +109,27 @@ def keep_alive_seconds(
 
 
 def to_tier(tier: resident_pb2.Tier) -> TierName:
-    """The tier that a request is about; RAM if it does not say.
+    """The tier that a request is about; RAM if it does not say."""
+    return {resident_pb2.TIER_DISK: TierName.DISK, resident_pb2.TIER_VRAM: TierName.VRAM}.get(
+        tier, TierName.RAM
+    )
+
+
+def refs_in_tier(request: load_pb2.LoadModelRequest) -> list[ComponentRef]:
+    """What a request names, where its tier says that it is to be.
 
     Raises:
-        FieldInvalidException: There is none yet on any host.
+        FieldInvalidException: It names a component twice, or one for the host's own memory in TIER_VRAM.
     """
-    if tier == resident_pb2.TIER_VRAM:
+    refs = to_refs(request.components)
+    if request.tier in (resident_pb2.TIER_RAM, resident_pb2.TIER_DISK):
+        return [replace(ref, device=CPU) for ref in refs]
+    if request.tier == resident_pb2.TIER_VRAM and any(ref.device == CPU for ref in refs):
         raise FieldInvalidException(
-            "This host has no such tier.", violations=[FieldViolation("tier", "must be TIER_RAM here")]
+            "What is to be on an accelerator is named for the host's own memory.",
+            violations=[FieldViolation("components.device", "must be an accelerator with TIER_VRAM")],
         )
-    return TierName.DISK if tier == resident_pb2.TIER_DISK else TierName.RAM
+    return refs
 
 
 def submodel_to_evict(request: load_pb2.EvictModelRequest) -> str:

@@ -22,6 +22,7 @@ from modelkeep_loader.convert.words import (
 )
 from modelkeep_loader.domain.components import CPU, Resident, Stage
 from modelkeep_loader.domain.demand import Usage
+from modelkeep_loader.domain.devices import DeviceCapacity
 from modelkeep_loader.domain.lending import Capacity
 from modelkeep_loader.domain.tier import MOST_NAMED
 
@@ -42,7 +43,7 @@ def resident_message(resident: Resident, *, retry_in: float | None = None) -> re
             heapq.nsmallest(
                 _MOST_COMPONENTS,
                 resident.refs,
-                key=lambda r: (r.key, r.submodel, r.precision, r.weights, r.memory_format),
+                key=lambda r: (r.key, r.submodel, r.precision, r.weights, r.memory_format, r.device),
             ),
         ),
         class_name=plan.class_name,
@@ -80,8 +81,10 @@ def capacity_response(capacity: Capacity, socket_path: str) -> capacity_pb2.GetC
         tiers=[
             capacity_message("ram", capacity.usage),
             *([capacity_message("disk", capacity.disk)] if capacity.disk is not None else ()),
+            *(capacity_message("vram", one.usage, one.facts.name) for one in capacity.devices),
         ],
-        devices=[CPU],
+        devices=[CPU, *(one.facts.name for one in capacity.devices if not one.refusal)],
+        accelerators=map(_accelerator, capacity.devices),
         boot_id=capacity.boot_id,
         socket_path=socket_path,
         lease_count=capacity.lease_count,
@@ -97,10 +100,22 @@ def capacity_frame(capacity: Capacity | None, socket_path: str) -> capacity_pb2.
     return capacity_pb2.WatchCapacityResponse(capacity=capacity_response(capacity, socket_path))
 
 
-def capacity_message(tier: str, usage: Usage) -> resident_pb2.TierCapacity:
+def _accelerator(one: DeviceCapacity) -> capacity_pb2.Accelerator:
+    return capacity_pb2.Accelerator(
+        name=one.facts.name,
+        product=one.facts.product,
+        uuid=one.facts.uuid,
+        total_bytes=clamped_int(one.facts.total_bytes),
+        free_bytes=clamped_int(one.free_bytes),
+        refusal=one.refusal,
+    )
+
+
+def capacity_message(tier: str, usage: Usage, device: str = "") -> resident_pb2.TierCapacity:
     """The bytes of a tier."""
     return resident_pb2.TierCapacity(
         tier=TIERS[tier],
+        device=device,
         budget_bytes=usage.budget,
         used_bytes=usage.used,
         leased_bytes=usage.leased,

@@ -14,8 +14,9 @@ What may be dropped to make room is the tier's affair (:mod:`modelkeep_loader.do
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -92,25 +93,39 @@ class Cache:
     async def _acquire(self, demand: Demand, max_wait_s: float) -> list[Resident]:
         await self._admit_or_wait(demand, max_wait_s)
         try:
-            if demand.terms.activation_bytes:
-                await self.tier.freed()
-            for plan, resident in zip(demand.plans, demand.residents, strict=True):
-                # Shielded: others may wait for the same build.
-                if (build := self._builds.get(resident.id)) is not None:
-                    await asyncio.shield(build)
-                if resident.stage is not Stage.RESIDENT:
-                    raise self._failure(resident, plan)
+            await self.arrive(demand)
         except BaseException:
             self.give_back(demand.holder)
             raise
         return demand.residents
 
+    async def arrive(self, demand: Demand) -> None:
+        """Wait until everything of a demand that was admitted is there.
+
+        Raises:
+            ModelkeepError: What the build of one of them raised.
+        """
+        if demand.terms.activation_bytes:
+            await self.tier.freed()
+        for plan, resident in zip(demand.plans, demand.residents, strict=True):
+            # Shielded: others may wait for the same build.
+            if (build := self._builds.get(resident.id)) is not None:
+                await asyncio.shield(build)
+            if resident.stage is not Stage.RESIDENT:
+                raise self._failure(resident, plan)
+
     def take_now(self, demand: Demand) -> list[Resident] | None:
         """As :meth:`acquire`, if everything is resident already; otherwise None, and nothing happens."""
+        return demand.residents if self.has(demand) and self._admit(demand) else None
+
+    def has(self, demand: Demand) -> bool:
+        """Whether every component of a demand is resident."""
         found = [self.tier.get(plan.id) for plan in demand.plans]
-        if not all(r is not None and r.stage is Stage.RESIDENT for r in found):
-            return None
-        return demand.residents if self._admit(demand) else None
+        return all(r is not None and r.stage is Stage.RESIDENT for r in found)
+
+    def holders(self, demand: Demand) -> tuple[list[str], int]:
+        """Leases that hold what a demand waits for: some, by name, and how many there are."""
+        return self.tier.holders()
 
     def hold_on(self, holder: str, plans: Sequence[Plan], activation_bytes: int) -> list[Resident]:
         """A lease of an earlier loader holds on to what it held: it was let in then, and is not asked again.
@@ -144,24 +159,36 @@ class Cache:
             self.tier.on_change(resident, False)
             self.tier.drop_orphan(resident)
         self.tier.drop_expired()
-        self._wake()
+        self.wake()
+
+    def let_pass(self, holder: str, ids: Collection[str]) -> None:
+        """Let go of some of what a lease or request holds."""
+        for resident in filter(None, map(self.tier.get, ids)):
+            if resident.leases.pop(holder, None) is None and holder not in resident.loads:
+                continue
+            resident.loads.discard(holder)
+            self.tier.touch(resident)
+            self.tier.on_change(resident, False)
+            self.tier.drop_orphan(resident)
+        self.tier.drop_expired()
+        self.wake()
 
     def evict(self, key: str, submodel: str = "", *, validate_only: bool = False) -> Eviction:
         """See :meth:`Tier.evict`."""
         done = self.tier.evict(key, submodel, validate_only=validate_only)
-        self._wake()
+        self.wake()
         return done
 
     def evict_idle(self, *, validate_only: bool = False) -> Eviction:
         """See :meth:`Tier.evict_idle`."""
         done = self.tier.evict_idle(validate_only=validate_only)
-        self._wake()
+        self.wake()
         return done
 
     def model_removed(self, key: str) -> None:
         """See :meth:`Tier.model_removed`."""
         self.tier.model_removed(key)
-        self._wake()
+        self.wake()
 
     def pin(self, plans: Sequence[Plan]) -> list[ComponentRef]:
         """See :meth:`Tier.pin`."""
@@ -170,7 +197,7 @@ class Cache:
     def unpin(self, refs: Iterable[ComponentRef], *, exactly: bool = False) -> list[ComponentRef]:
         """See :meth:`Tier.unpin`."""
         found = self.tier.unpin(refs, exactly=exactly)
-        self._wake()
+        self.wake()
         return found
 
     def sweep(self) -> None:
@@ -182,7 +209,7 @@ class Cache:
         for place, resident in enumerate(sorted(failed, key=lambda r: r.retry_at)):
             if place < surplus or now > resident.retry_at + _FORGET_FAILED_S:
                 self.tier.drop(resident)
-        self._wake()
+        self.wake()
 
     async def close(self) -> None:
         """Stop building and let go of all memory; mapped memory lives on in its processes."""
@@ -193,42 +220,73 @@ class Cache:
 
     # Admission.
 
-    async def _admit_or_wait(self, demand: Demand, max_wait_s: float) -> None:
-        if self._admit(demand):
-            return
-        if max_wait_s > 0 and len(self._waiting) >= _MOST_WAITING:
+    @contextlib.contextmanager
+    def waiting(self, demand: Demand) -> Iterator[None]:
+        """While inside, a demand is woken whenever it may fit by now.
+
+        Raises:
+            QueueFullException: So many wait already that it may not.
+        """
+        if len(self._waiting) >= _MOST_WAITING:
             raise QueueFullException(
                 f"{_MOST_WAITING} requests wait for room in memory already, as many as may.",
                 metadata={"limit": str(_MOST_WAITING)},
                 retry_after=1.0,
                 remedy="Try again when some leases have ended.",
             )
-        deadline = self.tier.clock() + max_wait_s
         self._waiting.append(demand)
         try:
-            while (left := deadline - self.tier.clock()) > 0:
-                demand.wake.clear()
-                try:
-                    async with asyncio.timeout(left):
-                        await demand.wake.wait()
-                except TimeoutError:
-                    break
-                if self._admit(demand):
-                    return
+            yield
         finally:
             self._waiting.remove(demand)
-        raise self._exhausted(demand)
+
+    async def _admit_or_wait(self, demand: Demand, max_wait_s: float) -> None:
+        if self._admit(demand):
+            return
+        if max_wait_s > 0:
+            deadline = self.tier.clock() + max_wait_s
+            with self.waiting(demand):
+                while await woken(demand, deadline - self.tier.clock()):
+                    if self._admit(demand):
+                        return
+        raise self.exhausted(demand)
 
     def _admit(self, demand: Demand) -> bool:
+        if not self.fits(demand):
+            return False
+        self.admit(demand)
+        return True
+
+    def fits(self, demand: Demand, keep: Collection[str] = ()) -> bool:
+        """Whether there is room for a demand; notes what it is short of, and changes nothing else.
+
+        Args:
+            demand: What is wanted.
+            keep: Residents that must stay, besides its own.
+
+        Raises:
+            ModelkeepError: One of them failed a short while ago, or there never is as much room.
+        """
+        plans = {plan.id: plan for plan in demand.plans}
+        need = self._need(demand, self._missing(plans.values()))
+        demand.bytes_short = self.tier.room_for(need, {*plans, *keep}).bytes_short
+        if not demand.bytes_short:
+            return True
+        there = (r for r in map(self.tier.get, plans) if r is not None and r.stage is not Stage.FAILED)
+        if need + sum(r.size_bytes for r in there) > self.tier.most_bytes:
+            raise self.exhausted(demand)
+        return False
+
+    def _need(self, demand: Demand, missing: Collection[Plan]) -> int:
+        size = sum(plan.size_bytes for plan in missing)
+        return size + self.tier.besides(missing) + demand.terms.activation_bytes
+
+    def admit(self, demand: Demand, keep: Collection[str] = ()) -> None:
+        """Hold what is there of a demand that fits, as :meth:`fits` says, and begin the rest."""
         plans = {plan.id: plan for plan in demand.plans}
         missing = self._missing(plans.values())
-        need = (
-            sum(plan.size_bytes for plan in missing)
-            + self.tier.besides(missing)
-            + demand.terms.activation_bytes
-        )
-        if not self._make_room(need, plans.keys(), demand):
-            return False
+        short = self.tier.make_room(self._need(demand, missing), {*plans, *keep})
+        assert not short, "it fits"
         keys = _keys_by_id(demand.plans)
         there = [r for r in map(self.tier.get, plans) if r is not None and r.stage is Stage.RESIDENT]
         self.tier.count(hits=len(there), misses=len(plans) - len(there))
@@ -240,14 +298,13 @@ class Cache:
         for plan, resident in found:
             assert resident is not None, "it was there, or was begun"
             self.tier.ask_for(resident, plan, demand.terms.keep_alive_s)
-            if demand.is_lease:
+            if demand.is_lease and plan.id not in demand.passing:
                 resident.leases[demand.holder] = keys[plan.id]
             else:
                 resident.loads.add(demand.holder)
             self.tier.on_change(resident, False)
             demand.residents.append(resident)
         demand.bytes_short = 0
-        return True
 
     def _missing(self, plans: Collection[Plan]) -> list[Plan]:
         """What has to be built.
@@ -266,16 +323,8 @@ class Cache:
                 missing.append(plan)
         return missing
 
-    def _make_room(self, need: int, keep: Collection[str], demand: Demand) -> bool:
-        if not (short := self.tier.make_room(need, keep)):
-            return True
-        demand.bytes_short = short
-        there = (r for r in map(self.tier.get, keep) if r is not None and r.stage is not Stage.FAILED)
-        if need + sum(r.size_bytes for r in there) > self.tier.budget_bytes:
-            raise self._exhausted(demand)
-        return False
-
-    def _exhausted(self, demand: Demand) -> ModelkeepError:
+    def exhausted(self, demand: Demand) -> ModelkeepError:
+        """What is said to whom there is no room for."""
         return self._explain(Shortage(demand, self.usage(), *self.tier.holders()))
 
     # Building.
@@ -293,6 +342,8 @@ class Cache:
         def progress(stage: Stage, done: int, private_bytes: int = 0) -> None:
             nonlocal outgrown
             if resident.stage is not stage:
+                # The bytes that promoting is done with are others than those that were read.
+                resident.bytes_done = done if stage is Stage.PROMOTING else resident.bytes_done
                 resident.stage = stage
                 self.tier.on_change(resident, False)
             resident.bytes_done = max(resident.bytes_done, done)
@@ -336,7 +387,7 @@ class Cache:
         self.tier.drop_orphan(resident)
         # It may have become larger than was estimated.
         self.tier.fit()
-        self._wake()
+        self.wake()
 
     def _count_besides(self, resident: Resident, besides: int) -> None:
         self._besides[resident.id] = besides
@@ -360,7 +411,8 @@ class Cache:
         wait = max(0.0, resident.retry_at - self.tier.clock())
         return resident.failure(plan, round(wait, 3) or None)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let those who wait look whether they fit by now."""
         for demand in self._waiting:
             demand.wake.set()
 
@@ -371,3 +423,16 @@ def _keys_by_id(plans: Iterable[Plan]) -> dict[str, frozenset[str]]:
     for plan in plans:
         found.setdefault(plan.id, set()).add(plan.ref.key)
     return {resident_id: frozenset(keys) for resident_id, keys in found.items()}
+
+
+async def woken(demand: Demand, within_s: float) -> bool:
+    """Wait until a demand may fit by now; False if that takes longer than so many seconds."""
+    if within_s <= 0:
+        return False
+    demand.wake.clear()
+    try:
+        async with asyncio.timeout(within_s):
+            await demand.wake.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -5,9 +5,9 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from modelkeep.exceptions import (
     CancelledException,
@@ -153,6 +153,21 @@ class Identified:
 
 
 @dataclass(frozen=True, slots=True)
+class Placed:
+    """Which component of RAM one on an accelerator is a copy of, and how much of it.
+
+    Attributes:
+        source_id, source_bytes, source_build_bytes: Of that component's plan.
+        part_bytes: The most of its first bytes that go there; 0: all of them.
+    """
+
+    source_id: str
+    source_bytes: int
+    source_build_bytes: int
+    part_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How to make one component, and what it is.
 
@@ -180,6 +195,7 @@ class Plan:
         dequantised_bytes: What `size_bytes` would be, were it lent dequantised.
         part: Which part of its file it is, if that holds a whole main model.
         memory_format: "channels_last" only where that makes it another component than "contiguous".
+        placed: What it is a copy of, if `device` is an accelerator.
     """
 
     ref: ComponentRef
@@ -206,6 +222,22 @@ class Plan:
     dequantised_bytes: int = 0
     part: Part | None = None
     memory_format: str = "contiguous"
+    placed: Placed | None = None
+
+    @property
+    def source(self) -> Plan:
+        """The plan of the same component in RAM."""
+        if self.placed is None:
+            return self
+        return replace(
+            self,
+            ref=replace(self.ref, device=CPU),
+            id=self.placed.source_id,
+            size_bytes=self.placed.source_bytes,
+            build_bytes=self.placed.source_build_bytes,
+            device=CPU,
+            placed=None,
+        )
 
     @property
     def display_name(self) -> str:
@@ -233,6 +265,25 @@ class Memory(Protocol):
 
     def close(self) -> None:
         """Let go of it; it is freed with its last mapping."""
+        ...
+
+
+class DeviceMemory(Memory, Protocol):
+    """Memory on an accelerator, with the file's beginning, or all of it, in RAM.
+
+    Attributes:
+        size_bytes: What it takes on the device.
+        file_bytes: Size of the component's file.
+        device_bytes: How many of the file's first bytes are on the device.
+        uuid: The device's own name.
+    """
+
+    file_bytes: int
+    device_bytes: int
+    uuid: str
+
+    def open_on_device(self) -> int:
+        """A new descriptor of the allocation to hand out; the caller closes it."""
         ...
 
 
@@ -362,6 +413,13 @@ class Resident:
     def is_orphan(self) -> bool:
         """Whether every model that it was asked for by is no more."""
         return bool(self.refs) and all(ref.key in self.removed for ref in self.refs)
+
+    @property
+    def on_device(self) -> DeviceMemory | None:
+        """Its memory on an accelerator, if it is there."""
+        if self.plan.placed is None or self.built is None:
+            return None
+        return cast("DeviceMemory", self.built.memory)
 
     @property
     def wanted(self) -> bool:

@@ -18,12 +18,17 @@ class HeldConnection:
         self._number = number
 
     def descriptors(self) -> list[int]:
-        """New read-only descriptors, in the order of the components; the caller closes them."""
+        """New descriptors for reading: of the components' files in their order, then, in the same order, of
+        the allocations of those that are on accelerators. The caller closes them.
+        """
         opened: list[int] = []
         try:
             for resident in self._lease.residents:
                 assert resident.built is not None, "a lease is granted on residents only"
                 opened.append(resident.built.memory.open_for_holder())
+            for resident in self._lease.residents:
+                if (memory := resident.on_device) is not None:
+                    opened.append(memory.open_on_device())
         except BaseException:
             for fd in opened:
                 os.close(fd)

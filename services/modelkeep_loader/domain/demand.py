@@ -40,6 +40,9 @@ class Demand:
         terms: What is wanted besides, and for how long.
         residents: What was found or is being built, in the order of `plans`; empty while it waits.
         bytes_short: Bytes that are missing while it waits for room.
+        wanted: Plans in RAM of what is wanted, from which `plans` are made where accelerators have room;
+            empty where `plans` stand.
+        passing: Ids of what is only held until the rest is there.
     """
 
     plans: Sequence[Plan]
@@ -48,6 +51,8 @@ class Demand:
     terms: Terms = NO_TERMS
     residents: list[Resident] = field(default_factory=list)
     bytes_short: int = 0
+    wanted: Sequence[Plan] = ()
+    passing: frozenset[str] = frozenset()
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation, WrongHostException
-from modelkeep_loader.domain.cache import Cache
+from modelkeep_loader.domain.caches import Caches
 from modelkeep_loader.domain.components import ChangedMeanwhileException
 from modelkeep_loader.domain.demand import Demand
 from modelkeep_loader.domain.drain import Drain
@@ -27,7 +27,7 @@ class Grants:
 
     Args:
         leases, tickets: What there is of both.
-        cache: Holds the components.
+        caches: Hold the components.
         loads: Makes them resident.
         drain: Ends what waits, and refuses what is new.
         paths: Delivers by path; None: nobody does.
@@ -39,7 +39,7 @@ class Grants:
         self,
         leases: LeaseTable,
         tickets: TicketBook,
-        cache: Cache,
+        caches: Caches,
         loads: Loads,
         drain: Drain,
         *,
@@ -49,7 +49,7 @@ class Grants:
     ) -> None:
         self._leases = leases
         self._tickets = tickets
-        self._cache = cache
+        self._caches = caches
         self._loads = loads
         self._drain = drain
         self._paths = paths
@@ -89,7 +89,7 @@ class Grants:
             try:
                 brief = wish.brief(demand.plans, demand.residents)
             except BaseException:
-                self._cache.give_back(demand.holder)
+                self._caches.give_back(demand.holder)
                 raise
             lease = self._leases.grant(
                 demand.holder,
@@ -100,6 +100,7 @@ class Grants:
                 claimed_pid=wish.claimed_pid,
                 principal=wish.principal,
                 activation_bytes=wish.terms.activation_bytes,
+                besides=self._caches.besides(demand),
             )
         self._watch(wish)
         return lease, brief
@@ -108,7 +109,7 @@ class Grants:
         """A living lease to go on with, and its brief. Bind it at once."""
         self._drain.check_running()
         lease = self._leases.authorise(wish.lease_id, wish.lease_secret)
-        brief = wish.brief(lease.plans, lease.residents)
+        brief = wish.brief(lease.plans_now, lease.residents)
         if list(wish.refs) != lease.refs:
             raise FieldInvalidException(
                 f"The lease {lease.id} is on other components.",

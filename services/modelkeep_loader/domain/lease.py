@@ -8,7 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from modelkeep.exceptions import LeaseRevokedException, UnknownLeaseException
+from modelkeep.exceptions import (
+    DeviceUnavailableException,
+    LeaseRevokedException,
+    ModelkeepError,
+    UnknownLeaseException,
+)
 from modelkeep_loader.domain.components import ComponentRef, Plan, Resident
 
 
@@ -62,6 +67,18 @@ class Revocation:
     deadline_time: float
 
 
+@dataclass(frozen=True, slots=True)
+class DemotionAsked:
+    """Somebody waits for what a lease keeps on an accelerator: why, and until when.
+
+    ``deadline`` is in monotonic seconds, ``deadline_time`` in seconds since 1970.
+    """
+
+    why: str
+    deadline: float
+    deadline_time: float
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class LeaseFacts:
     """What there is to know of a lease apart from the memory and from whoever holds it: plain values, with
@@ -94,8 +111,14 @@ class LeaseFacts:
 class Lease(LeaseFacts):
     """One lease: its facts, the residents that it keeps, and what binds it. Times are monotonic seconds."""
 
+    #: Where its components are to be, and what it keeps: the same but while it is demoted.
     plans: Sequence[Plan]
     residents: Sequence[Resident]
+    #: What it keeps in RAM besides: components that are on an accelerator in part.
+    besides: Sequence[Resident] = ()
+    #: Whether its holder has let go of accelerators' memory.
+    demoted: bool = False
+    demotion: DemotionAsked | None = None
     #: Binding number of each open stream → the process it belongs to; 0 while not known.
     streams: dict[int, int] = field(default_factory=dict)
     #: Binding number of each descriptor connection → the process at its other end.
@@ -137,7 +160,18 @@ class Lease(LeaseFacts):
     @property
     def size_bytes(self) -> int:
         """Bytes that it keeps in RAM."""
-        return sum({r.id: r.size_bytes for r in self.residents}.values())
+        kept = (*self.residents, *self.besides)
+        return sum({r.id: r.size_bytes for r in kept if r.on_device is None}.values())
+
+    @property
+    def vram_bytes(self) -> int:
+        """Bytes that it keeps on accelerators."""
+        return sum({r.id: r.size_bytes for r in self.residents if r.on_device is not None}.values())
+
+    @property
+    def plans_now(self) -> Sequence[Plan]:
+        """Where its components are."""
+        return [plan.source for plan in self.plans] if self.demoted else self.plans
 
     def has_labels(self, labels: Mapping[str, str]) -> bool:
         """Whether it has all of these labels, each with exactly this value."""
@@ -159,9 +193,15 @@ _HOW_ENDED: Final = {
 }
 
 
-def ended(lease: Lease) -> UnknownLeaseException:
+def ended(lease: Lease) -> ModelkeepError:
     """What its holder is told about a lease that has ended."""
     facts = {"lease_id": lease.id}
+    if lease.end is LeaseEnd.DEVICE_LOST:
+        device, _, why = lease.end_message.rpartition(": ")
+        return DeviceUnavailableException(
+            f"The lease {lease.id} has ended: the device {device} is gone.",
+            metadata={"device": device, "why": why},
+        )
     if lease.end is LeaseEnd.REVOKED:
         why = f": {lease.end_message.rstrip('.')}" if lease.end_message else ""
         return LeaseRevokedException(

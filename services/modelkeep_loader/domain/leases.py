@@ -168,6 +168,7 @@ class LeaseTable:
         claimed_pid: int = 0,
         principal: str = "",
         activation_bytes: int = 0,
+        besides: Sequence[Resident] = (),
     ) -> Lease:
         """Begin a lease, for which there is room. It has no binding yet: give it one at once."""
         lease = Lease(
@@ -184,6 +185,7 @@ class LeaseTable:
             labels=dict(labels or {}),
             claimed_pid=claimed_pid,
             activation_bytes=activation_bytes,
+            besides=besides,
         )
         self._leases[lease_id] = lease
         self._held[principal] += 1
@@ -284,7 +286,7 @@ class LeaseTable:
         lease.state, lease.end, lease.end_message = LeaseState.ENDED, reason, message
         lease.streams.clear()
         lease.connections.clear()
-        lease.plans = lease.residents = ()  # it keeps them no more, nor anything of them
+        lease.plans = lease.residents = lease.besides = ()  # it keeps them no more, nor anything of them
         _count_down(self._held, lease.principal)
         del self._leases[lease.id]
         self._ended[lease.id] = lease
@@ -319,6 +321,16 @@ class LeaseTable:
         lease.stir()
         self._on_deadline()
         return lease
+
+    def demoted(self, lease: Lease) -> None:
+        """Its holder has let go of accelerators' memory."""
+        lease.demoted, lease.demotion = True, None
+        self._note(lease, LeaseChange.DEMOTED)
+
+    def promoted(self, lease: Lease) -> None:
+        """Its components are on their accelerators again."""
+        lease.demoted = False
+        self._note(lease, LeaseChange.PROMOTED)
 
     def sweep(self) -> None:
         """End what has run out."""

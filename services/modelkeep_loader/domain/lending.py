@@ -22,10 +22,12 @@ from modelkeep.exceptions import (
     UnknownLeaseException,
 )
 from modelkeep_loader.domain.cache import Cache
+from modelkeep_loader.domain.caches import Caches
 from modelkeep_loader.domain.components import ChangedMeanwhileException, ComponentRef, Plan, Resident
 from modelkeep_loader.domain.connection import HeldConnection
 from modelkeep_loader.domain.demand import NO_TERMS, Terms, Usage
-from modelkeep_loader.domain.devices import Devices
+from modelkeep_loader.domain.demotion import Demotions, Offers
+from modelkeep_loader.domain.devices import DeviceCapacity, Devices
 from modelkeep_loader.domain.drain import Drain
 from modelkeep_loader.domain.estimate import Estimate, estimate
 from modelkeep_loader.domain.gauge import Gauge
@@ -37,6 +39,7 @@ from modelkeep_loader.domain.outage import Remaining, remaining
 from modelkeep_loader.domain.paths import Paths
 from modelkeep_loader.domain.requests import (
     Alive,
+    DemoteRequested,
     Granted,
     Loaded,
     Lost,
@@ -68,6 +71,7 @@ class Capacity:
     lease_count: int
     is_out_of_service: bool = False
     disk: Usage | None = None
+    devices: Sequence[DeviceCapacity] = ()
 
 
 class Lending:
@@ -78,6 +82,7 @@ class Lending:
         cache: Holds the components; `Lending` tells it when a lease ends.
         disk: Holds copies of their files, if there is such a tier.
         devices: The host's accelerators; none by default.
+        offers: Told of copies on accelerators that RAM may need; None: nobody is.
         boot_id: Of this host.
         on_lease: Called with a lease whenever something has happened to it.
         paths: Delivers by path; None: nobody does.
@@ -99,6 +104,7 @@ class Lending:
         *,
         disk: Disk | None = None,
         devices: Devices | None = None,
+        offers: Offers | None = None,
         boot_id: str,
         on_lease: Callable[[Lease], None] = lambda lease: None,
         paths: Paths | None = None,
@@ -123,7 +129,9 @@ class Lending:
         )
         self.planner = planner
         self.cache = cache
-        self.tiers = Tiers(cache, disk)
+        self.devices = devices if devices is not None else Devices()
+        self.caches = Caches(cache, self.devices)
+        self.tiers = Tiers(self.caches, disk)
         self._boot_id = boot_id
         self._paths = paths
         self.tickets = TicketBook(valid_s=ticket_valid_s, clock=clock)
@@ -131,24 +139,25 @@ class Lending:
         self._clock = clock
         self._drain = Drain()
         self.gauge = Gauge(self.capacity, self._drain, clock)
-        self.devices = devices if devices is not None else Devices()
-        self._loads = Loads(planner, cache, self._drain, self.devices, clock)
+        self._loads = Loads(planner, self.caches, self._drain, self.caches.placement, clock)
         self._grants = Grants(
             self.leases,
             self.tickets,
-            cache,
+            self.caches,
             self._loads,
             self._drain,
             paths=paths,
             boot_id=boot_id,
             watch_process=watch_process,
         )
+        self._demotions = Demotions(self.leases, self.caches, offers, clock=clock, wall_clock=wall_clock)
         self._woken = asyncio.Event()
         self._reaper: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Begin to end what runs out."""
         self._reaper = asyncio.get_running_loop().create_task(self._reap(), name="lease reaper")
+        self.devices.open()
 
     def drain(self) -> None:
         """End what waits and what holds by :meth:`hold` with SERVER_DRAINING."""
@@ -166,7 +175,7 @@ class Lending:
             self.leases.release(lease, LeaseEnd.DRAINED)
         if self._paths is not None:
             await self._paths.close()
-        await self.cache.close()
+        await self.caches.close()
         self.planner.close()
 
     # Leases.
@@ -230,12 +239,15 @@ class Lending:
         self.leases.release(lease)
         return lease
 
-    def demote(self, lease_id: str, secret: bytes) -> Lease:
+    async def demote(self, lease_id: str, secret: bytes) -> Lease:
         """A holder has let go of accelerators' memory; what it holds it keeps in RAM.
 
         Raises:
             UnknownLeaseException, ForbiddenTicketException: See :meth:`LeaseTable.authorise`.
+            ModelkeepError: See :meth:`Demotions.demote`.
         """
+        lease = self.leases.authorise(lease_id, secret)
+        await self._demotions.demote(lease)
         return self.leases.authorise(lease_id, secret)
 
     async def promote(self, wish: Wish) -> Granted:
@@ -243,9 +255,12 @@ class Lending:
 
         Raises:
             UnknownLeaseException, ForbiddenTicketException: See :meth:`LeaseTable.authorise`.
+            ModelkeepError: See :meth:`Demotions.promote`.
         """
         lease = self.leases.authorise(wish.lease_id, wish.lease_secret)
-        return await self._grants.granted(wish, lease, wish.brief(lease.plans, lease.residents), None)
+        await self._demotions.promote(lease, wish.max_wait_s)
+        lease = self.leases.authorise(wish.lease_id, wish.lease_secret)
+        return await self._grants.granted(wish, lease, wish.brief(lease.plans_now, lease.residents), None)
 
     def revoke(self, lease_id: str, why: str, by: str, grace_s: float = 0.0) -> Lease:
         """End somebody's lease, now or when a grace is over.
@@ -325,15 +340,31 @@ class Lending:
     # Components.
 
     async def load(
-        self, refs: Sequence[ComponentRef], max_wait_s: float, tell: Tell, terms: Terms = NO_TERMS
+        self,
+        refs: Sequence[ComponentRef],
+        max_wait_s: float,
+        tell: Tell,
+        terms: Terms = NO_TERMS,
+        *,
+        on_devices: bool = False,
     ) -> None:
         """Make components resident, and leave them to whoever wants them.
 
+        Args:
+            refs: The components.
+            max_wait_s: Seconds to wait for room.
+            tell: Hears how it goes.
+            terms: For how long they are kept.
+            on_devices: Whether all that can be on an accelerator has to be.
+
         Raises:
+            FieldInvalidException: There is no accelerator for it.
             ServerDrainingException, ModelkeepError: See :meth:`hold`.
         """
         self._drain.check()
         demand = await self._loads.demand(refs, tell, is_lease=False, terms=terms)
+        if on_devices:
+            self.caches.placement.refuse_ram(demand.plans)
         await tell(Planned(demand))
         try:
             try:
@@ -346,7 +377,7 @@ class Lending:
             for place, resident in enumerate(demand.residents):
                 await tell(Loaded(resident, place == last))
         finally:
-            self.cache.give_back(demand.holder)
+            self.caches.give_back(demand.holder)
 
     async def pin(
         self, refs: Sequence[ComponentRef], *, load: bool = False, max_wait_s: float = 0.0
@@ -365,19 +396,19 @@ class Lending:
             ServerDrainingException, ModelkeepError: See :meth:`hold`.
         """
         demand = await self._loads.demand(refs, None, is_lease=False)
-        new = self.cache.pin(demand.plans)
+        new = self.tiers.pin(demand.plans)
         if load:
             try:
                 await self.load(refs, max_wait_s, _no_news)
                 demand = await self._loads.demand(refs, None, is_lease=False)  # files may have changed
             except BaseException:
-                self.cache.unpin(new, exactly=True)
+                self.tiers.unpin(new, exactly=True)
                 raise
-        return [(plan, self.cache.tier.get(plan.id)) for plan in demand.plans]
+        return [(plan, self.caches.get(plan)) for plan in demand.plans]
 
     def unpin(self, refs: Sequence[ComponentRef]) -> list[ComponentRef]:
         """See :meth:`modelkeep_loader.domain.tier.Tier.unpin`."""
-        return self.cache.unpin(refs)
+        return self.tiers.unpin(refs)
 
     async def load_to_disk(self, refs: Sequence[ComponentRef], max_wait_s: float, tell: Tell) -> None:
         """See :meth:`modelkeep_loader.domain.tiers.Tiers.load_to_disk`."""
@@ -400,13 +431,18 @@ class Lending:
         """The host and its memory as they are now."""
         is_out = self._drain.is_closed
         disk = self.tiers.disk.cache.usage() if self.tiers.disk is not None else None
-        return Capacity(self.cache.usage(), self._boot_id, len(self.leases.alive()), is_out, disk)
+        devices = [DeviceCapacity.of(device) for device in self.devices.all]
+        return Capacity(self.cache.usage(), self._boot_id, len(self.leases.alive()), is_out, disk, devices)
 
     async def _follow(self, lease: Lease, tell: Tell) -> None:
         """Tell a holder what becomes of its lease, until it ends."""
-        asked = None
+        asked, waited_for = None, None
         while not lease.ended.is_set():
-            if lease.revocation is not asked and lease.revocation is not None:
+            if lease.demotion is not waited_for:
+                waited_for = lease.demotion
+                if waited_for is not None:
+                    await tell(DemoteRequested(waited_for))
+            elif lease.revocation is not asked and lease.revocation is not None:
                 asked = lease.revocation
                 await tell(RevokeRequested(asked))
             elif not await self._drain.until(lease.stirred, _ALIVE_S):
@@ -423,7 +459,7 @@ class Lending:
         self.tickets.forget(lease.id)
         if self._paths is not None:
             self._paths.give_back(lease.id)  # before the cache, which wakes those who wait for room
-        self.cache.give_back(lease.id)
+        self.caches.give_back(lease.id)
 
     def _nudge(self) -> None:
         self._woken.set()

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from modelkeep_loader.domain.cache import Cache
+from modelkeep_loader.domain.caches import Caches
 from modelkeep_loader.domain.components import ComponentRef, Plan
 from modelkeep_loader.domain.demand import NO_TERMS, Demand, Terms
-from modelkeep_loader.domain.devices import Devices
 from modelkeep_loader.domain.digests import Reading
 from modelkeep_loader.domain.drain import Drain
 from modelkeep_loader.domain.leases import LeaseTable
+from modelkeep_loader.domain.placement import Placement
 from modelkeep_loader.domain.requests import Identifying, Loading, News, Queued, Tell
 
 #: Seconds that working out what to load may take before there is news of it.
@@ -47,19 +48,19 @@ class Loads:
         planner: Makes plans of what callers name.
         cache: Holds the components.
         drain: Ends what waits here.
-        devices: The host's accelerators.
+        placement: Says which device a component goes to; without it none goes anywhere.
         clock: Monotonic seconds.
     """
 
     def __init__(
         self,
         planner: Plans,
-        cache: Cache,
+        cache: Cache | Caches,
         drain: Drain,
-        devices: Devices | None = None,
+        placement: Placement | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._devices = devices if devices is not None else Devices()
+        self._placement = placement
         self._planner = planner
         self._cache = cache
         self._drain = drain
@@ -68,21 +69,24 @@ class Loads:
 
     def on(self, cache: Cache) -> Loads:
         """The same for another tier."""
-        return Loads(self._planner, cache, self._drain, self._devices, self._clock)
+        return Loads(self._planner, cache, self._drain, self._placement, self._clock)
 
     async def demand(
         self, refs: Sequence[ComponentRef], tell: Tell | None, *, is_lease: bool, terms: Terms = NO_TERMS
     ) -> Demand:
         """Work out what is wanted, and tell of the reading that this takes."""
-        for ref in refs:
-            self._devices.candidates(ref.device)
+        if self._placement is not None:
+            self._placement.check(refs)
         reading = Reading()
         work = asyncio.ensure_future(self._planner.plan(refs, reading))
         await self._drain.follow(work, tell, lambda: Identifying(refs, reading), patience_s=_PLAN_S)
-        if is_lease:
-            return Demand(work.result(), LeaseTable.new_id(), terms=terms)
         self._loads += 1
-        return Demand(work.result(), f"load-{self._loads}", is_lease=False, terms=terms)
+        holder = LeaseTable.new_id() if is_lease else f"load-{self._loads}"
+        demand = Demand(work.result(), holder, is_lease=is_lease, terms=terms)
+        if self._placement is not None:
+            demand.wanted = demand.plans
+            self._placement.place(demand)
+        return demand
 
     async def again(self, demand: Demand, tell: Tell | None) -> Demand:
         """What is wanted, now that files have become others since it was worked out."""
@@ -103,7 +107,7 @@ class Loads:
             done, now = sum(r.bytes_done for r in demand.residents), self._clock()
             rate = int((done - done_before) / (now - when)) if now > when and done > done_before else 0
             done_before, when = done, now
-            return Loading(demand, rate) if demand.residents else Queued(demand, *self._cache.tier.holders())
+            return Loading(demand, rate) if demand.residents else Queued(demand, *self._cache.holders(demand))
 
         work = asyncio.ensure_future(self._cache.acquire(demand, max_wait_s=max_wait_s))
         try:

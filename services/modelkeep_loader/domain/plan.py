@@ -123,6 +123,7 @@ class Planner:
         budget_bytes: Memory that there is at most: of what is larger, no file is read.
         digester: Reads files; one of its own by default.
         localizer: Takes care of files that lie far away, if there is one.
+        precision: What components are lent in where their caller does not say.
     """
 
     def __init__(
@@ -133,12 +134,14 @@ class Planner:
         budget_bytes: int,
         digester: Digester | None = None,
         localizer: Localizes | None = None,
+        precision: str = "auto",
     ) -> None:
         self._records = records
         self._finder = finder
         self._budget = budget_bytes
         self._digester = digester if digester is not None else Digester(finder.files.open)
         self._localizer = localizer
+        self._precision = precision
         self._kept: OrderedDict[ComponentRef, _Kept] = OrderedDict()
         self._kept_weight = 0
 
@@ -399,10 +402,11 @@ class Planner:
         if found.part is not None:
             looks = [(header.only(found.part.prefix), status) for header, status in looks]
         # What has no class has none that its tensors must suit.
-        cast = found.kind is Kind.MODULE or ref.precision != "auto"
+        precision = self._precision if ref.precision == "auto" else ref.precision
+        cast = found.kind is Kind.MODULE or precision != "auto"
         weights = weigh(
             (tensor for header, _ in looks for tensor in header.tensors),
-            ref.precision,
+            precision,
             ref.weights,
             cast=cast,
             kept=partial(kept_in_float32, found.library, found.class_name),

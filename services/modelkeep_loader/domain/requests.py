@@ -10,7 +10,7 @@ from modelkeep.exceptions import ModelkeepError
 from modelkeep_loader.domain.components import ComponentRef, Plan, Resident
 from modelkeep_loader.domain.demand import NO_TERMS, Demand, Terms
 from modelkeep_loader.domain.digests import Reading
-from modelkeep_loader.domain.lease import Lease, Revocation
+from modelkeep_loader.domain.lease import DemotionAsked, Lease, Revocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +114,30 @@ class RevokeRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class DemoteRequested:
+    """Somebody waits for what the lease keeps on an accelerator."""
+
+    asked: DemotionAsked
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """The lease has ended, and its holder did not ask for that."""
 
     error: ModelkeepError
 
 
-News: TypeAlias = Identifying | Planned | Queued | Loading | Loaded | Granted | Alive | RevokeRequested | Lost
+News: TypeAlias = (
+    Identifying
+    | Planned
+    | Queued
+    | Loading
+    | Loaded
+    | Granted
+    | Alive
+    | RevokeRequested
+    | DemoteRequested
+    | Lost
+)
 #: Takes the news of one request; slow when whoever hears it is.
 Tell: TypeAlias = Callable[[News], Awaitable[None]]

@@ -99,6 +99,11 @@ class Tier:
         self._high_watermark = 0
         self._hits = self._misses = self._evictions = 0
 
+    @property
+    def most_bytes(self) -> int:
+        """What the budget may ever be."""
+        return self.budget_bytes
+
     # What there is.
 
     def residents(self) -> list[Resident]:
@@ -130,6 +135,11 @@ class Tier:
         """Leases that hold something here: some, by name, and how many there are."""
         found = {lease for r in self._residents.values() for lease in r.leases}
         return heapq.nsmallest(MOST_NAMED, found), len(found)
+
+    def leased_in_order(self) -> list[Resident]:
+        """What leases hold and nobody has pinned, in the order in which it would go."""
+        held = {r.id: r for r in self._residents.values() if r.leases and not r.pins}
+        return [held[name] for name in self._policy.order(held)]
 
     def known_keys(self) -> set[str]:
         """Keys of the models that residents were asked for by."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep_loader.domain.cache import Cache
+from modelkeep_loader.domain.caches import Caches
 from modelkeep_loader.domain.components import ComponentRef, Plan, Resident
 from modelkeep_loader.domain.demand import Demand, Eviction
 from modelkeep_loader.domain.loads import Loads
@@ -32,32 +33,53 @@ class Tiers:
     """The tiers that there are. Belongs to one event loop.
 
     Args:
-        ram: Holds components.
+        caches: Hold components.
         disk: Holds copies of their files, if there is such a tier.
     """
 
-    def __init__(self, ram: Cache, disk: Disk | None = None) -> None:
-        self.ram = ram
+    def __init__(self, caches: Caches, disk: Disk | None = None) -> None:
+        self._caches = caches
         self.disk = disk
-        self._all = [ram] if disk is None else [ram, disk.cache]
+        self._all = [*caches.all, *([] if disk is None else [disk.cache])]
 
     def evict(
-        self, key: str, submodel: str = "", *, validate_only: bool = False, tier: TierName = TierName.RAM
+        self,
+        key: str,
+        submodel: str = "",
+        *,
+        validate_only: bool = False,
+        tier: TierName = TierName.RAM,
+        device: str = "",
     ) -> Eviction:
         """See :meth:`modelkeep_loader.domain.tier.Tier.evict`.
 
         Raises:
-            FieldInvalidException: There is no such tier.
+            FieldInvalidException: There is no such tier, or device.
         """
-        return self._of(tier).evict(key, submodel, validate_only=validate_only)
+        found = self._of(tier, device)
+        would = [cache.evict(key, submodel, validate_only=True) for cache in found]
+        if not validate_only:
+            would = [cache.evict(key, submodel) for cache in found]
+        return _together(would)
 
-    def evict_idle(self, *, validate_only: bool = False, tier: TierName = TierName.RAM) -> Eviction:
+    def evict_idle(
+        self, *, validate_only: bool = False, tier: TierName = TierName.RAM, device: str = ""
+    ) -> Eviction:
         """See :meth:`modelkeep_loader.domain.tier.Tier.evict_idle`.
 
         Raises:
-            FieldInvalidException: There is no such tier.
+            FieldInvalidException: There is no such tier, or device.
         """
-        return self._of(tier).evict_idle(validate_only=validate_only)
+        found = self._of(tier, device)
+        return _together([cache.evict_idle(validate_only=validate_only) for cache in found])
+
+    def pin(self, plans: Sequence[Plan]) -> list[ComponentRef]:
+        """See :meth:`modelkeep_loader.domain.tier.Tier.pin`: each in the tier that it is for."""
+        return [ref for plan in plans for ref in self._caches.of(plan).pin([plan])]
+
+    def unpin(self, refs: Sequence[ComponentRef], *, exactly: bool = False) -> list[ComponentRef]:
+        """See :meth:`modelkeep_loader.domain.tier.Tier.unpin`."""
+        return [ref for cache in self._caches.all for ref in cache.unpin(refs, exactly=exactly)]
 
     def model_removed(self, key: str) -> None:
         """See :meth:`modelkeep_loader.domain.tier.Tier.model_removed`."""
@@ -99,7 +121,7 @@ class Tiers:
             DiskFullException: There is no room.
             ModelkeepError: See :meth:`modelkeep_loader.domain.lending.Lending.load`.
         """
-        cache, disk = self._of(TierName.DISK), self.disk
+        (cache,), disk = self._of(TierName.DISK), self.disk
         assert disk is not None, "there is a cache of it"
         wanted = await loads.demand(refs, tell, is_lease=False)
         await tell(Planned(wanted))
@@ -112,12 +134,37 @@ class Tiers:
         finally:
             cache.give_back(demand.holder)
 
-    def _of(self, name: TierName) -> Cache:
+    def _of(self, name: TierName, device: str = "") -> list[Cache]:
+        there = ["TIER_RAM"]
+        if self.disk is not None:
+            there.append("TIER_DISK")
+        devices = self._caches.devices.all
+        if devices:
+            there.append("TIER_VRAM")
+        if name is TierName.VRAM and devices:
+            if found := [one.cache for one in devices if device in ("", one.name)]:
+                return found
+            names = ", ".join(one.name for one in devices)
+            raise FieldInvalidException(
+                f"This host has no device {device}.",
+                violations=[FieldViolation("device", f"must be one of {names}")],
+            )
+        if device:
+            raise FieldInvalidException(
+                "A device has its part of TIER_VRAM only.",
+                violations=[FieldViolation("device", "must be unset with other tiers")],
+            )
         if name is TierName.RAM:
-            return self.ram
+            return [self._caches.ram]
         if name is TierName.DISK and self.disk is not None:
-            return self.disk.cache
-        there = "TIER_RAM" if self.disk is None else "TIER_RAM or TIER_DISK"
+            return [self.disk.cache]
         raise FieldInvalidException(
-            "This host has no such tier.", violations=[FieldViolation("tier", f"must be {there} here")]
+            "This host has no such tier.",
+            violations=[FieldViolation("tier", f"must be {' or '.join(there)} here")],
         )
+
+
+def _together(done: Sequence[Eviction]) -> Eviction:
+    """What several evictions did."""
+    dropped = [resident for one in done for resident in one.residents]
+    return Eviction(dropped, sum(one.freed for one in done), sum(one.zombie for one in done))

@@ -7,12 +7,14 @@ import pytest
 from modelkeep.devices.driver import DeviceFacts
 from modelkeep.exceptions import DeviceUnavailableException, FieldInvalidException
 from modelkeep_loader.domain.demand import Demand, Usage
-from modelkeep_loader.domain.devices import Device, Devices
+from modelkeep_loader.domain.devices import Device, Devices, DeviceTier
 from modelkeep_loader.domain.shortage import Shortage, vram_exhausted
+from support.lendingcore import Forge
 
 
 def device(name: str, refusal: str = "") -> Device:
-    return Device(DeviceFacts(name, "simulated", f"uuid of {name}", 64 << 20, 2 << 20, refusal))
+    facts = DeviceFacts(name, "simulated", f"uuid of {name}", 64 << 20, 2 << 20, refusal)
+    return Device(facts, Forge(), DeviceTier(facts, budget_bytes=64 << 20))
 
 
 def names(devices: Devices, asked: str) -> list[str]:
