@@ -12,7 +12,6 @@ from typing import Final, TypeAlias
 
 import grpc
 
-from modelkeep.backoff import Backoff
 from modelkeep.exceptions import (
     InvalidRequestException,
     ModelkeepError,
@@ -21,6 +20,7 @@ from modelkeep.exceptions import (
 )
 from modelkeep.loader.v1 import hold_pb2
 from modelkeep.worker._binding import Binding, Lender
+from modelkeep.worker._gap import Gap
 from modelkeep.worker._parts import Parts
 from modelkeep.worker._reattach import take_up
 
@@ -31,10 +31,6 @@ OnRevoke: TypeAlias = Callable[[hold_pb2.HoldRevokeRequested], None]
 #: Called when accelerators' memory is asked back, with why and until when.
 OnDemote: TypeAlias = Callable[[hold_pb2.HoldDemoteRequested], None]
 
-#: Pauses between tries to have the loader back, in seconds: the first at most, and the longest.
-_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 1.0
-#: Seconds for which the loader must be heard again before a new gap is another one.
-_STEADY_S: Final = 1.0
 #: Answers that stay what they are, however often one asks. Others may be a starting or ending loader's.
 _FINAL: Final = (NotFoundException, InvalidRequestException, ModelUnusableException)
 
@@ -76,7 +72,7 @@ class Hold:
         self._on_demote: OnDemote | None = None
         self._demote_requested: hold_pb2.HoldDemoteRequested | None = None
         self._on_revoke = on_revoke
-        self._gap = _Gap(reattach_s)
+        self._gap = Gap(reattach_s)
         self._pid = os.getpid()
         #: Held while the binding changes, so that a release ends the one that there is.
         self._changing = threading.Lock()
@@ -250,48 +246,6 @@ class Hold:
             callback = self._on_demote
         if callback is not None:
             callback(asked)
-
-
-class _Gap:
-    """A time in which the loader cannot be heard: how long it may be, and when to try.
-
-    Args:
-        longest_s: Seconds after which the lease is given up; 0: at once.
-    """
-
-    def __init__(self, longest_s: float) -> None:
-        self.longest_s = longest_s
-        self._pauses = Backoff(_FIRST_PAUSE_S, _LAST_PAUSE_S)
-        self._began = self._ended = -_STEADY_S
-        self._is_first = True
-
-    def begin(self) -> bool:
-        """It begins, or has not ended really; whether it is a new one."""
-        now = time.monotonic()
-        if now - self._ended < _STEADY_S:
-            return False
-        self._began, self._is_first = now, True
-        self._pauses.reset()
-        return True
-
-    def pause(self, asked_s: float | None = None) -> float | None:
-        """Seconds until the next try; None: there is no time for one. The first of a gap comes at once.
-
-        Args:
-            asked_s: How long the loader asks to wait.
-        """
-        left = self._began + self.longest_s - time.monotonic()
-        if left <= 0:
-            return None
-        if self._is_first:
-            self._is_first = False
-            return 0.0
-        return min(self._pauses.next(asked_s), left)
-
-    def end(self) -> float:
-        """The loader is heard again; how many seconds it was not."""
-        self._ended = time.monotonic()
-        return self._ended - self._began
 
 
 def hold(
