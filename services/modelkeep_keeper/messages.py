@@ -23,6 +23,7 @@ import array
 import contextlib
 import os
 import socket
+import struct
 from collections.abc import Sequence
 from enum import Enum
 from typing import Final, NamedTuple
@@ -44,6 +45,7 @@ class Kind(Enum):
     ALL = b"A"
 
 
+_UCRED: Final = struct.Struct("3i")
 _NAMED: Final = (Kind.PUT, Kind.DROP, Kind.THING)
 _WITH_DESCRIPTORS: Final = (Kind.PUT, Kind.THING)
 
@@ -99,6 +101,12 @@ def receive(sock: socket.socket) -> Message | None:
     except GarbageError:
         close_all(descriptors)
         raise
+
+
+def peer_of(sock: socket.socket) -> tuple[int, int]:
+    """Process and user id of whoever connected, or of whoever listened where this side connected."""
+    pid, uid, _gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return pid, uid
 
 
 def close_all(descriptors: Sequence[int]) -> None:

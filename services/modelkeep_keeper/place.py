@@ -66,8 +66,9 @@ class Place(NamedTuple):
         """What a process must inherit to have it."""
         return self.listener.fileno(), self.lock
 
-    def hand_over(self) -> None:
-        """Another process has it now."""
+    def hand_over(self, pid: int) -> None:
+        """Another process has it now, and its lock names that one."""
+        sign_lock(self.lock, pid)
         self.listener.close()
         os.close(self.lock)
 

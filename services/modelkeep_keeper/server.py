@@ -6,7 +6,6 @@ import errno
 import os
 import selectors
 import socket
-import struct
 import time
 from collections.abc import Callable
 from typing import Final
@@ -15,7 +14,6 @@ from modelkeep_keeper import messages
 from modelkeep_keeper.messages import GarbageError, Kind, Message
 from modelkeep_keeper.shelf import Shelf
 
-_UCRED: Final = struct.Struct("3i")
 #: Messages that are read before others get their turn.
 _AT_ONCE: Final = 64
 #: Messages of a loader before that can be waiting when the next one comes; the kernel queues fewer.
@@ -87,8 +85,7 @@ class KeeperServer:
             self._say(f"cannot accept a loader: {error.strerror}")
             time.sleep(_PAUSE_S)
             return
-        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        pid, uid, _gid = _UCRED.unpack(raw)
+        pid, uid = messages.peer_of(connection)
         if uid != os.geteuid():
             self._say(f"refused process {pid} of the user {uid}: this keeper is the user {os.geteuid()}'s")
             connection.close()

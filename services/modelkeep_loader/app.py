@@ -29,7 +29,7 @@ from modelkeep_loader.domain.components import CPU, Resident, Stage
 from modelkeep_loader.domain.devices import Devices
 from modelkeep_loader.domain.digests import Digester
 from modelkeep_loader.domain.find import Finder
-from modelkeep_loader.domain.keeping import Keeper, NoKeeper
+from modelkeep_loader.domain.keeping import Keeper
 from modelkeep_loader.domain.lease import Lease
 from modelkeep_loader.domain.ledger import Ledger
 from modelkeep_loader.domain.lending import Lending
@@ -42,6 +42,7 @@ from modelkeep_loader.domain.tier import Tier, TierName
 from modelkeep_loader.fd_socket import DescriptorServer, socket_folder
 from modelkeep_loader.follow import RemovalFollower
 from modelkeep_loader.helper import BuildLimits, Helper, Opens
+from modelkeep_loader.keepers.choose import keeper_of
 from modelkeep_loader.localize import DiskTier, Localizer, NearBuilder
 from modelkeep_loader.peers import RecordClient
 from modelkeep_loader.processes import DeathWatch, host_boot_id, process_mark
@@ -127,8 +128,7 @@ class LoaderApplication:
 
             finder = Finder(around.models_root, self._root_id, around.roots, around.originals)
             digester = Digester(finder.files.open)
-            keeper = self._open_keeper()
-            held.push_async_callback(keeper.close, keep=False)
+            keeper = self._open_keeper(around)
             ledger = Ledger(keeper, process_mark, partial(digester.known, with_sha256=False))
             pins = Pins(ledger.pins)
 
@@ -206,6 +206,8 @@ class LoaderApplication:
             )
             await descriptors.open()
             held.push_async_callback(descriptors.close)
+            # Under that lock, too, and at the end before it is let go of: a keeper has one loader.
+            held.push_async_callback(keeper.close, keep=settings.keep_on_stop)
             held.push_async_callback(lending.close)
             if disk is not None:
                 await disk.open()
@@ -242,9 +244,9 @@ class LoaderApplication:
                 warming=asyncio.create_task(helper.warm()) if settings.warm_helper else None,
             )
 
-    def _open_keeper(self) -> Keeper:
+    def _open_keeper(self, around: _Surroundings) -> Keeper:
         """What outlives this loader."""
-        return NoKeeper()
+        return keeper_of(self._settings, around.socket_folder)
 
     def _open_records(self, address: Address) -> OpenRecords:
         """Where records come from."""

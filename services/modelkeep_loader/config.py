@@ -89,6 +89,22 @@ class LoaderSettings(ServiceSettings):
         description="Private folder, best on a tmpfs, for files of components that sandboxes mount read-only "
         "(DELIVERY_PATH); nothing is delivered by path when unset.",
     )
+    keeper: Literal["auto", "process", "systemd", "none"] = Field(
+        "auto",
+        description="Who keeps weights and leases should this process be killed: a process of its own, "
+        "systemd (FileDescriptorStoreMax=), or nobody; auto takes systemd if that offers, else a process.",
+    )
+    keep_s: float = Field(
+        60.0, ge=0, description="Seconds that a keeper waits for the next loader, and then gives all back."
+    )
+    keep_on_stop: bool = Field(
+        False, description="Let the next loader find everything after a clean stop, too."
+    )
+    keeper_socket: Path | None = Field(
+        None,
+        description="Socket of a keeper that is started elsewhere (modelkeep-keeper), and outlives what this "
+        "process runs in; an own one is started when unset.",
+    )
     ticket_valid_s: float = Field(
         10.0, gt=0, description="Seconds that a ticket for descriptors is good for."
     )

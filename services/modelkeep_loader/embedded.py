@@ -73,6 +73,7 @@ class EmbeddedLoader(EmbeddedService):
             "models_dir": models_path,
             "ram_budget_bytes": ram_budget_bytes,
             "allow_any_import_root": True,
+            "keeper": "none",  # the store's program ends with the loader, and has nothing that comes after
             **(settings or {}),
         }
         super().__init__("loader", quiet=quiet)

@@ -31,6 +31,7 @@ from support.workers import shared_workers
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
+_NO_KEEPER = ["--keeper=none"]
 VAE = taxonomy_pb2.MODEL_TYPE_VAE
 T5 = taxonomy_pb2.MODEL_TYPE_T5_ENCODER
 
@@ -48,7 +49,8 @@ class Killable:
 async def killable(data_dir: Path) -> AsyncIterator[Killable]:
     models, port = data_dir.parent / "imports", free_port()
     async with record_service(data_dir, port=port) as records:
-        process = LoaderProcess(data_dir, f"127.0.0.1:{port}", models, free_port())
+        # What a kill leaves by itself; tests/integration/test_loader_keeper.py has a keeper.
+        process = LoaderProcess(data_dir, f"127.0.0.1:{port}", models, free_port(), options=_NO_KEEPER)
         async with grpc.aio.insecure_channel(process.address) as channel:
             stub: Any = loader_service_pb2_grpc.LoaderServiceStub(channel)
             await process.start()
@@ -204,7 +206,7 @@ async def test_in_a_control_group_smaller_than_the_model_the_load_fails_and_the_
     await asyncio.to_thread(tinymodels.vae(widths=(32, 64)).save_pretrained, models / "vae")
     with control_group(640 << 20) as group:
         async with record_service(data_dir, port=port) as records:
-            process = LoaderProcess(data_dir, f"127.0.0.1:{port}", models, free_port(), group=group)
+            process = LoaderProcess(data_dir, f"127.0.0.1:{port}", models, free_port(), group, _NO_KEEPER)
             await process.start()
             try:
                 async with grpc.aio.insecure_channel(process.address) as channel:

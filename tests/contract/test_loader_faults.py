@@ -44,7 +44,7 @@ async def test_workers_go_on_when_the_loader_is_killed_and_can_use_the_next_one(
     shared_workers()  # begins to import while the models are made
     await asyncio.to_thread(tinymodels.save_pipeline, models / "sd")
     stub, record_address = records
-    loader = LoaderProcess(data_dir, record_address, models, free_port())
+    loader = LoaderProcess(data_dir, record_address, models, free_port(), options=["--keeper=none"])
     await loader.start()
     key = await Lender(None, stub, "", models, None).register(models / "sd")
     worker = await shared_workers().new()
@@ -109,7 +109,8 @@ async def test_a_loader_that_ends_leaves_neither_socket_nor_lock_nor_folder(
     for _ in range(2):
         server = await start_server(LoaderApplication(settings), settings)
         (folder,) = (runtime / "modelkeep").iterdir()
-        assert sorted(path.name for path in folder.iterdir()) == ["fd.lock", "fd.sock"]
+        there = [f"{name}.{what}" for name in ("fd", "kp") for what in ("lock", "sock")]
+        assert sorted(path.name for path in folder.iterdir()) == there
         await server.stop()
         assert list(runtime.iterdir()) == []
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,20 @@ from support.workers import ROOT
 class LoaderProcess:
     """A LoaderService as a process of its own, that can be killed and started again.
 
-    With a control group it runs there, with its helpers. The data folder stands in the environment of it and
-    of its helpers, under the name `MARK`.
+    With a control group it runs there, with its helpers; `options` are further ones of its command line. The
+    data folder stands in the environment of it and of its helpers, under the name `MARK`.
     """
 
     MARK = "LOADER_OF_THE_TEST"
 
     def __init__(
-        self, data_dir: Path, record_address: str, models: Path, port: int, group: Path | None = None
+        self,
+        data_dir: Path,
+        record_address: str,
+        models: Path,
+        port: int,
+        group: Path | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         self.address = f"127.0.0.1:{port}"
         self._arguments = [
@@ -37,6 +44,7 @@ class LoaderProcess:
             f"--descriptor-dir={data_dir / 'fd'}",
             "--drain-grace-s=1",
             "--insecure",
+            *options,
         ]
         self._environment = {self.MARK: str(data_dir)}
         self._process: subprocess.Popen[bytes] | None = None

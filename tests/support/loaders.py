@@ -119,6 +119,7 @@ async def lender(data_dir: Path, models: Path, **settings: Any) -> AsyncIterator
     record_settings = RecordSettings.for_test(data_dir)
     record = await start_server(RecordApplication(record_settings), record_settings)
     values = {"record_address": record.address, "import_roots": (models,), "descriptor_dir": data_dir / "fd"}
+    values["keeper"] = "none"  # a process more for each loader of a test, which none of them kills
     if _spare:
         settings["warm_helper"] = False
     loader_settings = LoaderSettings.for_test(data_dir, **{**values, **settings})

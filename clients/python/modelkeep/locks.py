@@ -49,12 +49,12 @@ def take_lock(path: Path) -> int:
     return descriptor
 
 
-def sign_lock(descriptor: int) -> None:
-    """Write this process's id into a lock that it holds, or has been handed over."""
+def sign_lock(descriptor: int, pid: int = 0) -> None:
+    """Write who holds a lock, by its process id, into it; 0: this process, which got it from another."""
     # Who holds it is for people; a full disk must not keep anybody from starting.
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        os.pwrite(descriptor, str(pid or os.getpid()).encode(), 0)
 
 
 def wait_for_lock(path: Path, seconds: float) -> int:

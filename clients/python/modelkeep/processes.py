@@ -136,7 +136,16 @@ def start(
             )
         )
 
-    return begin() if outlives_parent else _Starter.run(begin)
+    if not outlives_parent:
+        return _Starter.run(begin)
+    process = begin()
+    _outliving[:] = [other for other in _outliving if other.returncode is None] + [process]
+    return process
+
+
+#: Those that shall outlive this process, and do not end with the last reference to them: subprocess warns of
+#: such. One that has ended is looked after when the next one starts.
+_outliving: list[Process] = []
 
 
 def inherited_environment() -> dict[str, str]:

@@ -284,6 +284,29 @@ def test_whoever_puts_may_be_stopped_while_the_keeper_serves_others(keeper: Keep
             assert len(listed(link)) == 50
 
 
+def test_another_user_is_not_heard(keeper: KeeperProcess) -> None:
+    with keeper.connect() as link:
+        put(link, "a")
+        for place in (keeper.socket.parent, keeper.socket):
+            place.chmod(0o777)
+        code = """
+import os, socket
+os.setuid(65534)
+link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+link.connect("kp.sock")
+try:
+    link.send(b"L")
+    print(link.recv(100))
+except OSError as error:
+    print(error)
+"""
+        command = [sys.executable, "-c", code]
+        run = subprocess.run(command, capture_output=True, cwd=keeper.socket.parent, check=True)
+        assert b"T" not in run.stdout
+        assert list(listed(link)) == ["a"]  # who was there still is
+    assert "of the user 65534: this keeper is" in keeper.said()
+
+
 def test_it_is_small_and_brings_nothing_along(keeper: KeeperProcess) -> None:
     with keeper.connect() as link:
         for number in range(1000):

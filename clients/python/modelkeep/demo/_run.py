@@ -23,7 +23,8 @@ Say: TypeAlias = Callable[[str], None]
 #: Name of the picture where the caller gives none.
 PICTURE = Path("modelkeep-demo.png")
 #: Settings of the demo's suite: the process that casts weights starts with the loader, not when needed.
-_SETTINGS = {"MODELKEEP_LOADER_WARM_HELPER": "true"}
+#: The loader is killed and none follows it: nothing shall wait for one when the demo has ended.
+_SETTINGS = {"MODELKEEP_LOADER_WARM_HELPER": "true", "MODELKEEP_LOADER_KEEPER": "none"}
 #: A killed worker's lease must end long before the grace of one that only went silent (5 s) is over.
 _LEASE_LIMIT_S = 2.0
 #: What a worker may have of its own of the weights, as a part of them.
