@@ -250,7 +250,8 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
     ) -> estimate_pb2.EstimateLoadResponse:
         """See the .proto."""
         refs = requests.to_refs(request.components)
-        return estimates.estimate_response(await self._lending.estimate(refs, request.activation_bytes))
+        terms = Terms(request.activation_bytes, max_vram_bytes=request.max_vram_bytes)
+        return estimates.estimate_response(await self._lending.estimate(refs, terms))
 
     async def WatchCapacity(  # type: ignore[override]  # writes its frames instead of yielding them
         self, request: capacity_pb2.WatchCapacityRequest, context: Any

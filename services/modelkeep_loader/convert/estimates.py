@@ -6,7 +6,7 @@ from modelkeep.loader.v1 import estimate_pb2, resident_pb2
 from modelkeep_common.paging import fitting
 from modelkeep_common.wire import clamped_int
 from modelkeep_loader.convert.residents import resident_message
-from modelkeep_loader.convert.words import PRECISION_OF, STAGES, error_message, ref_message
+from modelkeep_loader.convert.words import PRECISION_OF, STAGES, TIERS, error_message, ref_message
 from modelkeep_loader.domain.components import Stage
 from modelkeep_loader.domain.estimate import ComponentEstimate, Estimate
 
@@ -19,9 +19,17 @@ def estimate_response(found: Estimate) -> estimate_pb2.EstimateLoadResponse:
         evicted=fitting(map(resident_message, found.victims)),
         evicted_count=len(found.victims),
         bytes_short=clamped_int(found.bytes_short),
-        fits_now=not found.bytes_short,
+        fits_now=found.fits_now,
         fits_at_all=found.fits_at_all,
         load_seconds=found.load_seconds,
+        devices=[
+            estimate_pb2.DeviceEstimate(
+                device=one.device,
+                needed_bytes=clamped_int(one.needed_bytes),
+                bytes_short=clamped_int(one.bytes_short),
+            )
+            for one in found.devices
+        ],
     )
 
 
@@ -37,13 +45,15 @@ def _component(one: ComponentEstimate) -> estimate_pb2.ComponentEstimate:
         file_size_bytes=clamped_int(sum(file.size_bytes for file in plan.files)),
         load_seconds=one.load_seconds,
         display_name=plan.display_name,
+        device=plan.device,
+        vram_bytes=clamped_int(one.vram_bytes),
     )
     if one.is_on_disk:
         message.tier = resident_pb2.TIER_DISK
     if resident is not None:
         message.state = STAGES[resident.stage]
         if resident.stage is Stage.RESIDENT:
-            message.tier = resident_pb2.TIER_RAM
+            message.tier = TIERS[resident.tier]
     if one.error is not None:
         message.error.CopyFrom(error_message(one.error, one.retry_in_s))
     return message

@@ -415,17 +415,20 @@ class Lending:
         self._drain.check()
         await self.tiers.load_to_disk(refs, max_wait_s, tell, self._loads)
 
-    async def estimate(self, refs: Sequence[ComponentRef], activation_bytes: int) -> Estimate:
-        """What loading components would take. Changes nothing.
+    async def estimate(self, refs: Sequence[ComponentRef], terms: Terms) -> Estimate:
+        """What loading components on some terms would take. Changes nothing.
 
         Raises:
             ModelkeepError: See :meth:`modelkeep_loader.domain.plan.Planner.outline`.
+            FieldInvalidException, DeviceUnavailableException: See :meth:`Devices.candidates`.
         """
+        self.caches.placement.check(refs)
         disk = self.tiers.disk
         has_copies = disk.has if disk is not None else lambda plan: False
-        for ref in refs:
-            self.devices.candidates(ref.device)
-        return estimate(await self.planner.outline(refs), self.cache.tier, activation_bytes, has_copies)
+        plans = await self.planner.outline(refs)
+        await self.devices.measure()
+        plans = self.caches.placement.placed(plans, terms)
+        return estimate(plans, self.caches, terms.activation_bytes, has_copies)
 
     def capacity(self) -> Capacity:
         """The host and its memory as they are now."""

@@ -81,4 +81,5 @@ def _means(ref: ComponentRef, name: ComponentRef, exactly: bool) -> bool:
         and ref.precision in ("auto", name.precision)
         and ref.weights in ("auto", "dequantised" if name.weights == "auto" else name.weights)
         and ref.memory_format in ("", name.memory_format)
+        and ref.device in ("auto", name.device)
     )

@@ -70,14 +70,14 @@ class Placement:
         if not there:
             return list(plans)
         if (one := self._one_for_all(there, common, terms)) is not None:
-            return self._on({plan.id: one for plan in there}, plans, choices, terms)
+            return self._on({_key(plan): one for plan in there}, plans, choices, terms)
         return self._on(self._spread(plans, choices), plans, choices, terms)
 
     def _one_for_all(self, plans: Sequence[Plan], common: Sequence[Device], terms: Terms) -> Device | None:
         """The device that all of them go to together; None if there is none that could take them."""
         ranked: list[tuple[bool, int, int, Device]] = []
         for device in common:
-            copies = {plan.id: self._whole(plan, device) for plan in plans}.values()
+            copies = {_key(plan): self._whole(plan, device) for plan in plans}.values()
             missing = [copy for copy in copies if not _is_there(copy, device)]
             size = sum(copy.size_bytes for copy in copies) + terms.activation_bytes
             need = sum(copy.size_bytes for copy in missing)
@@ -89,21 +89,21 @@ class Placement:
             ranked.append((room.bytes_short > 0, need, -_room(device), device))
         return min(ranked, key=lambda one: one[:3])[3] if ranked else None
 
-    def _spread(self, plans: Sequence[Plan], choices: Sequence[Sequence[Device]]) -> dict[str, Device]:
+    def _spread(self, plans: Sequence[Plan], choices: Sequence[Sequence[Device]]) -> dict[object, Device]:
         left = {device.name: _room(device) for device in self._devices.usable}
-        found: dict[str, Device] = {}
+        found: dict[object, Device] = {}
         for plan, some in zip(plans, choices, strict=True):
-            if some and plan.id not in found:
+            if some and _key(plan) not in found:
                 copies = {device.name: self._whole(plan, device) for device in some}
                 warm = [device for device in some if _is_there(copies[device.name], device)]
                 best = warm[0] if warm else max(some, key=lambda device: left[device.name])
-                found[plan.id] = best
+                found[_key(plan)] = best
                 left[best.name] -= 0 if warm else copies[best.name].size_bytes
         return found
 
     def _on(
         self,
-        chosen: dict[str, Device],
+        chosen: dict[object, Device],
         plans: Sequence[Plan],
         choices: Sequence[Sequence[Device]],
         terms: Terms,
@@ -116,7 +116,7 @@ class Placement:
                 made.append(plan)
                 continue
             # It may be wanted on two devices by name.
-            device = chosen[plan.id] if chosen[plan.id] in some else some[0]
+            device = chosen[_key(plan)] if chosen[_key(plan)] in some else some[0]
             whole = self._whole(plan, device)
             if not terms.max_vram_bytes or whole.size_bytes <= left:
                 made.append(whole)
@@ -133,6 +133,11 @@ class Placement:
         is_known = found is not None and found.stage is Stage.RESIDENT
         size = found.size_bytes if found is not None and is_known else plan.size_bytes
         return _copy(plan, device, device.facts.rounded(size))
+
+
+def _key(plan: Plan) -> object:
+    """What tells components apart, also where their identity is not known yet."""
+    return plan.id or plan.ref
 
 
 def _copy(plan: Plan, device: Device, size_bytes: int, part_bytes: int = 0) -> Plan:

@@ -14,7 +14,7 @@ from modelkeep.cli._listing import Column, Listing, size_column, time_column
 from modelkeep.cli._naming import Model, OneModel, find_key, find_part
 from modelkeep.cli._options import chosen
 from modelkeep.cli._output import as_json, counted, emit, print_data, say, short, size, when
-from modelkeep.cli._parts import MemoryFormat, Precision, Submodels, Weights, find_parts
+from modelkeep.cli._parts import Device, MemoryFormat, Precision, Submodels, Weights, find_parts
 from modelkeep.cli._places import connect
 from modelkeep.cli._select import selected
 from modelkeep.cli._terminal import visible
@@ -35,11 +35,14 @@ class CacheTier(StrEnum):
 
     RAM = "ram"
     DISK = "disk"
+    VRAM = "vram"
 
 
 TierOption = Annotated[
     CacheTier,
-    typer.Option("--tier", help="ram, or disk: copies of the model's files.", case_sensitive=False),
+    typer.Option(
+        "--tier", help="ram, disk (copies of the model's files) or vram (accelerators).", case_sensitive=False
+    ),
 ]
 
 
@@ -89,6 +92,7 @@ def residents_listing() -> Listing[resident_pb2.Resident]:
             Column("LEASES", lambda r: r.lease_count, right=True, drop=2, order=lambda r: r.lease_count),
             Column("CLASS", lambda r: r.class_name, drop=4),
             time_column("USED", lambda r: r.last_use_time.ToNanoseconds() / 1e9, drop=5),
+            Column("DEVICE", lambda r: r.device, wide=True),
             Column("MEMORY FORMAT", _memory_format, wide=True),
             Column("KEPT UNTIL", _kept, wide=True),
             Column("KEYS", lambda r: " ".join(dict.fromkeys(map(component_name, r.components))), wide=True),
@@ -103,6 +107,7 @@ def residents_listing() -> Listing[resident_pb2.Resident]:
             "state": lambda r: (_state(r),),
             "tier": lambda r: (_tier(r),),
             "precision": lambda r: (_precision(r),),
+            "device": lambda r: (r.device,),
             "memory_format": lambda r: (_memory_format(r),),
             "class": lambda r: (r.class_name,),
         },
@@ -120,7 +125,15 @@ def load(
     ] = None,
     weights: Weights = "auto",
     memory_format: MemoryFormat = "contiguous",
-    tier: TierOption = CacheTier.RAM,
+    device: Device = "auto",
+    tier: Annotated[
+        CacheTier | None,
+        typer.Option(
+            help="ram, whatever the device; disk: copies of the model's files alone; vram: or fail.",
+            case_sensitive=False,
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Bring a model into the loader's memory, so that workers have it at once."""
     from modelkeep.cli._bar import Bar
@@ -141,14 +154,15 @@ def load(
             weights=cast("WeightForm", weights.lower()),
             memory_format=memory_format.lower(),
             keep_alive=keep_alive,
-            tier=tier.value,
+            device=device.lower(),
+            tier=tier.value if tier else None,
             on_progress=show,
         )
     if emit(lambda: {"residents": [as_json(resident) for resident in loaded]}):
         return
     for resident in loaded:
         what = ", ".join(filter(None, (visible(resident.class_name), _precision(resident))))
-        where = "on the disk tier" if tier is CacheTier.DISK else "in memory"
+        where = "on the disk tier" if tier is CacheTier.DISK else _place(resident)
         say(
             f"{visible(_name(resident))}: {what or 'a file'}, {size(resident.size_bytes)} {where} "
             f"({resident.load_seconds:.2f} s)"
@@ -188,6 +202,9 @@ def evict(
     ] = None,
     all: Annotated[bool, typer.Option("--all", help="Everything that no lease holds.")] = False,
     tier: TierOption = CacheTier.RAM,
+    device: Annotated[
+        str, typer.Option(help="With --tier vram: only from this accelerator.", show_default=False)
+    ] = "",
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
@@ -198,18 +215,24 @@ def evict(
     with connect() as client:
         if model is not None:
             key, part = find_part(client, model, named[0] if named else None)
-            answer = client.model_loader.evict(key, part, tier=tier.value, validate_only=dry_run)
+            answer = client.model_loader.evict(
+                key, part, tier=tier.value, device=device, validate_only=dry_run
+            )
         else:
-            answer = client.model_loader.evict_all(tier=tier.value, validate_only=True)
+            answer = client.model_loader.evict_all(tier=tier.value, device=device, validate_only=True)
             if answer.evicted_count and not dry_run:
                 plan = [f"{_name(one)}, {size(one.size_bytes)}" for one in answer.evicted]
                 agreed(f"Drop {counted(answer.evicted_count, 'component')}?", plan, yes=yes)
-                answer = client.model_loader.evict_all(tier=tier.value)
+                answer = client.model_loader.evict_all(tier=tier.value, device=device)
     if not emit(lambda: as_json(answer)):
         mapped = f"; {size(answer.zombie_bytes)} still mapped by workers" if answer.zombie_bytes else ""
         did, again = ("Would drop", "") if dry_run else ("Dropped", " again")
         what = counted(answer.evicted_count, "component")
         say(f"{did} {what}, {size(answer.freed_bytes)} free{again}{mapped}.")
+
+
+def _place(resident: resident_pb2.Resident) -> str:
+    return f"on {resident.device}" if _tier(resident) == "vram" else "in memory"
 
 
 def _tier(resident: resident_pb2.Resident) -> str:

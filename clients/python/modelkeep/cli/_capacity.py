@@ -10,8 +10,9 @@ from modelkeep.cli import _terminal, _watching
 from modelkeep.cli._naming import Model
 from modelkeep.cli._options import chosen
 from modelkeep.cli._output import as_json, counted, emit, facts_lines, print_data, print_facts, short, size
-from modelkeep.cli._parts import MemoryFormat, Precision, Submodels, Weights, find_parts
+from modelkeep.cli._parts import Device, MemoryFormat, Precision, Submodels, Weights, find_parts
 from modelkeep.cli._places import connect
+from modelkeep.cli._terminal import visible
 
 if TYPE_CHECKING:
     from modelkeep.dtypes import WeightForm
@@ -50,7 +51,11 @@ def estimate(
     precision: Precision = "auto",
     weights: Weights = "auto",
     memory_format: MemoryFormat = "contiguous",
+    device: Device = "auto",
     activation_bytes: Annotated[int, typer.Option(help="Bytes to reserve besides.", min=0)] = 0,
+    max_vram_bytes: Annotated[
+        int, typer.Option(help="The most that it would take on accelerators; 0: no bound.", min=0)
+    ] = 0,
 ) -> None:
     """Tell what loading a model would take, and what would have to go for it; nothing is loaded."""
     with connect() as client:
@@ -61,7 +66,9 @@ def estimate(
             precision=precision.lower(),
             weights=cast("WeightForm", weights.lower()),
             memory_format=memory_format.lower(),
+            device=device.lower(),
             activation_bytes=activation_bytes,
+            max_vram_bytes=max_vram_bytes,
         )
     if not emit(lambda: as_json(answer)):
         print_facts(_estimate_facts(answer))
@@ -73,6 +80,8 @@ def _estimate_facts(answer: estimate_pb2.EstimateLoadResponse) -> list[tuple[str
 
     def fact(one: estimate_pb2.ComponentEstimate) -> tuple[str, object]:
         about = f"{size(one.size_bytes)} as {short(resident_pb2.Precision.Name(one.precision), 'PRECISION_')}"
+        if one.vram_bytes:
+            about += f" on {one.device}"
         if one.HasField("error"):
             return one.display_name, f"{about}, failed: {one.error.message}"
         state = short(resident_pb2.ResidentState.Name(one.state), "RESIDENT_STATE_")
@@ -83,15 +92,24 @@ def _estimate_facts(answer: estimate_pb2.EstimateLoadResponse) -> list[tuple[str
             "yes" if not answer.evicted_count else f"yes, once {counted(answer.evicted_count, 'other')} went"
         )
     elif answer.fits_at_all:
-        room = f"not now: {size(answer.bytes_short)} are in use by others"
+        where = [("RAM", answer.bytes_short), *((one.device, one.bytes_short) for one in answer.devices)]
+        short_of = ", ".join(f"{size(missing)} of {name}" for name, missing in where if missing)
+        room = f"not now: {short_of} are in use by others"
     else:
         room = "no: it is larger than the whole budget"
     return [
         *map(fact, answer.components),
         ("needs", f"{size(answer.needed_bytes)} more, about {answer.load_seconds:.1f} s"),
+        *((f"needs of {one.device}", f"{size(one.needed_bytes)} more") for one in answer.devices),
         ("fits", room),
         ("would go", "\n".join(f"{one.display_name}, {size(one.size_bytes)}" for one in answer.evicted)),
     ]
+
+
+def _accelerator(one: capacity_pb2.Accelerator) -> str:
+    if one.refusal:
+        return f"cannot be used: {visible(one.refusal)}"
+    return f"{visible(one.product)}, {size(one.free_bytes)} of {size(one.total_bytes)} free"
 
 
 def capacity_facts(answer: capacity_pb2.GetCapacityResponse) -> list[tuple[str, object]]:
@@ -121,6 +139,7 @@ def capacity_facts(answer: capacity_pb2.GetCapacityResponse) -> list[tuple[str, 
             for tier in answer.tiers
         ),
         ("devices", ", ".join(answer.devices)),
+        *((one.name, _accelerator(one)) for one in answer.accelerators),
         ("leases", f"{answer.lease_count}, {answer.queued_count} waiting"),
         *([("out of service", "drained: no new leases")] if answer.draining else []),
     ]

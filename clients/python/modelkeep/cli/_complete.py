@@ -72,6 +72,11 @@ def submodel_names() -> list[str]:
     return [member.value for member in SubModelType]
 
 
+def devices(context: typer.Context, incomplete: str) -> list[str]:
+    """Devices that the loader lends on."""
+    return _of_service(context, incomplete, lambda client: client.model_loader.capacity().devices)
+
+
 def installs(context: typer.Context, incomplete: str) -> list[str]:
     """Numbers of installs."""
     return _of_service(

@@ -29,6 +29,13 @@ Weights = Annotated[
     typer.Option(help="auto, dequantised, stored (quantised as in the files) or float8 (cast to 8 bits)."),
 ]
 MemoryFormat = Annotated[str, typer.Option(help="contiguous or channels_last (torch's, for convolutions).")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto (where the loader puts it), cpu, cuda, or one accelerator such as cuda:1.",
+        autocompletion=_complete.devices,
+    ),
+]
 
 
 def find_parts(client: Client, model: str, submodel: Sequence[str] | None) -> tuple[str, list[str]]:

@@ -8,7 +8,7 @@ import typer
 
 from modelkeep.cli._naming import Model
 from modelkeep.cli._output import as_json, counted, emit, say, size
-from modelkeep.cli._parts import MemoryFormat, Precision, Submodels, Weights, find_parts
+from modelkeep.cli._parts import Device, MemoryFormat, Precision, Submodels, Weights, find_parts
 from modelkeep.cli._places import connect
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import DATA, verb
@@ -35,6 +35,7 @@ def pin(
     precision: Precision = "auto",
     weights: Weights = "auto",
     memory_format: MemoryFormat = "contiguous",
+    device: Device = "auto",
     load: Annotated[
         bool, typer.Option(help="Bring it into memory as well; without, it is kept from when somebody does.")
     ] = True,
@@ -48,6 +49,7 @@ def pin(
             precision=precision.lower(),
             weights=cast("WeightForm", weights.lower()),
             memory_format=memory_format.lower(),
+            device=device.lower(),
             load=load,
         )
     if emit(lambda: {"pins": [as_json(one) for one in pins]}):
@@ -75,6 +77,7 @@ def unpin(
             help="contiguous or channels_last; without it, whichever it was pinned in.", show_default=False
         ),
     ] = None,
+    device: Annotated[str, typer.Option(help="auto (wherever it was pinned), cpu, or as cuda:1.")] = "auto",
 ) -> None:
     """Let a pinned model, or `model/component`, be dropped again when room is needed."""
     with connect() as client:
@@ -85,6 +88,7 @@ def unpin(
             precision=precision.lower(),
             weights=cast("WeightForm", weights.lower()),
             memory_format=memory_format and memory_format.lower(),
+            device=device.lower(),
         )
     if not emit(lambda: {"components": [as_json(one) for one in taken]}):
         say(

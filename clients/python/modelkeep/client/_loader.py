@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 N = TypeVar("N", bound=str)
 
 #: Where components, or copies of their files, are.
-Tier: TypeAlias = Literal["ram", "disk"]
+Tier: TypeAlias = Literal["ram", "disk", "vram"]
 _SHORT: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _FORMS: Final[tuple[WeightForm, ...]] = get_args(WeightForm)
 _MEMORY_FORMATS: Final[tuple[MemoryFormat, ...]] = get_args(MemoryFormat)
@@ -83,6 +83,7 @@ def component(
     precision: Any = "auto",
     weights: WeightForm = "auto",
     memory_format: Any = "contiguous",
+    device: Any = "auto",
 ) -> resident_pb2.ComponentRef:
     """The message that names a component."""
     return made(
@@ -92,6 +93,7 @@ def component(
         precision=f"PRECISION_{precision_name(precision).upper()}",
         weights=WEIGHT_FORMS[weight_form(weights)],
         memory_format=None if memory_format is None else MEMORY_FORMATS[memory_format_name(memory_format)],
+        device=str(device),
     )
 
 
@@ -101,10 +103,11 @@ def _components(
     precision: Any,
     weights: WeightForm = "auto",
     memory_format: Any = "contiguous",
+    device: Any = "auto",
 ) -> list[resident_pb2.ComponentRef]:
     named = [submodels] if isinstance(submodels, str) else submodels
     which: list[SubModelType | str | None] = list(named) or [None]
-    return [component(key, name, precision, weights, memory_format) for name in which]
+    return [component(key, name, precision, weights, memory_format, device) for name in which]
 
 
 class AsyncModelLoader(LeaseCalls):
@@ -263,7 +266,8 @@ class AsyncModelLoader(LeaseCalls):
         keep_alive: float | None = None,
         weights: WeightForm = "auto",
         memory_format: Any = "contiguous",
-        tier: Tier = "ram",
+        device: Any = "auto",
+        tier: Tier | None = None,
         on_progress: Callable[[load_pb2.LoadProgress], None] | None = None,
         timeout: float = 3600.0,
     ) -> list[resident_pb2.Resident]:
@@ -273,16 +277,19 @@ class AsyncModelLoader(LeaseCalls):
             key: Key of the model.
             submodels: Which component or components of a main model; none for a model that is one component.
             precision, weights, memory_format: As for :meth:`get_model`.
+            device: "cpu", "cuda", "cuda:1" and the like; "auto": where the loader puts them.
             keep_alive: Seconds that they are kept once nobody uses them; below 0: for as long as there is
                 room; None: as the loader's setting says.
-            tier: "disk": copy their files to the loader's cache folder, and no more.
+            tier: "disk": copy their files to the loader's cache folder, and no more; "ram": bring them into
+                the host's memory, whatever their device; "vram": refuse what is for no accelerator; None:
+                as their device says.
             on_progress: Called while loading goes on, on the event loop's thread: keep it short.
             timeout: Longest time in seconds.
         """
         request = made(
             load_pb2.LoadModelRequest,
-            components=_components(key, submodels, precision, weights, memory_format),
-            tier=f"TIER_{tier.upper()}",
+            components=_components(key, submodels, precision, weights, memory_format, device),
+            tier=f"TIER_{tier.upper()}" if tier else None,
             keep_alive=time_kept(keep_alive),
         )
         stub = LoaderServiceStub(self._peer.stream_channel)
@@ -302,7 +309,9 @@ class AsyncModelLoader(LeaseCalls):
         precision: Any = "auto",
         weights: WeightForm = "auto",
         memory_format: Any = "contiguous",
+        device: Any = "auto",
         activation_bytes: int = 0,
+        max_vram_bytes: int = 0,
     ) -> estimate_pb2.EstimateLoadResponse:
         """What loading components would take: memory, time, and what would have to go. Changes nothing.
 
@@ -310,12 +319,15 @@ class AsyncModelLoader(LeaseCalls):
             key: Key of the model.
             submodels: As for :meth:`load`.
             precision, weights, memory_format: As for :meth:`get_model`.
+            device: "cpu", "cuda", "cuda:1" and the like; "auto": where the loader puts them.
             activation_bytes: Bytes that would be reserved besides.
+            max_vram_bytes: The most that they would take on accelerators; 0: no bound.
         """
         request = made(
             estimate_pb2.EstimateLoadRequest,
-            components=_components(key, submodels, precision, weights, memory_format),
+            components=_components(key, submodels, precision, weights, memory_format, device),
             activation_bytes=activation_bytes,
+            max_vram_bytes=max_vram_bytes,
         )
         return await self._peer.call(self._stub.EstimateLoad, request)
 
@@ -327,6 +339,7 @@ class AsyncModelLoader(LeaseCalls):
         precision: Any = "auto",
         weights: WeightForm = "auto",
         memory_format: Any = "contiguous",
+        device: Any = "auto",
         load: bool = False,
         max_wait: float = 0.0,
         timeout: float = 3600.0,
@@ -337,13 +350,14 @@ class AsyncModelLoader(LeaseCalls):
             key: Key of the model.
             submodels: As for :meth:`load`.
             precision, weights, memory_format: As for :meth:`get_model`.
+            device: "cpu", "cuda", "cuda:1" and the like; "auto": where the loader puts them.
             load: Whether to bring them there as well; if that fails nothing new is pinned.
             max_wait: Seconds to wait for room.
             timeout: Longest time in seconds.
         """
         request = made(
             pins_pb2.PinModelRequest,
-            components=_components(key, submodels, precision, weights, memory_format),
+            components=_components(key, submodels, precision, weights, memory_format, device),
             load=load,
             max_wait=duration(max_wait, "max_wait"),
         )
@@ -357,6 +371,7 @@ class AsyncModelLoader(LeaseCalls):
         precision: Any = "auto",
         weights: WeightForm = "auto",
         memory_format: Any = None,
+        device: Any = "auto",
     ) -> list[resident_pb2.ComponentRef]:
         """Take pins back; what was pinned and is not any more.
 
@@ -365,10 +380,11 @@ class AsyncModelLoader(LeaseCalls):
             submodels: Of which components; none: of all.
             precision, weights: "auto": whatever they were pinned in.
             memory_format: None: whatever they were pinned in.
+            device: "auto": wherever they were pinned.
         """
         request = made(
             pins_pb2.UnpinModelRequest,
-            components=_components(key, submodels, precision, weights, memory_format),
+            components=_components(key, submodels, precision, weights, memory_format, device),
         )
         return list((await self._peer.call(self._stub.UnpinModel, request)).components)
 
@@ -378,6 +394,7 @@ class AsyncModelLoader(LeaseCalls):
         submodel: SubModelType | str | None = None,
         *,
         tier: Tier = "ram",
+        device: str = "",
         validate_only: bool = False,
     ) -> load_pb2.EvictModelResponse:
         """Drop a model's components, or one of them, from memory.
@@ -385,7 +402,9 @@ class AsyncModelLoader(LeaseCalls):
         Args:
             key: Key of the model.
             submodel: Only this component; None: all.
-            tier: "disk": drop copies of its files, and no component in memory.
+            tier: "disk": drop copies of its files, and no component in memory; "vram": copies on
+                accelerators.
+            device: With "vram", only those on this one, such as "cuda:1".
             validate_only: Only say what would be dropped, or fail as the call would.
 
         Raises:
@@ -402,20 +421,26 @@ class AsyncModelLoader(LeaseCalls):
             key=key,
             submodel=wire(SubModelType, submodel, "submodel") if submodel else None,
             tier=f"TIER_{tier.upper()}",
+            device=device,
             validate_only=validate_only,
         )
         return await self._peer.call(self._stub.EvictModel, request)
 
     async def evict_all(
-        self, *, tier: Tier = "ram", validate_only: bool = False
+        self, *, tier: Tier = "ram", device: str = "", validate_only: bool = False
     ) -> load_pb2.EvictModelResponse:
         """Drop everything from memory that no lease holds, that is not pinned and not being loaded.
 
         Args:
-            tier: As for :meth:`evict`.
+            tier, device: As for :meth:`evict`.
             validate_only: Only say what would be dropped.
         """
-        request = made(load_pb2.EvictModelRequest, tier=f"TIER_{tier.upper()}", validate_only=validate_only)
+        request = made(
+            load_pb2.EvictModelRequest,
+            tier=f"TIER_{tier.upper()}",
+            device=device,
+            validate_only=validate_only,
+        )
         return await self._peer.call(self._stub.EvictModel, request)
 
     async def residents(self, key: str | None = None) -> list[resident_pb2.Resident]:
