@@ -51,6 +51,10 @@ class Caches:
         """Every one of them, RAM first."""
         return [self.ram, *(device.cache for device in self.devices.all)]
 
+    def leased_bytes(self) -> int:
+        """Bytes that leases hold, in RAM and on accelerators."""
+        return sum(cache.tier.usage().leased for cache in self.all)
+
     def of(self, plan: Plan) -> Cache:
         """The cache that a plan is for."""
         return self.ram if plan.placed is None else self.devices.named(plan.device).cache

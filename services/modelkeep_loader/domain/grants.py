@@ -80,7 +80,10 @@ class Grants:
         """A new lease, and its brief. Bind it at once."""
         self._drain.check()
         with self._leases.room_for(wish.principal):
-            demand = await self._loads.demand(wish.refs, tell, is_lease=True, terms=wish.terms)
+            # What is delivered by path is a copy of a file in RAM.
+            demand = await self._loads.demand(
+                wish.refs, tell, is_lease=True, terms=wish.terms, in_ram=wish.with_paths
+            )
             try:
                 await self._loads.meet(demand, wish.max_wait_s, tell)
             except ChangedMeanwhileException:

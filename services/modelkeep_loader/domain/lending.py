@@ -293,7 +293,11 @@ class Lending:
             for lease in self.leases.alive():
                 self.leases.revoke(lease.id, why, timeout_s)
         async for left in remaining(
-            self._living, lambda: self.cache.usage().leased, self._drain, timeout_s, self._clock
+            self._living,
+            self.caches.leased_bytes,
+            self._drain,
+            timeout_s,
+            self._clock,
         ):
             yield left
 

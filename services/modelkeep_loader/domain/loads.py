@@ -72,18 +72,29 @@ class Loads:
         return Loads(self._planner, cache, self._drain, self._placement, self._clock)
 
     async def demand(
-        self, refs: Sequence[ComponentRef], tell: Tell | None, *, is_lease: bool, terms: Terms = NO_TERMS
+        self,
+        refs: Sequence[ComponentRef],
+        tell: Tell | None,
+        *,
+        is_lease: bool,
+        terms: Terms = NO_TERMS,
+        in_ram: bool = False,
     ) -> Demand:
-        """Work out what is wanted, and tell of the reading that this takes."""
+        """Work out what is wanted, and tell of the reading that this takes. ``in_ram``: on no accelerator.
+
+        Raises:
+            FieldInvalidException, DeviceUnavailableException: It cannot be where it is wanted.
+            ModelkeepError: See :meth:`modelkeep_loader.domain.plan.Planner.plan`.
+        """
         if self._placement is not None:
-            self._placement.check(refs)
+            self._placement.check(refs, in_ram=in_ram)
         reading = Reading()
         work = asyncio.ensure_future(self._planner.plan(refs, reading))
         await self._drain.follow(work, tell, lambda: Identifying(refs, reading), patience_s=_PLAN_S)
         self._loads += 1
         holder = LeaseTable.new_id() if is_lease else f"load-{self._loads}"
         demand = Demand(work.result(), holder, is_lease=is_lease, terms=terms)
-        if self._placement is not None:
+        if self._placement is not None and not in_ram:
             demand.wanted = demand.plans
             self._placement.place(demand)
         return demand
@@ -92,7 +103,8 @@ class Loads:
         """What is wanted, now that files have become others since it was worked out."""
         self._planner.distrust(demand.plans)
         refs = [plan.ref for plan in demand.plans]
-        return await self.demand(refs, tell, is_lease=demand.is_lease, terms=demand.terms)
+        in_ram = self._placement is not None and not demand.wanted
+        return await self.demand(refs, tell, is_lease=demand.is_lease, terms=demand.terms, in_ram=in_ram)
 
     async def meet(self, demand: Demand, max_wait_s: float, tell: Tell | None) -> None:
         """Make a demand's components resident, and tell of it while it takes time. Holds nothing if it

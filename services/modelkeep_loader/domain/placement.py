@@ -15,7 +15,7 @@ from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.worker.manifest import Kind
 from modelkeep_loader.domain.components import ComponentRef, Placed, Plan, Stage
 from modelkeep_loader.domain.demand import Demand, Terms
-from modelkeep_loader.domain.devices import Device, Devices
+from modelkeep_loader.domain.devices import AUTO, Device, Devices
 from modelkeep_loader.domain.tier import Tier
 
 
@@ -31,14 +31,22 @@ class Placement:
         self._devices = devices
         self._ram = ram
 
-    def check(self, refs: Sequence[ComponentRef]) -> None:
+    def check(self, refs: Sequence[ComponentRef], *, in_ram: bool = False) -> None:
         """Refuse devices that there are not, before anything is read.
+
+        Args:
+            refs: What is wanted.
+            in_ram: Whether it can only be in the host's own memory.
 
         Raises:
             FieldInvalidException, DeviceUnavailableException: See :meth:`Devices.candidates`.
         """
         for ref in refs:
-            self._devices.candidates(ref.device)
+            if self._devices.candidates(ref.device) and in_ram and ref.device != AUTO:
+                said = FieldViolation("components.device", "must be cpu or auto with DELIVERY_PATH")
+                raise FieldInvalidException(
+                    "What is delivered by path is in the host's own memory.", violations=[said]
+                )
 
     def refuse_ram(self, plans: Sequence[Plan]) -> None:
         """Refuse plans that were to be on accelerators, and are not.
@@ -69,12 +77,31 @@ class Placement:
         there = [plan for plan, some in zip(plans, choices, strict=True) if some]
         if not there:
             return list(plans)
-        if (one := self._one_for_all(there, common, terms)) is not None:
-            return self._on({_key(plan): one for plan in there}, plans, choices, terms)
-        return self._on(self._spread(plans, choices), plans, choices, terms)
+        one, has_room = self._one_for_all(there, common, terms)
+        spread = self._on(self._spread(plans, choices), plans, choices, terms)
+        if one is None or (not has_room and self._fits(spread, terms)):
+            return spread
+        return self._on({_key(plan): one for plan in there}, plans, choices, terms)
 
-    def _one_for_all(self, plans: Sequence[Plan], common: Sequence[Device], terms: Terms) -> Device | None:
-        """The device that all of them go to together; None if there is none that could take them."""
+    def _fits(self, plans: Sequence[Plan], terms: Terms) -> bool:
+        """Whether devices have room for these now."""
+        copies = {plan.id: plan for plan in plans if plan.placed is not None}
+        extra = terms.activation_bytes
+        for device in self._devices.usable:
+            here = [copy for copy in copies.values() if copy.device == device.name]
+            if here:
+                need = sum(copy.size_bytes for copy in here if not _is_there(copy, device)) + extra
+                if device.tier.room_for(need, [copy.id for copy in here]).bytes_short:
+                    return False
+                extra = 0  # it is reserved on the first of them
+        return True
+
+    def _one_for_all(
+        self, plans: Sequence[Plan], common: Sequence[Device], terms: Terms
+    ) -> tuple[Device | None, bool]:
+        """The device that all of them go to together, and whether it has room now; None if there is none that
+        could ever take them.
+        """
         ranked: list[tuple[bool, int, int, Device]] = []
         for device in common:
             copies = {_key(plan): self._whole(plan, device) for plan in plans}.values()
@@ -87,7 +114,10 @@ class Placement:
                 continue
             room = device.tier.room_for(need + terms.activation_bytes, [copy.id for copy in copies])
             ranked.append((room.bytes_short > 0, need, -_room(device), device))
-        return min(ranked, key=lambda one: one[:3])[3] if ranked else None
+        if not ranked:
+            return None, False
+        is_short, _, _, device = min(ranked, key=lambda one: one[:3])
+        return device, not is_short
 
     def _spread(self, plans: Sequence[Plan], choices: Sequence[Sequence[Device]]) -> dict[object, Device]:
         left = {device.name: _room(device) for device in self._devices.usable}

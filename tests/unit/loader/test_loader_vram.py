@@ -70,6 +70,37 @@ def test_one_request_goes_to_one_device_where_it_fits_and_is_spread_where_it_doe
     run(story())
 
 
+def test_two_devices_with_room_go_before_one_that_has_to_be_waited_for() -> None:
+    async def story() -> None:
+        async with device_core((3 * MB, 3 * MB)) as made:
+            for device in ("sim:0", "sim:1"):
+                await lend(made, on(device, f"on {device}", f"too on {device}"))
+            assert sorted((await lend(made, on("auto", "a", "b"))).brief) == ["sim:0", "sim:1"]
+
+    run(story())
+
+
+def test_an_estimate_tells_what_each_device_and_ram_would_have_to_find() -> None:
+    async def story() -> None:
+        async with device_core((2 * MB,)) as made:
+            refs = [ComponentRef(key, "", "float32", device="sim:0") for key in ("a", "b", "c")]
+            found = await made.lending.estimate(refs[:2], Terms(activation_bytes=1024))
+            (device,) = found.devices
+            assert (device.needed_bytes, device.bytes_short) == (2 * MB + 1024, 1024)
+            assert (found.needed_bytes, found.bytes_short) == (2 * MB, 0)
+            assert not found.fits_now
+            assert [one.vram_bytes for one in found.components] == [MB, MB]
+            release(made, await lend(made, on("sim:0", "a")))
+            found = await made.lending.estimate(refs[:2], Terms())
+            assert (found.needed_bytes, found.devices[0].needed_bytes) == (MB, MB)
+            assert found.fits_now
+            assert [one.load_seconds > 0 for one in found.components] == [False, True]
+            assert not (await made.lending.estimate(refs, Terms())).fits_at_all
+            assert made.on("sim:0") == ["a"], "nothing was loaded"
+
+    run(story())
+
+
 def test_all_or_none_over_ram_and_devices() -> None:
     async def story() -> None:
         async with device_core((2 * MB,), budget=3 * MB) as made:
