@@ -51,7 +51,6 @@ from modelkeep_loader.store import LeaseJournal, ResidentHistory
 from modelkeep_loader.tiers.disk import CacheFolder, OpensCopies
 from modelkeep_loader.tiers.mounts import is_far, remote_kind
 from modelkeep_loader.tiers.paths import PathFolder
-from modelkeep_loader.tiers.ram import take_kept
 from modelkeep_loader.tiers.vram import DeviceTiers
 
 
@@ -130,12 +129,14 @@ class LoaderApplication:
             digester = Digester(finder.files.open)
             keeper = self._open_keeper(around)
             ledger = Ledger(keeper, process_mark, partial(digester.known, with_sha256=False))
-            pins = Pins(ledger.pins)
+
+            def changed_in_memory(resident: Resident, gone: bool) -> None:
+                ledger.resident(resident, gone)
+                changed(resident, gone)
 
             def changed_in_ram(resident: Resident, gone: bool) -> None:
-                ledger.resident(resident, gone)
                 device_tiers.ram_changed(resident, gone)
-                changed(resident, gone)
+                changed_in_memory(resident, gone)
 
             def lease_changed(lease: Lease) -> None:
                 ledger.lease(lease)
@@ -146,7 +147,7 @@ class LoaderApplication:
                 budget_bytes=budget,
                 keep_alive_s=settings.keep_alive_s,
                 on_change=changed_in_ram,
-                pins=pins,
+                pins=Pins(partial(ledger.pins, CPU)),
             )
             disk: Localizer | None = None
             if around.copies is not None:
@@ -169,8 +170,9 @@ class LoaderApplication:
                 salvage,
                 budget_bytes=settings.vram_budget_bytes,
                 default=settings.device,
+                on_pins=ledger.pins,
                 on_progress=progressed,
-                on_change=changed,
+                on_change=changed_in_memory,
                 keep_alive_s=settings.keep_alive_s,
             )
             deaths = DeathWatch(lambda pid: lending.leases.process_died(pid))
@@ -213,10 +215,9 @@ class LoaderApplication:
                 await disk.open()
             await Adoption(
                 keeper,
-                cache,
-                pins,
+                lending.caches,
                 lending.leases,
-                read=take_kept,
+                read=device_tiers.take_kept,
                 mark_of=process_mark,
                 learn=digester.note,
                 watch_process=deaths.watch_number,

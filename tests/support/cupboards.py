@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 from modelkeep import sealed
+from modelkeep.devices.driver import DeviceFacts
 from modelkeep.headers import Tensor
 from modelkeep.worker.manifest import METADATA_KEY, Manifest
 from modelkeep_convert import weightfile
 from modelkeep_loader.domain.adoption import Adoption
 from modelkeep_loader.domain.cache import Cache
-from modelkeep_loader.domain.components import BuildProgress, Built, Plan, SourceFile, Stage
+from modelkeep_loader.domain.caches import Caches
+from modelkeep_loader.domain.components import CPU, BuildProgress, Built, Plan, Resident, SourceFile, Stage
 from modelkeep_loader.domain.demand import Demand, Terms
+from modelkeep_loader.domain.devices import Device, Devices, DeviceTier
 from modelkeep_loader.domain.digests import Known
 from modelkeep_loader.domain.keeping import KeptThing
+from modelkeep_loader.domain.kept import KeptResident
 from modelkeep_loader.domain.lease import Lease, LeaseChange
 from modelkeep_loader.domain.leases import LeaseTable
 from modelkeep_loader.domain.ledger import Ledger
 from modelkeep_loader.domain.pins import Pins
 from modelkeep_loader.domain.tier import Tier, TierName
-from modelkeep_loader.tiers.ram import take_kept, take_memory
+from modelkeep_loader.tiers.ram import described, take_kept, take_memory
 from support.kiln import Clock, plan
 from support.lendingcore import free_at_once
 
@@ -115,6 +121,39 @@ def close(thing: KeptThing) -> None:
         os.close(descriptor)
 
 
+class OnShelf:
+    """Memory on a device that is none: the file, and a second descriptor; a ``DeviceMemory``."""
+
+    def __init__(self, file: int, allocation: int, file_bytes: int, device_bytes: int) -> None:
+        self.file, self.allocation = file, allocation
+        self.file_bytes, self.size_bytes, self.device_bytes = file_bytes, device_bytes, device_bytes
+        self.uuid = "uuid of sim:0"
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        return self.file, self.allocation
+
+    def open_for_holder(self) -> int:
+        return os.dup(self.file)
+
+    def open_on_device(self) -> int:
+        return os.dup(self.allocation)
+
+    def in_use(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        os.close(self.file)
+        os.close(self.allocation)
+
+
+def _taken(kept: KeptResident, descriptors: Sequence[int]) -> Built:
+    if (place := kept.on_device) is None:
+        return take_kept(descriptors)
+    file, allocation = descriptors
+    return described(file, lambda: OnShelf(file, allocation, place.file_bytes, place.device_bytes))
+
+
 class Loader:
     """The parts of a loader that keep and adopt, over a cupboard."""
 
@@ -125,6 +164,7 @@ class Loader:
         *,
         budget: int = 8 * SIZE,
         marks: dict[int, str] | None = None,
+        devices: Sequence[str] = (),
     ) -> None:
         self.cupboard = cupboard
         self.clock = clock
@@ -136,23 +176,45 @@ class Loader:
         self.digests: dict[SourceFile, Known] = {}
         self.journal: list[tuple[str, LeaseChange]] = []
         self.ledger = Ledger(cupboard, self.mark_of, self.digests.get)
-        self.pins = Pins(self.ledger.pins)
         self.tier = Tier(
             TierName.RAM,
             budget_bytes=budget,
             on_change=self.ledger.resident,
-            pins=self.pins,
+            pins=Pins(partial(self.ledger.pins, CPU)),
             free=free_at_once,
             clock=clock,
             wall_clock=lambda: clock() + 1e9,
         )
         self.cache = Cache(self.oven, self.tier)
+        self.caches = Caches(self.cache, Devices([self._device(name) for name in devices]))
         self.leases = LeaseTable(
-            on_end=lambda lease: self.cache.give_back(lease.id),
+            on_end=lambda lease: self.caches.give_back(lease.id),
             on_change=self._changed,
             clock=clock,
             wall_clock=lambda: clock() + 1e9,
         )
+
+    def _device(self, name: str) -> Device:
+        facts = DeviceFacts(name, "of a test", f"uuid of {name}", 8 * SIZE, 1)
+        how: dict[str, Any] = {"on_change": self.ledger.resident, "free": free_at_once, "clock": self.clock}
+        pins = Pins(partial(self.ledger.pins, name))
+        return Device(facts, self.oven, DeviceTier(facts, budget_bytes=8 * SIZE, pins=pins, **how))
+
+    def put_on_device(self, plan: Plan) -> Resident:
+        """What is for a device is there, at once."""
+        tier, placed = self.caches.of(plan).tier, plan.placed
+        assert placed is not None
+        fd = memory(placed.source_id)
+        resident = tier.place(plan)
+        size = placed.part_bytes or placed.source_bytes
+        built = take_memory(fd)
+        built.memory.close()
+        built = replace(built, memory=OnShelf(sealed.open_readonly(fd), os.dup(fd), SIZE, size))
+        os.close(fd)
+        tier.settle(resident, built, 1.0)
+        tier.ask_for(resident, plan, None)
+        tier.on_change(resident, False)
+        return resident
 
     def mark_of(self, pid: int) -> str:
         return self.marks.get(pid, "")
@@ -164,10 +226,9 @@ class Loader:
     async def adopt(self, grace_s: float = 10.0) -> Loader:
         await Adoption(
             self.cupboard,
-            self.cache,
-            self.pins,
+            self.caches,
             self.leases,
-            read=take_kept,
+            read=_taken,
             mark_of=self.mark_of,
             learn=self.digests.__setitem__,
             watch_process=self.watched.append,
@@ -222,9 +283,10 @@ class Loader:
 
     def die(self) -> None:
         """As by SIGKILL: what the process had open is closed, and nobody is told of anything."""
-        for resident in self.tier.residents():
-            if resident.built is not None:
-                resident.built.memory.close()
+        for cache in self.caches.all:
+            for resident in cache.tier.residents():
+                if resident.built is not None:
+                    resident.built.memory.close()
 
     def changes(self, lease_id: str) -> list[str]:
         """What has happened to a lease here."""

@@ -205,7 +205,12 @@ class Allowance:
 
 
 def read_header(
-    fd: int, path: Path, *, allowance: Allowance | None = None, whole: Collection[str] = ()
+    fd: int,
+    path: Path,
+    *,
+    allowance: Allowance | None = None,
+    whole: Collection[str] = (),
+    size_bytes: int | None = None,
 ) -> Header:
     """Read and check the header of the file behind a descriptor. Blocks: call it from a thread.
 
@@ -214,13 +219,14 @@ def read_header(
         path: What to call the file in messages.
         allowance: What is left for the headers of this model's files; what this one takes is taken off.
         whole: Notes that are kept however long they are.
+        size_bytes: Of the whole file, where the descriptor has only its beginning; None: it has all.
 
     Raises:
         InvalidModelException: It is no safetensors file, or its header is cut off or lies. Found in the time
             that a good header takes, whatever the header claims.
         OSError: It cannot be read, or there is no memory to parse it.
     """
-    size = os.fstat(fd).st_size
+    size = os.fstat(fd).st_size if size_bytes is None else size_bytes
     start = os.pread(fd, BEGINNING_BYTES, 0)
     content = content_of(start, size)
     if content.is_known:

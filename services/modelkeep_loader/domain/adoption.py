@@ -11,17 +11,17 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 
-from modelkeep.exceptions import ModelkeepError
 from modelkeep_loader.domain.cache import Cache
-from modelkeep_loader.domain.components import Built, Plan, Resident, SourceFile, Stage
+from modelkeep_loader.domain.caches import Caches
+from modelkeep_loader.domain.components import CPU, Built, ComponentRef, Plan, Resident, SourceFile, Stage
+from modelkeep_loader.domain.demand import Demand, Terms
 from modelkeep_loader.domain.digests import Known
 from modelkeep_loader.domain.keeping import Keeper, KeptThing
-from modelkeep_loader.domain.kept import KeptLease, KeptPins, KeptResident, UnreadableError
+from modelkeep_loader.domain.kept import KeptComponent, KeptLease, KeptPins, KeptResident, UnreadableError
 from modelkeep_loader.domain.lease import Lease, LeaseFacts
 from modelkeep_loader.domain.leases import LeaseTable
-from modelkeep_loader.domain.pins import Pins
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +31,7 @@ class Adoption:
 
     Args:
         keeper: Has it.
-        cache: Gets the residents.
-        pins: Of that cache.
+        caches: Get residents and pins.
         leases: Gets the leases.
         read: Makes of a resident's descriptors its memory and what stands in it, and takes them over unless
             it raises. Called in a thread.
@@ -47,11 +46,10 @@ class Adoption:
     def __init__(
         self,
         keeper: Keeper,
-        cache: Cache,
-        pins: Pins,
+        caches: Caches,
         leases: LeaseTable,
         *,
-        read: Callable[[Sequence[int]], Built],
+        read: Callable[[KeptResident, Sequence[int]], Built],
         mark_of: Callable[[int], str],
         learn: Callable[[SourceFile, Known], None] = lambda file, known: None,
         watch_process: Callable[[int], None] = lambda pid: None,
@@ -60,8 +58,7 @@ class Adoption:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._keeper = keeper
-        self._cache = cache
-        self._pins = pins
+        self._caches = caches
         self._leases = leases
         self._read = read
         self._mark_of = mark_of
@@ -86,9 +83,11 @@ class Adoption:
                     os.close(descriptor)
         for lease in leases:
             self._adopt_lease(lease)
-        self._cache.tier.fit()
+        for cache in self._caches.all:
+            cache.tier.fit()
         if things:
-            counts = len(self._cache.tier.residents()), len(self._leases.alive())
+            residents_now = [resident for cache in self._caches.all for resident in cache.tier.residents()]
+            counts = len(residents_now), len(self._leases.alive())
             _log.info("%d residents and %d leases of an earlier loader go on", *counts)
 
     def _sort(self, left: dict[str, KeptThing]) -> tuple[list[KeptResident], list[KeptLease]]:
@@ -98,15 +97,14 @@ class Adoption:
         for thing in left.values():
             try:
                 kept = _read(thing)
+                if isinstance(kept, KeptResident):
+                    residents.append(kept)
+                elif isinstance(kept, KeptLease):
+                    leases.append(kept)
+                else:
+                    self._cache_on(kept.device).tier.pins.restore(dict(kept.pins))
             except UnreadableError as error:
                 self._give_up(thing.name, error)
-                continue
-            if isinstance(kept, KeptResident):
-                residents.append(kept)
-            elif isinstance(kept, KeptLease):
-                leases.append(kept)
-            else:
-                self._pins.restore(dict(kept.pins))
         now = self._clock()
         residents.sort(key=lambda kept: now if kept.last_use is None else kept.last_use)
         return residents, sorted(leases, key=lambda kept: (kept.facts.create_time, kept.id))
@@ -120,6 +118,7 @@ class Adoption:
     async def _adopt_resident(self, kept: KeptResident, left: dict[str, KeptThing]) -> None:
         name = kept.name_of(kept.id)
         try:
+            tier = self._cache_on(kept.plan.device).tier
             built = await self._memory_of(kept, name, left)
         except UnreadableError as error:
             self._give_up(name, error)
@@ -133,21 +132,21 @@ class Adoption:
             built=built,
             refs=dict(kept.refs),
             removed=set(kept.removed),
-            tier=self._cache.tier.name,
+            tier=tier.name,
             keep_alive_s=kept.keep_alive_s,
             load_seconds=kept.load_seconds,
             load_time=kept.load_time,
             use_time=self._wall_clock() if kept.use_time is None else kept.use_time,
         )
-        self._cache.tier.adopt(resident)
+        tier.adopt(resident)
         for file, known in zip(kept.plan.files, kept.digests, strict=False):
             if known is not None:
                 self._learn(file, known)
 
     async def _memory_of(self, kept: KeptResident, name: str, left: dict[str, KeptThing]) -> Built:
         try:
-            built = await asyncio.to_thread(self._read, left[name].descriptors)
-        except (ModelkeepError, OSError, ValueError) as error:
+            built = await asyncio.to_thread(self._read, kept, left[name].descriptors)
+        except Exception as error:  # whatever is the matter with it, the loader has to start without it
             raise UnreadableError(f"its memory cannot be used: {error}") from error
         del left[name]
         if built.memory.size_bytes != kept.size_bytes:
@@ -168,12 +167,19 @@ class Adoption:
         lease = Lease(
             **facts,
             plans=plans,
-            residents=self._cache.hold_on(kept.id, plans, kept.facts.activation_bytes),
+            residents=(),
+            besides=self._caches.besides(Demand(plans, kept.id)),
+            demoted=kept.demoted,
             expires_at=None if self._has_expired(kept) else kept.expires_at,
             revocation=kept.revocation,
             pids=set(kept.pids),
             dead=self._find_dead(kept) | kept.dead,
         )
+        # What is reserved is for the device, and comes with it.
+        terms = Terms(0 if kept.demoted else lease.activation_bytes)
+        self._caches.hold_on(Demand(lease.plans_now, lease.id, terms=terms))
+        found = [self._caches.get(plan) for plan in lease.plans_now]
+        lease.residents = [resident for resident in found if resident is not None]
         self._leases.readopt(lease, self._grace_s)
 
     def _plans_of(self, kept: KeptLease) -> list[Plan]:
@@ -181,15 +187,38 @@ class Adoption:
         facts = kept.facts
         if self._has_expired(kept) and not kept.was_held:
             raise UnreadableError("its ttl has run out")
-        if not len(facts.refs) == len(facts.resident_ids) == len(kept.models):
+        if not len(facts.refs) == len(facts.resident_ids) == len(kept.components):
             raise UnreadableError("its components are not as many as their names")
-        plans: list[Plan] = []
-        for resident_id, ref, model in zip(facts.resident_ids, facts.refs, kept.models, strict=True):
-            resident = self._cache.tier.get(resident_id)
-            if resident is None:
-                raise UnreadableError(f"the component {resident_id} is not there any more")
-            plans.append(replace(resident.plan, ref=ref, model=model))
-        return plans
+        named = zip(facts.refs, facts.resident_ids, kept.components, strict=True)
+        return [self._plan_of(ref, name, one, demoted=kept.demoted) for ref, name, one in named]
+
+    def _plan_of(self, ref: ComponentRef, name: str, one: KeptComponent, *, demoted: bool) -> Plan:
+        ram, placed = self._caches.ram.tier, one.placed
+        if placed is None:
+            found = [ram.get(name)]
+        elif demoted:
+            found = [ram.get(placed.source_id)]
+        else:
+            # Of what is on a device in part the rest is in RAM.
+            rest = [ram.get(placed.source_id)] if placed.part_bytes else []
+            found = [self._cache_on(one.device).tier.get(name), *rest]
+        there = [resident for resident in found if resident is not None]
+        if len(there) < len(found):
+            raise UnreadableError(f"the component {name} is not there any more")
+        return one.plan(ref, name, there[0].plan)
+
+    def _cache_on(self, device: str) -> Cache:
+        """The cache of a device, or of RAM.
+
+        Raises:
+            UnreadableError: There is no such device, or nothing can be lent on it.
+        """
+        if device == CPU:
+            return self._caches.ram
+        for one in self._caches.devices.usable:
+            if one.name == device:
+                return one.cache
+        raise UnreadableError(f"the device {device} is not there any more")
 
     def _has_expired(self, kept: KeptLease) -> bool:
         return kept.expires_at is not None and kept.expires_at <= self._clock()

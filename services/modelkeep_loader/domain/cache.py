@@ -127,26 +127,14 @@ class Cache:
         """Leases that hold what a demand waits for: some, by name, and how many there are."""
         return self.tier.holders()
 
-    def hold_on(self, holder: str, plans: Sequence[Plan], activation_bytes: int) -> list[Resident]:
-        """A lease of an earlier loader holds on to what it held: it was let in then, and is not asked again.
-
-        Args:
-            holder: The lease.
-            plans: What it is on; all of it is resident.
-            activation_bytes: Reserved for it besides.
-
-        Returns:
-            The residents, in the order of the plans.
-        """
-        self.tier.reserve(holder, activation_bytes)
-        held: dict[str, Resident] = {}
-        for resident_id, keys in _keys_by_id(plans).items():
+    def hold_on(self, demand: Demand) -> None:
+        """A lease of an earlier loader holds on to what it held, all of which is here: it was let in then."""
+        self.tier.reserve(demand.holder, demand.terms.activation_bytes)
+        for resident_id, keys in _keys_by_id(demand.plans).items():
             resident = self.tier.get(resident_id)
             assert resident is not None, "it is resident"
-            resident.leases[holder] = keys
+            resident.leases[demand.holder] = keys
             self.tier.on_change(resident, False)
-            held[resident_id] = resident
-        return [held[plan.id] for plan in plans]
 
     def give_back(self, holder: str) -> None:
         """Let go of everything that a lease or request holds."""

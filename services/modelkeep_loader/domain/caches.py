@@ -97,6 +97,11 @@ class Caches:
             return None
         return self._admit(demand, parts)
 
+    def hold_on(self, demand: Demand) -> None:
+        """As :meth:`Cache.hold_on`, over RAM and all accelerators."""
+        for part in self._parts(demand):
+            part.cache.hold_on(part.demand)
+
     def give_back(self, holder: str) -> None:
         """Let go of everything that a lease or request holds."""
         for cache in self.all:

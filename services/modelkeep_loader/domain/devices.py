@@ -60,7 +60,7 @@ class DeviceTier(Tier):
 
     def __init__(self, facts: DeviceFacts, *, budget_bytes: int, **how: Any) -> None:
         super().__init__(TierName.VRAM, budget_bytes=budget_bytes, **how)
-        self._facts = facts
+        self.facts = facts
         self._most_bytes = budget_bytes
         #: Allocations that this process keeps.
         self.made: set[Memory] = set()
@@ -73,10 +73,10 @@ class DeviceTier(Tier):
     def measured(self, free_bytes: int) -> bool:
         """So much of the device is free now, all processes together; whether that changes the budget."""
         before, ours = self.budget_bytes, sum(memory.size_bytes for memory in self.made)
-        others = self._facts.total_bytes - free_bytes - ours
+        others = self.facts.total_bytes - free_bytes - ours
         # What holders said that they need counts once: where they take it, or where they have not yet.
         promised = sum(taken for purpose, taken in self._reserved.items() if purpose != BUILDS)
-        left = self._facts.total_bytes - max(0, others - promised)
+        left = self.facts.total_bytes - max(0, others - promised)
         self.budget_bytes = max(0, min(self._most_bytes, left))
         return self.budget_bytes != before
 

@@ -102,7 +102,8 @@ class Drain:
                 wait.cancel()
         if not event.is_set() and self._begun.is_set():
             raise ServerDrainingException(
-                "The loader is shutting down. What is mapped stays valid; take a new lease when it is back.",
+                "The loader is shutting down. What is mapped stays valid; take the lease up again, or "
+                "a new one, when it is back.",
                 retry_after=1.0,
             )
         return event.is_set()

@@ -10,12 +10,14 @@ anew, and which nobody sets; where a name says `time` they are seconds since 197
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from modelkeep_loader.domain.components import ComponentRef, ModelFacts, Plan, Resident
+from modelkeep_loader.domain.components import ComponentRef, ModelFacts, Placed, Plan, Resident
 from modelkeep_loader.domain.digests import Known
 from modelkeep_loader.domain.lease import Lease, LeaseFacts, Revocation
 from modelkeep_loader.domain.plan import LAYOUT_VERSION
@@ -34,7 +36,7 @@ class _Version(BaseModel):
     version: str
 
 
-class _Kept(BaseModel):
+class _Kept(BaseModel, abc.ABC):
     """What stands under one name. Bytes that are no text are base64."""
 
     model_config = ConfigDict(
@@ -51,9 +53,9 @@ class _Kept(BaseModel):
     version: str = VERSION
 
     @property
+    @abc.abstractmethod
     def id(self) -> str:
-        """Of what it is; "" where there is only one."""
-        return ""
+        """Of what it is."""
 
     @classmethod
     def name_of(cls, what: str) -> str:
@@ -91,11 +93,25 @@ class _Kept(BaseModel):
             raise UnreadableError(broken) from None
 
 
+@dataclass(frozen=True, slots=True)
+class OnDevice:
+    """How a component lies on an accelerator.
+
+    Attributes:
+        uuid, file_bytes, device_bytes: See :class:`modelkeep_loader.domain.components.DeviceMemory`.
+    """
+
+    uuid: str
+    file_bytes: int
+    device_bytes: int
+
+
 class KeptResident(_Kept):
     """A component that is resident; its memory is kept with it.
 
     Attributes:
         digests: Of the plan's files, as far as they have been read: the next loader need not read them again.
+        on_device: How it lies on the accelerator that its plan names; None: it is in RAM.
         last_use, use_time: When it was used last, as far as was written; None while somebody used what is to
             be kept for a time.
     """
@@ -105,6 +121,7 @@ class KeptResident(_Kept):
     plan: Plan
     digests: list[Known | None]
     size_bytes: int
+    on_device: OnDevice | None
     refs: list[tuple[ComponentRef, str]]
     removed: frozenset[str]
     load_seconds: float
@@ -121,11 +138,13 @@ class KeptResident(_Kept):
     @classmethod
     def of(cls, resident: Resident, digests: Sequence[Known | None]) -> KeptResident:
         """A resident as it is now; ``digests``: of its plan's files."""
+        there = resident.on_device
         is_in_use = resident.wanted and resident.keep_alive_s is not None
         return cls.model_construct(
             plan=resident.plan,
             digests=list(digests),
             size_bytes=resident.size_bytes,
+            on_device=OnDevice(there.uuid, there.file_bytes, there.device_bytes) if there else None,
             refs=list(resident.refs.items()),
             removed=frozenset(resident.removed),
             load_seconds=resident.load_seconds,
@@ -136,11 +155,41 @@ class KeptResident(_Kept):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class KeptComponent:
+    """What a lease has of its own in the plan of a component, besides its name and its identity."""
+
+    model: ModelFacts
+    device: str
+    size_bytes: int
+    build_bytes: int
+    placed: Placed | None
+
+    @classmethod
+    def of(cls, plan: Plan) -> KeptComponent:
+        """A lease's plan."""
+        return cls(plan.model, plan.device, plan.size_bytes, plan.build_bytes, plan.placed)
+
+    def plan(self, ref: ComponentRef, resident_id: str, like: Plan) -> Plan:
+        """The lease's plan again: in all else it is as that of the component that it came to."""
+        return replace(
+            like,
+            ref=ref,
+            id=resident_id,
+            model=self.model,
+            device=self.device,
+            size_bytes=self.size_bytes,
+            build_bytes=self.build_bytes,
+            placed=self.placed,
+        )
+
+
 class KeptLease(_Kept):
     """A lease that lives.
 
     Attributes:
-        models: Of each component the model, as the lease names it.
+        components: In the order of its names.
+        demoted: Whether its holder has let go of accelerators' memory.
         expires_at: When its ttl runs out; None: it has none.
         was_held: Whether more than a ttl kept it: a stream, a connection, or the grace after these.
         pids: The processes that the kernel told of, each with its mark
@@ -152,7 +201,8 @@ class KeptLease(_Kept):
     PREFIX: ClassVar[str] = "lease/"
 
     facts: LeaseFacts
-    models: list[ModelFacts]
+    components: list[KeptComponent]
+    demoted: bool
     expires_at: float | None
     was_held: bool
     revocation: Revocation | None
@@ -170,7 +220,8 @@ class KeptLease(_Kept):
         """A lease as it is now; ``marks``: of its processes that live."""
         return cls.model_construct(
             facts=lease,
-            models=[plan.model for plan in lease.plans],
+            components=[KeptComponent.of(plan) for plan in lease.plans],
+            demoted=lease.demoted,
             expires_at=lease.expires_at,
             was_held=lease.is_held,
             revocation=lease.revocation,
@@ -181,13 +232,19 @@ class KeptLease(_Kept):
 
 
 class KeptPins(_Kept):
-    """All that is pinned, each with the identity that it had last."""
+    """All that is pinned on a device, or in RAM, each with the identity that it had last."""
 
-    PREFIX: ClassVar[str] = "pins"
+    PREFIX: ClassVar[str] = "pins/"
 
+    device: str
     pins: list[tuple[ComponentRef, str]]
 
+    @property
+    def id(self) -> str:
+        """The device's name."""
+        return self.device
+
     @classmethod
-    def of(cls, ids: Mapping[ComponentRef, str]) -> KeptPins:
+    def of(cls, device: str, ids: Mapping[ComponentRef, str]) -> KeptPins:
         """The pins as they are now."""
-        return cls.model_construct(pins=list(ids.items()))
+        return cls.model_construct(device=device, pins=list(ids.items()))

@@ -68,6 +68,7 @@ class Ledger:
             lease.claimed_pid,
             lease.expires_at,
             lease.is_held,
+            lease.demoted,
             lease.revocation,
         )
         if self._is_new(name, state):
@@ -75,11 +76,11 @@ class Ledger:
             marks = {pid: self._mark_of(pid) for pid in alive}
             self._put(name, KeptLease.of(lease, marks).write)
 
-    def pins(self, ids: Mapping[ComponentRef, str]) -> None:
-        """Something else is pinned."""
-        name = KeptPins.name_of("")
+    def pins(self, device: str, ids: Mapping[ComponentRef, str]) -> None:
+        """Something else is pinned on a device, or in RAM."""
+        name = KeptPins.name_of(device)
         if self._is_new(name, dict(ids)):
-            self._put(name, KeptPins.of(ids).write)
+            self._put(name, KeptPins.of(device, ids).write)
 
     def _is_new(self, name: str, state: object) -> bool:
         if name in self._written and self._written[name] == state:

@@ -92,7 +92,7 @@ class Tier:
         self._demote = demote
         self._free = free
         self._freeing: set[asyncio.Future[None]] = set()
-        self._pins = pins if pins is not None else Pins()
+        self.pins = pins if pins is not None else Pins()
         self._residents: dict[str, Resident] = {}
         self._zombies: list[Memory] = []
         self._reserved: dict[str, int] = {}
@@ -246,7 +246,7 @@ class Tier:
     def adopt(self, resident: Resident) -> None:
         """A component is there that came to an earlier loader. It may be too much: see :meth:`fit`."""
         self._residents[resident.id] = resident
-        resident.pins = self._pins.keys_of(resident.id)
+        resident.pins = self.pins.keys_of(resident.id)
         self._use(resident)
         self._note_watermark()
         self.on_change(resident, False)
@@ -256,9 +256,9 @@ class Tier:
         resident.remember(plan)
         seconds = self._keep_alive_s if keep_alive_s is None else keep_alive_s
         resident.keep_alive_s = seconds if seconds >= 0 else None
-        if before := self._pins.follow(plan):
+        if before := self.pins.follow(plan):
             self._refresh_pins([before])
-        resident.pins = self._pins.keys_of(resident.id)
+        resident.pins = self.pins.keys_of(resident.id)
         self.touch(resident)
 
     def rename(self, resident: Resident, plan: Plan) -> Resident:
@@ -330,7 +330,7 @@ class Tier:
         Returns:
             The names that were not pinned before.
         """
-        new = self._pins.add(plans)
+        new = self.pins.add(plans)
         self._refresh_pins([plan.id for plan in plans])
         return new
 
@@ -343,13 +343,13 @@ class Tier:
         Returns:
             The names that were pinned.
         """
-        found = self._pins.remove(list(refs), exactly=exactly)
+        found = self.pins.remove(list(refs), exactly=exactly)
         self._refresh_pins(self._residents)
         return found
 
     def _refresh_pins(self, resident_ids: Iterable[str]) -> None:
         for resident in [self._residents[i] for i in resident_ids if i in self._residents]:
-            pins = self._pins.keys_of(resident.id)
+            pins = self.pins.keys_of(resident.id)
             if pins != resident.pins:
                 resident.pins = pins
                 self.on_change(resident, False)

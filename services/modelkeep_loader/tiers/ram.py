@@ -11,7 +11,7 @@ from modelkeep import sealed
 from modelkeep.exceptions import ModelkeepError
 from modelkeep.headers import read_header
 from modelkeep.worker.manifest import METADATA_KEY, Manifest
-from modelkeep_loader.domain.components import Built
+from modelkeep_loader.domain.components import Built, Memory
 
 #: What such a file is called in messages.
 _CALLED: Final = Path("the loader's memory")
@@ -55,7 +55,7 @@ def take_memory(descriptor: int) -> Built:
         ModelkeepError: It is no memory that may be lent.
         OSError: It cannot be read or opened.
     """
-    return _described(descriptor, lambda: sealed.open_readonly(descriptor))
+    return described(descriptor, lambda: SealedMemory(sealed.open_readonly(descriptor)))
 
 
 def take_kept(descriptors: Sequence[int]) -> Built:
@@ -64,23 +64,31 @@ def take_kept(descriptors: Sequence[int]) -> Built:
     Raises:
         ModelkeepError: It is no memory that may be lent.
         OSError: It cannot be read.
+        ValueError: There are more descriptors than one, or none.
     """
-    if len(descriptors) != 1:
-        raise ModelkeepError(f"It has {len(descriptors)} descriptors in place of one.")
     (descriptor,) = descriptors
-    if sealed.is_sealed(descriptor):
-        sealed.let_others_open(descriptor)
-    return _described(descriptor, lambda: descriptor)
+    return described(descriptor, lambda: SealedMemory(descriptor))
 
 
-def _described(descriptor: int, keep: Callable[[], int]) -> Built:
-    """What stands in sealed memory, with the memory that a descriptor keeps."""
+def described(descriptor: int, memory: Callable[[], Memory], size_bytes: int | None = None) -> Built:
+    """What stands in sealed memory by its own words.
+
+    Args:
+        descriptor: Of it, or of its beginning.
+        memory: Makes what is lent, once that has been read.
+        size_bytes: Of the whole file, where the descriptor has only its beginning.
+
+    Raises:
+        ModelkeepError: It is no memory that may be lent.
+        OSError: It cannot be read.
+    """
     if not sealed.is_sealed(descriptor):
         raise ModelkeepError("The memory is not sealed.")
-    header = read_header(descriptor, _CALLED, whole=(METADATA_KEY,))
+    sealed.let_others_open(descriptor)
+    header = read_header(descriptor, _CALLED, whole=(METADATA_KEY,), size_bytes=size_bytes)
     manifest = Manifest.from_json(header.metadata.get(METADATA_KEY, ""))
     return Built(
-        memory=SealedMemory(keep()),
+        memory=memory(),
         tensors=header.tensors,
         config=manifest.config,
         aliases=manifest.aliases,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,12 @@ from modelkeep import sealed
 from modelkeep.devices.driver import DeviceFacts, DeviceFailedError, DeviceGoneError
 from modelkeep_loader.accelerators import Accelerators
 from modelkeep_loader.domain.cache import Cache
-from modelkeep_loader.domain.components import Built, DeviceMemory, Memory, Resident
+from modelkeep_loader.domain.components import Built, ComponentRef, DeviceMemory, Memory, Resident
 from modelkeep_loader.domain.devices import Device, Devices, DeviceTier
+from modelkeep_loader.domain.kept import KeptResident, UnreadableError
+from modelkeep_loader.domain.pins import Pins
 from modelkeep_loader.domain.promote import Promoter, Salvage
-from modelkeep_loader.tiers.ram import SealedMemory
+from modelkeep_loader.tiers.ram import SealedMemory, described, take_kept
 
 _log = logging.getLogger(__name__)
 
@@ -182,6 +184,7 @@ class DeviceTiers:
         salvage: Builds for it.
         budget_bytes: The most that may be taken of each device; 0: nine tenths of it.
         default: What callers get who leave the choice to the loader; see Devices.
+        on_pins: Called with a device's name and all that is pinned there whenever that is something else.
         **how: As for Tier; `on_progress` as for Cache.
     """
 
@@ -193,6 +196,7 @@ class DeviceTiers:
         *,
         budget_bytes: int,
         default: str,
+        on_pins: Callable[[str, Mapping[ComponentRef, str]], None] = lambda device, ids: None,
         on_progress: Callable[[Resident], None],
         **how: Any,
     ) -> None:
@@ -209,6 +213,7 @@ class DeviceTiers:
                 budget_bytes=min(budget_bytes or facts.total_bytes * 9 // 10, facts.total_bytes),
                 demote=partial(self._demote, ram, salvage),
                 free=salvage.free,
+                pins=Pins(partial(on_pins, facts.name)),
                 **how,
             )
             copies = DeviceCopies(accelerators, facts, tier.made, self._registered)
@@ -216,6 +221,39 @@ class DeviceTiers:
             promoter = Promoter(ram, copies, self.devices, facts.name)
             made.append(Device(facts, promoter, tier, on_progress))
         self.devices.all = made
+
+    def take_kept(self, kept: KeptResident, descriptors: Sequence[int]) -> Built:
+        """What was kept of a component, on an accelerator or in RAM, taken over unless this raises.
+
+        Blocks: called in a thread.
+
+        Raises:
+            UnreadableError: The accelerator is another one by now.
+            ModelkeepError: It is no memory that may be lent.
+            OSError: It cannot be read.
+            ValueError: There are other descriptors than there should be.
+        """
+        if (place := kept.on_device) is None:
+            return take_kept(descriptors)
+        tier = self.devices.named(kept.plan.device).tier
+        if tier.facts.uuid != place.uuid:
+            raise UnreadableError(f"{tier.facts.name} is another device than it was")
+        file, descriptor = descriptors
+
+        def taken() -> Memory:
+            memory = Allocation(
+                self._accelerators,
+                descriptor,
+                kept.size_bytes,
+                file_bytes=place.file_bytes,
+                device_bytes=place.device_bytes,
+                uuid=place.uuid,
+                made=tier.made,
+            )
+            memory.file = SealedMemory(file)
+            return memory
+
+        return described(file, taken, place.file_bytes)
 
     def offer(self, resident: Resident) -> None:
         """See :class:`modelkeep_loader.domain.demotion.Offers`."""
