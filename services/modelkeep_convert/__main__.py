@@ -82,8 +82,11 @@ def _answer(sock: socket.socket, message: dict[str, Any], descriptors: list[int]
             frames.send_frame(sock, {"error": {"reason": "RAM_EXHAUSTED", **no_memory}})
             return
         traceback.print_exc(file=sys.stderr)
-        detail = f"{type(error).__name__}: {error}"[:500]
-        message_text = f"{message['build']['class_name']} cannot be built from the model's files: {detail}"
+        # The first line: torch goes on with where in its own code it was.
+        said = str(error).strip().partition("\n")[0]
+        detail = f"{type(error).__name__}: {said}"[:500]
+        what = message["build"]["class_name"] or "Its state dict"
+        message_text = f"{what} cannot be built from the model's files: {detail}"
         facts = {"detail": detail, "remedy": "Fetch config.json and the weights anew, both of one model."}
         reply = {"reason": "INVALID_MODEL", "message": message_text, "metadata": facts}
         frames.send_frame(sock, {"error": reply})

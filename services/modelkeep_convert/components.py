@@ -39,6 +39,7 @@ from modelkeep.worker.classes import kept_in_float32, resolve_class
 from modelkeep.worker.lentfile import TORCH_DTYPES
 from modelkeep.worker.manifest import Kind, Manifest
 from modelkeep.worker.shell import DTYPES, build_module, without_weights
+from modelkeep_common.families.oldnames import of_today
 from modelkeep_convert import vaeconfig
 from modelkeep_convert.checkpoints.conversion import convert
 from modelkeep_convert.pickles import open_pickled
@@ -53,7 +54,7 @@ from modelkeep_convert.quantised.sources import (
 )
 from modelkeep_convert.quantised.stored import Form
 from modelkeep_convert.request import Build
-from modelkeep_convert.spare import is_training, refuse_stray
+from modelkeep_convert.spare import is_training, refuse_stray, refuse_twice
 
 #: torch's dtype → code.
 _CODES = {dtype: code for code, dtype in TORCH_DTYPES.items()}
@@ -68,11 +69,6 @@ _CARE = (
     "_tied_weights_keys",
     "all_tied_weights_keys",
 )
-
-#: What the parts of an attention were called in early diffusers, and are now. Files with the old names
-#: are still about, and from_pretrained reads them.
-_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-_OLD_ATTENTION = re.compile(r"(?<=\.attentions\.\d\.)(query|key|value|proj_attn)(?=\.(weight|bias)$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +89,7 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
     sources: Mapping[str, Source] = _open(wanted, descriptors)
     if wanted.kind == Kind.STATE_DICT:
         return _state_dict(wanted, sources)
+    refuse_twice(sources)
     cls = resolve_class(wanted.library, wanted.class_name)
     names: Mapping[str, torch.Tensor | None]
     if wanted.layout:
@@ -477,7 +474,7 @@ def _single_file_vae(
     shapes = {name: tuple(source.shape()) for name, source in sources.items()}
     config = vaeconfig.infer(shapes, base=wanted.base, scaling_factor=wanted.scaling_factor)
     if vaeconfig.is_diffusers_layout(shapes):
-        today = {name: _OLD_ATTENTION.sub(lambda old: _ATTENTION[old[0]], name) for name in sources}
+        today = {name: of_today(name) for name in sources}
         return config, {new: None if new == name else sources[name].read() for name, new in today.items()}
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 

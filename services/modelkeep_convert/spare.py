@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from modelkeep.exceptions import InvalidModelException
+from modelkeep_common.families.oldnames import twice
 
 #: Positions, which models of today make themselves; saved by transformers before 4.31.
 _POSITIONS: Final = r"(?:.*\.)?(?:position_ids|rotary_emb\.inv_freq)"
@@ -53,6 +54,20 @@ def refuse_stray(class_name: str, names: Iterable[str]) -> None:
             "else, so nothing of it is lent.",
             metadata={"detail": f"not taken: {stray[0][:200]}"},
             remedy=f"Use weights that are made for {class_name}, in float16, bfloat16 or float32.",
+        )
+
+
+def refuse_twice(names: Iterable[str]) -> None:
+    """Refuse a tensor that is there by its old name and by its new one: one of them would stay behind.
+
+    Raises:
+        InvalidModelException: There is one; both names are told.
+    """
+    if (both := twice(names)) is not None:
+        raise InvalidModelException(
+            f"The files have one tensor by its old and by its new name: {both[0]} and {both[1]}.",
+            metadata={"detail": f"twice: {both[1]}"},
+            remedy="Fetch the model anew, or take one of the two out of the file.",
         )
 
 

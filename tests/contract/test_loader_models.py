@@ -101,6 +101,8 @@ async def test_a_single_file_vae_may_have_the_old_names_of_its_attention(
 
 
 async def test_bad_models_are_refused_with_the_reason(loader: Lender, folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
     truncated = loader.models / "truncated"
     shutil.copytree(loader.models / "vae", truncated)
     weights = truncated / WEIGHTS
@@ -109,6 +111,19 @@ async def test_bad_models_are_refused_with_the_reason(loader: Lender, folder: Pa
     with refused("INVALID_MODEL") as error:
         await acquire(loader, component(key))
     assert "truncated" in error.message
+
+    twice = loader.models / "twice"
+    shutil.copytree(loader.models / "vae", twice)
+    both = load_file(twice / WEIGHTS)
+    query = next(name for name in both if name.endswith(".attentions.0.to_q.weight"))
+    save_file({**both, query.replace("to_q", "query"): both[query] * 2}, twice / WEIGHTS)
+    with refused("INVALID_MODEL") as error:
+        await acquire(loader, component(await loader.register(twice, type=VAE)))
+    assert query in error.message
+    with refused("INVALID_MODEL") as error:
+        checkpoint = taxonomy_pb2.MODEL_FORMAT_CHECKPOINT
+        await acquire(loader, component(await loader.register(twice / WEIGHTS, type=VAE, format=checkpoint)))
+    assert query in error.message
 
     outside = folder / "outside"
     shutil.copytree(loader.models / "vae", outside)

@@ -119,6 +119,10 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "a million dimensions": (entry(shape="[" + ",".join(["1"] * 1_000_000) + "]"), 4),
     "a name of a megabyte": (entry(name="n" * 1_000_000), 4),
     "a million tensors": (b"{" + b",".join(b'"%d":%b' % (n, EMPTY) for n in range(1_000_000)) + b"}", 0),
+    "nothing, times what cannot be counted": (
+        entry(shape=f"[0,{2**62},{2**62}]", offsets="[0,0]"),
+        0,
+    ),
     "ten million notes": (
         b'{"__metadata__":{' + b",".join(b'"%d":""' % n for n in range(5_000_000)) + b"}}",
         0,

@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 
 from modelkeep.dtypes import DTYPES
 from modelkeep.exceptions import InvalidModelException
-from modelkeep.headers import MAX_DIMENSIONS, MAX_NAME_LENGTH, MAX_TENSORS, Allowance, Header
+from modelkeep.headers import MAX_DIMENSIONS, MAX_NAME_LENGTH, MAX_TENSORS, Allowance, Header, is_countable
 
 MAGIC: Final = b"GGUF"
 #: Tokenizers in the notes take some megabytes.
@@ -181,7 +181,8 @@ def read_gguf(fd: int, path: Path, *, allowance: Allowance | None = None) -> Hea
     entries = _placed(infos, start, alignment, size, path)
     for name, shape in shapes.items():
         if shape and name in entries:
-            if prod(shape) != prod(entries[name]["shape"]):
+            is_shape = min(shape) >= 0 and is_countable(shape)
+            if not is_shape or prod(shape) != prod(entries[name]["shape"]):
                 _bad(path, f"{name[:80]!r} is said to have the shape {list(shape)}")
             entries[name]["shape"] = list(shape)
     return Header(path, entries, {key: str(value) for key, value in notes.items()}, size, start)
@@ -237,11 +238,9 @@ def _placed(
     """The tensors with their places, which neither overlap nor lie beyond the end."""
     entries: dict[str, dict[str, Any]] = {}
     for name, type_name, shape, offset in infos:
-        elements = 1
-        for dimension in shape:
-            elements *= dimension
-            if elements >= 1 << 62:
-                _bad(path, f"{name[:80]!r} has more elements than can be counted")
+        if not is_countable(shape):
+            _bad(path, f"{name[:80]!r} has more elements than can be counted")
+        elements = prod(shape)
         block = BLOCKS.get(type_name)
         if block is None:
             length = elements * DTYPES[type_name].bits // 8

@@ -96,6 +96,18 @@ class Tensor:
         return self.elements * known.bits // 8 if known is not None else self.end - self.begin
 
 
+def is_countable(shape: Iterable[int]) -> bool:
+    """Whether natural dimensions multiply to what 63 bits hold, a 0 among them passed over: a tensor without
+    elements has strides all the same, and those who multiply in order may come to the 0 last.
+    """
+    product = 1
+    for dimension in shape:
+        product *= dimension or 1
+        if product >= 1 << 63:
+            return False
+    return True
+
+
 class Header(Mapping[str, tuple[int, ...]]):
     """What a file says about itself: a mapping from names to shapes, in the order of the header.
 
@@ -374,11 +386,8 @@ def _check_size(path: Path, name: str, entry: Mapping[str, Any], bits: int) -> N
             f"tensor {_short(name)} of {entry['dtype']} {str(entry['shape'])[:200]} takes "
             f"{min(bits // 8, 1 << 63):,} bytes, its data_offsets say {end - begin:,}",
         )
-    elements = 1
-    for dimension in entry["shape"]:
-        elements *= dimension
-        if elements >= 1 << 63:  # a 0 behind it does not help those who multiply in order
-            _bad(path, f"tensor {_short(name)} has more elements than can be counted")
+    if not is_countable(entry["shape"]):
+        _bad(path, f"tensor {_short(name)} has more elements than can be counted")
 
 
 def _short(name: str) -> str:

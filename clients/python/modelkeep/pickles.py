@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from modelkeep.dtypes import DTYPES
-from modelkeep.headers import MAX_DIMENSIONS, MAX_NAME_LENGTH, MAX_TENSORS, Allowance, Header, Tensor
+from modelkeep.headers import (
+    MAX_DIMENSIONS,
+    MAX_NAME_LENGTH,
+    MAX_TENSORS,
+    Allowance,
+    Header,
+    Tensor,
+    is_countable,
+)
 from modelkeep.torchzip import Entry, broken, read_entries, read_pickle, unsafe
 
 #: 40 a tensor are usual.
@@ -352,6 +360,8 @@ class _Names:
         if self._left < 0 or len(name) > MAX_NAME_LENGTH:
             broken(self._path, "longer names or more tensors than any model has")
         if type(value) is _View:
+            if any("\ud800" <= character <= "\udfff" for character in name):
+                broken(self._path, f"the name {name[:100]!a} is no text that UTF-8 can hold")
             if name in self._views:
                 broken(self._path, f"it has two tensors called {name[:100]}")
             self._views[name] = value
@@ -367,6 +377,8 @@ def _stored(path: Path, name: str, view: _View, entries: Mapping[str, Entry]) ->
     called = name[:100]
     if (entry := entries.get(f"{_STORAGE}{view.storage.key}")) is None:
         broken(path, f"the storage of {called} is not there")
+    if not is_countable(view.shape):
+        broken(path, f"{called} has more elements than can be counted")
     width = DTYPES[view.dtype].bits // 8
     held = view.storage.count * (width if view.storage.dtype else 1)
     is_empty = 0 in view.shape

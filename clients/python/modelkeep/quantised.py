@@ -168,14 +168,12 @@ def survey(tensors: Iterable[Tensor], path: Path) -> Quantisation:
         if _MARKER.fullmatch(name):
             quantisation.spare.add(name)
         elif (match := _ROLES.fullmatch(name)) is not None and match.lastgroup is not None:
-            role = match.lastgroup
-            weight = match["base"] if role in _AFTER_NAME else f"{match['base']}.weight"
-            if role == "activation":
+            role = {"quanto": "data", "quanto_scale": "scale"}.get(match.lastgroup, match.lastgroup)
+            weight = match["base"] if match.lastgroup in _AFTER_NAME else f"{match['base']}.weight"
+            if match.lastgroup == "activation":
                 activations.append((weight, name))
-            elif role == "quanto":
-                found.setdefault(weight, {})["data"] = name
-            else:
-                found.setdefault(weight, {})[role.replace("quanto_scale", "scale")] = name
+            elif (other := found.setdefault(weight, {}).setdefault(role, name)) != name:
+                _bad(path, f"{weight} has {other} and {name}, which say the same of it")
         elif (sign := _SIGN.fullmatch(name)) is not None and sign.lastgroup is not None:
             _refuse(path, list(_SIGNS)[int(sign.lastgroup.removeprefix("sign"))], name)
     for weight, parts in found.items():

@@ -257,6 +257,9 @@ def test_the_names_that_attention_had_in_older_folders_are_known(tmp_path: Path)
             name = name.replace(new, then)
         tensors[name] = shape
     assert "type=vae" in certain(probed(tmp_path, tensors))
+    query = next(name for name in tensors if name.endswith(".query.weight"))
+    both = tensors | {query.replace("query", "to_q"): tensors[query]}
+    assert probed(tmp_path, both).type != "vae", "one of the two would be left out in silence"
 
 
 # ---- folders ----------------------------------------------------------------------------------------------

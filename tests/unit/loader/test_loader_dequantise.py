@@ -82,6 +82,11 @@ def test_the_number_of_blocks_tells_their_edge(size: int, power: int) -> None:
         ({"a.weight": ("I8", [4, 4])}, "integers of 8 bits"),
         ({"a.weight": ("I8", [4, 4]), "a.SCB": ("F32", [3])}, "has the shape [3]"),
         ({"a.weight": ("U8", [8, 1]), "a.weight.absmax": ("F32", [1])}, "do not belong together"),
+        (
+            {n: ("F32", []) for n in ("a.weight_scale", "a.scale_weight")}
+            | {"a.weight": ("F8_E4M3", [4, 4])},
+            "a.weight_scale and a.scale_weight, which say the same",
+        ),
         ({"a.weight": ("U8", [4, 4]), "a.weight_scale": ("F32", [])}, "U8 with scales"),
         ({"a.weight": ("F8_E4M3", [4, 4]), "a.weight_scale_2": ("F32", [])}, "a.weight_scale_2"),
         ({"a.weight_packed": ("I32", [4, 4])}, "compressed-tensors"),

@@ -107,6 +107,9 @@ def test_quantised_numbers_mean_what_who_wrote_them_meant(
         (ggufs.file_of([("a", "77", (4, 32), Q8)]), "number 77"),
         (ggufs.file_of([("a", "F32", (1,), bytes(4)), ("a", "F32", (1,), bytes(4))]), "twice"),
         (ggufs.file_of([("a", "F32", (1 << 40, 1 << 40), b"")]), "more elements"),
+        (ggufs.file_of([("a", "F32", (0, 1 << 40, 1 << 40), b"")]), "more elements"),
+        (ggufs.file_of([("a", "F32", (6,), bytes(24))], {"comfy.gguf.orig_shape.a": [-2, -3]}), "[-2, -3]"),
+        (ggufs.file_of([("a", "F32", (0,), b"")], {"comfy.gguf.orig_shape.a": [0, -1]}), "[0, -1]"),
         (ggufs.file_of([], {"general.alignment": 24}), "alignment"),
     ],
 )

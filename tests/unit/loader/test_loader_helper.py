@@ -55,6 +55,26 @@ def test_a_frame_takes_the_descriptors_of_as_many_files_as_a_build_may_have() ->
     assert frames.MAX_DESCRIPTORS == MAX_FILES
 
 
+@pytest.mark.timeout(60)
+def test_what_a_library_raises_is_told_in_one_line_and_of_something(
+    helper_process: Callable[[socket.socket], subprocess.Popen[bytes]],
+) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with theirs:
+        process = helper_process(theirs)
+    with ours:
+        try:
+            frames.send_frame(ours, {"build": {"class_name": "", "a field\nof two lines": 1}})
+            answer = frames.receive_frame(ours)
+        finally:
+            process.kill()
+            process.wait()
+    assert answer is not None
+    message = answer[0]["error"]["message"]
+    assert message.startswith("Its state dict cannot be built from the model's files: TypeError: ")
+    assert "\n" not in message
+
+
 def test_a_frame_that_breaks_off_leaves_no_descriptor_open() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     end, other_end = os.pipe()

@@ -163,6 +163,7 @@ def test_what_would_take_for_ever_to_hash_or_walk_is_refused_at_once(tmp_path: P
         (view(shape=(2,)), UnsafeFormatException),
         (view(shape=(1,) * 65, strides=(1,) * 65), UnsafeFormatException),
         (view(shape=(1 << 40, 1 << 20), strides=(0, 0)), UnsafeFormatException),
+        (view(shape=(0, 1 << 40, 1 << 40), strides=(0, 0, 0)), InvalidModelException),
         (view(count=1 << 70), UnsafeFormatException),
         (view(storage="QInt8Storage"), UnsafeFormatException),
         (number(7), InvalidModelException),
@@ -174,6 +175,12 @@ def test_a_tensor_that_is_not_within_its_storage_is_refused(
 ) -> None:
     with pytest.raises(refusal):
         read(tmp_path / "m.bin", archive(state({"a": made})))
+
+
+def test_a_name_that_is_half_a_character_is_refused_as_that(tmp_path: Path) -> None:
+    data = archive(state({"aXYZ": view()}))
+    with pytest.raises(InvalidModelException, match="no text that UTF-8 can hold"):
+        read(tmp_path / "m.bin", data.replace(b"aXYZ", b"a\xed\xa0\x80"))
 
 
 def test_many_tensors_of_one_storage_are_no_more_than_twice_the_file(tmp_path: Path) -> None:

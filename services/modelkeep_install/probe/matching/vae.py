@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from modelkeep.headers import Header
 from modelkeep_common.families import bases_by
 from modelkeep_common.families.networks import Autoencoder, Layout
+from modelkeep_common.families.oldnames import of_today, twice
 
 from ..result import UNKNOWN, Evidence, Match, NoMatch, RuledOut, Strength, certain, likely
 from .coverage import compared, quoted
@@ -28,9 +29,6 @@ _WIDTHS: Mapping[Layout, re.Pattern[str]] = {
     "ldm": re.compile(r"encoder\.down\.(\d)\.block\.0\.conv1\.weight"),
     "diffusers": re.compile(r"encoder\.down_blocks\.(\d)\.resnets\.0\.conv1\.weight"),
 }
-#: What diffusers called the parts of an attention until 0.17.
-_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-_OLD_PART = re.compile(r"(?<=\.attentions\.0\.)(query|key|value|proj_attn)(?=\.(weight|bias)$)")
 
 
 class VaeFile:
@@ -56,7 +54,9 @@ class VaeFile:
         )
         if foreign:
             return NoMatch(f"holds more than an autoencoder: {foreign}")
-        tensors = {_OLD_PART.sub(_new_part, n[len(prefix) :]): header[n] for n in header}
+        if both := _twice(header):
+            return both
+        tensors = {of_today(n[len(prefix) :]): header[n] for n in header}
         layout, widths = _layout(tensors)
         latent_in = tensors.get("decoder.conv_in.weight", ())
         if layout is None or len(latent_in) != 4:
@@ -89,8 +89,11 @@ class VaeFile:
         return match
 
 
-def _new_part(old: re.Match[str]) -> str:
-    return _OLD_ATTENTION[old[0]]
+def _twice(names: Iterable[str]) -> NoMatch | None:
+    """What is said of names that are one today."""
+    if (both := twice(names)) is None:
+        return None
+    return NoMatch(f"an autoencoder with one tensor by two names: {both[0]} and {both[1]}", near=True)
 
 
 def _layout(tensors: Mapping[str, Sequence[int]]) -> tuple[Layout | None, tuple[int, ...]]:
@@ -144,7 +147,9 @@ def vae_folder_match(
         latents: Channels of its latents.
         tensors: Shapes of all its weights, by name.
     """
-    tensors = {_OLD_PART.sub(_new_part, name): shape for name, shape in tensors.items()}
+    if both := _twice(tensors):
+        return both
+    tensors = {of_today(name): shape for name, shape in tensors.items()}
     layout, widths = _layout(tensors)
     blocks = config.get("block_out_channels")
     if widths and isinstance(blocks, list) and list(widths) != blocks:
