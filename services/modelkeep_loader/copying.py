@@ -25,6 +25,7 @@ from modelkeep_loader.domain.components import (
     refuse_changed,
 )
 from modelkeep_loader.domain.digests import Digester, Known, wait_until_settled
+from modelkeep_loader.domain.unreadable import busy, is_short
 from modelkeep_loader.tiers.disk import CacheFolder, Copy, CopyMemory
 
 T = TypeVar("T")
@@ -96,6 +97,8 @@ class Fetcher:
             except Interrupted:
                 raise CancelledException("The loader is shutting down.") from None
             except OSError as error:
+                if is_short(error):
+                    raise busy(error) from None
                 raise InvalidModelException(
                     f"{file.path.name} of {file.model!r} cannot be copied to {self._folder.path}: "
                     f"{error.strerror}.",

@@ -36,8 +36,12 @@ _SOCKET: Final = "fd.sock"
 _LOCK: Final = "fd.lock"
 #: Seconds that a client has to send its ticket.
 _TICKET_TIMEOUT_S = 5.0
-#: Connections that may be open without having sent one.
+#: Connections that may be open without having sent one, and how many are ended where there is no descriptor
+#: left for the next.
 _MOST_SILENT: Final = 256
+_GIVEN_UP: Final = 8
+#: Seconds until the next try then.
+_PAUSE_S: Final = 0.1
 
 
 class Connection(Protocol):
@@ -163,22 +167,25 @@ class DescriptorServer:
             try:
                 connection, _ = await loop.sock_accept(listener)
             except OSError as error:
-                # Out of descriptors: those that wait go on waiting.
+                # Out of descriptors: those that wait go on waiting, and who has sent nothing makes room.
                 _log.warning("cannot accept a connection on the descriptor socket: %s", error)
-                await asyncio.sleep(0.5)
+                self._drop_silent(_GIVEN_UP)
+                await asyncio.sleep(_PAUSE_S)
                 continue
             connection.setblocking(False)
-            # Whoever means it sends his ticket at once.
-            while len(self._silent) >= _MOST_SILENT:
-                oldest = next(iter(self._silent))
-                del self._silent[oldest]
-                oldest.cancel()
+            self._drop_silent(len(self._silent) + 1 - _MOST_SILENT)
             task = self._spawn(self._serve(connection))
             # Not by the task itself: one that is cancelled before its first step never runs.
             task.add_done_callback(partial(_close, connection))
             self._silent[task] = None
             # An accept that finds somebody waiting does not give way: a crowd would hold up the loop.
             await asyncio.sleep(0)
+
+    def _drop_silent(self, count: int) -> None:
+        """End so many of those that have sent nothing, the oldest first: whoever means it sends at once."""
+        for oldest in list(self._silent)[: max(0, count)]:
+            del self._silent[oldest]
+            oldest.cancel()
 
     async def _serve(self, connection: socket.socket) -> None:
         granted = await self._granted(connection)

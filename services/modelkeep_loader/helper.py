@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -34,6 +35,7 @@ from modelkeep.worker.manifest import Kind
 from modelkeep_convert.request import Build
 from modelkeep_loader.domain.components import BuildProgress, Built, Plan, Stage, refuse_changed
 from modelkeep_loader.domain.digests import verify
+from modelkeep_loader.domain.unreadable import unreadable
 from modelkeep_loader.linked import LET_GO_S, Linked
 from modelkeep_loader.objects import pack
 from modelkeep_loader.tiers.ram import take_memory
@@ -211,6 +213,9 @@ class Helper:
                 f"{plan.files[len(opened)].name} of {plan.model.name!r} went away while it was loaded.",
                 metadata={"key": plan.ref.key, "path": str(plan.model.location)},
             ) from None
+        except OSError as error:
+            _close_all(opened)
+            raise unreadable(plan.model.name, plan.model.location, error) from None
         except BaseException:
             _close_all(opened)
             raise
@@ -340,6 +345,8 @@ def _check_unchanged(plan: Plan, sources: Sequence[int]) -> None:
 
 def _accept(descriptors: Sequence[int], plan: Plan, sources: Sequence[int]) -> Built:
     """Take over what was made of files, if they are still the ones of the plan."""
+    if not descriptors:  # the kernel drops those for which there is no number left
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     try:
         _check_unchanged(plan, sources)
         return take_memory(descriptors[0])

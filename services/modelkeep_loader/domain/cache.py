@@ -26,6 +26,7 @@ from modelkeep_loader.domain.components import Builder, Built, ComponentRef, Pla
 from modelkeep_loader.domain.demand import Demand, Eviction, Usage
 from modelkeep_loader.domain.shortage import Explain, Shortage, build_outgrown, ram_exhausted
 from modelkeep_loader.domain.tier import BUILDS, Tier
+from modelkeep_loader.domain.unreadable import busy, is_short
 
 _log = logging.getLogger(__name__)
 
@@ -388,6 +389,8 @@ class Cache:
         if isinstance(error, ModelkeepError) and error.retry_after == 0:
             pause = 0.0  # the next try is another one
         resident.retry_at = self.tier.clock() + pause
+        if isinstance(error, OSError) and is_short(error):
+            error = busy(error)
         if not isinstance(error, ModelkeepError):  # of this host or this code, not of the files
             _log.error("building %s failed", resident.id, exc_info=error)
             said = error.strerror if isinstance(error, OSError) else type(error).__name__

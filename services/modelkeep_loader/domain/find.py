@@ -33,6 +33,7 @@ from modelkeep_loader.domain.listing import Listing
 from modelkeep_loader.domain.records import FileFacts, Record
 from modelkeep_loader.domain.statedicts import STATE_DICTS, find_state_dict
 from modelkeep_loader.domain.submodels import none_named, not_there
+from modelkeep_loader.domain.unreadable import is_short
 
 _MOST_NAMES: Final = 64
 #: Types of which nothing is ever lent → why.
@@ -189,7 +190,9 @@ class Finder:
                 parts[name] = ""
             except ModelkeepError as error:
                 parts[name] = error.reason
-            except OSError:
+            except OSError as error:
+                if is_short(error):
+                    raise
                 parts[name] = ModelNotFoundException.reason
         return parts
 

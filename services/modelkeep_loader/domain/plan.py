@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
-from modelkeep.exceptions import InvalidModelException, ModelNotFoundException
+from modelkeep.exceptions import ModelNotFoundException
 from modelkeep.headers import Allowance
 from modelkeep.worker.classes import kept_in_float32
 from modelkeep.worker.manifest import Kind
@@ -39,6 +39,7 @@ from modelkeep_loader.domain.folders import INDEX_NAMES
 from modelkeep_loader.domain.found import Found
 from modelkeep_loader.domain.listing import refuse_other
 from modelkeep_loader.domain.records import FileFacts, Record, Records
+from modelkeep_loader.domain.unreadable import unreadable
 from modelkeep_loader.domain.weights import Weights, memory_format, weigh
 
 #: Part of every identity: what the helper makes of the same files may change with it.
@@ -319,7 +320,7 @@ class Planner:
         except FileNotFoundError:
             raise _gone(record, file.path) from None
         except OSError as error:
-            raise _unreadable(record, file.path, error) from None
+            raise unreadable(record.name, file.path, error) from None
         if known is None:
             return None
         if claim is not None:
@@ -364,7 +365,7 @@ class Planner:
         except FileNotFoundError as error:
             raise _gone(record, Path(str(error.filename)), place) from None
         except OSError as error:
-            raise _unreadable(record, place, error) from None
+            raise unreadable(record.name, place, error) from None
         sources = [
             SourceFile.of(path, record.name, status)
             for (_, path), status in zip(found.files, weighed.statuses, strict=True)
@@ -432,14 +433,6 @@ def _gone(record: Record, path: Path, place: Path | None = None) -> ModelNotFoun
     return ModelNotFoundException(
         f"Files of {record.name!r} are not at {where}: {path.name} is missing.",
         metadata={"key": record.key, "path": str(where)},
-    )
-
-
-def _unreadable(record: Record, path: Path, error: OSError) -> InvalidModelException:
-    return InvalidModelException(
-        f"The files of {record.name!r} cannot be read: {error.strerror}.",
-        metadata={"path": str(path), "detail": str(error.strerror)},
-        remedy=f"Let the loader's user read {path}, and look whether its disk is well.",
     )
 
 
