@@ -16,12 +16,17 @@ from typing import Any, Final, NoReturn
 
 from modelkeep.dtypes import DTYPES
 from modelkeep.exceptions import InvalidModelException
-from modelkeep.headers import MAX_DIMENSIONS, MAX_NAME_LENGTH, MAX_TENSORS, Allowance, Header, is_countable
+from modelkeep.headers import MAX_NAME_LENGTH, MAX_TENSORS, Allowance, Header, is_countable
 
 MAGIC: Final = b"GGUF"
 #: Tokenizers in the notes take some megabytes.
 MAX_HEADER_BYTES: Final = 64 << 20
 _MAX_NOTES: Final = 1 << 16
+#: Texts in arrays, of which nothing is read but their lengths. The largest tokenizers have less than a
+#: million words and merges; each takes a microsecond, and the reader shares its process with others.
+_MAX_TEXTS: Final = 1 << 21
+#: ggml's own limit, GGML_MAX_DIMS.
+_MAX_DIMENSIONS: Final = 4
 _MAX_NOTE_CHARACTERS: Final = 1 << 16
 _DEFAULT_ALIGNMENT: Final = 32
 _MAX_ALIGNMENT: Final = 1 << 20
@@ -93,6 +98,7 @@ class _Reader:
         self._fd, self.path = fd, path
         self._data, self._start = b"", 0
         self.position = 0
+        self._texts = 0
 
     def take(self, count: int) -> bytes:
         if self.position + count > MAX_HEADER_BYTES:
@@ -111,6 +117,14 @@ class _Reader:
         self.position += count
         if self.position > MAX_HEADER_BYTES:
             _bad(self.path, f"its header is longer than the {MAX_HEADER_BYTES:,} bytes allowed")
+
+    def skip_texts(self, count: int) -> None:
+        """Pass over an array of texts."""
+        self._texts += count
+        if self._texts > _MAX_TEXTS:
+            _bad(self.path, f"more than the {_MAX_TEXTS:,} texts allowed in the arrays of its header")
+        for _ in range(count):
+            self.skip(self.number("Q"))
 
     def number(self, letter: str) -> Any:
         form = f"<{letter}"
@@ -208,8 +222,7 @@ def _note(reader: _Reader, kind: int) -> str | int | float | bool | tuple[int, .
     if inner in _SCALARS:
         reader.skip(length * struct.calcsize(f"<{_SCALARS[inner]}"))
     elif inner == _STRING:
-        for _ in range(length):
-            reader.skip(reader.number("Q"))
+        reader.skip_texts(length)
     else:
         _bad(reader.path, f"an array of the type {inner}")
     return None
@@ -218,7 +231,7 @@ def _note(reader: _Reader, kind: int) -> str | int | float | bool | tuple[int, .
 def _info(reader: _Reader) -> tuple[str, str, tuple[int, ...], int]:
     name = reader.text(MAX_NAME_LENGTH)
     dimensions = reader.number("I")
-    if dimensions > MAX_DIMENSIONS:
+    if dimensions > _MAX_DIMENSIONS:
         _bad(reader.path, f"{name!r} has {dimensions} dimensions")
     shape = tuple(reader.number("Q") for _ in range(dimensions))[::-1]
     kind, offset = reader.number("I"), reader.number("Q")

@@ -32,6 +32,8 @@ GOOD = ggufs.file_of(
     [("a.weight", "Q8_0", (4, 64), Q8), ("a.bias", "F32", (3,), bytes(12))],
     {"text": "x", "number": 7, "words": ["a", "b"], "many": list(range(100))},
 )
+#: Three million texts without a character.
+MANY_TEXTS = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + ggufs.text("a") + struct.pack("<IIQ", 9, 8, 3_000_000)
 
 
 @contextmanager
@@ -110,6 +112,8 @@ def test_quantised_numbers_mean_what_who_wrote_them_meant(
         (ggufs.file_of([("a", "F32", (0, 1 << 40, 1 << 40), b"")]), "more elements"),
         (ggufs.file_of([("a", "F32", (6,), bytes(24))], {"comfy.gguf.orig_shape.a": [-2, -3]}), "[-2, -3]"),
         (ggufs.file_of([("a", "F32", (0,), b"")], {"comfy.gguf.orig_shape.a": [0, -1]}), "[0, -1]"),
+        (ggufs.file_of([("a", "F32", (1,) * 5, bytes(4))]), "5 dimensions"),
+        (MANY_TEXTS, "texts allowed"),
         (ggufs.file_of([], {"general.alignment": 24}), "alignment"),
     ],
 )

@@ -107,6 +107,7 @@ class ModelLoader:
         self._reattach_s = reattach_s
         self._boot_id = _boot_id()
         self._holds: weakref.WeakSet[Hold] = weakref.WeakSet()
+        self._is_closed = False
 
     def get_model(
         self,
@@ -250,7 +251,11 @@ class ModelLoader:
         )
 
     def close(self) -> None:
-        """End the leases that are held, and close the connection. Attached modules go on working."""
+        """End the leases that are held, and close the connection. Attached modules go on working.
+
+        What comes after it, entering a :class:`ModelInfo` too, is a RuntimeError.
+        """
+        self._is_closed = True
         for held in list(self._holds):
             held.release()
         self._channel.close()
@@ -267,6 +272,7 @@ class ModelLoader:
         self, components: Sequence[resident_pb2.ComponentRef], context: Any, terms: _Terms
     ) -> list[ModelInfo]:
         """Bring components into the loader's memory, and tell of it."""
+        self._check_open()
         facts = facts_of(context)
         request = made(
             load_pb2.LoadModelRequest,
@@ -294,6 +300,7 @@ class ModelLoader:
 
     def _submodels(self, key: str) -> list[str]:
         """The components of a main model that are lent: the loader tells them where none is named."""
+        self._check_open()
         request = made(load_pb2.LoadModelRequest, components=[_component(key, None, "auto")])
         call = self._stub.LoadModel(request)
         try:
@@ -342,7 +349,12 @@ class ModelLoader:
             self._uuids = {one.name: one.uuid for one in capacity.accelerators}
         return self._uuids.get(device, "")
 
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise RuntimeError("This loader is closed.")
+
     def _hold(self, components: Sequence[resident_pb2.ComponentRef], terms: _Terms) -> Hold:
+        self._check_open()
         request = made(
             hold_pb2.HoldModelRequest,
             components=components,
