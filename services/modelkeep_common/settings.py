@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, get_origin
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
+from modelkeep import yamltext
 from modelkeep.defaults import DATA_DIR, EXIT_CONFIG, MODELS, SERVICES
 from modelkeep.reserve import DEFAULT_BYTES
 
@@ -258,7 +259,7 @@ def _read_yaml(cls: type[S], path: Path) -> dict[str, Any]:
         loaded = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise _BadSettings(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, *yamltext.ODD):
         raise _BadSettings(f"{path} is not a YAML file") from None
     if loaded is None:
         return {}

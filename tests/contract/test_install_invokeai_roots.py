@@ -117,6 +117,7 @@ async def test_what_both_have_is_taken_from_the_database(service: InstallClient,
     [
         ("a: [1", "line 1, column 6"),
         ("a: &x {path: b}\nb: *x\n", "line 2, column 4: has an alias"),
+        ("a: {path: !!bool b}\n", "is no YAML: a value does not fit its tag"),
         ("- 1\n", "has no entries"),
         ("a: !!python/object/apply:os.system [ls]\n", "line 1, column 4"),
     ],

@@ -36,6 +36,7 @@ from pydantic import (
     ValidationError,
 )
 
+from modelkeep import yamltext
 from modelkeep.configs.problems import violations_of
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 
@@ -369,8 +370,8 @@ def _settings(path: Path, text: str) -> Iterator[tuple[str, Any, int]]:
         mark = error.problem_mark or error.context_mark
         problem = error.problem or error.context or "is no YAML"
         raise _bad_file(path, mark.line if mark else None, problem) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise _bad_file(path, None, f"is no YAML: {error}") from None
+    except (yaml.YAMLError, *yamltext.ODD) as error:
+        raise _bad_file(path, None, f"is no YAML: {yamltext.said_of(error)}") from None
 
 
 def _bad_file(path: Path, line: int | None, problem: str) -> FieldInvalidException:

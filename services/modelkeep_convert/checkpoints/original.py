@@ -11,11 +11,11 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from math import isfinite
 from typing import Any, Final, NoReturn
 
 import yaml
 
+from modelkeep import yamltext
 from modelkeep.exceptions import InvalidModelException
 
 #: The published ones have two to four KiB, and a dozen brackets.
@@ -80,14 +80,14 @@ def parse(text: bytes, name: str) -> Original:
         if any(isinstance(one, (yaml.AnchorToken, yaml.AliasToken)) for one in yaml.scan(text)):
             _bad(name, "it has anchors")
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        _bad(name, f"no YAML: {' '.join(str(error).split())[:200]}")
+    except (yaml.YAMLError, *yamltext.ODD) as error:
+        _bad(name, f"no YAML: {yamltext.said_of(error)}")
     params = _inside(content, "model", "params")
     if not params:
         _bad(name, "it has no model.params")
     unet = _inside(params, "unet_config", "params") or _inside(params, "network_config", "params")
     predicts = params.get("parameterization")
-    if predicts is not None and predicts not in _PREDICTIONS:
+    if predicts is not None and (not isinstance(predicts, str) or predicts not in _PREDICTIONS):
         _bad(name, f"its parameterization is none of {', '.join(_PREDICTIONS)}")
     return Original(
         name=name,
@@ -152,7 +152,7 @@ def _fraction(name: str, params: Mapping[str, Any], key: str) -> float | None:
     value = params.get(key)
     if value is None:
         return None
-    if type(value) not in (int, float) or not isfinite(value) or not 0 < value < _MAX_NUMBER:
+    if type(value) not in (int, float) or not 0 < value < _MAX_NUMBER:
         _bad(name, f"{key} is no number above 0")
     return float(value)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from modelkeep import yamltext
 from modelkeep.contents import PICKLE_SUFFIXES, TENSOR_SUFFIXES
 from modelkeep.exceptions import FieldInvalidException, FieldViolation, InvalidModelConfigException
 
@@ -159,8 +160,8 @@ def _parsed(path: Path) -> dict[Any, Any]:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
         raise _bad_file(path, error.problem or "is no YAML", where) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise _bad_file(path, f"is no YAML: {error}") from None
+    except (yaml.YAMLError, *yamltext.ODD) as error:
+        raise _bad_file(path, f"is no YAML: {yamltext.said_of(error)}") from None
     if top is None:
         return {}
     if not isinstance(top, dict):

@@ -171,6 +171,7 @@ def test_null_for_a_setting_that_must_be_sets_nothing(tmp_path: Path) -> None:
         ("max_cache_size: much\n", "max_cache_size in .*, line 1"),
         ("x: !!python/object/apply:os.system [echo]\n", "line 1"),
         ("when: 2026-99-99\n", "no YAML"),
+        ("ram: !!float ''\n", "no YAML: a value does not fit its tag"),
     ],
     ids=lambda value: value[:12],
 )

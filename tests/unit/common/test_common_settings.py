@@ -107,7 +107,7 @@ def test_a_bad_value_exits_78_and_names_where_it_came_from(
     assert named in refused(capsys, *argv)
 
 
-@pytest.mark.parametrize("text", ["port: [", "- 1", "no_such: 1", "install: 3", "\x00"])
+@pytest.mark.parametrize("text", ["port: [", "- 1", "no_such: 1", "install: 3", "\x00", "port: !!int ''"])
 def test_a_bad_file_exits_78_and_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
