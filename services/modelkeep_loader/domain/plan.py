@@ -9,6 +9,7 @@ a file refused, and never makes it another's. Never the path, never a time: neit
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -48,6 +49,8 @@ LAYOUT_VERSION: Final = "safetensors-aligned-2"
 #: Plans that are kept, in bytes as they are reckoned, and what one takes besides its configuration.
 _KEPT_BYTES: Final = 32 << 20
 _PLAN_BYTES: Final = 2048
+#: What the system says of a file that is not there, or cannot be.
+_ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 #: Entries of a configuration that do not say what the module is.
 _NOISE = (
     "_class_name",  # stands in the identity by itself
@@ -349,7 +352,7 @@ class Planner:
         model = component = self._finder.models_dir / record.path
         if vae is not None:
             component = self._finder.models_dir / vae[0]
-        elif record.type == "main" and not place.is_file():
+        elif record.type == "main" and not os.path.isfile(place):
             component = model / ref.submodel
         # Before anything is read, so that the next request notices what changes meanwhile. The folder's own
         # mark changes with its entries: another file may be the one to take now.
@@ -357,14 +360,14 @@ class Planner:
         if (published := self._finder.originals.place(record)) is not None:
             looked_at.append(published)
         try:
-            marks = {path: _mark_of(path) for path in (*looked_at, *component.glob(INDEX_NAMES))}
+            marks = {path: _mark_of(path) for path in (*looked_at, *_indexes_in(component))}
             other = self._finder.ground(record, *vae) if vae is not None else None
             own = self._finder.ground(record, record.path, record, files)
             found = self._finder.find(ref, record, own, other)
             weighed = self._weigh(ref, found)
-        except FileNotFoundError as error:
-            raise _gone(record, Path(str(error.filename)), place) from None
         except OSError as error:
+            if error.errno in _ABSENT:
+                raise _gone(record, Path(str(error.filename)), place) from None
             raise unreadable(record.name, place, error) from None
         sources = [
             SourceFile.of(path, record.name, status)
@@ -443,8 +446,15 @@ def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:
 def _mark_of(path: Path) -> str:
     try:
         return signature_of(path.stat())
-    except OSError:
+    except (OSError, ValueError):  # the latter for a name that no file can have
         return ""
+
+
+def _indexes_in(folder: Path) -> list[Path]:
+    try:
+        return list(folder.glob(INDEX_NAMES))
+    except (OSError, ValueError):
+        return []
 
 
 def _still_as_planned(kept: Mapping[ComponentRef, _Kept]) -> set[ComponentRef]:

@@ -102,6 +102,20 @@ async def test_a_main_model_lends_only_components_that_it_has(
         assert raised.value.metadata["available"] == "scheduler,unet,vae"  # type: ignore[attr-defined]  # of this class
 
 
+async def test_a_record_of_a_name_that_no_file_can_have_is_no_error_of_the_loader(
+    planner: Planner, shelf: Shelf, tmp_path: Path
+) -> None:
+    pipeline(tmp_path / "models" / "one")
+    shelf.listed[KEY] = {}
+    shelf.records[KEY] = record("x" * 300)
+    with pytest.raises(ModelNotFoundException, match="is missing"):
+        await plan(planner)
+    for revision, field in enumerate(("vae", "checkpoint_config"), 2):
+        shelf.records[KEY] = record("one", revision=revision, type="main", **{field: "a\0b"})
+        with pytest.raises(ForbiddenPathException if field == "vae" else InvalidModelException):
+            await plan(planner)
+
+
 async def test_what_points_out_of_the_roots_is_refused(
     planner: Planner, shelf: Shelf, tmp_path: Path
 ) -> None:
