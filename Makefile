@@ -42,7 +42,7 @@ bench: setup ## measure what docs/benchmarks.md tells
 	@PATH="$(CURDIR)/.cache/bin:$$PATH" $(PY) tests/bench/run.py $(ARGS)
 
 test-cuda: setup ## the tests that need a GPU; without one they say "skipped: no CUDA"
-	@$(PY) -m pytest -q -m cuda $(ARGS)
+	@$(PY) -m pytest -q -m cuda $$(grep -rlE 'mark\.cuda' tests --include='test_*.py') $(ARGS)
 
 bench-cuda: setup ## measure what a GPU is needed for, or say "skipped: no CUDA"
 	@$(PY) tests/bench/run.py cuda $(ARGS)

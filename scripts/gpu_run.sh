@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The tests and benchmarks that need a GPU, on a machine that has one and torch, but no network.
 #   scripts/gpu_run.sh pack [FOLDER]   here: the pinned packages besides torch, as wheels, into FOLDER (.gpu)
-#   scripts/gpu_run.sh run [FOLDER]    there, in a copy of the tree with FOLDER: installs them for itself alone, runs
-#                                      the cuda tests and benchmarks, and writes FOLDER/log (or $OUT/log)
+#   scripts/gpu_run.sh run [FOLDER]    there, in a copy of the tree with FOLDER: makes an environment of these and of
+#                                      what is there, runs the cuda tests and benchmarks, writes FOLDER/log (or $OUT/log)
 # GPU_PYTHON   the interpreter there (default: python3), which has torch and what torch needs
 # GPU_VERSION  its version, for pack (default: 3.12)
 # GPU_ARGS     more arguments for pytest, such as "-k lending"
@@ -40,22 +40,35 @@ pack() {
     fi
 }
 
+# An environment with what was packed, then what the machine has: processes that the services start look into nothing else.
+environment() {
+    local python="${GPU_PYTHON:-python3}" venv="$folder/venv" packages
+    rm -rf "$venv"
+    "$python" -m venv --without-pip "$venv"
+    "$python" -m pip --quiet --disable-pip-version-check --python "$venv/bin/python" install --no-index --no-deps --no-compile "$folder"/wheels/*.whl
+    packages="$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+    {
+        printf '%s\n' "$PWD/services" "$PWD/clients/python"
+        "$python" -c 'import site, sysconfig; print(*dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()]), sep="\n")'
+    } > "$packages/machine.pth"
+    mkdir "$packages/modelkeep-0.1.0.dist-info"
+    printf 'Metadata-Version: 2.1\nName: modelkeep\nVersion: 0.1.0\n' > "$packages/modelkeep-0.1.0.dist-info/METADATA"
+}
+
 run() {
-    local python="${GPU_PYTHON:-python3}" log="${OUT:-$folder}/log" site status=0
-    site="$(mktemp -d)"
-    trap 'rm -rf "$site"' EXIT
-    "$python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --target "$site" "$folder"/wheels/*.whl
-    # What was packed goes before what the machine has.
-    export PYTHONPATH="$site:$PWD/services:$PWD/clients/python:$PWD/tests:$PWD/scripts" PYTHONUNBUFFERED=1
+    local python="$folder/venv/bin/python" log="${OUT:-$folder}/log" status=0 files
+    environment
+    export PYTHONUNBUFFERED=1
+    files="$(grep -rlE 'mark\.cuda' tests --include='test_*.py')"
     {
         date -u
         nvidia-smi -L 2>&1 || echo "nvidia-smi: none"
         "$python" - <<'EOF'
-import sys, torch
+import modelkeep, sys, torch
 from modelkeep.devices.driver import DeviceGoneError
 from modelkeep.devices.drivers import open_driver
 
-print("Python", sys.version.split()[0], "torch", torch.__version__)
+print("Python", sys.version.split()[0], "torch", torch.__version__, "modelkeep", modelkeep.__file__)
 try:
     for facts in (driver := open_driver("cuda")).devices():
         print(facts, driver.memory(facts.name))
@@ -64,7 +77,7 @@ except DeviceGoneError as error:
 EOF
         if [ "${GPU_ONLY:-tests}" = tests ]; then
             # shellcheck disable=SC2086
-            "$python" -m pytest -q -m cuda -p no:cacheprovider ${GPU_ARGS:-} || status=$?
+            "$python" -m pytest -q -m cuda -p no:cacheprovider $files ${GPU_ARGS:-} || status=$?
         fi
         if [ "${GPU_ONLY:-benches}" = benches ]; then
             "$python" tests/bench/run.py cuda || status=$?

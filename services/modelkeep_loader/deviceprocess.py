@@ -88,11 +88,13 @@ class DeviceProcess:
         async with self._turn:
             self._stay()
             own = [os.dup(descriptor) for descriptor in descriptors]  # a caller that gives up closes its own
-            work = asyncio.ensure_future(asyncio.to_thread(self._exchange, request, own, report))
+            given_up = threading.Event()
+            work = asyncio.ensure_future(asyncio.to_thread(self._exchange, request, own, report, given_up))
             try:
                 return await asyncio.shield(work)
             except asyncio.CancelledError:
                 if self._role == "copier":
+                    given_up.set()
                     self._process.kill()  # what is half filled is of no use, and the thread is free
                 with contextlib.suppress(Exception):
                     _, made = await work
@@ -120,21 +122,31 @@ class DeviceProcess:
     # The conversation. These block: called from threads.
 
     def _exchange(
-        self, request: dict[str, Any], descriptors: list[int], report: Callable[[int], None]
+        self,
+        request: dict[str, Any],
+        descriptors: list[int],
+        report: Callable[[int], None],
+        given_up: threading.Event,
     ) -> tuple[dict[str, Any], list[int]]:
         try:
             with self._talk:
-                return self._converse(request, descriptors, report)
+                return self._converse(request, descriptors, report, given_up)
         finally:
             _close_all(descriptors)
 
     def _converse(
-        self, request: dict[str, Any], descriptors: Sequence[int], report: Callable[[int], None]
+        self,
+        request: dict[str, Any],
+        descriptors: Sequence[int],
+        report: Callable[[int], None],
+        given_up: threading.Event,
     ) -> tuple[dict[str, Any], list[int]]:
         wait_s = self._patience.answer_s if self.pid else self._patience.start_s
         why = "ended"
         try:
             link = self._process.start()
+            if given_up.is_set():  # before there was a process to kill
+                self._process.kill()
             link.settimeout(wait_s)
             frames.send_frame(link, request, descriptors)
             while (frame := frames.receive_frame(link)) is not None:

@@ -180,6 +180,22 @@ async def test_a_fill_that_nobody_waits_for_any_more_ends_its_copier(
     os.close(source)
 
 
+async def test_a_fill_that_is_given_up_before_its_copier_runs_is_not_done_all_the_same(
+    accelerators: Accelerators, faults: Faults
+) -> None:
+    source, target = weights(SIZE), await accelerators.create("sim:0", SIZE)
+    faults.set("sim:0", Fault(slow_s=30.0))
+    filling = asyncio.create_task(accelerators.fill("sim:0", target, source, SIZE, lambda done: None))
+    await asyncio.sleep(0)
+    assert not copier_of(accelerators)
+    filling.cancel()
+    async with asyncio.timeout(20):
+        with pytest.raises(asyncio.CancelledError):
+            await filling
+    os.close(source)
+    os.close(target)
+
+
 async def test_a_copier_that_has_nothing_to_do_is_ended() -> None:
     async with opened("sim:1x32MiB", Patience(idle_s=0.05)) as accelerators:
         source, target = weights(SIZE), await accelerators.create("sim:0", SIZE)

@@ -165,6 +165,10 @@ class Cuda:
         """See Driver."""
         import torch
 
+        if not torch.cuda.is_available():
+            raise DeviceGoneError(
+                "PyTorch of this process cannot use CUDA: install a build that can, or ask for device cpu."
+            )
         return torch.as_tensor(_Bytes(mapping), device=self.torch_device(mapping.device))
 
     # What is done with the driver.
@@ -255,7 +259,7 @@ class Cuda:
         """The device's primary context, current in this thread."""
         with self._lock:
             if number not in self._contexts:
-                if (torch := sys.modules.get("torch")) is not None:
+                if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
                     torch.cuda.init()  # before the context is made, for which torch has wishes
                 retained = self._cu.cuDevicePrimaryCtxRetain(self._device(number))
                 self._contexts[number] = ok(retained, "cuDevicePrimaryCtxRetain")
