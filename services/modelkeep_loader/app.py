@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -209,7 +209,7 @@ class LoaderApplication:
             await descriptors.open()
             held.push_async_callback(descriptors.close)
             # Under that lock, too, and at the end before it is let go of: a keeper has one loader.
-            held.push_async_callback(keeper.close, keep=settings.keep_on_stop)
+            held.push_async_exit(self._end_of(keeper))
             held.push_async_callback(lending.close)
             if disk is not None:
                 await disk.open()
@@ -248,6 +248,14 @@ class LoaderApplication:
     def _open_keeper(self, around: _Surroundings) -> Keeper:
         """What outlives this loader."""
         return keeper_of(self._settings, around.socket_folder)
+
+    def _end_of(self, keeper: Keeper) -> Callable[..., Awaitable[None]]:
+        """Closes a keeper; a loader that failed leaves to the next one what it found."""
+
+        async def close(kind: type[BaseException] | None, *_: object) -> None:
+            await keeper.close(keep=self._settings.keep_on_stop or kind is not None)
+
+        return close
 
     def _open_records(self, address: Address) -> OpenRecords:
         """Where records come from."""
