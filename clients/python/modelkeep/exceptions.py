@@ -365,7 +365,7 @@ class WatcherTooSlowException(ExhaustedException):
 
 
 class ServerBusyException(ExhaustedException):
-    """Too many calls at once: try again after the given delay."""
+    """Too many calls at once, or too little left for one more: try again after the given delay."""
 
     reason = "SERVER_BUSY"
     code = "RESOURCE_EXHAUSTED"

@@ -22,6 +22,8 @@ from modelkeep_loader.domain.records import Record
 _STEMS = ("diffusion_pytorch_model", "model")
 #: Of weights that are pickles; they are taken where there are no others.
 _PICKLE_STEMS = ("diffusion_pytorch_model", "pytorch_model")
+#: The library that calls its weights by the latter ones, and takes these where a folder has both.
+_LATTER = "transformers"
 #: What says which files a component's shards are; also of a variant.
 INDEX_NAMES: Final = "*.index*.json"
 
@@ -63,7 +65,7 @@ def find_folder(
             )
     check_class(library, class_name, folder)
     # Names as the record has them, also where links lead elsewhere (a cache of blobs).
-    named = [(name, files.roots.resolve(folder / name)) for name in weights(files, folder, listing)]
+    named = [(name, files.roots.resolve(folder / name)) for name in weights(files, folder, listing, library)]
     config = checked_config(class_name, config, folder / "config.json")
     return Found(library, class_name, config, named, folder, listing)
 
@@ -82,7 +84,7 @@ def check_lendable(
         return
     listing = ground.listing.inside(submodel)
     check_class(library, class_name, folder)
-    weights(files, folder, listing)
+    weights(files, folder, listing, library)
 
 
 def check_class(library: str, class_name: str, folder: Path) -> None:
@@ -101,8 +103,8 @@ def check_class(library: str, class_name: str, folder: Path) -> None:
     )
 
 
-def weights(files: Files, folder: Path, listing: Listing) -> list[str]:
-    """Names of the weight files in a folder: one, a variant, or shards.
+def weights(files: Files, folder: Path, listing: Listing, library: str) -> list[str]:
+    """Names of the weight files in a folder: one, a variant, or shards; those of the class's library first.
 
     Raises:
         FileNotFoundError, OSError: There are none.
@@ -110,10 +112,11 @@ def weights(files: Files, folder: Path, listing: Listing) -> list[str]:
         InvalidModelException: The index of shards is not what it should be.
     """
     names = listed(folder, listing)
-    if found := _named(files, folder, listing, names, _STEMS, "safetensors"):
+    step = -1 if library == _LATTER else 1
+    if found := _named(files, folder, listing, names, _STEMS[::step], "safetensors"):
         return found
     if pickle := pickle_among(names):
-        found = _named(files, folder, listing, names, _PICKLE_STEMS, "bin")
+        found = _named(files, folder, listing, names, _PICKLE_STEMS[::step], "bin")
         if not found:
             unsafe(folder / pickle, "it has none of the names that a component's weights have")
         for name in found:

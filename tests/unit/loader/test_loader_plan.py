@@ -102,6 +102,22 @@ async def test_a_main_model_lends_only_components_that_it_has(
         assert raised.value.metadata["available"] == "scheduler,unet,vae"  # type: ignore[attr-defined]  # of this class
 
 
+async def test_of_weights_for_two_libraries_those_of_the_class_are_taken(
+    planner: Planner, shelf: Shelf, tmp_path: Path
+) -> None:
+    folder = pipeline(tmp_path / "models" / "one")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["text_encoder"] = ["transformers", "CLIPTextModel"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    for part in ("vae", "text_encoder"):
+        weights(folder / part / "diffusion_pytorch_model.safetensors")
+        weights(folder / part / "model.safetensors", fill=1)
+    (folder / "text_encoder" / "config.json").write_text(json.dumps({"architectures": ["CLIPTextModel"]}))
+    shelf.records[KEY] = record("one")
+    taken = [(await plan(planner, part)).files[0].name for part in ("vae", "text_encoder")]
+    assert taken == ["diffusion_pytorch_model.safetensors", "model.safetensors"]
+
+
 async def test_a_record_of_a_name_that_no_file_can_have_is_no_error_of_the_loader(
     planner: Planner, shelf: Shelf, tmp_path: Path
 ) -> None:
