@@ -201,6 +201,7 @@ class LoaderApplication:
                 ticket_valid_s=settings.ticket_valid_s,
                 max_leases=settings.max_leases,
                 max_per_principal=settings.max_leases_per_principal,
+                keeps=settings.keep_on_stop,
             )
             # The socket's lock comes first: it is what keeps a second loader off this data folder.
             descriptors = DescriptorServer(

@@ -69,6 +69,11 @@ class LoaderProcess:
             stub: Any = loader_service_pb2_grpc.LoaderServiceStub(channel)
             await stub.GetCapacity(capacity_pb2.GetCapacityRequest(), wait_for_ready=True, timeout=30)
 
+    def change(self, option: str) -> None:
+        """The next one is started with this option in place of what that was."""
+        name = option.partition("=")[0]
+        self._arguments = [one for one in self._arguments if one.partition("=")[0] != name] + [option]
+
     def send(self, number: signal.Signals) -> None:
         """Send it a signal, and wait for nothing."""
         assert self._process is not None
