@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 import shutil
@@ -17,6 +18,7 @@ import grpc.aio
 import pytest
 from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
+from typer.main import get_command
 
 from support.httpserver import HttpServer
 from support.processes import processes_of
@@ -115,6 +117,14 @@ def _grpc_stays() -> Iterator[None]:
     grpc.aio.init_grpc_aio()
     yield
     grpc.aio.shutdown_grpc_aio()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_are_made_once() -> Iterator[None]:
+    """Making the command line's commands takes a tenth of a second, and a thousand tests give one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", functools.cache(get_command))
+        yield
 
 
 @pytest.fixture(scope="session")
