@@ -3,7 +3,8 @@
 A layer whose weight is quantised stays what it is, a Linear or a Conv2d: only its ``weight`` is computed from
 the lent bytes each time that somebody asks for it, by the formulas of :mod:`modelkeep.worker.dequantise`. So
 its outputs are those of the same layer with dequantised weights, to the bit, for more time and less memory.
-What writes into such a weight, as merging a LoRA does, writes into a copy that is gone a moment later.
+What writes into such a weight, as fusing a LoRA does, would write into a copy that is gone a moment later,
+and is refused.
 
 The bytes are parameters of type uint8, whose names begin as the weight's: a cast of the module leaves them
 alone, and changes only what the weights are computed in.
@@ -12,8 +13,8 @@ alone, and changes only what the weights are computed in.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn
 
 import torch
 
@@ -23,6 +24,52 @@ from modelkeep.worker.manifest import QuantisedWeight
 
 #: Attribute of a layer: leaf → how it is computed.
 _RECIPES: Final = "_modelkeep_quantised"
+
+
+class Computed(torch.Tensor):
+    """A weight as it was computed for whoever asked: like any tensor, but nothing can be written into it."""
+
+    # What is computed from it is a plain tensor, as it is of a parameter.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch's own
+
+    @property
+    def data(self) -> torch.Tensor:
+        """The numbers."""
+        return self.detach().as_subclass(Computed)
+
+    @data.setter
+    def data(self, value: torch.Tensor) -> NoReturn:
+        raise RuntimeError(_LOST)
+
+    def __deepcopy__(self, memo: Any) -> torch.Tensor:
+        return self.clone()
+
+
+#: Said to whoever writes into a weight that is computed each time.
+_LOST: Final = (
+    "This weight is lent as it is stored, and computed each time that it is read: what is written into it "
+    'would be lost. Put adapters beside it, unfused, or get the model with weights="dequantised".'
+)
+
+
+def _refusal(name: str) -> Callable[..., NoReturn]:
+    def refuse(self: torch.Tensor, *arguments: Any, **named: Any) -> NoReturn:
+        raise RuntimeError(_LOST)
+
+    refuse.__name__ = name
+    return refuse
+
+
+#: Methods of tensors that end in _ and write nothing into their numbers.
+_HARMLESS: Final = {"requires_grad_", "detach_", "rename_", "share_memory_"}
+
+for _name in dir(torch.Tensor):
+    _writes = _name.endswith("_") and not _name.endswith("__") and not _name.startswith("_")
+    if (_writes and _name not in _HARMLESS) or _name in (
+        "__setitem__",
+        *(f"__i{operation}__" for operation in ("add", "sub", "mul", "truediv", "and", "or", "xor", "pow")),
+    ):
+        setattr(Computed, _name, _refusal(_name))
 
 
 class _Recipe:
@@ -44,7 +91,9 @@ class _Recipe:
             found[role] = stored.detach().view(dtype).reshape(shape)
         like = layer._buffers[self.like]
         assert like is not None
-        return dequantise(self.scheme, found, self.shape).to(like.dtype)
+        computed = dequantise(self.scheme, found, self.shape).to(like.dtype)
+        # A compiler follows plain tensors only, and what it compiles does not write into weights.
+        return computed if torch.compiler.is_compiling() else computed.as_subclass(Computed)
 
 
 def install(
