@@ -141,8 +141,8 @@ async def test_the_client_drops_all_only_by_its_name(loader: Lender, key: str) -
 
 async def test_the_command_line_drops_all_and_says_so(loader: Lender, key: str) -> None:
     await load(loader, component(key, "vae"))
-    assert "Would drop 1 component" in await said(loader, "evict", "--all", "--dry-run")
-    assert "Dropped 1 component" in await said(loader, "evict", "--all")
+    assert "Would drop 1 component, which would free " in await said(loader, "evict", "--all", "--dry-run")
+    assert "Dropped 1 component, which freed " in await said(loader, "evict", "--all")
     assert "Dropped 0 components" in await said(loader, "evict", "--all")
     assert "name a model, or give --all alone" in await said(loader, "evict", code=2)
     assert "name a model, or give --all alone" in await said(loader, "evict", "tiny", "--all", code=2)

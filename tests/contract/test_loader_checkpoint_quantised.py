@@ -67,11 +67,14 @@ async def test_float8_beside_scales_in_a_checkpoint_is_lent_as_what_it_means(
     assert encoder == await tensors_of(worker, plain_key, "text_encoder")
 
     # As stored it is quantised in its unet alone.
-    for submodel, count in (("unet", len(stored) - len(meant)), ("text_encoder", 0)):
+    forms = resident_pb2.WEIGHT_FORM_AS_STORED, resident_pb2.WEIGHT_FORM_DEQUANTISED
+    counts = len(stored) - len(meant), 0
+    for submodel, count, form in zip(("unet", "text_encoder"), counts, forms, strict=True):
         as_stored = component(key, submodel)
         as_stored.weights = resident_pb2.WEIGHT_FORM_AS_STORED
         grant = await acquire(loader, as_stored)
         assert len(grant.manifests[0].quantised_tensors) == count, submodel
+        assert grant.manifests[0].weights == form, submodel
         await release(loader, grant)
 
 

@@ -117,6 +117,7 @@ async def test_a_pin_is_by_name_loads_if_asked_and_guards_against_an_eviction(
         await loader.stub.EvictModel(load_pb2.EvictModelRequest(key=key))
     assert error.metadata["key"] == key
     assert error.metadata["components"] == "tiny/text_encoder,tiny/vae"
+    assert error.message.startswith(f"The model 'tiny' ({key}) is pinned")
     assert "cache unpin" in error.remedy
     taken = await loader.stub.UnpinModel(pins_pb2.UnpinModelRequest(components=[component(key)]))
     assert {(c.submodel, c.precision) for c in taken.components} == {

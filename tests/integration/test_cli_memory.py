@@ -53,6 +53,14 @@ def test_a_load_says_how_long_it_is_kept(suite: Suite, vae: str) -> None:
     assert resident["keep_until_time"] > resident["last_use_time"]
     run(suite, "load", vae, "--keep-alive", "0")
     assert run_json(suite, "cache", "residents")["residents"] == []
+    run(suite, "load", vae, "--weights", "float8")
+    listed = run(suite, "cache", "residents", "-o", "wide").stdout
+    assert ("float8" in listed, "float32" in listed) == (True, True), "what it is, and what it is computed in"
+    assert "as float8, resident" in run(suite, "cache", "estimate", vae, "--weights", "float8").stdout
+    assert "Dropped 1 component, which freed " in run(suite, "cache", "evict", vae).stdout
+    unknown = run(suite, "cache", "estimate", "kept/nope", code=3).stderr
+    assert "[UNKNOWN_SUBMODEL]" in unknown
+    assert "it is one component" in unknown
     for no_time in ("nan", "inf", "1e12"):
         refused = run(suite, "load", vae, "--keep-alive", no_time, code=2).stderr
         assert "must be from 0 to" in refused
@@ -94,7 +102,7 @@ def test_leases_are_listed_by_label_asked_back_and_ended_by_a_drain(
     said = run(suite, "cache", "drain", "--why", "a new kernel").stdout
     assert "gives no new leases. 1 lease left" in said
     assert lease.id in said
-    assert "out of service" in run(suite, "cache", "capacity").stdout
+    assert "no new leases (a new kernel)" in run(suite, "cache", "capacity").stdout
     refused = run(suite, "load", "held", code=4).stderr
     assert "a new kernel" in refused
 

@@ -19,7 +19,7 @@ from diffusers import (
 )
 
 from modelkeep.client import Client
-from modelkeep.exceptions import InvalidModelException, UnknownModelException
+from modelkeep.exceptions import FieldInvalidException, InvalidModelException, UnknownModelException
 from modelkeep.supervisor import Suite
 from modelkeep.taxonomy import BaseModelType, ModelType
 from modelkeep.worker import PipelineInfo, verify_attachment
@@ -131,6 +131,14 @@ def test_precision_is_said_for_all_components_or_for_each(client: Client, folder
     by_name = {"vae": "float32", "default": torch.float16}
     with client.model_loader.get_pipeline(key, precision=by_name) as pipeline:
         assert (pipeline.vae.dtype, pipeline.unet.dtype) == (torch.float32, torch.float16)
+
+
+def test_a_mapping_that_names_no_component_of_the_model_is_refused(client: Client, key: str) -> None:
+    for said in ("precision", "weights", "memory_format"):
+        value = {"precision": "float32", "weights": "float8", "memory_format": "channels_last"}[said]
+        given: dict[str, Any] = {said: {"vea": value}}
+        with pytest.raises(FieldInvalidException, match=rf"{said} is 'vea' and must be one of .*\bvae\b"):
+            client.model_loader.get_pipeline(key, **given)
 
 
 def test_weights_are_said_for_all_components_or_for_each(client: Client, key: str) -> None:

@@ -6,7 +6,7 @@ from modelkeep.loader.v1 import estimate_pb2, resident_pb2
 from modelkeep_common.paging import fitting
 from modelkeep_common.wire import clamped_int
 from modelkeep_loader.convert.residents import resident_message
-from modelkeep_loader.convert.words import PRECISION_OF, STAGES, TIERS, error_message, ref_message
+from modelkeep_loader.convert.words import PRECISION_OF, STAGES, TIERS, WEIGHTS_OF, error_message, ref_message
 from modelkeep_loader.domain.components import Stage
 from modelkeep_loader.domain.estimate import ComponentEstimate, Estimate
 
@@ -47,6 +47,9 @@ def _component(one: ComponentEstimate) -> estimate_pb2.ComponentEstimate:
         display_name=plan.display_name,
         device=plan.device,
         vram_bytes=clamped_int(one.vram_bytes),
+        weights=WEIGHTS_OF[resident.weights if resident is not None else plan.weights]
+        if plan.precision
+        else None,
     )
     if one.is_on_disk:
         message.tier = resident_pb2.TIER_DISK

@@ -11,7 +11,7 @@ from modelkeep.headers import Tensor
 from modelkeep.loader.v1 import hold_pb2, load_pb2, resident_pb2
 from modelkeep.worker.manifest import Kind, channels_last_strides
 from modelkeep_common.wire import clamped_int
-from modelkeep_loader.convert.words import KINDS, PRECISION_OF, ref_message, wire_text
+from modelkeep_loader.convert.words import KINDS, PRECISION_OF, WEIGHTS_OF, ref_message, wire_text
 from modelkeep_loader.domain.components import Built, Plan, Resident
 from modelkeep_loader.domain.demand import Demand
 
@@ -35,7 +35,8 @@ def grant_manifests(
     on_devices = 0
     for index, (plan, resident) in enumerate(zip(plans, residents, strict=True)):
         memory = resident.on_device
-        manifest = _outline(plan, memory.file_bytes if memory is not None else resident.size_bytes)
+        size = memory.file_bytes if memory is not None else resident.size_bytes
+        manifest = _outline(plan, size, resident.weights)
         _describe(manifest, plan, index)
         if memory is not None:
             manifest.device_bytes, manifest.device_uuid = memory.device_bytes, memory.uuid
@@ -61,12 +62,12 @@ def plan_message(demand: Demand) -> load_pb2.LoadPlan:
     response = load_pb2.LoadPlan()
     for index, plan in enumerate(demand.plans):
         manifest = response.manifests.add()
-        manifest.CopyFrom(_outline(plan, plan.source.size_bytes))
+        manifest.CopyFrom(_outline(plan, plan.source.size_bytes, plan.weights))
         _describe(manifest, plan, index)
     return response
 
 
-def _outline(plan: Plan, size_bytes: int) -> resident_pb2.ComponentManifest:
+def _outline(plan: Plan, size_bytes: int, weights: str) -> resident_pb2.ComponentManifest:
     return resident_pb2.ComponentManifest(
         resident_id=plan.id,
         class_name=plan.class_name,
@@ -76,6 +77,7 @@ def _outline(plan: Plan, size_bytes: int) -> resident_pb2.ComponentManifest:
         device=plan.device,
         file_size_bytes=clamped_int(size_bytes),
         kind=KINDS[plan.kind],
+        weights=WEIGHTS_OF[weights] if plan.precision else None,
     )
 
 

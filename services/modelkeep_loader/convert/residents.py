@@ -23,8 +23,8 @@ from modelkeep_loader.convert.words import (
 from modelkeep_loader.domain.components import CPU, Resident, Stage
 from modelkeep_loader.domain.demand import Usage
 from modelkeep_loader.domain.devices import DeviceCapacity
+from modelkeep_loader.domain.holders import MOST_NAMED
 from modelkeep_loader.domain.lending import Capacity
-from modelkeep_loader.domain.tier import MOST_NAMED
 
 #: Names that a component is listed under.
 _MOST_COMPONENTS = 256
@@ -49,7 +49,7 @@ def resident_message(resident: Resident, *, retry_in: float | None = None) -> re
         class_name=plan.class_name,
         library=plan.library,
         precision=PRECISION_OF[plan.precision],
-        weights=WEIGHTS_OF[plan.weights] if has_weights else None,
+        weights=WEIGHTS_OF[resident.weights] if has_weights else None,
         memory_format=MEMORY_FORMAT_OF[plan.memory_format] if has_weights else None,
         device=plan.device,
         tier=TIERS[resident.tier],
@@ -89,7 +89,8 @@ def capacity_response(capacity: Capacity, socket_path: str) -> capacity_pb2.GetC
         socket_path=socket_path,
         lease_count=capacity.lease_count,
         queued_count=capacity.usage.waiting,
-        draining=capacity.is_out_of_service,
+        draining=capacity.out_of_service is not None,
+        drain_reason=capacity.out_of_service,
     )
 
 

@@ -400,6 +400,13 @@ class Resident:
         """What people know it by: its name in the model that asked for it first."""
         return next(iter(self.refs.values()), self.plan.display_name)
 
+    @property
+    def weights(self) -> str:
+        """Form of its weights: as planned, unless none of them could be lent as it is stored."""
+        if self.plan.weights == "stored" and self.built is not None and not self.built.quantised:
+            return "dequantised"
+        return self.plan.weights
+
     def remember(self, plan: Plan) -> None:
         """Note by what name it was asked for; of very many that no lease uses, one is forgotten."""
         if plan.ref not in self.refs and len(self.refs) >= _MOST_REFS:

@@ -45,6 +45,11 @@ class Drain:
         """Whether an operator has taken it out of service."""
         return self._refusing.is_set() and not self._begun.is_set()
 
+    @property
+    def why(self) -> str | None:
+        """What the operator said who took it out of service; None: nobody did."""
+        return self._why if self.is_closed else None
+
     def check(self) -> None:
         """Refuse what is new.
 

@@ -69,7 +69,8 @@ class Capacity:
     usage: Usage
     boot_id: str
     lease_count: int
-    is_out_of_service: bool = False
+    #: What the operator said who took it out of service; None: it is in service.
+    out_of_service: str | None = None
     disk: Usage | None = None
     devices: Sequence[DeviceCapacity] = ()
 
@@ -436,10 +437,10 @@ class Lending:
 
     def capacity(self) -> Capacity:
         """The host and its memory as they are now."""
-        is_out = self._drain.is_closed
         disk = self.tiers.disk.cache.usage() if self.tiers.disk is not None else None
         devices = [DeviceCapacity.of(device) for device in self.devices.all]
-        return Capacity(self.cache.usage(), self._boot_id, len(self.leases.alive()), is_out, disk, devices)
+        leases = len(self.leases.alive())
+        return Capacity(self.cache.usage(), self._boot_id, leases, self._drain.why, disk, devices)
 
     async def _follow(self, lease: Lease, tell: Tell) -> None:
         """Tell a holder what becomes of its lease, until it ends."""

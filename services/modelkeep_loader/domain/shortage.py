@@ -9,7 +9,7 @@ from typing import TypeAlias
 from modelkeep.exceptions import ModelkeepError, RamExhaustedException, VramExhaustedException
 from modelkeep_loader.domain.components import Resident
 from modelkeep_loader.domain.demand import Demand, Usage
-from modelkeep_loader.domain.tier import some_leases
+from modelkeep_loader.domain.holders import some_leases
 
 
 @dataclass(frozen=True, slots=True)

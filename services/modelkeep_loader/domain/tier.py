@@ -24,16 +24,14 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
-from modelkeep.exceptions import ModelInUseException, ModelPinnedException
 from modelkeep_loader.domain.components import Built, ComponentRef, Memory, Plan, Resident, Stage
 from modelkeep_loader.domain.demand import Eviction, Room, Usage, build_bytes
+from modelkeep_loader.domain.holders import MOST_NAMED, in_use, model_name, pinned_down
 from modelkeep_loader.domain.pins import Pins
 from modelkeep_loader.domain.policy import GreedyDualSize, Policy, reload_seconds
 
 #: What the memory of builds is reserved as.
 BUILDS: Final = "builds"
-#: Of the leases that hold something, as many are named.
-MOST_NAMED: Final = 16
 
 
 class TierName(enum.StrEnum):
@@ -373,9 +371,9 @@ class Tier:
         mine = {r: refs for r, refs in mine.items() if refs}
         holders = {lease for r in mine for lease, keys in r.leases.items() if key in keys}
         if holders or any(r.loads or r.is_loading for r in mine):
-            raise _in_use(key, holders)
+            raise in_use(key, model_name(mine), holders)
         if pinned := [r.display_name for r in mine if key in r.pins]:
-            raise _pinned(key, sorted(pinned))
+            raise pinned_down(key, model_name(mine), sorted(pinned))
         done = self._eviction([r for r in mine if not r.leases and not r.pins])
         if not validate_only:
             for resident, refs in mine.items():
@@ -472,26 +470,3 @@ class Tier:
             self.on_change(resident, False)
         else:
             self.drop(resident)
-
-
-def some_leases(names: Collection[str], count: int) -> str:
-    """Words for leases of which some are named."""
-    shown = f"the lease{'s' if count > 1 else ''} {', '.join(names)}"
-    return shown if count == len(names) else f"{shown} and {count - len(names)} more"
-
-
-def _in_use(key: str, holders: Collection[str]) -> ModelInUseException:
-    named = heapq.nsmallest(MOST_NAMED, holders)
-    what = f"It is held by {some_leases(named, len(holders))}" if holders else "It is being loaded"
-    return ModelInUseException(
-        f"The model {key} is in use. {what}.",
-        metadata={"key": key, "holders": ",".join(named)},
-        remedy="" if holders else "Try again when it is loaded.",
-    )
-
-
-def _pinned(key: str, names: Sequence[str]) -> ModelPinnedException:
-    some = names[:MOST_NAMED]
-    return ModelPinnedException(
-        f"The model {key} is pinned: {', '.join(some)}.", metadata={"key": key, "components": ",".join(some)}
-    )

@@ -78,7 +78,7 @@ def test_out_of_service_what_is_new_or_waits_is_refused_and_what_is_held_goes_on
                     await refused
                 assert caught.value.remedy
             assert [resident.id for resident in made.cache.tier.residents() if resident.wanted] == ["a"]
-            assert made.lending.capacity().is_out_of_service
+            assert made.lending.capacity().out_of_service is not None
             made.lending.renew(lease.id, lease.secret, 60.0)
             again, other = made.hold("a", lease_id=lease.id, lease_secret=lease.secret)
             await other.granted()
@@ -140,7 +140,7 @@ def test_a_drain_whose_caller_goes_away_stands() -> None:
             asked = made.lending.take_out("", "ann", timeout_s=60.0, revoke=True)
             await anext(asked)
             await asked.aclose()
-            assert made.lending.capacity().is_out_of_service
+            assert made.lending.capacity().out_of_service is not None
             assert by_time.lease.state is LeaseState.REVOKING
             await asyncio.sleep(61)
             assert by_time.lease.end is LeaseEnd.REVOKED

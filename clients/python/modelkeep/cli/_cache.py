@@ -14,7 +14,15 @@ from modelkeep.cli._listing import Column, Listing, size_column, time_column
 from modelkeep.cli._naming import Model, OneModel, find_key, find_part
 from modelkeep.cli._options import chosen
 from modelkeep.cli._output import as_json, counted, emit, print_data, say, short, size, when
-from modelkeep.cli._parts import Device, MemoryFormat, Precision, Submodels, Weights, find_parts
+from modelkeep.cli._parts import (
+    Device,
+    MemoryFormat,
+    Precision,
+    Submodels,
+    Weights,
+    find_parts,
+    held_as,
+)
 from modelkeep.cli._places import connect
 from modelkeep.cli._select import selected
 from modelkeep.cli._terminal import visible
@@ -93,6 +101,7 @@ def residents_listing() -> Listing[resident_pb2.Resident]:
             Column("CLASS", lambda r: r.class_name, drop=4),
             time_column("USED", lambda r: r.last_use_time.ToNanoseconds() / 1e9, drop=5),
             Column("DEVICE", lambda r: r.device, wide=True),
+            Column("COMPUTED IN", _computed_in, wide=True),
             Column("MEMORY FORMAT", _memory_format, wide=True),
             Column("KEPT UNTIL", _kept, wide=True),
             Column("KEYS", lambda r: " ".join(dict.fromkeys(map(component_name, r.components))), wide=True),
@@ -106,7 +115,7 @@ def residents_listing() -> Listing[resident_pb2.Resident]:
             "component": lambda r: (_name(r),),
             "state": lambda r: (_state(r),),
             "tier": lambda r: (_tier(r),),
-            "precision": lambda r: (_precision(r),),
+            "precision": lambda r: (_precision(r), _computed_in(r)),
             "device": lambda r: (r.device,),
             "memory_format": lambda r: (_memory_format(r),),
             "class": lambda r: (r.class_name,),
@@ -226,9 +235,9 @@ def evict(
                 answer = client.model_loader.evict_all(tier=tier.value, device=device)
     if not emit(lambda: as_json(answer)):
         mapped = f"; {size(answer.zombie_bytes)} still mapped by workers" if answer.zombie_bytes else ""
-        did, again = ("Would drop", "") if dry_run else ("Dropped", " again")
+        did, frees = ("Would drop", "would free") if dry_run else ("Dropped", "freed")
         what = counted(answer.evicted_count, "component")
-        say(f"{did} {what}, {size(answer.freed_bytes)} free{again}{mapped}.")
+        say(f"{did} {what}, which {frees} {size(answer.freed_bytes)}{mapped}.")
 
 
 def _place(resident: resident_pb2.Resident) -> str:
@@ -254,11 +263,11 @@ def _kept(resident: resident_pb2.Resident) -> str:
 
 
 def _precision(resident: resident_pb2.Resident) -> str:
-    from modelkeep.loader.v1 import resident_pb2
+    return held_as(resident.precision, resident.weights)
 
-    if not resident.precision:  # an object: it has no weights
-        return ""
-    return short(resident_pb2.Precision.Name(resident.precision), "PRECISION_")
+
+def _computed_in(resident: resident_pb2.Resident) -> str:
+    return held_as(resident.precision, 0)
 
 
 def _memory_format(resident: resident_pb2.Resident) -> str:

@@ -10,7 +10,15 @@ from modelkeep.cli import _terminal, _watching
 from modelkeep.cli._naming import Model
 from modelkeep.cli._options import chosen
 from modelkeep.cli._output import as_json, counted, emit, facts_lines, print_data, print_facts, short, size
-from modelkeep.cli._parts import Device, MemoryFormat, Precision, Submodels, Weights, find_parts
+from modelkeep.cli._parts import (
+    Device,
+    MemoryFormat,
+    Precision,
+    Submodels,
+    Weights,
+    find_parts,
+    held_as,
+)
 from modelkeep.cli._places import connect
 from modelkeep.cli._terminal import visible
 
@@ -79,7 +87,7 @@ def _estimate_facts(answer: estimate_pb2.EstimateLoadResponse) -> list[tuple[str
     from modelkeep.loader.v1 import resident_pb2
 
     def fact(one: estimate_pb2.ComponentEstimate) -> tuple[str, object]:
-        about = f"{size(one.size_bytes)} as {short(resident_pb2.Precision.Name(one.precision), 'PRECISION_')}"
+        about = f"{size(one.size_bytes)} as {held_as(one.precision, one.weights) or 'it is'}"
         if one.vram_bytes:
             about += f" on {one.device}"
         if one.HasField("error"):
@@ -112,6 +120,11 @@ def _accelerator(one: capacity_pb2.Accelerator) -> str:
     return f"{visible(one.product)}, {size(one.free_bytes)} of {size(one.total_bytes)} free"
 
 
+def _drained(answer: capacity_pb2.GetCapacityResponse) -> str:
+    why = f" ({visible(answer.drain_reason)})" if answer.drain_reason else ""
+    return f"drained: no new leases{why}"
+
+
 def capacity_facts(answer: capacity_pb2.GetCapacityResponse) -> list[tuple[str, object]]:
     """Budgets and what is in use, for people."""
     from modelkeep.loader.v1 import resident_pb2
@@ -141,5 +154,5 @@ def capacity_facts(answer: capacity_pb2.GetCapacityResponse) -> list[tuple[str, 
         ("devices", ", ".join(answer.devices)),
         *((one.name, _accelerator(one)) for one in answer.accelerators),
         ("leases", f"{answer.lease_count}, {answer.queued_count} waiting"),
-        *([("out of service", "drained: no new leases")] if answer.draining else []),
+        *([("out of service", _drained(answer))] if answer.draining else []),
     ]

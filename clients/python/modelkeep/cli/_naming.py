@@ -11,7 +11,12 @@ import typer
 from modelkeep.cli import _complete
 from modelkeep.cli._output import KEY_SHOWN
 from modelkeep.cli._words import SHOWN, did_you_mean, few
-from modelkeep.exceptions import AmbiguousModelException, UnknownModelException
+from modelkeep.exceptions import (
+    AmbiguousModelException,
+    SubmodelRequiredException,
+    UnknownModelException,
+    UnknownSubmodelException,
+)
 
 if TYPE_CHECKING:
     from modelkeep.client import Client
@@ -72,7 +77,35 @@ def find_part(client: Client, text: str, submodel: str | None) -> tuple[str, str
                 return find_key(client, name), part.lower()
             except UnknownModelException:
                 pass  # then the slash belongs to the name
-    return find_key(client, text), submodel
+    try:
+        return find_key(client, text), submodel
+    except UnknownModelException:
+        if submodel is None and (unknown := _unknown_part(client, text)) is not None:
+            raise unknown from None
+        raise
+
+
+def _unknown_part(client: Client, text: str) -> UnknownSubmodelException | None:
+    """What is said of `tiny-sd/nope`, where there is a tiny-sd: what it has; None where there is none."""
+    name, _, part = text.rpartition("/")
+    try:
+        key = find_key(client, name) if name else ""
+    except UnknownModelException:
+        return None
+    if not key:
+        return None
+    metadata = {"key": key, "submodel": part, "loadable": ""}
+    try:
+        client.model_loader.estimate(key)
+    except SubmodelRequiredException as error:
+        metadata["loadable"] = error.metadata.get("loadable", "")
+        told = f"It has {metadata['loadable'].replace(',', ', ') or 'none that can be lent'}."
+        return UnknownSubmodelException(f"{name!r} has no component {part}. {told}", metadata=metadata)
+    return UnknownSubmodelException(
+        f"{name!r} has no component {part}: it is one component.",
+        metadata=metadata,
+        remedy=f"Name {name!r} alone.",
+    )
 
 
 def _called(client: Client, name: str) -> Sequence[AnyModelConfig]:

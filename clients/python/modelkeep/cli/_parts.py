@@ -9,6 +9,7 @@ import typer
 
 from modelkeep.cli import _complete
 from modelkeep.cli._naming import find_key, find_part
+from modelkeep.cli._output import short
 from modelkeep.cli._words import members
 from modelkeep.taxonomy import SubModelType
 
@@ -36,6 +37,17 @@ Device = Annotated[
         autocompletion=_complete.devices,
     ),
 ]
+
+
+def held_as(precision: int, weights: int) -> str:
+    """What weights are in memory: their precision, or the form in place of one; "" of an object."""
+    from modelkeep.loader.v1 import resident_pb2
+
+    if weights == resident_pb2.WEIGHT_FORM_FLOAT8:
+        return "float8"
+    if weights == resident_pb2.WEIGHT_FORM_AS_STORED:
+        return "stored"
+    return short(resident_pb2.Precision.Name(precision), "PRECISION_") if precision else ""
 
 
 def find_parts(client: Client, model: str, submodel: Sequence[str] | None) -> tuple[str, list[str]]:

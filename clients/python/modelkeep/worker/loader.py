@@ -17,7 +17,7 @@ from modelkeep.addresses import find_addresses
 from modelkeep.dtypes import MEMORY_FORMATS, WEIGHT_FORMS, MemoryFormat, Precision, WeightForm
 from modelkeep.exceptions import InvalidModelException, ModelkeepError, SubmodelRequiredException
 from modelkeep.loader.v1 import capacity_pb2, hold_pb2, load_pb2, loader_service_pb2_grpc, resident_pb2
-from modelkeep.messages import duration, made, time_kept, wire
+from modelkeep.messages import duration, made, none_of, time_kept, wire
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.rpc import Address, decode, open_channel, with_retries
 from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
@@ -208,15 +208,18 @@ class ModelLoader:
         Raises:
             InvalidModelException: Not a main model, or one whose pipeline cannot be put together; or as for
                 :meth:`get_model`.
+            FieldInvalidException: A mapping names a component that the model has not.
             ModelkeepError: As for :meth:`get_model`.
         """
         from modelkeep.worker import pipelines  # imports diffusers, which get_model may do without
 
         parts = pipelines.parts_of(pipeline_class) if pipeline_class is not None else None
-        names = [
-            name for name in self._submodels(key) if name not in given and (parts is None or name in parts)
-        ]
+        there = self._submodels(key)
         asked_for, place = precision or self._precision, device or self._device
+        _refuse_unknown_parts(
+            there, precision=precision, weights=weights, memory_format=memory_format, device=device
+        )
+        names = [name for name in there if name not in given and (parts is None or name in parts)]
         refs = [
             _component(
                 key,
@@ -430,6 +433,16 @@ def _component(
         memory_format=MEMORY_FORMATS[memory_format],
         device=device,
     )
+
+
+def _refuse_unknown_parts(there: Sequence[str], **said: Any) -> None:
+    """Refuse what is said, in a mapping, of a component that the model has not."""
+    known = [*there, "default"]
+    for field, by_part in said.items():
+        if isinstance(by_part, Mapping):
+            for part in by_part:
+                if part not in known:
+                    raise none_of(field, part, known)
 
 
 def _part(said: T | Mapping[str, T], name: str) -> T | Literal["auto"]:

@@ -15,7 +15,7 @@ class GetCapacityRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetCapacityResponse(_message.Message):
-    __slots__ = ("tiers", "devices", "boot_id", "socket_path", "lease_count", "queued_count", "draining", "accelerators")
+    __slots__ = ("tiers", "devices", "boot_id", "socket_path", "lease_count", "queued_count", "draining", "drain_reason", "accelerators")
     TIERS_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class GetCapacityResponse(_message.Message):
     LEASE_COUNT_FIELD_NUMBER: _ClassVar[int]
     QUEUED_COUNT_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_REASON_FIELD_NUMBER: _ClassVar[int]
     ACCELERATORS_FIELD_NUMBER: _ClassVar[int]
     tiers: _containers.RepeatedCompositeFieldContainer[_resident_pb2.TierCapacity]
     devices: _containers.RepeatedScalarFieldContainer[str]
@@ -31,8 +32,9 @@ class GetCapacityResponse(_message.Message):
     lease_count: int
     queued_count: int
     draining: bool
+    drain_reason: str
     accelerators: _containers.RepeatedCompositeFieldContainer[Accelerator]
-    def __init__(self, tiers: _Optional[_Iterable[_Union[_resident_pb2.TierCapacity, _Mapping]]] = ..., devices: _Optional[_Iterable[str]] = ..., boot_id: _Optional[str] = ..., socket_path: _Optional[str] = ..., lease_count: _Optional[int] = ..., queued_count: _Optional[int] = ..., draining: _Optional[bool] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ...) -> None: ...
+    def __init__(self, tiers: _Optional[_Iterable[_Union[_resident_pb2.TierCapacity, _Mapping]]] = ..., devices: _Optional[_Iterable[str]] = ..., boot_id: _Optional[str] = ..., socket_path: _Optional[str] = ..., lease_count: _Optional[int] = ..., queued_count: _Optional[int] = ..., draining: _Optional[bool] = ..., drain_reason: _Optional[str] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ...) -> None: ...
 
 class Accelerator(_message.Message):
     __slots__ = ("name", "product", "uuid", "total_bytes", "free_bytes", "refusal")

@@ -52,7 +52,7 @@ class DeviceEstimate(_message.Message):
     def __init__(self, device: _Optional[str] = ..., needed_bytes: _Optional[int] = ..., bytes_short: _Optional[int] = ...) -> None: ...
 
 class ComponentEstimate(_message.Message):
-    __slots__ = ("component", "resident_id", "tier", "state", "error", "class_name", "precision", "size_bytes", "dequantised_size_bytes", "file_size_bytes", "load_seconds", "display_name", "device", "vram_bytes")
+    __slots__ = ("component", "resident_id", "tier", "state", "error", "class_name", "precision", "size_bytes", "dequantised_size_bytes", "file_size_bytes", "load_seconds", "display_name", "device", "vram_bytes", "weights")
     COMPONENT_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_ID_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,7 @@ class ComponentEstimate(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     VRAM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     component: _resident_pb2.ComponentRef
     resident_id: str
     tier: _resident_pb2.Tier
@@ -81,4 +82,5 @@ class ComponentEstimate(_message.Message):
     display_name: str
     device: str
     vram_bytes: int
-    def __init__(self, component: _Optional[_Union[_resident_pb2.ComponentRef, _Mapping]] = ..., resident_id: _Optional[str] = ..., tier: _Optional[_Union[_resident_pb2.Tier, str]] = ..., state: _Optional[_Union[_resident_pb2.ResidentState, str]] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., class_name: _Optional[str] = ..., precision: _Optional[_Union[_resident_pb2.Precision, str]] = ..., size_bytes: _Optional[int] = ..., dequantised_size_bytes: _Optional[int] = ..., file_size_bytes: _Optional[int] = ..., load_seconds: _Optional[float] = ..., display_name: _Optional[str] = ..., device: _Optional[str] = ..., vram_bytes: _Optional[int] = ...) -> None: ...
+    weights: _resident_pb2.WeightForm
+    def __init__(self, component: _Optional[_Union[_resident_pb2.ComponentRef, _Mapping]] = ..., resident_id: _Optional[str] = ..., tier: _Optional[_Union[_resident_pb2.Tier, str]] = ..., state: _Optional[_Union[_resident_pb2.ResidentState, str]] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ..., class_name: _Optional[str] = ..., precision: _Optional[_Union[_resident_pb2.Precision, str]] = ..., size_bytes: _Optional[int] = ..., dequantised_size_bytes: _Optional[int] = ..., file_size_bytes: _Optional[int] = ..., load_seconds: _Optional[float] = ..., display_name: _Optional[str] = ..., device: _Optional[str] = ..., vram_bytes: _Optional[int] = ..., weights: _Optional[_Union[_resident_pb2.WeightForm, str]] = ...) -> None: ...
