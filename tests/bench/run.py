@@ -29,7 +29,7 @@ BENCHES = (
     "yamlstore",
 )
 #: What needs a GPU; ``cuda`` on the command line stands for all of it.
-CUDA_BENCHES = ("gpu", "cuda_copies")
+CUDA_BENCHES = ("gpu", *sorted(path.stem for path in Path(__file__).parent.glob("cuda_*.py")))
 
 
 def main() -> int:

@@ -143,6 +143,33 @@ async def test_a_copier_that_is_struck_costs_what_it_was_filling_and_no_more(
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("step", ["with memory that it keeps", "while it reads back"])
+async def test_a_copier_may_be_struck_at_any_step(
+    accelerators: Accelerators, faults: Faults, step: str, blow: signal.Signals
+) -> None:
+    source, target = weights(SIZE), await accelerators.create("sim:0", SIZE)
+    await fill(accelerators, target, source, keep="weights")
+    back = sealed.create("back", SIZE)
+    if step == "while it reads back":
+        faults.set("sim:0", Fault(slow_s=0.5))
+        reading = asyncio.create_task(accelerators.read_back("sim:0", target, back, SIZE))
+        await asyncio.sleep(0.2)
+        os.kill(copier_of(accelerators), blow)
+        with pytest.raises(DeviceFailedError, match="try again"):
+            await reading
+        faults.clear()
+    else:
+        os.kill(copier_of(accelerators), blow)
+        await accelerators.forget("weights")  # what a dead one kept is gone, and a hung one is ended
+    await until(lambda: not sealed.in_use_elsewhere(source))
+    await fill(accelerators, target, source, keep="weights")
+    await accelerators.read_back("sim:0", target, back, SIZE)
+    assert os.pread(back, SIZE, 0) == os.pread(source, SIZE, 0)
+    for descriptor in (source, target, back):
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
 async def test_an_owner_that_is_struck_is_started_again_and_what_it_made_lives(
     accelerators: Accelerators, blow: signal.Signals
 ) -> None:

@@ -19,7 +19,7 @@ from support.workers import Worker, Workers
 def device() -> str:
     """The device, as torch names it. This process asks for no context on it: forks of it could not use it."""
     if not torch.cuda.is_available():
-        pytest.skip("no CUDA")
+        pytest.skip("skipped: no CUDA")
     return "cuda"
 
 
