@@ -85,7 +85,7 @@ class Workers:
 
     async def new(self) -> Worker:
         """A fresh worker; the first one waits for the imports."""
-        for _ in range(600):
+        for _ in range(1800):  # of a machine with much else to do
             try:
                 reader, writer = await asyncio.open_unix_connection(str(self._path), limit=1 << 24)
                 return Worker(reader, writer, json.loads(await reader.readline())["pid"])
