@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from modelkeep.loader.v1 import hold_pb2, pins_pb2, resident_pb2
 from modelkeep.model.v1 import taxonomy_pb2
-from support.lending import acquire, hold, leases, release
+from support.lending import acquire, hold, leases, load, release
 from support.loaders import component
 from support.successions import Succession, close_all, contents, succession, taken_up
 
@@ -26,7 +26,7 @@ VRAM = resident_pb2.TIER_VRAM
 
 def learned(path: Path, megabytes: int) -> Path:
     """A state dict of several tensors, of about so many megabytes."""
-    torch.manual_seed(megabytes)
+    torch.manual_seed(sum(path.name.encode()))
     save_file({f"t{n}.weight": torch.rand(256, 1024) for n in range(megabytes)}, path)
     return path
 
@@ -104,6 +104,14 @@ async def test_what_lay_on_a_device_that_has_gone_does_not_go_on(data_dir: Path)
         assert {resident.tier for resident in (await loaders.residents()).values()} <= {resident_pb2.TIER_RAM}
         with pytest.raises(grpc.aio.AioRpcError, match="No lease"):
             await taken_up(loaders, grant, ref)
+
+
+async def test_what_makes_room_on_a_device_is_gone_for_the_keeper_as_well(data_dir: Path) -> None:
+    async with succession(data_dir, "--accelerator=sim:1x16MiB", "--vram-budget-bytes=16777216") as loaders:
+        refs = [await on_device(loaders, name, 8) for name in ("one", "other")]
+        for turn in range(12):
+            # Each takes the place of the other, and there is no room for both, nor time to wait.
+            await load(loaders.both, refs[turn % 2])
 
 
 async def resident_ids(loaders: Succession) -> dict[str, int]:

@@ -38,6 +38,10 @@ _RAM_WAIT_S: Final = 10.0
 _LOOK_S: Final = 0.1
 #: Tries of a copy, for the processes that copy may die.
 _TRIES: Final = 2
+#: Looks at a device that is full, and seconds between them: the keeper lets go of what was dropped for this
+#: copy a moment after the loader.
+_LOOKS_WHEN_FULL: Final = 40
+_FULL_S: Final = 0.025
 
 
 class Copies(Protocol):
@@ -112,7 +116,7 @@ class Promoter:
     async def _copied(self, plan: Plan, resident: Resident, progress: BuildProgress) -> Built:
         assert resident.built is not None, "it is resident"
         assert plan.placed is not None, "it is for an accelerator"
-        built, device, tries = resident.built, self._devices.named(self._name), 0
+        built, device, tries, looks = resident.built, self._devices.named(self._name), 0, 0
         # What stays in RAM whatever happens may as well stay registered there.
         keep = resident.id if resident.leases or resident.pins else ""
         while True:
@@ -125,7 +129,10 @@ class Promoter:
                 )
                 return replace(built, memory=memory)
             except DeviceOutOfMemoryError as error:
-                raise _no_room(device, plan, error) from None
+                looks += 1
+                if looks >= _LOOKS_WHEN_FULL:
+                    raise _no_room(device, plan, error) from None
+                await asyncio.sleep(_FULL_S)
             except DeviceGoneError as error:
                 self._devices.lost(device, str(error))
             except DeviceFailedError as error:
