@@ -166,7 +166,9 @@ class LoaderServicer(loader_service_pb2_grpc.LoaderServiceServicer):
         if tier is TierName.DISK:
             await self._lending.load_to_disk(refs, max_wait_s, tell)
         else:
-            terms = Terms(keep_alive_s=requests.keep_alive_seconds(request))
+            terms = Terms(
+                keep_alive_s=requests.keep_alive_seconds(request), max_vram_bytes=request.max_vram_bytes
+            )
             on_devices = tier is TierName.VRAM
             await self._lending.load(refs, max_wait_s, tell, terms, on_devices=on_devices)
 

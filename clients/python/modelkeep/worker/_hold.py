@@ -264,7 +264,7 @@ def hold(
     """
     binding, descriptors = lender.bind(request)
     try:
-        parts = Parts(binding.grant, descriptors)
+        parts = Parts(request, binding.grant, descriptors)
     except BaseException:
         lender.release(binding.grant)
         binding.close()

@@ -15,6 +15,7 @@ class Parts:
     """The components of a grant as they are mapped here.
 
     Args:
+        request: With which the lease was asked for.
         grant: What was granted.
         descriptors: What its ticket gave. They may be closed afterwards.
 
@@ -25,13 +26,27 @@ class Parts:
         ModelkeepError: A component cannot be attached.
     """
 
-    def __init__(self, grant: hold_pb2.Grant, descriptors: Sequence[int]) -> None:
+    def __init__(
+        self, request: hold_pb2.HoldModelRequest, grant: hold_pb2.Grant, descriptors: Sequence[int]
+    ) -> None:
         self._manifests = grant.manifests
         self._on_devices = [_device_part(manifest, descriptors) for manifest in grant.manifests]
+        if request.max_vram_bytes:
+            self._put_beside(request)
         self.modules: list[Any] = [
             attach(descriptors[manifest.descriptor_index], part)
             for manifest, part in zip(grant.manifests, self._on_devices, strict=True)
         ]
+
+    def _put_beside(self, request: hold_pb2.HoldModelRequest) -> None:
+        """Modules of which nothing fits within the bound compute where the others do, on the accelerator."""
+        others = next((manifest for manifest in self._manifests if manifest.device_uuid), None)
+        if others is None:
+            return
+        for index, (manifest, asked) in enumerate(zip(self._manifests, request.components, strict=True)):
+            is_module = manifest.kind == resident_pb2.MANIFEST_KIND_MODULE
+            if is_module and not manifest.device_uuid and asked.device != "cpu":
+                self._on_devices[index] = DevicePart(others.device, others.device_uuid, None, 0)
 
     def let_go(self) -> None:
         """Unmap what is on accelerators, and keep the addresses."""

@@ -280,6 +280,7 @@ class ModelLoader:
         request = made(
             load_pb2.LoadModelRequest,
             components=components,
+            max_vram_bytes=terms.max_vram_bytes,
             context={name: str(value) for name, value in facts.items() if value is not None},
         )
         request.max_wait.CopyFrom(self._max_wait)

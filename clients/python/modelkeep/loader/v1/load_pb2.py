@@ -29,7 +29,7 @@ from modelkeep.model.v1 import taxonomy_pb2 as modelkeep_dot_model_dot_v1_dot_ta
 from modelkeep.server.v1 import job_pb2 as modelkeep_dot_server_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emodelkeep/loader/v1/load.proto\x12\x13modelkeep.loader.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\"modelkeep/loader/v1/resident.proto\x1a!modelkeep/model/v1/taxonomy.proto\x1a\x1dmodelkeep/server/v1/job.proto\"\xc6\x01\n\x0cLoadProgress\x12\x34\n\tcomponent\x18\x01 \x01(\x0b\x32!.modelkeep.loader.v1.ComponentRef\x12\x31\n\x05stage\x18\x02 \x01(\x0e\x32\".modelkeep.loader.v1.ResidentState\x12/\n\x08progress\x18\x03 \x01(\x0b\x32\x1d.modelkeep.server.v1.Progress\x12\r\n\x05index\x18\x04 \x01(\x05\x12\r\n\x05\x63ount\x18\x05 \x01(\x05\"\xf0\x02\n\x10LoadModelRequest\x12\x41\n\ncomponents\x18\x01 \x03(\x0b\x32!.modelkeep.loader.v1.ComponentRefB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x10\x12\x31\n\x04tier\x18\x02 \x01(\x0e\x32\x19.modelkeep.loader.v1.TierB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12Z\n\x07\x63ontext\x18\x03 \x03(\x0b\x32\x32.modelkeep.loader.v1.LoadModelRequest.ContextEntryB\x15\xbaH\x12\x9a\x01\x0f\x10\x10\"\x04r\x02\x18@*\x05r\x03\x18\x80\x08\x12+\n\x08max_wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nkeep_alive\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a.\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xab\x02\n\x11LoadModelResponse\x12\x35\n\x08progress\x18\x01 \x01(\x0b\x32!.modelkeep.loader.v1.LoadProgressH\x00\x12\x31\n\x08resident\x18\x02 \x01(\x0b\x32\x1d.modelkeep.loader.v1.ResidentH\x00\x12-\n\x04plan\x18\x03 \x01(\x0b\x32\x1d.modelkeep.loader.v1.LoadPlanH\x00\x12\x44\n\x07\x63ontext\x18\x04 \x03(\x0b\x32\x33.modelkeep.loader.v1.LoadModelResponse.ContextEntry\x1a.\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05\x65vent\"E\n\x08LoadPlan\x12\x39\n\tmanifests\x18\x01 \x03(\x0b\x32&.modelkeep.loader.v1.ComponentManifest\"\xf5\x01\n\x11\x45victModelRequest\x12%\n\x03key\x18\x01 \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[0-9a-f]{32}$\xd8\x01\x01\x12<\n\x08submodel\x18\x02 \x01(\x0e\x32 .modelkeep.model.v1.SubModelTypeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x31\n\x04tier\x18\x04 \x01(\x0e\x32\x19.modelkeep.loader.v1.TierB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x31\n\x06\x64\x65vice\x18\x05 \x01(\tB!\xbaH\x1er\x19\x32\x17^(cuda|sim):[0-9]{1,3}$\xd8\x01\x01\"\x86\x01\n\x12\x45victModelResponse\x12.\n\x07\x65victed\x18\x01 \x03(\x0b\x32\x1d.modelkeep.loader.v1.Resident\x12\x13\n\x0b\x66reed_bytes\x18\x02 \x01(\x03\x12\x14\n\x0czombie_bytes\x18\x03 \x01(\x03\x12\x15\n\revicted_count\x18\x04 \x01(\x05\x42k\n\x17\x64\x65v.modelkeep.loader.v1B\tLoadProtoP\x01Z-modelkeep.dev/go/modelkeep/loader/v1;loaderv1\xaa\x02\x13Modelkeep.Loader.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emodelkeep/loader/v1/load.proto\x12\x13modelkeep.loader.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\"modelkeep/loader/v1/resident.proto\x1a!modelkeep/model/v1/taxonomy.proto\x1a\x1dmodelkeep/server/v1/job.proto\"\xc6\x01\n\x0cLoadProgress\x12\x34\n\tcomponent\x18\x01 \x01(\x0b\x32!.modelkeep.loader.v1.ComponentRef\x12\x31\n\x05stage\x18\x02 \x01(\x0e\x32\".modelkeep.loader.v1.ResidentState\x12/\n\x08progress\x18\x03 \x01(\x0b\x32\x1d.modelkeep.server.v1.Progress\x12\r\n\x05index\x18\x04 \x01(\x05\x12\r\n\x05\x63ount\x18\x05 \x01(\x05\"\x91\x03\n\x10LoadModelRequest\x12\x41\n\ncomponents\x18\x01 \x03(\x0b\x32!.modelkeep.loader.v1.ComponentRefB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x10\x12\x31\n\x04tier\x18\x02 \x01(\x0e\x32\x19.modelkeep.loader.v1.TierB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12Z\n\x07\x63ontext\x18\x03 \x03(\x0b\x32\x32.modelkeep.loader.v1.LoadModelRequest.ContextEntryB\x15\xbaH\x12\x9a\x01\x0f\x10\x10\"\x04r\x02\x18@*\x05r\x03\x18\x80\x08\x12+\n\x08max_wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nkeep_alive\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1f\n\x0emax_vram_bytes\x18\x06 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x1a.\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xab\x02\n\x11LoadModelResponse\x12\x35\n\x08progress\x18\x01 \x01(\x0b\x32!.modelkeep.loader.v1.LoadProgressH\x00\x12\x31\n\x08resident\x18\x02 \x01(\x0b\x32\x1d.modelkeep.loader.v1.ResidentH\x00\x12-\n\x04plan\x18\x03 \x01(\x0b\x32\x1d.modelkeep.loader.v1.LoadPlanH\x00\x12\x44\n\x07\x63ontext\x18\x04 \x03(\x0b\x32\x33.modelkeep.loader.v1.LoadModelResponse.ContextEntry\x1a.\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05\x65vent\"E\n\x08LoadPlan\x12\x39\n\tmanifests\x18\x01 \x03(\x0b\x32&.modelkeep.loader.v1.ComponentManifest\"\xf5\x01\n\x11\x45victModelRequest\x12%\n\x03key\x18\x01 \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[0-9a-f]{32}$\xd8\x01\x01\x12<\n\x08submodel\x18\x02 \x01(\x0e\x32 .modelkeep.model.v1.SubModelTypeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x31\n\x04tier\x18\x04 \x01(\x0e\x32\x19.modelkeep.loader.v1.TierB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x31\n\x06\x64\x65vice\x18\x05 \x01(\tB!\xbaH\x1er\x19\x32\x17^(cuda|sim):[0-9]{1,3}$\xd8\x01\x01\"\x86\x01\n\x12\x45victModelResponse\x12.\n\x07\x65victed\x18\x01 \x03(\x0b\x32\x1d.modelkeep.loader.v1.Resident\x12\x13\n\x0b\x66reed_bytes\x18\x02 \x01(\x03\x12\x14\n\x0czombie_bytes\x18\x03 \x01(\x03\x12\x15\n\revicted_count\x18\x04 \x01(\x05\x42k\n\x17\x64\x65v.modelkeep.loader.v1B\tLoadProtoP\x01Z-modelkeep.dev/go/modelkeep/loader/v1;loaderv1\xaa\x02\x13Modelkeep.Loader.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,6 +45,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOADMODELREQUEST'].fields_by_name['tier']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_LOADMODELREQUEST'].fields_by_name['context']._loaded_options = None
   _globals['_LOADMODELREQUEST'].fields_by_name['context']._serialized_options = b'\272H\022\232\001\017\020\020\"\004r\002\030@*\005r\003\030\200\010'
+  _globals['_LOADMODELREQUEST'].fields_by_name['max_vram_bytes']._loaded_options = None
+  _globals['_LOADMODELREQUEST'].fields_by_name['max_vram_bytes']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_LOADMODELRESPONSE_CONTEXTENTRY']._loaded_options = None
   _globals['_LOADMODELRESPONSE_CONTEXTENTRY']._serialized_options = b'8\001'
   _globals['_EVICTMODELREQUEST'].fields_by_name['key']._loaded_options = None
@@ -58,17 +60,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOADPROGRESS']._serialized_start=219
   _globals['_LOADPROGRESS']._serialized_end=417
   _globals['_LOADMODELREQUEST']._serialized_start=420
-  _globals['_LOADMODELREQUEST']._serialized_end=788
-  _globals['_LOADMODELREQUEST_CONTEXTENTRY']._serialized_start=742
-  _globals['_LOADMODELREQUEST_CONTEXTENTRY']._serialized_end=788
-  _globals['_LOADMODELRESPONSE']._serialized_start=791
-  _globals['_LOADMODELRESPONSE']._serialized_end=1090
-  _globals['_LOADMODELRESPONSE_CONTEXTENTRY']._serialized_start=742
-  _globals['_LOADMODELRESPONSE_CONTEXTENTRY']._serialized_end=788
-  _globals['_LOADPLAN']._serialized_start=1092
-  _globals['_LOADPLAN']._serialized_end=1161
-  _globals['_EVICTMODELREQUEST']._serialized_start=1164
-  _globals['_EVICTMODELREQUEST']._serialized_end=1409
-  _globals['_EVICTMODELRESPONSE']._serialized_start=1412
-  _globals['_EVICTMODELRESPONSE']._serialized_end=1546
+  _globals['_LOADMODELREQUEST']._serialized_end=821
+  _globals['_LOADMODELREQUEST_CONTEXTENTRY']._serialized_start=775
+  _globals['_LOADMODELREQUEST_CONTEXTENTRY']._serialized_end=821
+  _globals['_LOADMODELRESPONSE']._serialized_start=824
+  _globals['_LOADMODELRESPONSE']._serialized_end=1123
+  _globals['_LOADMODELRESPONSE_CONTEXTENTRY']._serialized_start=775
+  _globals['_LOADMODELRESPONSE_CONTEXTENTRY']._serialized_end=821
+  _globals['_LOADPLAN']._serialized_start=1125
+  _globals['_LOADPLAN']._serialized_end=1194
+  _globals['_EVICTMODELREQUEST']._serialized_start=1197
+  _globals['_EVICTMODELREQUEST']._serialized_end=1442
+  _globals['_EVICTMODELRESPONSE']._serialized_start=1445
+  _globals['_EVICTMODELRESPONSE']._serialized_end=1579
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,7 @@ class LoadProgress(_message.Message):
     def __init__(self, component: _Optional[_Union[_resident_pb2.ComponentRef, _Mapping]] = ..., stage: _Optional[_Union[_resident_pb2.ResidentState, str]] = ..., progress: _Optional[_Union[_job_pb2.Progress, _Mapping]] = ..., index: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class LoadModelRequest(_message.Message):
-    __slots__ = ("components", "tier", "context", "max_wait", "keep_alive")
+    __slots__ = ("components", "tier", "context", "max_wait", "keep_alive", "max_vram_bytes")
     class ContextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -41,12 +41,14 @@ class LoadModelRequest(_message.Message):
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     MAX_WAIT_FIELD_NUMBER: _ClassVar[int]
     KEEP_ALIVE_FIELD_NUMBER: _ClassVar[int]
+    MAX_VRAM_BYTES_FIELD_NUMBER: _ClassVar[int]
     components: _containers.RepeatedCompositeFieldContainer[_resident_pb2.ComponentRef]
     tier: _resident_pb2.Tier
     context: _containers.ScalarMap[str, str]
     max_wait: _duration_pb2.Duration
     keep_alive: _duration_pb2.Duration
-    def __init__(self, components: _Optional[_Iterable[_Union[_resident_pb2.ComponentRef, _Mapping]]] = ..., tier: _Optional[_Union[_resident_pb2.Tier, str]] = ..., context: _Optional[_Mapping[str, str]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., keep_alive: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    max_vram_bytes: int
+    def __init__(self, components: _Optional[_Iterable[_Union[_resident_pb2.ComponentRef, _Mapping]]] = ..., tier: _Optional[_Union[_resident_pb2.Tier, str]] = ..., context: _Optional[_Mapping[str, str]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., keep_alive: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_vram_bytes: _Optional[int] = ...) -> None: ...
 
 class LoadModelResponse(_message.Message):
     __slots__ = ("progress", "resident", "plan", "context")
