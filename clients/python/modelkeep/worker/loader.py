@@ -308,7 +308,9 @@ class ModelLoader:
         request = made(load_pb2.LoadModelRequest, components=[_component(key, None, "auto")])
         call = self._stub.LoadModel(request)
         try:
-            next(call)
+            for frame in call:  # it may tell of files that are read, before it knows
+                if frame.WhichOneof("event") == "plan":
+                    break
         except grpc.RpcError as error:
             told = self._decode(error)
             names = told.metadata.get("loadable", "").split(",")
