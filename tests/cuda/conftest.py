@@ -38,7 +38,7 @@ def alone(device: str, folder: Path) -> Iterator[list[Workers]]:
 async def loader(alone: list[Workers], folder: Path) -> AsyncIterator[Lender]:
     """A loader that may read a tiny pipeline."""
     tinymodels.save_pipeline(folder / "imports" / "sd")
-    async with lender(folder / "data", folder / "imports", warm_helper=True) as both:
+    async with lender(folder / "data", folder / "imports", warm_helper=True, accelerator="none") as both:
         yield both
 
 

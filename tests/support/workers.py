@@ -27,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from support import workergaps
+from support import devicework, workergaps
 from support.digests import decoded, digest
 from support.sandboxed import attempts_on, become, enter_sandbox, hand_in, open_files
 from support.workersteps import go_to, hand_on, let_go, told, works
@@ -119,7 +119,7 @@ class Worker:
         self.pid = pid
 
     async def do(self, what: str, **arguments: Any) -> Any:
-        """Run one of the functions below, or of ``support.workergaps``, in the worker."""
+        """Run one of the functions below, or of another module of steps, in the worker."""
         self._writer.write(json.dumps({"do": what, **arguments}).encode() + b"\n")
         answer = json.loads(
             await self._reader.readline() or b'{"error": "died", "reason": "", "message": ""}'
@@ -453,13 +453,19 @@ def _serve(connection: socket.socket) -> None:
         request = json.loads(line)
         try:
             what = request.pop("do")
-            answer: dict[str, Any] = {"ok": (globals().get(what) or getattr(workergaps, what))(**request)}
+            answer: dict[str, Any] = {"ok": _step(what)(**request)}
         except ModelkeepError as error:
             answer = {"error": type(error).__name__, "reason": error.reason, "message": error.message}
         except Exception as error:
             answer = {"error": type(error).__name__, "reason": "", "message": str(error)}
         file.write(json.dumps(answer).encode() + b"\n")
         file.flush()
+
+
+def _step(name: str) -> Any:
+    """One of the functions here, or of the modules that have more of them."""
+    homes = (globals(), vars(workergaps), vars(devicework))
+    return next(home[name] for home in homes if name in home)
 
 
 def main() -> None:
