@@ -194,7 +194,10 @@ class Tier:
             self.drop(resident, made_room=True)
 
     async def freed(self) -> None:
-        """Wait until the memory of what was dropped is the system's again. It counts as free before."""
+        """Wait until this process has let go of what was dropped, which counts as free before.
+
+        A keeper lets go of it a moment later.
+        """
         if self._freeing:
             await asyncio.wait(self._freeing)
 
