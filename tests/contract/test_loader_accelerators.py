@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from modelkeep.headers import read_header
-from modelkeep.loader.v1 import capacity_pb2, hold_pb2, load_pb2, resident_pb2, residents_pb2
+from modelkeep.loader.v1 import capacity_pb2, hold_pb2, load_pb2, pins_pb2, resident_pb2, residents_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.worker._fetch import fetch_descriptors
 from support.failures import refused
@@ -43,8 +44,14 @@ async def loader(folder: Path) -> AsyncIterator[Lender]:
     for name, size in (("a", 8), ("b", 12), ("c", 13), ("d", 20)):
         learned(models / f"{name}.safetensors", size)
     faults = folder / "faults.json"
-    settings = {"accelerator": f"sim:2x32MiB,faults={faults}", "vram_budget_bytes": 32 * MB}
-    async with lender(folder / "data", models, warm_helper=True, detach_grace_s=0.3, **settings) as both:
+    settings: dict[str, Any] = {
+        "accelerator": f"sim:2x32MiB,faults={faults}",
+        "vram_budget_bytes": 32 * MB,
+        "path_dir": folder / "paths",
+        "warm_helper": True,
+        "detach_grace_s": 0.3,
+    }
+    async with lender(folder / "data", models, **settings) as both:
         yield both
 
 
@@ -224,6 +231,31 @@ async def test_twenty_that_race_for_room_are_all_served_and_the_device_is_never_
     await asyncio.gather(*(one(number) for number in range(20)))
     capacity = await loader.stub.GetCapacity(capacity_pb2.GetCapacityRequest())
     assert all(tier.high_watermark_bytes <= tier.budget_bytes for tier in capacity.tiers if tier.device)
+
+
+async def test_what_is_delivered_by_path_is_in_ram(
+    loader: Lender, refs: dict[str, resident_pb2.ComponentRef]
+) -> None:
+    grant = await acquire(loader, refs["a"], delivery=hold_pb2.DELIVERY_PATH)
+    assert grant.manifests[0].device == "cpu"
+    assert Path(grant.paths[0]).stat().st_size == grant.manifests[0].file_size_bytes
+    with refused("FIELD_INVALID") as error:
+        await acquire(loader, on(refs["a"], "sim:0"), delivery=hold_pb2.DELIVERY_PATH)
+    assert error.violations[0].field == "components.device"
+
+
+async def test_a_pinned_component_stays_registered_and_can_be_dropped_once_it_is_not(
+    loader: Lender, refs: dict[str, resident_pb2.ComponentRef]
+) -> None:
+    here, there = on(refs["a"], "cpu"), on(refs["a"], "sim:0")
+    await loader.stub.PinModel(pins_pb2.PinModelRequest(components=[here], load=True))
+    await load(loader, there)
+    (in_ram,) = loader.app.lending.cache.tier.residents()
+    assert in_ram.built.memory.in_use(), "the copier has it mapped"
+    await loader.stub.UnpinModel(pins_pb2.UnpinModelRequest(components=[here]))
+    async with asyncio.timeout(20):
+        while in_ram.built.memory.in_use():  # noqa: ASYNC110  # nobody tells of it
+            await asyncio.sleep(0.02)
 
 
 # The last ones: what they break stays broken.

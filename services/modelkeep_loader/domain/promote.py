@@ -117,8 +117,8 @@ class Promoter:
         assert resident.built is not None, "it is resident"
         assert plan.placed is not None, "it is for an accelerator"
         built, device, tries, looks = resident.built, self._devices.named(self._name), 0, 0
-        # What stays in RAM whatever happens may as well stay registered there.
-        keep = resident.id if resident.leases or resident.pins else ""
+        # What stays in RAM beside the copy may as well stay registered there.
+        keep = resident.id if plan.placed.part_bytes or resident.pins else ""
         while True:
             if device.refusal:
                 raise unavailable(device.name, device.refusal)
