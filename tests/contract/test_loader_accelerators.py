@@ -251,10 +251,12 @@ async def test_a_pinned_component_stays_registered_and_can_be_dropped_once_it_is
     await loader.stub.PinModel(pins_pb2.PinModelRequest(components=[here], load=True))
     await load(loader, there)
     (in_ram,) = loader.app.lending.cache.tier.residents()
-    assert in_ram.built.memory.in_use(), "the copier has it mapped"
+    assert in_ram.built is not None
+    memory = in_ram.built.memory
+    assert memory.in_use(), "the copier has it mapped"
     await loader.stub.UnpinModel(pins_pb2.UnpinModelRequest(components=[here]))
     async with asyncio.timeout(20):
-        while in_ram.built.memory.in_use():  # noqa: ASYNC110  # nobody tells of it
+        while memory.in_use():  # noqa: ASYNC110  # nobody tells of it
             await asyncio.sleep(0.02)
 
 

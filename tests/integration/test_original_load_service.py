@@ -175,6 +175,16 @@ def test_a_connection_of_the_applications_own_will_do(config: AppConfig, root: P
     connection.close()
 
 
+def test_the_configurations_device_is_asked_for(root: Path, store: ModelRecordServiceBase, key: str) -> None:
+    with ModelLoadService(SimpleNamespace(device="cpu", models_path=root / "models"), store) as loader:
+        assert loader.get_model(key, "vae").device.type == "cpu"
+    with (
+        ModelLoadService(SimpleNamespace(device="cuda:7", models_path=root / "models"), store) as loader,
+        pytest.raises(FieldInvalidException, match="no device cuda:7: it has cpu"),
+    ):
+        loader.get_model(key, "vae")
+
+
 def test_a_precision_that_is_none_is_refused(store: ModelRecordServiceBase) -> None:
     with pytest.raises(FieldInvalidException, match="float8"):
         ModelLoadService(SimpleNamespace(precision="float8", root="."), store)

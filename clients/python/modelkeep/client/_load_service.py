@@ -49,7 +49,7 @@ class ModelLoadService(ModelLoad):
     - ``loader_address``: where LoaderService is, ``host:port`` or ``unix:/path``;
     - ``data_dir``: data folder of the suite, in place of an address;
     - ``token_file``: file with the token to show;
-    - ``precision``: what to load in where a call does not say;
+    - ``precision``, ``device``: what to load in, and onto which device, where a call does not say;
     - ``ram``: for a loader in this process, GiB of RAM that weights may take, or ``auto``, for half of it;
     - ``models_path``, or ``models_dir`` in the ``root``: for a loader in this process, the folder that
       relative paths of records start in.
@@ -86,7 +86,10 @@ class ModelLoadService(ModelLoad):
             embedded = _embed(app_config, record_store)
             address = Address("loader", embedded.address, "the loader in this process")
         peer, events = Peer(address, timeout_s=timeout_s), EventThread()
-        inner = AsyncModelLoader(peer, event_bus, precision=precision)
+        device = _said(app_config, "device")
+        inner = AsyncModelLoader(
+            peer, event_bus, precision=precision, device=str(device) if device is not None else None
+        )
         portal, lifeline = Portal(), Lifeline()
         super().__init__(inner, portal, lifeline)
         self._app_config = app_config

@@ -116,15 +116,22 @@ class AsyncModelLoader(LeaseCalls):
     Args:
         peer: LoaderService.
         event_bus: Gets the events of loading where a caller's context has no bus of its own.
-        precision: What to load in where a call of :meth:`get_model` or :meth:`get_pipeline` does not say.
+        precision, device: What to load in and where, if a call of :meth:`get_model` or :meth:`get_pipeline`
+            does not say. None is the loader's own device.
     """
 
     def __init__(
-        self, peer: Peer, event_bus: EventBus | None = None, *, precision: Precision = "auto"
+        self,
+        peer: Peer,
+        event_bus: EventBus | None = None,
+        *,
+        precision: Precision = "auto",
+        device: str | None = None,
     ) -> None:
         super().__init__(peer)
         self._event_bus = event_bus
         self._precision = precision
+        self._device = device
         self._worker: ModelLoader | None = None
         self._lock = threading.Lock()
 
@@ -167,7 +174,7 @@ class AsyncModelLoader(LeaseCalls):
             activation_bytes: Bytes of RAM that are reserved besides while it is locked, such as for
                 activations.
             device: Where its weights are to be: "cpu", "cuda", "cuda:1" and the like, or torch's own name;
-                None: where the loader puts them.
+                None: as this loader was made, mostly where LoaderService puts them.
             max_vram_bytes: The most that they may take on an accelerator; 0: no bound. What does not fit is
                 copied there layer by layer as the module runs, from memory that all workers share.
 
@@ -192,7 +199,7 @@ class AsyncModelLoader(LeaseCalls):
                 memory_format=order,
                 keep_alive=keep_alive,
                 activation_bytes=activation_bytes,
-                device=None if device is None else str(device),
+                device=self._device if device is None else str(device),
                 max_vram_bytes=max_vram_bytes,
             )
         )
@@ -240,7 +247,7 @@ class AsyncModelLoader(LeaseCalls):
         named = _by_part(self._precision if precision is None else precision, precision_name)
         forms = _by_part(weights, weight_form)
         orders = _by_part(memory_format, memory_format_name)
-        places = None if device is None else _by_part(device, str)
+        places = self._device if device is None else _by_part(device, str)
         return await asyncio.to_thread(
             lambda: self._loader().get_pipeline(
                 key,
