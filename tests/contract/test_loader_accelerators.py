@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +18,15 @@ import torch
 from safetensors.torch import save_file
 
 from modelkeep.headers import read_header
-from modelkeep.loader.v1 import capacity_pb2, hold_pb2, load_pb2, pins_pb2, resident_pb2, residents_pb2
+from modelkeep.loader.v1 import (
+    capacity_pb2,
+    hold_pb2,
+    leases_pb2,
+    load_pb2,
+    pins_pb2,
+    resident_pb2,
+    residents_pb2,
+)
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.worker._fetch import fetch_descriptors
 from support.failures import refused
@@ -258,6 +267,34 @@ async def test_a_pinned_component_stays_registered_and_can_be_dropped_once_it_is
     async with asyncio.timeout(20):
         while memory.in_use():  # noqa: ASYNC110  # nobody tells of it
             await asyncio.sleep(0.02)
+
+
+def device_processes() -> list[int]:
+    """The processes of this one that work on devices."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and b"modelkeep_devices" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue  # it has just ended
+    return found
+
+
+async def test_leases_outlive_the_processes_that_work_on_devices_and_these_come_again(
+    loader: Lender, refs: dict[str, resident_pb2.ComponentRef]
+) -> None:
+    grant = await acquire(loader, on(refs["a"], "sim:1"))
+    before = await asyncio.to_thread(device_processes)
+    assert before
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    async with fetched(grant) as (_, allocation):
+        assert len(os.pread(allocation, MB, 4 * MB)) == MB
+    assert (await acquire(loader, on(refs["b"], "sim:1"), max_wait={"seconds": 30})).lease.vram_bytes
+    assert not set(before) & set(await asyncio.to_thread(device_processes))
+    assert len((await loader.stub.ListLeases(leases_pb2.ListLeasesRequest())).leases) == 2
 
 
 # The last ones: what they break stays broken.
