@@ -4,110 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, get_args
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from modelkeep.client._capacity import watched_capacity
+from modelkeep.client._components import (
+    by_part,
+    components,
+    memory_format_name,
+    precision_name,
+    weight_form,
+)
 from modelkeep.client._installs import MODEL_EVENT, EventBus
 from modelkeep.client._leases import LeaseCalls
 from modelkeep.client._transport import Peer
 from modelkeep.client._watch import WatchFrame, events_with_progress, follow
-from modelkeep.dtypes import MEMORY_FORMATS, WEIGHT_FORMS, MemoryFormat, Precision, WeightForm
+from modelkeep.dtypes import Precision, WeightForm
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.loader.v1 import capacity_pb2, estimate_pb2, load_pb2, pins_pb2, resident_pb2, residents_pb2
 from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceStub
-from modelkeep.messages import duration, made, none_of, time_kept, wire
+from modelkeep.messages import duration, made, time_kept, wire
 from modelkeep.taxonomy import SubModelType
 from modelkeep.worker.contexts import asked, event_message
 
 if TYPE_CHECKING:
     from modelkeep.worker import ModelInfo, ModelLoader, PipelineInfo
 
-N = TypeVar("N", bound=str)
-
 #: Where components, or copies of their files, are.
 Tier: TypeAlias = Literal["ram", "disk", "vram"]
-_SHORT: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-_FORMS: Final[tuple[WeightForm, ...]] = get_args(WeightForm)
-_MEMORY_FORMATS: Final[tuple[MemoryFormat, ...]] = get_args(MemoryFormat)
-_PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
-
-
-def precision_name(precision: Any) -> Precision:
-    """A precision's name: "auto", "float32", "float16", "bfloat16"; torch's dtypes and fp16 etc. will do.
-
-    Raises:
-        FieldInvalidException: It is none of these.
-    """
-    text = str(precision).removeprefix("torch.").lower()
-    return _one_of(_PRECISIONS, _SHORT.get(text, text), precision, "precision")
-
-
-def weight_form(weights: str) -> WeightForm:
-    """A form of weights by its name.
-
-    Raises:
-        FieldInvalidException: There is no such form.
-    """
-    return _one_of(_FORMS, weights.lower(), weights, "weights")
-
-
-def memory_format_name(memory_format: Any) -> MemoryFormat:
-    """A memory format's name: "contiguous" or "channels_last"; torch's own will do.
-
-    Raises:
-        FieldInvalidException: It is neither.
-    """
-    text = str(memory_format).removeprefix("torch.").removesuffix("_format").lower()
-    return _one_of(_MEMORY_FORMATS, text, memory_format, "memory_format")
-
-
-def _one_of(known: Sequence[N], text: str, said: Any, field: str) -> N:
-    """The one of some names that a text is, whatever was said; else the field that said it is refused."""
-    found = next((name for name in known if name == text), None)
-    if found is None:
-        raise none_of(field, str(said), known)
-    return found
-
-
-def _by_part(said: Any, name_of: Callable[[Any], N]) -> N | dict[str, N]:
-    """A name, or in a mapping one for each component of a pipeline."""
-    if isinstance(said, Mapping):
-        return {part: name_of(one) for part, one in said.items()}
-    return name_of(said)
-
-
-def component(
-    key: str,
-    submodel: SubModelType | str | None = None,
-    precision: Any = "auto",
-    weights: WeightForm = "auto",
-    memory_format: Any = "contiguous",
-    device: Any = "auto",
-) -> resident_pb2.ComponentRef:
-    """The message that names a component."""
-    return made(
-        resident_pb2.ComponentRef,
-        key=key,
-        submodel=wire(SubModelType, submodel, "submodel") if submodel else None,
-        precision=f"PRECISION_{precision_name(precision).upper()}",
-        weights=WEIGHT_FORMS[weight_form(weights)],
-        memory_format=None if memory_format is None else MEMORY_FORMATS[memory_format_name(memory_format)],
-        device=str(device),
-    )
-
-
-def _components(
-    key: str,
-    submodels: SubModelType | str | Iterable[SubModelType | str],
-    precision: Any,
-    weights: WeightForm = "auto",
-    memory_format: Any = "contiguous",
-    device: Any = "auto",
-) -> list[resident_pb2.ComponentRef]:
-    named = [submodels] if isinstance(submodels, str) else submodels
-    which: list[SubModelType | str | None] = list(named) or [None]
-    return [component(key, name, precision, weights, memory_format, device) for name in which]
 
 
 class AsyncModelLoader(LeaseCalls):
@@ -244,10 +168,10 @@ class AsyncModelLoader(LeaseCalls):
             InvalidModelException: Not a main model, or one whose pipeline cannot be put together; or as for
                 :meth:`get_model`.
         """
-        named = _by_part(self._precision if precision is None else precision, precision_name)
-        forms = _by_part(weights, weight_form)
-        orders = _by_part(memory_format, memory_format_name)
-        places = self._device if device is None else _by_part(device, str)
+        named = by_part(self._precision if precision is None else precision, precision_name)
+        forms = by_part(weights, weight_form)
+        orders = by_part(memory_format, memory_format_name)
+        places = self._device if device is None else by_part(device, str)
         return await asyncio.to_thread(
             lambda: self._loader().get_pipeline(
                 key,
@@ -295,7 +219,7 @@ class AsyncModelLoader(LeaseCalls):
         """
         request = made(
             load_pb2.LoadModelRequest,
-            components=_components(key, submodels, precision, weights, memory_format, device),
+            components=components(key, submodels, precision, weights, memory_format, device),
             tier=f"TIER_{tier.upper()}" if tier else None,
             keep_alive=time_kept(keep_alive),
         )
@@ -332,7 +256,7 @@ class AsyncModelLoader(LeaseCalls):
         """
         request = made(
             estimate_pb2.EstimateLoadRequest,
-            components=_components(key, submodels, precision, weights, memory_format, device),
+            components=components(key, submodels, precision, weights, memory_format, device),
             activation_bytes=activation_bytes,
             max_vram_bytes=max_vram_bytes,
         )
@@ -364,7 +288,7 @@ class AsyncModelLoader(LeaseCalls):
         """
         request = made(
             pins_pb2.PinModelRequest,
-            components=_components(key, submodels, precision, weights, memory_format, device),
+            components=components(key, submodels, precision, weights, memory_format, device),
             load=load,
             max_wait=duration(max_wait, "max_wait"),
         )
@@ -391,7 +315,7 @@ class AsyncModelLoader(LeaseCalls):
         """
         request = made(
             pins_pb2.UnpinModelRequest,
-            components=_components(key, submodels, precision, weights, memory_format, device),
+            components=components(key, submodels, precision, weights, memory_format, device),
         )
         return list((await self._peer.call(self._stub.UnpinModel, request)).components)
 
