@@ -37,7 +37,10 @@ impl Lease {
             .trim()
             .to_owned();
         let pid = std::process::id() as i32;
-        let delivery = Delivery::Fd as i32;
+        let delivery = match wish.path_dir {
+            Some(_) => Delivery::Path,
+            None => Delivery::Fd,
+        } as i32;
         if let Some(seconds) = wish.ttl_s {
             let request = AcquireLeaseRequest {
                 components,

@@ -3,12 +3,14 @@
 
 use std::error::Error;
 use std::io::Read;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::json;
 
 mod descriptors;
 mod lease;
+mod paths;
 mod weights;
 
 /// The API, as its .proto files have it.
@@ -21,13 +23,14 @@ type Failure = Box<dyn Error>;
 
 const USAGE: &str =
     "usage: modelkeep-worker ADDRESS KEY [SUBMODEL [PRECISION]] [--ttl SECONDS] [--channels-last]
-                        [--token-file FILE]
+                        [--path-dir FOLDER] [--token-file FILE]
   ADDRESS     of LoaderService: host:port, or unix:/path
   KEY         the model's key
   SUBMODEL    vae, unet, …: of a main model
   PRECISION   auto, float32, float16, bfloat16
   --ttl       lease for so long by AcquireLease, instead of by an open HoldModel stream
-  --channels-last  tensors of four dimensions in torch's channels_last";
+  --channels-last  tensors of four dimensions in torch's channels_last
+  --path-dir  take the weights as files, and not by descriptors: where this process sees the loader's path_dir";
 
 /// What is asked for.
 pub struct Wish {
@@ -37,17 +40,19 @@ pub struct Wish {
     pub precision: String,
     pub ttl_s: Option<i64>,
     pub channels_last: bool,
+    pub path_dir: Option<PathBuf>,
     pub token: Option<String>,
 }
 
 impl Wish {
     fn from_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Self, Failure> {
         let mut places = Vec::new();
-        let (mut ttl_s, mut token, mut channels_last) = (None, None, false);
+        let (mut ttl_s, mut token, mut channels_last, mut path_dir) = (None, None, false, None);
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--ttl" => ttl_s = Some(arguments.next().ok_or(USAGE)?.parse()?),
                 "--channels-last" => channels_last = true,
+                "--path-dir" => path_dir = Some(arguments.next().ok_or(USAGE)?.into()),
                 "--token-file" => {
                     let file = arguments.next().ok_or(USAGE)?;
                     token = Some(std::fs::read_to_string(file)?.trim().to_owned());
@@ -67,6 +72,7 @@ impl Wish {
             precision,
             ttl_s,
             channels_last,
+            path_dir,
             token,
         })
     }
@@ -74,13 +80,20 @@ impl Wish {
 
 async fn run(wish: &Wish) -> Result<(), Failure> {
     let mut lease = lease::Lease::take(wish).await?;
-    // The connection is a binding of the lease: it stays open as long as the weights are used.
-    let (connection, files) = descriptors::fetch(&lease.grant.socket_path, &lease.grant.ticket)?;
+    let (connection, files) = match &wish.path_dir {
+        // Then nothing but the stream, or the ttl, keeps the lease.
+        Some(folder) => (None, paths::open(folder, &lease.grant.paths)?),
+        // The connection is a binding of the lease: it stays open as long as the weights are used.
+        None => {
+            let (open, files) = descriptors::fetch(&lease.grant.socket_path, &lease.grant.ticket)?;
+            (Some(open), files)
+        }
+    };
     let mut components = Vec::new();
     for manifest in &lease.grant.manifests {
         let file = files
             .get(manifest.descriptor_index as usize)
-            .ok_or("fewer descriptors came over than components were granted")?;
+            .ok_or("fewer files came over than components were granted")?;
         components.push(weights::described(file, manifest)?);
     }
     println!("{}", json!({"lease": lease.id(), "components": components}));
