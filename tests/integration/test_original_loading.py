@@ -84,10 +84,10 @@ def test_a_submodel_is_loaded_locked_while_in_scope_and_used(client: Client, sui
 def test_what_cannot_be_assembled_here_leaves_no_lease_behind(
     client: Client, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def misfit(descriptor: int) -> torch.nn.Module:
+    def misfit(descriptor: int, part: object) -> torch.nn.Module:
         raise InvalidModelException("another version of diffusers")
 
-    monkeypatch.setattr("modelkeep.worker._hold.attach", misfit)
+    monkeypatch.setattr("modelkeep.worker._parts.attach", misfit)
     model_info = client.model_loader.get_model(key, SubModelType.VAE)
     with pytest.raises(InvalidModelException, match="another version"):
         model_info.__enter__()
