@@ -19,11 +19,16 @@ from diffusers import (
 )
 
 from modelkeep.client import Client
-from modelkeep.exceptions import FieldInvalidException, InvalidModelException, UnknownModelException
+from modelkeep.exceptions import (
+    FieldInvalidException,
+    InvalidModelException,
+    UnknownModelException,
+    UnknownSubmodelException,
+)
 from modelkeep.supervisor import Suite
 from modelkeep.taxonomy import BaseModelType, ModelType
 from modelkeep.worker import PipelineInfo, verify_attachment
-from support import tinymodels
+from support import originals, tinymodels
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -131,6 +136,19 @@ def test_precision_is_said_for_all_components_or_for_each(client: Client, folder
     by_name = {"vae": "float32", "default": torch.float16}
     with client.model_loader.get_pipeline(key, precision=by_name) as pipeline:
         assert (pipeline.vae.dtype, pipeline.unet.dtype) == (torch.float32, torch.float16)
+
+
+def test_a_model_in_one_file_takes_the_tokenizer_of_a_folder(client: Client, folder: Path, key: str) -> None:
+    file = originals.write(folder.parent / "one.safetensors", originals.modules_of("sd-1")[1])
+    one = register(client, file, model_format="checkpoint")
+    loader = client.model_loader
+    with pytest.raises(UnknownSubmodelException, match="take it from a folder"):
+        loader.get_model(one, "tokenizer")
+    with loader.get_model(key, "tokenizer") as tokenizer:
+        given = {"tokenizer": tokenizer, "safety_checker": None, "feature_extractor": None}
+        info = loader.get_pipeline(one, pipeline_class=StableDiffusionPipeline, **given)
+        with info as pipeline:
+            assert draw(pipeline, height=64, width=64).shape == (1, 3, 64, 64)
 
 
 def test_a_mapping_that_names_no_component_of_the_model_is_refused(client: Client, key: str) -> None:
