@@ -35,6 +35,10 @@ def test_a_model_is_estimated_loaded_shown_pinned_and_dropped_on_a_device(suite:
     assert "on sim:1 (" in run(suite, "load", vae, "--device", "sim:1").stdout
     held = {one["tier"]: one["device"] for one in run_json(suite, "cache", "residents")["residents"]}
     assert held == {"TIER_RAM": "cpu", "TIER_VRAM": "sim:1"}
+    assert {row.split("\t")[2] for row in run(suite, "cache", "residents").stdout.splitlines()[1:]} == {
+        "ram",
+        "sim:1",
+    }
     capacity = run(suite, "cache", "capacity").stdout
     assert "vram sim:1" in capacity
     assert "simulated accelerator" in capacity

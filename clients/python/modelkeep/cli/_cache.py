@@ -94,7 +94,7 @@ def residents_listing() -> Listing[resident_pb2.Resident]:
         (
             Column("COMPONENT", _name, cut="end"),
             Column("STATE", _state, drop=2),
-            Column("TIER", _tier, drop=3),
+            Column("TIER", _where, drop=3),
             Column("PRECISION", _precision, drop=3),
             size_column(lambda r: r.size_bytes, drop=1),
             Column("LEASES", lambda r: r.lease_count, right=True, drop=2, order=lambda r: r.lease_count),
@@ -242,6 +242,12 @@ def evict(
 
 def _place(resident: resident_pb2.Resident) -> str:
     return f"on {resident.device}" if _tier(resident) == "vram" else "in memory"
+
+
+def _where(resident: resident_pb2.Resident) -> str:
+    """The device, where that says more than the tier."""
+    tier = _tier(resident)
+    return resident.device if tier == "vram" else tier
 
 
 def _tier(resident: resident_pb2.Resident) -> str:

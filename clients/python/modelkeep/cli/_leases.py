@@ -67,7 +67,7 @@ def leases_listing() -> Listing[resident_pb2.Lease]:
             Column("PID", lambda lease: lease.holder.pid or "", right=True, drop=1),
             Column("CALLER", lambda lease: lease.holder.principal, drop=4),
             Column("HOLDER", lambda lease: lease.holder.label, drop=5, cut="end"),
-            size_column(lambda lease: lease.size_bytes, drop=2),
+            size_column(_held_bytes, drop=2),
             time_column("SINCE", lambda lease: lease.create_time.ToNanoseconds() / 1e9, drop=6),
             Column("LABELS", lambda lease: " ".join(_labels(lease)), wide=True),
             Column("CHANGE", lambda lease: _change(lease), wide=True),
@@ -86,7 +86,7 @@ def leases_listing() -> Listing[resident_pb2.Lease]:
             "component": _lent,
             "model": lambda lease: [name.rpartition("/")[0] or name for name in _lent(lease)],
         },
-        totals=lambda rows: size(sum(lease.size_bytes for lease in rows)),
+        totals=lambda rows: size(sum(map(_held_bytes, rows))),
     )
 
 
@@ -177,6 +177,11 @@ def component_name(ref: resident_pb2.ComponentRef, name: str = "") -> str:
     submodel = taxonomy_pb2.SubModelType.Name(ref.submodel).removeprefix("SUB_MODEL_TYPE_").lower()
     called = visible(name) or ref.key
     return called if submodel == "unspecified" or called.endswith(f"/{submodel}") else f"{called}/{submodel}"
+
+
+def _held_bytes(lease: resident_pb2.Lease) -> int:
+    """In RAM and on accelerators together."""
+    return lease.size_bytes + lease.vram_bytes
 
 
 def _lent(lease: resident_pb2.Lease) -> Sequence[str]:
