@@ -68,14 +68,15 @@ class Control:
                 url = access_token = ""
         held = job.pause_requested
         job = await self._store.request_resume(job.id, mark)
-        if not held:
-            if run is not None:
-                run.bring(url, access_token)
-                await run.went_on()
-        elif run is not None:
+        if run is None:
+            if held:
+                self._runs.launch(job, url=url, access_token=access_token)
+        elif held:
             run.go_on(url, access_token)
         else:
-            self._runs.launch(job, url=url, access_token=access_token)
+            run.bring(url, access_token)
+        if (run := self._runs.get(job.id)) is not None:
+            await run.went_on()  # else whoever watches it sees it paused still, and leaves
 
     def _check_secrets(self, job: Job, url: str, access_token: str) -> None:
         """TokenRequiredException if a job that has not asked for its source yet lacks what that takes."""

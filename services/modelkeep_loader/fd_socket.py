@@ -193,7 +193,7 @@ class DescriptorServer:
             return
         try:
             try:
-                descriptors = granted.descriptors()
+                descriptors = await self._opened(granted)
             except OSError as error:
                 _log.warning("the descriptors of a lease cannot be opened: %s", error)
                 busy = ServerBusyException(
@@ -208,6 +208,21 @@ class DescriptorServer:
             _log.info("a connection of the descriptor socket broke: %s", error)
         finally:
             granted.closed()
+
+    async def _opened(self, granted: Connection) -> Sequence[int]:
+        """The descriptors of a lease. Who has sent nothing makes room for them, too.
+
+        Raises:
+            OSError: They cannot be opened.
+        """
+        while self._silent:
+            try:
+                return granted.descriptors()
+            except OSError:
+                self._drop_silent(_GIVEN_UP)
+                await asyncio.sleep(0)  # their ends
+                await asyncio.sleep(0)  # and then their connections'
+        return granted.descriptors()
 
     async def _granted(self, connection: socket.socket) -> Connection | None:
         """What the ticket that comes on the connection gives; None, and said to the client, if nothing."""

@@ -112,7 +112,7 @@ def state(module: Any) -> Iterator[tuple[str, Any]]:
         yield f"{path}.training", torch.tensor(part.training)
 
 
-@pytest.mark.parametrize(("library", "name", "precision"), cases())
+@pytest.mark.parametrize(("library", "name", "precision"), list(cases()))
 async def test_a_lent_model_is_what_from_pretrained_makes(
     loader: Lender, library: str, name: str, precision: str
 ) -> None:

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,11 +52,18 @@ async def starved(data_dir: Path) -> AsyncIterator[tuple[Lender, str, int]]:
             await process.stop(signal.SIGKILL)
 
 
+def _open_in(pid: int) -> set[int]:
+    return {int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir()}
+
+
 @contextmanager
 def only(pid: int, more: int) -> Iterator[None]:
     """The process may open so many descriptors more than it has."""
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    there = {int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir()}
+    there, once = _open_in(pid), set[int]()
+    while there != once:  # a keeper that is being started opens some, and closes them
+        time.sleep(0.3)
+        there, once = _open_in(pid), there
     free = [number for number in range(max(there) + more + 2) if number not in there]
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[more], before[1]))
     try:

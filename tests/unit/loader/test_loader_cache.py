@@ -257,10 +257,10 @@ async def test_what_this_host_refuses_is_no_fault_of_the_model_and_is_logged(
     cache: Cache, kiln: Kiln, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def build(plan: Plan, progress: BuildProgress) -> Built:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(kiln, "build", build)
-    with pytest.raises(ModelkeepError, match="cannot be built here: Too many open files") as failed:
+    with pytest.raises(ModelkeepError, match="cannot be built here: Input/output error") as failed:
         await held(cache, "one", plan("a"))
     assert failed.value.reason == "INTERNAL"
     assert [record.exc_info is not None for record in caplog.records] == [True]
