@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 #: Seconds until all leases are held again. It is two at most on a machine that has nothing else to do, which
 #: `make bench ARGS=attach` measures.
-SOON_S = 8.0
+SOON_S = 20.0
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ async def test_weights_that_came_by_path_stay_and_their_lease_is_given_up(data_d
 async def test_a_lease_that_nobody_takes_up_ends_with_its_time_whatever_step_its_holder_had_reached(
     data_dir: Path, step: str
 ) -> None:
-    async with survivors(data_dir, "--readopt-grace-s=1.5") as house:
+    async with survivors(data_dir, "--readopt-grace-s=5") as house:
         worker = await shared_workers().new()
         house.workers.append(worker)
         told = await worker.do(

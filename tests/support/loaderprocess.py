@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,15 @@ class LoaderProcess:
         )
         async with grpc.aio.insecure_channel(self.address) as channel:
             stub: Any = loader_service_pb2_grpc.LoaderServiceStub(channel)
-            await stub.GetCapacity(capacity_pb2.GetCapacityRequest(), wait_for_ready=True, timeout=30)
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    await stub.GetCapacity(capacity_pb2.GetCapacityRequest(), wait_for_ready=True, timeout=30)
+                    return
+                except grpc.aio.AioRpcError as error:
+                    # gRPC shares connections between channels: it may try that to the one before.
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                        raise
 
     def change(self, option: str) -> None:
         """The next one is started with this option in place of what that was."""
