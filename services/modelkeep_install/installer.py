@@ -108,7 +108,7 @@ class Installer:
     async def stop(self) -> None:
         """Stops every job where it is; the next start goes on."""
         await self._runs.stop()
-        await self._calls.close()
+        await self._calls.end()
         await self._uninstalling.close()
         await self._digests.close()
         self._runs.wake()
@@ -169,6 +169,10 @@ class Installer:
         """
         draft = await self._draft(request, caller)
         return await self._calls.whole(self._submit(draft, caller))
+
+    async def submitted(self) -> None:
+        """Waits until the imports begun by now are stored as jobs, those of callers that left included."""
+        await self._calls.end()
 
     async def rehearse(self, request: ImportRequest, caller: Caller) -> tuple[Job, bytes]:
         """The job that an import would make, with what can be told of its end; makes none.

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 #: Between two tries of what a fault of the store or of a peer interrupted, in seconds.
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 10.0
-#: A drain waits so long for what callers have begun; the next start makes up for the rest.
+#: So long is what callers have begun waited for; after a drain the next start makes up for the rest.
 CALLS_END_S = 5.0
 
 
@@ -38,8 +38,8 @@ class Calls:
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
-    async def close(self) -> None:
-        """Waits for what has been begun, but not for ever."""
+    async def end(self) -> None:
+        """Waits for what has been begun by now, but not for ever."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=CALLS_END_S)
 

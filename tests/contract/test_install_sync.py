@@ -12,6 +12,8 @@ import pytest
 
 from modelkeep.install.v1 import install_service_pb2 as install_pb
 from modelkeep.install.v1 import scan_pb2 as pb
+from modelkeep_install.domain.jobs import Job
+from modelkeep_install.store import InstallStore
 from support.installs import (
     NOBODY,
     InstallClient,
@@ -266,3 +268,28 @@ async def test_a_scan_that_is_cancelled_keeps_what_it_has_registered(
     assert await synced.models_count() == len(told)
     assert not synced.litter()
     assert not (await synced.stub.ListInstalls(install_pb.ListInstallsRequest())).installs
+
+
+async def test_a_scan_is_not_over_while_an_install_of_it_begins(
+    synced: InstallClient, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_begin, waits, create = asyncio.Event(), [1.0, 0.2], InstallStore.create
+
+    async def slowly(store: InstallStore, *arguments: Any, **values: Any) -> tuple[Job, bool]:
+        wait = waits.pop()
+        if not waits:
+            both_begin.set()
+        await asyncio.sleep(wait)
+        return await create(store, *arguments, **values)
+
+    monkeypatch.setattr(InstallStore, "create", slowly)
+    for number in range(2):
+        lora(source / f"{number}.safetensors", number)
+    begun = await begin_scan(synced, source, install=True)
+    await both_begin.wait()
+    await synced.stub.CancelScan(pb.CancelScanRequest(id=begun.id))
+    assert (await ended_scan(synced, begun)).state == pb.SCAN_STATE_CANCELLED
+    await asyncio.sleep(1.5)
+    assert not (await synced.stub.ListInstalls(install_pb.ListInstallsRequest())).installs
+    assert await synced.models_count() == len(await findings(synced, begun)) <= 1
+    assert not synced.litter()

@@ -81,6 +81,7 @@ class Installs:
 
     async def cancel(self) -> None:
         """Cancels those under way, and waits until they have ended."""
+        await self._installer.submitted()  # what was just begun may not be stored yet
         under_way = [job.id for job in await self._all() if not job.state.final]
         for job_id in under_way:
             with contextlib.suppress(WrongStateException, UnknownJobIDException):
