@@ -14,14 +14,20 @@ import tempfile
 from pathlib import Path
 
 import grpc_tools
+import yaml
+from google.api import annotations_pb2, http_pb2
+from google.protobuf import json_format
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "clients" / "python"
 SOURCES = (ROOT / "proto", ROOT / "third_party" / "proto")
-#: Descriptor set of the whole API, for `grpcurl -protoset` where reflection is off.
+#: Descriptor set of the whole API with its rules for HTTP: for gateways, and for `grpcurl -protoset` where
+#: reflection is off.
 DESCRIPTORS = Path("modelkeep") / "api.binpb"
+#: The rules, in the form of a service configuration (`google.api.Service`).
+HTTP_RULES = SOURCES[0] / "http.yaml"
 
 
 def generate(out: Path) -> list[Path]:
@@ -53,17 +59,51 @@ def generate(out: Path) -> list[Path]:
             *map(str, ours + details),
         ]
     )
-    without_foreign_comments(out / DESCRIPTORS)
+    finish(out / DESCRIPTORS)
     return sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
 
 
-def without_foreign_comments(path: Path) -> None:
-    """Leave in a descriptor set the comments of our files and of the errors' details: half of its size."""
+def finish(path: Path) -> None:
+    """Write the rules for HTTP into a descriptor set, and take out comments that are not ours."""
     files = FileDescriptorSet.FromString(path.read_bytes())
+    without_foreign_comments(files)
+    annotate(files, http_rules())
+    path.write_bytes(files.SerializeToString(deterministic=True))
+
+
+def without_foreign_comments(files: FileDescriptorSet) -> None:
+    """Leave the comments of our files and of the errors' details: half of the size."""
     for file in files.file:
         if not file.name.startswith(("modelkeep/", "google/rpc/")):
             file.ClearField("source_code_info")
-    path.write_bytes(files.SerializeToString(deterministic=True))
+
+
+def http_rules() -> dict[str, http_pb2.HttpRule]:
+    """Full name of a method to its rule, as an option of the method has it."""
+    said = yaml.safe_load(HTTP_RULES.read_text(encoding="utf-8"))
+    rules = json_format.ParseDict(said["http"], http_pb2.Http()).rules
+    found = {rule.selector: rule for rule in rules}
+    if len(found) != len(rules):
+        raise SystemExit(
+            f"{HTTP_RULES.name}: a method has two rules; further paths are its additional_bindings"
+        )
+    for rule in found.values():
+        rule.ClearField("selector")
+    return found
+
+
+def annotate(files: FileDescriptorSet, rules: dict[str, http_pb2.HttpRule]) -> None:
+    """Give methods their rules as the option `google.api.http`."""
+    methods = {
+        f"{file.package}.{service.name}.{method.name}": method
+        for file in files.file
+        for service in file.service
+        for method in service.method
+    }
+    if unknown := sorted(rules.keys() - methods.keys()):
+        raise SystemExit(f"{HTTP_RULES.name}: there is no method {', '.join(unknown)}")
+    for name, rule in rules.items():
+        methods[name].options.Extensions[annotations_pb2.http].CopyFrom(rule)
 
 
 def run(command: list[str]) -> None:
