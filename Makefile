@@ -1,6 +1,6 @@
 # Each verb sets up what it needs first; a second set-up costs nothing.
 .DEFAULT_GOAL := help
-.PHONY: setup run test test-all test-cuda check fix proto bench bench-cuda soak clean help
+.PHONY: setup run test test-all test-cuda check fix proto proto-clients bench bench-cuda soak clean help
 SHELL := bash
 
 VENV ?= .venv
@@ -22,7 +22,7 @@ test: setup ## the tests, in minutes, three files at a time (ARGS="-k lease", AR
 	@$(PY) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not long and not interop and not cuda" $(ARGS)
 
 test-all: setup ## everything: the long tests, and those that need grpcurl (built with Go), tinyproxy or cargo
-	@scripts/tools.sh grpcurl tinyproxy
+	@scripts/tools.sh grpcurl tinyproxy protoc-gen-go protoc-gen-go-grpc
 	@PATH="$(CURDIR)/.cache/bin:$$PATH" $(PY) -m pytest -q -m "not cuda" $(ARGS)
 
 check: setup ## lint, format, types, .proto, generated code, import rules, layout, parity, text (ARGS="types")
@@ -36,6 +36,10 @@ fix: setup  ## mend what can be mended: lint, format of Python and .proto
 
 proto: setup ## generate the Python stubs from proto/
 	@$(PY) scripts/proto.py
+
+proto-clients: setup ## generate the stubs of the other languages from proto/ (ARGS="go" for one)
+	@scripts/tools.sh protoc-gen-go protoc-gen-go-grpc
+	@$(PY) scripts/proto_clients.py $(ARGS)
 
 bench: setup ## measure what docs/benchmarks.md tells
 	@scripts/tools.sh ghz nginx aria2c curl
@@ -55,4 +59,4 @@ clean:      ## remove what was made: environment, caches, tools; never data
 	@find services clients tests scripts -name __pycache__ -prune -exec rm -rf {} +
 
 help:       ## this list
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22

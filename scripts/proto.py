@@ -1,7 +1,8 @@
 """Generate the Python stubs from proto/ into clients/python; with --check, fail if that changes anything.
 
-The only generator of committed code. It uses the pinned grpcio-tools of the environment, so that the
-floor of grpcio and protobuf in pyproject.toml is what the stubs need. A lock keeps two runs apart.
+Those of other languages are made by scripts/proto_clients.py. This uses the pinned grpcio-tools of the
+environment, so that the floor of grpcio and protobuf in pyproject.toml is what the stubs need. A lock keeps
+two runs apart.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import filecmp
 import shutil
 import sys
 import tempfile
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import grpc_tools
@@ -117,6 +119,33 @@ def is_generated(path: Path) -> bool:
     return path.name.endswith(("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")) or path == DESCRIPTORS
 
 
+def settle(scratch: Path, out: Path, made: Collection[Path], present: Iterable[Path], *, remedy: str) -> int:
+    """Bring what was just made below `scratch` to `out`, or only say what differs; returns the exit code.
+
+    Args:
+        scratch: Where it was made.
+        out: Where it is committed.
+        made: The files, relative to both.
+        present: Those that were made before, relative to `out`; what is not made any more is removed.
+        remedy: What makes it current, for a check; "": do it.
+    """
+    stale = sorted({*present} - {*made})
+    changed = [
+        p for p in made if not (out / p).exists() or not filecmp.cmp(out / p, scratch / p, shallow=False)
+    ]
+    if remedy:
+        for path in stale + changed:
+            print(f"not current: {(out / path).relative_to(ROOT)} (run: {remedy})", file=sys.stderr)
+        return 1 if stale or changed else 0
+    for path in stale:
+        (out / path).unlink()
+    for path in changed:
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(scratch / path, out / path)
+    print(f"{len(made)} files, {len(changed)} changed, {len(stale)} removed")
+    return 0
+
+
 def main() -> int:
     """Generate, or check; returns the exit code."""
     check = sys.argv[1:] == ["--check"]
@@ -124,26 +153,10 @@ def main() -> int:
     with lock.open("w") as handle, tempfile.TemporaryDirectory() as scratch:
         fcntl.flock(handle, fcntl.LOCK_EX)
         made = generate(Path(scratch))
-        present = sorted(
+        present = [
             p.relative_to(OUT) for p in OUT.rglob("*") if p.is_file() and is_generated(p.relative_to(OUT))
-        )
-        stale = [p for p in present if p not in made]
-        changed = [
-            p
-            for p in made
-            if not (OUT / p).exists() or not filecmp.cmp(OUT / p, Path(scratch) / p, shallow=False)
         ]
-        if check:
-            for path in stale + changed:
-                print(f"not current: clients/python/{path} (run: make proto)", file=sys.stderr)
-            return 1 if stale or changed else 0
-        for path in stale:
-            (OUT / path).unlink()
-        for path in changed:
-            (OUT / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(Path(scratch) / path, OUT / path)
-        print(f"{len(made)} files, {len(changed)} changed, {len(stale)} removed")
-    return 0
+        return settle(Path(scratch), OUT, made, present, remedy="" if not check else "make proto")
 
 
 if __name__ == "__main__":

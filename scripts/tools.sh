@@ -6,6 +6,8 @@ cd "$(dirname "$0")/.."
 declare -A modules=(
     [grpcurl]=github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
     [ghz]=github.com/bojand/ghz/cmd/ghz@v0.120.0
+    [protoc-gen-go]=google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
+    [protoc-gen-go-grpc]=google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
 )
 declare -A packages=([nginx]=nginx [aria2c]=aria2 [curl]=curl [tinyproxy]=tinyproxy)
 install_package() {
