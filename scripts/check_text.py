@@ -98,7 +98,7 @@ def files(root: Path) -> Iterator[Path]:
 
 
 def is_generated(path: Path) -> bool:
-    """Whether protoc wrote it."""
+    """Whether protoc or a plugin of it wrote it."""
     return path.name.endswith(("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi", ".pb.go", "_pb.ts"))
 
 

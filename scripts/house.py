@@ -45,7 +45,7 @@ WINGS = (
     "modelkeep_keeper",
     "modelkeep",
 )
-_GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$|\.pb\.go$|_pb\.ts$|/clients/python/buf/")
+_GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$|\.pb\.go$|_pb\.ts$|/clients/python/buf/|/node_modules/|/dist/")
 
 
 def hand_written(

@@ -1,0 +1,79 @@
+/** What every call does besides: shows a token, is made again where that does no harm, fails with typed errors. */
+
+import { MethodOptions_IdempotencyLevel as Level } from "@bufbuild/protobuf/wkt";
+import { Code, type Interceptor, type Transport, type UnaryRequest } from "@connectrpc/connect";
+
+import { Backoff, sleep } from "./backoff.js";
+import { ModelkeepError } from "./errors.js";
+
+/** Gives the token to show, or nothing; asked before each call. */
+export type Token = () => string | undefined | Promise<string | undefined>;
+
+/** How long a unary call may take with its repetitions, unless the caller says otherwise. */
+export const DEFAULT_TIMEOUT_MS = 30_000;
+/** How often a call is made at most: four tries take 0.5 to 1 s. */
+const MAX_TRIES = 4;
+const FIRST_DELAY_MS = 150;
+
+/** The interceptors of every transport, the outermost first. */
+export function interceptors(token?: Token): Interceptor[] {
+  return [typedErrors, retries, ...(token ? [showing(token)] : [])];
+}
+
+/** Every failure becomes a `ModelkeepError`. */
+const typedErrors: Interceptor = (next) => async (request) => {
+  try {
+    const response = await next(request);
+    return response.stream ? { ...response, message: typed(response.message) } : response;
+  } catch (error) {
+    throw ModelkeepError.from(error);
+  }
+};
+
+async function* typed<T>(messages: AsyncIterable<T>): AsyncIterable<T> {
+  try {
+    yield* messages;
+  } catch (error) {
+    throw ModelkeepError.from(error);
+  }
+}
+
+/** A unary call is made again while the service is away, where a repetition does no harm. */
+const retries: Interceptor = (next) => async (request) => {
+  if (request.stream || !mayRepeat(request)) return next(request);
+  const backoff = new Backoff(FIRST_DELAY_MS);
+  for (let triesLeft = MAX_TRIES - 1; ; triesLeft--) {
+    try {
+      return await next(request);
+    } catch (thrown) {
+      const error = ModelkeepError.from(thrown);
+      if (triesLeft === 0 || error.code !== Code.Unavailable) throw error;
+      await sleep(backoff.next(error.retryAfterMs), request.signal);
+    }
+  }
+};
+
+/** Whether the method says so (its idempotency level), or the request has an id by which a repetition is known. */
+function mayRepeat({ method, message }: UnaryRequest): boolean {
+  if (method.idempotency !== Level.IDEMPOTENCY_UNKNOWN) return true;
+  if (method.input.field["requestId"] === undefined) return false;
+  const named = message as { requestId?: string };
+  named.requestId ||= crypto.randomUUID();
+  return true;
+}
+
+function showing(token: Token): Interceptor {
+  return (next) => async (request) => {
+    const shown = await token();
+    if (shown) request.header.set("authorization", `Bearer ${shown}`);
+    return next(request);
+  };
+}
+
+/** A transport whose unary calls end after a while. Streams go on for as long as they are wanted. */
+export function withTimeout(transport: Transport, defaultMs: number): Transport {
+  return {
+    unary: (method, signal, timeoutMs, ...rest) => transport.unary(method, signal, timeoutMs ?? defaultMs, ...rest),
+    stream: (...call) => transport.stream(...call),
+  };
+}
