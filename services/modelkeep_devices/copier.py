@@ -1,4 +1,4 @@
-"""The copier of one device: fills allocations there from host memory, and reads them back.
+"""The copier of one device: fills allocations there from host memory or from files, and reads them back.
 
 It works on the device, so whatever goes wrong there ends it, and nothing else: what it was filling is thrown
 away. Host memory that will be copied more than once stays mapped and registered under a name, until it is
@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from modelkeep.devices import hostmemory
 from modelkeep.devices.driver import DeviceFailedError, DeviceGoneError, DeviceMapping, Driver
+from modelkeep_devices.files import Segment, Source, pieces
 
 _log = logging.getLogger(__name__)
 
@@ -40,11 +41,14 @@ class Copier:
     def __call__(
         self, request: dict[str, Any], descriptors: list[int], progress: Callable[[int], None]
     ) -> tuple[dict[str, Any], list[int]]:
-        """Do what is asked for: ``fill`` (target, source), ``read_back`` (source, target), ``forget``."""
+        """Do what is asked for: ``fill`` and ``gather`` (target, sources), ``read_back``, ``forget``."""
         match request["do"]:
             case "fill":
                 target, source = descriptors
                 self._fill(target, source, request["size_bytes"], request["keep"], progress)
+            case "gather":
+                target, *sources = descriptors
+                return {"digests": self._gather(target, sources, request, progress)}, []
             case "read_back":
                 source, target = descriptors
                 self._read_back(source, target, request["size_bytes"], progress)
@@ -62,6 +66,23 @@ class Copier:
             self._host(source, size_bytes, keep) as address,
         ):
             self._driver.copy_in(mapping, address, size_bytes, progress)
+
+    def _gather(
+        self,
+        target: int,
+        descriptors: Sequence[int],
+        request: dict[str, Any],
+        progress: Callable[[int], None],
+    ) -> list[str]:
+        """Fill an allocation from parts of files; BLAKE3 of those of which it is wanted, "" of others."""
+        sources = [
+            Source(descriptor, digest=wanted["digest"], cached=wanted["cached"])
+            for descriptor, wanted in zip(descriptors, request["sources"], strict=True)
+        ]
+        segments = [Segment(*segment) for segment in request["segments"]]
+        with self._mapped(target, request["size_bytes"], writable=True) as mapping:
+            self._driver.copy_pieces(mapping, pieces(sources, segments), progress)
+        return [source.digest.hexdigest() if source.digest is not None else "" for source in sources]
 
     def _read_back(self, source: int, target: int, size_bytes: int, progress: Callable[[int], None]) -> None:
         address = hostmemory.map_file(target, size_bytes, writable=True)

@@ -17,10 +17,17 @@ from modelkeep import frames
 from modelkeep.devices.driver import DeviceFailedError, DeviceGoneError, DeviceOutOfMemoryError
 
 _PROGRESS_INTERVAL_S: Final = 0.05
+
+
+class SourceError(Exception):
+    """What was to be copied to a device cannot be read: the device has no part in it."""
+
+
 FAILURES: Final[dict[str, type[Exception]]] = {
     "out_of_memory": DeviceOutOfMemoryError,
     "gone": DeviceGoneError,
     "failed": DeviceFailedError,
+    "source": SourceError,
 }
 
 #: Does what a request asks for: the request, its descriptors, and whom to tell of bytes that are done.

@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from modelkeep import sealed
 from modelkeep.devices.driver import DeviceFacts, DeviceFailedError, DeviceGoneError, DeviceMemory
@@ -24,6 +24,20 @@ _log = logging.getLogger(__name__)
 
 #: One of them is there wherever NVIDIA's driver is; without one, no process has to be started to know.
 _SIGNS_OF_CUDA: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+
+
+class SourceOf(NamedTuple):
+    """What is read for a device.
+
+    Attributes:
+        descriptor: An open file that nobody else reads through.
+        digest: Whether all of it is read, to tell its digest.
+        cached: Whether it is in the page cache, or memory itself, and read from there.
+    """
+
+    descriptor: int
+    digest: bool = False
+    cached: bool = True
 
 
 class Accelerators:
@@ -124,6 +138,41 @@ class Accelerators:
             await self._copier(device).ask(request, [target, opened], on_progress)
         finally:
             os.close(opened)
+
+    async def gather(
+        self,
+        device: str,
+        target: int,
+        sources: Sequence[SourceOf],
+        segments: Sequence[Sequence[int]],
+        size_bytes: int,
+        on_progress: Callable[[int], None],
+    ) -> list[str]:
+        """Fill an allocation from parts of files. One at a time on a device; others wait.
+
+        Args:
+            device: Where.
+            target: The allocation, as :meth:`create` made it for this size; it stays the caller's.
+            sources: What is read.
+            segments: Of each part number of its source, first byte there, bytes, and first byte on the
+                device; together they are the whole allocation, its rest after the last one aside.
+            size_bytes: How much.
+            on_progress: As for :meth:`fill`.
+
+        Returns:
+            Of each source its BLAKE3 in hexadecimal, as its bytes were when they were read; "" of those of
+            which it is not wanted.
+
+        Raises:
+            SourceError: A source cannot be read, or ends before a part of it.
+
+        What is cancelled ends the copier, as for :meth:`fill`.
+        """
+        told = [{"digest": source.digest, "cached": source.cached} for source in sources]
+        request = {"do": "gather", "size_bytes": size_bytes, "sources": told, "segments": list(segments)}
+        descriptors = [target, *(source.descriptor for source in sources)]
+        answer, _ = await self._copier(device).ask(request, descriptors, on_progress)
+        return list(answer["digests"])
 
     async def read_back(self, device: str, source: int, target: int, size_bytes: int) -> None:
         """Copy the beginning of an allocation to host memory.

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from blake3 import blake3
 
 from modelkeep.devices.driver import DeviceFacts, DeviceFailedError, DeviceGoneError, DeviceOutOfMemoryError
-from modelkeep_loader.accelerators import Accelerators
+from modelkeep_loader.accelerators import Accelerators, SourceOf
 from support.devices import MIB, weights
 from support.devicesteps import DeviceWorker
 
@@ -216,6 +217,23 @@ async def test_registered_memory_and_a_ring_bring_the_same_bytes(bench: Bench) -
     await bench.accelerators.forget("large")
     os.close(target)
     os.close(large)
+
+
+async def test_parts_of_files_come_where_they_go(bench: Bench, source: int, tmp_path: Path) -> None:
+    (path := tmp_path / "weights").write_bytes(data := os.pread(source, SIZE, 0))
+    half, target = SIZE // 2 + 1, await bench.accelerators.create(bench.facts.name, SIZE)
+    file = os.open(path, os.O_RDONLY)
+    sources = [SourceOf(file, digest=True, cached=False)]
+    turned = [(0, half, SIZE - half, 0), (0, 0, half, SIZE - half)]
+    found = await bench.accelerators.gather(
+        bench.facts.name, target, sources, turned, SIZE, lambda done: None
+    )
+    os.close(file)
+    assert found == [blake3(data).hexdigest()]
+    worker = bench.worker()
+    worker.do("map", bench.accelerators.reader(target), uuid=bench.facts.uuid, size_bytes=ROOM)
+    assert worker.do("digest", size_bytes=SIZE) == hashlib.sha256(data[half:] + data[:half]).hexdigest()
+    os.close(target)
 
 
 PIECES = r"""

@@ -114,7 +114,7 @@ R cuMemHostUnregister(void *p) {
   for (int i = 0; i < 256; i++) if (pinned[i].address == (u64)p) { pinned[i].address = 0; return OK; }
   return NOT_REGISTERED;
 }
-R cuMemHostAlloc(void **p, size_t size, unsigned flags) { NEEDS_CONTEXT; *p = malloc(size); return OK; }
+R cuMemHostAlloc(void **p, size_t size, unsigned flags) { NEEDS_CONTEXT; *p = aligned_alloc(4096, size); return OK; }
 R cuStreamCreate(void **stream, unsigned flags) { NEEDS_CONTEXT; *stream = (void *)0x55; return OK; }
 R cuStreamSynchronize(void *stream) { return stream == (void *)0x55 ? OK : INVALID; }
 R cuEventCreate(void **event, unsigned flags) { NEEDS_CONTEXT; *event = malloc(1); return OK; }

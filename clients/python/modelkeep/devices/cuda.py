@@ -13,13 +13,22 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 from . import hostmemory, nvml
 from .cudacalls import driver, ok
 from .cudacopies import Copies
-from .driver import DeviceFacts, DeviceFailedError, DeviceGoneError, DeviceMapping, DeviceMemory
+from .driver import (
+    DeviceFacts,
+    DeviceFailedError,
+    DeviceGoneError,
+    DeviceMapping,
+    DeviceMemory,
+    check_run,
+)
+from .pieces import Piece
 
 _PREFIX: Final = "cuda:"
 
@@ -144,15 +153,25 @@ class Cuda:
     ) -> None:
         """See Driver. What was not registered goes through a ring of pinned buffers."""
         direct = self._registered.get(address, 0) >= size_bytes
-        with self._copying(mapping, size_bytes) as copies:
+        _check_size(mapping, size_bytes)
+        with self._copying(mapping) as copies:
             copy = copies.from_registered if direct else copies.through_ring
             copy(mapping.address, address, size_bytes, on_progress)
+
+    def copy_pieces(
+        self, mapping: DeviceMapping, pieces: Iterable[Piece], on_progress: Callable[[int], None]
+    ) -> None:
+        """See Driver."""
+        with self._copying(mapping) as copies:
+            check = partial(check_run, mapping)
+            copies.from_pieces(mapping.address, pieces, check, on_progress)
 
     def copy_out(
         self, mapping: DeviceMapping, address: int, size_bytes: int, on_progress: Callable[[int], None]
     ) -> None:
         """See Driver."""
-        with self._copying(mapping, size_bytes) as copies:
+        _check_size(mapping, size_bytes)
+        with self._copying(mapping) as copies:
             copies.to_host(address, mapping.address, size_bytes, on_progress)
 
     # Workers.
@@ -274,14 +293,17 @@ class Cuda:
         return self._context(next(iter(self._contexts), 0))
 
     @contextlib.contextmanager
-    def _copying(self, mapping: DeviceMapping, size_bytes: int) -> Iterator[Copies]:
-        if not 0 < size_bytes <= mapping.size_bytes:
-            raise ValueError(f"{size_bytes} bytes do not fit into {mapping.size_bytes}")
+    def _copying(self, mapping: DeviceMapping) -> Iterator[Copies]:
         number = self._number(mapping.device)
         with self._context(number):
             if number not in self._copies:
                 self._copies[number] = Copies()
             yield self._copies[number]
+
+
+def _check_size(mapping: DeviceMapping, size_bytes: int) -> None:
+    if not 0 < size_bytes <= mapping.size_bytes:
+        raise ValueError(f"{size_bytes} bytes do not fit into {mapping.size_bytes}")
 
 
 class _Bytes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from . import hostmemory
 from .cudacalls import driver, ok
+from .pieces import PIECE_BYTES as READ_BYTES
+from .pieces import Piece, Run, stream
 
 #: Large enough that a piece's own cost is nothing beside its copy; at 1 GB/s still 15 pieces a second.
 PIECE_BYTES: Final = 64 << 20
@@ -63,6 +65,36 @@ class Copies:
             ok(result, "cuMemcpyHtoDAsync")
 
         self._piece_by_piece(size_bytes, _RING_BUFFERS, issue, on_progress)
+
+    def from_pieces(
+        self,
+        target: int,
+        pieces: Iterable[Piece],
+        check: Callable[[Run], None],
+        on_progress: Callable[[int], None],
+    ) -> None:
+        """Copy to the device what is read into pinned buffers meanwhile. ``check`` refuses runs."""
+        slots = [buffer + at for buffer in self._buffers() for at in range(0, PIECE_BYTES, READ_BYTES)]
+        self._need_events(len(slots))
+
+        def issue(piece: Piece, slot: int) -> None:
+            for run in piece.runs:
+                check(run)
+                result = self._cu.cuMemcpyHtoDAsync(
+                    target + run.target, slots[slot] + run.begin, run.size_bytes, self._stream
+                )
+                ok(result, "cuMemcpyHtoDAsync")
+            ok(self._cu.cuEventRecord(self._events[slot], self._stream), "cuEventRecord")
+
+        def settle(slot: int) -> None:
+            ok(self._cu.cuEventSynchronize(self._events[slot]), "cuEventSynchronize")
+
+        try:
+            stream(pieces, slots, issue, settle, on_progress)
+        except BaseException:
+            # Whoever hears of the failure unmaps what the device may still write.
+            self._cu.cuStreamSynchronize(self._stream)
+            raise
 
     def to_host(self, target: int, source: int, size_bytes: int, on_progress: Callable[[int], None]) -> None:
         """Copy from the device to host memory of any kind."""

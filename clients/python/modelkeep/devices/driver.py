@@ -11,9 +11,11 @@ but the driver's own calls runs everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from .pieces import Piece, Run
 
 
 class DeviceOutOfMemoryError(Exception):
@@ -76,6 +78,16 @@ class DeviceMapping:
     address: int
     size_bytes: int
     is_there: bool = True
+
+
+def check_run(mapping: DeviceMapping, run: Run) -> None:
+    """Refuse to copy to what is not the mapping's: whoever computed the runs is at fault.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if run.target < 0 or run.size_bytes < 0 or run.target + run.size_bytes > mapping.size_bytes:
+        raise ValueError(f"{run.size_bytes} bytes from {run.target} on are not within {mapping.size_bytes}")
 
 
 class Driver(Protocol):
@@ -163,6 +175,21 @@ class Driver(Protocol):
             address: What to copy; quickest where it was registered.
             size_bytes: How much.
             on_progress: Told after each piece how many bytes are there.
+        """
+        ...
+
+    def copy_pieces(
+        self, mapping: DeviceMapping, pieces: Iterable[Piece], on_progress: Callable[[int], None]
+    ) -> None:
+        """Copy to a writable mapping what is read meanwhile, through host memory of the driver's own.
+
+        Args:
+            mapping: Where to.
+            pieces: What is read, and where each part of it goes; see :func:`modelkeep.devices.pieces.stream`.
+            on_progress: Told after each piece how many bytes are there.
+
+        Raises:
+            Exception: What reading raised.
         """
         ...
 

@@ -33,6 +33,12 @@ def map_file(descriptor: int, size_bytes: int, *, writable: bool = False, at: in
     return _map(at, size_bytes, protection, mmap.MAP_SHARED, descriptor)
 
 
+def allocate(size_bytes: int) -> int:
+    """New memory of this process alone, from the beginning of a page on; returns the address."""
+    protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    return _map(0, size_bytes, protection, flags, -1)
+
+
 def reserve(address: int, size_bytes: int) -> None:
     """Let go of what is mapped at an address, and keep the address: nothing else comes to lie there."""
     _map(address, size_bytes, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
@@ -42,6 +48,11 @@ def unmap(address: int, size_bytes: int) -> None:
     """Let go of memory and address."""
     if _libc().munmap(address, size_bytes) != 0:
         raise _error("munmap")
+
+
+def view(address: int, size_bytes: int) -> memoryview:
+    """Memory of this process as bytes, which can be written; it keeps nothing alive."""
+    return memoryview((ctypes.c_ubyte * size_bytes).from_address(address)).cast("B")
 
 
 def copy(target: int, source: int, size_bytes: int) -> None:

@@ -17,7 +17,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,12 +32,14 @@ from .driver import (
     DeviceMapping,
     DeviceMemory,
     DeviceOutOfMemoryError,
+    check_run,
 )
+from .pieces import PIECE_BYTES, Piece, stream
 
 #: As CUDA's, so that what is rounded is rounded alike.
 _GRANULARITY: Final = 2 << 20
-#: What is copied between two looks at what goes wrong.
-_PIECE_BYTES: Final = 16 << 20
+#: Parts of the ring through which what is read goes.
+_RING: Final = 4
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -183,6 +185,24 @@ class Simulated:
             hostmemory.copy(mapping.address + start, address + start, size)
             on_progress(start + size)
 
+    def copy_pieces(
+        self, mapping: DeviceMapping, pieces: Iterable[Piece], on_progress: Callable[[int], None]
+    ) -> None:
+        """See Driver."""
+        ring = hostmemory.allocate(_RING * PIECE_BYTES)
+        slots = [ring + number * PIECE_BYTES for number in range(_RING)]
+
+        def copy(piece: Piece, slot: int) -> None:
+            time.sleep(self._look(mapping.device).slow_s)
+            for run in piece.runs:
+                check_run(mapping, run)
+                hostmemory.copy(mapping.address + run.target, slots[slot] + run.begin, run.size_bytes)
+
+        try:
+            stream(pieces, slots, copy, lambda slot: None, on_progress)
+        finally:
+            hostmemory.unmap(ring, _RING * PIECE_BYTES)
+
     def copy_out(
         self, mapping: DeviceMapping, address: int, size_bytes: int, on_progress: Callable[[int], None]
     ) -> None:
@@ -206,9 +226,9 @@ class Simulated:
         """Where each piece of a copy begins, and its bytes."""
         if not 0 < size_bytes <= mapping.size_bytes:
             raise ValueError(f"{size_bytes} bytes do not fit into {mapping.size_bytes}")
-        for start in range(0, size_bytes, _PIECE_BYTES):
+        for start in range(0, size_bytes, PIECE_BYTES):
             time.sleep(self._look(mapping.device).slow_s)
-            yield start, min(_PIECE_BYTES, size_bytes - start)
+            yield start, min(PIECE_BYTES, size_bytes - start)
 
     def _size(self, device: str) -> int:
         self._look(device)
