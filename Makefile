@@ -41,6 +41,9 @@ proto-clients: setup ## generate the stubs of the other languages from proto/ (A
 	@scripts/tools.sh protoc-gen-go protoc-gen-go-grpc
 	@$(PY) scripts/proto_clients.py $(ARGS)
 
+dashboard:  ## build clients/dashboard/dist from its sources (needs Node)
+	@scripts/dashboard.sh
+
 bench: setup ## measure what docs/benchmarks.md tells
 	@scripts/tools.sh ghz nginx aria2c curl
 	@PATH="$(CURDIR)/.cache/bin:$$PATH" $(PY) tests/bench/run.py $(ARGS)

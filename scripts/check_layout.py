@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_LINES = 500
 _WRITTEN = ("services", "clients", "tests", "scripts", "proto", ".ci")
 #: "" is a script that is called by its name.
-_SUFFIXES = ("", ".py", ".proto", ".sh", ".ts", ".go", ".rs", ".java")
+_SUFFIXES = ("", ".py", ".proto", ".sh", ".ts", ".tsx", ".css", ".go", ".rs", ".java")
 _PACKAGES = ("services", "clients/python")
 
 

@@ -1,0 +1,91 @@
+/** The page's frame: where one is, how the services do, and the page itself. */
+import { useState } from "preact/hooks";
+import { canAct } from "./api/token";
+import { address, go, type PageName, PAGES, route } from "./lib/route";
+import { shortcuts, useShortcut } from "./lib/shortcuts";
+import { JobsPage } from "./pages/jobs/jobs_page";
+import { ModelsPage } from "./pages/models/models_page";
+import { Dialog } from "./ui/dialog";
+import { Notices } from "./ui/notices";
+
+const TITLES: Readonly<Record<PageName, string>> = {
+  models: "Models",
+  jobs: "Installs and downloads",
+};
+
+export function App() {
+  const [help, setHelp] = useState(false);
+  useShortcut("?", "Show these keys", () => setHelp(true));
+  useShortcut("1", "Models", () => go("models"));
+  useShortcut("2", "Installs and downloads", () => go("jobs"));
+  const { page } = route.value;
+
+  return (
+    <>
+      <a class="skip" href="#main" onClick={(event) => (event.preventDefault(), document.getElementById("main")?.focus())}>
+        Skip to the page
+      </a>
+      <header class="top">
+        <span class="brand">modelkeep</span>
+        <nav aria-label="Pages">
+          {PAGES.map((name) => (
+            <a key={name} href={address(name)} aria-current={name === page ? "page" : undefined}>
+              {TITLES[name]}
+            </a>
+          ))}
+        </nav>
+        {!canAct() && (
+          <span class="tag" title="Open the address that `modelkeep up` prints to change things.">
+            view only
+          </span>
+        )}
+        <button type="button" class="quiet" aria-label="Keys" onClick={() => setHelp(true)}>
+          ?
+        </button>
+      </header>
+      <main id="main" tabIndex={-1}>
+        <Page name={page} />
+      </main>
+      <Notices />
+      {help && <KeysDialog onClose={() => setHelp(false)} />}
+    </>
+  );
+}
+
+function Page({ name }: { name: PageName }) {
+  switch (name) {
+    case "models":
+      return <ModelsPage />;
+    case "jobs":
+      return <JobsPage />;
+  }
+}
+
+function KeysDialog({ onClose }: { onClose: () => void }) {
+  return (
+    <Dialog title="Keys" onClose={onClose}>
+      <dl class="keys">
+        {[...shortcuts.value].reverse().map(({ key, does }) => (
+          <div key={`${key} ${does}`}>
+            <dt>
+              <kbd>{key}</kbd>
+            </dt>
+            <dd>{does}</dd>
+          </div>
+        ))}
+        <div>
+          <dt>
+            <kbd>↑</kbd> <kbd>↓</kbd>
+          </dt>
+          <dd>From row to row of a list</dd>
+        </div>
+      </dl>
+      {!canAct() && (
+        <p class="hint">
+          This page may look and change nothing: it was opened without a token. <code>modelkeep up</code> prints the address
+          with one.
+        </p>
+      )}
+    </Dialog>
+  );
+}

@@ -1,0 +1,37 @@
+/** A question to a service that a component needs the answer of. */
+import { useEffect, useState } from "preact/hooks";
+import { ModelkeepError, sleep } from "@modelkeep/client";
+
+export interface Answer<Value> {
+  /** The last answer; what was answered before stays until there is another. */
+  readonly answer: Value | undefined;
+  /** Why there is none, or no newer one. */
+  readonly error: string | undefined;
+}
+
+/**
+ * Asks when the component comes, and again when `question` changes; an answer that comes too late counts for nothing.
+ *
+ * @param delayMs how long the question must stand before it is asked, where a reader writes it
+ */
+export function useAnswer<Value>(
+  ask: (signal: AbortSignal) => Promise<Value>,
+  question: string,
+  delayMs = 0,
+): Answer<Value> {
+  const [state, setState] = useState<Answer<Value>>({ answer: undefined, error: undefined });
+  useEffect(() => {
+    const stop = new AbortController();
+    const answered = (answer: Value) => !stop.signal.aborted && setState({ answer, error: undefined });
+    const failed = (thrown: unknown) => {
+      if (stop.signal.aborted) return;
+      const { rawMessage, remedy } = ModelkeepError.from(thrown);
+      setState(({ answer }) => ({ answer, error: [rawMessage, remedy].filter(Boolean).join(" ") }));
+    };
+    sleep(delayMs, stop.signal)
+      .then(() => ask(stop.signal))
+      .then(answered, failed);
+    return () => stop.abort();
+  }, [question]);
+  return state;
+}
