@@ -3,7 +3,9 @@ import { useState } from "preact/hooks";
 import { canAct } from "./api/token";
 import { address, go, type PageName, PAGES, route } from "./lib/route";
 import { shortcuts, useShortcut } from "./lib/shortcuts";
+import { HealthPage } from "./pages/health/health_page";
 import { JobsPage } from "./pages/jobs/jobs_page";
+import { LoaderPage } from "./pages/loader/loader_page";
 import { ModelsPage } from "./pages/models/models_page";
 import { Dialog } from "./ui/dialog";
 import { Notices } from "./ui/notices";
@@ -11,6 +13,8 @@ import { Notices } from "./ui/notices";
 const TITLES: Readonly<Record<PageName, string>> = {
   models: "Models",
   jobs: "Installs and downloads",
+  loader: "Loader",
+  health: "Health",
 };
 
 export function App() {
@@ -18,6 +22,8 @@ export function App() {
   useShortcut("?", "Show these keys", () => setHelp(true));
   useShortcut("1", "Models", () => go("models"));
   useShortcut("2", "Installs and downloads", () => go("jobs"));
+  useShortcut("3", "Loader", () => go("loader"));
+  useShortcut("4", "Health", () => go("health"));
   const { page } = route.value;
 
   return (
@@ -58,6 +64,10 @@ function Page({ name }: { name: PageName }) {
       return <ModelsPage />;
     case "jobs":
       return <JobsPage />;
+    case "loader":
+      return <LoaderPage />;
+    case "health":
+      return <HealthPage />;
   }
 }
 

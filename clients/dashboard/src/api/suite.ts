@@ -12,13 +12,15 @@ import type { GetServerInfoResponse } from "@modelkeep/client/gen/modelkeep/serv
 import { type Change, Feed, type Frame } from "./feed";
 import { token } from "./token";
 
-export const suite = connect({ token: () => token() ?? undefined });
+const access = { token: () => token() ?? undefined };
+export const suite = connect(access);
 
 const PAGE_SIZE = 1000;
 
-/** ServerService is served by all four: a header tells the gateway which of them is meant. */
+/** All four services serve ServerService: the gateway tells by a folder before the method's name which one is meant. */
 export function serverInfo(service: ServiceName, signal: AbortSignal): Promise<GetServerInfoResponse> {
-  return suite.servers[service].getServerInfo({}, { signal, headers: { "x-modelkeep-service": service } });
+  const baseUrl = `${location.origin}/${service}`;
+  return connect({ ...access, baseUrl }).servers[service].getServerInfo({}, { signal });
 }
 
 /** What frames of every Watch RPC have in common. */

@@ -6,12 +6,13 @@
  */
 const KEY = "modelkeep.token";
 
-/** Takes the token out of the address, if there is one, and keeps it until the tab is closed. */
-export function takeToken(): void {
+/** Takes the token out of the address, and keeps it until the tab is closed; answers whether there was one. */
+export function takeToken(): boolean {
   const given = /^#token=([\x21-\x7e]+)$/.exec(location.hash)?.[1];
-  if (given === undefined) return;
+  if (given === undefined) return false;
   sessionStorage.setItem(KEY, decodeURIComponent(given));
   history.replaceState(null, "", `${location.pathname}${location.search}`);
+  return true;
 }
 
 /** The token, or null where the page may only look. */

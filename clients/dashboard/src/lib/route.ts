@@ -1,7 +1,7 @@
-/** Which page is shown: `#/models`, `#/models/<key>`, `#/jobs`. */
+/** Which page is shown: `#/models`, `#/models/<key>`, `#/jobs`, `#/loader`, `#/health`. */
 import { signal } from "@preact/signals";
 
-export const PAGES = ["models", "jobs"] as const;
+export const PAGES = ["models", "jobs", "loader", "health"] as const;
 export type PageName = (typeof PAGES)[number];
 
 export interface Route {
