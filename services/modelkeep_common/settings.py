@@ -20,9 +20,9 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar, get_origin
+from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from modelkeep import yamltext
@@ -34,6 +34,11 @@ from .limits import StoreLimits
 from .urls import is_secret_name
 
 S = TypeVar("S", bound="ServiceSettings")
+
+#: Those of public keys: with a shared secret, whoever can check a token could make one.
+JwtAlgorithm: TypeAlias = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+]
 
 
 class ServiceSettings(BaseModel):
@@ -63,12 +68,53 @@ class ServiceSettings(BaseModel):
         None, description="File with the token that this service shows to the services it calls."
     )
     anonymous: Literal["none", "viewer"] = Field(
-        "none", description="What callers without a token may do, where there is a token_file."
+        "none", description="What callers may do who do not say who they are, where others have to."
     )
     insecure: bool = Field(
         False,
-        description="Allow plaintext beyond loopback; without token_file, let every caller do everything.",
+        description="Allow plaintext beyond loopback; without anything to know callers by, let every one do "
+        "everything.",
     )
+    tls_cert_file: Path | None = Field(
+        None,
+        description="PEM file of this service's certificate, then of those between it and its authority: "
+        "TCP is TLS then. Read again when it changes, as all files of TLS and JWT are.",
+    )
+    tls_key_file: Path | None = Field(
+        None, description="PEM file of the private key of tls_cert_file, without a passphrase; mode 0600."
+    )
+    tls_client_ca_file: Path | None = Field(
+        None,
+        description="PEM file of the authorities of callers: whoever calls over TCP must then show a "
+        "certificate of theirs.",
+    )
+    tls_callers_file: Path | None = Field(
+        None, description="JSON file that says whose the callers' certificates are, and their roles."
+    )
+    jwt_jwks_file: Path | None = Field(
+        None, description="JSON file of the public keys (JWKS) of who issues JWTs that callers may show."
+    )
+    jwt_issuer: str = Field("", description="Who must have issued a JWT (its claim iss).")
+    jwt_audience: str = Field("", description="For whom a JWT must be (its claim aud).")
+    jwt_algorithms: tuple[JwtAlgorithm, ...] = Field(
+        ("RS256", "ES256"), min_length=1, description="Algorithms that JWTs may be signed with."
+    )
+    jwt_skew_s: float = Field(
+        30, ge=0, le=600, description="Seconds by which the clock of who issues JWTs may differ."
+    )
+    jwt_roles_claim: str = Field(
+        "roles",
+        min_length=1,
+        description="Claim of a JWT with its roles, as a list or with blanks between them; a path by dots.",
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="TCP port where /livez and /readyz answer over HTTP, and say nothing else; 0 takes a "
+        "free one; none when unset.",
+    )
+    metrics_host: str | None = Field(None, description="Address of metrics_port; that of host when unset.")
     reflection: bool = Field(True, description="Serve gRPC reflection (v1 and v1alpha).")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level logged.")
     log_file: Path | None = Field(None, description="Write JSON log lines here; standard error when unset.")
@@ -115,6 +161,21 @@ class ServiceSettings(BaseModel):
     watch_queues_bytes: int = Field(
         256 << 20, ge=1 << 20, description="Bytes that wait for all watchers together."
     )
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        """TLS and JWT are there with all that they need, or not at all."""
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file go together: set both")
+        needed = {"tls_client_ca_file": "tls_cert_file", "tls_callers_file": "tls_client_ca_file"}
+        for name, needs in needed.items():
+            if getattr(self, name) is not None and getattr(self, needs) is None:
+                raise ValueError(f"{name} needs {needs}: set that, too")
+        jwt = {name: getattr(self, name) for name in ("jwt_jwks_file", "jwt_issuer", "jwt_audience")}
+        if any(jwt.values()) and not all(jwt.values()):
+            missing = " and ".join(name for name, value in jwt.items() if not value)
+            raise ValueError(f"JWTs need {missing}, too: a token of anybody, or for anybody, is no proof")
+        return self
 
     @property
     def store_limits(self) -> StoreLimits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
@@ -37,6 +38,7 @@ from modelkeep_loader.app import LoaderApplication
 from modelkeep_loader.config import LoaderSettings
 from modelkeep_record.app import RecordApplication
 from modelkeep_record.config import RecordSettings
+from support.callers import WAYS, by_token
 from support.commonapp import SERVICE, App, AppSettings, Client, serving
 from support.commoncalls import echo, error_of, reason_of
 from support.failures import failure_of
@@ -54,21 +56,28 @@ SERVICES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 
 
 @contextlib.asynccontextmanager
-async def with_tokens(service: str, data_dir: Path, **more: Any) -> AsyncIterator[grpc.aio.Channel]:
-    """A real service that knows one caller for each role, called by it."""
+async def started(service: str, data_dir: Path, **more: Any) -> AsyncIterator[str]:
+    """A real service; gives its address."""
     make, settings_of, values = SERVICES[service]
-    tokens = write_tokens(data_dir / "tokens.json", {role: [role] for role in ROLES})
     if service == "loader":
         values = {**values, "descriptor_dir": data_dir / "fd"}
-    values = {**values, "token_file": tokens, "insecure": False, **more}
-    settings: ServiceSettings = settings_of.for_test(data_dir, **values)
+    settings: ServiceSettings = settings_of.for_test(data_dir, **{**values, "insecure": False, **more})
     app: Application = make(settings)
     server = await start_server(app, settings)
     try:
-        async with grpc.aio.insecure_channel(server.address) as channel:
-            yield channel
+        yield server.address
     finally:
         await server.stop()
+
+
+@contextlib.asynccontextmanager
+async def with_tokens(service: str, data_dir: Path, **more: Any) -> AsyncIterator[grpc.aio.Channel]:
+    """A real service that knows one caller for each role by a token, called by it."""
+    async with (
+        started(service, data_dir, **{**by_token(data_dir).settings, **more}) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        yield channel
 
 
 def methods_of(app: Any) -> list[MethodDescriptor]:
@@ -98,16 +107,23 @@ async def call(channel: grpc.aio.Channel, service: str, method: Any, metadata: A
     return "OK"
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("service", SERVICES)
-async def test_each_role_may_call_what_the_table_says_and_nothing_else(service: str, data_dir: Path) -> None:
-    async with with_tokens(service, data_dir) as channel:
-        for method in methods_of(SERVICES[service][0]):
-            name = f"{method.containing_service.full_name}/{method.name}"
-            for role in sorted(ROLES):
-                answer = await call(channel, method.containing_service.full_name, method, bearer(role))
-                assert answer != "UNIMPLEMENTED", name
-                assert (answer not in REFUSALS) == (role in ALLOWED[name]), (name, role, answer)
-                assert answer in {"OK", "ROLE_REQUIRED"} or role in ALLOWED[name]
+async def test_each_role_may_call_what_the_table_says_and_nothing_else(
+    service: str, way: str, data_dir: Path
+) -> None:
+    known = WAYS[way](data_dir / "callers")
+    async with started(service, data_dir, **known.settings) as address:
+        for role in sorted(known.roles):
+            async with known.channel(address, role) as channel:
+                methods = methods_of(SERVICES[service][0])
+                shown = known.metadata(role)
+                calls = [call(channel, one.containing_service.full_name, one, shown) for one in methods]
+                for method, answer in zip(methods, await asyncio.gather(*calls), strict=True):
+                    name = f"{method.containing_service.full_name}/{method.name}"
+                    assert answer != "UNIMPLEMENTED", name
+                    assert (answer not in REFUSALS) == (role in ALLOWED[name]), (name, role, answer)
+                    assert answer in {"OK", "ROLE_REQUIRED"} or role in ALLOWED[name]
 
 
 async def test_without_credentials_only_health_answers(data_dir: Path) -> None:

@@ -20,6 +20,7 @@ def bearer(name: str) -> tuple[tuple[str, str], ...]:
 def write_tokens(path: Path, roles: Mapping[str, Iterable[str]]) -> Path:
     """A token file with one token for each name."""
     entries = [{"name": name, "roles": sorted(has), "token": token_of(name)} for name, has in roles.items()]
+    path.parent.mkdir(exist_ok=True)
     path.touch(0o600)
     path.write_text(json.dumps({"tokens": entries}))
     return path

@@ -48,6 +48,28 @@ def check_private(path: Path, found: os.stat_result) -> None:
         )
 
 
+def check_own(path: Path, found: os.stat_result) -> None:
+    """Make sure that nobody but this user, or root, may change a file; others may read it.
+
+    Args:
+        path: Where it is, for the text.
+        found: What it is.
+
+    Raises:
+        NotPrivateError: Somebody may.
+    """
+    if found.st_uid not in (0, os.geteuid()):
+        raise NotPrivateError(
+            f"{path} belongs to another user (uid {found.st_uid}), who could put in what he likes: "
+            "use a file of your own"
+        )
+    if stat.S_IMODE(found.st_mode) & 0o022:
+        raise NotPrivateError(
+            f"{path} has mode {stat.S_IMODE(found.st_mode):04o}, which lets other users change it: "
+            f"chmod go-w {path}"
+        )
+
+
 def write_private(path: Path, text: str) -> None:
     """Write a file that no other user can read."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

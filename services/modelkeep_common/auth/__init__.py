@@ -16,6 +16,7 @@ from .principal import (
     Authenticator,
     Metadata,
     Principal,
+    Transport,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "Authenticator",
     "Metadata",
     "Principal",
+    "Transport",
 ]

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
 
 from modelkeep.defaults import EXIT_CONFIG
 from modelkeep.exceptions import CredentialsMissingException
+from modelkeep.renewed import Renewed, UnusableError
 
 from ..settings import ServiceSettings
 from ..startup import StartupError
-from .principal import ADMIN, OPERATOR, OWNER, THE_OWNER, VIEWER, Authenticator, Metadata, Principal
-from .tokens import read_tokens
+from .certificates import Caller, CertificateAuthenticator, read_callers
+from .principal import (
+    ADMIN,
+    OPERATOR,
+    OWNER,
+    THE_OWNER,
+    VIEWER,
+    Authenticator,
+    Metadata,
+    Principal,
+    Transport,
+)
+from .tokens import BearerAuthenticator, Tokens, read_tokens
 
-#: Makes the Principal of a call from its peer and its headers.
-Identify: TypeAlias = Callable[[str, Metadata], Principal]
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+#: Makes the Principal of a call from its peer, its headers and its connection.
+Identify: TypeAlias = Callable[[str, Metadata, Transport], Principal]
 
 #: A caller over TCP without a token, where looking is free.
 ANONYMOUS = Principal("anonymous", frozenset({VIEWER}))
@@ -23,8 +42,9 @@ ANYBODY = Principal("anybody", frozenset({ADMIN}))
 
 #: How a caller says who he is.
 HOW = (
-    'send the header "authorization: Bearer TOKEN" (`modelkeep token` prints the owner\'s), '
-    "or call through the UNIX socket that run/suite.json in the data folder names"
+    'send the header "authorization: Bearer TOKEN" (`modelkeep token` prints the owner\'s), show a '
+    "certificate where the service asks for one, or call through the UNIX socket that run/suite.json in the "
+    "data folder names"
 )
 
 
@@ -35,7 +55,7 @@ class SocketAuthenticator:
     to come from here.
     """
 
-    def authenticate(self, peer: str, metadata: Metadata) -> Principal | None:
+    def authenticate(self, peer: str, metadata: Metadata, transport: Transport) -> Principal | None:
         """See :class:`Authenticator`."""
         return THE_OWNER if peer.startswith("unix:") else None
 
@@ -46,13 +66,21 @@ class Callers:
     Args:
         authenticators: The first that knows the caller decides.
         otherwise: Who a caller is whom none of them knows; None refuses the call.
+        renewed: What they know of, in files.
     """
 
-    def __init__(self, authenticators: Sequence[Authenticator], otherwise: Principal | None = None) -> None:
+    def __init__(
+        self,
+        authenticators: Sequence[Authenticator],
+        otherwise: Principal | None = None,
+        renewed: Sequence[Renewed[Any]] = (),
+    ) -> None:
         self._authenticators = tuple(authenticator.authenticate for authenticator in authenticators)
         self._otherwise = otherwise
+        #: Has to look at its files now and then.
+        self.renewed = tuple(renewed)
 
-    def identify(self, peer: str, metadata: Metadata) -> Principal:
+    def identify(self, peer: str, metadata: Metadata, transport: Transport) -> Principal:
         """The caller.
 
         Raises:
@@ -60,7 +88,7 @@ class Callers:
             CredentialsInvalidException: It shows something wrong.
         """
         for authenticate in self._authenticators:
-            principal = authenticate(peer, metadata)
+            principal = authenticate(peer, metadata, transport)
             if principal is not None:
                 return principal
         if self._otherwise is None:
@@ -69,29 +97,75 @@ class Callers:
 
 
 def callers_of(settings: ServiceSettings) -> Callers:
-    """Who may be who on the listeners of these settings; blocks to read the token file.
+    """Who may be who on the listeners of these settings; blocks to read the files about callers.
 
     Raises:
-        StartupError: 78 for a token file that is no good, or any import root where not only the owner works.
+        StartupError: 78 for a file that is no good, or any import root where not only the owner works.
     """
     authenticators: list[Authenticator] = []
-    known: list[Principal] = []
+    tokens: list[Tokens] = []
+    renewed: list[Renewed[Any]] = []
     if settings.token_file is not None:
-        tokens = read_tokens(settings.token_file)
-        authenticators.append(tokens)
-        known.extend(tokens.principals)
-    elif settings.insecure:
-        known.append(ANYBODY)
-    _check_roots(settings, known)
+        static = read_tokens(settings.token_file)
+        tokens.append(static)
+        _check_roots(settings, static.principals)
+    if (path := settings.jwt_jwks_file) is not None:
+        from .jwts import JwtTokens, read_keys  # cryptography is a tenth of a second
+
+        # Of whoever its issuer says.
+        _check_roots(settings, [Principal("whoever has a JWT", frozenset({OPERATOR}))])
+        keys = _renewed(path, partial(read_keys, path, settings.jwt_algorithms))
+        renewed.append(keys)
+        tokens.append(
+            JwtTokens(
+                lambda: keys.value,
+                issuer=settings.jwt_issuer,
+                audience=settings.jwt_audience,
+                skew_s=settings.jwt_skew_s,
+                roles_claim=settings.jwt_roles_claim,
+            )
+        )
+    if tokens:
+        authenticators.append(BearerAuthenticator(*tokens))
     if settings.unix_socket is not None:
         authenticators.append(SocketAuthenticator())
-    if settings.token_file is None and settings.insecure:
+    if (path := settings.tls_callers_file) is not None:
+        callers = _renewed(path, partial(_certified, settings, path))
+        renewed.append(callers)
+        authenticators.append(CertificateAuthenticator(lambda: callers.value))
+    if settings.insecure and not knows_callers(settings):
+        _check_roots(settings, [ANYBODY])
         return Callers(authenticators, ANYBODY)
-    return Callers(authenticators, ANONYMOUS if settings.anonymous == "viewer" else None)
+    return Callers(authenticators, ANONYMOUS if settings.anonymous == "viewer" else None, renewed)
+
+
+def knows_callers(settings: ServiceSettings) -> bool:
+    """Whether there is anything to know callers over TCP by."""
+    return any((settings.token_file, settings.jwt_jwks_file, settings.tls_callers_file))
+
+
+def _renewed(path: Path, read: Callable[[], T]) -> Renewed[T]:
+    try:
+        return Renewed((path,), read, lambda why: _log.error("%s; what it said before still counts", why))
+    except UnusableError as error:
+        raise StartupError(EXIT_CONFIG, str(error)) from None
+
+
+def _certified(settings: ServiceSettings, path: Path) -> Sequence[Caller]:
+    callers = read_callers(path)
+    try:
+        _check_roots(settings, [caller.example for caller in callers])
+    except StartupError as error:
+        raise UnusableError(error.message) from None
+    return callers
 
 
 def _check_roots(settings: ServiceSettings, known: Iterable[Principal]) -> None:
-    """Whoever works beside the owner could have links followed to what only the owner may read."""
+    """Whoever works beside the owner could have links followed to what only the owner may read.
+
+    Raises:
+        StartupError: 78 if somebody of these does, and any import root may be named.
+    """
     if not getattr(settings, "allow_any_import_root", False):
         return
     others = [one.name for one in known if one.has(OPERATOR, ADMIN) and not one.has(OWNER)]

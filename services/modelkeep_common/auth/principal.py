@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 #: A call's headers; names in lower case.
 Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
+
+#: Gives what the transport has found out of the caller: by TLS, ``peer_dns`` and ``peer_uri`` of a
+#: certificate that an authority vouches for. Asked only by who needs it.
+Transport: TypeAlias = Callable[[], Mapping[str, Sequence[bytes]]]
 
 #: Looks: lists, reads, watches.
 VIEWER = "viewer"
@@ -50,12 +54,13 @@ THE_OWNER = Principal(OWNER, frozenset({ADMIN, OWNER}))
 class Authenticator(Protocol):
     """Establishes who calls by one kind of credentials."""
 
-    def authenticate(self, peer: str, metadata: Metadata) -> Principal | None:
+    def authenticate(self, peer: str, metadata: Metadata, transport: Transport) -> Principal | None:
         """The caller.
 
         Args:
             peer: Where the call comes from, as gRPC says it: ``ipv4:127.0.0.1:5000``, ``unix:``.
             metadata: The call's headers.
+            transport: What the connection tells.
 
         Returns:
             None if the call shows no credentials of this kind.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from modelkeep.exceptions import RoleRequiredException
 
 from ..auth.callers import HOW, Identify
-from ..auth.principal import NOBODY, Metadata, Principal
+from ..auth.principal import NOBODY, Metadata, Principal, Transport
 from ..auth.table import EVERYBODY, NO_ROLE
 from .call import Call
 
@@ -24,7 +24,7 @@ class Authentication:
         self._identify = identify
         self._allowed = allowed
 
-    def principal_of(self, method: str, peer: str, metadata: Metadata) -> Principal:
+    def principal_of(self, method: str, peer: str, metadata: Metadata, transport: Transport) -> Principal:
         """Who calls, if he may.
 
         Raises:
@@ -34,7 +34,7 @@ class Authentication:
         allowed = self._allowed.get(method, NO_ROLE)
         if allowed is EVERYBODY:
             return NOBODY
-        principal = self._identify(peer, metadata)
+        principal = self._identify(peer, metadata, transport)
         if principal.roles.isdisjoint(allowed):
             raise _role_required(principal, method, allowed)
         return principal

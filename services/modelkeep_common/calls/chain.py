@@ -2,8 +2,8 @@
 
 1. **request id** (request_id.py): taken from ``x-request-id`` or made; sent back; names the call.
 2. **deadline** (deadline.py): the caller's, or the server's for a unary call without one.
-3. **who calls** (authentication.py): by the listener and the token, and whether he has a role that the
-   method takes. Health takes none.
+3. **who calls** (authentication.py): by the listener, the token and the certificate, and whether he has a
+   role that the method takes. Health takes none.
 4. **admission** (admission.py): so many calls of each class at once, of everybody and of one principal, the
    rest SERVER_BUSY. Health is a class of its own: a busy server is not a dead one.
 5. **validation** (validation.py): the request against the rules in its .proto.
@@ -136,7 +136,9 @@ class Chain:
         )
         CURRENT.set(call)
         try:
-            call.principal = self._authentication.principal_of(method.name, call.peer, metadata)
+            call.principal = self._authentication.principal_of(
+                method.name, call.peer, metadata, context.auth_context
+            )
             answer = await self._admitted(method, raw, context, call)
             context.set_trailing_metadata(((HEADER, call.request_id),))
             return answer

@@ -10,12 +10,14 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import grpc.aio
 
 from modelkeep.defaults import EXIT_ADDRESS_TAKEN, EXIT_CONFIG
 from modelkeep.hosts import check_spelling, is_loopback
 from modelkeep.private import MAX_SOCKET_BYTES, UnsafeFolderError, make_private
 
+from ..auth.callers import knows_callers
 from ..paths import lock_file
 from ..settings import ServiceSettings
 from ..startup import StartupError
@@ -25,25 +27,26 @@ def check(settings: ServiceSettings) -> None:
     """Refuse what is unsafe or impossible before anything is opened.
 
     Raises:
-        StartupError: 78 for TCP without ``token_file`` or ``insecure``, an address that is not loopback
-            without ``insecure``, an unknown host, or a socket path that cannot be; 98 for a socket that a
-            server listens on.
+        StartupError: 78 for TCP without ``insecure`` or anything to know callers by, an address that is not
+            loopback without TLS or ``insecure``, an unknown host, or a socket path that cannot be; 98 for a
+            socket that a server listens on.
     """
     is_local = _is_loopback(settings.host)
-    if not settings.insecure and not is_local:
+    variable = f"MODELKEEP_{settings.service.upper()}_INSECURE=true"
+    if not settings.insecure and not is_local and settings.tls_cert_file is None:
         raise StartupError(
             EXIT_CONFIG,
             f"host {settings.host} is not a loopback address and there is no TLS: everybody on the network "
-            "could read what passes, tokens too. Listen on 127.0.0.1, or, if something else protects it, say "
-            f"--insecure or MODELKEEP_{settings.service.upper()}_INSECURE=true",
+            "could read what passes, tokens too. Listen on 127.0.0.1, name a tls_cert_file and a "
+            f"tls_key_file, or, if something else protects it, say --insecure or {variable}",
         )
-    if not settings.insecure and settings.token_file is None:
+    if not settings.insecure and not knows_callers(settings):
         raise StartupError(
             EXIT_CONFIG,
             "there is no token_file, so whoever reaches the port could read and change everything, other "
             "users of this machine too. `modelkeep up` starts services with tokens; for one alone, name a "
-            "--token-file, or, if everybody may, say --insecure or "
-            f"MODELKEEP_{settings.service.upper()}_INSECURE=true",
+            "--token-file, a --tls-callers-file or a --jwt-jwks-file, or, if everybody may, say --insecure "
+            f"or {variable}",
         )
     if settings.port:
         # gRPC would find out too, but says it on standard error in its own way.
@@ -92,8 +95,15 @@ def _bad_socket(path: Path) -> StartupError:
     return StartupError(EXIT_CONFIG, f"cannot listen on the socket {path}: check its folder")
 
 
-async def bind(server: grpc.aio.Server, settings: ServiceSettings) -> int:
+async def bind(
+    server: grpc.aio.Server, settings: ServiceSettings, credentials: grpc.ServerCredentials | None
+) -> int:
     """Take the TCP port, and the UNIX socket if set.
+
+    Args:
+        server: Whose they will be.
+        settings: Where they are.
+        credentials: Of TLS on the TCP port; None for plaintext. The socket is always plain.
 
     Returns:
         The TCP port.
@@ -101,8 +111,12 @@ async def bind(server: grpc.aio.Server, settings: ServiceSettings) -> int:
     Raises:
         StartupError: 98 if something listens there already, 78 if the address is no good.
     """
+    where = f"{_bracketed(settings.host)}:{settings.port}"
     try:
-        port = server.add_insecure_port(f"{_bracketed(settings.host)}:{settings.port}")
+        if credentials is None:
+            port = server.add_insecure_port(where)
+        else:
+            port = server.add_secure_port(where, credentials)
     except RuntimeError:
         raise await asyncio.to_thread(_explain, settings) or _taken(settings) from None
     if settings.unix_socket is not None:

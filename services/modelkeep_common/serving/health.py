@@ -46,6 +46,11 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # g
         self._changed = asyncio.Event()
         self._ended = False
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether calls are welcome."""
+        return bool(self._status[""] == _SERVING)
+
     def serve(self) -> None:
         """From now on calls are welcome."""
         self._set_all(_SERVING)

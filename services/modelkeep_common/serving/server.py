@@ -17,7 +17,7 @@ import faulthandler
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
@@ -25,6 +25,7 @@ import grpc
 import grpc.aio
 
 from modelkeep.defaults import EXIT_NOT_WRITABLE
+from modelkeep.renewed import LOOK_S, Renewed
 from modelkeep.server.v1 import server_service_pb2_grpc
 
 from .. import logs
@@ -46,7 +47,9 @@ from . import address
 from .connections import connection_limit
 from .health import NAME as HEALTH
 from .health import HealthServicer
+from .probes import Probes
 from .server_info import FULL_NAME, ProcessFacts, ServerServicer
+from .tls import ServerTls
 from .watchdog import DrainWatchdog, LoopWatchdog
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -97,12 +100,15 @@ class RunningServer:
         health: HealthServicer,
         end_reflection: Callable[[], None],
         port: int,
+        metrics_port: int,
         admission: Admission,
         held: contextlib.AsyncExitStack,
     ) -> None:
         self.service = service
         self.settings = settings
         self.port = port
+        #: Where probes are answered; 0 where they are not.
+        self.metrics_port = metrics_port
         #: Where clients connect to.
         self.address = f"{address.dial_host(settings.host)}:{port}"
         self.health = health
@@ -161,6 +167,7 @@ async def start_server(
     """
     await asyncio.to_thread(address.check, settings)
     callers = await asyncio.to_thread(callers_of, settings)
+    tls = None if settings.tls_cert_file is None else await asyncio.to_thread(ServerTls, settings)
     admission = Admission(settings)
     writer = logs.writer()
     telemetry = Telemetry(writer.put if writer is not None and _log.isEnabledFor(logging.INFO) else None)
@@ -173,13 +180,21 @@ async def start_server(
     async with contextlib.AsyncExitStack() as opening:
         await opening.enter_async_context(in_thread(address.hold_socket(settings)))
         opening.push_async_callback(_give_back, server)
-        port = await address.bind(server, settings)
+        probes = Probes()
+        if settings.metrics_port is not None:
+            await opening.enter_async_context(
+                probes.listening(settings.metrics_host or settings.host, settings.metrics_port)
+            )
+        port = await address.bind(server, settings, None if tls is None else tls.credentials())
+        renewed = [*callers.renewed, *(() if tls is None else (tls.renewed,))]
+        opening.callback(_looking(renewed).cancel)
         service = await opening.enter_async_context(app.open())
         service.register(cast(grpc.aio.Server, registrar))
         facts = await asyncio.to_thread(ProcessFacts.read)
         health, end_reflection = _register_common(
             app, service, settings, registrar, facts, _limits(settings, admission, connections)
         )
+        probes.ready = lambda: health.is_serving
         registrar.add_to(server)
         await server.start()
         # A moment later, so that it does not compete with the first health checks. A call that comes before
@@ -190,7 +205,21 @@ async def start_server(
         held = opening.pop_all()
     await asyncio.to_thread(address.protect_socket, settings)
     health.serve()
-    return RunningServer(service, settings, server, health, end_reflection, port, admission, held)
+    return RunningServer(
+        service, settings, server, health, end_reflection, port, probes.port, admission, held
+    )
+
+
+def _looking(renewed: Sequence[Renewed[Any]]) -> asyncio.Task[None]:
+    """Looks after files that may be replaced, until it is cancelled."""
+
+    async def look() -> None:
+        while renewed:
+            await asyncio.sleep(LOOK_S)
+            for one in renewed:
+                await asyncio.to_thread(one.look)
+
+    return asyncio.get_running_loop().create_task(look(), name="files that may be replaced")
 
 
 async def _give_back(server: grpc.aio.Server) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from modelkeep_common.auth.tokens import read_tokens
+from modelkeep_common.auth.tokens import BearerAuthenticator, read_tokens
 from modelkeep_common.startup import StartupError
 
 TOKEN = "0123456789abcdef"
@@ -27,7 +27,8 @@ def entry(**values: Any) -> dict[str, Any]:
 
 
 def who(path: Path, token: str) -> str:
-    principal = read_tokens(path).authenticate("ipv4:127.0.0.1:1", [("authorization", f"Bearer {token}")])
+    headers = [("authorization", f"Bearer {token}")]
+    principal = BearerAuthenticator(read_tokens(path)).authenticate("ipv4:127.0.0.1:1", headers, dict)
     assert principal is not None
     return principal.name
 
@@ -39,7 +40,8 @@ def test_a_token_may_stand_as_itself_or_as_its_digest(tmp_path: Path) -> None:
     path = written(tmp_path / "t.json", both)
     assert who(path, TOKEN) == "ci"
     assert who(path, "another-token-of-some-length") == "nightly"
-    assert read_tokens(path).authenticate("ipv4:127.0.0.1:1", [("x", "y")]) is None
+    shown = BearerAuthenticator(read_tokens(path)).authenticate("ipv4:127.0.0.1:1", [("x", "y")], dict)
+    assert shown is None
 
 
 @pytest.mark.parametrize(

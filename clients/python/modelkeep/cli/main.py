@@ -13,6 +13,7 @@ from modelkeep import __version__
 from modelkeep.cli import (
     _auth,
     _cache,
+    _certs,
     _changes,
     _contexts,
     _covers,
@@ -92,6 +93,7 @@ _plans.add_to_downloads()
 _cache.add_to(app)
 _contexts.add_to(app)
 _auth.add_to(app)
+_certs.add_to(app)
 
 
 def main() -> None:

@@ -1,0 +1,176 @@
+"""JSON Web Tokens: signed by an issuer that the settings name, whose public keys lie in a file.
+
+Only what the settings allow is looked at: algorithms of public keys by a list, and a key is used for the
+algorithm that it is for, whatever a token says of itself. What is wrong is said without anything out of the
+token, since a caller need not know what he passes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import jwt
+
+from modelkeep.exceptions import CredentialsInvalidException
+
+from ._entries import EntryFile
+from .principal import OWNER, ROLES, Principal
+
+#: An issuer elsewhere cannot know whose files the suite's are.
+_GIVEN: Final = ROLES - {OWNER}
+#: What every token has to say.
+_REQUIRED: Final = ("exp", "iss", "aud", "sub")
+_FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*").fullmatch
+_MAX_SUBJECT: Final = 256
+
+#: By the kind of a key, what algorithms it can be for. One that says "alg" is for that one alone.
+_OF_KIND: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
+    ("RSA", ""): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    ("EC", "P-256"): ("ES256",),
+    ("EC", "P-384"): ("ES384",),
+    ("EC", "P-521"): ("ES512",),
+    ("OKP", "Ed25519"): ("EdDSA",),
+}
+
+#: Algorithm and ``kid`` (empty if it has none) to the key.
+Keys: TypeAlias = Mapping[tuple[str, str], "jwt.PyJWK"]
+
+
+class JwtTokens:
+    """The tokens of one issuer.
+
+    Args:
+        keys: Gives the issuer's public keys.
+        issuer: The ``iss`` of its tokens.
+        audience: What their ``aud`` must name.
+        skew_s: Seconds by which its clock may differ.
+        roles_claim: The claim with the roles; names of objects that it lies in stand before it, with dots.
+    """
+
+    def __init__(
+        self, keys: Callable[[], Keys], *, issuer: str, audience: str, skew_s: float, roles_claim: str
+    ) -> None:
+        self._keys = keys
+        self._issuer, self._audience, self._skew_s = issuer, audience, skew_s
+        self._claim = roles_claim
+
+    def principal_of(self, token: str) -> Principal | None:
+        """See :class:`modelkeep_common.auth.tokens.Tokens`."""
+        if not _FORM(token):
+            return None
+        claims = self._verified(token)
+        subject, roles = claims["sub"], self._roles_of(claims)
+        if not subject or len(subject) > _MAX_SUBJECT or not subject.isprintable():
+            raise _invalid(f"its subject (sub) must be 1 to {_MAX_SUBJECT} printable characters")
+        if not roles:
+            raise _invalid(
+                f"its claim {self._claim} names none of the roles that this service knows: "
+                f"{', '.join(sorted(_GIVEN))}"
+            )
+        return Principal(subject, roles)
+
+    def _verified(self, token: str) -> Mapping[str, Any]:
+        try:
+            key = self._key_of(jwt.get_unverified_header(token))
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key,
+                algorithms=[key.algorithm_name],
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=self._skew_s,
+                options={"require": list(_REQUIRED)},
+            )
+        except jwt.ExpiredSignatureError:
+            raise _invalid("it has expired: get a new one") from None
+        except jwt.ImmatureSignatureError:
+            raise _invalid("it is not good yet: compare this service's clock with its issuer's") from None
+        except jwt.InvalidAudienceError:
+            raise _invalid(f"it is for others (aud); this service wants one for {self._audience}") from None
+        except jwt.InvalidIssuerError:
+            raise _invalid(f"it is of others (iss); this service wants one of {self._issuer}") from None
+        except jwt.MissingRequiredClaimError as error:
+            raise _invalid(f"it has no claim {error.claim}") from None
+        except jwt.InvalidSignatureError:
+            raise _invalid("its signature is wrong") from None
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
+            raise _invalid("it cannot be read") from None
+        return claims
+
+    def _key_of(self, header: Mapping[str, Any]) -> Any:
+        """The key that a token says it is signed with."""
+        keys = self._keys()
+        algorithm, kid = header.get("alg"), header.get("kid", "")
+        fitting = {kid: key for (name, kid), key in keys.items() if name == algorithm}
+        if not fitting:
+            allowed = ", ".join(sorted({name for name, _ in keys}))
+            raise _invalid(f"its algorithm (alg) is none of those that this service takes: {allowed}")
+        if not kid and len(fitting) == 1:
+            return next(iter(fitting.values()))
+        if kid not in fitting:
+            raise _invalid(
+                "it is signed with a key (kid) that jwt_jwks_file does not have: if its issuer has a new "
+                "one, have the operator of this service renew the file"
+            )
+        return fitting[kid]
+
+    def _roles_of(self, claims: Mapping[str, Any]) -> frozenset[str]:
+        """The roles that claims give; those that are none of this project are left out."""
+        found: Any = claims
+        names = [self._claim] if self._claim in claims else self._claim.split(".")
+        for name in names:
+            found = found.get(name) if isinstance(found, dict) else None
+        roles = found.split() if isinstance(found, str) else found if isinstance(found, list) else ()
+        return frozenset(role for role in roles if isinstance(role, str)) & _GIVEN
+
+
+def read_keys(path: Path, algorithms: Sequence[str]) -> Keys:
+    """The public keys of an issuer. Blocks.
+
+    Args:
+        path: A JWKS file.
+        algorithms: What a token may be signed with.
+
+    Raises:
+        UnusableError: It cannot be read, others could change it, or no key in it is for these algorithms.
+    """
+    file = EntryFile("jwt_jwks_file", path)
+    keys: dict[tuple[str, str], jwt.PyJWK] = {}
+    for place, said in enumerate(file.entries("keys", secret=False)):
+        if not isinstance(said, dict):
+            raise file.bad(f"entry {place} must be an object")
+        if said.get("kty") == "oct":
+            raise file.bad(f"entry {place} is a shared secret (oct): who checks tokens could make them")
+        if "d" in said:
+            raise file.bad(f"entry {place} is a private key: only its issuer may have that")
+        for algorithm in _algorithms_of(said):
+            if algorithm not in algorithms:
+                continue
+            try:
+                key = jwt.PyJWK(said, algorithm)
+            except (jwt.PyJWTError, ValueError, TypeError):
+                raise file.bad(f"entry {place} is no public key that can be read") from None
+            if key.Algorithm.check_key_length(key.key):
+                raise file.bad(f"entry {place} is too short to be safe")
+            name = (algorithm, str(said.get("kid", "")))
+            if name in keys:
+                raise file.bad(f"entry {place} has the algorithm and the kid of one before it")
+            keys[name] = key
+    if not keys:
+        raise file.bad(f"it has no key for {' or '.join(algorithms)}, which jwt_algorithms allows")
+    return keys
+
+
+def _algorithms_of(said: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a key signs with: none if it is for something else, or of a kind that is not known."""
+    if said.get("use", "sig") != "sig":
+        return ()
+    able = _OF_KIND.get((str(said.get("kty")), str(said.get("crv", ""))), ())
+    return tuple(name for name in able if said.get("alg", name) == name)
+
+
+def _invalid(why: str) -> CredentialsInvalidException:
+    return CredentialsInvalidException(f"The token is a JWT that this service does not take: {why}.")

@@ -1,0 +1,92 @@
+"""Probes over HTTP: what they are told, and that nothing else is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from modelkeep_common.serving import start_server
+from modelkeep_common.startup import StartupError
+from support.commonapp import App, AppSettings, serving
+from support.commoncalls import echo
+from support.ports import free_port
+
+OK = "HTTP/1.1 200 OK"
+
+
+async def asked(port: int, text: bytes) -> bytes:
+    """What is answered until the other side closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(text)
+        async with asyncio.timeout(20):
+            return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def status(port: int, path: str, method: str = "GET") -> str:
+    answer = await asked(port, f"{method} {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+    return answer.split(b"\r\n")[0].decode()
+
+
+async def test_ready_and_live_are_told_apart_from_the_start_to_the_drain(data_dir: Path) -> None:
+    port = free_port()
+    told: list[tuple[str, str]] = []
+
+    async def look() -> None:
+        told.append((await status(port, "/livez"), await status(port, "/readyz")))
+
+    app = App({"Echo": echo}, on_open=look, on_drain=look)
+    async with serving(app, data_dir, metrics_port=port) as (server, _):
+        assert server.metrics_port == port
+        await look()
+    away = "HTTP/1.1 503 Service Unavailable"
+    assert told == [(OK, away), (OK, OK), (OK, away)]
+    with pytest.raises(ConnectionError):
+        await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_probes_say_nothing_else(data_dir: Path) -> None:
+    async with serving(App({"Echo": echo}), data_dir, metrics_port=0) as (server, _):
+        port = server.metrics_port
+        whole = await asked(port, b"GET /livez?verbose HTTP/1.0\r\n\r\n")
+        head, _, body = whole.partition(b"\r\n\r\n")
+        assert (head.split(b"\r\n")[0].decode(), body) == (OK, b"ok\n")
+        names = {line.partition(b":")[0] for line in head.split(b"\r\n")[1:]}
+        assert names == {b"content-type", b"content-length", b"cache-control", b"connection"}
+        assert (await asked(port, b"HEAD /readyz HTTP/1.1\r\n\r\n")).endswith(b"\r\n\r\n")
+        assert "404" in await status(port, "/")
+        assert "404" in await status(port, "/metrics")
+        assert "404" in await status(port, "/livez/../readyz")
+        assert "405" in await status(port, "/livez", "POST")
+        for nonsense in (b"\x00" * 20_000, b"\r\n\r\n", b"x" * 9000 + b"\r\n\r\n"):
+            assert not (await asked(port, nonsense)).startswith(b"HTTP/1.1 2")
+        assert await status(port, "/livez") == OK
+
+
+async def test_a_crowd_of_silent_connections_is_bounded_and_goes(data_dir: Path) -> None:
+    async with (
+        serving(App({"Echo": echo}), data_dir, metrics_port=0) as (server, _),
+        contextlib.AsyncExitStack() as crowd,
+    ):
+        for _ in range(80):
+            _, writer = await asyncio.open_connection("127.0.0.1", server.metrics_port)
+            crowd.callback(writer.close)
+        # Those who say nothing are let go of after seconds, and the others get their answers.
+        async with asyncio.timeout(30):
+            while await status(server.metrics_port, "/readyz") != OK:  # noqa: ASYNC110  asked anew
+                await asyncio.sleep(0.1)
+
+
+async def test_a_port_that_is_taken_is_told(data_dir: Path) -> None:
+    async with serving(App({"Echo": echo}), data_dir, metrics_port=0) as (server, _):
+        settings = AppSettings.for_test(data_dir / "b", metrics_port=server.metrics_port)
+        with pytest.raises(StartupError, match="--metrics-port") as caught:
+            await start_server(App({}), settings)
+        assert caught.value.exit_code == 98
