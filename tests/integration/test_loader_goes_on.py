@@ -26,7 +26,6 @@ from modelkeep.loader.v1 import (
 from support.lending import acquire, hold, leases, load, release
 from support.loaders import component
 from support.successions import VOCABULARY, Succession, close_all, contents, succession, taken_up
-from support.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -248,7 +247,6 @@ async def test_whenever_the_kill_comes_no_lease_is_lost_and_no_byte_leaks(
     loader = loaders.both
     crowd = Crowd(loaders, dice)
     await load(loader, component(loaders.keys[0], "tokenizer"))
-    await until(lambda: len(loaders.pids()) > 1)  # its keeper has begun
     for _ in range(8):
         acting = [asyncio.create_task(crowd.act()) for _ in range(3)]
         await asyncio.sleep(dice.uniform(0.0, 0.6))

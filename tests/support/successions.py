@@ -52,7 +52,6 @@ class Succession:
     both: Lender
     data_dir: Path
     keys: list[str] = field(default_factory=list)
-    was_kept: bool = False
 
     async def start(self) -> None:
         """Start a loader, and wait until it answers on the channel that there was to the one before."""
@@ -61,10 +60,7 @@ class Succession:
         await self.both.stub.GetCapacity(request, wait_for_ready=True, timeout=30)
 
     async def again(self, by: signal.Signals = signal.SIGKILL) -> None:
-        """End it, and start the next one. What comes before the first keeper has begun goes with a kill."""
-        if not self.was_kept and (await self.residents()):
-            await until(lambda: len(self.pids()) > 1, 20)
-            self.was_kept = True
+        """End it, and start the next one."""
         await self.process.stop(by)
         await self.start()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc.aio
 
-from modelkeep.loader.v1 import capacity_pb2, loader_service_pb2_grpc, resident_pb2
+from modelkeep.loader.v1 import loader_service_pb2_grpc, resident_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from support import tinymodels
 from support.lending import leases
@@ -23,7 +23,6 @@ from support.loaders import Lender
 from support.ports import free_port
 from support.processes import processes_of
 from support.records import record_service
-from support.waiting import until
 from support.workers import Worker, shared_workers
 
 
@@ -45,7 +44,6 @@ class Survivors:
     key: str = ""
     workers: list[Worker] = field(default_factory=list)
     output: str = ""
-    was_kept: bool = False
 
     async def start_workers(self, count: int, **options: Any) -> list[Worker]:
         """New workers with these options, which hold the model and compute from now on."""
@@ -71,12 +69,7 @@ class Survivors:
         assert found["results"] == [self.output or found["results"][0]]
 
     async def kill(self) -> None:
-        """SIGKILL for the loader; not before its first keeper has begun, which a kill would take along."""
-        if not self.was_kept:
-            capacity = await self.lender.stub.GetCapacity(capacity_pb2.GetCapacityRequest())
-            if any(tier.resident_count for tier in capacity.tiers):
-                await until(self.keepers, 30)
-                self.was_kept = True
+        """SIGKILL for the loader."""
         await self.process.stop(signal.SIGKILL)
 
     async def held_by(self, *workers: Worker, within_s: float) -> float:
@@ -114,7 +107,6 @@ class Survivors:
 
     async def kill_keeper(self) -> int:
         """SIGKILL for the keeper, and wait until it is gone; the process id that it had."""
-        self.was_kept = True
         (pid,) = self.keepers()
         os.kill(pid, signal.SIGKILL)
         while pid in self.keepers():  # noqa: ASYNC110  nothing tells

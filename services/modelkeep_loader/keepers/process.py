@@ -1,4 +1,4 @@
-"""A keeper that is a process of its own, ``modelkeep_keeper``: started when there is something to keep."""
+"""A keeper that is a process of its own, ``modelkeep_keeper``: started with the loader, if none is there."""
 
 from __future__ import annotations
 
@@ -40,15 +40,14 @@ _LOG_BYTES: Final = 1 << 20
 
 
 class _Reached(NamedTuple):
-    """A connection to a keeper, or to the place where one is to be.
+    """A connection to a keeper.
 
     Attributes:
-        found: What the keeper has.
+        found: What it has; nothing if it has just been started.
         spoilt: Names of what it has and nobody can read.
     """
 
     link: socket.socket
-    place: Place | None
     found: Sequence[KeptThing] = ()
     spoilt: Sequence[str] = ()
 
@@ -68,8 +67,6 @@ class ProcessKeeper(QueuedKeeper):
     ) -> None:
         super().__init__()
         self._path, self._keep_s, self._log, self._patience_s = path, keep_s, log, patience_s
-        #: Where a keeper is to be that has not been started; what is said waits there.
-        self._place: Place | None = None
         self._process: processes.Process | None = None
         self._stuck: asyncio.TimerHandle | None = None
         self._closing = asyncio.Event()
@@ -107,9 +104,7 @@ class ProcessKeeper(QueuedKeeper):
         if keep and not await self._said_all(_LAST_WORDS_S):
             _log.warning("%d changes were not said to the keeper in time", len(self._unsaid))
         if (link := self._hang_up()) is not None:
-            if self._place is not None:  # nobody was ever there
-                await asyncio.to_thread(self._place.leave)
-            elif not keep:
+            if not keep:
                 await asyncio.to_thread(self._end, link)
             link.close()
         self._forget_all()
@@ -118,11 +113,8 @@ class ProcessKeeper(QueuedKeeper):
 
     def _say(self, link: socket.socket, name: str, thing: Thing | None) -> None:
         if thing is None:
-            if self._place is None:  # else nobody is there to have it
-                messages.send(link, Kind.DROP, name)
+            messages.send(link, Kind.DROP, name)
         else:
-            if self._place is not None:
-                self._start(self._place)
             first = facts.written(thing.facts)
             try:
                 messages.send(link, Kind.PUT, name, (first, *thing.descriptors))
@@ -158,7 +150,7 @@ class ProcessKeeper(QueuedKeeper):
     def _listen(self, reached: _Reached) -> None:
         """Say on what has been reached whatever has not been said there."""
         reached.link.setblocking(False)
-        self._link, self._place = reached.link, reached.place
+        self._link = reached.link
         self._since = time.monotonic()
         asyncio.get_running_loop().add_reader(reached.link, self._heard, reached.link)
         self._flush()
@@ -168,19 +160,8 @@ class ProcessKeeper(QueuedKeeper):
             asyncio.get_running_loop().remove_reader(link)
         return link
 
-    def _start(self, place: Place) -> None:
-        self._place = None
-        self._spawn(self._started(place))
-
-    async def _started(self, place: Place) -> None:
-        try:
-            self._process = await asyncio.to_thread(self._run, place)
-        except OSError as error:
-            _log.warning("the keeper cannot be started: %s", error)
-            await asyncio.to_thread(place.leave)  # the connection to it breaks, and it is tried again
-
     def _run(self, place: Place) -> processes.Process:
-        """In a thread: start the process at the place."""
+        """In a thread: start the process at the place, which is its own from then on."""
         assert self._log is not None
         with _open_log(self._log) as log:
             process = processes.start(
@@ -217,7 +198,7 @@ class ProcessKeeper(QueuedKeeper):
             self._spawn(self._come_back())
 
     async def _come_back(self) -> None:
-        """Find a keeper again, or the place for one, and say everything anew."""
+        """Find a keeper again, or start one, and say everything anew."""
         if time.monotonic() - self._since > _LASTED_S:
             self._backoff.reset()
         while not self._is_closed:
@@ -239,7 +220,7 @@ class ProcessKeeper(QueuedKeeper):
             return
 
     def _reach(self) -> _Reached:
-        """In a thread: a keeper that is there, else the place for one.
+        """In a thread: a keeper that is there, else one that is started.
 
         Raises:
             OSError: Neither can be had.
@@ -256,16 +237,18 @@ class ProcessKeeper(QueuedKeeper):
                     link.connect(str(self._path))
                     if (uid := messages.peer_of(link)[1]) != os.geteuid():
                         raise PermissionError(f"it is of another user (uid {uid})")
-                    return _Reached(link, None, *_listed(link))
+                    return _Reached(link, *_listed(link))
                 if self._log is None:
                     raise ConnectionRefusedError(f"nobody listens at {self._path}")
                 place = Place.take(self._path)
                 try:
+                    # Before it starts: what is said waits at its socket, and outlives this process.
                     link.connect(str(self._path))
+                    self._process = self._run(place)
                 except OSError:
                     place.leave()
                     raise
-                return _Reached(link, place)
+                return _Reached(link)
             except TimeoutError:
                 link.close()
                 if self._log is None or time.monotonic() > deadline:

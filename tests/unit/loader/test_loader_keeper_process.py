@@ -42,8 +42,6 @@ async def main(folder, first, last):
         weights = memory(b"weights %d" % number)
         keeper.put(f"resident/{number}", b"facts %d" % number, [weights])
         os.close(weights)
-        while first == "0" and not keeper.pid:  # until then a kill takes all with it
-            await asyncio.sleep(0.01)
         print(number, flush=True)
     await asyncio.sleep(60)
 
@@ -148,14 +146,22 @@ async def test_a_loader_that_was_killed_finds_what_it_had(keepers: Keepers) -> N
     assert len(keepers.pids()) == 1
 
 
-async def test_where_nothing_is_put_no_process_is_started_and_nothing_stays(keepers: Keepers) -> None:
+async def test_a_kill_right_after_the_first_component_loses_nothing(keepers: Keepers) -> None:
+    with keepers.loader(0, 1) as process:
+        await asyncio.to_thread(said_by, process, 2)
+        process.kill()
+    assert await keepers.look() == {"resident/0": (b"facts 0", [b"weights 0"])}
+
+
+async def test_a_keeper_is_there_before_anything_is_put_and_ends_where_nothing_was(keepers: Keepers) -> None:
     keeper, found = await keepers.open()
     assert found == []
+    assert keepers.pids() == [keeper.pid]
     for number in range(50):
         keeper.drop(f"never put/{number}")
-    assert keepers.pids() == []
     await keeper.close(keep=False)
-    assert list(keepers.folder.iterdir()) == []
+    assert keepers.pids() == []
+    assert [path.name for path in keepers.folder.iterdir()] == ["keeper.log"]
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -413,6 +419,7 @@ async def test_a_kill_at_any_moment_leaves_things_whole_and_no_keeper_for_ever(
         said = (await asyncio.to_thread(process.stdout.read)).split()
     found = await keepers.look()
     # What was put waits in the kernel, or for a keeper that has read no more than that yet.
+    assert found or not said
     assert list(found) == [f"resident/{number}" for number in range(len(found))]
     assert len(found) <= len(said) + 2
     assert {name: (b"facts %d" % n, [b"weights %d" % n]) for n, name in enumerate(found)} == found
