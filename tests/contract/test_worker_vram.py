@@ -19,6 +19,7 @@ from support import tinymodels
 from support.lending import leases
 from support.loaders import Lender, lender
 from support.originalforwards import output_of
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 
@@ -42,6 +43,11 @@ async def key(loader: Lender) -> str:
 def models(loader: Lender) -> Iterator[ModelLoader]:
     with ModelLoader(loader.address, max_wait_s=5.0, precision="float32") as opened:
         yield opened
+
+
+def mapped(device: str) -> int:
+    """How many allocations of a device this process maps."""
+    return Path("/proc/self/maps").read_text().count(f"modelkeep:{device}")
 
 
 def is_streamed(layer: Any) -> bool:
@@ -70,6 +76,30 @@ async def test_a_module_goes_on_when_its_lease_has_ended(models: ModelLoader, ke
         with models.get_model(key, "vae", device="sim") as vae:
             before = output_of(vae)
         assert output_of(vae) == before
+
+    await asyncio.to_thread(use)
+
+
+async def test_what_nobody_uses_any_more_is_unmapped_without_a_garbage_collection(
+    models: ModelLoader, key: str
+) -> None:
+    def use() -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                info = models.get_model(key, "vae", device="sim:0")
+                with info as vae:
+                    assert mapped("sim:0") == 1
+                    del vae
+                kept = info.keep()
+                with kept as vae:
+                    del vae
+                kept.release()
+                del kept
+                wait_until(lambda: mapped("sim:0") == 0, "it stays mapped")
+        finally:
+            gc.enable()
 
     await asyncio.to_thread(use)
 

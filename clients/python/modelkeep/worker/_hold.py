@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import grpc
 
@@ -41,8 +41,9 @@ class Hold:
     When the loader goes away, a thread of the hold's own takes the lease up again as soon as it can. Where
     the lease has ended meanwhile it asks for one on the same memory, and for no other.
 
+    Once it is released it has nothing more of them, so that what is mapped goes with the last who uses it.
+
     Attributes:
-        modules: What was attached, in the order asked for: modules, dicts of tensors, objects.
         away: Why the loader cannot be heard at the moment, or "". The modules work all the same.
         reattached: How often the lease was taken up again, or another one in its place.
         lost: Why the lease ended before it was released, or "". The modules work all the same: their
@@ -60,7 +61,6 @@ class Hold:
         on_revoke: OnRevoke,
         reattach_s: float,
     ) -> None:
-        self.modules = parts.modules
         self.away = ""
         self.reattached = 0
         self.lost = ""
@@ -68,7 +68,7 @@ class Hold:
         self._lender = lender
         self._request = request
         self._binding = binding
-        self._parts = parts
+        self._parts: Parts | None = parts
         self._on_demote: OnDemote | None = None
         self._demote_requested: hold_pb2.HoldDemoteRequested | None = None
         self._on_revoke = on_revoke
@@ -80,6 +80,12 @@ class Hold:
         #: Whether the loader knows that the lease has ended.
         self._is_told = False
         threading.Thread(target=self._follow, name="modelkeep hold", daemon=True).start()
+
+    @property
+    def modules(self) -> list[Any]:
+        """What was attached, in order: modules, dicts of tensors, objects; [] once released."""
+        parts = self._parts
+        return parts.modules if parts is not None else []
 
     @property
     def grant(self) -> hold_pb2.Grant:
@@ -97,6 +103,9 @@ class Hold:
             if self._released.is_set():
                 return
             self._released.set()
+            # gRPC's error is the call itself, and its traceback has this hold: they go by garbage collection
+            # alone, which may be long in coming.
+            self._parts = self._on_demote = None
         if not self.away and not self.lost:
             self._is_told = self._tell()
         self._binding.close()
@@ -118,7 +127,9 @@ class Hold:
         Raises:
             ModelkeepError: The loader was not told; the memory is unmapped all the same.
         """
-        self._parts.let_go()
+        if (parts := self._parts) is None:
+            return
+        parts.let_go()
         with self._changing:
             self._binding = self._binding.without_memory()
         self._lender.demote(self.grant)
@@ -130,11 +141,13 @@ class Hold:
             VramExhaustedException: There was no room for it.
             ModelkeepError: Whatever else the loader answers. It stays demoted.
         """
+        if (parts := self._parts) is None:
+            raise ModelkeepError("The lease was released meanwhile: get the model anew.")
         found, descriptors = self._lender.promote(self._binding, self._request.max_wait)
         try:
-            self._parts.take_back(found.grant, descriptors)
+            parts.take_back(found.grant, descriptors)
         except BaseException:
-            self._parts.let_go()
+            parts.let_go()
             if found.connection is not None:
                 found.connection.close()
             raise
@@ -143,6 +156,8 @@ class Hold:
                 os.close(descriptor)
         with self._changing:
             before, self._binding = self._binding, replace(found, call=self._binding.call)
+            if self._released.is_set():
+                self._binding.close()
         if before.connection is not None:
             before.connection.close()
 
