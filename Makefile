@@ -21,7 +21,7 @@ run:        ## start all four services on loopback; Ctrl-C drains them (ARGS="--
 test: setup ## the tests, in minutes, three files at a time (ARGS="-k lease", ARGS="-n 0" for one)
 	@$(PY) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not long and not interop and not cuda" $(ARGS)
 
-test-all: setup ## everything: the long tests, and those that need grpcurl (built with Go), tinyproxy or cargo
+test-all: setup ## everything: the long tests, and those that need Go, Node, tinyproxy or cargo
 	@scripts/tools.sh grpcurl tinyproxy protoc-gen-go protoc-gen-go-grpc
 	@PATH="$(CURDIR)/.cache/bin:$$PATH" $(PY) -m pytest -q -m "not cuda" $(ARGS)
 

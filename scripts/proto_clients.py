@@ -38,7 +38,8 @@ def generate(language: str, out: Path) -> None:
     command = [str(_BUF), "generate", "--template", str(template_of(language)), "--output", str(out)]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path}, check=False)
     if done.returncode:
-        raise SystemExit(f"The stubs for {language} were not made; scripts/tools.sh gets the plugins for Go.")
+        gets = "scripts/tools.sh gets the plugins for Go, scripts/npm.sh that for TypeScript"
+        raise SystemExit(f"The stubs for {language} were not made; {gets}.")
 
 
 def main() -> int:

@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(90)]
+from support import typescript
+
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("language", ["go"])
+@pytest.mark.parametrize("language", ["go", "typescript"])
 def test_committed_stubs_are_current(language: str) -> None:
+    if language == "typescript":
+        typescript.built()  # which brings the plugin
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "proto_clients.py"), "--check", language],
         capture_output=True,

@@ -14,6 +14,8 @@ export const DEFAULT_TIMEOUT_MS = 30_000;
 /** How often a call is made at most: four tries take 0.5 to 1 s. */
 const MAX_TRIES = 4;
 const FIRST_DELAY_MS = 150;
+/** How a connection ends in the middle of an answer: reset, closed without a status, given up by a gateway. */
+const LOST = new Set([Code.Aborted, Code.Canceled, Code.DeadlineExceeded, Code.Internal, Code.Unknown]);
 
 /** The interceptors of every transport, the outermost first. */
 export function interceptors(token?: Token): Interceptor[] {
@@ -47,11 +49,20 @@ const retries: Interceptor = (next) => async (request) => {
       return await next(request);
     } catch (thrown) {
       const error = ModelkeepError.from(thrown);
-      if (triesLeft === 0 || error.code !== Code.Unavailable) throw error;
+      if (triesLeft === 0 || request.signal.aborted || !isInterruption(error)) throw error;
       await sleep(backoff.next(error.retryAfterMs), request.signal);
     }
   }
 };
+
+/**
+ * Whether the service was away, or the connection to it was lost: another try may find it.
+ *
+ * Of what Connect, the network and gateways say without a reason these codes are meant; a service gives its reason.
+ */
+export function isInterruption({ code, reason }: ModelkeepError): boolean {
+  return code === Code.Unavailable || (reason === "" && LOST.has(code));
+}
 
 /** Whether the method says so (its idempotency level), or the request has an id by which a repetition is known. */
 function mayRepeat({ method, message }: UnaryRequest): boolean {

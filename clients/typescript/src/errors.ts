@@ -48,6 +48,11 @@ export class ModelkeepError extends ConnectError {
     this.retryAfterMs = told.retryAfterMs;
   }
 
+  /** Name of the status code, as gRPC writes it: "NOT_FOUND". */
+  get status(): string {
+    return nameOf(this.code);
+  }
+
   /** What to do about it, as a sentence; "" if nothing is known. */
   get remedy(): string {
     return this.facts["remedy"] ?? "";
@@ -67,12 +72,12 @@ export class ModelkeepError extends ConnectError {
   }
 
   /** The error that a job tells of; undefined if it tells of none. */
-  static ofJob(job: { readonly error?: JobError }): ModelkeepError | undefined {
+  static ofJob(job: { readonly error?: JobError | undefined }): ModelkeepError | undefined {
     if (job.error === undefined) return undefined;
     const { code, message, metadata, reason, retryTime } = job.error;
     const wait = retryTime && Number(retryTime.seconds) * 1000 - Date.now();
     const retryAfterMs = wait === undefined ? undefined : Math.max(0, wait);
-    return new ModelkeepError(message, codeOf(code), { reason, facts: metadata, retryAfterMs });
+    return new ModelkeepError(message, CODES.get(code) ?? Code.Unknown, { reason, facts: metadata, retryAfterMs });
   }
 }
 
@@ -93,10 +98,12 @@ function read(error: ConnectError): Told {
   };
 }
 
-/** "NOT_FOUND" to `Code.NotFound`: a job's error names its code as gRPC writes it. */
-function codeOf(name: string): Code {
-  const camel = name.toLowerCase().replace(/(?:^|_)([a-z])/g, (_, letter: string) => letter.toUpperCase());
+/** A status code as gRPC writes it: "NOT_FOUND". */
+function nameOf(code: Code): string {
   // gRPC writes CANCELLED, Connect Canceled.
-  const known = Code[(camel === "Cancelled" ? "Canceled" : camel) as keyof typeof Code];
-  return known ?? Code.Unknown;
+  return code === Code.Canceled ? "CANCELLED" : Code[code].replace(/(?<!^)[A-Z]/g, "_$&").toUpperCase();
 }
+
+const CODES = new Map(
+  Object.values(Code).flatMap((code) => (typeof code === "number" ? [[nameOf(code), code] as const] : [])),
+);
