@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 setup:      ## make .venv with the pinned requirements (PYTHON=… chooses the interpreter, TORCH=cpu a smaller torch)
 	@scripts/setup.sh dev
 
-run:        ## start all four services on loopback; Ctrl-C drains them (ARGS="--port 60051"; TORCH=none: no loader)
+run:        ## start all four services on loopback; Ctrl-C drains them (ARGS="--port 60051 --no-dashboard"; TORCH=none: no loader)
 	@scripts/setup.sh run
 	@exec $(VENV)/bin/modelkeep up $(if $(filter none,$(TORCH)),--no-loader) $(ARGS)
 

@@ -8,7 +8,7 @@ compile() { .venv/bin/uv pip compile --universal --python-version 3.11 --no-head
 printf 'uv\nhatchling>=1.27\neditables>=0.5\n' | compile - -o requirements/build.txt "$@"
 compile pyproject.toml --extra all -o requirements/all.txt "$@"
 # Without torch, for TORCH=none: no loader, no demo.
-compile pyproject.toml --extra record --extra download --extra install --extra cli -c requirements/all.txt -o requirements/none.txt "$@"
+compile pyproject.toml --extra record --extra download --extra install --extra gateway --extra cli -c requirements/all.txt -o requirements/none.txt "$@"
 # For TORCH=cpu: torch needs none of these then.
 grep -vE '^(cuda|nvidia|triton)' requirements/all.txt > requirements/cpu.txt
 compile pyproject.toml --extra dev -c requirements/all.txt -o requirements/.dev.txt "$@"

@@ -36,6 +36,7 @@ def service_suite(
     services: Sequence[str] = SERVICES,
     env: Mapping[str, str] | None = None,
     arguments: Mapping[str, Sequence[str]] | None = None,
+    gateway_port: int | None = None,
 ) -> OwnersSuite:
     """A suite of real services, not started yet; downloads from loopback are allowed.
 
@@ -52,7 +53,14 @@ def service_suite(
         **({"MODELKEEP_INSTALL_CHECK_FILES_SECONDS": "0"} if "install" in services else {}),
         **(env or {}),
     }
-    return OwnersSuite(data_dir, models_dir=models_dir, services=services, env=settings, arguments=arguments)
+    return OwnersSuite(
+        data_dir,
+        models_dir=models_dir,
+        services=services,
+        env=settings,
+        arguments=arguments,
+        gateway_port=gateway_port,
+    )
 
 
 def toy_suite(
@@ -60,6 +68,7 @@ def toy_suite(
     *,
     env: Mapping[str, str] | None = None,
     ports: Mapping[str, int] | None = None,
+    gateway_port: int | None = None,
     startup_timeout_s: float = 20.0,
 ) -> Suite:
     """A suite of two toy services (support/toys), to watch the supervisor and nothing else."""
@@ -68,6 +77,7 @@ def toy_suite(
         services=("alpha", "beta"),
         env={**toy_environment(), **(env or {})},
         ports=ports,
+        gateway_port=gateway_port,
         startup_timeout_s=startup_timeout_s,
     )
 

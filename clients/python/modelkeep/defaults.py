@@ -18,6 +18,9 @@ DEFAULT_ADDRESSES: Final[Mapping[str, str]] = {
     name: f"127.0.0.1:{port}" for name, port in DEFAULT_PORTS.items()
 }
 
+#: Where a suite serves the dashboard, and HTTP with JSON.
+DASHBOARD_PORT: Final = 8080
+
 #: The suite's data folder, unless another one is named.
 DATA_DIR: Final = Path("modelkeep-data")
 #: The folder of installed models in it, unless another one is named.

@@ -23,6 +23,7 @@ class SuiteFile:
             may name others.
         addresses: Service name (``record``, …) to ``host:port``.
         sockets: Service name to the path of the UNIX socket where its owner calls.
+        gateway: Address of the dashboard and of HTTP with JSON, ``http://127.0.0.1:8080``; empty without.
         pids: Service name to process id.
         versions: Distribution name to version.
         start_time: Seconds since the epoch at which all services were healthy.
@@ -33,6 +34,7 @@ class SuiteFile:
     models_dir: str = ""
     addresses: Mapping[str, str] = field(default_factory=dict)
     sockets: Mapping[str, str] = field(default_factory=dict)
+    gateway: str = ""
     pids: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     start_time: float = 0.0
@@ -62,6 +64,7 @@ def read_suite_file(data_dir: Path) -> SuiteFile | None:
             models_dir=str(said.get("models_dir", "")),
             addresses=_texts(said["addresses"]),
             sockets=_texts(said.get("sockets", {})),
+            gateway=str(said.get("gateway", "")),
             pids={str(name): int(pid) for name, pid in said.get("pids", {}).items()},
             versions=_texts(said.get("versions", {})),
             start_time=float(said.get("start_time", 0)),

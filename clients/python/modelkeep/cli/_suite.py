@@ -15,7 +15,7 @@ from modelkeep.cli._options import chosen
 from modelkeep.cli._output import say
 from modelkeep.cli._terminal import visible
 from modelkeep.cli._verbs import folder_named, verb
-from modelkeep.defaults import DEFAULT_PORTS, EXIT_FAILED, SERVICES, find_data_dir
+from modelkeep.defaults import DASHBOARD_PORT, DEFAULT_PORTS, EXIT_FAILED, SERVICES, find_data_dir
 
 
 class Anonymous(StrEnum):
@@ -74,6 +74,16 @@ def up(
         bool,
         typer.Option("--loader/--no-loader", help="Start the loader too; it needs torch, the others do not."),
     ] = True,
+    dashboard: Annotated[
+        bool,
+        typer.Option(
+            "--dashboard/--no-dashboard",
+            help="Serve the dashboard and HTTP with JSON on 127.0.0.1, by an Envoy; Linux only.",
+        ),
+    ] = True,
+    dashboard_port: Annotated[
+        int, typer.Option(help="Port of the dashboard; 0 takes a free one.", min=0, max=65535)
+    ] = DASHBOARD_PORT,
 ) -> None:
     """Start all four services, or those that need no torch where there is none; Ctrl-C stops them.
 
@@ -100,6 +110,7 @@ def up(
             services=[service for service in SERVICES if loader or service != "loader"],
             insecure=insecure,
             anonymous=anonymous.value,
+            dashboard_port=dashboard_port if dashboard else None,
             say=say,
         )
     )

@@ -29,6 +29,7 @@ from modelkeep.suitefile import SuiteFile, suite_file_path, token_path
 from modelkeep.supervisor import _access, _ports
 from modelkeep.supervisor._errors import PASSED_THROUGH, SuiteError
 from modelkeep.supervisor._files import lock_data_dir, make_data_dir, not_writable, write_suite_file
+from modelkeep.supervisor._gateway import SuiteGateway
 from modelkeep.supervisor._models import models_folder
 from modelkeep.supervisor._process import ServiceProcess
 
@@ -75,6 +76,8 @@ class Suite:
         insecure: Let whoever reaches a port do everything but what is the owner's alone; no model is then
             read from outside the import roots.
         anonymous: What callers over TCP without a token may do: "viewer" (look) or "none".
+        gateway_port: Port of 127.0.0.1 for a gateway, which serves the dashboard and HTTP with JSON; 0 takes
+            a free one, None starts none. A suite without the gateway it was to have is one all the same.
         startup_timeout_s: Seconds in which all must be healthy.
 
     Methods block, so call them from a thread when an event loop runs.
@@ -92,6 +95,7 @@ class Suite:
         arguments: Mapping[str, Sequence[str]] | None = None,
         insecure: bool = False,
         anonymous: str = "viewer",
+        gateway_port: int | None = None,
         startup_timeout_s: float = 60.0,
     ) -> None:
         self._given_data_dir = data_dir
@@ -105,6 +109,8 @@ class Suite:
         self._arguments = dict(arguments or {})
         self._insecure = insecure
         self._anonymous = anonymous
+        self._gateway_port = gateway_port
+        self._gateway: SuiteGateway | None = None
         self._sockets: dict[str, Path] = {}
         self._startup_timeout_s = startup_timeout_s
         self._interrupted = threading.Event()
@@ -135,6 +141,11 @@ class Suite:
     def sockets(self) -> dict[str, str]:
         """Service name to ``unix:path``, where only the user of the suite can call, as its owner."""
         return {name: f"unix:{path}" for name, path in self._sockets.items()}
+
+    @property
+    def gateway(self) -> SuiteGateway | None:
+        """The gateway, once started, or why there is none; None if none was asked for."""
+        return self._gateway
 
     @property
     def pids(self) -> dict[str, int]:
@@ -182,6 +193,8 @@ class Suite:
                 self._spawn(name)
             for name in self._services:
                 self._wait_healthy(name, deadline)
+            if self._gateway_port is not None:
+                self._gateway = SuiteGateway(self._gateway_port, self._over_tcp(), self.data_dir)
             self._describe()
         except BaseException:
             self.stop()
@@ -204,6 +217,9 @@ class Suite:
                 code = process.wait()
             process.close()
             codes[name] = -signal.SIGKILL if code is None else code
+        # Last: by it watches hear how they end.
+        if self._gateway is not None:
+            self._gateway.stop()
         if self._lock is not None:
             _access.remove_sockets(list(self._sockets.values()))
             os.close(self._lock)
@@ -376,6 +392,7 @@ class Suite:
             models_dir="" if self._models_dir is None else str(self._models_dir),
             addresses=self._over_tcp(),
             sockets={name: str(path) for name, path in self._sockets.items()},
+            gateway="" if self._gateway is None else self._gateway.address,
             pids=self.pids,
             versions={name: version(name) for name in ("modelkeep", "grpcio", "protobuf")},
             start_time=time.time(),

@@ -12,7 +12,9 @@ from types import FrameType
 from typing import TypeAlias
 
 from modelkeep.defaults import DATA_DIR, DEFAULT_PORTS, EXIT_FAILED, EXIT_OK, MODELS, SERVICES
+from modelkeep.suitefile import token_path
 from modelkeep.supervisor._errors import SuiteError
+from modelkeep.supervisor._gateway import SuiteGateway
 from modelkeep.supervisor._process import ServiceProcess
 from modelkeep.supervisor._suite import DRAIN_LIMIT_S, Suite
 
@@ -37,6 +39,7 @@ def up(
     env: Mapping[str, str] | None = None,
     insecure: bool = False,
     anonymous: str = "viewer",
+    dashboard_port: int | None = None,
     startup_timeout_s: float = 60.0,
     say: Callable[[str], None] = print,
 ) -> int:
@@ -56,6 +59,8 @@ def up(
         env: Settings for the services on top of this process's environment.
         insecure: Want no token over TCP; see :class:`modelkeep.supervisor.Suite`.
         anonymous: What callers over TCP without a token may do: "viewer" or "none".
+        dashboard_port: Port of 127.0.0.1 for the dashboard and HTTP with JSON; None leaves them out. Where
+            they cannot be had, the suite says why and runs without them.
         startup_timeout_s: Seconds in which all must be healthy.
         say: Prints one or more lines.
 
@@ -76,6 +81,7 @@ def up(
         arguments={"record": _records(model_config_db)},
         insecure=insecure,
         anonymous=anonymous,
+        gateway_port=dashboard_port,
         startup_timeout_s=startup_timeout_s,
     )
     # SimpleQueue.put may be called from a signal handler, and an empty queue costs no time to wait for.
@@ -88,7 +94,7 @@ def up(
     before = {signum: signal.signal(signum, on_signal) for signum in _SIGNALS}
     try:
         suite.start()
-        _greet(suite, say)
+        _greet(suite, say, with_token=not insecure)
         if insecure:
             say(_INSECURE)
         for process in suite.processes.values():
@@ -114,7 +120,7 @@ def _report_end(
     happened.put(process)
 
 
-def _greet(suite: Suite, say: Callable[[str], None]) -> None:
+def _greet(suite: Suite, say: Callable[[str], None], *, with_token: bool) -> None:
     width = max(len(name) for name in suite.services)
     lines = [f"modelkeep {version('modelkeep')} is up; its data are in {suite.data_dir}"]
     if suite.models_dir not in (None, suite.data_dir / MODELS):
@@ -122,8 +128,20 @@ def _greet(suite: Suite, say: Callable[[str], None]) -> None:
     lines += [f"  {name:<{width}}  {address}" for name, address in suite.addresses.items()]
     if (record := suite.addresses.get("record")) is not None:
         lines.append(f"Try: grpcurl -plaintext {record} modelkeep.record.v1.RecordService/ListModels")
+    if suite.gateway is not None:
+        lines.append(_about_gateway(suite.gateway, suite.data_dir, with_token=with_token))
     lines.append("Ctrl-C stops it.")
     say("\n".join(lines))
+
+
+def _about_gateway(gateway: SuiteGateway, data_dir: Path, *, with_token: bool) -> str:
+    if not gateway.address:
+        return f"Without dashboard and HTTP: {gateway.refusal}."
+    if not gateway.has_pages:
+        return f"HTTP with JSON: {gateway.address}/v1/models"
+    # Behind the "#" it stays in the browser.
+    token = f"#token={token_path(data_dir).read_text(encoding='utf-8').strip()}" if with_token else ""
+    return f"Dashboard: {gateway.address}/{token}"
 
 
 def _supervise(suite: Suite, happened: _Happened, say: Callable[[str], None]) -> int:

