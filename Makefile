@@ -22,7 +22,7 @@ test: setup ## the tests, in minutes, three files at a time (ARGS="-k lease", AR
 	@$(PY) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not long and not interop and not cuda" $(ARGS)
 
 test-all: setup ## everything: the long tests, and those that need Go, Node, tinyproxy or cargo
-	@scripts/tools.sh grpcurl tinyproxy protoc-gen-go protoc-gen-go-grpc
+	@scripts/tools.sh grpcurl tinyproxy curl protoc-gen-go protoc-gen-go-grpc protoc-gen-openapi
 	@PATH="$(CURDIR)/.cache/bin:$$PATH" $(PY) -m pytest -q -m "not cuda" $(ARGS)
 
 check: setup ## lint, format, types, .proto, generated code, import rules, layout, parity, text (ARGS="types")
@@ -37,9 +37,10 @@ fix: setup  ## mend what can be mended: lint, format of Python and .proto
 proto: setup ## generate the Python stubs from proto/
 	@$(PY) scripts/proto.py
 
-proto-clients: setup ## generate the stubs of the other languages from proto/ (ARGS="go" for one)
-	@scripts/tools.sh protoc-gen-go protoc-gen-go-grpc
+proto-clients: setup ## generate the stubs of the other languages, and deploy/openapi.yaml, from proto/
+	@scripts/tools.sh protoc-gen-go protoc-gen-go-grpc protoc-gen-openapi
 	@$(PY) scripts/proto_clients.py $(ARGS)
+	@$(PY) scripts/openapi.py
 
 dashboard:  ## build clients/dashboard/dist from its sources (needs Node)
 	@scripts/dashboard.sh

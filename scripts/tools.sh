@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 declare -A modules=(
     [grpcurl]=github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
     [ghz]=github.com/bojand/ghz/cmd/ghz@v0.120.0
+    [protoc-gen-openapi]=github.com/google/gnostic/cmd/protoc-gen-openapi@v0.7.1
     [protoc-gen-go]=google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
     [protoc-gen-go-grpc]=google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
 )

@@ -163,5 +163,7 @@ def test_calls_that_may_be_sent_twice_survive_a_kill_and_a_drain_and_others_are_
     times = {name: count for name, count in instances.calls().items() if name.startswith("create ")}
     assert set(times.values()) == {1}
     # The kill met some of them, so there was something to send twice.
-    assert Counter(created.values()).keys() == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+    lost = {*created.values()} - {grpc.StatusCode.OK}
+    assert lost
+    assert lost <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
     assert all(f"create {name}" in times for name, code in created.items() if code == grpc.StatusCode.OK)

@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
-from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 
 from support import apidescriptors
+from support.httprules import bindings
 
 _NAMES = [method.full_name for method in apidescriptors.methods()]
 _METHODS = {method.full_name: method for method in apidescriptors.methods()}
 #: Verbs without a body.
 _BARE = {"get", "delete"}
 _VARIABLE = re.compile(r"\{([^}]*)\}")
-
-
-def rule_of(method: MethodDescriptor) -> http_pb2.HttpRule:
-    options = MethodOptions.FromString(method.GetOptions().SerializeToString())
-    rule: http_pb2.HttpRule = options.Extensions[annotations_pb2.http]
-    return rule
-
-
-def bindings(method: MethodDescriptor) -> Iterator[tuple[str, str, str]]:
-    """Verb, path and body of each way to call it."""
-    rule = rule_of(method)
-    for binding in (rule, *rule.additional_bindings):
-        verb = binding.WhichOneof("pattern")
-        if verb is not None:
-            yield verb, getattr(binding, verb), binding.body
 
 
 def field_at(method: MethodDescriptor, path: str) -> FieldDescriptor:

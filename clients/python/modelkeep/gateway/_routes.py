@@ -159,7 +159,8 @@ def _retries(gateway: Gateway) -> Config:
         return {}
     predicate = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
     policy: Config = {
-        "retry_on": "connect-failure,refused-stream,reset,unavailable",
+        # A process that ends cancels what it has not answered by then.
+        "retry_on": "connect-failure,refused-stream,reset,unavailable,cancelled",
         "num_retries": gateway.retries,
         "retry_back_off": {"base_interval": "0.1s", "max_interval": "2s"},
         # Where there are several, another one.

@@ -1,0 +1,106 @@
+"""A gateway that serves TLS and calls a service by mTLS, with the certificates of `modelkeep certs dev`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from modelkeep.devcerts import make_certificates
+from modelkeep.gateway import Gateway, ServerCertificate, UpstreamCertificate
+from support.gateways import free_port, running
+from support.tokens import token_of, write_tokens
+
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(120)]
+
+_SHOWN = ("-H", f"authorization: Bearer {token_of('eve')}")
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="mk-") as made:
+        make_certificates(Path(made) / "certs")
+        yield Path(made)
+
+
+@pytest.fixture(scope="module")
+def record(folder: Path) -> Iterator[str]:
+    """Address of a RecordService that wants certificates."""
+    certs, port = folder / "certs", free_port()
+    tokens = write_tokens(folder / "tokens.json", {"eve": ["viewer"]})
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-P", "-m", "modelkeep_record", "--port", str(port)),
+            *("--data-dir", str(folder / "data"), "--token-file", str(tokens)),
+            *("--tls-cert-file", str(certs / "record.pem"), "--tls-key-file", str(certs / "record.key")),
+            *("--tls-client-ca-file", str(certs / "ca.pem")),
+            *("--tls-callers-file", str(certs / "callers.json")),
+        ]
+    )
+    try:
+        credentials = grpc.ssl_channel_credentials(
+            *((certs / name).read_bytes() for name in ("ca.pem", "client.key", "client.pem"))
+        )
+        with grpc.secure_channel(f"localhost:{port}", credentials) as channel:
+            grpc.channel_ready_future(channel).result(timeout=60)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def gateway(record: str, certs: Path) -> Gateway:
+    cert, key = certs / "gateway.pem", certs / "gateway.key"
+    return Gateway(
+        {"record": [record]},
+        tls=ServerCertificate(cert, key),
+        upstream_tls=UpstreamCertificate(certs / "ca.pem", ["spiffe://modelkeep/{service}"], cert, key),
+        retries=0,
+    )
+
+
+def ask(address: str, certs: Path, *arguments: str) -> tuple[int, str]:
+    """Status and body of a list of models; 0 where the gateway's certificate is not trusted."""
+    done = subprocess.run(
+        [
+            *("curl", "-sS", "--max-time", "30", "--cacert", str(certs / "ca.pem"), "-w", "\n%{http_code}"),
+            *(*arguments, f"https://{address}/v1/models"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    body, _, status = done.stdout.rpartition("\n")
+    return int(status), body
+
+
+def test_callers_pass_through_by_tls_with_their_tokens_and_nobody_without(record: str, folder: Path) -> None:
+    certs = folder / "certs"
+    with running(gateway(record, certs), folder) as address:
+        status, body = ask(address, certs, *_SHOWN)
+        assert (status, "resumeToken" in body) == (200, True)
+        # The gateway's certificate lets callers through, and is nobody.
+        status, body = ask(address, certs)
+        assert (status, json.loads(body)["details"][0]["reason"]) == (401, "CREDENTIALS_MISSING")
+        stranger = folder / "other"
+        make_certificates(stranger)
+        assert ask(address, stranger)[0] == 0
+
+
+def test_a_service_that_is_not_who_it_should_be_is_not_called(record: str, folder: Path) -> None:
+    """What answers at the download service's address has the record service's certificate."""
+    certs = folder / "certs"
+    right = gateway(record, certs)
+    assert right.upstream_tls is not None
+    wrong = dataclasses.replace(right.upstream_tls, names=["spiffe://modelkeep/download"])
+    nobody = dataclasses.replace(right.upstream_tls, cert_file=None, key_file=None)
+    for upstream in (wrong, nobody):
+        with running(dataclasses.replace(right, upstream_tls=upstream), folder) as address:
+            assert ask(address, certs, *_SHOWN)[0] == 503
