@@ -40,7 +40,7 @@ _TICKET_TIMEOUT_S = 5.0
 #: left for the next.
 _MOST_SILENT: Final = 256
 _GIVEN_UP: Final = 8
-#: Seconds until the next try then.
+#: Seconds until the next try then; and between two looks at what a client says who should be silent.
 _PAUSE_S: Final = 0.1
 
 
@@ -279,9 +279,10 @@ async def _until_end(connection: socket.socket, ended: asyncio.Event) -> None:
 
     async def read() -> None:
         with contextlib.suppress(OSError):
-            # Whatever comes is ignored; what matters is the end.
-            while await loop.sock_recv(connection, 4096):
-                pass
+            # Whatever comes is ignored; what matters is the end. Reading what is there already does not give
+            # way, so that whoever never stops talking would hold up the loop.
+            while await loop.sock_recv(connection, 4096):  # noqa: ASYNC110  nothing tells the end but reading
+                await asyncio.sleep(_PAUSE_S)
 
     waits = {asyncio.ensure_future(read()), asyncio.ensure_future(ended.wait())}
     try:

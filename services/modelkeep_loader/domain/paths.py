@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from modelkeep.exceptions import RamExhaustedException
@@ -54,6 +55,19 @@ class Shelf(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class _Making:
+    """The making of a resident's file.
+
+    Attributes:
+        turn: Whoever makes it, or looks whether it is there.
+        waiting: How many have it or wait for it.
+    """
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
+
+
 class Paths:
     """Who has which files. Belongs to one event loop.
 
@@ -67,7 +81,8 @@ class Paths:
         self._tier = tier
         self._copies: dict[str, Copy] = {}
         self._holders: dict[str, set[str]] = {}
-        self._making: dict[str, asyncio.Lock] = {}
+        #: What is being made: one at a time of a resident, for all who wait for it.
+        self._making: dict[str, _Making] = {}
         #: What has no lease any more, by what its bytes are reserved for, and the taking away of its name.
         self._removed: dict[str, tuple[Copy, asyncio.Future[None]]] = {}
         self._count = 0
@@ -117,14 +132,17 @@ class Paths:
         await asyncio.to_thread(end)
 
     async def _file_of(self, resident: Resident) -> str:
+        making = self._making.setdefault(resident.id, _Making())
+        making.waiting += 1
         try:
-            async with self._making.setdefault(resident.id, asyncio.Lock()):
+            async with making.turn:
                 kept = self._copies.get(resident.id)
                 if kept is None or not kept.is_intact():
                     self._remove(resident.id)
                     kept = self._copies[resident.id] = await self._copy(resident)
                 return kept.path
         finally:
+            making.waiting -= 1
             self._tidy(resident.id)  # whoever asked may have gone meanwhile
 
     async def _copy(self, resident: Resident) -> Copy:
@@ -148,7 +166,8 @@ class Paths:
         if self._holders.get(resident_id):
             return
         self._holders.pop(resident_id, None)
-        if not (lock := self._making.get(resident_id)) or not lock.locked():
+        # Whoever waits for his turn has the lock still: another one would let two make the same file.
+        if not (making := self._making.get(resident_id)) or not making.waiting:
             self._making.pop(resident_id, None)
             self._remove(resident_id)
 

@@ -15,9 +15,10 @@ from modelkeep_common.startup import StartupError
 from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.components import Resident
 from modelkeep_loader.domain.paths import Paths
-from modelkeep_loader.tiers.paths import PathFolder
+from modelkeep_loader.tiers.paths import FileCopy, PathFolder
 from support.kiln import MB, Clock, Kiln, plan, ram_cache, want
 from support.smalldisk import small_disk
+from support.waiting import until
 
 
 @pytest.fixture
@@ -197,3 +198,47 @@ def test_files_of_a_loader_that_was_killed_are_removed_and_two_do_not_share_a_fo
     assert caught.value.exit_code == 98
     first.close()
     PathFolder(folder).close()
+
+
+class Gated:
+    """A shelf that makes one file after the other when it is told to."""
+
+    def __init__(self, folder: PathFolder) -> None:
+        self._folder = folder
+        self.close = folder.close
+        self.asked = 0
+        self.gate = asyncio.Semaphore(0)
+
+    async def put(self, descriptor: int, size_bytes: int) -> FileCopy:
+        self.asked += 1
+        await self.gate.acquire()
+        return await self._folder.put(descriptor, size_bytes)
+
+
+@pytest.fixture
+def shelf(folder: Path) -> Gated:
+    return Gated(PathFolder(folder))
+
+
+async def test_whoever_asks_while_others_give_up_waits_for_the_one_file_that_is_made(
+    cache: Cache, folder: Path, shelf: Gated
+) -> None:
+    paths = Paths(shelf, cache.tier)
+    one = await resident(cache, "a")
+    lends = []
+    for name in "xy":
+        lends.append(asyncio.create_task(paths.lend(name, [one])))
+    await until(lambda: shelf.asked == 1)
+    for name in "xy":  # their leases end meanwhile
+        paths.give_back(name)
+    shelf.gate.release()
+    await until(lambda: shelf.asked == 2 or lends[1].done())
+    lends.append(asyncio.create_task(paths.lend("z", [one])))
+    for _ in range(3):
+        shelf.gate.release()
+    *_, (path,) = await asyncio.gather(*lends)
+    assert files(folder) == [path]
+    paths.give_back("z")
+    assert await gone(folder)
+    assert await reserved(cache, 0)
+    await paths.close()
