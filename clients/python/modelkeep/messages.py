@@ -52,14 +52,19 @@ def made(cls: type[M], /, **fields: Any) -> M:
         raise FieldInvalidException("", violations=violations) from None
 
 
-def duration(seconds: float, field: str) -> Duration:
+def duration(seconds: float, field: str, or_else: str = "") -> Duration:
     """Seconds as a Duration, to the millisecond.
+
+    Args:
+        seconds: How many.
+        field: The field that they are for.
+        or_else: What else the field may have, in words.
 
     Raises:
         FieldInvalidException: It is no number, negative, or beyond 10,000 years.
     """
     if not 0 <= seconds <= _MAX_DURATION_S:
-        problem = f"must be from 0 to {_MAX_DURATION_S:,} seconds, not {seconds}"
+        problem = f"must be from 0 to {_MAX_DURATION_S:,} seconds{or_else}, not {seconds}"
         raise FieldInvalidException("", violations=[FieldViolation(field, problem)])
     millis = round(seconds * 1000)
     return Duration(seconds=millis // 1000, nanos=millis % 1000 * 1_000_000)
@@ -73,7 +78,9 @@ def time_kept(seconds: float | None) -> Duration | None:
     """
     if seconds is None:
         return None
-    return Duration(seconds=-1) if seconds < 0 else duration(seconds, "keep_alive")
+    if seconds < 0:
+        return Duration(seconds=-1)
+    return duration(seconds, "keep_alive", or_else=", or negative for as long as there is room")
 
 
 def wire(enum: type[E], value: str, field: str) -> str:

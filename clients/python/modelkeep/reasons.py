@@ -52,7 +52,10 @@ SITUATIONS: Final[Mapping[str, Situation]] = {
     "UNKNOWN_JOB": Situation(
         ("id",), "ListInstalls and ListDownloads show the jobs; one that was pruned is forgotten."
     ),
-    "UNKNOWN_LEASE": Situation(("lease_id",), "Ask for a new lease: AcquireLease or HoldModel."),
+    "UNKNOWN_LEASE": Situation(
+        ("lease_id",),
+        "ListLeases shows those that are alive; a holder asks for a new one: AcquireLease or HoldModel.",
+    ),
     "DUPLICATE_MODEL": Situation(("key",), "Leave the key empty: the service then makes one."),
     "DUPLICATE_PATH": Situation(
         ("path", "key"), "Use the model {key}, or delete its record before the path is given to another."

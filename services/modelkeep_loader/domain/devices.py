@@ -101,7 +101,10 @@ class Device:
         self.facts = facts
         self.tier = tier
         self.cache = Cache(
-            builder, tier, on_progress=on_progress, explain=partial(vram_exhausted, facts.name)
+            builder,
+            tier,
+            on_progress=on_progress,
+            explain=partial(vram_exhausted, facts.name, tier.most_bytes),
         )
         #: Why nothing can be lent on it, in words; "" if it can.
         self.refusal = facts.refusal

@@ -36,8 +36,10 @@ def ram_exhausted(shortage: Shortage) -> RamExhaustedException:
     """There is no room in RAM."""
     demand, usage = shortage.demand, shortage.usage
     pinned = f", and {usage.pinned:,} bytes are pinned" if usage.pinned else ""
+    is_short = f"{demand.bytes_short:,} bytes of {usage.budget:,} are missing"
     if demand.size_bytes > usage.budget:
-        why = "the whole budget is smaller than what was asked for"
+        is_short = f"{demand.size_bytes:,} bytes are asked for"
+        why = f"the whole budget is {usage.budget:,}"
         remedy = "Raise ram_budget_bytes of LoaderService, or ask for less: fewer components, float16."
     elif shortage.holders:
         why = f"the rest is held by {some_leases(shortage.holders, shortage.holder_count)}{pinned}"
@@ -49,7 +51,7 @@ def ram_exhausted(shortage: Shortage) -> RamExhaustedException:
         why = "the rest is being loaded for others, or still mapped by processes without a lease"
         remedy = "Wait with max_wait, end the processes that map it, or raise ram_budget_bytes."
     return RamExhaustedException(
-        f"There is no room: {demand.bytes_short:,} bytes of {usage.budget:,} are missing; {why}.",
+        f"There is no room: {is_short}; {why}.",
         metadata={
             "bytes_short": str(demand.bytes_short),
             "budget_bytes": str(usage.budget),
@@ -60,12 +62,28 @@ def ram_exhausted(shortage: Shortage) -> RamExhaustedException:
     )
 
 
-def vram_exhausted(device: str, shortage: Shortage) -> VramExhaustedException:
-    """There is no room on an accelerator. ``shortage.usage.budget`` is what others leave of its memory."""
+def vram_exhausted(device: str, most_bytes: int, shortage: Shortage) -> VramExhaustedException:
+    """There is no room on an accelerator.
+
+    Args:
+        device: Which.
+        most_bytes: What the loader may take there by its settings; ``shortage.usage.budget`` is what of it
+            other processes leave.
+        shortage: What is short.
+    """
     demand, usage = shortage.demand, shortage.usage
-    if demand.size_bytes > usage.budget:
-        why = "what was asked for is larger than all that may be used there now"
+    is_short = f"{demand.bytes_short:,} bytes of {usage.budget:,} are missing"
+    if demand.size_bytes > most_bytes:
+        is_short = f"{demand.size_bytes:,} bytes are asked for"
+        why = f"all that may be used there is {most_bytes:,}"
         remedy = 'Ask for less (float16, max_vram_bytes), for the device "cpu", or raise vram_budget_bytes.'
+    elif demand.size_bytes > usage.budget:
+        is_short = f"{demand.size_bytes:,} bytes are asked for"
+        why = f"other processes leave {usage.budget:,} of the {most_bytes:,} that may be used there"
+        remedy = (
+            "Wait with max_wait, end what uses its memory (workers have what they map after their leases, "
+            'too), or ask for less (float16, max_vram_bytes), or for the device "cpu".'
+        )
     elif shortage.holders:
         why = f"the rest is held by {some_leases(shortage.holders, shortage.holder_count)}"
         remedy = 'Wait with max_wait, end leases (RevokeLease ends any), or ask for the device "cpu".'
@@ -73,7 +91,7 @@ def vram_exhausted(device: str, shortage: Shortage) -> VramExhaustedException:
         why = "the rest is being loaded for others, or pinned"
         remedy = 'Wait with max_wait, take pins back (UnpinModel), or ask for the device "cpu".'
     return VramExhaustedException(
-        f"There is no room on {device}: {demand.bytes_short:,} bytes of {usage.budget:,} are missing; {why}.",
+        f"There is no room on {device}: {is_short}; {why}.",
         metadata={
             "device": device,
             "bytes_short": str(demand.bytes_short),

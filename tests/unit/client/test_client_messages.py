@@ -17,7 +17,7 @@ from modelkeep.configs import ModelConfigFactory, ModelFile
 from modelkeep.configs.wire import to_file, to_model
 from modelkeep.download.v1 import download_service_pb2
 from modelkeep.exceptions import FieldInvalidException
-from modelkeep.messages import duration, made
+from modelkeep.messages import duration, made, time_kept
 
 HUGE = 1 << 70
 LONE = "\udcff"  # half a character, as a file name that is no UTF-8 has
@@ -78,6 +78,14 @@ def test_a_time_that_no_duration_holds_is_a_bad_field(seconds: float) -> None:
     with pytest.raises(FieldInvalidException, match="max_wait_s must be from 0 to"):
         duration(seconds, "max_wait_s")
     assert (duration(1.5, "x").seconds, duration(1.5, "x").nanos) == (1, 500_000_000)
+
+
+def test_a_time_to_be_kept_may_be_negative_and_its_refusal_says_so() -> None:
+    kept = time_kept(-0.5)
+    assert kept is not None
+    assert kept.seconds == -1
+    with pytest.raises(FieldInvalidException, match="or negative for as long as there is room, not nan"):
+        time_kept(float("nan"))
 
 
 def classes() -> Iterator[tuple[str, type[Message]]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from modelkeep.devices.driver import DeviceFacts
-from modelkeep.exceptions import DeviceUnavailableException, FieldInvalidException
-from modelkeep_loader.domain.demand import Demand, Usage
+from modelkeep.exceptions import DeviceUnavailableException, FieldInvalidException, VramExhaustedException
+from modelkeep_loader.domain.demand import Demand, Terms, Usage
 from modelkeep_loader.domain.devices import Device, Devices, DeviceTier
 from modelkeep_loader.domain.shortage import Shortage, vram_exhausted
 from support.lendingcore import Forge
@@ -57,7 +57,20 @@ def test_the_setting_says_what_auto_means() -> None:
 def test_who_holds_an_accelerators_memory_is_told() -> None:
     demand = Demand([], "lease-1", bytes_short=1000)
     usage = Usage(5000, 5000, 5000, 0, 0, 0, 1)
-    error = vram_exhausted("sim:0", Shortage(demand, usage, ["lease-2"], 1))
+    error = vram_exhausted("sim:0", 9000, Shortage(demand, usage, ["lease-2"], 1))
     assert "1,000 bytes of 5,000 are missing; the rest is held by the lease lease-2" in error.message
     assert error.metadata["device"] == "sim:0"
     assert error.metadata["holders"] == "lease-2"
+
+
+def test_what_would_never_fit_is_told_from_what_others_leave_no_room_for() -> None:
+    def refused(wanted: int) -> VramExhaustedException:
+        demand = Demand([], "lease-1", terms=Terms(activation_bytes=wanted))
+        return vram_exhausted("sim:0", 9000, Shortage(demand, Usage(5000, 4000, 0, 0, 0, 0, 1), [], 0))
+
+    beside = refused(8000)
+    assert "8,000 bytes are asked for; other processes leave 5,000 of the 9,000" in beside.message
+    assert "vram_budget_bytes" not in beside.remedy, "raising it would not help"
+    never = refused(9500)
+    assert "9,500 bytes are asked for; all that may be used there is 9,000" in never.message
+    assert "vram_budget_bytes" in never.remedy

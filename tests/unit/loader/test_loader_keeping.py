@@ -255,7 +255,7 @@ async def test_what_a_lease_wants_besides_is_reserved_while_it_lives_and_got_all
 
 
 async def test_what_would_never_fit_with_its_activations_is_refused_without_waiting(cache: Cache) -> None:
-    with pytest.raises(RamExhaustedException, match="the whole budget is smaller"):
+    with pytest.raises(RamExhaustedException, match="bytes are asked for; the whole budget is"):
         await hold(cache, "one", plan("a"), wait=1000, activation=3 * MB)
     assert names(cache) == []
 
