@@ -270,7 +270,7 @@ async def test_what_has_no_such_order_is_refused_with_words(loader: Lender, key:
 
 
 async def test_a_word_that_is_no_memory_format_is_refused_before_anything_is_asked(key: str) -> None:
-    from modelkeep.client._components import component, memory_format_name
+    from modelkeep.components import component, memory_format_name
 
     assert memory_format_name(torch.channels_last) == "channels_last"
     assert memory_format_name(torch.contiguous_format) == "contiguous"

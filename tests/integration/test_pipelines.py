@@ -219,6 +219,7 @@ def test_what_is_no_whole_pipeline_is_refused_and_nothing_is_leased(
     vae = register(client, folder / "vae", model_type="vae")
     with pytest.raises(InvalidModelException, match="no main model"):
         loader.get_pipeline(vae)
+    assert not any(ref.key == vae for one in loader.residents() for ref in one.components)
     stranger = Path(shutil.copytree(folder, tmp_path / "stranger"))
     index = json.loads((stranger / "model_index.json").read_text())
     for change, problem in (

@@ -321,13 +321,13 @@ def break_in(key: str, submodel: str, precision: Precision) -> list[str]:
     import fcntl
     import mmap
 
+    from modelkeep.components import component
     from modelkeep.loader.v1 import hold_pb2
     from modelkeep.worker._fetch import fetch_descriptors
-    from modelkeep.worker.loader import _component
 
     loader = _state["loader"]
     grant = loader._stub.AcquireLease(
-        hold_pb2.AcquireLeaseRequest(components=[_component(key, submodel, precision)])
+        hold_pb2.AcquireLeaseRequest(components=[component(key, submodel, precision)])
     ).grant
     connection, (fd,) = fetch_descriptors(grant.socket_path, grant.ticket, 1)
     answers: list[str] = []
@@ -381,15 +381,15 @@ def detach() -> str:
 
 def grants(key: str, submodel: str, precision: Precision, count: int) -> list[float]:
     """Seconds that it takes to be granted a lease on a resident, each ended before the next."""
+    from modelkeep.components import component
     from modelkeep.loader.v1 import hold_pb2
-    from modelkeep.worker.loader import _component
 
     stub = _state["loader"]._stub
     times: list[float] = []
     for _ in range(count):
         started = time.perf_counter()
         grant = stub.AcquireLease(
-            hold_pb2.AcquireLeaseRequest(components=[_component(key, submodel, precision)])
+            hold_pb2.AcquireLeaseRequest(components=[component(key, submodel, precision)])
         ).grant
         times.append(time.perf_counter() - started)
         stub.ReleaseLease(

@@ -16,8 +16,8 @@ from modelkeep.client import (
     DownloadJobURL,
     ModelInstallJob,
 )
-from modelkeep.client._components import precision_name
 from modelkeep.client._download_jobs import job_class_of, make_job
+from modelkeep.components import precision_name
 from modelkeep.configs import SubmodelDefinition
 from modelkeep.configs.overrides import config_of, overrides_of
 from modelkeep.exceptions import FieldInvalidException, InvalidModelConfigException, TokenRequiredException

@@ -13,12 +13,12 @@ from modelkeep.addresses import find_addresses
 from modelkeep.appconfig import AUTO, path_in
 from modelkeep.client import _fork
 from modelkeep.client._client import ModelLoad, ModelRecordStore
-from modelkeep.client._components import precision_name
 from modelkeep.client._installs import EventBus
 from modelkeep.client._loader import AsyncModelLoader
 from modelkeep.client._portal import Lifeline, Portal, close_part
 from modelkeep.client._tracker import EventThread
 from modelkeep.client._transport import DEFAULT_TIMEOUT_S, Peer
+from modelkeep.components import precision_name
 from modelkeep.rpc import Address
 
 #: Not imported by name: this package needs no service, but for this one wish. See docs/adr/0036.

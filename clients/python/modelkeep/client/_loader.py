@@ -8,17 +8,17 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from modelkeep.client._capacity import watched_capacity
-from modelkeep.client._components import (
+from modelkeep.client._installs import MODEL_EVENT, EventBus
+from modelkeep.client._leases import LeaseCalls
+from modelkeep.client._transport import Peer
+from modelkeep.client._watch import WatchFrame, events_with_progress, follow
+from modelkeep.components import (
     by_part,
     components,
     memory_format_name,
     precision_name,
     weight_form,
 )
-from modelkeep.client._installs import MODEL_EVENT, EventBus
-from modelkeep.client._leases import LeaseCalls
-from modelkeep.client._transport import Peer
-from modelkeep.client._watch import WatchFrame, events_with_progress, follow
 from modelkeep.dtypes import Precision, WeightForm
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.loader.v1 import capacity_pb2, estimate_pb2, load_pb2, pins_pb2, resident_pb2, residents_pb2

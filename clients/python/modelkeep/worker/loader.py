@@ -14,10 +14,18 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from modelkeep.addresses import find_addresses
-from modelkeep.dtypes import MEMORY_FORMATS, WEIGHT_FORMS, MemoryFormat, Precision, WeightForm
+from modelkeep.components import component
+from modelkeep.dtypes import MemoryFormat, Precision, WeightForm
 from modelkeep.exceptions import InvalidModelException, ModelkeepError, SubmodelRequiredException
-from modelkeep.loader.v1 import capacity_pb2, hold_pb2, load_pb2, loader_service_pb2_grpc, resident_pb2
-from modelkeep.messages import duration, made, none_of, time_kept, wire
+from modelkeep.loader.v1 import (
+    capacity_pb2,
+    estimate_pb2,
+    hold_pb2,
+    load_pb2,
+    loader_service_pb2_grpc,
+    resident_pb2,
+)
+from modelkeep.messages import duration, made, none_of, time_kept
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.rpc import Address, decode, open_channel, with_retries
 from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
@@ -165,7 +173,7 @@ class ModelLoader:
             TypeError: Something is said twice.
         """
         name, context = asked(which, submodel_type=submodel_type, submodel=submodel, context=context)
-        ref = _component(
+        ref = component(
             key, name, precision or self._precision, weights, memory_format, device or self._device
         )
         (info,) = self._load([ref], context, _Terms.of(keep_alive, activation_bytes, max_vram_bytes))
@@ -221,7 +229,7 @@ class ModelLoader:
         )
         names = [name for name in there if name not in given and (parts is None or name in parts)]
         refs = [
-            _component(
+            component(
                 key,
                 name,
                 _part(asked_for, name),
@@ -305,20 +313,16 @@ class ModelLoader:
     def _submodels(self, key: str) -> list[str]:
         """The components of a main model that are lent: the loader tells them where none is named."""
         self._check_open()
-        request = made(load_pb2.LoadModelRequest, components=[_component(key, None, "auto")])
-        call = self._stub.LoadModel(request)
+        # An estimate, and no load: a model that is one component is refused here, and nothing is read for it.
+        request = made(estimate_pb2.EstimateLoadRequest, components=[component(key, None, "auto")])
         try:
-            for frame in call:  # it may tell of files that are read, before it knows
-                if frame.WhichOneof("event") == "plan":
-                    break
+            self._stub.EstimateLoad(request)
         except grpc.RpcError as error:
             told = self._decode(error)
             names = told.metadata.get("loadable", "").split(",")
             if isinstance(told, SubmodelRequiredException) and names[0]:
                 return names
             raise told from None
-        finally:
-            call.cancel()
         raise InvalidModelException(
             f"The model {key} is no main model, and has no pipeline.",
             metadata={"detail": f"no main model: {key}"},
@@ -327,16 +331,16 @@ class ModelLoader:
 
     def _info(
         self,
-        component: resident_pb2.ComponentRef,
+        ref: resident_pb2.ComponentRef,
         manifest: resident_pb2.ComponentManifest,
         terms: _Terms,
     ) -> ModelInfo:
         return ModelInfo(
-            context=ModelLocker(lambda: self._hold([component], terms)),
-            key=component.key,
+            context=ModelLocker(lambda: self._hold([ref], terms)),
+            key=ref.key,
             name=manifest.name,
             base_model=_base(manifest.base),
-            type=_type(component, manifest),
+            type=_type(ref, manifest),
             location=Path(manifest.location),
             precision=_DTYPES.get(manifest.precision),
             hash=manifest.hash,
@@ -392,11 +396,11 @@ class ModelLoader:
         tell = context_bus(context) or self._on_event
         if context is None or tell is None:
             return
-        for component, info in zip(components, infos, strict=True):
+        for ref, info in zip(components, infos, strict=True):
             payload = {
                 **facts,
                 "model_key": info.key,
-                "submodel": _submodel(component),
+                "submodel": _submodel(ref),
                 "hash": info.hash,
                 "location": str(info.location),
                 "precision": str(info.precision),
@@ -417,25 +421,6 @@ class _Terms:
         """Refuses at once, and not when the model is entered, what a lease cannot say."""
         made(hold_pb2.HoldModelRequest, activation_bytes=activation_bytes, max_vram_bytes=max_vram_bytes)
         return cls(time_kept(keep_alive), activation_bytes, max_vram_bytes)
-
-
-def _component(
-    key: str,
-    submodel: SubModelType | str | None,
-    precision: Precision,
-    weights: WeightForm = "auto",
-    memory_format: MemoryFormat = "contiguous",
-    device: str = "auto",
-) -> resident_pb2.ComponentRef:
-    return made(
-        resident_pb2.ComponentRef,
-        key=key,
-        submodel=wire(SubModelType, submodel, "submodel") if submodel else None,
-        precision=f"PRECISION_{precision.upper()}",
-        weights=WEIGHT_FORMS[weights],
-        memory_format=MEMORY_FORMATS[memory_format],
-        device=device,
-    )
 
 
 def _refuse_unknown_parts(there: Sequence[str], **said: Any) -> None:
@@ -462,15 +447,15 @@ def _order(said: MemoryFormat | Mapping[str, MemoryFormat], name: str) -> Memory
     return said.get("default", "contiguous") if isinstance(said, Mapping) else said
 
 
-def _submodel(component: resident_pb2.ComponentRef) -> SubModelType | None:
-    name = taxonomy_pb2.SubModelType.Name(component.submodel).removeprefix("SUB_MODEL_TYPE_").lower()
+def _submodel(ref: resident_pb2.ComponentRef) -> SubModelType | None:
+    name = taxonomy_pb2.SubModelType.Name(ref.submodel).removeprefix("SUB_MODEL_TYPE_").lower()
     return None if name == "unspecified" else SubModelType(name)
 
 
 def _type(
-    component: resident_pb2.ComponentRef, manifest: resident_pb2.ComponentManifest
+    ref: resident_pb2.ComponentRef, manifest: resident_pb2.ComponentManifest
 ) -> ModelType | SubModelType:
-    submodel = _submodel(component)
+    submodel = _submodel(ref)
     if submodel is not None:
         return submodel
     return ModelType(taxonomy_pb2.ModelType.Name(manifest.type).removeprefix("MODEL_TYPE_").lower())
