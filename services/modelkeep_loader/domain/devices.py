@@ -58,6 +58,9 @@ class DeviceTier(Tier):
         **how: As for Tier.
     """
 
+    #: What others have is measured a little later than what is taken here, and may be this loader's own.
+    _keeps_to_budget = False
+
     def __init__(self, facts: DeviceFacts, *, budget_bytes: int, **how: Any) -> None:
         super().__init__(TierName.VRAM, budget_bytes=budget_bytes, **how)
         self.facts = facts

@@ -22,7 +22,7 @@ import enum
 import heapq
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from modelkeep_loader.domain.components import Built, ComponentRef, Memory, Plan, Resident, Stage
 from modelkeep_loader.domain.demand import Eviction, Room, Usage, build_bytes
@@ -65,6 +65,9 @@ class Tier:
         clock: Monotonic seconds.
         wall_clock: Seconds since 1970.
     """
+
+    #: Whether what is idle goes by itself where more is taken than the budget allows.
+    _keeps_to_budget: ClassVar = True
 
     def __init__(
         self,
@@ -410,7 +413,9 @@ class Tier:
             self.drop_orphan(resident)
 
     def sweep(self) -> None:
-        """Notice memory that nobody maps any more, and what was kept for long enough."""
+        """Notice memory that nobody maps any more, what was kept for long enough, and what is beyond a budget
+        that was larger before: it may have been in use, or leased, when the loader started.
+        """
         self.drop_expired()
         still: list[Memory] = []
         for memory in self._zombies:
@@ -419,6 +424,8 @@ class Tier:
             else:
                 self._let_go(memory)
         self._zombies = still
+        if self._keeps_to_budget:
+            self.fit()
 
     def close(self) -> None:
         """Let go of all memory; mapped memory lives on in its processes."""

@@ -277,6 +277,27 @@ async def test_a_smaller_budget_drops_what_is_idle_the_longest_unused_first_and_
     third.die()
 
 
+async def test_what_was_in_use_at_the_start_with_a_smaller_budget_goes_when_it_is_idle(
+    cupboard: Cupboard,
+) -> None:
+    first = Loader(cupboard, Clock())
+    lease = await first.grant("a")
+    await first.load("b", "c")
+    before = first.tier.get("b")
+    assert before is not None
+    workers = first.tier.export(before)
+    second = await next_loader(first, budget=SIZE)
+    assert second.names == ["a", "b"]
+    os.close(workers)
+    second.cache.sweep()
+    assert second.names == ["a"]
+    third = await next_loader(second, budget=SIZE // 2)
+    third.leases.release(third.leases.get(lease.id))
+    third.cache.sweep()
+    assert third.names == []
+    third.die()
+
+
 async def test_a_model_that_was_removed_under_a_lease_goes_with_that_lease(cupboard: Cupboard) -> None:
     first = Loader(cupboard, Clock())
     lease = await first.grant("a")
