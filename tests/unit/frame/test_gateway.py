@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
+import stat
 import sys
 import urllib.error
 import urllib.request
@@ -156,6 +159,19 @@ def test_a_suites_gateway_serves_the_built_dashboard_and_ends_with_the_suite(dat
         assert fetch(f"{gateway.address}/", host="rebound.example")[0] == 421
         status, _, body = fetch(f"{gateway.address}/v1/models")
         assert (status, "no record service behind" in body) == (503, True)
+        assert stat.S_IMODE((data_dir / "run" / "gateway.json").stat().st_mode) == 0o600
         pid = gateway.pid
         assert Path(f"/proc/{pid}").exists()
     assert not Path(f"/proc/{pid}").exists()
+    assert gateway.wait() == ""
+
+
+@linux
+@pytest.mark.timeout(120)
+def test_a_gateway_that_dies_is_told_of_and_takes_no_service_along(data_dir: Path) -> None:
+    with toy_suite(data_dir, gateway_port=0) as suite:
+        assert suite.gateway is not None
+        assert suite.gateway.pid is not None
+        os.kill(suite.gateway.pid, signal.SIGKILL)
+        assert "The gateway ended with code -9" in suite.gateway.wait()
+        assert all(process.returncode is None for process in suite.processes.values())

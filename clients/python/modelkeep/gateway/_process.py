@@ -14,6 +14,7 @@ from typing import Final
 from modelkeep import processes
 from modelkeep.gateway._config import bootstrap
 from modelkeep.gateway._settings import Gateway
+from modelkeep.private import write_private
 
 #: Module of the package that becomes Envoy's program.
 _MODULE: Final = "envoy._main"
@@ -45,7 +46,7 @@ def start(gateway: Gateway, folder: Path, log_path: Path) -> processes.Process:
             else "Envoy is there for Linux only"
         )
     config = folder / "gateway.json"
-    config.write_text(json.dumps(bootstrap(gateway), indent=1), encoding="utf-8")
+    write_private(config, json.dumps(bootstrap(gateway), indent=1))
     with os.fdopen(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
         begun = log.seek(0, os.SEEK_END)
         process = processes.start(

@@ -33,7 +33,9 @@ class SuiteGateway:
         self.address = ""
         self.refusal = ""
         self.has_pages = False
+        self._log = data_dir / "logs" / "gateway.log"
         self._process: processes.Process | None = None
+        self._stopped = False
         if port and not _ports.is_free(_HOST, port):
             self.refusal = f"port {port} is taken; --dashboard-port names another one"
             return
@@ -47,7 +49,7 @@ class SuiteGateway:
             pages=pages,
         )
         try:
-            self._process = gateway.start(wanted, data_dir / "run", data_dir / "logs" / "gateway.log")
+            self._process = gateway.start(wanted, data_dir / "run", self._log)
         except gateway.NoGatewayError as error:
             self.refusal = str(error)
         except OSError as error:
@@ -60,10 +62,19 @@ class SuiteGateway:
         """Envoy's process id, or None."""
         return None if self._process is None else self._process.pid
 
+    def wait(self) -> str:
+        """Wait until it ends; returns what to say of that, nothing if it was stopped or never ran."""
+        if self._process is None:
+            return ""
+        code = self._process.wait()
+        if self._stopped:
+            return ""
+        return f"The gateway ended with code {code}, dashboard and HTTP with it; its log is {self._log}"
+
     def stop(self) -> None:
         """End it; what is still under way through it ends with it."""
+        self._stopped = True
         if self._process is not None:
             self._process.send(signal.SIGTERM)
             if self._process.wait(_END_S) is None:
                 self._process.end()
-            self._process = None

@@ -99,6 +99,8 @@ def up(
             say(_INSECURE)
         for process in suite.processes.values():
             threading.Thread(target=_report_end, args=(process, happened), daemon=True).start()
+        if suite.gateway is not None:
+            threading.Thread(target=_tell_end, args=(suite.gateway, say), daemon=True).start()
         return _supervise(suite, happened, say)
     except SuiteError as error:
         say(error.message)
@@ -118,6 +120,11 @@ def _report_end(
 ) -> None:
     process.wait()
     happened.put(process)
+
+
+def _tell_end(gateway: SuiteGateway, say: Callable[[str], None]) -> None:
+    if said := gateway.wait():
+        say(said)
 
 
 def _greet(suite: Suite, say: Callable[[str], None], *, with_token: bool) -> None:
