@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
 from modelkeep.client import Client
-from modelkeep.loader.v1.leases_pb2 import GetLeaseRequest, ListLeasesRequest
+from modelkeep.loader.v1.leases_pb2 import GetLeaseRequest, ListLeasesRequest, RevokeLeaseRequest
 from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceStub
 from modelkeep.loader.v1.resident_pb2 import LEASE_STATE_ACTIVE
 from support import tinymodels, typescript
+from support.callers import callers_file
+from support.certificates import caller, put, tls_settings
 from support.conformance import cases, ground
 from support.installs import small_lora
+from support.records import record_server
 from support.suite import OwnersSuite, service_suite
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]  # the compiler may have to be fetched
 
@@ -96,18 +103,70 @@ def test_a_watch_goes_on_across_a_restart_of_the_service(
         assert watching.end() == ""
 
 
-def test_a_lease_is_held_until_the_program_lets_it_go(
-    folder: Path, settings: Mapping[str, str], client: Client, suite: OwnersSuite
-) -> None:
+@pytest.fixture(scope="module")
+def vae(folder: Path, suite: OwnersSuite) -> str:
     tinymodels.vae().save_pretrained(folder / "vae")
-    key = client.model_install.register_path(folder / "vae")
-    loader = LoaderServiceStub(grpc.insecure_channel(suite.addresses["loader"]))
-    with typescript.running("examples/lease", key, settings=settings) as holding:
+    with Client(data_dir=suite.data_dir) as client:
+        return client.model_install.register_path(folder / "vae")
+
+
+def test_a_lease_is_held_until_the_program_lets_it_go(
+    settings: Mapping[str, str], suite: OwnersSuite, vae: str
+) -> None:
+    with (
+        grpc.insecure_channel(suite.addresses["loader"]) as channel,
+        typescript.running("examples/lease", vae, settings=settings) as holding,
+    ):
+        loader = LoaderServiceStub(channel)
         lease_id = holding.until("held: ").removeprefix("held: ")
         lease = loader.GetLease(GetLeaseRequest(lease_id=lease_id)).lease
         assert (lease.state, lease.holder.label) == (LEASE_STATE_ACTIVE, "lease.js")
         assert holding.end() == ""
-    assert not loader.ListLeases(ListLeasesRequest()).leases
+        assert not loader.ListLeases(ListLeasesRequest()).leases
+
+
+def test_a_lease_and_a_watch_go_on_at_the_next_loader_until_the_lease_is_revoked(
+    settings: Mapping[str, str], suite: OwnersSuite, vae: str
+) -> None:
+    with (
+        grpc.insecure_channel(suite.addresses["loader"]) as channel,
+        typescript.running("test/holding", vae, settings=settings) as holding,
+    ):
+        loader = LoaderServiceStub(channel)
+        lease_id = holding.until("held: ").removeprefix("held: ")
+        holding.until("residents: 1")
+        suite.kill("loader")
+        suite.restart("loader")
+        assert holding.line() == "restarted"
+
+        def is_active() -> bool:
+            lease = loader.GetLease(GetLeaseRequest(lease_id=lease_id), wait_for_ready=True).lease
+            return bool(lease.state == LEASE_STATE_ACTIVE)
+
+        wait_until(is_active, "not taken up again", 60)
+        loader.RevokeLease(RevokeLeaseRequest(lease_id=lease_id, why="for a test"))
+        assert holding.until("lost") == "lost: LEASE_REVOKED"
+        holding.end()
+
+
+@pytest.mark.parametrize(("role", "said"), [("admin", "over TLS"), ("viewer", "ROLE_REQUIRED")])
+async def test_a_certificate_says_who_calls(data_dir: Path, role: str, said: str) -> None:
+    authority = tls_settings(data_dir / "tls")
+    callers = callers_file(data_dir / "callers.json")
+    files = (authority["tls_client_ca_file"], *put(data_dir / "caller", role, caller(role)))
+    settings: dict[str, Any] = {**authority, "tls_callers_file": callers, "insecure": False}
+    async with record_server(data_dir, **settings) as address:
+        arguments = (address, *map(str, files))
+        done = await asyncio.to_thread(typescript.run, "test/tls", *arguments, settings={})
+    assert (done.stdout, done.stderr) == (f"{said}\n", "")
+
+
+def test_calls_and_watches_do_as_they_say() -> None:
+    tests = [str(path) for path in sorted((typescript.built() / "test").glob("*.test.js"))]
+    done = subprocess.run(
+        ["node", "--test", *tests], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_conformance_cases_hold(folder: Path) -> None:

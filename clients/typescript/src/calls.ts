@@ -19,25 +19,7 @@ const LOST = new Set([Code.Aborted, Code.Canceled, Code.DeadlineExceeded, Code.I
 
 /** The interceptors of every transport, the outermost first. */
 export function interceptors(token?: Token): Interceptor[] {
-  return [typedErrors, retries, ...(token ? [showing(token)] : [])];
-}
-
-/** Every failure becomes a `ModelkeepError`. */
-const typedErrors: Interceptor = (next) => async (request) => {
-  try {
-    const response = await next(request);
-    return response.stream ? { ...response, message: typed(response.message) } : response;
-  } catch (error) {
-    throw ModelkeepError.from(error);
-  }
-};
-
-async function* typed<T>(messages: AsyncIterable<T>): AsyncIterable<T> {
-  try {
-    yield* messages;
-  } catch (error) {
-    throw ModelkeepError.from(error);
-  }
+  return [retries, ...(token ? [showing(token)] : [])];
 }
 
 /** A unary call is made again while the service is away, where a repetition does no harm. */
@@ -81,10 +63,31 @@ function showing(token: Token): Interceptor {
   };
 }
 
-/** A transport whose unary calls end after a while. Streams go on for as long as they are wanted. */
-export function withTimeout(transport: Transport, defaultMs: number): Transport {
+/**
+ * A transport whose every failure is a `ModelkeepError`, and whose unary calls end after a while. Streams go on for as
+ * long as they are wanted.
+ *
+ * No interceptor: Connect puts a call's own end, by time or by signal, in place of what interceptors throw.
+ */
+export function withTypedErrors(transport: Transport, defaultMs: number): Transport {
   return {
-    unary: (method, signal, timeoutMs, ...rest) => transport.unary(method, signal, timeoutMs ?? defaultMs, ...rest),
-    stream: (...call) => transport.stream(...call),
+    unary: (method, signal, timeoutMs, ...rest) =>
+      transport.unary(method, signal, timeoutMs ?? defaultMs, ...rest).catch(rethrow),
+    async stream(...call) {
+      const response = await transport.stream(...call).catch(rethrow);
+      return { ...response, message: typed(response.message) };
+    },
   };
+}
+
+async function* typed<T>(messages: AsyncIterable<T>): AsyncIterable<T> {
+  try {
+    yield* messages;
+  } catch (error) {
+    rethrow(error);
+  }
+}
+
+function rethrow(error: unknown): never {
+  throw ModelkeepError.from(error);
 }

@@ -1,8 +1,9 @@
 /** The four services as one object, whatever carries the calls. */
 
+import type { DescService } from "@bufbuild/protobuf";
 import { type Client, createClient, type Transport } from "@connectrpc/connect";
 
-import { DEFAULT_TIMEOUT_MS, withTimeout } from "./calls.js";
+import { DEFAULT_TIMEOUT_MS, withTypedErrors } from "./calls.js";
 import { DownloadService } from "./gen/modelkeep/download/v1/download_service_pb.js";
 import { InstallService } from "./gen/modelkeep/install/v1/install_service_pb.js";
 import { LoaderService } from "./gen/modelkeep/loader/v1/loader_service_pb.js";
@@ -14,6 +15,9 @@ export type ServiceName = "record" | "download" | "install" | "loader";
 
 /** The services of a suite, in the order in which they are told about. */
 export const SERVICES: readonly ServiceName[] = ["record", "download", "install", "loader"];
+
+/** What carries the calls to each service. */
+export type Transports = Readonly<Record<ServiceName, Transport>>;
 
 /** Clients of the services, made by `connect` of `@modelkeep/client/node` or `@modelkeep/client/web`. */
 export class Modelkeep {
@@ -31,20 +35,20 @@ export class Modelkeep {
   /**
    * @param transports one for each service; they may be the same
    * @param timeoutMs how long a unary call may take with its repetitions, unless it says otherwise
+   * @param servers those for ServerService, where a gateway tells the four apart
    */
-  constructor(transports: Readonly<Record<ServiceName, Transport>>, timeoutMs = DEFAULT_TIMEOUT_MS) {
-    const to = (service: ServiceName) => withTimeout(transports[service], timeoutMs);
-    const [record, download, install, loader] = [to("record"), to("download"), to("install"), to("loader")];
-    this.records = createClient(RecordService, record);
-    this.downloads = createClient(DownloadService, download);
-    this.installs = createClient(InstallService, install);
-    this.loader = createClient(LoaderService, loader);
-    const server = (transport: Transport) => createClient(ServerService, transport);
+  constructor(transports: Transports, timeoutMs = DEFAULT_TIMEOUT_MS, servers = transports) {
+    const to = <S extends DescService>(service: S, transport: Transport): Client<S> =>
+      createClient(service, withTypedErrors(transport, timeoutMs));
+    this.records = to(RecordService, transports.record);
+    this.downloads = to(DownloadService, transports.download);
+    this.installs = to(InstallService, transports.install);
+    this.loader = to(LoaderService, transports.loader);
     this.servers = {
-      record: server(record),
-      download: server(download),
-      install: server(install),
-      loader: server(loader),
+      record: to(ServerService, servers.record),
+      download: to(ServerService, servers.download),
+      install: to(ServerService, servers.install),
+      loader: to(ServerService, servers.loader),
     };
   }
 }

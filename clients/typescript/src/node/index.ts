@@ -8,7 +8,7 @@ import { createGrpcTransport } from "@connectrpc/connect-node";
 
 import { interceptors, type Token } from "../calls.js";
 import { ModelkeepError } from "../errors.js";
-import { Modelkeep, type ServiceName, SERVICES } from "../modelkeep.js";
+import { Modelkeep, type ServiceName, SERVICES, type Transports } from "../modelkeep.js";
 import { type Address, findAddresses } from "./addresses.js";
 import { tokenFile } from "./tokens.js";
 
@@ -36,7 +36,7 @@ const PINGS = { pingIntervalMs: 60_000, pingTimeoutMs: 20_000 };
 export function connect({ addresses, dataDir, token, tls, timeoutMs }: NodeOptions = {}): Modelkeep {
   const found = findAddresses({ addresses, dataDir });
   const transports = SERVICES.map((service) => [service, open(found[service], token, tls)]);
-  return new Modelkeep(Object.fromEntries(transports) as Record<ServiceName, Transport>, timeoutMs);
+  return new Modelkeep(Object.fromEntries(transports) as Transports, timeoutMs);
 }
 
 function open(address: Address, token: Token | undefined, tls: NodeOptions["tls"]): Transport {

@@ -1,0 +1,37 @@
+// A RecordService that does as a test says, over a real connection.
+
+import { createServer } from "node:http2";
+import type { AddressInfo } from "node:net";
+
+import { Code, ConnectError, type ServiceImpl } from "@connectrpc/connect";
+import { connectNodeAdapter } from "@connectrpc/connect-node";
+import type { Modelkeep, Reason } from "@modelkeep/client";
+import { ErrorInfoSchema, RetryInfoSchema } from "@modelkeep/client/gen/google/rpc/error_details_pb";
+import { RecordService } from "@modelkeep/client/gen/modelkeep/record/v1/record_service_pb";
+import { connect } from "@modelkeep/client/node";
+
+/** Run a test against a service with these methods. */
+export async function against(
+  methods: Partial<ServiceImpl<typeof RecordService>>,
+  test: (modelkeep: Modelkeep) => Promise<void>,
+): Promise<void> {
+  const server = createServer(connectNodeAdapter({ routes: (router) => void router.service(RecordService, methods) }));
+  const sessions = new Set<{ destroy(): void }>();
+  server.on("session", (session) => sessions.add(session));
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const target = `127.0.0.1:${(server.address() as AddressInfo).port}`;
+  try {
+    await test(connect({ addresses: { record: target, download: target, install: target, loader: target } }));
+  } finally {
+    for (const session of sessions) session.destroy();
+    server.close();
+  }
+}
+
+/** An error as the services make them. */
+export function refusal(code: Code, reason: Reason, facts: Record<string, string> = {}, retryMs?: number): ConnectError {
+  const info = { desc: ErrorInfoSchema, value: { reason, domain: "record.modelkeep.dev", metadata: facts } };
+  const delay = { seconds: 0n, nanos: (retryMs ?? 0) * 1e6 };
+  const retry = retryMs === undefined ? [] : [{ desc: RetryInfoSchema, value: { retryDelay: delay } }];
+  return new ConnectError(`It is ${reason}.`, code, undefined, [info, ...retry]);
+}
