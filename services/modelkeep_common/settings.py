@@ -45,7 +45,7 @@ class ServiceSettings(BaseModel):
     """What every service can be told. Frozen: a running service never changes its mind."""
 
     service: ClassVar[str] = "service"
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     host: str = Field(
         "127.0.0.1", description="Address to listen on; one that is not loopback needs --insecure."
@@ -277,7 +277,8 @@ def _build(cls: type[S], flags: Mapping[str, Any], config: str | None) -> S:
         lines = []
         for problem in error.errors(include_url=False, include_context=False, include_input=False):
             name = str(problem["loc"][0]) if problem["loc"] else ""
-            lines.append(f"{origin.get(name, name) or 'settings'}: {problem['msg']}")
+            what = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{origin.get(name, name) or 'settings'}: {what}")
         raise _BadSettings("; ".join(lines)) from None
 
 

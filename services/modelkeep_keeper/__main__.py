@@ -67,7 +67,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--linger",
-        type=float,
+        type=_seconds,
         default=60.0,
         metavar="SECONDS",
         help="How long it waits for the next loader before it gives everything back and ends (60).",
@@ -81,6 +81,13 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _absolute(text: str) -> Path:
     return Path(text).absolute()
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0, not {text}")
+    return seconds
 
 
 def _place(options: argparse.Namespace) -> Place:

@@ -18,6 +18,8 @@ from modelkeep_keeper.shelf import Shelf
 _AT_ONCE: Final = 64
 #: Messages of a loader before that can be waiting when the next one comes; the kernel queues fewer.
 _UNREAD: Final = 100_000
+#: Longest wait for something to happen; the system takes no number that is much larger.
+_LONGEST_S: Final = 86_400.0
 #: Seconds to wait where the system has no more of something, which nothing tells the end of.
 _PAUSE_S: Final = 0.02
 
@@ -57,7 +59,8 @@ class KeeperServer:
         self._selector.register(self._listener, selectors.EVENT_READ)
         try:
             while not self._ended:
-                waits = None if self._loader is not None else max(0.0, self._deadline - time.monotonic())
+                left = self._deadline - time.monotonic()
+                waits = None if self._loader is not None else min(max(0.0, left), _LONGEST_S)
                 if self._stays and not self._shelf:
                     waits = None
                 for key, mask in self._selector.select(waits):

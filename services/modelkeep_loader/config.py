@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from modelkeep.defaults import DEFAULT_ADDRESSES, DEFAULT_PORTS
+from modelkeep.devices.specs import Spec
 from modelkeep_common.settings import ServiceSettings
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -137,6 +138,12 @@ class LoaderSettings(ServiceSettings):
     warm_helper: bool = Field(
         False, description="Start the helper process with the service, so that the first load is quicker."
     )
+
+    @field_validator("accelerator")
+    @classmethod
+    def _names_accelerators(cls, text: str) -> str:
+        Spec.parse(text)
+        return text
 
     @property
     def roots(self) -> tuple[Path, ...]:

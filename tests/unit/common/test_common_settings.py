@@ -99,6 +99,8 @@ def test_an_unknown_variable_with_the_prefix_is_an_error(
         (("--config", "/no/such/file.yaml"), "/no/such/file.yaml"),
         (("--log-level", "LOUD"), "--log-level"),
         (("--hosts", "{oops"), "--hosts"),
+        (("--drain-grace-s", "inf"), "--drain-grace-s: Input should be a finite number"),
+        (("--drain-grace-s", "nan"), "--drain-grace-s: Input should be a finite number"),
     ],
 )
 def test_a_bad_value_exits_78_and_names_where_it_came_from(

@@ -115,6 +115,18 @@ def test_without_a_next_loader_everything_is_given_back_and_nothing_stays_behind
         assert "given back" in keeper.said()
 
 
+def test_it_waits_for_any_number_of_seconds_and_for_nothing_else(folder: Path) -> None:
+    with keeper_at(folder, "--linger", "1e300") as keeper:
+        with keeper.connect() as link:
+            put(link, "a")
+        with keeper.connect() as link:
+            assert list(listed(link)) == ["a"]
+    for no_time in ("inf", "nan", "-1"):
+        with keeper_at(folder, f"--linger={no_time}") as keeper:
+            assert keeper.ended() == 2
+            assert f"must be a number of seconds from 0, not {no_time}" in keeper.said()
+
+
 @pytest.mark.parametrize("how", ["END", "SIGTERM", "SIGINT", "SIGHUP", "SIGKILL"])
 def test_its_end_gives_everything_back(folder: Path, how: str) -> None:
     with keeper_at(folder, "--linger", "30") as keeper:

@@ -94,6 +94,12 @@ def test_the_default_budget_is_half_of_what_the_container_may_use(
     assert config.LoaderSettings(data_dir=tmp_path, ram_budget_bytes=7).ram_budget == 7
 
 
+@pytest.mark.parametrize("text", ["gpu", "sim:0x64MiB", "sim:2x64MB", "sim:2x64MiB,faults=relative"])
+def test_accelerators_that_are_none_are_found_before_the_start(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError, match="names no accelerators: say auto, none or cuda"):
+        config.LoaderSettings(data_dir=tmp_path, accelerator=text)
+
+
 def test_the_descriptor_socket_gets_a_short_private_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
