@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -14,9 +15,11 @@ import grpc
 import pytest
 
 from modelkeep.devcerts import make_certificates
-from modelkeep.gateway import Gateway, ServerCertificate, UpstreamCertificate
+from modelkeep.gateway import Gateway, ServerCertificate, UpstreamCertificate, secrets
+from support.certificates import AUTHORITY, put
 from support.gateways import free_port, running
 from support.tokens import token_of, write_tokens
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(120)]
 
@@ -66,6 +69,21 @@ def gateway(record: str, certs: Path) -> Gateway:
     )
 
 
+@pytest.fixture(params=["in the configuration", "in files of secrets"])
+def secrets_at(request: pytest.FixtureRequest, folder: Path) -> Path | None:
+    """Where the certificates are named."""
+    return None if request.param == "in the configuration" else folder / "secrets"
+
+
+def placed(gateway: Gateway, secrets_at: Path | None) -> Gateway:
+    if secrets_at is None:
+        return gateway
+    secrets_at.mkdir(exist_ok=True)
+    for name, content in secrets(gateway).items():
+        (secrets_at / name).write_text(json.dumps(content))
+    return dataclasses.replace(gateway, secrets_at=secrets_at)
+
+
 def ask(address: str, certs: Path, *arguments: str) -> tuple[int, str]:
     """Status and body of a list of models; 0 where the gateway's certificate is not trusted."""
     done = subprocess.run(
@@ -81,20 +99,23 @@ def ask(address: str, certs: Path, *arguments: str) -> tuple[int, str]:
     return int(status), body
 
 
-def test_callers_pass_through_by_tls_with_their_tokens_and_nobody_without(record: str, folder: Path) -> None:
+def test_callers_pass_through_by_tls_with_their_tokens_and_nobody_without(
+    record: str, folder: Path, secrets_at: Path | None
+) -> None:
     certs = folder / "certs"
-    with running(gateway(record, certs), folder) as address:
+    with running(placed(gateway(record, certs), secrets_at), folder) as address:
         status, body = ask(address, certs, *_SHOWN)
         assert (status, "resumeToken" in body) == (200, True)
         # The gateway's certificate lets callers through, and is nobody.
         status, body = ask(address, certs)
         assert (status, json.loads(body)["details"][0]["reason"]) == (401, "CREDENTIALS_MISSING")
-        stranger = folder / "other"
-        make_certificates(stranger)
-        assert ask(address, stranger)[0] == 0
+        put(folder / "other", "ca", AUTHORITY.issued)
+        assert ask(address, folder / "other")[0] == 0
 
 
-def test_a_service_that_is_not_who_it_should_be_is_not_called(record: str, folder: Path) -> None:
+def test_a_service_that_is_not_who_it_should_be_is_not_called(
+    record: str, folder: Path, secrets_at: Path | None
+) -> None:
     """What answers at the download service's address has the record service's certificate."""
     certs = folder / "certs"
     right = gateway(record, certs)
@@ -102,5 +123,20 @@ def test_a_service_that_is_not_who_it_should_be_is_not_called(record: str, folde
     wrong = dataclasses.replace(right.upstream_tls, names=["spiffe://modelkeep/download"])
     nobody = dataclasses.replace(right.upstream_tls, cert_file=None, key_file=None)
     for upstream in (wrong, nobody):
-        with running(dataclasses.replace(right, upstream_tls=upstream), folder) as address:
+        asked = placed(dataclasses.replace(right, upstream_tls=upstream), secrets_at)
+        with running(asked, folder) as address:
             assert ask(address, certs, *_SHOWN)[0] == 503
+
+
+def test_a_certificate_that_is_replaced_is_shown_without_a_restart(record: str, folder: Path) -> None:
+    front = folder / "front"
+    put(front, "ca", AUTHORITY.issued)
+    cert, key = put(front, "server", AUTHORITY.issue("localhost", "127.0.0.1"))
+    asked = dataclasses.replace(gateway(record, folder / "certs"), tls=ServerCertificate(cert, key))
+    with running(placed(asked, folder / "secrets"), folder) as address:
+        host, _, port = address.partition(":")
+        assert ask(address, front, *_SHOWN)[0] == 200
+        put(front, "server", AUTHORITY.issue("localhost", "127.0.0.1"))
+        new = cert.read_text()
+        wait_until(lambda: ssl.get_server_certificate((host, int(port))).split() == new.split(), timeout_s=60)
+        assert ask(address, front, *_SHOWN)[0] == 200

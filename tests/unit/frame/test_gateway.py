@@ -125,9 +125,14 @@ def test_arguments_that_do_not_fit_are_refused_with_what_helps(
 
 
 @pytest.mark.parametrize("name", ["plain", "mtls"])
-def test_what_is_deployed_is_what_its_arguments_say(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([f"@{DEPLOYED / name}.args"]) == 0
+def test_what_is_deployed_is_what_its_arguments_say(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([f"@{DEPLOYED / name}.args", "--write-secrets", str(tmp_path)]) == 0
     assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load((DEPLOYED / f"{name}.yaml").read_text())
+    written = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    deployed = {path.name: path.read_text() for path in DEPLOYED.glob(f"{name}-secrets/*")}
+    assert written == deployed
 
 
 def test_a_suite_whose_gateway_finds_its_port_taken_says_so_and_runs(taken_port: int, data_dir: Path) -> None:

@@ -9,6 +9,7 @@ from modelkeep.gateway._config import bootstrap
 from modelkeep.gateway._pages import find_pages
 from modelkeep.gateway._process import NoGatewayError, start
 from modelkeep.gateway._settings import Gateway, GatewayError, ServerCertificate, UpstreamCertificate
+from modelkeep.gateway._tls import secrets
 
 __all__ = [
     "DESCRIPTOR_SET",
@@ -19,5 +20,6 @@ __all__ = [
     "UpstreamCertificate",
     "bootstrap",
     "find_pages",
+    "secrets",
     "start",
 ]

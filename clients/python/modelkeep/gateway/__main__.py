@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import yaml
 
@@ -17,6 +18,7 @@ from modelkeep.gateway import (
     UpstreamCertificate,
     bootstrap,
     find_pages,
+    secrets,
 )
 
 
@@ -82,6 +84,13 @@ def parser() -> argparse.ArgumentParser:
     )
     tls.add_argument("--upstream-cert-file", type=Path, help="certificate to show to the services: mTLS")
     tls.add_argument("--upstream-key-file", type=Path, help="its key, PEM")
+    tls.add_argument(
+        "--secrets-at",
+        type=Path,
+        help="folder of files that name the certificates, where Envoy finds it: by them it reads them "
+        "again when they are replaced (default: none, they are read at its start)",
+    )
+    tls.add_argument("--write-secrets", type=Path, metavar="FOLDER", help="write these files, too")
     return made
 
 
@@ -118,6 +127,7 @@ def gateway_from(said: argparse.Namespace) -> Gateway:
         descriptor_set=said.descriptor_set,
         stream_idle_s=said.stream_idle_s,
         retries=said.retries,
+        secrets_at=said.secrets_at,
         admin_socket=said.admin_socket,
         tls=said.cert_file and ServerCertificate(said.cert_file, said.key_file, said.client_ca_file),
         upstream_tls=said.upstream_ca_file
@@ -135,15 +145,24 @@ class _Plain(yaml.SafeDumper):
         return True
 
 
+def _write(what: object, file: TextIO) -> None:
+    yaml.dump(what, file, Dumper=_Plain, sort_keys=False, width=110)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write it; returns the exit code."""
     reader = parser()
     said = reader.parse_args(arguments)
     try:
-        made = bootstrap(gateway_from(said))
+        gateway = gateway_from(said)
+        made = bootstrap(gateway)
     except GatewayError as error:
         reader.error(str(error))
-    yaml.dump(made, sys.stdout, Dumper=_Plain, sort_keys=False, width=110)
+    _write(made, sys.stdout)
+    for name, content in secrets(gateway).items() if said.write_secrets else ():
+        said.write_secrets.mkdir(parents=True, exist_ok=True)
+        with (said.write_secrets / name).open("w", encoding="utf-8") as file:
+            _write(content, file)
     return 0
 
 

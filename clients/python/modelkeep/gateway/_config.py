@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from modelkeep.gateway import _api
 from modelkeep.gateway._routes import Config, cluster_name, virtual_hosts
-from modelkeep.gateway._settings import SERVICE, Gateway, ServerCertificate, UpstreamCertificate
+from modelkeep.gateway._settings import Gateway
+from modelkeep.gateway._tls import calling, serving
 
 _TYPE: Final = "type.googleapis.com/envoy.extensions"
 _CONNECTIONS: Final = "resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
@@ -25,13 +24,11 @@ _MAX_CALLS: Final = 20_000
 def bootstrap(gateway: Gateway) -> Config:
     """The configuration with which Envoy is started (``envoy -c``)."""
     made: Config = {
+        # Without names Envoy reads no file of secrets.
+        "node": {"id": "modelkeep-gateway", "cluster": "modelkeep"},
         "static_resources": {
             "listeners": [_listener(gateway)],
-            "clusters": [
-                _cluster(name, gateway.services[name], gateway.upstream_tls)
-                for name in _api.services()
-                if gateway.services.get(name)
-            ],
+            "clusters": [_cluster(gateway, name) for name in _api.services() if gateway.services.get(name)],
         },
         "overload_manager": {
             "resource_monitors": [
@@ -65,7 +62,7 @@ def _listener(gateway: Gateway) -> Config:
     if gateway.tls is not None:
         chain["transport_socket"] = {
             "name": "envoy.transport_sockets.tls",
-            "typed_config": _server_tls(gateway.tls),
+            "typed_config": serving(gateway, gateway.tls),
         }
     return {
         "name": "modelkeep",
@@ -127,7 +124,7 @@ def _filter(name: str, kind: str, **options: Any) -> Config:
     return {"name": f"envoy.filters.http.{name}", "typed_config": typed}
 
 
-def _cluster(name: str, addresses: Sequence[str], tls: UpstreamCertificate | None) -> Config:
+def _cluster(gateway: Gateway, name: str) -> Config:
     made: Config = {
         "name": cluster_name(name),
         "type": "STRICT_DNS",
@@ -136,7 +133,11 @@ def _cluster(name: str, addresses: Sequence[str], tls: UpstreamCertificate | Non
         "load_assignment": {
             "cluster_name": cluster_name(name),
             "endpoints": [
-                {"lb_endpoints": [{"endpoint": {"address": _split(address)}} for address in addresses]}
+                {
+                    "lb_endpoints": [
+                        {"endpoint": {"address": _split(address)}} for address in gateway.services[name]
+                    ]
+                }
             ],
         },
         "typed_extension_protocol_options": {
@@ -168,52 +169,12 @@ def _cluster(name: str, addresses: Sequence[str], tls: UpstreamCertificate | Non
             ]
         },
     }
-    if tls is not None:
+    if gateway.upstream_tls is not None:
         made["transport_socket"] = {
             "name": "envoy.transport_sockets.tls",
-            "typed_config": _client_tls(name, tls),
+            "typed_config": calling(gateway, gateway.upstream_tls, name),
         }
     return made
-
-
-def _server_tls(tls: ServerCertificate) -> Config:
-    common: Config = {
-        "alpn_protocols": ["h2", "http/1.1"],
-        "tls_certificates": [_certificate(tls.cert_file, tls.key_file)],
-    }
-    if tls.client_ca_file is not None:
-        common["validation_context"] = {"trusted_ca": {"filename": str(tls.client_ca_file)}}
-    return {
-        "@type": f"{_TYPE}.transport_sockets.tls.v3.DownstreamTlsContext",
-        "common_tls_context": common,
-        "require_client_certificate": tls.client_ca_file is not None,
-    }
-
-
-def _client_tls(service: str, tls: UpstreamCertificate) -> Config:
-    common: Config = {
-        "alpn_protocols": ["h2"],
-        "validation_context": {
-            "trusted_ca": {"filename": str(tls.ca_file)},
-            "match_typed_subject_alt_names": [
-                {"san_type": "URI" if "://" in name else "DNS", "matcher": {"exact": name}}
-                for name in (name.replace(SERVICE, service) for name in tls.names)
-            ],
-        },
-    }
-    if tls.cert_file is not None and tls.key_file is not None:
-        common["tls_certificates"] = [_certificate(tls.cert_file, tls.key_file)]
-    return {
-        "@type": f"{_TYPE}.transport_sockets.tls.v3.UpstreamTlsContext",
-        "common_tls_context": common,
-    }
-
-
-def _certificate(cert_file: Path, key_file: Path) -> Config:
-    return {
-        "certificate_chain": {"filename": str(cert_file)},
-        "private_key": {"filename": str(key_file)},
-    }
 
 
 def _split(address: str) -> Config:

@@ -74,6 +74,8 @@ class Gateway:
         retries: How often a call is tried again that may be sent twice.
         tls: The certificate to serve with; None serves plaintext.
         upstream_tls: How to call the services by TLS; None calls them in plaintext.
+        secrets_at: Folder of the files that :func:`secrets` makes, which name the certificates, where Envoy
+            finds it: they are then read again when they are replaced. None: they are read at its start.
         admin_socket: Path of a UNIX socket for Envoy's administration; None has none.
         max_connections: Connections at once.
     """
@@ -91,6 +93,7 @@ class Gateway:
     retries: int = 3
     tls: ServerCertificate | None = None
     upstream_tls: UpstreamCertificate | None = None
+    secrets_at: Path | None = None
     admin_socket: Path | None = None
     max_connections: int = 4096
 
