@@ -4,6 +4,8 @@
 # MODELKEEP_CLIENT_<SERVICE>_ADDRESS  where a service is: HOST:PORT or unix:PATH (default: the ports of `modelkeep up`)
 # MODELKEEP_TOKEN_FILE                the token to show (default: that of the suite on MODELKEEP_DATA_DIR, or on
 #                                     ./modelkeep-data; none is needed over unix:PATH, or to look)
+# MODELKEEP_CA_FILE                   the services' authorities: over TCP they are called by TLS
+# MODELKEEP_CERT_FILE, MODELKEEP_KEY_FILE  the certificate to show them, and its key
 
 GRPCURL=${GRPCURL:-grpcurl}
 RECORD=${MODELKEEP_CLIENT_RECORD_ADDRESS:-127.0.0.1:50051}
@@ -36,9 +38,16 @@ component() {
 call() {
     address=$1 method=$2 body=$3
     shift 3
+    how=-plaintext
     case $address in
     unix:*) ;;
     *)
+        if [ -n "${MODELKEEP_CA_FILE:-}" ]; then
+            how=-cacert
+            set -- "$MODELKEEP_CA_FILE" "$@"
+            [ -z "${MODELKEEP_CERT_FILE:-}" ] ||
+                set -- "$@" -cert "$MODELKEEP_CERT_FILE" -key "${MODELKEEP_KEY_FILE:-$MODELKEEP_CERT_FILE}"
+        fi
         if [ -r "$TOKEN_FILE" ]; then
             MODELKEEP_TOKEN=$(cat "$TOKEN_FILE") && export MODELKEEP_TOKEN
             # shellcheck disable=SC2016  # grpcurl expands it
@@ -46,5 +55,5 @@ call() {
         fi
         ;;
     esac
-    printf '%s' "$body" | "$GRPCURL" -plaintext "$@" -d @ "$address" "$method"
+    printf '%s' "$body" | "$GRPCURL" "$how" "$@" -d @ "$address" "$method"
 }

@@ -91,6 +91,11 @@ class ServiceSettings(BaseModel):
     tls_callers_file: Path | None = Field(
         None, description="JSON file that says whose the callers' certificates are, and their roles."
     )
+    peer_ca_file: Path | None = Field(
+        None,
+        description="PEM file of the authorities of the services that this one calls: it calls them by TLS "
+        "then, over TCP, and shows tls_cert_file.",
+    )
     jwt_jwks_file: Path | None = Field(
         None, description="JSON file of the public keys (JWKS) of who issues JWTs that callers may show."
     )

@@ -127,11 +127,10 @@ class InstallApplication:
 
     def _peers(self) -> tuple[Address, Address, Address | None]:
         settings = self._settings
-        own = settings.peer_token_file
         return (
-            peer_address("record", settings.record_address, own),
-            peer_address("download", settings.download_address, own),
-            peer_address("loader", settings.loader_address, own) if settings.loader_address else None,
+            peer_address("record", settings.record_address, settings),
+            peer_address("download", settings.download_address, settings),
+            peer_address("loader", settings.loader_address, settings) if settings.loader_address else None,
         )
 
 

@@ -313,7 +313,7 @@ class LoaderApplication:
             copies,
             settings.disk_budget_bytes or (copies.room() // 2 if copies is not None else 0),
             host_boot_id(),
-            peer_address("record", settings.record_address, settings.peer_token_file),
+            peer_address("record", settings.record_address, settings),
         )
 
     def _copies(self) -> CacheFolder | None:

@@ -5,11 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from modelkeep.defaults import DEFAULT_ADDRESSES, SERVICES, ServiceName, find_data_dir
-from modelkeep.exceptions import ForbiddenPathException
+from modelkeep.exceptions import FieldInvalidException, ForbiddenPathException
 from modelkeep.rpc import Address, Token, TokenFile, variable
 from modelkeep.suitefile import SuiteFile, read_suite_file, suite_file_path, token_path
+from modelkeep.tls import CallerFiles, CallerTls
+
+
+class TlsFiles(NamedTuple):
+    """Which files of TLS a caller names.
+
+    Attributes:
+        ca_file: The authorities of the services.
+        cert_file: His own certificate.
+        key_file: Its private key; in `cert_file` by default.
+    """
+
+    ca_file: str | os.PathLike[str] | None = None
+    cert_file: str | os.PathLike[str] | None = None
+    key_file: str | os.PathLike[str] | None = None
 
 
 def find_addresses(
@@ -17,6 +33,7 @@ def find_addresses(
     *,
     data_dir: str | os.PathLike[str] | None = None,
     token_file: str | os.PathLike[str] | None = None,
+    tls: TlsFiles | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> dict[ServiceName, Address]:
     """The address of each service, from the first place that names one.
@@ -25,6 +42,8 @@ def find_addresses(
         given: What the caller says, by service; None or missing: look elsewhere.
         data_dir: The suite's data folder, whose ``run/suite.json`` is read.
         token_file: File with the token to show; by default what MODELKEEP_TOKEN_FILE names.
+        tls: Files of TLS for services that are called over TCP; what it leaves out is what MODELKEEP_CA_FILE,
+            MODELKEEP_CERT_FILE and MODELKEEP_KEY_FILE name. Without authorities there is no TLS.
         environ: The environment; this process's by default.
 
     The order is: `given`, `data_dir`, ``MODELKEEP_CLIENT_<SERVICE>_ADDRESS``, ``MODELKEEP_DATA_DIR``, the
@@ -35,6 +54,7 @@ def find_addresses(
 
     Raises:
         ForbiddenPathException: The suite in ``./modelkeep-data`` is another user's, and nobody named it.
+        FieldInvalidException: There is a certificate to show, and no authorities.
     """
     environ = os.environ if environ is None else environ
     given = given or {}
@@ -49,6 +69,7 @@ def find_addresses(
     named = token_file or environ.get("MODELKEEP_TOKEN_FILE")
     shown: Token | None = TokenFile(Path(named)) if named else None
     owners = TokenFile(token_path(folder))
+    secured = _caller_tls(tls or TlsFiles(), environ)
 
     def token_for(target: str) -> Token | None:
         if shown is None and target in running.values() and os.access(owners.path, os.R_OK):
@@ -57,19 +78,20 @@ def find_addresses(
 
     def find(service: ServiceName) -> Address:
         if target := given.get(service):
-            return Address(service, target, "the caller", token=token_for(target))
+            return Address(service, target, "the caller", token=token_for(target), tls=secured)
         if not data_dir and (target := environ.get(variable(service))):
             origin = f"the environment variable {variable(service)}"
-            return Address(service, target, origin, token=token_for(target))
+            return Address(service, target, origin, token=token_for(target), tls=secured)
         if (path := sockets.get(service)) and os.access(path, os.W_OK):
             return Address(service, f"unix:{path}", str(suite_file), token=shown)
         if target := running.get(service):
-            return Address(service, target, str(suite_file), token=token_for(target))
+            by_its_own = secured or (own_tls(suite.certs) if suite.certs else None)
+            return Address(service, target, str(suite_file), token=token_for(target), tls=by_its_own)
         if found is not None:
             return Address(service, "", f"the suite in {folder} runs without it", _remedy(folder))
         if is_named:
             return Address(service, "", f"no suite runs on {folder}", _remedy(folder))
-        return Address(service, DEFAULT_ADDRESSES[service], "the default port", token=shown)
+        return Address(service, DEFAULT_ADDRESSES[service], "the default port", token=shown, tls=secured)
 
     return {service: find(service) for service in SERVICES}
 
@@ -104,3 +126,29 @@ def _refuse_strangers(suite_file: Path) -> None:
             f"If you mean it, say so: --data-dir {data_dir}, or MODELKEEP_DATA_DIR={data_dir}.",
             metadata={"path": str(data_dir)},
         )
+
+
+def own_tls(folder: str | os.PathLike[str]) -> CallerTls:
+    """How the owner of a suite calls it by TLS.
+
+    Args:
+        folder: Of certificates, as ``modelkeep certs dev`` makes it.
+    """
+    certs = Path(folder)
+    return CallerTls(CallerFiles(certs / "ca.pem", certs / "client.pem", certs / "client.key"))
+
+
+def _caller_tls(given: TlsFiles, environ: Mapping[str, str]) -> CallerTls | None:
+    ca, cert, key = (
+        value or environ.get(f"MODELKEEP_{name.upper()}") or None for name, value in given._asdict().items()
+    )
+    if ca is None:
+        if cert or key:
+            raise FieldInvalidException(
+                "A certificate is shown over TLS, for which the authorities of the services have to be "
+                "known: name them with --ca-file or MODELKEEP_CA_FILE.",
+                metadata={"field": "ca_file"},
+            )
+        return None
+    cert_file, key_file = (None if path is None else Path(path).expanduser() for path in (cert, key))
+    return CallerTls(CallerFiles(Path(ca).expanduser(), cert_file, key_file))

@@ -52,12 +52,17 @@ class Renewed(Generic[T]):
         """The value, of what was seen last."""
         return self._value
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the last look is long enough ago for another one."""
+        return time.monotonic() - self._looked >= LOOK_S
+
     def look(self) -> None:
         """Make the value anew if a file has changed. Blocks.
 
         Does nothing within a second of the last look.
         """
-        if time.monotonic() - self._looked < LOOK_S or not self._lock.acquire(blocking=False):
+        if not self.is_due or not self._lock.acquire(blocking=False):
             return
         try:
             self._look()

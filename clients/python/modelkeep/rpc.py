@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -21,6 +21,8 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 
+from modelkeep._channels import CallerChannel
+from modelkeep._channels import Token as Token
 from modelkeep.defaults import ServiceName
 from modelkeep.exceptions import (
     BY_REASON,
@@ -37,12 +39,10 @@ from modelkeep.exceptions import (
     UnavailableException,
     UpstreamUnavailableException,
 )
+from modelkeep.tls import CallerTls, trouble
 
 if TYPE_CHECKING:
     from modelkeep.server.v1 import job_pb2
-
-#: Gives the token to show; called before each call.
-Token: TypeAlias = Callable[[], str]
 
 #: Options of every channel.
 OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
@@ -59,6 +59,9 @@ OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     # A proxy in the environment is for the internet, where no service of the suite is.
     ("grpc.enable_http_proxy", 0),
 )
+
+#: The shortest wait between attempts is also the longest time that one may take: several round trips by TLS.
+_TLS_OPTIONS: Final = (("grpc.min_reconnect_backoff_ms", 5_000),)
 
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _DOMAIN: Final = ".modelkeep.dev"
@@ -86,6 +89,7 @@ class Address:
         origin: Who said so, for error messages: "the setting record_address".
         remedy: What to do when nothing answers there, as a sentence.
         token: Gives the token that calls show; None shows none.
+        tls: How the service is called by TLS, if it is called over TCP; None is plaintext.
     """
 
     service: ServiceName
@@ -93,21 +97,29 @@ class Address:
     origin: str
     remedy: str = ""
     token: Token | None = field(default=None, repr=False, compare=False)
+    tls: CallerTls | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a UNIX socket, which is always plain."""
+        return self.target.startswith("unix:")
 
 
-def peer(service: ServiceName, target: str, token_file: Path | None) -> Address:
-    """Another service's address, for a service; blocks for a moment to read its own token.
+def peer(service: ServiceName, target: str, token_file: Path | None, tls: CallerTls | None = None) -> Address:
+    """Another service's address, for a service; blocks for a moment to read its own token and certificate.
 
     Raises:
-        CredentialsMissingException: The token file cannot be read.
+        CredentialsMissingException: The token file, or those of TLS, cannot be read.
     """
     setting = f"{service}_address"
     token = None
     if token_file is not None:
         token = TokenFile(token_file, follow=False)
         token()
+    if tls is not None:
+        tls.secrets()
     remedy = f"Start that service, or correct the setting {setting}."
-    return Address(service, target, f"the setting {setting}", remedy, token)
+    return Address(service, target, f"the setting {setting}", remedy, token, tls)
 
 
 def variable(service: ServiceName) -> str:
@@ -162,10 +174,9 @@ def open_channel(address: Address, *options: tuple[str, Any]) -> grpc.Channel:
 
     Raises:
         UpstreamUnavailableException: The service is nowhere.
+        CredentialsMissingException: The files of TLS cannot be read.
     """
-    _refuse_nowhere(address)
-    channel = grpc.insecure_channel(address.target, options=(*OPTIONS, *options))
-    return cast(grpc.Channel, _with_token(channel, address.token))
+    return cast(grpc.Channel, _opened(address, options, grpc.insecure_channel, grpc.secure_channel))
 
 
 def open_async_channel(address: Address, *options: tuple[str, Any]) -> aio.Channel:
@@ -173,10 +184,23 @@ def open_async_channel(address: Address, *options: tuple[str, Any]) -> aio.Chann
 
     Raises:
         UpstreamUnavailableException: The service is nowhere.
+        CredentialsMissingException: The files of TLS cannot be read.
     """
+    return cast(aio.Channel, _opened(address, options, aio.insecure_channel, aio.secure_channel))
+
+
+def _opened(address: Address, options: tuple[tuple[str, Any], ...], plain: Any, secure: Any) -> Any:
     _refuse_nowhere(address)
-    channel = aio.insecure_channel(address.target, options=(*OPTIONS, *options))
-    return cast(aio.Channel, _with_token(channel, address.token))
+
+    def open_it(credentials: grpc.ChannelCredentials | None) -> Any:
+        if credentials is None:
+            return plain(address.target, options=(*OPTIONS, *options))
+        return secure(address.target, credentials, options=(*OPTIONS, *_TLS_OPTIONS, *options))
+
+    tls = None if address.is_local else address.tls
+    if address.token is None and tls is None:
+        return open_it(None)
+    return CallerChannel(open_it, address.token, tls)
 
 
 def _refuse_nowhere(address: Address) -> None:
@@ -312,6 +336,9 @@ def _error_info(status: status_pb2.Status | None) -> error_details_pb2.ErrorInfo
 def _decode_bare(code: grpc.StatusCode, text: str, address: Address) -> ModelkeepError:
     where = {"service": address.service, "address": address.target}
     if code is grpc.StatusCode.UNAVAILABLE:
+        if found := trouble(text, None if address.is_local or address.tls is None else address.tls.files):
+            why, remedy = found
+            return unreachable(replace(address, remedy=remedy), why)
         return unreachable(address, _short(text))
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceededException(
@@ -329,61 +356,3 @@ def _decode_bare(code: grpc.StatusCode, text: str, address: Address) -> Modelkee
     return cls(
         f"The {address.service} service at {address.target} answered {code.name}: {text}", metadata=where
     )
-
-
-def _with_token(channel: Any, token: Token | None) -> Any:
-    return channel if token is None else _TokenChannel(channel, token)
-
-
-class _TokenChannel:
-    """A channel whose calls show a token.
-
-    gRPC's own call credentials need TLS, and its interceptors replace the call objects.
-    """
-
-    def __init__(self, channel: Any, token: Token) -> None:
-        self._channel = channel
-        self._token = token
-
-    def _wrapping(self, kind: str) -> Callable[..., _TokenMethod]:
-        make = getattr(self._channel, kind)
-        return lambda *arguments, **options: _TokenMethod(make(*arguments, **options), self._token)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
-            return self._wrapping(name)
-        return getattr(self._channel, name)
-
-    def __enter__(self) -> _TokenChannel:
-        self._channel.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> Any:
-        return self._channel.__exit__(*error)
-
-    async def __aenter__(self) -> _TokenChannel:
-        await self._channel.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: Any) -> Any:
-        return await self._channel.__aexit__(*error)
-
-
-class _TokenMethod:
-    """A method of a stub that shows a token at each call."""
-
-    def __init__(self, method: Any, token: Token) -> None:
-        self._method = method
-        self._token = token
-
-    def __call__(self, *arguments: Any, metadata: Any = None, **options: Any) -> Any:
-        return self._method(*arguments, metadata=self._shown(metadata), **options)
-
-    def future(self, *arguments: Any, metadata: Any = None, **options: Any) -> Any:
-        return self._method.future(*arguments, metadata=self._shown(metadata), **options)
-
-    def with_call(self, *arguments: Any, metadata: Any = None, **options: Any) -> Any:
-        return self._method.with_call(*arguments, metadata=self._shown(metadata), **options)
-
-    def _shown(self, metadata: Any) -> tuple[tuple[str, str | bytes], ...]:
-        return (*(metadata or ()), ("authorization", f"Bearer {self._token()}"))

@@ -24,6 +24,7 @@ class SuiteFile:
         addresses: Service name (``record``, …) to ``host:port``.
         sockets: Service name to the path of the UNIX socket where its owner calls.
         gateway: Address of the dashboard and of HTTP with JSON, ``http://127.0.0.1:8080``; empty without.
+        certs: The folder of its certificates, by which it is called over TCP; empty where that is plain.
         pids: Service name to process id.
         versions: Distribution name to version.
         start_time: Seconds since the epoch at which all services were healthy.
@@ -35,6 +36,7 @@ class SuiteFile:
     addresses: Mapping[str, str] = field(default_factory=dict)
     sockets: Mapping[str, str] = field(default_factory=dict)
     gateway: str = ""
+    certs: str = ""
     pids: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     start_time: float = 0.0
@@ -65,6 +67,7 @@ def read_suite_file(data_dir: Path) -> SuiteFile | None:
             addresses=_texts(said["addresses"]),
             sockets=_texts(said.get("sockets", {})),
             gateway=str(said.get("gateway", "")),
+            certs=str(said.get("certs", "")),
             pids={str(name): int(pid) for name, pid in said.get("pids", {}).items()},
             versions=_texts(said.get("versions", {})),
             start_time=float(said.get("start_time", 0)),

@@ -135,9 +135,9 @@ def _asked(context: typer.Context) -> Iterator[Client]:
         at = at.parent  # type: ignore[assignment]  # the context of a group is one as well
     _places.choose_place(
         data_dir=named.get("data_dir"),
-        token_file=named.get("token_file"),
         address=named.get("address"),
         context=named.get("context"),
+        files={name: named.get(name) for name in _places.FILES},
     )
     with _places.connect(timeout_s=_TIMEOUT_S) as client:
         yield client

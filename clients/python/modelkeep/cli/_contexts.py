@@ -32,6 +32,8 @@ def add_to(app: typer.Typer) -> None:
         examples=(
             "modelkeep context add here --data-dir ./modelkeep-data",
             "modelkeep context add lab --address record=lab:50051,install=lab:50053 --token-file ~/lab.token",
+            "modelkeep context add site --address record=site:50051 --ca-file ca.pem --cert-file me.pem "
+            "--key-file me.key",
         ),
     )(add)
     verb(_group, examples=("modelkeep context use lab", "modelkeep context use -   # none"))(use)
@@ -60,6 +62,8 @@ def list_contexts() -> None:
             Column("DATA FOLDER", lambda row: row[1].data_dir or "", drop=2, cut="start"),
             Column("ADDRESSES", lambda row: _addresses(row[1]), drop=3, cut="end"),
             Column("TOKEN FILE", lambda row: row[1].token_file or "", wide=True),
+            Column("AUTHORITIES", lambda row: row[1].ca_file or "", wide=True),
+            Column("CERTIFICATE", lambda row: row[1].cert_file or "", wide=True),
         ),
         key=lambda row: row[0],
         name=lambda row: row[0],
@@ -71,7 +75,7 @@ def list_contexts() -> None:
 
 
 def add(name: Annotated[str, typer.Argument(help="Name of the new context.")]) -> None:
-    """Keep what --data-dir, --address and --token-file say under a name."""
+    """Keep under a name what --data-dir, --address and the options of files say."""
     options = _options.chosen()
     if name in ("", "-"):
         raise typer.BadParameter(f"{name!r} is no name for a context")
@@ -80,7 +84,7 @@ def add(name: Annotated[str, typer.Argument(help="Name of the new context.")]) -
     made = Place(
         data_dir=_absolute(options.data_dir),
         addresses={str(name): to for name, to in options.addresses.items()},
-        token_file=_absolute(options.token_file),
+        **{name: _absolute(getattr(options, name)) for name in _places.FILES},
     )
     config = _places.read()
     _places.write(replace(config, contexts={**config.contexts, name: made}))
@@ -113,7 +117,7 @@ def show(
                 ("name", named),
                 ("data folder", found.data_dir),
                 ("addresses", _addresses(found)),
-                ("token file", found.token_file),
+                *((name.replace("_", " "), value) for name, value in found.files.items()),
             ]
         )
 

@@ -36,6 +36,9 @@ class Options:
         data_dir: The suite's data folder.
         addresses: Service to address.
         token_file: File with the token to show.
+        ca_file: Authorities of the services, which are called by TLS then.
+        cert_file: Certificate to show.
+        key_file: Its private key.
         context: Name of a context of the configuration file.
         colour: When to write in colour.
         format: How to write the answer.
@@ -51,6 +54,9 @@ class Options:
     data_dir: Path | None = None
     addresses: Mapping[ServiceName, str] = field(default_factory=dict)
     token_file: Path | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
     context: str | None = None
     colour: str = "auto"
     format: Format = Format.TABLE

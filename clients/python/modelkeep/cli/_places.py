@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import typer
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from modelkeep.server.v1 import server_service_pb2
 
 
+#: Of a caller: what he shows, and whom he trusts.
+FILES: Final = ("token_file", "ca_file", "cert_file", "key_file")
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """A suite, by whatever names it.
@@ -30,11 +34,22 @@ class Place:
         data_dir: Its data folder.
         addresses: Service to address.
         token_file: File with the token to show.
+        ca_file: Authorities of its services; without, there is no TLS.
+        cert_file: Certificate to show.
+        key_file: Its private key.
     """
 
     data_dir: str | None = None
     addresses: Mapping[str, str] = field(default_factory=dict)
     token_file: str | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+    @property
+    def files(self) -> dict[str, str | None]:
+        """What to show, and whom to trust: arguments of a client."""
+        return {name: getattr(self, name) for name in FILES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +128,16 @@ def context_named(config: Config, name: str) -> Place:
 
 
 def choose_place(
-    *, data_dir: Any = None, token_file: Any = None, address: Any = None, context: Any = None
+    *,
+    data_dir: Any = None,
+    address: Any = None,
+    context: Any = None,
+    files: Mapping[str, Any] | None = None,
 ) -> None:
     """Take over the options that say which suite is meant."""
     choose(
+        **(files or {}),
         data_dir=data_dir,
-        token_file=token_file,
         context=context,
         addresses=addresses_of(address) if address else None,
     )
@@ -166,7 +185,10 @@ def place() -> Place:
         base,
         data_dir=str(options.data_dir) if options.data_dir is not None else base.data_dir,
         addresses={**base.addresses, **{str(name): to for name, to in options.addresses.items()}},
-        token_file=str(options.token_file) if options.token_file is not None else base.token_file,
+        **{
+            name: getattr(base, name) if chosen is None else str(chosen)
+            for name, chosen in ((name, getattr(options, name)) for name in FILES)
+        },
     )
 
 
@@ -183,7 +205,7 @@ def connect(*, timeout_s: float | None = None) -> Iterator[Client]:
     found = place()
     more: dict[str, Any] = {} if timeout_s is None else {"timeout_s": timeout_s}
     with Client(
-        **cast(dict[str, Any], found.addresses), data_dir=found.data_dir, token_file=found.token_file, **more
+        **cast(dict[str, Any], {**found.addresses, **found.files}), data_dir=found.data_dir, **more
     ) as client:
         yield client
 

@@ -32,6 +32,7 @@ def add_to(app: typer.Typer) -> None:
         examples=(
             "modelkeep up",
             "modelkeep up --data-dir /srv/modelkeep --models-dir /data/models --port 51000",
+            "modelkeep up --certs ./certs --host 0.0.0.0",
         ),
     )(up)
     verb(app, examples=('curl -H "authorization: Bearer $(modelkeep token)" …',))(token)
@@ -62,6 +63,13 @@ def up(
     anonymous: Annotated[
         Anonymous, typer.Option(help="What callers over TCP without a token may do: look, or nothing.")
     ] = Anonymous.VIEWER,
+    certs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder made by `modelkeep certs dev`: TCP is TLS then, and callers show certificates.",
+            file_okay=False,
+        ),
+    ] = None,
     insecure: Annotated[
         bool,
         typer.Option(
@@ -94,6 +102,8 @@ def up(
     from modelkeep.supervisor import up as run
 
     _starts_its_own("up")
+    if insecure and certs is not None:
+        raise typer.BadParameter("--insecure lets everybody in, and --certs only who has a certificate")
     folder = find_data_dir(chosen().data_dir)
     if loader and importlib.util.find_spec("torch") is None:
         loader = False
@@ -111,6 +121,7 @@ def up(
             insecure=insecure,
             anonymous=anonymous.value,
             dashboard_port=dashboard_port if dashboard else None,
+            certs=certs,
             say=say,
         )
     )
@@ -118,10 +129,11 @@ def up(
 
 def _starts_its_own(verb: str) -> None:
     options = chosen()
-    if options.addresses or options.token_file or options.context:
+    files = [name for name in _places.FILES if getattr(options, name) is not None]
+    if options.addresses or options.context or files:
+        named = "".join(f", --{name.replace('_', '-')}" for name in files or ["token_file"])
         raise typer.BadParameter(
-            f"`modelkeep {verb}` starts a suite and calls no other: leave out --address, --token-file and "
-            "--context"
+            f"`modelkeep {verb}` starts a suite and calls no other: leave out --address, --context{named}"
         )
 
 

@@ -65,6 +65,30 @@ PLACE: Final[Shared] = {
         ],
         None,
     ),
+    "ca_file": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                metavar="FILE",
+                help="Authorities of the services: over TCP they are called by TLS [env: MODELKEEP_CA_FILE].",
+            ),
+        ],
+        None,
+    ),
+    "cert_file": (
+        Annotated[
+            Path | None,
+            typer.Option(metavar="FILE", help="Certificate to show them [env: MODELKEEP_CERT_FILE]."),
+        ],
+        None,
+    ),
+    "key_file": (
+        Annotated[
+            Path | None,
+            typer.Option(metavar="FILE", help="Private key of the certificate [env: MODELKEEP_KEY_FILE]."),
+        ],
+        None,
+    ),
     "context": (
         Annotated[
             str | None,
@@ -248,6 +272,9 @@ def _take(
     data_dir: Path | None = None,
     address: Sequence[str] | None = None,
     token_file: Path | None = None,
+    ca_file: Path | None = None,
+    cert_file: Path | None = None,
+    key_file: Path | None = None,
     context: str | None = None,
     color: Colour | None = None,
     output: Format | DataFormat | None = None,
@@ -261,7 +288,12 @@ def _take(
     watch: bool = False,
 ) -> None:
     """Keep what was chosen; what was not stays as it was chosen before the verb."""
-    _places.choose_place(data_dir=data_dir, token_file=token_file, address=address, context=context)
+    _places.choose_place(
+        data_dir=data_dir,
+        address=address,
+        context=context,
+        files={"token_file": token_file, "ca_file": ca_file, "cert_file": cert_file, "key_file": key_file},
+    )
     choose(
         colour=color,
         format=Format.JSON if as_json else output and Format(output),

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
-from modelkeep.addresses import find_addresses
+from modelkeep.addresses import TlsFiles, find_addresses
 from modelkeep.client._download_jobs import DownloadEventHandler
 from modelkeep.client._downloads import AsyncDownloadQueue
 from modelkeep.client._installs import AsyncModelInstall, EventBus
@@ -40,6 +40,11 @@ class AsyncClient:
         data_dir: Data folder of the suite; by default MODELKEEP_DATA_DIR or ``./modelkeep-data``.
         token_file: File with the token to show; by default MODELKEEP_TOKEN_FILE. Without either, the UNIX
             socket of the suite is used, or its owner's token.
+        ca_file: PEM file of the authorities of the services, which are then called by TLS where they are
+            called over TCP; by default MODELKEEP_CA_FILE.
+        cert_file: PEM file of the certificate to show; by default MODELKEEP_CERT_FILE.
+        key_file: PEM file of its private key; by default MODELKEEP_KEY_FILE, or `cert_file`. The three are
+            read again when they change.
         event_bus: Gets the events of installs and of loading; see
             :class:`modelkeep.client.AsyncModelInstall`.
         download_event_handlers: Handlers of the default download queue.
@@ -63,6 +68,9 @@ class AsyncClient:
         loader: str | None = None,
         data_dir: str | os.PathLike[str] | None = None,
         token_file: str | os.PathLike[str] | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        cert_file: str | os.PathLike[str] | None = None,
+        key_file: str | os.PathLike[str] | None = None,
         event_bus: EventBus | None = None,
         download_event_handlers: Sequence[DownloadEventHandler] = (),
         timeout_s: float = DEFAULT_TIMEOUT_S,
@@ -74,7 +82,7 @@ class AsyncClient:
             "loader": loader,
         }
         self.addresses: Mapping[ServiceName, Address] = find_addresses(
-            given, data_dir=data_dir, token_file=token_file
+            given, data_dir=data_dir, token_file=token_file, tls=TlsFiles(ca_file, cert_file, key_file)
         )
         self._peers = peers(self.addresses, timeout_s=timeout_s)
         self._events = EventThread()

@@ -61,6 +61,29 @@ def socket_paths(data_dir: Path, services: Sequence[str]) -> dict[str, Path]:
     return {name: folder / file for name, file in names.items()}
 
 
+def tls_arguments(certs: Path | None, service: str) -> list[str]:
+    """What a service is told of the folder of certificates.
+
+    Raises:
+        SuiteError: exit code 78 when something is missing there.
+    """
+    if certs is None:
+        return []
+    files = {
+        "--tls-cert-file": certs / f"{service}.pem",
+        "--tls-key-file": certs / f"{service}.key",
+        "--tls-client-ca-file": certs / "ca.pem",
+        "--tls-callers-file": certs / "callers.json",
+    }
+    if missing := [path.name for path in files.values() if not path.is_file()]:
+        raise SuiteError(
+            f"{certs} has no {' and no '.join(missing)}: make a folder of certificates with "
+            "`modelkeep certs dev FOLDER`, and name that.",
+            exit_code=EXIT_CONFIG,
+        )
+    return [text for flag, path in files.items() for text in (flag, str(path))]
+
+
 def remove_sockets(sockets: Sequence[Path]) -> None:
     """Take away what services that were killed left, and the folder."""
     for path in sockets:

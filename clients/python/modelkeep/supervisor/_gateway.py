@@ -22,6 +22,8 @@ class SuiteGateway:
         port: Where it listens; 0 takes a free port.
         addresses: Service name to ``host:port``.
         data_dir: The suite's data folder.
+        certs: The folder of certificates by which the services are called; None where they are called in
+            plaintext.
 
     Attributes:
         address: ``http://127.0.0.1:8080``; empty where there is none.
@@ -29,7 +31,9 @@ class SuiteGateway:
         has_pages: Whether the dashboard is there, besides the API.
     """
 
-    def __init__(self, port: int, addresses: Mapping[str, str], data_dir: Path) -> None:
+    def __init__(
+        self, port: int, addresses: Mapping[str, str], data_dir: Path, certs: Path | None = None
+    ) -> None:
         self.address = ""
         self.refusal = ""
         self.has_pages = False
@@ -39,6 +43,10 @@ class SuiteGateway:
         if port and not _ports.is_free(_HOST, port):
             self.refusal = f"port {port} is taken; --dashboard-port names another one"
             return
+        upstream = None if certs is None else _upstream(certs)
+        if certs is not None and not all((certs / f"gateway.{end}").is_file() for end in ("pem", "key")):
+            self.refusal = f"{certs} has no gateway.pem and gateway.key; `modelkeep certs dev` makes them"
+            return
         pages = gateway.find_pages()
         self.has_pages = pages is not None
         port = port or _ports.find_free(_HOST, taken=set())
@@ -47,6 +55,7 @@ class SuiteGateway:
             host=_HOST,
             port=port,
             pages=pages,
+            upstream_tls=upstream,
         )
         try:
             self._process = gateway.start(wanted, data_dir / "run", self._log)
@@ -78,3 +87,10 @@ class SuiteGateway:
             self._process.send(signal.SIGTERM)
             if self._process.wait(_END_S) is None:
                 self._process.end()
+
+
+def _upstream(certs: Path) -> gateway.UpstreamCertificate:
+    """How the services are called: each is known by its own name, and the gateway is no caller by itself."""
+    return gateway.UpstreamCertificate(
+        certs / "ca.pem", ["{service}"], certs / "gateway.pem", certs / "gateway.key"
+    )

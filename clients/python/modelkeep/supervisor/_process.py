@@ -23,7 +23,7 @@ class ServiceProcess:
 
     Args:
         name: Its short name, ``record``.
-        address: Where it will listen, ``host:port``.
+        address: Where it will listen, ``host:port``, or ``unix:path`` where TCP is TLS.
         module: The module that it runs.
         arguments: Its command line.
         environment: Variables on top of what processes inherit.

@@ -78,6 +78,8 @@ class Suite:
         anonymous: What callers over TCP without a token may do: "viewer" (look) or "none".
         gateway_port: Port of 127.0.0.1 for a gateway, which serves the dashboard and HTTP with JSON; 0 takes
             a free one, None starts none. A suite without the gateway it was to have is one all the same.
+        certs: The folder of certificates that ``modelkeep certs dev`` made, or one like it: TCP is TLS, and
+            who calls there shows a certificate of the same authority.
         startup_timeout_s: Seconds in which all must be healthy.
 
     Methods block, so call them from a thread when an event loop runs.
@@ -96,6 +98,7 @@ class Suite:
         insecure: bool = False,
         anonymous: str = "viewer",
         gateway_port: int | None = None,
+        certs: Path | None = None,
         startup_timeout_s: float = 60.0,
     ) -> None:
         self._given_data_dir = data_dir
@@ -111,6 +114,7 @@ class Suite:
         self._anonymous = anonymous
         self._gateway_port = gateway_port
         self._gateway: SuiteGateway | None = None
+        self._certs = None if certs is None else certs.expanduser().absolute()
         self._sockets: dict[str, Path] = {}
         self._startup_timeout_s = startup_timeout_s
         self._interrupted = threading.Event()
@@ -136,6 +140,11 @@ class Suite:
     def models_dir(self) -> Path | None:
         """The folder of installed models, once started; None if only the services' files of settings know."""
         return self._models_dir
+
+    @property
+    def certs(self) -> Path | None:
+        """The folder of certificates, by which it is called over TCP; None where that is plain."""
+        return self._certs
 
     @property
     def sockets(self) -> dict[str, str]:
@@ -194,7 +203,7 @@ class Suite:
             for name in self._services:
                 self._wait_healthy(name, deadline)
             if self._gateway_port is not None:
-                self._gateway = SuiteGateway(self._gateway_port, self._over_tcp(), self.data_dir)
+                self._gateway = SuiteGateway(self._gateway_port, self._over_tcp(), self.data_dir, self._certs)
             self._describe()
         except BaseException:
             self.stop()
@@ -312,7 +321,7 @@ class Suite:
         return {**settings, **dict.fromkeys(_ON_LOOPBACK, "false")} if self._insecure else settings
 
     def _access_arguments(self, name: str) -> list[str]:
-        socket = ["--unix-socket", str(self._sockets[name])]
+        socket = ["--unix-socket", str(self._sockets[name]), *_access.tls_arguments(self._certs, name)]
         if self._insecure:
             return [*socket, "--insecure"]
         accepted, own = _access.accepted_path(self.data_dir), token_path(self.data_dir, name)
@@ -329,7 +338,7 @@ class Suite:
         try:
             self._processes[name] = ServiceProcess(
                 name,
-                self._over_tcp()[name],
+                self._over_tcp()[name] if self._certs is None else self.sockets[name],
                 module=f"modelkeep_{name}",
                 arguments=[
                     *("--host", self._host, "--port", str(self._chosen[name])),
@@ -393,6 +402,7 @@ class Suite:
             addresses=self._over_tcp(),
             sockets={name: str(path) for name, path in self._sockets.items()},
             gateway="" if self._gateway is None else self._gateway.address,
+            certs="" if self._certs is None else str(self._certs),
             pids=self.pids,
             versions={name: version(name) for name in ("modelkeep", "grpcio", "protobuf")},
             start_time=time.time(),

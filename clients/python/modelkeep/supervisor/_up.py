@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import shlex
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,7 @@ def up(
     insecure: bool = False,
     anonymous: str = "viewer",
     dashboard_port: int | None = None,
+    certs: Path | None = None,
     startup_timeout_s: float = 60.0,
     say: Callable[[str], None] = print,
 ) -> int:
@@ -61,6 +63,7 @@ def up(
         anonymous: What callers over TCP without a token may do: "viewer" or "none".
         dashboard_port: Port of 127.0.0.1 for the dashboard and HTTP with JSON; None leaves them out. Where
             they cannot be had, the suite says why and runs without them.
+        certs: A folder of certificates; see :class:`modelkeep.supervisor.Suite`.
         startup_timeout_s: Seconds in which all must be healthy.
         say: Prints one or more lines.
 
@@ -82,6 +85,7 @@ def up(
         insecure=insecure,
         anonymous=anonymous,
         gateway_port=dashboard_port,
+        certs=certs,
         startup_timeout_s=startup_timeout_s,
     )
     # SimpleQueue.put may be called from a signal handler, and an empty queue costs no time to wait for.
@@ -134,7 +138,8 @@ def _greet(suite: Suite, say: Callable[[str], None], *, with_token: bool) -> Non
         lines.append(f"and its models in {suite.models_dir}")
     lines += [f"  {name:<{width}}  {address}" for name, address in suite.addresses.items()]
     if (record := suite.addresses.get("record")) is not None:
-        lines.append(f"Try: grpcurl -plaintext {record} modelkeep.record.v1.RecordService/ListModels")
+        how = "-plaintext" if suite.certs is None else _by_certificate(suite.certs)
+        lines.append(f"Try: grpcurl {how} {record} modelkeep.record.v1.RecordService/ListModels")
     if suite.gateway is not None:
         lines.append(_about_gateway(suite.gateway, suite.data_dir, with_token=with_token))
     lines.append("Ctrl-C stops it.")
@@ -149,6 +154,11 @@ def _about_gateway(gateway: SuiteGateway, data_dir: Path, *, with_token: bool) -
     # Behind the "#" it stays in the browser.
     token = f"#token={token_path(data_dir).read_text(encoding='utf-8').strip()}" if with_token else ""
     return f"Dashboard: {gateway.address}/{token}"
+
+
+def _by_certificate(certs: Path) -> str:
+    files = {"-cacert": "ca.pem", "-cert": "client.pem", "-key": "client.key"}
+    return " ".join(f"{flag} {shlex.quote(str(certs / name))}" for flag, name in files.items())
 
 
 def _supervise(suite: Suite, happened: _Happened, say: Callable[[str], None]) -> int:
