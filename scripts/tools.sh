@@ -10,7 +10,7 @@ declare -A modules=(
     [protoc-gen-go]=google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
     [protoc-gen-go-grpc]=google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
 )
-declare -A packages=([nginx]=nginx [aria2c]=aria2 [curl]=curl [tinyproxy]=tinyproxy)
+declare -A packages=([nginx]=nginx [aria2c]=aria2 [curl]=curl [tinyproxy]=tinyproxy [chromium]=chromium)
 install_package() {
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         echo "tools: $1 is missing. Install it (Debian: apt-get install ${packages[$1]}) and run this again." >&2

@@ -32,7 +32,7 @@ export function App() {
         Skip to the page
       </a>
       <header class="top">
-        <span class="brand">modelkeep</span>
+        <h1 class="brand">modelkeep</h1>
         <nav aria-label="Pages">
           {PAGES.map((name) => (
             <a key={name} href={address(name)} aria-current={name === page ? "page" : undefined}>

@@ -25,7 +25,7 @@ export function HealthPage() {
   }, []);
   return (
     <div class="page">
-      <h1>Health</h1>
+      <h2 class="title">Health</h2>
       <div class="services">
         {SERVICES.map((name) => (
           <ServiceCard key={name} name={name} round={round} />

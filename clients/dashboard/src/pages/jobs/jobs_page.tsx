@@ -20,7 +20,7 @@ export function JobsPage() {
   const others = [...fetched.values()].filter((download) => !isOfInstall(download));
   return (
     <div class="page">
-      <h1>Installs and downloads</h1>
+      <h2 class="title">Installs and downloads</h2>
       <AddForm />
       <JobList title="Installs" jobs={installJobs} empty="No installs. Paste what you want to have above.">
         <FeedNotice feed={installs} service="InstallService" />

@@ -20,7 +20,7 @@ export function LoaderPage() {
 
   return (
     <div class="page">
-      <h1>Loader</h1>
+      <h2 class="title">Loader</h2>
       <FeedNotice feed={capacity} service="LoaderService" />
       {host?.draining && (
         <p class="banner warn">It is taken out of service, and gives no new leases. {host.drainReason}</p>

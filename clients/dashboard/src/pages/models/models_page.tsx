@@ -31,7 +31,7 @@ export function ModelsPage() {
   return (
     <section class={`split${route.value.item === "" ? "" : " chosen"}`}>
       <div class="list">
-        <h1>Models</h1>
+        <h2 class="title">Models</h2>
         <ModelFilters query={query} models={all} onChange={setQuery} searchBox={search} />
         <FeedNotice feed={models} service="RecordService" />
         <p class="hint" role="status">

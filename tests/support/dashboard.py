@@ -1,0 +1,107 @@
+"""The dashboard in a real browser, before a real suite and its gateway."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from playwright.sync_api import Browser, ConsoleMessage, Page, Response, expect, sync_playwright
+
+from modelkeep.supervisor import Suite
+
+ROOT = Path(__file__).resolve().parents[2]
+# Playwright's own 5 s are too few for a machine that has much else to do.
+expect.set_options(timeout=30_000)
+#: Where pictures for the documentation are written; without it none are.
+PICTURES = os.environ.get("DASHBOARD_PICTURES")
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's browser, without a window."""
+    program = shutil.which("chromium")
+    assert program is not None, "chromium is missing: scripts/tools.sh chromium"
+    with sync_playwright() as playwright:
+        # Root has no sandbox of Chromium's, and containers have no room in /dev/shm.
+        arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=program, args=arguments)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Tab:
+    """A page of the dashboard, and what it complained of.
+
+    Attributes:
+        page: The page.
+        errors: What it wrote to the console as an error, exceptions that nobody caught, and addresses of
+            other origins that it asked for.
+    """
+
+    def __init__(self, page: Page, origin: str) -> None:
+        self.page = page
+        self.errors: list[str] = []
+        self._origin = origin
+        page.set_default_timeout(30_000)
+        page.on("console", self._note)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("response", self._check_origin)
+
+    def _note(self, message: ConsoleMessage) -> None:
+        # That a service which was killed does not answer is told by the browser itself.
+        if message.type == "error" and not message.text.startswith("Failed to load resource"):
+            self.errors.append(message.text)
+
+    def _check_origin(self, response: Response) -> None:
+        if not response.url.startswith((self._origin, "data:")):
+            self.errors.append(f"asked for {response.url}")
+
+    def show(self, name: str) -> None:
+        """One of the four pages, by its name in the frame."""
+        self.page.get_by_role("navigation", name="Pages").get_by_role("link", name=name, exact=True).click()
+
+    def picture(self, name: str) -> None:
+        """A picture for the documentation, where somebody asked for them."""
+        if PICTURES:
+            self.page.screenshot(path=Path(PICTURES) / f"{name}.png")
+
+    def violations(self) -> list[str]:
+        """What axe-core finds against the page as it is: rule, what is wrong, where."""
+        program = ROOT / "clients" / "dashboard" / "node_modules" / "axe-core" / "axe.min.js"
+        assert program.is_file(), "axe-core is missing: scripts/npm.sh clients/dashboard"
+        self.page.evaluate(program.read_text())
+        found: list[dict[str, Any]] = self.page.evaluate("axe.run().then((result) => result.violations)")
+        return [
+            f"{rule['id']}: {rule['help']}: {[node['html'][:120] for node in rule['nodes'][:3]]}"
+            for rule in found
+        ]
+
+
+@contextlib.contextmanager
+def tab(
+    browser: Browser,
+    suite: Suite,
+    *,
+    token: str | None = "owner",
+    scheme: Literal["light", "dark"] = "light",
+    size: Sequence[int] = (1200, 800),
+) -> Iterator[Tab]:
+    """The dashboard, opened by the address that `modelkeep up` prints; without a token it may look."""
+    assert suite.gateway is not None
+    assert suite.gateway.address, suite.gateway
+    secret = "" if token is None else (suite.data_dir / "run" / "tokens" / token).read_text().strip()
+    width, height = size
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    try:
+        opened = Tab(context.new_page(), suite.gateway.address)
+        opened.page.goto(f"{suite.gateway.address}/" + (f"#token={secret}" if secret else ""))
+        yield opened
+        assert opened.errors == []
+    finally:
+        context.close()
