@@ -1,12 +1,11 @@
 /**
- * What a service tells of, kept up to date: a list first, then its watch from where the list ended.
+ * What a service tells of, kept up to date by its watch.
  *
  * A feed runs while somebody looks at it (`hold`) and the tab is visible: a browser has six connections for one
- * origin, and each watch takes one. Its items and its place stay when it rests, so that it goes on from there.
+ * origin, and each watch takes one. Its items stay when it rests.
  */
 import { type ReadonlySignal, signal } from "@preact/signals";
-import { Backoff, ModelkeepError, sleep } from "@modelkeep/client";
-import { Code } from "@connectrpc/connect";
+import { Collection, ModelkeepError, reopened, type StreamOptions, type WatchFrame } from "@modelkeep/client";
 
 /** How a feed does. */
 export type FeedState =
@@ -14,48 +13,38 @@ export type FeedState =
   | { readonly kind: "waiting" }
   | { readonly kind: "live" }
   /** The service does not answer; it is asked again and again. `since` is in milliseconds. */
-  | { readonly kind: "away"; readonly since: number; readonly message: string }
+  | { readonly kind: "away"; readonly since: number }
   /** The service answers that this caller may not look. */
   | { readonly kind: "refused"; readonly message: string };
 
-/** One change of one item. A function makes the new item of the old one, where there is one. */
-export type Change<Item> =
-  | { readonly key: string; readonly put: Item }
-  | { readonly key: string; readonly progress: (before: Item) => Item }
-  | { readonly key: string; readonly removed: true };
-
-export interface Frame<Item> {
-  readonly resumeToken: string;
-  readonly snapshotComplete: boolean;
-  readonly changes: ReadonlyArray<Change<Item>>;
-}
-
+/** A part of a list. */
 export interface Page<Item> {
-  readonly items: ReadonlyArray<readonly [key: string, item: Item]>;
-  readonly nextPageToken: string;
-  /** On the first page: where to watch from once all pages are there. */
+  readonly items: ReadonlyArray<readonly [id: string, item: Item]>;
+  /** Where to watch from once all pages are there; of one page at least. */
   readonly resumeToken: string;
 }
 
 /** How a feed asks its service. */
 export interface Source<Item> {
-  page(pageToken: string, signal: AbortSignal): Promise<Page<Item>>;
-  watch(resumeToken: string, signal: AbortSignal): AsyncIterable<Frame<Item>>;
+  /**
+   * Lists what there is. Then the watch begins where the list was read, and goes on from its last place after a rest;
+   * without a list it begins with a snapshot each time.
+   */
+  readonly pages?: (signal: AbortSignal | undefined) => AsyncIterable<Page<Item>>;
+  readonly watch: (resumeToken: string, options: StreamOptions) => AsyncIterable<WatchFrame<Item>>;
 }
 
-const LOST_PLACE: ReadonlySet<string> = new Set(["RESUME_TOKEN_EXPIRED", "RESUME_TOKEN_FOREIGN"]);
-/** Longest silence of a watch that is believed: bookmarks come every 15 s. */
-const SILENCE_MS = 40_000;
-const DRAW_MS = 100;
 /** How long a tab may be hidden before its watches rest. */
 const HIDDEN_MS = 5_000;
+/** However much comes in so long, the page is drawn once. */
+const DRAW_MS = 100;
 
 export class Feed<Item> {
-  readonly #items = new Map<string, Item>();
+  readonly #collection = new Collection<Item>();
   readonly #version = signal(0);
   readonly #state = signal<FeedState>({ kind: "waiting" });
   readonly #loaded = signal(false);
-  #resumeToken: string | undefined;
+  #resumeToken = "";
   #holders = 0;
   #running: AbortController | undefined;
   #drawing = false;
@@ -78,10 +67,10 @@ export class Feed<Item> {
     return this.#loaded;
   }
 
-  /** The items by key. The map is one and the same: who reads it is told when it changes. */
+  /** The items by key or id. The map is one and the same: who reads it is told when it changes. */
   get items(): ReadonlyMap<string, Item> {
     void this.#version.value;
-    return this.#items;
+    return this.#collection.items;
   }
 
   /** Moves on with every change of the items. */
@@ -115,88 +104,60 @@ export class Feed<Item> {
   }
 
   async #follow(signal: AbortSignal): Promise<void> {
-    const backoff = new Backoff(300, 5_000);
-    while (!signal.aborted) {
-      let wait = 0;
-      try {
-        this.#resumeToken ??= await this.#list(signal);
-        await this.#watch(this.#resumeToken, signal, () => backoff.reset());
-        wait = backoff.next();
-      } catch (thrown) {
-        if (signal.aborted) return;
-        const error = ModelkeepError.from(thrown);
-        if (error.code === Code.Unauthenticated || error.code === Code.PermissionDenied) {
-          this.#state.value = { kind: "refused", message: error.rawMessage };
-          return;
-        }
-        wait = backoff.next(error.retryAfterMs);
-        // The history does not reach back so far, or is another one since a restart: all is read anew.
-        if (LOST_PLACE.has(error.reason)) this.#resumeToken = undefined;
-        else if (error.reason !== "WATCHER_TOO_SLOW") this.#away(error.rawMessage);
+    // A page waits for as long as it is open: what is away comes back.
+    const options = { signal, patienceMs: Number.POSITIVE_INFINITY };
+    try {
+      if (this.source.pages !== undefined && this.#resumeToken === "") await this.#list(this.source.pages, options);
+      for await (const frame of this.source.watch(this.#resumeToken, options)) {
+        if (frame.awayMs !== undefined) this.#tellAway(frame.awayMs);
+        else this.#take(frame);
       }
-      await sleep(wait, signal).catch(() => undefined);
+    } catch (thrown) {
+      if (!signal.aborted) this.#state.value = { kind: "refused", message: ModelkeepError.from(thrown).rawMessage };
     }
-  }
-
-  #away(message: string): void {
-    const before = this.#state.peek();
-    const since = before.kind === "away" ? before.since : Date.now();
-    this.#state.value = { kind: "away", since, message };
   }
 
   /** Reads every page; what is not in any of them is no more. */
-  async #list(signal: AbortSignal): Promise<string> {
-    const seen = new Set<string>();
-    let token = "";
+  async #list(pages: NonNullable<Source<Item>["pages"]>, options: StreamOptions): Promise<void> {
+    const { items } = this.#collection;
+    let seen = new Set<string>();
     let resumeToken = "";
-    do {
-      const page = await this.source.page(token, signal);
+    const open = (call: { signal?: AbortSignal | undefined }) => {
+      seen = new Set();
+      resumeToken = "";
+      return pages(call.signal);
+    };
+    for await (const page of reopened(open, options, undefined, true)) {
+      if ("awayMs" in page) {
+        this.#tellAway(page.awayMs);
+        continue;
+      }
       resumeToken ||= page.resumeToken;
-      for (const [key, item] of page.items) {
-        seen.add(key);
-        this.#items.set(key, item);
+      for (const [id, item] of page.items) {
+        seen.add(id);
+        items.set(id, item);
       }
       this.#redraw();
-      token = page.nextPageToken;
-    } while (token !== "");
-    for (const key of this.#items.keys()) if (!seen.has(key)) this.#items.delete(key);
+    }
+    if (options.signal?.aborted) return;
+    for (const id of items.keys()) if (!seen.has(id)) items.delete(id);
+    this.#resumeToken = resumeToken;
     this.#loaded.value = true;
     this.#redraw();
-    return resumeToken;
   }
 
-  async #watch(resumeToken: string, signal: AbortSignal, onFrame: () => void): Promise<void> {
-    const stop = new AbortController();
-    const both = AbortSignal.any([signal, stop.signal]);
-    let silence = window.setTimeout(() => stop.abort(), SILENCE_MS);
-    try {
-      for await (const frame of this.source.watch(resumeToken, both)) {
-        clearTimeout(silence);
-        silence = window.setTimeout(() => stop.abort(), SILENCE_MS);
-        onFrame();
-        this.#apply(frame);
-      }
-    } finally {
-      clearTimeout(silence);
-    }
-  }
-
-  #apply(frame: Frame<Item>): void {
-    for (const change of frame.changes) {
-      if ("put" in change) this.#items.set(change.key, change.put);
-      else if ("removed" in change) this.#items.delete(change.key);
-      else {
-        const before = this.#items.get(change.key);
-        if (before !== undefined) this.#items.set(change.key, change.progress(before));
-      }
-    }
-    if (frame.resumeToken !== "") this.#resumeToken = frame.resumeToken;
-    if (frame.snapshotComplete) this.#loaded.value = true;
+  #take(frame: WatchFrame<Item>): void {
+    this.#collection.apply(frame);
+    if (this.source.pages !== undefined) this.#resumeToken = frame.resumeToken;
+    if (this.#collection.complete) this.#loaded.value = true;
     if (this.#state.peek().kind !== "live") this.#state.value = { kind: "live" };
-    if (frame.changes.length > 0) this.#redraw();
+    if (frame.events.length > 0 || frame.snapshotComplete) this.#redraw();
   }
 
-  /** However much comes in a tenth of a second, the page is drawn once. */
+  #tellAway(awayMs: number): void {
+    this.#state.value = { kind: "away", since: Date.now() - awayMs };
+  }
+
   #redraw(): void {
     if (this.#drawing) return;
     this.#drawing = true;

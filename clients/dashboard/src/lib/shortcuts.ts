@@ -1,6 +1,6 @@
 /** Keys that do something on the page that is shown. */
 import { signal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
+import { useLayoutEffect } from "preact/hooks";
 
 interface Shortcut {
   readonly key: string;
@@ -14,7 +14,7 @@ export const shortcuts = signal<readonly Shortcut[]>([]);
 
 /** A key works for as long as the component is there. */
 export function useShortcut(key: string, does: string, run: () => void): void {
-  useEffect(() => {
+  useLayoutEffect(() => {
     const shortcut = { key, does, run };
     shortcuts.value = [shortcut, ...shortcuts.peek()];
     return () => {
