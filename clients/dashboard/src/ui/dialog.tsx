@@ -1,6 +1,11 @@
-/** A question in front of the page: the browser's own dialog keeps the focus in it, and gives it back. */
+/**
+ * A question in front of the page: the browser's own dialog keeps the focus in it, and gives it back.
+ *
+ * What goes wrong with its answer is told in it, too: nothing behind it can be read or clicked.
+ */
 import type { ComponentChildren } from "preact";
 import { useEffect, useId, useRef } from "preact/hooks";
+import { Notices } from "./notices";
 
 interface Props {
   readonly title: string;
@@ -21,6 +26,7 @@ export function Dialog({ title, onClose, children }: Props) {
         </button>
       </header>
       {children}
+      <Notices />
     </dialog>
   );
 }
