@@ -1,6 +1,6 @@
 # Each verb sets up what it needs first; a second set-up costs nothing.
 .DEFAULT_GOAL := help
-.PHONY: setup run test test-all test-cuda check fix proto proto-clients bench bench-cuda soak clean help
+.PHONY: setup run test test-all test-cuda check fix proto proto-clients dashboard bench bench-cuda soak clean help
 SHELL := bash
 
 VENV ?= .venv
@@ -22,10 +22,10 @@ test: setup ## the tests, in minutes, three files at a time (ARGS="-k lease", AR
 	@$(PY) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not long and not interop and not cuda" $(ARGS)
 
 test-all: setup ## everything: the long tests, and those that need Go, Node, tinyproxy or cargo
-	@scripts/tools.sh grpcurl tinyproxy curl protoc-gen-go protoc-gen-go-grpc protoc-gen-openapi
+	@scripts/tools.sh grpcurl tinyproxy curl protoc-gen-go protoc-gen-go-grpc protoc-gen-openapi chromium
 	@PATH="$(CURDIR)/.cache/bin:$$PATH" $(PY) -m pytest -q -m "not cuda" $(ARGS)
 
-check: setup ## lint, format, types, .proto, generated code, import rules, layout, parity, text (ARGS="types")
+check: setup ## lint, format, types, .proto, generated code, import rules, layout, parity, text, the built dashboard (ARGS="types")
 	@scripts/check.sh $(ARGS)
 
 fix: setup  ## mend what can be mended: lint, format of Python and .proto

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 bin="${VENV:-.venv}/bin"
 python="$bin/python"
 
-checks=(lint format types proto-lint proto-format proto-current proto-breaking imports layout parity text spelling)
+checks=(lint format types proto-lint proto-format proto-current proto-breaking imports layout parity text spelling dashboard)
 describe() {
     case "$1" in
     lint) "$bin/ruff" check --quiet . ;;
@@ -21,6 +21,7 @@ describe() {
     parity) "$python" scripts/check_parity.py ;;
     text) "$python" scripts/check_text.py ;;
     spelling) "$bin/codespell" ;;
+    dashboard) scripts/dashboard.sh --check ;;
     *) echo "check: no check named '$1'; there are: ${checks[*]}" >&2; return 2 ;;
     esac
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +35,14 @@ def chromium() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+@functools.cache
+def axe() -> str:
+    """The program of axe-core, which the dashboard's package-lock.json pins."""
+    folder = ROOT / "clients" / "dashboard"
+    subprocess.run([str(ROOT / "scripts" / "npm.sh"), "clients/dashboard"], check=True, timeout=100)
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
 
 
 class Tab:
@@ -73,9 +83,7 @@ class Tab:
 
     def violations(self) -> list[str]:
         """What axe-core finds against the page as it is: rule, what is wrong, where."""
-        program = ROOT / "clients" / "dashboard" / "node_modules" / "axe-core" / "axe.min.js"
-        assert program.is_file(), "axe-core is missing: scripts/npm.sh clients/dashboard"
-        self.page.evaluate(program.read_text())
+        self.page.evaluate(axe())
         found: list[dict[str, Any]] = self.page.evaluate("axe.run().then((result) => result.violations)")
         return [
             f"{rule['id']}: {rule['help']}: {[node['html'][:120] for node in rule['nodes'][:3]]}"
