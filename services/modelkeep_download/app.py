@@ -12,6 +12,7 @@ from typing import Any
 
 from modelkeep.defaults import EXIT_CONFIG
 from modelkeep.download.v1 import download_pb2, download_service_pb2_grpc
+from modelkeep.private import NotPrivateError, check_private
 from modelkeep_common.paths import AllowedRoots, lock_root
 from modelkeep_common.serving import Service
 from modelkeep_common.sqlite import Database
@@ -232,8 +233,8 @@ def http_transport(settings: DownloadSettings) -> HttpTransport:
         StartupError: What is said of proxies or authorities cannot be used.
     """
     try:
-        proxies = proxies_of(settings.proxy.get_secret_value(), settings.no_proxy, os.environ)
-    except ValueError as error:  # of the environment: the setting itself is checked as it is read
+        proxies = proxies_of(_proxy(settings), settings.no_proxy, os.environ)
+    except ValueError as error:  # of the environment or of a file: the setting is checked as it is read
         raise StartupError(EXIT_CONFIG, str(error)) from None
     guard = AddressGuard(allow_private=settings.allow_private_addresses)
     return HttpTransport(
@@ -243,6 +244,19 @@ def http_transport(settings: DownloadSettings) -> HttpTransport:
         proxies=proxies,
         tokens=tokens_of(settings),
     )
+
+
+def _proxy(settings: DownloadSettings) -> str:
+    path = settings.proxy_file
+    if path is None:
+        return settings.proxy.get_secret_value()
+    try:
+        check_private(path, path.stat())
+        return path.read_text("utf-8").strip()
+    except OSError as error:
+        raise StartupError(EXIT_CONFIG, f"cannot read proxy_file {path}: {error.strerror}") from None
+    except NotPrivateError as error:
+        raise StartupError(EXIT_CONFIG, f"proxy_file {error}") from None
 
 
 def tokens_of(settings: DownloadSettings) -> SourceTokens:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from modelkeep.defaults import DEFAULT_PORTS
 from modelkeep.exceptions import FieldInvalidException
@@ -45,6 +45,9 @@ class DownloadSettings(ServiceSettings):
         description="Forward proxy for every source, http://[user:password@]host:port, which then is the"
         f" guard of names; `{ENVIRONMENT}` honours HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY of the"
         " environment. None when unset.",
+    )
+    proxy_file: Path | None = Field(
+        None, description="File with that address, where it holds a password; mode 0600; in place of proxy."
     )
     no_proxy: tuple[str, ...] = Field(
         (),
@@ -118,6 +121,12 @@ class DownloadSettings(ServiceSettings):
     def _is_a_proxy(cls, value: SecretStr) -> SecretStr:
         proxies_of(value.get_secret_value(), (), {})
         return value
+
+    @model_validator(mode="after")
+    def _has_one_proxy(self) -> Self:
+        if self.proxy_file is not None and self.proxy.get_secret_value():
+            raise ValueError("proxy and proxy_file both name a proxy: leave out one")
+        return self
 
     @field_validator("source_tokens")
     @classmethod

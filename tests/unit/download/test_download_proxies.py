@@ -6,6 +6,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,10 @@ from modelkeep.exceptions import (
     TokenRequiredException,
     UpstreamUnavailableException,
 )
+from modelkeep_common.startup import StartupError
 from modelkeep_common.urls import Origin
+from modelkeep_download.app import http_transport
+from modelkeep_download.config import DownloadSettings
 from modelkeep_download.domain.retry import TransientError
 from modelkeep_download.engine.guard import AddressGuard
 from modelkeep_download.engine.proxies import ENVIRONMENT, NO_PROXIES, Proxies, proxies_of
@@ -309,3 +313,34 @@ def test_no_proxies_are_none(web: HttpServer) -> None:
     with through("", private=True) as transport, pytest.raises(TransientError) as error:
         fetch(transport, web.url("/m.bin"))
     assert "proxy" not in str(error.value)
+
+
+def test_the_address_of_a_proxy_may_lie_in_a_file_that_is_its_users_alone(
+    web: HttpServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "proxy"
+    with ProxyServer(hosts={"models.example": web.port}) as proxy:
+        file.write_text(proxy.url.replace("//", "//user:pass@") + "\n")
+        file.chmod(0o600)
+        settings = DownloadSettings.for_test(tmp_path, proxy_file=file, headers_timeout_s=20)
+        with contextlib.closing(http_transport(settings)) as transport:
+            assert fetch(transport, "http://models.example/m.bin") == b"body"
+    assert "proxy-authorization" in proxy.headers[0]
+    assert "pass" not in str(settings.redacted())
+
+
+def test_a_file_with_a_proxy_that_is_no_good_is_refused_at_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "proxy"
+    settings = DownloadSettings.for_test(tmp_path, proxy_file=file)
+    with pytest.raises(StartupError, match="cannot read proxy_file"):
+        http_transport(settings)
+    file.write_text("ftp://secret-secret@x")
+    file.chmod(0o644)
+    with pytest.raises(StartupError, match="chmod 600"):
+        http_transport(settings)
+    file.chmod(0o600)
+    with pytest.raises(StartupError) as caught:
+        http_transport(settings)
+    assert "secret-secret" not in caught.value.message
+    with pytest.raises(ValueError, match="leave out one"):
+        DownloadSettings.for_test(tmp_path, proxy_file=file, proxy="http://a:1")
