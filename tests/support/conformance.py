@@ -66,14 +66,14 @@ class Ground:
 
 
 @contextlib.contextmanager
-def ground(folder: Path) -> Iterator[Ground]:
-    """A fresh suite below a folder, and the files that the cases import.
+def ground(folder: Path, *, gateway_port: int | None = None) -> Iterator[Ground]:
+    """A fresh suite below a folder, with a gateway if a port is given, and the files that the cases import.
 
     Each runner needs one of its own: the cases change it.
     """
     small_lora(folder / "imports" / "ink.safetensors")
     (folder / "imports" / "broken.safetensors").write_text("This is no model.")
-    with service_suite(folder / "data") as suite:
+    with service_suite(folder / "data", gateway_port=gateway_port) as suite:
         addresses = {f"MODELKEEP_CLIENT_{name.upper()}_ADDRESS": at for name, at in suite.over_tcp.items()}
         owners = {"MODELKEEP_TOKEN_FILE": str(token_path(suite.data_dir))}
         imports = {"MODELKEEP_CONFORMANCE_IMPORTS": str(folder / "imports")}

@@ -15,8 +15,7 @@ export const suite = connect(access);
 
 /** All four services serve ServerService: the gateway tells by a folder before the method's name which one is meant. */
 export function serverInfo(service: ServiceName, signal: AbortSignal): Promise<GetServerInfoResponse> {
-  const baseUrl = `${location.origin}/${service}`;
-  return connect({ ...access, baseUrl }).servers[service].getServerInfo({}, { signal });
+  return suite.servers[service].getServerInfo({}, { signal });
 }
 
 /** Of ten thousand records a list has less to tell than a snapshot, which has every field. */

@@ -3,7 +3,7 @@
 import { createGrpcWebTransport } from "@connectrpc/connect-web";
 
 import { interceptors, type Token } from "../calls.js";
-import { Modelkeep } from "../modelkeep.js";
+import { Modelkeep, SERVICES, type Transports } from "../modelkeep.js";
 
 export * from "../index.js";
 
@@ -17,9 +17,16 @@ export interface WebOptions {
   readonly timeoutMs?: number;
 }
 
-/** The four services behind one gateway, which tells them apart by the calls' names. Connects with the first call. */
+/**
+ * The four services behind one gateway. Connects with the first call.
+ *
+ * It tells them apart by the calls' names; those of ServerService are the same at all four, so the service's name goes
+ * before them, as a folder.
+ */
 export function connect({ baseUrl = globalThis.location.origin, token, timeoutMs }: WebOptions = {}): Modelkeep {
-  const transport = createGrpcWebTransport({ baseUrl, interceptors: interceptors(token) });
-  const transports = { record: transport, download: transport, install: transport, loader: transport };
-  return new Modelkeep(transports, timeoutMs);
+  const open = (url: string) => createGrpcWebTransport({ baseUrl: url, interceptors: interceptors(token) });
+  const gateway = open(baseUrl);
+  const transports = { record: gateway, download: gateway, install: gateway, loader: gateway };
+  const servers = SERVICES.map((service) => [service, open(`${baseUrl}/${service}`)]);
+  return new Modelkeep(transports, timeoutMs, Object.fromEntries(servers) as Transports);
 }
