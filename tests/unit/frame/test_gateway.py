@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -21,9 +22,9 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 
 from modelkeep.gateway import Gateway, GatewayError, bootstrap
 from modelkeep.gateway.__main__ import main
-from modelkeep.suitefile import read_suite_file
+from modelkeep.suitefile import read_suite_file, token_path
 from support import apidescriptors
-from support.suite import toy_suite
+from support.suite import toy_environment, toy_suite
 
 ROOT = Path(__file__).resolve().parents[3]
 DEPLOYED = ROOT / "deploy" / "envoy"
@@ -169,6 +170,43 @@ def test_a_suites_gateway_serves_the_built_dashboard_and_ends_with_the_suite(dat
         assert Path(f"/proc/{pid}").exists()
     assert not Path(f"/proc/{pid}").exists()
     assert gateway.wait() == ""
+
+
+_UP = """
+import os, sys
+from pathlib import Path
+from modelkeep.supervisor import up
+sys.exit(up(Path(sys.argv[1]), ports={"alpha": 0, "beta": 0}, services=("alpha", "beta"), dashboard_port=0,
+            env={"PYTHONPATH": os.environ["PYTHONPATH"]}, say=lambda text: print(text, flush=True)))
+"""
+
+
+@linux
+@pytest.mark.timeout(120)
+def test_a_suite_in_the_foreground_prints_the_dashboards_address_with_the_owners_token(
+    data_dir: Path,
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _UP, str(data_dir)],
+        env={**os.environ, **toy_environment()},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as up:
+        assert up.stdout is not None
+        said = []
+        for line in up.stdout:
+            said.append(line.strip())
+            if line.startswith("Ctrl-C"):
+                break
+        token = token_path(data_dir).read_text().strip()
+        suite = read_suite_file(data_dir)
+        assert suite is not None
+        assert f"Dashboard: {suite.gateway}/#token={token}" in said
+        up.send_signal(signal.SIGINT)
+        up.stdout.read()
+        assert up.wait() == 0
+    with pytest.raises(urllib.error.URLError):
+        fetch(f"{suite.gateway}/")
 
 
 @linux
