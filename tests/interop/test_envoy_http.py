@@ -124,6 +124,11 @@ def test_a_caller_has_the_rights_that_he_brings_and_no_others(suite: OwnersSuite
     assert (status, reason_of(body)) == (401, "CREDENTIALS_INVALID")
 
 
+def test_a_watch_that_cannot_begin_is_an_answer_with_its_reason(suite: OwnersSuite) -> None:
+    status, _, body = curl(f"{base(suite)}/v1/models:watch?resume_token=nonsense")
+    assert (status, reason_of(body)) == (400, "RESUME_TOKEN_FOREIGN")
+
+
 @pytest.mark.parametrize("host", ["rebound.example", "127.0.0.1", "localhost:1", "[::1]"])
 def test_other_hosts_are_refused(suite: OwnersSuite, host: str) -> None:
     status, _, body = curl("-H", f"host: {host}", f"{base(suite)}/v1/models")
