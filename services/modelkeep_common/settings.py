@@ -26,11 +26,12 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from pydantic.fields import FieldInfo
 
 from modelkeep import yamltext
-from modelkeep.defaults import DATA_DIR, EXIT_CONFIG, MODELS, SERVICES
+from modelkeep.defaults import DATA_DIR, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, MODELS, SERVICES
 from modelkeep.reserve import DEFAULT_BYTES
 
 from . import modes
 from .limits import StoreLimits
+from .readiness import why_not_ready
 from .urls import is_secret_name
 
 S = TypeVar("S", bound="ServiceSettings")
@@ -255,7 +256,20 @@ def load_settings(cls: type[S], argv: list[str] | None = None) -> S:
     if options.check_config:
         print(f"modelkeep {cls.service}: the configuration is good")
         raise SystemExit(0)
+    if options.health:
+        raise SystemExit(_tell_health(settings))
     return settings
+
+
+def _tell_health(settings: ServiceSettings) -> int:
+    """Whether the service that runs with these settings is ready, as an exit code."""
+    if not settings.metrics_port:
+        why, code = "--health asks at metrics_port: set it, for the service too", EXIT_CONFIG
+    else:
+        why = why_not_ready(settings.metrics_host or settings.host, settings.metrics_port)
+        code = EXIT_FAILED if why else EXIT_OK
+    print(f"modelkeep {settings.service}: {f'not ready: {why}' if why else 'ready'}")
+    return code
 
 
 def _build(cls: type[S], flags: Mapping[str, Any], config: str | None) -> S:
@@ -347,6 +361,9 @@ def _parse_flags(cls: type[S], argv: list[str]) -> tuple[dict[str, Any], argpars
     parser = _Parser(prog=f"python -m modelkeep_{cls.service}", allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help="YAML file with settings")
     parser.add_argument("--check-config", action="store_true", help="check the settings and exit")
+    parser.add_argument(
+        "--health", action="store_true", help="ask the service that runs with these settings if it is ready"
+    )
     parser.add_argument("--print-config", action="store_true", help="print the settings, redacted, and exit")
     for name, field in cls.model_fields.items():
         flag = "--" + name.replace("_", "-")

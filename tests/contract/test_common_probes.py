@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from modelkeep_common.serving import start_server
+from modelkeep_common.settings import load_settings
 from modelkeep_common.startup import StartupError
 from support.commonapp import App, AppSettings, serving
 from support.commoncalls import echo
@@ -90,3 +91,28 @@ async def test_a_port_that_is_taken_is_told(data_dir: Path) -> None:
         with pytest.raises(StartupError, match="--metrics-port") as caught:
             await start_server(App({}), settings)
         assert caught.value.exit_code == 98
+
+
+async def test_health_is_asked_from_beside_the_service(
+    data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+
+    async def health(*flags: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as caught:
+            await asyncio.to_thread(load_settings, AppSettings, ["--health", *flags])
+        return int(str(caught.value.code)), capsys.readouterr().out
+
+    asked_at = ("--host", "0.0.0.0", "--metrics-port", str(port))
+    told: list[tuple[int, str]] = []
+
+    async def look() -> None:
+        told.append(await health(*asked_at))
+
+    async with serving(App({"Echo": echo}, on_open=look, on_drain=look), data_dir, metrics_port=port):
+        await look()
+    assert [code for code, _ in told] == [1, 0, 1]
+    assert "it starts or drains" in told[0][1]
+    code, text = await health(*asked_at)
+    assert (code, "nothing answers at 127.0.0.1" in text) == (1, True)
+    assert (await health())[0] == 78

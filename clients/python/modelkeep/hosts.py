@@ -1,4 +1,4 @@
-"""Addresses to listen on: their one spelling, and whether only this machine reaches them."""
+"""Addresses to listen on: their one spelling, who reaches them, and by which host."""
 
 from __future__ import annotations
 
@@ -37,3 +37,15 @@ def is_loopback(host: str) -> bool:
     except (UnicodeError, ValueError) as error:
         raise OSError(f"{host!r} is no name of a host") from error
     return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
+
+
+def dial_host(host: str) -> str:
+    """The host by which clients on this machine reach a server that listens on ``host``."""
+    if host in ("0.0.0.0", "[::]", "::"):
+        return "127.0.0.1"
+    return bracketed(host)
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands before a port: an address of IPv6 in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host

@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from modelkeep.defaults import EXIT_ADDRESS_TAKEN, EXIT_CONFIG
-from modelkeep.hosts import check_spelling, is_loopback
+from modelkeep.hosts import bracketed, check_spelling, is_loopback
 from modelkeep.private import MAX_SOCKET_BYTES, UnsafeFolderError, make_private
 
 from ..auth.callers import knows_callers
@@ -111,7 +111,7 @@ async def bind(
     Raises:
         StartupError: 98 if something listens there already, 78 if the address is no good.
     """
-    where = f"{_bracketed(settings.host)}:{settings.port}"
+    where = f"{bracketed(settings.host)}:{settings.port}"
     try:
         if credentials is None:
             port = server.add_insecure_port(where)
@@ -131,17 +131,6 @@ def protect_socket(settings: ServiceSettings) -> None:
     """Only the service's own user may connect to its UNIX socket."""
     if settings.unix_socket is not None:
         settings.unix_socket.chmod(0o600)
-
-
-def dial_host(host: str) -> str:
-    """The host by which clients on this machine reach a server that listens on ``host``."""
-    if host in ("0.0.0.0", "[::]", "::"):
-        return "127.0.0.1"
-    return _bracketed(host)
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def _is_loopback(host: str) -> bool:

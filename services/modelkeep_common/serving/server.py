@@ -25,6 +25,7 @@ import grpc
 import grpc.aio
 
 from modelkeep.defaults import EXIT_NOT_WRITABLE
+from modelkeep.hosts import dial_host
 from modelkeep.renewed import LOOK_S, Renewed
 from modelkeep.server.v1 import server_service_pb2_grpc
 
@@ -110,7 +111,7 @@ class RunningServer:
         #: Where probes are answered; 0 where they are not.
         self.metrics_port = metrics_port
         #: Where clients connect to.
-        self.address = f"{address.dial_host(settings.host)}:{port}"
+        self.address = f"{dial_host(settings.host)}:{port}"
         self.health = health
         self.admission = admission
         self._server = server
