@@ -11,7 +11,7 @@ describe() {
     case "$1" in
     lint) "$bin/ruff" check --quiet . ;;
     format) "$bin/ruff" format --quiet --check . || { "$bin/ruff" format --check . && false; } ;;
-    types) "$bin/mypy" --no-error-summary services clients/python tests scripts ;;
+    types) "$bin/mypy" --no-error-summary services clients/python tests scripts deploy ;;
     proto-lint) "$bin/buf" lint proto ;;
     proto-format) "$bin/buf" format --diff --exit-code proto ;;
     proto-current) "$python" scripts/proto.py --check ;;

@@ -78,7 +78,7 @@ _HOMES = (
 )
 #: Another file of the repository.
 _NAMED = re.compile(
-    r"(?<![\w/.<>-])(?:docs|tests|scripts|services|clients|proto)/[\w./-]+\.(?:py|md|sh|proto|txt)\b"
+    r"(?<![\w/.<>-])(?:docs|tests|scripts|services|clients|proto|deploy)/[\w./-]+\.(?:py|md|sh|proto|txt)\b"
 )
 #: In a README: a module, by its place in the folder that is described, or by its name alone.
 _MODULE = re.compile(r"`([\w/]+\.py)`")

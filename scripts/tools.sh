@@ -8,9 +8,13 @@ declare -A modules=(
     [ghz]=github.com/bojand/ghz/cmd/ghz@v0.120.0
     [protoc-gen-openapi]=github.com/google/gnostic/cmd/protoc-gen-openapi@v0.7.1
     [protoc-gen-go]=google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
+    [kustomize]=sigs.k8s.io/kustomize/kustomize/v5@v5.7.1
     [protoc-gen-go-grpc]=google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
 )
-declare -A packages=([nginx]=nginx [aria2c]=aria2 [curl]=curl [tinyproxy]=tinyproxy [chromium]=chromium)
+declare -A packages=(
+    [nginx]=nginx [aria2c]=aria2 [curl]=curl [tinyproxy]=tinyproxy [chromium]=chromium
+    [systemd-analyze]=systemd
+)
 install_package() {
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         echo "tools: $1 is missing. Install it (Debian: apt-get install ${packages[$1]}) and run this again." >&2

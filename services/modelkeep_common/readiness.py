@@ -1,4 +1,4 @@
-"""Whether a service that runs is ready, asked from beside it: ``--health``, for the health checks of containers."""
+"""Whether a service that runs is ready, asked from beside it: ``--health``, for checks of containers."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def why_not_ready(host: str, port: int) -> str:
             status = connection.makefile("rb").readline(64)
     except OSError as error:
         return f"nothing answers at {where[0]}:{port} ({error.strerror or error})"
-    if status.split()[1:2] == [b"200"]:
+    code = status.split()[1:2]
+    if code == [b"200"]:
         return ""
-    return "it starts or drains" if status.split()[1:2] == [b"503"] else "what answers is no service of the suite"
+    return "it starts or drains" if code == [b"503"] else "what answers is no service of the suite"
