@@ -20,6 +20,7 @@ from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.supervisor import Suite
 from support.dashboard import chromium, tab
 from support.httpserver import HttpServer, Resource, pattern
+from support.hub import Hub
 from support.installs import small_lora
 from support.suite import service_suite
 
@@ -34,10 +35,19 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def suite(folder: Path) -> Iterator[Suite]:
-    with service_suite(
-        folder / "data", env={"MODELKEEP_LOADER_ACCELERATOR": "sim:1x64MiB"}, gateway_port=0
-    ) as started:
+def hub() -> Iterator[Hub]:
+    with Hub() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def suite(folder: Path, hub: Hub) -> Iterator[Suite]:
+    env = {
+        "MODELKEEP_LOADER_ACCELERATOR": "sim:1x64MiB",
+        "MODELKEEP_DOWNLOAD_HUB_ENDPOINT": hub.url,
+        "MODELKEEP_INSTALL_HUB_MIRRORS": f'["{hub.url[7:]}"]',
+    }
+    with service_suite(folder / "data", env=env, gateway_port=0) as started:
         yield started
 
 
@@ -89,6 +99,31 @@ def test_a_model_comes_and_goes_by_clicking(browser: Browser, suite: Suite, fold
         question.get_by_role("button", name="Remove").click()
         expect(page.get_by_role("list", name="Models").get_by_text("watercolour")).to_have_count(0)
     assert source.exists()
+
+
+def test_a_repository_is_planned_and_asks_for_its_token(
+    browser: Browser, suite: Suite, hub: Hub, folder: Path
+) -> None:
+    lora = small_lora(folder / "inkpaper.safetensors").read_bytes()
+    card = b"---\nlicense: openrail++\n---\n# Ink\n"
+    hub.repository("org/inkpaper", {"README.md": card, "ink.safetensors": lora}, gated="manual").grant(
+        "alice"
+    )
+    with tab(browser, suite) as opened:
+        page = opened.page
+        opened.show("Installs and downloads")
+        page.get_by_label("Add a model").fill("org/inkpaper")
+        page.get_by_role("button", name="Plan …").click()
+        plan = page.get_by_role("dialog")
+        expect(plan).to_contain_text("token")
+        expect(plan.locator(".banner.warn")).to_be_visible()
+        plan.get_by_label("Access token").fill(hub.token("alice"))
+        expect(plan).to_contain_text("openrail++")
+        expect(plan.locator(".banner.warn")).to_have_count(0)
+        expect(plan).to_contain_text(re.compile(r"[\d.]+ MiB in 1 file"))
+        plan.get_by_role("button", name="Install", exact=True).click()
+        row = page.get_by_role("listitem").filter(has_text="org/inkpaper")
+        expect(row).to_contain_text("completed")
 
 
 def test_an_install_is_seen_to_move_and_is_steered(browser: Browser, suite: Suite) -> None:

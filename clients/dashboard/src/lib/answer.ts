@@ -7,6 +7,12 @@ export interface Answer<Value> {
   readonly answer: Value | undefined;
   /** Why there is none, or no newer one. */
   readonly error: string | undefined;
+  /** Whether this is what the present question came to; while it is being asked, what was before is told. */
+  readonly current: boolean;
+}
+
+interface Asked<Value> extends Omit<Answer<Value>, "current"> {
+  readonly asked: string | undefined;
 }
 
 /**
@@ -19,19 +25,20 @@ export function useAnswer<Value>(
   question: string,
   delayMs = 0,
 ): Answer<Value> {
-  const [state, setState] = useState<Answer<Value>>({ answer: undefined, error: undefined });
+  const [state, setState] = useState<Asked<Value>>({ answer: undefined, error: undefined, asked: undefined });
   useEffect(() => {
     const stop = new AbortController();
-    const answered = (answer: Value) => !stop.signal.aborted && setState({ answer, error: undefined });
+    const answered = (answer: Value) => !stop.signal.aborted && setState({ answer, error: undefined, asked: question });
     const failed = (thrown: unknown) => {
       if (stop.signal.aborted) return;
       const { rawMessage, remedy } = ModelkeepError.from(thrown);
-      setState(({ answer }) => ({ answer, error: [rawMessage, remedy].filter(Boolean).join(" ") }));
+      const error = [rawMessage, remedy].filter(Boolean).join(" ");
+      setState(({ answer }) => ({ answer, error, asked: question }));
     };
     sleep(delayMs, stop.signal)
       .then(() => ask(stop.signal))
       .then(answered, failed);
     return () => stop.abort();
   }, [question]);
-  return state;
+  return { answer: state.answer, error: state.error, current: state.asked === question };
 }

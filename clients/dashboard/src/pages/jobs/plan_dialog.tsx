@@ -29,7 +29,7 @@ export function PlanDialog({ source: given, onInstalled, onClose }: Props) {
     inplace: !copied,
     accessToken,
   } as const;
-  const { answer, error } = useAnswer(
+  const { answer, error, current } = useAnswer(
     (signal) => suite.installs.importModel({ ...request, validateOnly: true }, { signal, timeoutMs: 120_000 }),
     JSON.stringify([source, variant, copied, accessToken]),
     accessToken === "" ? 0 : 400,
@@ -49,8 +49,9 @@ export function PlanDialog({ source: given, onInstalled, onClose }: Props) {
     <Dialog title="Install this?" onClose={onClose}>
       <p class="path">{source}</p>
       <div class="outcome" role="status">
-        {error !== undefined && <p class="banner warn">{error}</p>}
-        {answer === undefined ? error === undefined && <p>Looking it up …</p> : <Plan answer={answer} onChoose={choose} />}
+        {!current && <p>Looking it up …</p>}
+        {current && error !== undefined && <p class="banner warn">{error}</p>}
+        {current && error === undefined && answer !== undefined && <Plan answer={answer} onChoose={choose} />}
       </div>
       <form class="fields" onSubmit={(event) => event.preventDefault()}>
         {isLocal && (
@@ -67,7 +68,7 @@ export function PlanDialog({ source: given, onInstalled, onClose }: Props) {
         <button type="button" onClick={onClose}>
           Cancel
         </button>
-        <Action kind="primary" run={install} done="The install is made." disabled={answer === undefined && error === undefined}>
+        <Action kind="primary" run={install} done="The install is made." disabled={!current}>
           Install
         </Action>
       </footer>

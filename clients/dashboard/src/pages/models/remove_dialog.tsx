@@ -21,7 +21,7 @@ const CHOICES = [
 export function RemoveDialog({ model, onClose }: { model: Model; onClose: () => void }) {
   const [files, setFiles] = useState<UninstallFiles>(UninstallFiles.OWNED);
   const request = { key: model.key, files };
-  const { answer, error } = useAnswer(
+  const { answer, error, current } = useAnswer(
     (signal) => suite.installs.uninstallModel({ ...request, validateOnly: true, force: true }, { signal }),
     `${files} ${model.revision}`,
   );
@@ -49,14 +49,15 @@ export function RemoveDialog({ model, onClose }: { model: Model; onClose: () => 
         ))}
       </fieldset>
       <div class="outcome" role="status">
-        {error !== undefined && <p class="banner warn">{error}</p>}
-        {answer === undefined ? error === undefined && <p>Asking what would go …</p> : <Outcome answer={answer} />}
+        {!current && <p>Asking what would go …</p>}
+        {current && error !== undefined && <p class="banner warn">{error}</p>}
+        {current && error === undefined && answer !== undefined && <Outcome answer={answer} />}
       </div>
       <footer>
         <button type="button" onClick={onClose}>
           Cancel
         </button>
-        <Action kind="danger" run={remove} done={`Removed ${model.name}.`} disabled={answer === undefined || error !== undefined}>
+        <Action kind="danger" run={remove} done={`Removed ${model.name}.`} disabled={!current || error !== undefined}>
           {inUse ? "Remove although it is in use" : "Remove"}
         </Action>
       </footer>
