@@ -197,9 +197,10 @@ def ended(lease: Lease) -> ModelkeepError:
     """What its holder is told about a lease that has ended."""
     facts = {"lease_id": lease.id}
     if lease.end is LeaseEnd.DEVICE_LOST:
-        device, _, why = lease.end_message.rpartition(": ")
+        # Of its name no colon has a space behind it; why it is gone may have several.
+        device, _, why = lease.end_message.partition(": ")
         return DeviceUnavailableException(
-            f"The lease {lease.id} has ended: the device {device} is gone.",
+            f"The lease {lease.id} has ended, since the device {device} is gone: {why.rstrip('.')}.",
             metadata={"device": device, "why": why},
         )
     if lease.end is LeaseEnd.REVOKED:

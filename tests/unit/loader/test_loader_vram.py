@@ -281,11 +281,12 @@ def test_a_device_that_is_lost_ends_its_leases_and_the_loader_goes_on() -> None:
             holding = asyncio.create_task(made.lending.hold(on("sim:0", "a"), ear))
             granted = await ear.granted()
             other = await lend(made, on("sim:1", "a"))
-            made.chips["sim:0"].lost = "it has fallen off the bus"
+            made.chips["sim:0"].lost = why = "sim:0 is lost: it has fallen off the bus."
             await holding
             (lost,) = [news for _, news in ear.heard if isinstance(news, Lost)]
             assert isinstance(lost.error, DeviceUnavailableException)
-            assert lost.error.metadata == {"device": "sim:0", "why": "it has fallen off the bus"}
+            assert lost.error.metadata == {"device": "sim:0", "why": why}
+            assert f"has ended, since the device sim:0 is gone: {why}" in lost.error.message
             assert granted.lease.end is LeaseEnd.DEVICE_LOST
             assert made.on("sim:0") == []
             with pytest.raises(DeviceUnavailableException, match="fallen off the bus"):
