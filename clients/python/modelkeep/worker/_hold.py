@@ -83,9 +83,12 @@ class Hold:
 
     @property
     def modules(self) -> list[Any]:
-        """What was attached, in order: modules, dicts of tensors, objects; [] once released."""
-        parts = self._parts
-        return parts.modules if parts is not None else []
+        """What was attached, in the order asked for: modules, dicts of tensors, objects.
+
+        Raises:
+            ModelkeepError: It was released.
+        """
+        return self._attached().modules
 
     @property
     def grant(self) -> hold_pb2.Grant:
@@ -141,8 +144,7 @@ class Hold:
             VramExhaustedException: There was no room for it.
             ModelkeepError: Whatever else the loader answers. It stays demoted.
         """
-        if (parts := self._parts) is None:
-            raise ModelkeepError("The lease was released meanwhile: get the model anew.")
+        parts = self._attached()
         found, descriptors = self._lender.promote(self._binding, self._request.max_wait)
         try:
             parts.take_back(found.grant, descriptors)
@@ -160,6 +162,11 @@ class Hold:
                 self._binding.close()
         if before.connection is not None:
             before.connection.close()
+
+    def _attached(self) -> Parts:
+        if (parts := self._parts) is None:
+            raise ModelkeepError("The lease was released meanwhile: get the model anew.")
+        return parts
 
     def _follow(self) -> None:
         """Hear what the loader says of the lease, and find the loader again, until the lease is no more."""
