@@ -5,9 +5,12 @@ ends when the service does. A file that brings it down costs one load, not the s
 its own: every file comes as a descriptor, and no network is touched.
 
 A request is ``{"build": {...}}`` with the fields of :class:`modelkeep_convert.request.Build` and one
-descriptor per file.
-Answers: ``{"progress": bytes}`` any number of times, then ``{"built": {...}}`` with the sealed memory's
-descriptor, or ``{"error": {"reason", "message", "metadata"}}``.
+descriptor per file. Answers: ``{"progress": bytes}`` any number of times, then ``{"built": {...}}`` with the
+sealed memory's descriptor, or ``{"error": {"reason", "message", "metadata"}}``.
+
+``{"gather": {...}}`` only asks where the component's bytes lie in its files. The answer is ``{"gathered":
+{...}}`` with what :class:`modelkeep_convert.build.Gathered` says and its two descriptors, or
+``{"gathered": null}``.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ def serve(sock: socket.socket) -> None:
 
 
 def _answer(sock: socket.socket, message: dict[str, Any], descriptors: list[int]) -> None:
-    if "build" not in message:
+    if "build" not in message and "gather" not in message:
         import modelkeep_convert.build  # noqa: F401  (warming: the slow imports happen now)
 
         frames.send_frame(sock, {"warm": True})
@@ -65,13 +68,22 @@ def _answer(sock: socket.socket, message: dict[str, Any], descriptors: list[int]
             last = now
             frames.send_frame(sock, {"progress": done})
 
-    memory = -1
+    asked: dict[str, Any] = message.get("build") or message["gather"]
+    made: list[int] = []
     try:
-        wanted = Build(**message["build"])
-        from modelkeep_convert.build import build  # torch comes with it
+        wanted = Build(**asked)
+        from modelkeep_convert.build import build, gather  # torch comes with it
 
-        memory = build(wanted, descriptors, progress)
-        frames.send_frame(sock, {"built": {"size_bytes": os.fstat(memory).st_size}}, [memory])
+        if "gather" in message:
+            found = gather(wanted, descriptors)
+            facts = None
+            if found is not None:
+                made += [found.head, found.made]
+                facts = {"size_bytes": found.size_bytes, "segments": found.segments}
+            frames.send_frame(sock, {"gathered": facts}, made)
+            return
+        made.append(build(wanted, descriptors, progress))
+        frames.send_frame(sock, {"built": {"size_bytes": os.fstat(made[0]).st_size}}, made)
     except ModelkeepError as error:
         reply = {"reason": error.reason, "message": error.message, "metadata": error.metadata}
         frames.send_frame(sock, {"error": reply})
@@ -85,13 +97,13 @@ def _answer(sock: socket.socket, message: dict[str, Any], descriptors: list[int]
         # The first line: torch goes on with where in its own code it was.
         said = str(error).strip().partition("\n")[0]
         detail = f"{type(error).__name__}: {said}"[:500]
-        what = message["build"]["class_name"] or "Its state dict"
+        what = asked["class_name"] or "Its state dict"
         message_text = f"{what} cannot be built from the model's files: {detail}"
-        facts = {"detail": detail, "remedy": "Fetch config.json and the weights anew, both of one model."}
-        reply = {"reason": "INVALID_MODEL", "message": message_text, "metadata": facts}
+        why = {"detail": detail, "remedy": "Fetch config.json and the weights anew, both of one model."}
+        reply = {"reason": "INVALID_MODEL", "message": message_text, "metadata": why}
         frames.send_frame(sock, {"error": reply})
     finally:
-        if memory >= 0:
+        for memory in made:
             os.close(memory)
 
 

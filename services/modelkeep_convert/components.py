@@ -19,7 +19,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from modelkeep import sealed
 from modelkeep.dtypes import DTYPES as FILE_DTYPES
 from modelkeep.exceptions import DiskFullException, InvalidModelException
-from modelkeep.gguf import is_gguf
 from modelkeep.headers import Tensor
-from modelkeep.torchzip import is_zip
 from modelkeep.worker.classconfig import checked_config
 from modelkeep.worker.classes import kept_in_float32, resolve_class
 from modelkeep.worker.lentfile import TORCH_DTYPES
@@ -42,14 +40,12 @@ from modelkeep.worker.shell import DTYPES, build_module, without_weights
 from modelkeep_common.families.oldnames import of_today
 from modelkeep_convert import vaeconfig
 from modelkeep_convert.checkpoints.conversion import convert
-from modelkeep_convert.pickles import open_pickled
-from modelkeep_convert.quantised.gguf import open_gguf
+from modelkeep_convert.filetensors import FileTensor, open_tensors
 from modelkeep_convert.quantised.rows import RowNumbers
 from modelkeep_convert.quantised.sources import (
     Quantised,
     Source,
     bytes_of,
-    joined,
     written_out,
 )
 from modelkeep_convert.quantised.stored import Form
@@ -73,11 +69,17 @@ _CARE = (
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything that goes into the lent file. ``read`` yields a tensor's bytes when its turn comes."""
+    """Everything that goes into the lent file.
+
+    Attributes:
+        read: Yields a tensor's bytes when its turn comes.
+        in_files: Those whose bytes lie in a file as they are lent, by their names.
+    """
 
     manifest: Manifest
     tensors: list[Tensor]
     read: Callable[[Tensor], memoryview]
+    in_files: Mapping[str, FileTensor] = field(default_factory=dict)
 
 
 def collect(wanted: Build, descriptors: list[int]) -> Parts:
@@ -86,7 +88,7 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
     Raises:
         InvalidModelException: The class is not allowed, or the files do not fit it.
     """
-    sources: Mapping[str, Source] = _open(wanted, descriptors)
+    sources: Mapping[str, Source] = open_tensors(wanted, descriptors)
     if wanted.kind == Kind.STATE_DICT:
         return _state_dict(wanted, sources)
     refuse_twice(sources)
@@ -113,7 +115,7 @@ def collect(wanted: Build, descriptors: list[int]) -> Parts:
             raise _incomplete(wanted, missing)
     if _is_plain(shell, sources, names):
         return _in_form(wanted, _from_sources(wanted, config, shell, sources, names), shell, sources)
-    if all(isinstance(source, _Source) for source in sources.values()):
+    if all(isinstance(source, FileTensor) for source in sources.values()):
         parts = _from_module(wanted, config, _from_pretrained(cls, wanted, config, descriptors))
         return _in_form(wanted, parts, shell, sources)
     kept = kept_in_float32(wanted.library, wanted.class_name, wanted.precision)
@@ -181,49 +183,6 @@ def _within_reason(sources: Mapping[str, Source]) -> Iterator[None]:
         hook.remove()
 
 
-class _Source:
-    """One tensor of an open file, read when called."""
-
-    def __init__(self, file: Any, name: str) -> None:
-        self.file = file
-        self.name = name
-
-    def shape(self) -> list[int]:
-        return list(self.file.get_slice(self.name).get_shape())
-
-    def code(self) -> str:
-        return str(self.file.get_slice(self.name).get_dtype())
-
-    def read(self) -> torch.Tensor:
-        tensor: torch.Tensor = self.file.get_tensor(self.name)
-        return tensor
-
-
-def _open(wanted: Build, descriptors: list[int]) -> dict[str, Source]:
-    sources: dict[str, Source] = {}
-    for name, fd in zip(wanted.files, descriptors, strict=True):
-        for key, source in _tensors_of(fd, name).items():
-            if not key.startswith(wanted.prefix):
-                continue  # another component's
-            if key in sources:
-                raise InvalidModelException(
-                    f"The tensor {key} stands in two files, one of them {name}.",
-                    metadata={"path": name, "detail": f"twice: {key}"},
-                    remedy="Fetch the model anew, into an empty folder.",
-                )
-            sources[key] = source
-    return joined(sources)
-
-
-def _tensors_of(fd: int, name: str) -> dict[str, Source]:
-    if is_gguf(fd):
-        return open_gguf(fd, name)
-    if is_zip(fd):
-        return open_pickled(fd, name)
-    file: Any = safe_open(f"/proc/self/fd/{fd}", framework="pt")
-    return {key: _Source(file, key) for key in list(file.keys())}
-
-
 def _is_plain(
     shell: torch.nn.Module,
     sources: Mapping[str, Source],
@@ -279,7 +238,18 @@ def _from_sources(
             value = sources[tensor.name].read()
         return bytes_of(value.to(dtype) if value.is_floating_point() else value)
 
-    return Parts(_manifest(wanted, config, {}, list(buffers), list(transient)), tensors, read)
+    manifest = _manifest(wanted, config, {}, list(buffers), list(transient))
+    filed = {name: sources[name] for name, ready in names.items() if ready is None}
+    return Parts(manifest, tensors, read, _as_they_are(tensors, filed))
+
+
+def _as_they_are(tensors: list[Tensor], sources: Mapping[str, Source]) -> dict[str, FileTensor]:
+    """Those of some tensors whose bytes in the lent file are those of the installed one."""
+    return {
+        tensor.name: source
+        for tensor in tensors
+        if isinstance(source := sources.get(tensor.name), FileTensor) and source.code() == tensor.dtype
+    }
 
 
 def _state_dict(wanted: Build, sources: Mapping[str, Source]) -> Parts:
@@ -295,7 +265,8 @@ def _state_dict(wanted: Build, sources: Mapping[str, Source]) -> Parts:
         return bytes_of(value.to(dtype) if wanted.cast and value.is_floating_point() else value)
 
     tensors = [Tensor(name, code(source), tuple(source.shape())) for name, source in sources.items()]
-    return Parts(Manifest("", "", {}, wanted.precision, {}, (), (), Kind.STATE_DICT), tensors, read)
+    manifest = Manifest("", "", {}, wanted.precision, {}, (), (), Kind.STATE_DICT)
+    return Parts(manifest, tensors, read, _as_they_are(tensors, sources))
 
 
 def _from_module(wanted: Build, config: Mapping[str, Any], module: torch.nn.Module) -> Parts:

@@ -9,6 +9,19 @@ from modelkeep.worker.manifest import Kind
 
 #: Files of one request: `frames.MAX_DESCRIPTORS`, which domain code that counts files could not import.
 MAX_FILES: Final = 253
+#: Of what a device takes straight from its files, bytes that stand in none of them as they are lent, at most.
+_MOST_MADE_BYTES: Final = 16 << 20
+_MOST_MADE_PART: Final = 1 / 8
+
+
+def is_in_files(made_bytes: int, size_bytes: int) -> bool:
+    """Whether a device may take a component from its files: most of its bytes lie there as they are lent.
+
+    Args:
+        made_bytes: Those that do not.
+        size_bytes: All of them.
+    """
+    return made_bytes <= min(_MOST_MADE_BYTES, size_bytes * _MOST_MADE_PART)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,11 @@ from modelkeep_common.startup import StartupError
 from modelkeep_loader.accelerators import Accelerators
 from modelkeep_loader.config import LoaderSettings
 from modelkeep_loader.convert import leases, residents
+from modelkeep_loader.direct import FileFetches
 from modelkeep_loader.domain.adoption import Adoption
 from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.checkpoints import CONFIGS, Originals
-from modelkeep_loader.domain.components import CPU, Resident, Stage
+from modelkeep_loader.domain.components import CPU, BuildProgress, Plan, Resident, Stage
 from modelkeep_loader.domain.devices import Devices
 from modelkeep_loader.domain.digests import Digester
 from modelkeep_loader.domain.find import Finder
@@ -170,6 +171,9 @@ class LoaderApplication:
                 salvage,
                 budget_bytes=settings.vram_budget_bytes,
                 default=settings.device,
+                fetches=partial(
+                    FileFetches, helper, disk.near if disk is not None else _where_it_lies, accelerators
+                ),
                 on_pins=ledger.pins,
                 on_progress=progressed,
                 on_change=changed_in_memory,
@@ -184,7 +188,7 @@ class LoaderApplication:
                 Planner(
                     records,
                     finder,
-                    budget_bytes=budget,
+                    budget_bytes=max(budget, *(d.tier.most_bytes for d in device_tiers.devices.all), 0),
                     digester=digester,
                     localizer=disk,
                     precision=settings.precision,
@@ -342,6 +346,12 @@ class LoaderApplication:
         except StartupError:
             self._known_root_id = ""  # records that name a root will be refused
         return self._known_root_id or None
+
+
+@contextlib.asynccontextmanager
+async def _where_it_lies(plan: Plan, progress: BuildProgress) -> AsyncIterator[Plan]:
+    """A plan whose files are read where they are, without a disk tier."""
+    yield plan
 
 
 async def _open_accelerators(spec: str, held: contextlib.AsyncExitStack) -> Accelerators:

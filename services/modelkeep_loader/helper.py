@@ -17,7 +17,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -86,6 +86,25 @@ class BuildLimits:
         return self.memory_bytes or _USUAL_BYTES + 2 * largest
 
 
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Where the bytes of a component lie; see :class:`modelkeep_convert.build.Gathered`. Close it.
+
+    Attributes:
+        files: Open files of the component, in the order of the plan, through which nobody else reads.
+    """
+
+    head: int
+    made: int
+    files: Sequence[int]
+    size_bytes: int
+    segments: Sequence[Sequence[int]]
+
+    def close(self) -> None:
+        """Close all of them."""
+        _close_all([self.head, self.made, *self.files])
+
+
 class Opens(Protocol):
     """Opens files that may be read."""
 
@@ -138,6 +157,20 @@ class Helper:
             finally:
                 self._rest()
 
+    async def gather(self, plan: Plan, progress: BuildProgress) -> Gathered | None:
+        """Find out where a component's bytes lie in its files; None if too many do not as they are lent.
+
+        Raises:
+            ModelkeepError: As :meth:`build`.
+        """
+        async with self._turn:
+            if self._idle is not None:
+                self._idle.cancel()
+            try:
+                return await self._gather(plan, progress)
+            finally:
+                self._rest()
+
     async def close(self) -> None:
         """End the process."""
         if self._idle is not None:
@@ -149,39 +182,18 @@ class Helper:
     async def _build(self, plan: Plan, progress: BuildProgress) -> Built:
         progress(Stage.READING, 0)
         descriptors = await asyncio.to_thread(self._open, plan)
-        wanted = Build(
-            library=plan.library,
-            class_name=plan.class_name,
-            config=None if plan.config is None else dict(plan.config),
-            precision=plan.precision,
-            files=[file.name for file in plan.files],
-            base=plan.model.base,
-            scaling_factor=plan.scaling_factor,
-            overrides=dict(plan.overrides),
-            name=f"modelkeep:{plan.id[:12]}:{plan.class_name or plan.kind}",
-            kind=plan.kind,
-            cast=plan.cast,
-            weights=plan.weights,
-            layout=plan.part.layout if plan.part is not None else "",
-            prefix=plan.part.prefix if plan.part is not None else "",
-            memory_format=plan.memory_format,
-        )
         stop = threading.Event()
         verifying = asyncio.create_task(asyncio.to_thread(verify, plan, descriptors, stop.is_set))
         try:
-            answer, memory = await self._ask((plan, wanted), descriptors, progress)
+            answer, memory = await self._answer("build", plan, descriptors, progress)
             try:
                 async with asyncio.timeout(self._limits.timeout_s):
                     await asyncio.shield(verifying)  # its thread reads the descriptors, whoever waits for it
             except BaseException:
                 _close_all(memory)
                 raise
-            if "error" not in answer:
-                return await asyncio.to_thread(_accept, memory, plan, descriptors)
-        except _HelperDied as died:
-            raise _explain(plan, died.returncode) from None
-        except _Overrun as overrun:
-            raise overrun.error from None
+            _refuse_error(plan, answer)  # only now: of a file that was changed, something else is true
+            return await asyncio.to_thread(_accept, memory, plan, descriptors)
         except TimeoutError:
             raise _too_long(plan, self._limits.timeout_s) from None
         finally:
@@ -189,9 +201,40 @@ class Helper:
             stop.set()
             await asyncio.wait({verifying}, timeout=LET_GO_S)
             verifying.add_done_callback(partial(_read_to_the_end, descriptors))
-        error = answer["error"]
-        cls = BY_REASON.get(error["reason"], InvalidModelException)
-        raise cls(error["message"], metadata={"path": str(plan.model.location), **error["metadata"]})
+
+    async def _gather(self, plan: Plan, progress: BuildProgress) -> Gathered | None:
+        progress(Stage.READING, 0)
+        files = await asyncio.to_thread(self._open, plan)
+        made: list[int] = []
+        try:
+            answer, made = await self._answer("gather", plan, files, progress)
+            await asyncio.to_thread(_check_unchanged, plan, files)
+            _refuse_error(plan, answer)
+            if answer["gathered"] is None:
+                _close_all(files)
+                return None
+            if len(made) < 2:  # the kernel drops those for which there is no number left
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            (head, rest), found = made, answer["gathered"]
+            return Gathered(head, rest, files, found["size_bytes"], found["segments"])
+        except BaseException:
+            _close_all([*files, *made])
+            raise
+
+    async def _answer(
+        self, what: str, plan: Plan, descriptors: Sequence[int], progress: BuildProgress
+    ) -> tuple[dict[str, Any], list[int]]:
+        """What the process says that was asked for a component, and the descriptors that come with it.
+
+        Raises:
+            ModelkeepError: The process has ended.
+        """
+        try:
+            return await self._ask((what, plan), descriptors, progress)
+        except _HelperDied as died:
+            raise _explain(plan, died.returncode) from None
+        except _Overrun as overrun:
+            raise overrun.error from None
 
     def _pack(self, plan: Plan) -> Built:
         """What needs no library, and so not the process."""
@@ -222,9 +265,9 @@ class Helper:
         return opened
 
     async def _ask(
-        self, wanted: tuple[Plan, Build] | None, descriptors: Sequence[int], progress: BuildProgress
+        self, wanted: tuple[str, Plan] | None, descriptors: Sequence[int], progress: BuildProgress
     ) -> tuple[dict[str, Any], list[int]]:
-        """Have something built; None: only have the libraries imported."""
+        """Have something done for a component; None: only have the libraries imported."""
         loop = asyncio.get_running_loop()
 
         def report(done: int, private_bytes: int) -> None:
@@ -240,8 +283,8 @@ class Helper:
                 self._is_warm = True
             if wanted is None:
                 return warmed
-            plan, build = wanted
-            return self._converse(link, {"build": asdict(build)}, descriptors, report, plan)
+            what, plan = wanted
+            return self._converse(link, {what: asdict(_request(plan))}, descriptors, report, plan)
 
         work = asyncio.ensure_future(asyncio.to_thread(exchange))
         try:
@@ -324,6 +367,34 @@ class Helper:
         async with self._turn:
             if self._idle is None:
                 await asyncio.to_thread(self._stop)
+
+
+def _request(plan: Plan) -> Build:
+    """What the process is told of a component."""
+    return Build(
+        library=plan.library,
+        class_name=plan.class_name,
+        config=None if plan.config is None else dict(plan.config),
+        precision=plan.precision,
+        files=[file.name for file in plan.files],
+        base=plan.model.base,
+        scaling_factor=plan.scaling_factor,
+        overrides=dict(plan.overrides),
+        name=f"modelkeep:{plan.id[:12]}:{plan.class_name or plan.kind}",
+        kind=plan.kind,
+        cast=plan.cast,
+        weights=plan.weights,
+        layout=plan.part.layout if plan.part is not None else "",
+        prefix=plan.part.prefix if plan.part is not None else "",
+        memory_format=plan.memory_format,
+    )
+
+
+def _refuse_error(plan: Plan, answer: Mapping[str, Any]) -> None:
+    """Raise what an answer of the process says that is wrong with a component."""
+    if (error := answer.get("error")) is not None:
+        cls = BY_REASON.get(error["reason"], InvalidModelException)
+        raise cls(error["message"], metadata={"path": str(plan.model.location), **error["metadata"]})
 
 
 def _close_all(descriptors: Sequence[int]) -> None:

@@ -34,20 +34,19 @@ def test_a_model_is_estimated_loaded_shown_pinned_and_dropped_on_a_device(suite:
     assert "needs of sim:1" in told
     assert "on sim:1 (" in run(suite, "load", vae, "--device", "sim:1").stdout
     held = {one["tier"]: one["device"] for one in run_json(suite, "cache", "residents")["residents"]}
-    assert held == {"TIER_RAM": "cpu", "TIER_VRAM": "sim:1"}
-    assert {row.split("\t")[2] for row in run(suite, "cache", "residents").stdout.splitlines()[1:]} == {
-        "ram",
-        "sim:1",
-    }
+    assert held == {"TIER_VRAM": "sim:1"}
+    rows = run(suite, "cache", "residents").stdout.splitlines()[1:]
+    assert [row.split("\t")[2] for row in rows] == ["sim:1"]
     capacity = run(suite, "cache", "capacity").stdout
     assert "vram sim:1" in capacity
     assert "simulated accelerator" in capacity
+    assert "from files, 0 B from RAM" in capacity
     run(suite, "cache", "pin", vae, "--device", "sim:1")
     assert "MODEL_PINNED" in run(suite, "cache", "evict", vae, "--tier", "vram", code=1).stderr
     assert run(suite, "cache", "unpin", vae, "--device", "sim:0").stdout == "Nothing of lent was pinned.\n"
     assert run(suite, "cache", "unpin", vae).stdout == "Took 1 pin off lent.\n"
     run(suite, "cache", "evict", vae, "--tier", "vram", "--device", "sim:1")
-    assert [one["device"] for one in run_json(suite, "cache", "residents")["residents"]] == ["cpu"]
+    assert [one["device"] for one in run_json(suite, "cache", "residents")["residents"]] == []
 
 
 def test_without_a_word_it_goes_to_an_accelerator_and_a_tier_says_otherwise(suite: Suite, vae: str) -> None:

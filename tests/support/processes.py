@@ -21,6 +21,20 @@ def processes_of(variable: str, value: str | Path) -> list[int]:
     return found
 
 
+def children(*words: str) -> list[int]:
+    """Processes that this one started with all of these in their command line."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it has just ended
+        if parent == os.getpid() and all(word.encode() in command for word in words):
+            found.append(int(folder.name))
+    return found
+
+
 def connections_to(*ports: int) -> int:
     """How many connections this machine has open to servers at these ports (IPv4)."""
     wanted = {f":{port:04X}" for port in ports}

@@ -109,6 +109,8 @@ def _accelerator(one: DeviceCapacity) -> capacity_pb2.Accelerator:
         total_bytes=clamped_int(one.facts.total_bytes),
         free_bytes=clamped_int(one.free_bytes),
         refusal=one.refusal,
+        from_files_bytes=clamped_int(one.from_files_bytes),
+        from_ram_bytes=clamped_int(one.from_ram_bytes),
     )
 
 

@@ -1,8 +1,9 @@
 """RAM and accelerators together: what a request wants of all of them it gets, or nothing.
 
-A component on an accelerator is a copy of one in RAM, which is there while it is copied. So a request for it
-is admitted where both have room, and in both at once; while it waits for either it holds nothing, and no two
-requests can block each other. What is copied is let go of in RAM once the copy is there; where only a part
+A component on an accelerator comes straight from its files (:mod:`modelkeep_loader.domain.straight`), or is a
+copy of one in RAM, which is there while it is copied. So a request for a copy is admitted where both have
+room, and in both at once; while it waits for either it holds nothing, and no two requests can block each
+other. What is copied is let go of in RAM once the copy is there; where only a part
 of it is on the device, the lease keeps all of it in RAM as well.
 """
 
@@ -182,7 +183,7 @@ class Caches:
             if plan.placed.part_bytes:
                 in_ram.append(plan.source)
                 kept.add(plan.source.id)
-            elif self._is_missing(plan):
+            elif self._is_missing(plan) and not self.devices.goes_straight(plan):
                 in_ram.append(plan.source)
                 passing.add(plan.source.id)
         first = next(iter(by_device), CPU)

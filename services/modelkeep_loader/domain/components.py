@@ -24,6 +24,8 @@ from modelkeep_convert.checkpoints.parts import Part
 _MOST_REFS: Final = 256
 #: The device that stands for the host's own memory.
 CPU: Final = "cpu"
+#: What leaves the choice of a device to the loader.
+AUTO: Final = "auto"
 
 
 class Stage(enum.StrEnum):
@@ -196,6 +198,8 @@ class Plan:
         part: Which part of its file it is, if that holds a whole main model.
         memory_format: "channels_last" only where that makes it another component than "contiguous".
         placed: What it is a copy of, if `device` is an accelerator.
+        in_files: Whether its bytes lie in its files as they are lent, as far as the files' headers say; all
+            but few of them.
     """
 
     ref: ComponentRef
@@ -223,6 +227,7 @@ class Plan:
     part: Part | None = None
     memory_format: str = "contiguous"
     placed: Placed | None = None
+    in_files: bool = False
 
     @property
     def source(self) -> Plan:

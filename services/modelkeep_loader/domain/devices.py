@@ -21,17 +21,16 @@ from modelkeep.devices.driver import DeviceFacts, DeviceFailedError, DeviceGoneE
 from modelkeep.devices.driver import DeviceMemory as DeviceBytes
 from modelkeep.exceptions import DeviceUnavailableException, FieldInvalidException, FieldViolation
 from modelkeep_loader.domain.cache import Cache
-from modelkeep_loader.domain.components import CPU, Builder, Memory, Resident
+from modelkeep_loader.domain.components import AUTO, CPU, Builder, Memory, Plan, Resident
 from modelkeep_loader.domain.demand import Usage
 from modelkeep_loader.domain.shortage import vram_exhausted
+from modelkeep_loader.domain.straight import Straight
 from modelkeep_loader.domain.tier import BUILDS, Tier, TierName
 
 _log = logging.getLogger(__name__)
 
 #: Seconds between two looks at how much is free.
 _LOOK_S: Final = 1.0
-#: What leaves the choice to the loader.
-AUTO: Final = "auto"
 
 
 class Measures(Protocol):
@@ -112,6 +111,8 @@ class Device:
         #: Why nothing can be lent on it, in words; "" if it can.
         self.refusal = facts.refusal
         self.free_bytes = 0
+        #: What has come there since the start, by its way.
+        self.from_ram_bytes = self.from_files_bytes = 0
 
     @property
     def name(self) -> str:
@@ -126,17 +127,31 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class DeviceCapacity:
-    """An accelerator as it is now. ``free_bytes`` are what its driver counted last."""
+    """An accelerator as it is now.
+
+    Attributes:
+        free_bytes: What its driver counted last.
+        from_ram_bytes, from_files_bytes: What has come there since the start, by its way.
+    """
 
     facts: DeviceFacts
     usage: Usage
     free_bytes: int
     refusal: str
+    from_ram_bytes: int = 0
+    from_files_bytes: int = 0
 
     @classmethod
     def of(cls, device: Device) -> DeviceCapacity:
         """What there is of a device."""
-        return cls(device.facts, device.cache.usage(), device.free_bytes, device.refusal)
+        return cls(
+            device.facts,
+            device.cache.usage(),
+            device.free_bytes,
+            device.refusal,
+            device.from_ram_bytes,
+            device.from_files_bytes,
+        )
 
 
 class Devices:
@@ -154,6 +169,8 @@ class Devices:
         self.all = devices
         self._default = default
         self._measures = measures
+        #: Which way components take to them; None: all by RAM.
+        self.straight: Straight | None = None
         #: Called with a device that is gone, and why.
         self.on_lost: Callable[[Device, str], None] = lambda device, why: None
         self._watching: asyncio.Task[None] | None = None
@@ -162,6 +179,10 @@ class Devices:
         """Begin to look at what others do to the devices."""
         if self.all:
             self._watching = asyncio.get_running_loop().create_task(self._watch(), name="devices")
+
+    def goes_straight(self, plan: Plan) -> bool:
+        """Whether a component that is not on its accelerator yet needs no place in RAM on its way there."""
+        return self.straight is not None and self.straight.goes(plan)
 
     @property
     def usable(self) -> list[Device]:

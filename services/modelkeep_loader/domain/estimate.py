@@ -110,7 +110,8 @@ def estimate(
         if plan.placed is not None:
             one = _copied(plan, source, caches)
             on_devices.setdefault(plan.device, {}).setdefault(plan.id or _likeness(plan), one)
-        if plan.placed is None or plan.placed.part_bytes or _is_missing(one.resident):
+        by_ram = _is_missing(one.resident) and not caches.devices.goes_straight(plan)
+        if plan.placed is None or plan.placed.part_bytes or by_ram:
             in_ram.setdefault(source.plan.id or _likeness(plan), source)
         found.append(replace(one, is_on_disk=is_on_disk(plan)))
     needs = [_need(in_ram.values(), ram, 0 if on_devices else activation_bytes)]

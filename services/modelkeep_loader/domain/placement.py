@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from modelkeep.exceptions import FieldInvalidException, FieldViolation
 from modelkeep.worker.manifest import Kind
-from modelkeep_loader.domain.components import ComponentRef, Placed, Plan, Stage
+from modelkeep_loader.domain.components import AUTO, ComponentRef, Placed, Plan, Stage
 from modelkeep_loader.domain.demand import Demand, Terms
-from modelkeep_loader.domain.devices import AUTO, Device, Devices
+from modelkeep_loader.domain.devices import Device, Devices
 from modelkeep_loader.domain.tier import Tier
 
 

@@ -24,6 +24,7 @@ from modelkeep.headers import Allowance
 from modelkeep.worker.classes import kept_in_float32
 from modelkeep.worker.manifest import Kind
 from modelkeep_common.wire import clamped_int
+from modelkeep_convert.request import is_in_files
 from modelkeep_loader.domain.checkpoints import private_bytes
 from modelkeep_loader.domain.components import (
     CPU,
@@ -88,6 +89,7 @@ class _Draft(NamedTuple):
     build_bytes: int
     marks: dict[Path, str]
     memory_format: str
+    in_files: bool
 
 
 class _Weighed(NamedTuple):
@@ -98,6 +100,7 @@ class _Weighed(NamedTuple):
     cast: bool
     build_bytes: int
     memory_format: str = "contiguous"
+    in_files: bool = False
 
 
 class Localizes(Protocol):
@@ -124,7 +127,7 @@ class Planner:
     Args:
         records: Where records come from.
         finder: Finds the files of components.
-        budget_bytes: Memory that there is at most: of what is larger, no file is read.
+        budget_bytes: Memory that there is at most, in RAM or on a device: of what is larger, no file is read.
         digester: Reads files; one of its own by default.
         localizer: Takes care of files that lie far away, if there is one.
         precision: What components are lent in where their caller does not say.
@@ -297,6 +300,7 @@ class Planner:
             dequantised_bytes=weights.dequantised_bytes,
             part=found.part,
             memory_format=draft.memory_format,
+            in_files=draft.in_files,
         )
         weight = _PLAN_BYTES + len(text) + 200 * len(draft.marks)
         return _Kept(record, vae[1] if vae is not None else None, plan, draft.marks, weight)
@@ -388,6 +392,7 @@ class Planner:
             weighed.build_bytes,
             marks,
             weighed.memory_format,
+            weighed.in_files,
         )
 
     def _weigh(self, ref: ComponentRef, found: Found) -> _Weighed:
@@ -424,7 +429,12 @@ class Planner:
             private = max(private, private_bytes(found, weights))
         if in_order != "contiguous":
             private = clamped_int(private + 2 * largest)  # and copied once more in another order
-        return _Weighed([status for _, status in looks], weights, cast, private, in_order)
+        in_files = (
+            found.part is None
+            and in_order == "contiguous"
+            and is_in_files(weights.made_bytes, weights.size_bytes)
+        )
+        return _Weighed([status for _, status in looks], weights, cast, private, in_order, in_files)
 
 
 def _has_others_vae(ref: ComponentRef, record: Record) -> bool:

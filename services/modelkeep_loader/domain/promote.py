@@ -1,16 +1,17 @@
 """Between RAM and accelerators: components are copied there, and back before they are dropped.
 
 The builder of an accelerator's tier is a :class:`Promoter`: it has a component made in RAM, or finds it
-there, holds it while it is copied, and lets go of it. The other way a :class:`Salvage` stands before the
-builder of RAM: what an accelerator drops, and RAM has no longer and has room for, is read back from there
-in place of being built anew.
+there, holds it while it is copied, and lets go of it; what needs no place in RAM it has fetched from its
+files (:mod:`modelkeep_loader.domain.straight`). The other way a :class:`Salvage` stands before the builder of
+RAM: what an accelerator drops, and RAM has no longer and has room for, is read back from there in place of
+being built anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -30,6 +31,7 @@ from modelkeep_loader.domain.components import (
 )
 from modelkeep_loader.domain.demand import Demand
 from modelkeep_loader.domain.devices import Device, Devices, unavailable
+from modelkeep_loader.domain.straight import Fetches, NotInFilesError
 from modelkeep_loader.domain.tier import free_in_thread
 
 #: Seconds that a component may wait for room in RAM which was there when its copy was admitted.
@@ -80,16 +82,26 @@ class Promoter:
         copies: Copies it.
         devices: All accelerators.
         name: The one that it is for.
+        fetches: Brings there what needs no place in RAM; None: nothing comes so.
     """
 
-    def __init__(self, ram: Cache, copies: Copies, devices: Devices, name: str) -> None:
+    def __init__(
+        self, ram: Cache, copies: Copies, devices: Devices, name: str, fetches: Fetches | None = None
+    ) -> None:
         self._ram = ram
         self._copies = copies
         self._devices = devices
         self._name = name
+        self._fetches = fetches
 
     async def build(self, plan: Plan, progress: BuildProgress) -> Built:
         """See :class:`modelkeep_loader.domain.components.Builder`."""
+        straight = self._devices.straight
+        if self._fetches is not None and straight is not None and straight.goes(plan):
+            try:
+                return await self._fetched(self._fetches, plan, progress)
+            except NotInFilesError:
+                straight.refuse(plan)
         demand = Demand([plan.source], f"promote {plan.id}", is_lease=False)
         try:
             resident = await self._in_ram(demand, progress)
@@ -116,18 +128,36 @@ class Promoter:
     async def _copied(self, plan: Plan, resident: Resident, progress: BuildProgress) -> Built:
         assert resident.built is not None, "it is resident"
         assert plan.placed is not None, "it is for an accelerator"
-        built, device, tries, looks = resident.built, self._devices.named(self._name), 0, 0
+        built, part_bytes = resident.built, plan.placed.part_bytes
         # What stays in RAM beside the copy may as well stay registered there.
-        keep = resident.id if plan.placed.part_bytes or resident.pins else ""
+        keep = resident.id if part_bytes or resident.pins else ""
+
+        async def copy() -> Built:
+            progress(Stage.PROMOTING, 0)
+            memory = await self._copies.put(
+                built, part_bytes, keep, lambda done: progress(Stage.PROMOTING, done)
+            )
+            return replace(built, memory=memory)
+
+        made = await self._tried(plan, copy)
+        self._devices.named(self._name).from_ram_bytes += _on_device(made).device_bytes
+        return made
+
+    async def _fetched(self, fetches: Fetches, plan: Plan, progress: BuildProgress) -> Built:
+        progress(Stage.READING, 0)
+        # Files, digests and build are those of the component, wherever it goes.
+        made = await self._tried(plan, lambda: fetches.fetch(plan, progress))
+        self._devices.named(self._name).from_files_bytes += _on_device(made).device_bytes
+        return made
+
+    async def _tried(self, plan: Plan, bring: Callable[[], Awaitable[Built]]) -> Built:
+        """Bring a component to the device: again after what another try may not meet."""
+        device, tries, looks = self._devices.named(self._name), 0, 0
         while True:
             if device.refusal:
                 raise unavailable(device.name, device.refusal)
-            progress(Stage.PROMOTING, 0)
             try:
-                memory = await self._copies.put(
-                    built, plan.placed.part_bytes, keep, lambda done: progress(Stage.PROMOTING, done)
-                )
-                return replace(built, memory=memory)
+                return await bring()
             except DeviceOutOfMemoryError as error:
                 looks += 1
                 if looks >= _LOOKS_WHEN_FULL:

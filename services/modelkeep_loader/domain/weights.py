@@ -35,6 +35,7 @@ class Weights:
         quantisation: How the files are quantised: names of schemes with commas; "" if they are not.
         size_bytes: Estimate of what is lent.
         dequantised_bytes: The same, were it lent dequantised.
+        made_bytes: Of those how many lie in no file as they are lent: they are cast, or quantised there.
     """
 
     precision: str
@@ -42,6 +43,7 @@ class Weights:
     quantisation: str
     size_bytes: int
     dequantised_bytes: int
+    made_bytes: int = 0
 
 
 def weigh(
@@ -78,7 +80,8 @@ def weigh(
     if not cast:
         size = _HEAD_BYTES + sum(tensor.size_bytes + _ENTRY_BYTES for tensor in plain)
         size += sum(4 * weight.elements + _ENTRY_BYTES for weight in found.weights.values())
-        return Weights(precision, "dequantised", "", clamped_int(size), clamped_int(size))
+        made = size if found.weights else 0
+        return Weights(precision, "dequantised", "", clamped_int(size), clamped_int(size), clamped_int(made))
     schemes = [*found.schemes, *([CAST] if narrow else [])]
     dequantised = _HEAD_BYTES + sum(
         _cast(t.name, t.elements, precision, wide) if DTYPES[t.dtype].is_float else t.size_bytes
@@ -93,7 +96,17 @@ def weigh(
         size = _stored_bytes(plain, found, precision, wide)
     else:
         form, size = "dequantised", dequantised
-    return Weights(precision, form, ",".join(schemes), clamped_int(size), clamped_int(dequantised))
+    made = size
+    if form == "dequantised" and not schemes:
+        made = sum(_cast(t.name, t.elements, precision, wide) for t in plain if _is_cast(t, precision, wide))
+    return Weights(
+        precision,
+        form,
+        ",".join(schemes),
+        clamped_int(size),
+        clamped_int(dequantised),
+        clamped_int(made),
+    )
 
 
 def memory_format(wanted: str, kind: Kind, form: str, tensors: Iterable[Tensor], name: str) -> str:
@@ -144,6 +157,11 @@ def _cast(name: str, elements: int, precision: str, kept: Collection[str]) -> in
     """Bytes of a floating-point tensor at this precision."""
     is_kept = not set(kept).isdisjoint(name.split("."))
     return elements * DTYPES["F32" if is_kept else PRECISIONS[precision]].bits // 8
+
+
+def _is_cast(tensor: Tensor, precision: str, kept: Collection[str]) -> bool:
+    is_kept = not set(kept).isdisjoint(tensor.name.split("."))
+    return DTYPES[tensor.dtype].is_float and tensor.dtype != ("F32" if is_kept else PRECISIONS[precision])
 
 
 def _as_float8(tensor: Tensor, precision: str, kept: Collection[str]) -> int:

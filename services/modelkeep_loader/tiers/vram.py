@@ -18,6 +18,7 @@ from modelkeep_loader.domain.devices import Device, Devices, DeviceTier
 from modelkeep_loader.domain.kept import KeptResident, UnreadableError
 from modelkeep_loader.domain.pins import Pins
 from modelkeep_loader.domain.promote import Promoter, Salvage
+from modelkeep_loader.domain.straight import Fetches, Straight
 from modelkeep_loader.tiers.ram import SealedMemory, described, take_kept
 
 _log = logging.getLogger(__name__)
@@ -184,6 +185,8 @@ class DeviceTiers:
         salvage: Builds for it.
         budget_bytes: The most that may be taken of each device; 0: nine tenths of it.
         default: What callers get who leave the choice to the loader; see Devices.
+        fetches: Makes what brings components straight from their files to a device, whose allocations are
+            counted with these; None: nothing comes so.
         on_pins: Called with a device's name and all that is pinned there whenever that is something else.
         **how: As for Tier; `on_progress` as for Cache.
     """
@@ -196,6 +199,7 @@ class DeviceTiers:
         *,
         budget_bytes: int,
         default: str,
+        fetches: Callable[[DeviceFacts, set[Memory]], Fetches] | None = None,
         on_pins: Callable[[str, Mapping[ComponentRef, str]], None] = lambda device, ids: None,
         on_progress: Callable[[Resident], None],
         **how: Any,
@@ -205,6 +209,7 @@ class DeviceTiers:
         self._registered: set[str] = set()
         self._forgetting: set[asyncio.Task[None]] = set()
         self.devices = Devices((), default, accelerators)
+        self.devices.straight = Straight(ram.tier) if fetches is not None else None
         self._copies: dict[str, DeviceCopies] = {}
         made: list[Device] = []
         for facts in accelerators.devices:
@@ -218,7 +223,8 @@ class DeviceTiers:
             )
             copies = DeviceCopies(accelerators, facts, tier.made, self._registered)
             self._copies[facts.name] = copies
-            promoter = Promoter(ram, copies, self.devices, facts.name)
+            fetch = fetches(facts, tier.made) if fetches is not None else None
+            promoter = Promoter(ram, copies, self.devices, facts.name, fetch)
             made.append(Device(facts, promoter, tier, on_progress))
         self.devices.all = made
 

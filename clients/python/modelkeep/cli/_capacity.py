@@ -153,6 +153,14 @@ def capacity_facts(answer: capacity_pb2.GetCapacityResponse) -> list[tuple[str, 
         ),
         ("devices", ", ".join(answer.devices)),
         *((one.name, _accelerator(one)) for one in answer.accelerators),
+        *(
+            (
+                f"came to {one.name}",
+                f"{size(one.from_files_bytes)} from files, {size(one.from_ram_bytes)} from RAM",
+            )
+            for one in answer.accelerators
+            if not one.refusal
+        ),
         ("leases", f"{answer.lease_count}, {answer.queued_count} waiting"),
         *([("out of service", _drained(answer))] if answer.draining else []),
     ]

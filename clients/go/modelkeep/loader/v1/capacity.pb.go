@@ -191,7 +191,12 @@ type Accelerator struct {
 	// Bytes of it that nobody takes, as its driver counts them: within a second or so.
 	FreeBytes int64 `protobuf:"varint,5,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
 	// Why nothing can be lent on it, in words; empty if it can.
-	Refusal       string `protobuf:"bytes,6,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	Refusal string `protobuf:"bytes,6,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	// Bytes that came to it straight from files since the loader's start, without a place in RAM; see
+	// ComponentRef.device.
+	FromFilesBytes int64 `protobuf:"varint,7,opt,name=from_files_bytes,json=fromFilesBytes,proto3" json:"from_files_bytes,omitempty"`
+	// Bytes that came to it from RAM since the loader's start.
+	FromRamBytes  int64 `protobuf:"varint,8,opt,name=from_ram_bytes,json=fromRamBytes,proto3" json:"from_ram_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -266,6 +271,20 @@ func (x *Accelerator) GetRefusal() string {
 		return x.Refusal
 	}
 	return ""
+}
+
+func (x *Accelerator) GetFromFilesBytes() int64 {
+	if x != nil {
+		return x.FromFilesBytes
+	}
+	return 0
+}
+
+func (x *Accelerator) GetFromRamBytes() int64 {
+	if x != nil {
+		return x.FromRamBytes
+	}
+	return 0
 }
 
 // Request of WatchCapacity.
@@ -389,7 +408,7 @@ const file_modelkeep_loader_v1_capacity_proto_rawDesc = "" +
 	"\bdraining\x18\n" +
 	" \x01(\bR\bdraining\x12!\n" +
 	"\fdrain_reason\x18\f \x01(\tR\vdrainReason\x12D\n" +
-	"\faccelerators\x18\v \x03(\v2 .modelkeep.loader.v1.AcceleratorR\faccelerators\"\xa9\x01\n" +
+	"\faccelerators\x18\v \x03(\v2 .modelkeep.loader.v1.AcceleratorR\faccelerators\"\xf9\x01\n" +
 	"\vAccelerator\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aproduct\x18\x02 \x01(\tR\aproduct\x12\x12\n" +
@@ -398,7 +417,9 @@ const file_modelkeep_loader_v1_capacity_proto_rawDesc = "" +
 	"totalBytes\x12\x1d\n" +
 	"\n" +
 	"free_bytes\x18\x05 \x01(\x03R\tfreeBytes\x12\x18\n" +
-	"\arefusal\x18\x06 \x01(\tR\arefusal\"\x9c\x01\n" +
+	"\arefusal\x18\x06 \x01(\tR\arefusal\x12(\n" +
+	"\x10from_files_bytes\x18\a \x01(\x03R\x0efromFilesBytes\x12$\n" +
+	"\x0efrom_ram_bytes\x18\b \x01(\x03R\ffromRamBytes\"\x9c\x01\n" +
 	"\x14WatchCapacityRequest\x12F\n" +
 	"\x11bookmark_interval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x10bookmarkInterval\x12<\n" +
 	"\fmin_interval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vminInterval\"]\n" +

@@ -649,6 +649,10 @@ type ComponentRef struct {
 	// is "auto", too, on an accelerator if there is one. Which one is chosen for all components of a request together:
 	// where they are already, else the one with the most room. Objects are in the host's memory whatever is asked for.
 	// A device that the host does not have is FIELD_INVALID; GetCapacity lists those that it has.
+	//
+	// What is asked for by the name of an accelerator or of their kind comes there straight from its files, with no
+	// place in the host's memory, unless it is there already or pinned there, a bound (max_vram_bytes) leaves a part of
+	// it there, or its bytes are to be others than those of the files: cast, dequantised, renamed, in another order.
 	Device        string `protobuf:"bytes,6,opt,name=device,proto3" json:"device,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from modelkeep.loader.v1 import resident_pb2 as modelkeep_dot_loader_dot_v1_dot_resident__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"modelkeep/loader/v1/capacity.proto\x12\x13modelkeep.loader.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\"modelkeep/loader/v1/resident.proto\"\x14\n\x12GetCapacityRequest\"\x89\x02\n\x13GetCapacityResponse\x12\x30\n\x05tiers\x18\x01 \x03(\x0b\x32!.modelkeep.loader.v1.TierCapacity\x12\x0f\n\x07\x64\x65vices\x18\x02 \x03(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x13\n\x0bsocket_path\x18\x04 \x01(\t\x12\x13\n\x0blease_count\x18\x05 \x01(\x05\x12\x14\n\x0cqueued_count\x18\x06 \x01(\x05\x12\x10\n\x08\x64raining\x18\n \x01(\x08\x12\x14\n\x0c\x64rain_reason\x18\x0c \x01(\t\x12\x36\n\x0c\x61\x63\x63\x65lerators\x18\x0b \x03(\x0b\x32 .modelkeep.loader.v1.Accelerator\"t\n\x0b\x41\x63\x63\x65lerator\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07product\x18\x02 \x01(\t\x12\x0c\n\x04uuid\x18\x03 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x03\x12\x12\n\nfree_bytes\x18\x05 \x01(\x03\x12\x0f\n\x07refusal\x18\x06 \x01(\t\"}\n\x14WatchCapacityRequest\x12\x34\n\x11\x62ookmark_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cmin_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"S\n\x15WatchCapacityResponse\x12:\n\x08\x63\x61pacity\x18\x01 \x01(\x0b\x32(.modelkeep.loader.v1.GetCapacityResponseBo\n\x17\x64\x65v.modelkeep.loader.v1B\rCapacityProtoP\x01Z-modelkeep.dev/go/modelkeep/loader/v1;loaderv1\xaa\x02\x13Modelkeep.Loader.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"modelkeep/loader/v1/capacity.proto\x12\x13modelkeep.loader.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\"modelkeep/loader/v1/resident.proto\"\x14\n\x12GetCapacityRequest\"\x89\x02\n\x13GetCapacityResponse\x12\x30\n\x05tiers\x18\x01 \x03(\x0b\x32!.modelkeep.loader.v1.TierCapacity\x12\x0f\n\x07\x64\x65vices\x18\x02 \x03(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x13\n\x0bsocket_path\x18\x04 \x01(\t\x12\x13\n\x0blease_count\x18\x05 \x01(\x05\x12\x14\n\x0cqueued_count\x18\x06 \x01(\x05\x12\x10\n\x08\x64raining\x18\n \x01(\x08\x12\x14\n\x0c\x64rain_reason\x18\x0c \x01(\t\x12\x36\n\x0c\x61\x63\x63\x65lerators\x18\x0b \x03(\x0b\x32 .modelkeep.loader.v1.Accelerator\"\xa6\x01\n\x0b\x41\x63\x63\x65lerator\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07product\x18\x02 \x01(\t\x12\x0c\n\x04uuid\x18\x03 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x03\x12\x12\n\nfree_bytes\x18\x05 \x01(\x03\x12\x0f\n\x07refusal\x18\x06 \x01(\t\x12\x18\n\x10\x66rom_files_bytes\x18\x07 \x01(\x03\x12\x16\n\x0e\x66rom_ram_bytes\x18\x08 \x01(\x03\"}\n\x14WatchCapacityRequest\x12\x34\n\x11\x62ookmark_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cmin_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"S\n\x15WatchCapacityResponse\x12:\n\x08\x63\x61pacity\x18\x01 \x01(\x0b\x32(.modelkeep.loader.v1.GetCapacityResponseBo\n\x17\x64\x65v.modelkeep.loader.v1B\rCapacityProtoP\x01Z-modelkeep.dev/go/modelkeep/loader/v1;loaderv1\xaa\x02\x13Modelkeep.Loader.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,10 +38,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCAPACITYREQUEST']._serialized_end=147
   _globals['_GETCAPACITYRESPONSE']._serialized_start=150
   _globals['_GETCAPACITYRESPONSE']._serialized_end=415
-  _globals['_ACCELERATOR']._serialized_start=417
-  _globals['_ACCELERATOR']._serialized_end=533
-  _globals['_WATCHCAPACITYREQUEST']._serialized_start=535
-  _globals['_WATCHCAPACITYREQUEST']._serialized_end=660
-  _globals['_WATCHCAPACITYRESPONSE']._serialized_start=662
-  _globals['_WATCHCAPACITYRESPONSE']._serialized_end=745
+  _globals['_ACCELERATOR']._serialized_start=418
+  _globals['_ACCELERATOR']._serialized_end=584
+  _globals['_WATCHCAPACITYREQUEST']._serialized_start=586
+  _globals['_WATCHCAPACITYREQUEST']._serialized_end=711
+  _globals['_WATCHCAPACITYRESPONSE']._serialized_start=713
+  _globals['_WATCHCAPACITYRESPONSE']._serialized_end=796
 # @@protoc_insertion_point(module_scope)

@@ -37,20 +37,24 @@ class GetCapacityResponse(_message.Message):
     def __init__(self, tiers: _Optional[_Iterable[_Union[_resident_pb2.TierCapacity, _Mapping]]] = ..., devices: _Optional[_Iterable[str]] = ..., boot_id: _Optional[str] = ..., socket_path: _Optional[str] = ..., lease_count: _Optional[int] = ..., queued_count: _Optional[int] = ..., draining: _Optional[bool] = ..., drain_reason: _Optional[str] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ...) -> None: ...
 
 class Accelerator(_message.Message):
-    __slots__ = ("name", "product", "uuid", "total_bytes", "free_bytes", "refusal")
+    __slots__ = ("name", "product", "uuid", "total_bytes", "free_bytes", "refusal", "from_files_bytes", "from_ram_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PRODUCT_FIELD_NUMBER: _ClassVar[int]
     UUID_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    FROM_FILES_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FROM_RAM_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     product: str
     uuid: str
     total_bytes: int
     free_bytes: int
     refusal: str
-    def __init__(self, name: _Optional[str] = ..., product: _Optional[str] = ..., uuid: _Optional[str] = ..., total_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., refusal: _Optional[str] = ...) -> None: ...
+    from_files_bytes: int
+    from_ram_bytes: int
+    def __init__(self, name: _Optional[str] = ..., product: _Optional[str] = ..., uuid: _Optional[str] = ..., total_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., refusal: _Optional[str] = ..., from_files_bytes: _Optional[int] = ..., from_ram_bytes: _Optional[int] = ...) -> None: ...
 
 class WatchCapacityRequest(_message.Message):
     __slots__ = ("bookmark_interval", "min_interval")

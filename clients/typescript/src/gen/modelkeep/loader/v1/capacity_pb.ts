@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file modelkeep/loader/v1/capacity.proto.
  */
 export const file_modelkeep_loader_v1_capacity: GenFile = /*@__PURE__*/
-  fileDesc("CiJtb2RlbGtlZXAvbG9hZGVyL3YxL2NhcGFjaXR5LnByb3RvEhNtb2RlbGtlZXAubG9hZGVyLnYxIhQKEkdldENhcGFjaXR5UmVxdWVzdCKJAgoTR2V0Q2FwYWNpdHlSZXNwb25zZRIwCgV0aWVycxgBIAMoCzIhLm1vZGVsa2VlcC5sb2FkZXIudjEuVGllckNhcGFjaXR5Eg8KB2RldmljZXMYAiADKAkSDwoHYm9vdF9pZBgDIAEoCRITCgtzb2NrZXRfcGF0aBgEIAEoCRITCgtsZWFzZV9jb3VudBgFIAEoBRIUCgxxdWV1ZWRfY291bnQYBiABKAUSEAoIZHJhaW5pbmcYCiABKAgSFAoMZHJhaW5fcmVhc29uGAwgASgJEjYKDGFjY2VsZXJhdG9ycxgLIAMoCzIgLm1vZGVsa2VlcC5sb2FkZXIudjEuQWNjZWxlcmF0b3IidAoLQWNjZWxlcmF0b3ISDAoEbmFtZRgBIAEoCRIPCgdwcm9kdWN0GAIgASgJEgwKBHV1aWQYAyABKAkSEwoLdG90YWxfYnl0ZXMYBCABKAMSEgoKZnJlZV9ieXRlcxgFIAEoAxIPCgdyZWZ1c2FsGAYgASgJIn0KFFdhdGNoQ2FwYWNpdHlSZXF1ZXN0EjQKEWJvb2ttYXJrX2ludGVydmFsGAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi8KDG1pbl9pbnRlcnZhbBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJTChVXYXRjaENhcGFjaXR5UmVzcG9uc2USOgoIY2FwYWNpdHkYASABKAsyKC5tb2RlbGtlZXAubG9hZGVyLnYxLkdldENhcGFjaXR5UmVzcG9uc2VCbwoXZGV2Lm1vZGVsa2VlcC5sb2FkZXIudjFCDUNhcGFjaXR5UHJvdG9QAVotbW9kZWxrZWVwLmRldi9nby9tb2RlbGtlZXAvbG9hZGVyL3YxO2xvYWRlcnYxqgITTW9kZWxrZWVwLkxvYWRlci5WMWIGcHJvdG8z", [file_google_protobuf_duration, file_modelkeep_loader_v1_resident]);
+  fileDesc("CiJtb2RlbGtlZXAvbG9hZGVyL3YxL2NhcGFjaXR5LnByb3RvEhNtb2RlbGtlZXAubG9hZGVyLnYxIhQKEkdldENhcGFjaXR5UmVxdWVzdCKJAgoTR2V0Q2FwYWNpdHlSZXNwb25zZRIwCgV0aWVycxgBIAMoCzIhLm1vZGVsa2VlcC5sb2FkZXIudjEuVGllckNhcGFjaXR5Eg8KB2RldmljZXMYAiADKAkSDwoHYm9vdF9pZBgDIAEoCRITCgtzb2NrZXRfcGF0aBgEIAEoCRITCgtsZWFzZV9jb3VudBgFIAEoBRIUCgxxdWV1ZWRfY291bnQYBiABKAUSEAoIZHJhaW5pbmcYCiABKAgSFAoMZHJhaW5fcmVhc29uGAwgASgJEjYKDGFjY2VsZXJhdG9ycxgLIAMoCzIgLm1vZGVsa2VlcC5sb2FkZXIudjEuQWNjZWxlcmF0b3IipgEKC0FjY2VsZXJhdG9yEgwKBG5hbWUYASABKAkSDwoHcHJvZHVjdBgCIAEoCRIMCgR1dWlkGAMgASgJEhMKC3RvdGFsX2J5dGVzGAQgASgDEhIKCmZyZWVfYnl0ZXMYBSABKAMSDwoHcmVmdXNhbBgGIAEoCRIYChBmcm9tX2ZpbGVzX2J5dGVzGAcgASgDEhYKDmZyb21fcmFtX2J5dGVzGAggASgDIn0KFFdhdGNoQ2FwYWNpdHlSZXF1ZXN0EjQKEWJvb2ttYXJrX2ludGVydmFsGAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi8KDG1pbl9pbnRlcnZhbBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJTChVXYXRjaENhcGFjaXR5UmVzcG9uc2USOgoIY2FwYWNpdHkYASABKAsyKC5tb2RlbGtlZXAubG9hZGVyLnYxLkdldENhcGFjaXR5UmVzcG9uc2VCbwoXZGV2Lm1vZGVsa2VlcC5sb2FkZXIudjFCDUNhcGFjaXR5UHJvdG9QAVotbW9kZWxrZWVwLmRldi9nby9tb2RlbGtlZXAvbG9hZGVyL3YxO2xvYWRlcnYxqgITTW9kZWxrZWVwLkxvYWRlci5WMWIGcHJvdG8z", [file_google_protobuf_duration, file_modelkeep_loader_v1_resident]);
 
 /**
  * Asks for nothing in particular.
@@ -155,6 +155,21 @@ export type Accelerator = Message<"modelkeep.loader.v1.Accelerator"> & {
    * @generated from field: string refusal = 6;
    */
   refusal: string;
+
+  /**
+   * Bytes that came to it straight from files since the loader's start, without a place in RAM; see
+   * ComponentRef.device.
+   *
+   * @generated from field: int64 from_files_bytes = 7;
+   */
+  fromFilesBytes: bigint;
+
+  /**
+   * Bytes that came to it from RAM since the loader's start.
+   *
+   * @generated from field: int64 from_ram_bytes = 8;
+   */
+  fromRamBytes: bigint;
 };
 
 /**
