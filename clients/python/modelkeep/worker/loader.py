@@ -25,12 +25,13 @@ from modelkeep.loader.v1 import (
     loader_service_pb2_grpc,
     resident_pb2,
 )
-from modelkeep.messages import duration, made, none_of, time_kept
-from modelkeep.model.v1 import taxonomy_pb2
+from modelkeep.messages import duration, made, time_kept
 from modelkeep.rpc import Address, decode, open_channel, with_retries
-from modelkeep.taxonomy import BaseModelType, ModelType, SubModelType
+from modelkeep.taxonomy import ModelType, SubModelType
 from modelkeep.worker._binding import Lender
+from modelkeep.worker._facts import base_of, boot_id, refuse_unknown_parts, submodel_of, type_of
 from modelkeep.worker._hold import Hold, hold
+from modelkeep.worker.arriving import ArrivingParts
 from modelkeep.worker.contexts import asked, context_bus, facts_of
 from modelkeep.worker.devicepart import torch_device
 from modelkeep.worker.info import ModelInfo, ModelLocker
@@ -113,7 +114,7 @@ class ModelLoader:
         self._delivery = hold_pb2.DELIVERY_FD if path_dir is None else hold_pb2.DELIVERY_PATH
         self._on_revoke = on_revoke
         self._reattach_s = reattach_s
-        self._boot_id = _boot_id()
+        self._boot_id = boot_id()
         self._holds: weakref.WeakSet[Hold] = weakref.WeakSet()
         self._is_closed = False
 
@@ -224,7 +225,7 @@ class ModelLoader:
         parts = pipelines.parts_of(pipeline_class) if pipeline_class is not None else None
         there = self._submodels(key)
         asked_for, place = precision or self._precision, device or self._device
-        _refuse_unknown_parts(
+        refuse_unknown_parts(
             there, precision=precision, weights=weights, memory_format=memory_format, device=device
         )
         names = [name for name in there if name not in given and (parts is None or name in parts)]
@@ -260,6 +261,40 @@ class ModelLoader:
                 if info.precision is not None
             },
         )
+
+    def get_parts(
+        self,
+        key: str,
+        *names: SubModelType | str,
+        precision: Precision | None = None,
+        activation_bytes: int = 0,
+        device: str | None = None,
+    ) -> ArrivingParts:
+        """Components of a main model, each to be used as soon as it is there::
+
+            with loader.get_parts(key, "text_encoder", "unet", "vae") as parts:
+                words = parts["text_encoder"](tokens)[0]  # while the UNet still comes
+
+        Entered, it asks for room for all of them, and has it for all or none; they come in this order.
+        Looking one up waits for it and for those before it, and leases it.
+
+        Args:
+            key: The model's key.
+            *names: The components, in the order in which they are needed: 1 to 16.
+            precision, activation_bytes, device: As for :meth:`get_model`.
+
+        Raises:
+            ModelkeepError: Looked up: as for :meth:`get_model`.
+        """
+        self._check_open()
+        terms = _Terms.of(None, activation_bytes, 0)
+        asked_for, place = precision or self._precision, device or self._device
+        refs = [component(key, name, asked_for, device=place) for name in names]
+        request = self._request(refs, terms)
+        request.delivery = hold_pb2.DELIVERY_NONE
+        alone = _Terms.of(None, 0, 0)
+        called = [str(getattr(name, "value", name)) for name in names]
+        return ArrivingParts(self._lender, request, lambda some: self._hold(some, alone), called)
 
     def close(self) -> None:
         """End the leases that are held, and close the connection. Attached modules go on working.
@@ -339,8 +374,8 @@ class ModelLoader:
             context=ModelLocker(lambda: self._hold([ref], terms)),
             key=ref.key,
             name=manifest.name,
-            base_model=_base(manifest.base),
-            type=_type(ref, manifest),
+            base_model=base_of(manifest.base),
+            type=type_of(ref, manifest),
             location=Path(manifest.location),
             precision=_DTYPES.get(manifest.precision),
             hash=manifest.hash,
@@ -365,6 +400,14 @@ class ModelLoader:
 
     def _hold(self, components: Sequence[resident_pb2.ComponentRef], terms: _Terms) -> Hold:
         self._check_open()
+        request = self._request(components, terms)
+        held = hold(self._lender, request, on_revoke=self._on_revoke, reattach_s=self._reattach_s)
+        self._holds.add(held)
+        return held
+
+    def _request(
+        self, components: Sequence[resident_pb2.ComponentRef], terms: _Terms
+    ) -> hold_pb2.HoldModelRequest:
         request = made(
             hold_pb2.HoldModelRequest,
             components=components,
@@ -378,9 +421,7 @@ class ModelLoader:
             max_vram_bytes=terms.max_vram_bytes,
         )
         request.max_wait.CopyFrom(self._max_wait)
-        held = hold(self._lender, request, on_revoke=self._on_revoke, reattach_s=self._reattach_s)
-        self._holds.add(held)
-        return held
+        return request
 
     def _decode(self, error: grpc.RpcError) -> ModelkeepError:
         return decode(error, self._address)
@@ -400,7 +441,7 @@ class ModelLoader:
             payload = {
                 **facts,
                 "model_key": info.key,
-                "submodel": _submodel(ref),
+                "submodel": submodel_of(ref),
                 "hash": info.hash,
                 "location": str(info.location),
                 "precision": str(info.precision),
@@ -423,16 +464,6 @@ class _Terms:
         return cls(time_kept(keep_alive), activation_bytes, max_vram_bytes)
 
 
-def _refuse_unknown_parts(there: Sequence[str], **said: Any) -> None:
-    """Refuse what is said, in a mapping, of a component that the model has not."""
-    known = [*there, "default"]
-    for field, by_part in said.items():
-        if isinstance(by_part, Mapping):
-            for part in by_part:
-                if part not in known:
-                    raise none_of(field, part, known)
-
-
 def _part(said: T | Mapping[str, T], name: str) -> T | Literal["auto"]:
     """What is said for a component of a pipeline."""
     return said.get(name, said.get("default", "auto")) if isinstance(said, Mapping) else said
@@ -445,31 +476,3 @@ def _order(said: MemoryFormat | Mapping[str, MemoryFormat], name: str) -> Memory
     if any(word in name for word in _WITHOUT_WEIGHTS):
         return "contiguous"
     return said.get("default", "contiguous") if isinstance(said, Mapping) else said
-
-
-def _submodel(ref: resident_pb2.ComponentRef) -> SubModelType | None:
-    name = taxonomy_pb2.SubModelType.Name(ref.submodel).removeprefix("SUB_MODEL_TYPE_").lower()
-    return None if name == "unspecified" else SubModelType(name)
-
-
-def _type(
-    ref: resident_pb2.ComponentRef, manifest: resident_pb2.ComponentManifest
-) -> ModelType | SubModelType:
-    submodel = _submodel(ref)
-    if submodel is not None:
-        return submodel
-    return ModelType(taxonomy_pb2.ModelType.Name(manifest.type).removeprefix("MODEL_TYPE_").lower())
-
-
-def _base(text: str) -> BaseModelType | str:
-    try:
-        return BaseModelType(text)
-    except ValueError:
-        return text
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return ""

@@ -34,7 +34,9 @@ type LoadProgress struct {
 	Stage ResidentState `protobuf:"varint,2,opt,name=stage,proto3,enum=modelkeep.loader.v1.ResidentState" json:"stage,omitempty"`
 	// Bytes of this component at this stage; before LoadPlan, of all files that are read.
 	Progress *v1.Progress `protobuf:"bytes,3,opt,name=progress,proto3" json:"progress,omitempty"`
-	// Number of the component among those asked for, from 0.
+	// Number of the component among those asked for, from 0. Those before it are resident, and kept for this request:
+	// who needs one of them at once can lease it by itself while the others come, which takes no room. The number goes
+	// back to 0 where room has to be found anew.
 	Index int32 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
 	// Number of components asked for.
 	Count         int32 `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`

@@ -48,7 +48,9 @@ export type LoadProgress = Message<"modelkeep.loader.v1.LoadProgress"> & {
   progress?: Progress | undefined;
 
   /**
-   * Number of the component among those asked for, from 0.
+   * Number of the component among those asked for, from 0. Those before it are resident, and kept for this request:
+   * who needs one of them at once can lease it by itself while the others come, which takes no room. The number goes
+   * back to 0 where room has to be found anew.
    *
    * @generated from field: int32 index = 4;
    */
