@@ -116,6 +116,12 @@ def test_install_watch_list_and_lease_do_the_main_job(
     assert grant["lease"]["components"][0]["key"] == model["key"]
     with Client(data_dir=suite.data_dir) as client:
         assert [lease.id for lease in client.model_loader.leases()] == [grant["lease"]["id"]]
+    mine = grant["lease"]["id"]
+    demoted = json.loads(run(environment, "demote.sh", mine, given=grant["leaseSecret"]))["lease"]
+    assert (demoted["id"], demoted.get("demoted", False)) == (mine, False), "it has nothing to let go of"
+    back = json.loads(run(environment, "promote.sh", mine, "2", given=grant["leaseSecret"]))["grant"]
+    assert back["lease"]["id"] == mine
+    run(environment, "demote.sh", mine, given="bm90IGl0", code=71)  # permission denied
     full = json.loads(run(environment, "capacity.sh"))
     assert full["leaseCount"] == 1
     assert messages(run(environment, "capacity.sh", "2"))[0]["capacity"]["leaseCount"] == 1

@@ -16,6 +16,7 @@ from modelkeep.cli._options import chosen
 from modelkeep.cli._output import as_json, counted, emit, print_data, say, short, size, when
 from modelkeep.cli._parts import (
     Device,
+    MaxVramBytes,
     MemoryFormat,
     Precision,
     Submodels,
@@ -135,6 +136,7 @@ def load(
     weights: Weights = "auto",
     memory_format: MemoryFormat = "contiguous",
     device: Device = "auto",
+    max_vram_bytes: MaxVramBytes = 0,
     tier: Annotated[
         CacheTier | None,
         typer.Option(
@@ -164,6 +166,7 @@ def load(
             memory_format=memory_format.lower(),
             keep_alive=keep_alive,
             device=device.lower(),
+            max_vram_bytes=max_vram_bytes,
             tier=tier.value if tier else None,
             on_progress=show,
         )

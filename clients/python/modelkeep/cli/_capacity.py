@@ -12,6 +12,7 @@ from modelkeep.cli._options import chosen
 from modelkeep.cli._output import as_json, counted, emit, facts_lines, print_data, print_facts, short, size
 from modelkeep.cli._parts import (
     Device,
+    MaxVramBytes,
     MemoryFormat,
     Precision,
     Submodels,
@@ -61,9 +62,7 @@ def estimate(
     memory_format: MemoryFormat = "contiguous",
     device: Device = "auto",
     activation_bytes: Annotated[int, typer.Option(help="Bytes to reserve besides.", min=0)] = 0,
-    max_vram_bytes: Annotated[
-        int, typer.Option(help="The most that it would take on accelerators; 0: no bound.", min=0)
-    ] = 0,
+    max_vram_bytes: MaxVramBytes = 0,
 ) -> None:
     """Tell what loading a model would take, and what would have to go for it; nothing is loaded."""
     with connect() as client:

@@ -37,6 +37,9 @@ Device = Annotated[
         autocompletion=_complete.devices,
     ),
 ]
+MaxVramBytes = Annotated[
+    int, typer.Option(help="The most that it may take on accelerators; 0: no bound.", min=0)
+]
 
 
 def held_as(precision: int, weights: int) -> str:

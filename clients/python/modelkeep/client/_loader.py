@@ -198,6 +198,7 @@ class AsyncModelLoader(LeaseCalls):
         weights: WeightForm = "auto",
         memory_format: Any = "contiguous",
         device: Any = "auto",
+        max_vram_bytes: int = 0,
         tier: Tier | None = None,
         on_progress: Callable[[load_pb2.LoadProgress], None] | None = None,
         timeout: float = 3600.0,
@@ -211,6 +212,8 @@ class AsyncModelLoader(LeaseCalls):
             device: "cpu", "cuda", "cuda:1" and the like; "auto": where the loader puts them.
             keep_alive: Seconds that they are kept once nobody uses them; below 0: for as long as there is
                 room; None: as the loader's setting says.
+            max_vram_bytes: The most that they may take on accelerators, together; 0: no bound. Of the one
+                that does not fit a part is brought there, for leases with the same bound.
             tier: "disk": copy their files to the loader's cache folder, and no more; "ram": bring them into
                 the host's memory, whatever their device; "vram": refuse what is for no accelerator; None:
                 as their device says.
@@ -221,6 +224,7 @@ class AsyncModelLoader(LeaseCalls):
             load_pb2.LoadModelRequest,
             components=components(key, submodels, precision, weights, memory_format, device),
             tier=f"TIER_{tier.upper()}" if tier else None,
+            max_vram_bytes=max_vram_bytes,
             keep_alive=time_kept(keep_alive),
         )
         stub = LoaderServiceStub(self._peer.stream_channel)
