@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 import torch
 
-from modelkeep.exceptions import VramExhaustedException
-from modelkeep.worker import ModelLoader, verify_attachment
+from modelkeep.exceptions import DeviceUnavailableException, VramExhaustedException
+from modelkeep.worker import ModelLoader, _places, verify_attachment
 from modelkeep.worker.kept import KeptModel
 from support import tinymodels
 from support.lending import leases
@@ -192,5 +192,26 @@ async def test_entering_where_there_is_no_room_can_be_tried_again(models: ModelL
         with kept as vae:
             output_of(vae)
         kept.release()
+
+    await asyncio.to_thread(use)
+
+
+async def test_a_worker_that_can_use_no_accelerator_has_what_is_left_to_the_loader_in_ram(
+    models: ModelLoader, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(device: str, uuid: str) -> torch.device:
+        if device == "cpu":
+            return torch.device(device)
+        raise DeviceUnavailableException(f"This worker cannot use {device}.", metadata={"device": device})
+
+    monkeypatch.setattr(_places, "torch_device", refuse)
+
+    def use() -> None:
+        with models.get_model(key, "vae") as vae:
+            assert vae.device == torch.device("cpu")
+        with models.get_pipeline(key, device={"unet": "auto", "default": "cpu"}) as pipeline:
+            assert pipeline.unet.device == torch.device("cpu")
+        with pytest.raises(DeviceUnavailableException):
+            models.get_model(key, "vae", device="sim:0")
 
     await asyncio.to_thread(use)

@@ -31,9 +31,9 @@ from modelkeep.taxonomy import ModelType, SubModelType
 from modelkeep.worker._binding import Lender
 from modelkeep.worker._facts import base_of, boot_id, refuse_unknown_parts, submodel_of, type_of
 from modelkeep.worker._hold import Hold, hold
+from modelkeep.worker._places import Places
 from modelkeep.worker.arriving import ArrivingParts
 from modelkeep.worker.contexts import asked, context_bus, facts_of
-from modelkeep.worker.devicepart import torch_device
 from modelkeep.worker.info import ModelInfo, ModelLocker
 from modelkeep.worker.shell import DTYPES
 
@@ -61,7 +61,7 @@ class ModelLoader:
             running suite, the default port.
         precision: What to load in when a call does not say.
         device: Where weights are to be when a call does not say: "cpu", "cuda", "cuda:1" and the like;
-            "auto": where the loader puts them.
+            "auto": where the loader puts them, but on no accelerator that this process cannot use.
         max_wait_s: Seconds to wait for room when leases hold all of the loader's memory, or an accelerator's.
         on_event: Called with ``model_load_started`` and ``model_load_completed`` when a call gives a
             context that has no event bus of its own.
@@ -107,7 +107,7 @@ class ModelLoader:
         self._stub.GetCapacity.future(capacity_pb2.GetCapacityRequest())
         self._precision = precision
         self._device = device
-        self._uuids: dict[str, str] = {}
+        self._places = Places(self._capacity)
         self._on_event = on_event
         self._label = label
         self._labels = dict(labels or {})
@@ -174,9 +174,7 @@ class ModelLoader:
             TypeError: Something is said twice.
         """
         name, context = asked(which, submodel_type=submodel_type, submodel=submodel, context=context)
-        ref = component(
-            key, name, precision or self._precision, weights, memory_format, device or self._device
-        )
+        ref = component(key, name, precision or self._precision, weights, memory_format, self._placed(device))
         (info,) = self._load([ref], context, _Terms.of(keep_alive, activation_bytes, max_vram_bytes))
         return info
 
@@ -236,7 +234,7 @@ class ModelLoader:
                 _part(asked_for, name),
                 _part(weights, name),
                 _order(memory_format, name),
-                _part(place, name),
+                self._placed(_part(place, name)),
             )
             for name in names
         ]
@@ -288,7 +286,7 @@ class ModelLoader:
         """
         self._check_open()
         terms = _Terms.of(None, activation_bytes, 0)
-        asked_for, place = precision or self._precision, device or self._device
+        asked_for, place = precision or self._precision, self._placed(device)
         refs = [component(key, name, asked_for, device=place) for name in names]
         request = self._request(refs, terms)
         request.delivery = hold_pb2.DELIVERY_NONE
@@ -379,20 +377,18 @@ class ModelLoader:
             location=Path(manifest.location),
             precision=_DTYPES.get(manifest.precision),
             hash=manifest.hash,
-            device=torch_device(manifest.device, self._uuid_of(manifest.device)),
+            device=self._places.torch_device(manifest.device),
         )
 
-    def _uuid_of(self, device: str) -> str:
-        """The own name of an accelerator of the loader's host; "" for the host's memory."""
-        if device == "cpu":
-            return ""
-        if device not in self._uuids:
-            try:
-                capacity = self._stub.GetCapacity(capacity_pb2.GetCapacityRequest())
-            except grpc.RpcError as error:
-                raise self._decode(error) from None
-            self._uuids = {one.name: one.uuid for one in capacity.accelerators}
-        return self._uuids.get(device, "")
+    def _placed(self, device: str | None) -> str:
+        """Where the loader is asked to have weights."""
+        return self._places.meant(device or self._device)
+
+    def _capacity(self) -> capacity_pb2.GetCapacityResponse:
+        try:
+            return self._stub.GetCapacity(capacity_pb2.GetCapacityRequest())
+        except grpc.RpcError as error:
+            raise self._decode(error) from None
 
     def _check_open(self) -> None:
         if self._is_closed:
