@@ -52,6 +52,7 @@ from modelkeep_loader.store import LeaseJournal, ResidentHistory
 from modelkeep_loader.tiers.disk import CacheFolder, OpensCopies
 from modelkeep_loader.tiers.mounts import is_far, remote_kind
 from modelkeep_loader.tiers.paths import PathFolder
+from modelkeep_loader.tiers.ram import take_zombie
 from modelkeep_loader.tiers.vram import DeviceTiers
 
 
@@ -148,6 +149,7 @@ class LoaderApplication:
                 budget_bytes=budget,
                 keep_alive_s=settings.keep_alive_s,
                 on_change=changed_in_ram,
+                on_zombie=ledger.zombie,
                 pins=Pins(partial(ledger.pins, CPU)),
             )
             disk: Localizer | None = None
@@ -223,6 +225,7 @@ class LoaderApplication:
                 lending.caches,
                 lending.leases,
                 read=device_tiers.take_kept,
+                read_zombie=take_zombie,
                 mark_of=process_mark,
                 learn=digester.note,
                 watch_process=deaths.watch_number,

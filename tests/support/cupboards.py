@@ -27,7 +27,7 @@ from modelkeep_loader.domain.leases import LeaseTable
 from modelkeep_loader.domain.ledger import Ledger
 from modelkeep_loader.domain.pins import Pins
 from modelkeep_loader.domain.tier import Tier, TierName
-from modelkeep_loader.tiers.ram import described, take_kept, take_memory
+from modelkeep_loader.tiers.ram import described, take_kept, take_memory, take_zombie
 from support.kiln import Clock, plan
 from support.lendingcore import free_at_once
 
@@ -180,6 +180,7 @@ class Loader:
             TierName.RAM,
             budget_bytes=budget,
             on_change=self.ledger.resident,
+            on_zombie=self.ledger.zombie,
             pins=Pins(partial(self.ledger.pins, CPU)),
             free=free_at_once,
             clock=clock,
@@ -229,6 +230,7 @@ class Loader:
             self.caches,
             self.leases,
             read=_taken,
+            read_zombie=take_zombie,
             mark_of=self.mark_of,
             learn=self.digests.__setitem__,
             watch_process=self.watched.append,
@@ -287,6 +289,8 @@ class Loader:
             for resident in cache.tier.residents():
                 if resident.built is not None:
                     resident.built.memory.close()
+            for memory in cache.tier._zombies:
+                memory.close()
 
     def changes(self, lease_id: str) -> list[str]:
         """What has happened to a lease here."""

@@ -15,11 +15,27 @@ from dataclasses import fields
 
 from modelkeep_loader.domain.cache import Cache
 from modelkeep_loader.domain.caches import Caches
-from modelkeep_loader.domain.components import CPU, Built, ComponentRef, Plan, Resident, SourceFile, Stage
+from modelkeep_loader.domain.components import (
+    CPU,
+    Built,
+    ComponentRef,
+    Memory,
+    Plan,
+    Resident,
+    SourceFile,
+    Stage,
+)
 from modelkeep_loader.domain.demand import Demand, Terms
 from modelkeep_loader.domain.digests import Known
 from modelkeep_loader.domain.keeping import Keeper, KeptThing
-from modelkeep_loader.domain.kept import KeptComponent, KeptLease, KeptPins, KeptResident, UnreadableError
+from modelkeep_loader.domain.kept import (
+    KeptComponent,
+    KeptLease,
+    KeptPins,
+    KeptResident,
+    KeptZombie,
+    UnreadableError,
+)
 from modelkeep_loader.domain.lease import Lease, LeaseFacts
 from modelkeep_loader.domain.leases import LeaseTable
 
@@ -35,6 +51,8 @@ class Adoption:
         leases: Gets the leases.
         read: Makes of a resident's descriptors its memory and what stands in it, and takes them over unless
             it raises. Called in a thread.
+        read_zombie: Makes memory of the descriptors of what was dropped and still mapped, and takes them over
+            unless it raises.
         mark_of: Tells a process that lives from a later one with the same number; "" if there is none.
         learn: Told the digests of files that the loader before had read.
         watch_process: Begins to watch a process that holds a lease.
@@ -50,6 +68,7 @@ class Adoption:
         leases: LeaseTable,
         *,
         read: Callable[[KeptResident, Sequence[int]], Built],
+        read_zombie: Callable[[Sequence[int]], Memory],
         mark_of: Callable[[int], str],
         learn: Callable[[SourceFile, Known], None] = lambda file, known: None,
         watch_process: Callable[[int], None] = lambda pid: None,
@@ -61,6 +80,7 @@ class Adoption:
         self._caches = caches
         self._leases = leases
         self._read = read
+        self._read_zombie = read_zombie
         self._mark_of = mark_of
         self._learn = learn
         self._watch_process = watch_process
@@ -75,6 +95,8 @@ class Adoption:
         left = {thing.name: thing for thing in things}
         try:
             residents, leases = self._sort(left)
+            for name in [name for name in left if name.startswith(KeptZombie.PREFIX)]:
+                self._adopt_zombie(name, left)
             for resident in residents:
                 await self._adopt_resident(resident, left)
         finally:
@@ -101,7 +123,7 @@ class Adoption:
                     residents.append(kept)
                 elif isinstance(kept, KeptLease):
                     leases.append(kept)
-                else:
+                elif isinstance(kept, KeptPins):
                     self._cache_on(kept.device).tier.pins.restore(dict(kept.pins))
             except UnreadableError as error:
                 self._give_up(thing.name, error)
@@ -114,6 +136,15 @@ class Adoption:
         self._keeper.drop(name)
 
     # Residents.
+
+    def _adopt_zombie(self, name: str, left: dict[str, KeptThing]) -> None:
+        try:
+            memory = self._read_zombie(left[name].descriptors)
+        except (ValueError, OSError) as error:
+            self._give_up(name, error)
+            return
+        del left[name]
+        self._caches.ram.tier.adopt_zombie(memory)
 
     async def _adopt_resident(self, kept: KeptResident, left: dict[str, KeptThing]) -> None:
         name = kept.name_of(kept.id)
@@ -237,8 +268,8 @@ class Adoption:
         return dead
 
 
-def _read(thing: KeptThing) -> KeptResident | KeptLease | KeptPins:
-    for kind in (KeptResident, KeptLease, KeptPins):
+def _read(thing: KeptThing) -> KeptResident | KeptLease | KeptPins | KeptZombie:
+    for kind in (KeptResident, KeptLease, KeptPins, KeptZombie):
         if thing.name.startswith(kind.PREFIX):
             return kind.read(thing.name, thing.facts)
     raise UnreadableError("nothing of such a name is kept by this version")

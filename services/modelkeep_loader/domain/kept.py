@@ -231,6 +231,23 @@ class KeptLease(_Kept):
         )
 
 
+class KeptZombie(_Kept):
+    """Memory that was dropped and is still mapped; it is kept with it.
+
+    Attributes:
+        inode: Of the memory: nothing else has its number while it is there.
+    """
+
+    PREFIX: ClassVar[str] = "zombie/"
+
+    inode: int
+
+    @property
+    def id(self) -> str:
+        """What tells it from others."""
+        return str(self.inode)
+
+
 class KeptPins(_Kept):
     """All that is pinned on a device, or in RAM, each with the identity that it had last."""
 

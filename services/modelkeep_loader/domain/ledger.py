@@ -7,12 +7,13 @@ connection of the same process.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 
-from modelkeep_loader.domain.components import ComponentRef, Resident, SourceFile, Stage
+from modelkeep_loader.domain.components import ComponentRef, Memory, Resident, SourceFile, Stage
 from modelkeep_loader.domain.digests import Known
 from modelkeep_loader.domain.keeping import Keeper
-from modelkeep_loader.domain.kept import KeptLease, KeptPins, KeptResident
+from modelkeep_loader.domain.kept import KeptLease, KeptPins, KeptResident, KeptZombie
 from modelkeep_loader.domain.lease import Lease, LeaseChange, LeaseState
 
 _log = logging.getLogger(__name__)
@@ -53,6 +54,16 @@ class Ledger:
         if self._is_new(name, state):
             kept = KeptResident.of(resident, [self._known(file) for file in resident.plan.files])
             self._put(name, kept.write, resident.built.memory.descriptors)
+
+    def zombie(self, memory: Memory, gone: bool) -> None:
+        """Memory was dropped and is still mapped, or nobody maps it any more."""
+        if not memory.descriptors:
+            return  # it stays by itself
+        kept = KeptZombie(inode=os.fstat(memory.descriptors[0]).st_ino)
+        if gone:
+            self._keeper.drop(kept.name_of(kept.id))
+        else:
+            self._keeper.put(kept.name_of(kept.id), kept.write(), memory.descriptors)
 
     def lease(self, lease: Lease) -> None:
         """Something happened to a lease."""

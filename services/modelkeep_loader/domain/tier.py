@@ -57,6 +57,8 @@ class Tier:
         keep_alive_s: Seconds that a component is kept that nobody uses, where its last user did not say;
             below 0: for as long as there is room.
         on_change: Called with a resident whose stage or leases changed, and whether it is gone.
+        on_zombie: Called with memory that was dropped and is still mapped, and once more, with True, when
+            nobody maps it any more; before it is let go of.
         demote: Called with a resident before it is dropped to make room, while its memory is still there:
             the tier below may take it. Where that has it, or makes it again from what it has, there is
             nothing to do.
@@ -77,6 +79,7 @@ class Tier:
         policy: Policy | None = None,
         keep_alive_s: float = -1.0,
         on_change: Callable[[Resident, bool], None] = lambda resident, gone: None,
+        on_zombie: Callable[[Memory, bool], None] = lambda memory, gone: None,
         demote: Callable[[Resident], None] = lambda resident: None,
         pins: Pins | None = None,
         free: Callable[[Memory], asyncio.Future[None]] = free_in_thread,
@@ -90,6 +93,7 @@ class Tier:
         self.wall_clock = wall_clock
         self._policy = policy if policy is not None else GreedyDualSize()
         self._keep_alive_s = keep_alive_s
+        self._on_zombie = on_zombie
         self._demote = demote
         self._free = free
         self._freeing: set[asyncio.Future[None]] = set()
@@ -255,6 +259,11 @@ class Tier:
         self._note_watermark()
         self.on_change(resident, False)
 
+    def adopt_zombie(self, memory: Memory) -> None:
+        """Memory that an earlier loader had dropped may still be mapped: it counts until nobody does."""
+        self._zombies.append(memory)
+        self._note_watermark()
+
     def ask_for(self, resident: Resident, plan: Plan, keep_alive_s: float | None) -> None:
         """Somebody asked for a component by a plan of his, and by what he says it is kept from now on."""
         resident.remember(plan)
@@ -309,6 +318,7 @@ class Tier:
             memory = resident.built.memory
             if memory.in_use():
                 self._zombies.append(memory)
+                self._on_zombie(memory, False)
             else:
                 self._let_go(memory)
         self.on_change(resident, True)
@@ -422,6 +432,7 @@ class Tier:
             if memory.in_use():
                 still.append(memory)
             else:
+                self._on_zombie(memory, True)
                 self._let_go(memory)
         self._zombies = still
         if self._keeps_to_budget:

@@ -70,6 +70,18 @@ def take_kept(descriptors: Sequence[int]) -> Built:
     return described(descriptor, lambda: SealedMemory(descriptor))
 
 
+def take_zombie(descriptors: Sequence[int]) -> Memory:
+    """Memory that was dropped and still mapped, as it was kept: the same open file, which is taken over.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    (descriptor,) = descriptors
+    if not sealed.is_sealed(descriptor):
+        raise ValueError("it is no sealed memory")
+    return SealedMemory(descriptor)
+
+
 def described(descriptor: int, memory: Callable[[], Memory], size_bytes: int | None = None) -> Built:
     """What stands in sealed memory by its own words.
 

@@ -338,3 +338,27 @@ def test_a_clean_stop_ends_all_leases_or_leaves_them_to_the_next_loader(keeps: b
         assert made.forge.slabs["a"].closed
 
     run(story())
+
+
+async def test_memory_that_was_dropped_and_is_still_mapped_counts_at_the_next_loader_too(
+    cupboard: Cupboard,
+) -> None:
+    first = Loader(cupboard, Clock())
+    await first.load("a", "b")
+    resident = first.tier.get("a")
+    assert resident is not None
+    workers = first.tier.export(resident)
+    first.tier.drop(resident)
+    assert first.tier.usage().zombie == SIZE
+    second = await next_loader(first)
+    assert second.names == ["b"]
+    assert second.tier.usage().zombie == SIZE
+    second.tier.sweep()
+    assert second.tier.usage().zombie == SIZE, "somebody has it"
+    third = await next_loader(second)
+    assert third.tier.usage().zombie == SIZE
+    os.close(workers)
+    third.tier.sweep()
+    assert third.tier.usage().zombie == 0
+    assert not [name for name in cupboard.things if name.startswith("zombie/")]
+    third.die()
