@@ -13,8 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-#: The most that is read at once. Many are under way together, so that a disk has enough to do.
+#: The most that is read at once, and how many such are read at a time: so many that a disk has enough to do,
+#: and so few that a slow one has the first of them soon.
 PIECE_BYTES: Final = 16 << 20
+_READERS: Final = 8
 
 
 class Run(NamedTuple):
@@ -72,7 +74,7 @@ def stream(
     copying: deque[tuple[Piece, int]] = deque()
     done = 0
 
-    with ThreadPoolExecutor(len(slots), thread_name_prefix="read-piece") as readers:
+    with ThreadPoolExecutor(min(_READERS, len(slots)), thread_name_prefix="read-piece") as readers:
 
         def begin(slot: int) -> None:
             if (piece := next(upcoming, None)) is not None:
