@@ -122,7 +122,7 @@ async def test_a_lease_gives_the_allocation_and_the_files_beginning(
 ) -> None:
     grant = await acquire(loader, on(refs["a"], "sim:0"))
     (manifest,) = grant.manifests
-    assert (manifest.device, manifest.device_uuid, manifest.device_bytes) == (
+    assert (manifest.device, manifest.device_uuid, manifest.vram_bytes) == (
         "sim:0",
         "SIM-0",
         manifest.file_size_bytes,
@@ -176,14 +176,14 @@ async def test_a_bound_leaves_the_rest_in_the_whole_file(
     grant = await acquire(loader, on(refs["a"], "sim:1"), max_vram_bytes=5 * MB)
     (manifest,) = grant.manifests
     ends = sorted(tensor.offset + tensor.size_bytes for tensor in manifest.tensors)
-    assert manifest.device_bytes == max(end for end in ends if end <= 4 * MB)
+    assert manifest.vram_bytes == max(end for end in ends if end <= 4 * MB)
     assert grant.lease.vram_bytes <= 4 * MB
     assert grant.lease.size_bytes == manifest.file_size_bytes
     async with fetched(grant) as (file, allocation):
         assert os.fstat(file).st_size == manifest.file_size_bytes
         assert len(read_header(file, Path("it")).tensors) == 8
-        part = os.pread(allocation, manifest.device_bytes, 0)
-        assert part == os.pread(file, manifest.device_bytes, 0)
+        part = os.pread(allocation, manifest.vram_bytes, 0)
+        assert part == os.pread(file, manifest.vram_bytes, 0)
 
 
 async def test_an_idle_holder_makes_room_and_comes_back(

@@ -39,7 +39,7 @@ def grant_manifests(
         manifest = _outline(plan, size, resident.weights)
         _describe(manifest, plan, index)
         if memory is not None:
-            manifest.device_bytes, manifest.device_uuid = memory.device_bytes, memory.uuid
+            manifest.vram_bytes, manifest.device_uuid = memory.device_bytes, memory.uuid
             if delivery != hold_pb2.DELIVERY_NONE:
                 manifest.device_descriptor_index = len(plans) + on_devices
             on_devices += 1

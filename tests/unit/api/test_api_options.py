@@ -31,3 +31,14 @@ def test_no_message_has_the_name_of_its_files_outer_class_in_java() -> None:
     for file in apidescriptors.files():
         names = [*file.message_types_by_name, *file.enum_types_by_name, *file.services_by_name]
         assert file.GetOptions().java_outer_classname not in names
+
+
+def test_no_field_is_called_as_the_bytes_of_a_text_beside_it() -> None:
+    """Java reads the bytes of a text ``device`` by getDeviceBytes(), and so a number ``device_bytes``."""
+    clashes = [
+        f"{message.full_name}.{field.name}"
+        for message in apidescriptors.messages()
+        for field in message.fields
+        if field.type == field.TYPE_STRING and f"{field.name}_bytes" in message.fields_by_name
+    ]
+    assert not clashes

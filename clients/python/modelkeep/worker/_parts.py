@@ -68,7 +68,7 @@ class Parts:
         for part, before, now in zip(self._on_devices, self._manifests, grant.manifests, strict=True):
             if part is None:
                 continue
-            if (now.device_bytes, now.device_uuid) != (before.device_bytes, before.device_uuid) or (
+            if (now.vram_bytes, now.device_uuid) != (before.vram_bytes, before.device_uuid) or (
                 now.tensors != before.tensors
             ):
                 raise UnknownLeaseException(
@@ -84,7 +84,7 @@ def _device_part(manifest: resident_pb2.ComponentManifest, descriptors: Sequence
     if not manifest.device_uuid:
         return None
     allocation = _allocation(manifest, descriptors)
-    return DevicePart(manifest.device, manifest.device_uuid, allocation, manifest.device_bytes)
+    return DevicePart(manifest.device, manifest.device_uuid, allocation, manifest.vram_bytes)
 
 
 def _allocation(manifest: resident_pb2.ComponentManifest, descriptors: Sequence[int]) -> int | None:

@@ -121,7 +121,7 @@ type HoldModelRequest struct {
 	// The most that the components may take on accelerators, all of them together in their order; 0: no bound. Of the
 	// component that does not fit whole the allocation has the longest run of its first tensors that does; the rest of
 	// it, and what comes after it, stays in the host's memory, which the lease keeps, too. See
-	// ComponentManifest.device_bytes. Ignored with `lease_id`.
+	// ComponentManifest.vram_bytes. Ignored with `lease_id`.
 	MaxVramBytes  int64 `protobuf:"varint,12,opt,name=max_vram_bytes,json=maxVramBytes,proto3" json:"max_vram_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -1290,12 +1290,12 @@ type ComponentManifest struct {
 	QuantisedTensors []*QuantisedTensor `protobuf:"bytes,20,rep,name=quantised_tensors,json=quantisedTensors,proto3" json:"quantised_tensors,omitempty"`
 	// On an accelerator: number of the descriptor of the component's allocation there, among those that the ticket
 	// gives. `descriptor_index` is then that of a file in the host's memory which has what stands before the first
-	// tensor, and ends there; where only a part is on the device (`device_bytes` less than `file_size_bytes`), it is the
+	// tensor, and ends there; where only a part is on the device (`vram_bytes` less than `file_size_bytes`), it is the
 	// whole file. Not set for "cpu".
 	DeviceDescriptorIndex *int32 `protobuf:"varint,21,opt,name=device_descriptor_index,json=deviceDescriptorIndex,proto3,oneof" json:"device_descriptor_index,omitempty"`
 	// How many of the file's first bytes are in the allocation, each at the place that it has in the file. A tensor that
 	// ends at or before it is on the device, the others are in the host's memory.
-	DeviceBytes int64 `protobuf:"varint,22,opt,name=device_bytes,json=deviceBytes,proto3" json:"device_bytes,omitempty"`
+	VramBytes int64 `protobuf:"varint,22,opt,name=vram_bytes,json=vramBytes,proto3" json:"vram_bytes,omitempty"`
 	// The device's own name, as its driver has it: numbers of devices may differ between processes.
 	DeviceUuid string `protobuf:"bytes,23,opt,name=device_uuid,json=deviceUuid,proto3" json:"device_uuid,omitempty"`
 	// Form that its weights are lent in; never AUTO, and unset for an object. DEQUANTISED although AS_STORED was asked
@@ -1483,9 +1483,9 @@ func (x *ComponentManifest) GetDeviceDescriptorIndex() int32 {
 	return 0
 }
 
-func (x *ComponentManifest) GetDeviceBytes() int64 {
+func (x *ComponentManifest) GetVramBytes() int64 {
 	if x != nil {
-		return x.DeviceBytes
+		return x.VramBytes
 	}
 	return 0
 }
@@ -2030,7 +2030,7 @@ const file_modelkeep_loader_v1_resident_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"9\n" +
 	"\vTensorAlias\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06target\x18\x02 \x01(\tR\x06target\"\xa4\b\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\"\xa0\b\n" +
 	"\x11ComponentManifest\x12?\n" +
 	"\tcomponent\x18\x01 \x01(\v2!.modelkeep.loader.v1.ComponentRefR\tcomponent\x12\x1f\n" +
 	"\vresident_id\x18\x02 \x01(\tR\n" +
@@ -2056,8 +2056,9 @@ const file_modelkeep_loader_v1_resident_proto_rawDesc = "" +
 	"\fobject_paths\x18\x12 \x03(\tR\vobjectPaths\x12\"\n" +
 	"\fquantisation\x18\x13 \x01(\tR\fquantisation\x12Q\n" +
 	"\x11quantised_tensors\x18\x14 \x03(\v2$.modelkeep.loader.v1.QuantisedTensorR\x10quantisedTensors\x12;\n" +
-	"\x17device_descriptor_index\x18\x15 \x01(\x05H\x00R\x15deviceDescriptorIndex\x88\x01\x01\x12!\n" +
-	"\fdevice_bytes\x18\x16 \x01(\x03R\vdeviceBytes\x12\x1f\n" +
+	"\x17device_descriptor_index\x18\x15 \x01(\x05H\x00R\x15deviceDescriptorIndex\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"vram_bytes\x18\x16 \x01(\x03R\tvramBytes\x12\x1f\n" +
 	"\vdevice_uuid\x18\x17 \x01(\tR\n" +
 	"deviceUuid\x129\n" +
 	"\aweights\x18\x18 \x01(\x0e2\x1f.modelkeep.loader.v1.WeightFormR\aweightsB\x1a\n" +

@@ -270,7 +270,7 @@ class TensorAlias(_message.Message):
     def __init__(self, name: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
 
 class ComponentManifest(_message.Message):
-    __slots__ = ("component", "resident_id", "class_name", "library", "config_json", "precision", "device", "file_size_bytes", "tensors", "aliases", "descriptor_index", "location", "hash", "name", "base", "type", "kind", "object_paths", "quantisation", "quantised_tensors", "device_descriptor_index", "device_bytes", "device_uuid", "weights")
+    __slots__ = ("component", "resident_id", "class_name", "library", "config_json", "precision", "device", "file_size_bytes", "tensors", "aliases", "descriptor_index", "location", "hash", "name", "base", "type", "kind", "object_paths", "quantisation", "quantised_tensors", "device_descriptor_index", "vram_bytes", "device_uuid", "weights")
     COMPONENT_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_ID_FIELD_NUMBER: _ClassVar[int]
     CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -292,7 +292,7 @@ class ComponentManifest(_message.Message):
     QUANTISATION_FIELD_NUMBER: _ClassVar[int]
     QUANTISED_TENSORS_FIELD_NUMBER: _ClassVar[int]
     DEVICE_DESCRIPTOR_INDEX_FIELD_NUMBER: _ClassVar[int]
-    DEVICE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    VRAM_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_UUID_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     component: ComponentRef
@@ -316,10 +316,10 @@ class ComponentManifest(_message.Message):
     quantisation: str
     quantised_tensors: _containers.RepeatedCompositeFieldContainer[QuantisedTensor]
     device_descriptor_index: int
-    device_bytes: int
+    vram_bytes: int
     device_uuid: str
     weights: WeightForm
-    def __init__(self, component: _Optional[_Union[ComponentRef, _Mapping]] = ..., resident_id: _Optional[str] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., config_json: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., file_size_bytes: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., aliases: _Optional[_Iterable[_Union[TensorAlias, _Mapping]]] = ..., descriptor_index: _Optional[int] = ..., location: _Optional[str] = ..., hash: _Optional[str] = ..., name: _Optional[str] = ..., base: _Optional[str] = ..., type: _Optional[_Union[_taxonomy_pb2.ModelType, str]] = ..., kind: _Optional[_Union[ManifestKind, str]] = ..., object_paths: _Optional[_Iterable[str]] = ..., quantisation: _Optional[str] = ..., quantised_tensors: _Optional[_Iterable[_Union[QuantisedTensor, _Mapping]]] = ..., device_descriptor_index: _Optional[int] = ..., device_bytes: _Optional[int] = ..., device_uuid: _Optional[str] = ..., weights: _Optional[_Union[WeightForm, str]] = ...) -> None: ...
+    def __init__(self, component: _Optional[_Union[ComponentRef, _Mapping]] = ..., resident_id: _Optional[str] = ..., class_name: _Optional[str] = ..., library: _Optional[str] = ..., config_json: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., device: _Optional[str] = ..., file_size_bytes: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., aliases: _Optional[_Iterable[_Union[TensorAlias, _Mapping]]] = ..., descriptor_index: _Optional[int] = ..., location: _Optional[str] = ..., hash: _Optional[str] = ..., name: _Optional[str] = ..., base: _Optional[str] = ..., type: _Optional[_Union[_taxonomy_pb2.ModelType, str]] = ..., kind: _Optional[_Union[ManifestKind, str]] = ..., object_paths: _Optional[_Iterable[str]] = ..., quantisation: _Optional[str] = ..., quantised_tensors: _Optional[_Iterable[_Union[QuantisedTensor, _Mapping]]] = ..., device_descriptor_index: _Optional[int] = ..., vram_bytes: _Optional[int] = ..., device_uuid: _Optional[str] = ..., weights: _Optional[_Union[WeightForm, str]] = ...) -> None: ...
 
 class Holder(_message.Message):
     __slots__ = ("pid", "uid", "label", "principal")

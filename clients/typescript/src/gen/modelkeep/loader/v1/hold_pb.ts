@@ -116,7 +116,7 @@ export type HoldModelRequest = Message<"modelkeep.loader.v1.HoldModelRequest"> &
    * The most that the components may take on accelerators, all of them together in their order; 0: no bound. Of the
    * component that does not fit whole the allocation has the longest run of its first tensors that does; the rest of
    * it, and what comes after it, stays in the host's memory, which the lease keeps, too. See
-   * ComponentManifest.device_bytes. Ignored with `lease_id`.
+   * ComponentManifest.vram_bytes. Ignored with `lease_id`.
    *
    * @generated from field: int64 max_vram_bytes = 12;
    */
