@@ -23,7 +23,8 @@ pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 GO = ROOT / "clients" / "go"
-README = GO / "README.md"
+#: Documents with a program each, by the name of what it is built as.
+READMES = {"readme": GO / "README.md", "ten_lines": GO.parent / "README.md"}
 _PROGRAM = re.compile(r"^```go\n(package main\n.*?)^```$", re.MULTILINE | re.DOTALL)
 #: Building gRPC for Go takes minutes on a slow machine, the first time.
 _BUILD_S = 580
@@ -49,9 +50,10 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the programs, built once."""
     folder = tmp_path_factory.mktemp("go")
     go("build", "-o", f"{folder}/", "./conformance", "./examples/...")
-    (program,) = _PROGRAM.findall(README.read_text("utf-8"))
-    (folder / "readme.go").write_text(program)
-    go("build", "-o", str(folder / "readme"), str(folder / "readme.go"))
+    for name, document in READMES.items():
+        (program,) = _PROGRAM.findall(document.read_text("utf-8"))
+        (folder / f"{name}.go").write_text(program)
+        go("build", "-o", str(folder / name), str(folder / f"{name}.go"))
     return folder
 
 
@@ -201,8 +203,9 @@ def test_a_lease_is_held_across_a_restart_of_the_loader_until_it_is_closed(
         assert not client.model_loader.leases()
 
 
-def test_the_program_of_the_readme_tells_the_models(programs: Path, suite: OwnersSuite) -> None:
-    with running(programs / "readme", suite=suite) as program:
+@pytest.mark.parametrize("name", READMES)
+def test_the_program_of_a_readme_tells_the_models(name: str, programs: Path, suite: OwnersSuite) -> None:
+    with running(programs / name, suite=suite) as program:
         program.says("ink")
 
 

@@ -76,6 +76,17 @@ def test_the_lines_of_the_readme_install_a_model_and_list_it(
     assert "pencil" in names
 
 
+def test_the_lines_that_all_clients_have_alike_list_the_models(
+    folder: Path, settings: Mapping[str, str], client: Client
+) -> None:
+    key = client.model_install.register_path(small_lora(folder / "brush.safetensors"))
+    document = typescript.PACKAGE.parent / "README.md"
+    (lines,) = re.findall(r"```js\n(.*?)```", document.read_text("utf-8"), re.DOTALL)
+    (typescript.built() / "ten_lines.js").write_text(lines, "utf-8")
+    done = typescript.run("ten_lines", settings=settings)
+    assert f"{key} brush" in done.stdout.splitlines(), done.stderr
+
+
 def test_what_is_refused_is_told_by_its_reason(folder: Path, settings: Mapping[str, str]) -> None:
     (folder / "broken.safetensors").write_text("This is no model.")
     done = typescript.run("examples/install", str(folder / "broken.safetensors"), settings=settings)
