@@ -1,6 +1,6 @@
 # Each verb sets up what it needs first; a second set-up costs nothing.
 .DEFAULT_GOAL := help
-.PHONY: setup run test test-all test-cuda check fix proto proto-clients dashboard bench bench-cuda soak clean help
+.PHONY: setup run images test test-all test-cuda check fix proto proto-clients dashboard bench bench-cuda soak clean help
 SHELL := bash
 
 VENV ?= .venv
@@ -44,6 +44,9 @@ proto-clients: setup ## generate the stubs of the other languages, and deploy/op
 
 dashboard:  ## build clients/dashboard/dist from its sources (needs Node)
 	@scripts/dashboard.sh
+
+images:     ## build the images of deploy/docker and start each (root, Debian 12; ARGS="record"; TORCH=cpu)
+	@scripts/images.sh $(ARGS)
 
 bench: setup ## measure what docs/benchmarks.md tells
 	@scripts/tools.sh ghz nginx aria2c curl
