@@ -21,12 +21,12 @@ def run(*command: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProc
     )
 
 
-def test_make_help_tells_every_verb_and_there_are_at_most_fourteen() -> None:
+def test_make_help_tells_every_verb_and_there_are_at_most_sixteen() -> None:
     told = re.findall(r"^  make (\S+) +\S", run("make", "help").stdout, re.MULTILINE)
     declared = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert declared is not None
     assert sorted(told) == sorted(declared[1].split())
-    assert len(told) <= 14
+    assert len(told) <= 16
 
 
 def test_a_check_that_does_not_exist_fails() -> None:
