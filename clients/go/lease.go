@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
 	loaderv1 "modelkeep.dev/go/modelkeep/loader/v1"
@@ -149,11 +150,19 @@ func (lease *Lease) listen(ctx context.Context, granted func()) (lost bool, err 
 			granted()
 		}
 		if gone := said.GetLost(); gone != nil {
-			return true, FromJob(gone.GetError())
+			return true, lostTo(gone)
 		}
 	}
 	if errors.Is(err, io.EOF) && lease.Grant() == nil {
 		err = io.ErrUnexpectedEOF
 	}
 	return false, err
+}
+
+// lostTo is why a lease is no more, also where the loader does not say it.
+func lostTo(gone *loaderv1.HoldLost) error {
+	if err := FromJob(gone.GetError()); err != nil {
+		return err
+	}
+	return &Error{Reason: UnknownLease, Code: codes.NotFound, Message: "The lease has ended."}
 }
