@@ -71,19 +71,22 @@ class Source:
         buffer = hostmemory.view(address, room)
         done = 0
         while done < size_bytes:
+            direct = self._is_direct
             # Of a file that ends within a block, O_DIRECT gives what there is of it.
-            wanted = buffer[done : room if self._is_direct else size_bytes]
+            wanted = buffer[done : room if direct else size_bytes]
             try:
                 count = os.preadv(self._descriptor, [wanted], position + done)
             except OSError as error:
-                if error.errno == errno.EINVAL and self._is_direct:
+                if error.errno == errno.EINVAL and direct:
                     # A file system that takes the flag, and then wants other places, or does not mean it.
-                    self._is_direct = False
+                    # Other threads may hear the same of what they read now; the flag goes first, so that none
+                    # hears it of what it reads next.
                     _set_direct(self._descriptor, on=False)
+                    self._is_direct = False
                     continue
                 raise SourceError(f"{os.strerror(error.errno or 0)} at byte {position + done:,}") from None
             done += count
-            if not count or (self._is_direct and done < size_bytes and done % _BLOCK_BYTES):
+            if not count or (direct and done < size_bytes and done % _BLOCK_BYTES):
                 raise SourceError(f"it ends at byte {position + done:,}, and had {self.size_bytes:,}")
         if not self._is_cached and not self._is_direct:
             os.posix_fadvise(self._descriptor, position, size_bytes, os.POSIX_FADV_DONTNEED)

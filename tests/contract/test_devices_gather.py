@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import os
 import random
 import signal
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from modelkeep_devices.wire import SourceError
 from modelkeep_loader.accelerators import Accelerators, SourceOf
 from modelkeep_loader.deviceprocess import Patience
 from support.devices import MIB, Faults
-from support.waiting import until
+from support.waiting import until, wait_until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -193,13 +195,16 @@ def test_what_is_not_wanted_of_a_file_is_not_read_where_no_digest_is(source: Pat
 def test_a_file_system_that_means_no_o_direct_is_read_all_the_same(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, refused = os.preadv, list[int]()
+    real, both, refused = os.preadv, threading.Barrier(2, timeout=30), list[int]()
 
     def preadv(descriptor: int, buffers: list[memoryview], position: int) -> int:
-        if not refused:
-            refused.append(position)
-            raise OSError(22, "Invalid argument")
-        return real(descriptor, buffers, position)
+        if position not in (0, pieces.PIECE_BYTES) or position in refused:
+            return real(descriptor, buffers, position)
+        refused.append(position)
+        both.wait()  # two threads read at once, both past the page cache
+        if position:
+            wait_until(lambda: not read.is_direct, "the other thread has gone on without the flag")
+        raise OSError(errno.EINVAL, "Invalid argument")
 
     with opened(source) as descriptor:
         read = Source(descriptor, digest=True)
