@@ -47,9 +47,10 @@ class ArrivingParts(Mapping[str, Any]):
         self._holds: dict[str, Hold] = {}
         self._attaching = threading.Lock()
         self._heard = threading.Condition()
-        #: How many have come, and what went wrong with the rest.
+        #: How many have come and are kept, and what went wrong with the rest.
         self._arrived = 0
         self._error: ModelkeepError | None = None
+        self._is_left = False
         self._call: Any = None
         self._grant: hold_pb2.Grant | None = None
 
@@ -70,10 +71,8 @@ class ArrivingParts(Mapping[str, Any]):
     ) -> None:
         with self._heard:
             grant, self._grant = self._grant, None
-            self._error = self._error or ModelkeepError(
-                "These components are not held any more.",
-                remedy="Look them up inside the block, or call get_parts anew.",
-            )
+            self._is_left = True
+            self._error = self._error or _left()
             self._heard.notify_all()
         if grant is not None:
             self._lender.release(grant)
@@ -99,6 +98,8 @@ class ArrivingParts(Mapping[str, Any]):
                 if self._arrived <= place and self._error is not None:
                     raise self._error
             with self._attaching:
+                if self._is_left:  # whoever has left releases nothing any more
+                    raise _left()
                 if name not in self._holds:
                     self._holds[name] = self._acquire([ref])
         return self._holds[name].modules[0]
@@ -123,7 +124,8 @@ class ArrivingParts(Mapping[str, Any]):
             for frame in self._call:
                 with self._heard:
                     if frame.WhichOneof("event") == "progress":
-                        self._arrived = max(self._arrived, frame.progress.index)
+                        # Back to 0 where room has to be found anew: then nothing is kept.
+                        self._arrived = frame.progress.index
                     elif frame.WhichOneof("event") == "granted":
                         self._arrived, self._grant = len(self._refs), frame.granted
                     self._heard.notify_all()
@@ -135,3 +137,10 @@ class ArrivingParts(Mapping[str, Any]):
         with self._heard:
             self._error = self._error or said
             self._heard.notify_all()
+
+
+def _left() -> ModelkeepError:
+    return ModelkeepError(
+        "These components are not held any more.",
+        remedy="Look them up inside the block, or call get_parts anew.",
+    )
