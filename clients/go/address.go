@@ -111,9 +111,16 @@ func readSuite(folder string) (suite suiteFile, running bool) {
 // refuseStrangers is an error where the suite that merely lies where the program stands is another user's: anybody
 // may have put it there.
 func refuseStrangers(folder string) error {
+	var owners []int
 	for _, path := range []string{folder, filepath.Join(folder, "run"), filepath.Join(folder, "run", "suite.json")} {
 		uid, known := ownerOf(path)
-		if known && uid != 0 && uid != os.Geteuid() {
+		if !known {
+			return nil // there is none that could be read
+		}
+		owners = append(owners, uid)
+	}
+	for _, uid := range owners {
+		if uid != 0 && uid != os.Geteuid() {
 			return fmt.Errorf("the suite in %s is of another user (uid %d) and not called unasked: if you mean it, "+
 				"say so by Config.DataDir or MODELKEEP_DATA_DIR=%s", folder, uid, folder)
 		}

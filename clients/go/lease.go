@@ -51,7 +51,6 @@ func (client *Client) Hold(
 	case <-granted:
 		return lease, nil
 	case <-lease.done:
-		cancel()
 		return nil, lease.Err()
 	}
 }
@@ -101,6 +100,7 @@ func (lease *Lease) Close() error {
 // hold keeps the stream open, and opens it again, until the lease is no more.
 func (lease *Lease) hold(ctx context.Context, granted func()) {
 	defer close(lease.done)
+	defer lease.cancel() // of a lease that is lost the stream is still there, and nobody need close it
 	away := absence{}
 	for {
 		lost, err := lease.listen(ctx, func() {
