@@ -19,13 +19,15 @@ export interface JobOptions<J> extends StreamOptions {
  * @throws ModelkeepError UNKNOWN_JOB where there is no such job any more; what `watch` throws
  * @throws the signal's reason if it is aborted
  */
-export async function jobEnd<Q extends { ids?: string[]; untilEnded?: boolean }, A extends Answer>(
+export async function jobEnd<Q extends { ids?: string[]; untilEnded?: boolean; allQueues?: boolean }, A extends Answer>(
   method: WatchMethod<Q, A>,
   id: string,
   options: JobOptions<Resource<A>> = {},
 ): Promise<Resource<A>> {
+  // A watch of downloads is of one queue, unless it says otherwise; one of installs knows no queues.
+  const request = { ids: [id], untilEnded: true, allQueues: true } as Q;
   let job: Resource<A> | undefined;
-  for await (const { events } of watch(method, { ids: [id], untilEnded: true } as Q, options)) {
+  for await (const { events } of watch(method, request, options)) {
     for (const { put } of events) {
       job = put;
       if (put !== undefined) options.onChange?.(put);

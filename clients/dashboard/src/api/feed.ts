@@ -108,9 +108,14 @@ export class Feed<Item> {
     const options = { signal, patienceMs: Number.POSITIVE_INFINITY };
     try {
       if (this.source.pages !== undefined && this.#resumeToken === "") await this.#list(this.source.pages, options);
+      // A snapshot that a rest has cut off counts for nothing: what it named may be gone since.
+      let restarted = this.#resumeToken === "";
       for await (const frame of this.source.watch(this.#resumeToken, options)) {
         if (frame.awayMs !== undefined) this.#tellAway(frame.awayMs);
-        else this.#take(frame);
+        else {
+          this.#take(restarted ? { ...frame, restarted } : frame);
+          restarted = false;
+        }
       }
     } catch (thrown) {
       if (!signal.aborted) this.#state.value = { kind: "refused", message: ModelkeepError.from(thrown).rawMessage };
