@@ -146,6 +146,26 @@ def test_pages_of_other_origins_are_refused_though_they_need_no_token(suite: Own
         assert "access-control-allow-origin" not in headers
 
 
+def test_pages_of_other_origins_embed_nothing_either_and_may_have_links(suite: OwnersSuite) -> None:
+    """A picture or a script is got without an origin."""
+    for site, mode, status in (
+        ("cross-site", "no-cors", 403),
+        ("same-site", "no-cors", 403),
+        ("cross-site", "navigate", 200),
+        ("same-origin", "no-cors", 200),
+        ("none", "navigate", 200),
+    ):
+        shown = ("-H", f"sec-fetch-site: {site}", "-H", f"sec-fetch-mode: {mode}")
+        assert curl(*shown, f"{base(suite)}/v1/models")[0] == status, (site, mode)
+
+
+def test_what_only_looks_like_a_preflight_goes_the_way_of_every_call(strict: str) -> None:
+    asks = ("-X", "OPTIONS", "-H", "access-control-request-method: POST")
+    for origin in ((), ("-H", f"origin: {strict}")):
+        assert curl(*asks, *origin, f"{strict}/modelkeep.record.v1.RecordService/ListModels")[0] == 404
+        assert curl(*asks, *origin, f"{strict}/{_DENIED}")[0] == 403
+
+
 def test_an_origin_that_may_call_is_told_so_and_sees_how_a_call_ended(strict: str) -> None:
     origin = ("-H", "origin: https://ui.example.com")
     path = f"{strict}/modelkeep.record.v1.RecordService/ListModels"

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from google.protobuf.descriptor_pb2 import MethodOptions
 
-from modelkeep.gateway import Gateway, GatewayError, bootstrap
+from modelkeep.gateway import Gateway, GatewayError, ServerCertificate, bootstrap
 from modelkeep.gateway.__main__ import main
 from modelkeep.suitefile import read_suite_file, token_path
 from support import apidescriptors
@@ -115,6 +115,7 @@ def test_nothing_in_it_adds_to_what_a_caller_brings() -> None:
         (["--upstream-cert-file", "a", "--upstream-key-file", "b"], "--upstream-ca-file"),
         (["--client-ca-file", "a"], "name --cert-file and --key-file"),
         (["--deny", "x"], "There is no method x"),
+        (["--record", "record.example.org"], "write it as HOST:PORT"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_with_what_helps(
@@ -123,6 +124,24 @@ def test_arguments_that_do_not_fit_are_refused_with_what_helps(
     with pytest.raises(SystemExit):
         main(arguments)
     assert remedy in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "tls", "hosts", "origin"),
+    [
+        ("localhost", False, ["localhost:8080"], "http://localhost:8080"),
+        ("Models.Example", False, ["models.example:8080"], "http://models.example:8080"),
+        ("models.example:443", True, ["models.example", "models.example:443"], "https://models.example"),
+        ("models.example:443", False, ["models.example:443"], "http://models.example:443"),
+        ("models.example:80", False, ["models.example", "models.example:80"], "http://models.example"),
+        ("::1", False, ["[::1]:8080"], "http://[::1]:8080"),
+        ("[::1]:80", False, ["[::1]", "[::1]:80"], "http://[::1]"),
+    ],
+)
+def test_a_name_is_answered_as_callers_write_it(name: str, tls: bool, hosts: list[str], origin: str) -> None:
+    shown = ServerCertificate(Path("a"), Path("b")) if tls else None
+    gateway = Gateway(SERVICES, names=[name], tls=shown)
+    assert (list(gateway.hosts), gateway.own_origins) == (hosts, (origin,))
 
 
 @pytest.mark.parametrize("name", ["plain", "mtls"])

@@ -43,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--name",
         action="append",
-        help="host that it answers for, at its port; 'any' for every one (default: 127.0.0.1 and localhost)",
+        help="host that it answers for, at its port unless it names another (HOST:PORT); 'any' for every one "
+        "(default: 127.0.0.1 and localhost)",
     )
     made.add_argument(
         "--origin", action="append", default=[], help="other origin whose pages may call (CORS)"

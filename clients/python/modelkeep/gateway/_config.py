@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from modelkeep.gateway import _api
 from modelkeep.gateway._routes import Config, cluster_name, virtual_hosts
-from modelkeep.gateway._settings import Gateway
+from modelkeep.gateway._settings import Gateway, GatewayError
 from modelkeep.gateway._tls import calling, serving
 
 _TYPE: Final = "type.googleapis.com/envoy.extensions"
@@ -179,8 +179,10 @@ def _cluster(gateway: Gateway, name: str) -> Config:
 
 def _split(address: str) -> Config:
     host, _, port = address.rpartition(":")
-    return _address(host.strip("[]"), int(port))
+    if not host or not port.isdecimal():
+        raise GatewayError(f"{address!r} is no address of a service: write it as HOST:PORT")
+    return _address(host, int(port))
 
 
 def _address(host: str, port: int) -> Config:
-    return {"socket_address": {"address": host, "port_value": port}}
+    return {"socket_address": {"address": host.strip("[]"), "port_value": port}}

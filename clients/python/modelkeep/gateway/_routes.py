@@ -54,7 +54,7 @@ def virtual_hosts(gateway: Gateway) -> list[Config]:
 
 
 def _domains(gateway: Gateway) -> list[str]:
-    return ["*"] if gateway.names is None else [origin.partition("://")[2] for origin in gateway.own_origins]
+    return ["*"] if gateway.names is None else list(gateway.hosts)
 
 
 def _routes(gateway: Gateway) -> Iterable[Config]:
@@ -77,29 +77,33 @@ def _foreign_pages(gateway: Gateway) -> Iterable[Config]:
     """What a browser sends for a page of somebody else.
 
     Without it such a page could post where no token is wanted (`--insecure`, or a certificate of the
-    browser's): a form asks for no permission first.
+    browser's): a form asks for no permission first. A picture or a script is got without telling an origin:
+    there only ``sec-fetch-…`` tells, of browsers that send it. Whoever follows a link may come.
     """
-    known = [*gateway.own_origins, *gateway.origins]
     origin: Config = {"name": "origin", "present_match": True}
-    unknown: Config = {
-        "name": "origin",
-        "string_match": {"safe_regex": {"regex": "|".join(map(re.escape, known)) or "-"}},
-        "invert_match": True,
-    }
+    known = _one_of("origin", [*gateway.own_origins, *gateway.origins])
     refusal = "Pages of this origin may not call this gateway. Name the origin to it if they shall."
-    yield _answer({"prefix": "/", "headers": [origin, unknown]}, 403, refusal)
+    yield _answer({"prefix": "/", "headers": [origin, {**known, "invert_match": True}]}, 403, refusal)
+    embedded = [
+        {"name": "origin", "present_match": False},
+        _one_of("sec-fetch-site", ["cross-site", "same-site"]),
+        {**_one_of("sec-fetch-mode", ["navigate"]), "invert_match": True},
+    ]
+    yield _answer({"prefix": "/", "headers": embedded}, 403, refusal)
 
 
 def _preflights(gateway: Gateway) -> Iterable[Config]:
     """What a browser asks first for a page of an origin that may call.
 
-    Envoy answers that itself, and only where a request would go to a service.
+    Envoy answers that itself, and only where a request would go to a service. It lets through what is of no
+    such origin: that must not come here.
     """
     reached = [name for name in SERVICES if gateway.services.get(name)]
     if gateway.origins and reached:
         headers = [
             {"name": ":method", "string_match": {"exact": "OPTIONS"}},
             {"name": "access-control-request-method", "present_match": True},
+            _one_of("origin", gateway.origins),
         ]
         route = {"cluster": cluster_name(reached[0])}
         yield {"match": {"prefix": "/", "headers": headers}, "route": route}
@@ -175,3 +179,9 @@ def _retries(gateway: Gateway) -> Config:
 def _answer(match: Config, status: int, text: str) -> Config:
     """Answer from here; Envoy tells it in gRPC's form to who calls by gRPC."""
     return {"match": match, "direct_response": {"status": status, "body": {"inline_string": text}}}
+
+
+def _one_of(header: str, values: Iterable[str]) -> Config:
+    """A header that is there, and is one of these values."""
+    regex = "|".join(map(re.escape, values)) or "-"
+    return {"name": header, "string_match": {"safe_regex": {"regex": regex}}}

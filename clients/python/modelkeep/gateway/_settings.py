@@ -9,6 +9,7 @@ from typing import Final
 
 from modelkeep.defaults import DASHBOARD_PORT
 from modelkeep.gateway._api import DESCRIPTOR_SET
+from modelkeep.hosts import bracketed
 
 #: The hosts that the gateway of a suite on this machine answers for. Another name that leads to a loopback
 #: address is that of a page which wants to look like one of ours (DNS rebinding).
@@ -63,7 +64,8 @@ class Gateway:
             service that is not named are answered with UNAVAILABLE.
         host: The address to listen on.
         port: The port to listen on.
-        names: Hosts that it answers for, at its port; everything else is refused. None: any.
+        names: Hosts that it answers for, at its port, or at that of ``host:port``, by which callers find it
+            behind something that maps ports. Everything else is refused. None: any.
         origins: Other origins whose pages may call it (CORS), such as ``https://ui.example.com``.
         denied: Methods that nobody may call through it, ``modelkeep.record.v1.RecordService/ImportModels``.
         pages: Folder of the dashboard's built files; None serves the API alone.
@@ -99,7 +101,24 @@ class Gateway:
 
     @property
     def own_origins(self) -> tuple[str, ...]:
-        """The origins of pages that it serves itself."""
+        """The origins of pages that it serves itself, as browsers write them."""
         scheme, usual = ("http", 80) if self.tls is None else ("https", 443)
-        places = [f"{scheme}://{name}" for name in self.names or ()]
-        return tuple(place if self.port == usual else f"{place}:{self.port}" for place in places)
+        places = (_place(name, self.port) for name in self.names or ())
+        return tuple(f"{scheme}://{host}" + (f":{port}" if port != usual else "") for host, port in places)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts of requests that it answers, as callers write them."""
+        # Browsers leave out the port that is the scheme's own; who calls by gRPC may write it.
+        usual = 80 if self.tls is None else 443
+        places = [_place(name, self.port) for name in self.names or ()]
+        short = [host for host, port in places if port == usual]
+        return tuple(dict.fromkeys((*short, *(f"{host}:{port}" for host, port in places))))
+
+
+def _place(name: str, port: int) -> tuple[str, int]:
+    """Host and port of a name, which may leave out the port."""
+    host, colon, said = name.lower().rpartition(":")
+    if colon and said.isdecimal() and (":" not in host or host.endswith("]")):
+        return host, int(said)
+    return bracketed(name.lower()), port
