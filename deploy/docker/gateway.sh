@@ -3,5 +3,7 @@
 # it reads certificates again when they are replaced lie where a read-only root lets it write.
 set -eu
 umask 077
-python -P -m modelkeep.gateway "$@" --secrets-at /tmp/secrets --write-secrets /tmp/secrets > /tmp/envoy.yaml
-exec envoy -c /tmp/envoy.yaml --disable-hot-restart
+made="${TMPDIR:-/tmp}/envoy"
+mkdir -p "$made"
+python -P -m modelkeep.gateway "$@" --secrets-at "$made/secrets" --write-secrets "$made/secrets" > "$made/envoy.yaml"
+exec envoy -c "$made/envoy.yaml" --disable-hot-restart

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import ssl
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import grpc
 import pytest
 
 from modelkeep.devcerts import make_certificates
-from modelkeep.gateway import Gateway, ServerCertificate, UpstreamCertificate, secrets
+from modelkeep.gateway import DESCRIPTOR_SET, Gateway, ServerCertificate, UpstreamCertificate, secrets
 from support.certificates import AUTHORITY, put
 from support.gateways import free_port, running
 from support.tokens import token_of, write_tokens
@@ -23,6 +24,7 @@ from support.waiting import wait_until
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(120)]
 
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 _SHOWN = ("-H", f"authorization: Bearer {token_of('eve')}")
 
 
@@ -140,3 +142,35 @@ def test_a_certificate_that_is_replaced_is_shown_without_a_restart(record: str, 
         new = cert.read_text()
         wait_until(lambda: ssl.get_server_certificate((host, int(port))).split() == new.split(), timeout_s=60)
         assert ask(address, front, *_SHOWN)[0] == 200
+
+
+def test_the_images_gateway_answers_for_the_names_and_ports_that_it_is_told(
+    record: str, folder: Path, tmp_path: Path
+) -> None:
+    """As Kubernetes starts it; only the places of its files, and of the service, are others."""
+    certs, port = folder / "certs", free_port()
+    own = {"cert": "gateway.pem", "key": "gateway.key"}
+    places = [(f"--{of}{kind}-file", certs / name) for of in ("", "upstream-") for kind, name in own.items()]
+    places += [("--upstream-ca-file", certs / "ca.pem"), ("--descriptor-set", DESCRIPTOR_SET)]
+    process = subprocess.Popen(
+        [
+            *("sh", str(DEPLOY / "docker/gateway.sh"), f"@{DEPLOY / 'envoy/mtls.args'}", "--no-pages"),
+            *("--port", str(port), "--name", "models.example.com:443", "--host", "127.0.0.1"),
+            *(text for flag, path in places for text in (flag, str(path))),
+            *("--upstream-name", "record", "--record", record),
+        ],
+        env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)},
+    )
+    try:
+        address = f"localhost:{port}"
+        wait_until(lambda: ask(address, certs)[0] != 0, timeout_s=60)
+        for host in (address, "models.example.com", "Models.Example.com:443"):
+            assert ask(address, certs, *_SHOWN, "-H", f"host: {host}")[0] == 200, host
+        for host in (f"models.example.com:{port}", "localhost", "other.example.com"):
+            assert ask(address, certs, *_SHOWN, "-H", f"host: {host}")[0] == 421, host
+        for origin in (f"https://{address}", "https://models.example.com"):
+            assert ask(address, certs, *_SHOWN, "-H", f"origin: {origin}")[0] == 200, origin
+        assert ask(address, certs, *_SHOWN, "-H", f"origin: https://models.example.com:{port}")[0] == 403
+    finally:
+        process.terminate()
+        process.wait()

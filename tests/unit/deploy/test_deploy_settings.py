@@ -13,6 +13,7 @@ import yaml
 import first_start
 from modelkeep.defaults import DEFAULT_PORTS, EXIT_CONFIG, EXIT_DATA, SERVICES
 from modelkeep.devcerts import make_certificates
+from modelkeep.gateway.__main__ import gateway_from, parser
 from modelkeep_common.auth.tokens import read_tokens
 from modelkeep_common.settings import ServiceSettings
 from support import deployed
@@ -141,6 +142,19 @@ def test_units_start_with_settings_that_there_are(service: str, monkeypatch: pyt
     named = {path.name for path in (settings.token_file, settings.peer_token_file) if path is not None}
     assert named == credentials
     assert said["RestartPreventExitStatus"] == [f"{EXIT_DATA} {EXIT_CONFIG}"]
+
+
+def test_the_gateway_of_kubernetes_answers_at_the_port_of_its_service(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(deployed.DEPLOY / "envoy")
+    (service,) = (one for one in deployed.objects("Service") if one["metadata"]["name"] == "gateway")
+    said = [text.replace("@/etc/modelkeep/", "@") for text in deployed.container("gateway")["args"]]
+    gateway = gateway_from(parser().parse_args(said))
+    (port,) = service["spec"]["ports"]
+    assert {f"{name}:{port['port']}" for name in ("models.example.com", "gateway")} <= {*gateway.hosts}
+    (listens,) = deployed.container("gateway")["ports"]
+    assert gateway.port == listens["containerPort"]
 
 
 def test_the_user_is_the_same_everywhere() -> None:
