@@ -18,7 +18,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar, get_origin
 
@@ -398,7 +398,8 @@ def _from_text(name: str, field: FieldInfo, text: Any) -> Any:
     """Turn text into what pydantic validates: JSON for structures, commas also for lists."""
     if not isinstance(text, str):
         return text
-    if text[:1] in "[{" and text and get_origin(field.annotation) is not None:
+    origin = get_origin(field.annotation)
+    if text.startswith(("[", "{")) and isinstance(origin, type) and issubclass(origin, Collection):
         try:
             return json.loads(text)
         except json.JSONDecodeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -11,7 +12,7 @@ from modelkeep.defaults import EXIT_ADDRESS_TAKEN
 
 from ..startup import StartupError
 
-#: Connections at once; one beyond is closed. A probe's takes milliseconds.
+#: Connections at once. A probe's takes milliseconds, so that the oldest of more is none.
 _MAX_CONNECTIONS: Final = 64
 _PATIENCE_S: Final = 5.0
 _MAX_HEAD: Final = 8192
@@ -29,7 +30,7 @@ class Probes:
         self.ready: Callable[[], bool] = lambda: False
         #: The TCP port.
         self.port = 0
-        self._open = 0
+        self._open: dict[asyncio.Task[None] | None, asyncio.StreamWriter] = {}
 
     @contextlib.asynccontextmanager
     async def listening(self, host: str, port: int) -> AsyncIterator[None]:
@@ -39,7 +40,7 @@ class Probes:
             StartupError: 98 if the address cannot be had.
         """
         try:
-            server = await asyncio.start_server(self._serve, host.strip("[]"), port, limit=_MAX_HEAD)
+            server = await self._start(host.strip("[]"), port)
         except OSError as error:
             raise StartupError(
                 EXIT_ADDRESS_TAKEN,
@@ -50,19 +51,32 @@ class Probes:
             yield
         finally:
             server.close()
+            for writer in self._open.values():
+                writer.transport.abort()
+            await asyncio.gather(*filter(None, self._open))
+
+    async def _start(self, host: str, port: int) -> asyncio.Server:
+        if host != "::":
+            return await asyncio.start_server(self._serve, host, port, limit=_MAX_HEAD)
+        # For IPv4 as well, as gRPC listens there.
+        listener = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
+        return await asyncio.start_server(self._serve, sock=listener, limit=_MAX_HEAD)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
+        task = asyncio.current_task()
+        self._open[task] = writer
+        if len(self._open) > _MAX_CONNECTIONS:
+            # Those who say nothing shall not keep a probe away: a service that does not answer it is killed.
+            self._open.pop(next(iter(self._open))).transport.abort()
         try:
-            if self._open <= _MAX_CONNECTIONS:
-                async with asyncio.timeout(_PATIENCE_S):
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    writer.write(self._answer(head.split(b"\r\n", 1)[0]))
-                    await writer.drain()
+            async with asyncio.timeout(_PATIENCE_S):
+                head = await reader.readuntil(b"\r\n\r\n")
+                writer.write(self._answer(head.split(b"\r\n", 1)[0]))
+                await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # it is no probe, or it has gone
         finally:
-            self._open -= 1
+            self._open.pop(task, None)
             writer.close()
 
     def _answer(self, line: bytes) -> bytes:
