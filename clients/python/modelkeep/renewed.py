@@ -16,8 +16,9 @@ LOOK_S: Final = 1.0
 #: Files that are being replaced just now are read so often at most, to have all of one time.
 _TRIES: Final = 3
 
-#: What tells one state of a file from another; None: it is not there.
-_Seen: TypeAlias = tuple[tuple[int, int, int, int] | None, ...]
+#: What tells one state of a file from another, and who may read it; None: it is not there.
+_State: TypeAlias = tuple[int, ...] | None
+_Seen: TypeAlias = tuple[_State, ...]
 
 
 class UnusableError(Exception):
@@ -97,12 +98,13 @@ class Renewed(Generic[T]):
         return tuple(map(_state_of, self._files))
 
 
-def _state_of(path: Path) -> tuple[int, int, int, int] | None:
+def _state_of(path: Path) -> _State:
     try:
         found = os.stat(path)
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+    who = found.st_mode, found.st_uid, found.st_gid
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size, *who
 
 
 def reading(path: Path, what: str) -> bytes:

@@ -218,7 +218,10 @@ def _looking(renewed: Sequence[Renewed[Any]]) -> asyncio.Task[None]:
         while renewed:
             await asyncio.sleep(LOOK_S)
             for one in renewed:
-                await asyncio.to_thread(one.look)
+                try:
+                    await asyncio.to_thread(one.look)
+                except Exception:  # the next look may fare better, and the other files are to be looked at
+                    _log.exception("cannot look whether files were replaced")
 
     return asyncio.get_running_loop().create_task(look(), name="files that may be replaced")
 

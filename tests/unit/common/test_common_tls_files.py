@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from pathlib import Path
@@ -19,6 +20,7 @@ from modelkeep.exceptions import CredentialsInvalidException
 from modelkeep.renewed import Renewed, UnusableError
 from modelkeep.tls import CallerFiles, read_caller, read_pair
 from modelkeep_common.auth.certificates import CertificateAuthenticator, read_callers
+from modelkeep_common.serving.server import _looking
 from support.certificates import AUTHORITY, LOCALHOST, put
 
 PEER = "ipv4:127.0.0.1:1"
@@ -180,6 +182,21 @@ def test_what_is_no_good_is_told_once_and_the_value_before_it_stays(number: Numb
     assert (number.renewed.value, len(number.complaints)) == (2, 2)
 
 
+def test_a_mode_that_is_put_right_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelkeep.renewed.LOOK_S", 0)
+    cert, key = put(tmp_path, "a", LOCALHOST)
+    complaints = list[str]()
+    renewed = Renewed((cert, key), lambda: read_pair(cert, key), complaints.append)
+    new = AUTHORITY.issue("new")
+    put(tmp_path, "a", new)
+    key.chmod(0o640)
+    renewed.look()
+    assert (renewed.value.key, f"chmod 600 {key}" in complaints[0]) == (LOCALHOST.key, True)
+    key.chmod(0o600)
+    renewed.look()
+    assert (renewed.value.key, len(complaints)) == (new.key, 1)
+
+
 def test_a_file_behind_a_link_that_is_turned_is_seen(number: Number, tmp_path: Path) -> None:
     new = tmp_path / "other"
     new.write_text("3")
@@ -203,6 +220,26 @@ def test_what_is_read_while_it_is_replaced_is_read_again(number: Number) -> None
     number.write("2")
     number.renewed.look()
     assert number.renewed.value == 3
+
+
+async def test_a_look_that_fails_keeps_nobody_from_looking(
+    number: Number, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(Renewed[int]):
+        def look(self) -> None:
+            raise MemoryError
+
+    broken = Broken((number.path,), number.read, number.complaints.append)
+    monkeypatch.setattr("modelkeep_common.serving.server.LOOK_S", 0.01)
+    looking = _looking([broken, number.renewed])
+    try:
+        for text in ("2", "3"):
+            number.write(text)
+            async with asyncio.timeout(20):
+                while number.renewed.value != int(text):  # noqa: ASYNC110  it tells nobody
+                    await asyncio.sleep(0.01)
+    finally:
+        looking.cancel()
 
 
 def test_nobody_waits_for_another_who_looks(number: Number) -> None:
