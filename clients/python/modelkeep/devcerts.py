@@ -113,7 +113,7 @@ def make_certificates(folder: Path, hosts: Sequence[str] = (), days: float = 365
     owner's, and through the gateway pass others, who show tokens.
 
     Args:
-        folder: The folder, made for this user alone.
+        folder: The folder; it becomes this user's alone.
         hosts: Further DNS names and addresses that services and the gateway are called by. Each is called by
             its short name as well, and by those of this machine.
         days: How long all of it lasts.
@@ -140,6 +140,7 @@ def make_certificates(folder: Path, hosts: Sequence[str] = (), days: float = 365
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; nothing was written")
+    folder.chmod(0o700)  # of one that was there
     return tuple(write(folder / name, text) for name, text in contents.items())
 
 

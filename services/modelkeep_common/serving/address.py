@@ -95,6 +95,14 @@ def _bad_socket(path: Path) -> StartupError:
     return StartupError(EXIT_CONFIG, f"cannot listen on the socket {path}: check its folder")
 
 
+def _bad_certificate(settings: ServiceSettings) -> StartupError:
+    return StartupError(
+        EXIT_CONFIG,
+        f"gRPC cannot use tls_cert_file {settings.tls_cert_file}: have one made for a key of RSA, or of the "
+        "curve P-256 or P-384",
+    )
+
+
 async def bind(
     server: grpc.aio.Server, settings: ServiceSettings, credentials: grpc.ServerCredentials | None
 ) -> int:
@@ -118,7 +126,8 @@ async def bind(
         else:
             port = server.add_secure_port(where, credentials)
     except RuntimeError:
-        raise await asyncio.to_thread(_explain, settings) or _taken(settings) from None
+        otherwise = _taken(settings) if credentials is None else _bad_certificate(settings)
+        raise await asyncio.to_thread(_explain, settings) or otherwise from None
     if settings.unix_socket is not None:
         try:
             server.add_insecure_port(f"unix:{settings.unix_socket}")

@@ -45,6 +45,12 @@ def test_keys_are_their_users_alone_and_fit_the_certificates(folder: Path) -> No
         assert read_pair(folder / f"{name}.pem", key)
 
 
+def test_a_folder_that_is_there_becomes_its_users_alone(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    make_certificates(tmp_path)
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize("name", NAMES[:-1])
 def test_a_server_is_called_by_its_name_by_this_hosts_and_by_those_that_are_given(
     folder: Path, name: str
