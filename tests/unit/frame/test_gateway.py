@@ -20,7 +20,7 @@ import pytest
 import yaml
 from google.protobuf.descriptor_pb2 import MethodOptions
 
-from modelkeep.gateway import Gateway, GatewayError, ServerCertificate, bootstrap
+from modelkeep.gateway import Gateway, GatewayError, NoGatewayError, ServerCertificate, bootstrap, start
 from modelkeep.gateway.__main__ import main
 from modelkeep.suitefile import read_suite_file, token_path
 from support import apidescriptors
@@ -161,6 +161,13 @@ def test_a_suite_whose_gateway_finds_its_port_taken_says_so_and_runs(taken_port:
         assert suite.gateway.address == ""
         assert suite.gateway.refusal == f"port {taken_port} is taken; --dashboard-port names another one"
         assert all(process.returncode is None for process in suite.processes.values())
+
+
+@linux
+def test_somebody_else_at_the_port_is_not_taken_for_the_gateway(taken_port: int, tmp_path: Path) -> None:
+    """He would be shown the owner's token, by the address that `modelkeep up` prints."""
+    with pytest.raises(NoGatewayError, match=r"Envoy ended with code 1.*Address already in use"):
+        start(Gateway({}, port=taken_port), tmp_path, tmp_path / "gateway.log")
 
 
 @linux

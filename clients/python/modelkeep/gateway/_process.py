@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import socket
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +21,8 @@ from modelkeep.private import write_private
 #: Module of the package that becomes Envoy's program.
 _MODULE: Final = "envoy._main"
 _START_S: Final = 20.0
+#: A state of a socket, as /proc/net/tcp writes it.
+_LISTENS: Final = "0A"
 
 
 class NoGatewayError(Exception):
@@ -67,7 +71,7 @@ def start(gateway: Gateway, folder: Path, log_path: Path) -> processes.Process:
 
 def _wait(process: processes.Process, gateway: Gateway, log_path: Path, begun: int) -> None:
     deadline = time.monotonic() + _START_S
-    while not _listens(gateway):
+    while not (_listens(gateway) and _is_at(process, gateway.port)):
         if process.wait(0.05) is not None:
             said = log_path.read_bytes()[begun:].decode(errors="replace").splitlines()
             why = next(
@@ -84,3 +88,32 @@ def _listens(gateway: Gateway) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_at(process: processes.Process, port: int) -> bool:
+    """Whether it is this process that listens at a port.
+
+    Somebody else who is there first would be taken for the gateway, and get the token of whoever follows the
+    address that is printed. Where the system does not tell, it counts as true of one that runs.
+    """
+    try:
+        lines = [
+            line.split()
+            for table in Path(f"/proc/{process.pid}/net").glob("tcp*")
+            for line in table.read_text().splitlines()[1:]
+        ]
+        descriptors = list(Path(f"/proc/{process.pid}/fd").iterdir())
+    except OSError:
+        return process.returncode is None
+    listening = {
+        f"socket:[{fields[9]}]"
+        for fields in lines
+        if fields[3] == _LISTENS and int(fields[1].rpartition(":")[2], 16) == port
+    }
+    return not listening.isdisjoint(_links(descriptors))
+
+
+def _links(descriptors: Iterable[Path]) -> Iterator[str]:
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):  # it was closed just now
+            yield os.readlink(descriptor)
