@@ -12,7 +12,8 @@ from typing import Any
 
 from modelkeep.defaults import EXIT_CONFIG
 from modelkeep.download.v1 import download_pb2, download_service_pb2_grpc
-from modelkeep.private import NotPrivateError, check_private
+from modelkeep.private import check_private
+from modelkeep.renewed import UnusableError, reading
 from modelkeep_common.paths import AllowedRoots, lock_root
 from modelkeep_common.serving import Service
 from modelkeep_common.sqlite import Database
@@ -251,12 +252,12 @@ def _proxy(settings: DownloadSettings) -> str:
     if path is None:
         return settings.proxy.get_secret_value()
     try:
-        check_private(path, path.stat())
-        return path.read_text("utf-8").strip()
-    except OSError as error:
-        raise StartupError(EXIT_CONFIG, f"cannot read proxy_file {path}: {error.strerror}") from None
-    except NotPrivateError as error:
-        raise StartupError(EXIT_CONFIG, f"proxy_file {error}") from None
+        address = reading(path, "proxy_file", check_private).decode("utf-8", "replace").strip()
+    except UnusableError as error:
+        raise StartupError(EXIT_CONFIG, str(error)) from None
+    if not address:
+        raise StartupError(EXIT_CONFIG, f"proxy_file {path} is empty: write the proxy's address into it")
+    return address
 
 
 def tokens_of(settings: DownloadSettings) -> SourceTokens:

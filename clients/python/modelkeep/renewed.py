@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Generic, TypeAlias, TypeVar
 
+from modelkeep.private import NotPrivateError
+
 T = TypeVar("T")
 
 #: Seconds between two looks at the files.
@@ -107,17 +109,23 @@ def _state_of(path: Path) -> _State:
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size, *who
 
 
-def reading(path: Path, what: str) -> bytes:
+def reading(path: Path, what: str, check: Callable[[Path, os.stat_result], None] | None = None) -> bytes:
     """What is in a file.
 
     Args:
         path: The file.
         what: What it is, for the text: ``tls_cert_file``.
+        check: Raises NotPrivateError if others could read or change it: check_private, or check_own.
 
     Raises:
-        UnusableError: It cannot be read.
+        UnusableError: It cannot be read, or `check` refuses it.
     """
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            if check is not None:
+                check(path, os.fstat(file.fileno()))
+            return file.read()
+    except NotPrivateError as error:
+        raise UnusableError(f"{what} {error}") from None
     except OSError as error:
         raise UnusableError(f"cannot read {what} {path}: {error.strerror}") from None

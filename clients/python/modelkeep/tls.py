@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modelkeep.exceptions import CredentialsMissingException
-from modelkeep.private import NotPrivateError, check_own, check_private
+from modelkeep.private import check_own, check_private
 from modelkeep.renewed import Renewed, UnusableError, reading
 
 _log = logging.getLogger(__name__)
@@ -72,13 +72,7 @@ def read_pair(cert_file: Path, key_file: Path, setting: str = "") -> KeyPair:
         UnusableError: One cannot be read, others may read the key, or they do not belong together.
     """
     cert_name, key_name = f"{setting}cert_file", f"{setting}key_file"
-    try:
-        check_private(key_file, key_file.stat())
-    except OSError as error:
-        raise UnusableError(f"cannot read {key_name} {key_file}: {error.strerror}") from None
-    except NotPrivateError as error:
-        raise UnusableError(f"{key_name} {error}") from None
-    certificates, key = reading(cert_file, cert_name), reading(key_file, key_name)
+    certificates, key = reading(cert_file, cert_name), reading(key_file, key_name, check_private)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(cert_file, key_file, password=_no_passphrase)
@@ -100,11 +94,7 @@ def read_authorities(path: Path, setting: str) -> bytes:
     Raises:
         UnusableError: It cannot be read, others could change it, or it holds no certificate.
     """
-    text = reading(path, setting)
-    try:
-        check_own(path, path.stat())
-    except (OSError, NotPrivateError) as error:
-        raise UnusableError(f"{setting} {error}") from None
+    text = reading(path, setting, check_own)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(cadata=text.decode("ascii"))

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from modelkeep.private import NotPrivateError, check_own, check_private
-from modelkeep.renewed import UnusableError
+from modelkeep.private import check_own, check_private
+from modelkeep.renewed import UnusableError, reading
 
 from .principal import ROLES
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}").fullmatch
-_MAX_FILE_BYTES = 1 << 20
 
 
 class EntryFile:
@@ -56,14 +54,7 @@ class EntryFile:
             UnusableError: It cannot be read, or is no JSON.
         """
         try:
-            with self.path.open("rb") as file:
-                check = check_private if secret else check_own
-                check(self.path, os.fstat(file.fileno()))
-                return json.loads(file.read(_MAX_FILE_BYTES))
-        except NotPrivateError as error:
-            raise UnusableError(f"{self._setting} {error}") from None
-        except OSError as error:
-            raise UnusableError(f"cannot read {self._setting} {self.path}: {error.strerror}") from None
+            return json.loads(reading(self.path, self._setting, check_private if secret else check_own))
         except (ValueError, RecursionError):
             raise self.bad("it is not JSON") from None
 

@@ -339,6 +339,10 @@ def test_a_file_with_a_proxy_that_is_no_good_is_refused_at_the_start(tmp_path: P
     with pytest.raises(StartupError, match="chmod 600"):
         http_transport(settings)
     file.chmod(0o600)
+    file.write_text("\n")
+    with pytest.raises(StartupError, match="is empty"):
+        http_transport(settings)
+    file.write_text("ftp://secret-secret@x")
     with pytest.raises(StartupError) as caught:
         http_transport(settings)
     assert "secret-secret" not in caught.value.message
