@@ -75,6 +75,8 @@ def test_a_token_says_who_calls_and_with_which_roles(tokens: JwtTokens, kid: str
         (lambda: ISSUES.token(sub=None), "no claim sub"),
         (lambda: ISSUES.token(sub=""), "its subject"),
         (lambda: ISSUES.token(sub="a\nb"), "its subject"),
+        (lambda: ISSUES.token(sub="install"), "a role that it does not have"),
+        (lambda: ISSUES.token(sub="owner", roles=["admin", "owner"]), "a role that it does not have"),
         (lambda: ISSUES.token(roles=["god"]), "names none of the roles"),
         (lambda: ISSUES.token(roles=["owner"]), "names none of the roles"),
         (lambda: ISSUES.token(roles={"viewer": True}), "names none of the roles"),
