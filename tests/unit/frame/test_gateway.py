@@ -115,6 +115,7 @@ def test_nothing_in_it_adds_to_what_a_caller_brings() -> None:
         (["--upstream-cert-file", "a", "--upstream-key-file", "b"], "--upstream-ca-file"),
         (["--client-ca-file", "a"], "name --cert-file and --key-file"),
         (["--deny", "x"], "There is no method x"),
+        (["--origin", "https://ui.example.com/"], "without a path"),
         (["--record", "record.example.org"], "write it as HOST:PORT"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -20,6 +21,8 @@ from modelkeep.gateway import (
     find_pages,
     secrets,
 )
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/A-Z]+").fullmatch
 
 
 def parser() -> argparse.ArgumentParser:
@@ -114,6 +117,11 @@ def gateway_from(said: argparse.Namespace) -> Gateway:
         )
     if said.client_ca_file is not None and said.cert_file is None:
         raise GatewayError("callers show certificates over TLS only: name --cert-file and --key-file")
+    if strange := [origin for origin in said.origin if not _ORIGIN(origin)]:
+        raise GatewayError(
+            f"{strange[0]!r} is no origin as browsers write it: https://ui.example.com, or with a port, in "
+            "lower case and without a path"
+        )
     given = {name: getattr(said, name) or [DEFAULT_ADDRESSES[name]] for name in SERVICES}
     names = said.name or ["127.0.0.1", "localhost"]
     return Gateway(
