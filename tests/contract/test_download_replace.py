@@ -149,6 +149,7 @@ async def test_a_kill_around_the_rename_leaves_one_whole_file_and_the_job_ends_w
     service.start()
     async with service.client() as client:
         folder = Path(os.path.realpath(client.folder))
+        folder.mkdir(exist_ok=True)  # the service may not have begun yet
         (folder / "m.bin").write_bytes(OLD)
         job = await client.create(url, filename="m.bin", start=False, replace_existing=True)
     service.kill()

@@ -25,7 +25,6 @@ from support.lending import acquire
 from support.loaderprocess import LoaderProcess
 from support.loaders import Lender, component
 from support.ports import free_port
-from support.processes import processes_of
 from support.records import record_service
 
 pytestmark = pytest.mark.timeout(60)
@@ -46,7 +45,7 @@ async def starved(data_dir: Path) -> AsyncIterator[tuple[Lender, str, int]]:
             async with grpc.aio.insecure_channel(process.address) as channel:
                 stub: Any = loader_service_pb2_grpc.LoaderServiceStub(channel)
                 loader = Lender(stub, records, process.address, models, None)
-                (pid,) = processes_of(LoaderProcess.MARK, data_dir)
+                pid = process.pid
                 yield loader, await loader.register(place), pid
         finally:
             await process.stop(signal.SIGKILL)

@@ -48,7 +48,8 @@ def test_the_owner_has_the_sockets_and_over_tcp_his_certificate(suite: Suite, tm
     assert len(known) == 1
     record, install = suite.addresses["record"], suite.addresses["install"]
     with Client(record=record, install=install, **certificate_of(suite, "client")) as client:
-        assert client.model_record_store.all_models() == known
+        # its digests are still being taken, which changes the record
+        assert [model.key for model in client.model_record_store.all_models()] == [known[0].key]
         client.model_install.delete(known[0].key)
     # Where his sockets are out of reach the suite's file tells of the certificate.
     text = (suite.data_dir / "run" / "suite.json").read_text()

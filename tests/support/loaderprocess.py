@@ -51,6 +51,12 @@ class LoaderProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._group = group
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
     async def start(self) -> None:
         """Start it and wait until it answers."""
         path = os.pathsep.join([str(ROOT / "services"), str(ROOT / "clients" / "python")])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modelkeep.defaults import DEFAULT_ADDRESSES, SERVICES, ServiceName, find_data_dir
-from modelkeep.exceptions import FieldInvalidException, ForbiddenPathException
+from modelkeep.exceptions import FieldInvalidException, FieldViolation, ForbiddenPathException
 from modelkeep.rpc import Address, Token, TokenFile, variable
 from modelkeep.suitefile import SuiteFile, read_suite_file, suite_file_path, token_path
 from modelkeep.tls import CallerFiles, CallerTls
@@ -147,7 +147,7 @@ def _caller_tls(given: TlsFiles, environ: Mapping[str, str]) -> CallerTls | None
             raise FieldInvalidException(
                 "A certificate is shown over TLS, for which the authorities of the services have to be "
                 "known: name them with --ca-file or MODELKEEP_CA_FILE.",
-                metadata={"field": "ca_file"},
+                violations=[FieldViolation("ca_file", "is needed where a certificate is shown")],
             )
         return None
     cert_file, key_file = (None if path is None else Path(path).expanduser() for path in (cert, key))

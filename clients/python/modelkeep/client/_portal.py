@@ -19,6 +19,9 @@ A_co = TypeVar("A_co", covariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: An interruption that nothing has noticed is noticed after this, in seconds.
+_WAIT_S = 1.0
+
 
 class Portal:
     """An event loop in a daemon thread; started with the first call."""
@@ -125,7 +128,9 @@ class _Call(Generic[R]):
 
     def result(self) -> R:
         """Wait for its end, in another thread, and give what came of it."""
-        self._under_way.acquire()
+        # Not without an end: an interruption right before the wait begins is noticed when it is over.
+        while not self._under_way.acquire(timeout=_WAIT_S):
+            pass
         assert self._task is not None
         return self._task.result()
 

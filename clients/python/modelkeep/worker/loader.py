@@ -382,6 +382,7 @@ class ModelLoader:
 
     def _placed(self, device: str | None) -> str:
         """Where the loader is asked to have weights."""
+        self._check_open()
         return self._places.meant(device or self._device)
 
     def _capacity(self) -> capacity_pb2.GetCapacityResponse:
