@@ -88,6 +88,7 @@ def test_a_second_suite_or_service_on_a_data_folder_is_refused(services: Service
     assert services.record.GetStoreInfo(record.GetStoreInfoRequest()).schema_version == "3.2"
 
 
+@pytest.mark.long
 def test_an_install_goes_on_when_the_suite_is_stopped_in_its_middle_and_started_again(data_dir: Path) -> None:
     body = modelshapes.write_safetensors(
         data_dir / "style.safetensors", modelshapes.table("lora.sd-1.peft")

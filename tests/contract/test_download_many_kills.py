@@ -26,6 +26,7 @@ _on_a_disk = pytest.mark.skipif(
 pytestmark = pytest.mark.may_block  # starts processes and reads files
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kills",
     [
@@ -90,6 +91,7 @@ async def test_the_power_may_go_in_the_middle_and_costs_no_more_than_the_last_se
             service.kill()
 
 
+@pytest.mark.long
 @_on_a_disk
 @pytest.mark.parametrize(
     "cuts",

@@ -119,6 +119,7 @@ async def test_a_copied_model_survives_the_end_of_the_service_at_every_step(
     assert points >= 8
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("after", [False, True], ids=["before the write", "after the write"])
 async def test_a_downloaded_model_survives_the_end_of_the_service_at_every_step(

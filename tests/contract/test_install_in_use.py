@@ -48,6 +48,7 @@ async def uninstall(service: InstallClient, key: str, **fields: bool | int) -> p
     return answer
 
 
+@pytest.mark.long
 async def test_a_model_that_is_lent_is_not_deleted_unless_force_says_so(
     installs: InstallClient, loader: Lender, source: Path
 ) -> None:

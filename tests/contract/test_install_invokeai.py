@@ -434,6 +434,7 @@ async def test_two_records_of_one_place_make_one(service: InstallClient, source:
     assert told.models[0].outcome == UNCHANGED
 
 
+@pytest.mark.long
 async def test_two_imports_at_once_make_each_record_once(service: InstallClient, root: InvokeAI) -> None:
     root.insert(*(root.config(number) for number in range(1, 501)))
     told = await asyncio.gather(*(import_from(service, root) for _ in range(3)))

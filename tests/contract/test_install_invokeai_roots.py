@@ -234,6 +234,7 @@ async def test_a_record_that_cannot_be_read_holds_up_no_other(service: InstallCl
     assert {one.error.reason for one in told.models[:9]} == {"INVALID_MODEL_CONFIG", "INVALID_MODEL"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("journal", ["wal", "delete"])
 async def test_nothing_of_InvokeAI_changes_while_it_writes(
     service: InstallClient, source: Path, journal: str

@@ -60,6 +60,7 @@ async def clean(loader: Lender) -> AsyncIterator[None]:
         loader.app.lending.leases.release(lease)
 
 
+@pytest.mark.long
 async def test_leases_have_a_limit_that_says_what_and_when(
     loader: Lender, ref: resident_pb2.ComponentRef
 ) -> None:

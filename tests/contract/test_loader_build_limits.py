@@ -58,6 +58,7 @@ async def test_a_build_that_hangs_is_ended_and_told_and_the_next_one_goes_on(
     assert (failed.state, failed.error.reason) == (resident_pb2.RESIDENT_STATE_FAILED, "INVALID_MODEL")
 
 
+@pytest.mark.long
 async def test_a_file_whose_reading_hangs_is_told_and_the_next_build_goes_on(
     loader: Lender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +76,7 @@ async def test_a_file_whose_reading_hangs_is_told_and_the_next_build_goes_on(
     answers.set()
 
 
+@pytest.mark.long
 async def test_a_build_that_takes_more_memory_than_it_may_is_ended_and_told(loader: Lender) -> None:
     wide = await loader.register(loader.models / "wide", type=T5)
     before = loader.app.helper.pid

@@ -40,6 +40,7 @@ async def tensors_of(worker: Worker, key: str, submodel: str) -> str:
     return found
 
 
+@pytest.mark.long
 async def test_float8_beside_scales_in_a_checkpoint_is_lent_as_what_it_means(
     loader: Lender, worker: Worker
 ) -> None:

@@ -57,6 +57,7 @@ async def loader(folder: Path) -> AsyncIterator[Lender]:
         yield both
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("base", "precision"), [*((base, "float32") for base in CLASSES), ("sd-3", "float16")]
 )

@@ -115,6 +115,7 @@ async def test_a_far_model_is_copied_and_lent_from_its_copy(
     await release(loader, grant)
 
 
+@pytest.mark.long
 async def test_copies_survive_a_restart(folder: Path, models: Path) -> None:
     data = folder / "restarts"
     async with far(data, models) as (loader, key):

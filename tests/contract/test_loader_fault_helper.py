@@ -138,6 +138,7 @@ async def test_a_helper_that_dies_or_stops_costs_at_most_the_build_that_it_was_a
     assert memfds() - before == (1 if is_lost else 2)
 
 
+@pytest.mark.long
 async def test_a_build_that_was_cooled_down_succeeds_once_that_is_over(
     loader: Lender, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ async def records(data_dir: Path) -> AsyncIterator[tuple[Any, str]]:
         yield stub, f"127.0.0.1:{port}"
 
 
+@pytest.mark.long
 async def test_workers_go_on_when_the_loader_is_killed_and_can_use_the_next_one(
     data_dir: Path, records: tuple[Any, str]
 ) -> None:

@@ -40,6 +40,7 @@ async def loader(folder: Path) -> AsyncIterator[Lender]:
         yield both
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("base", "way", "submodels"),
     [

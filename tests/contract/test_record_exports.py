@@ -83,6 +83,7 @@ async def test_an_export_by_a_filter_that_no_index_answers_has_all_that_fit(stub
     assert [one.model.name for one in await all_of(stub, text="1")] == ["m1"]
 
 
+@pytest.mark.long
 async def test_two_thousand_records_of_every_kind_come_out_of_the_next_store_as_they_went_in(
     stub: Any, kind: Kind, tmp_path: Path
 ) -> None:
@@ -141,6 +142,7 @@ async def test_pictures_come_along_if_that_is_asked_for_and_otherwise_each_keeps
     assert set(await bring(stub, await all_of(stub))) == {exports_pb2.IMPORT_OUTCOME_UNCHANGED}
 
 
+@pytest.mark.long
 async def test_a_record_that_is_larger_than_a_message_comes_in_parts_and_is_whole_after_an_import(
     stub: Any, tmp_path: Path
 ) -> None:

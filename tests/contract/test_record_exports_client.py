@@ -62,6 +62,7 @@ def line(number: int, **fields: Any) -> str:
     return to_line(ExportedModel(model=vae(**values)))
 
 
+@pytest.mark.long
 async def test_what_is_exported_and_imported_is_exported_again_just_so(
     client: AsyncClient, tmp_path: Path
 ) -> None:
@@ -120,6 +121,7 @@ async def test_a_line_that_makes_an_import_fail_is_named_and_nothing_is_half_don
     assert len(await client.model_record_store.all_models()) == 1
 
 
+@pytest.mark.long
 async def test_a_record_in_parts_is_told_once(client: AsyncClient) -> None:
     def large(name: str, **more: Any) -> str:
         files = [ModelFile(path=f"{number:05}" + "p" * 100, **more) for number in range(20_000)]

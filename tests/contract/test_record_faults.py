@@ -22,6 +22,7 @@ from support.recordkills import check_kills, everything
 from support.records import RecordProcess, vae
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_a_kill_during_writes_loses_nothing_that_was_acknowledged(data_dir: Path) -> None:
     await check_kills(RecordProcess(data_dir), seed=20260801, rounds=2)

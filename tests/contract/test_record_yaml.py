@@ -214,6 +214,7 @@ async def test_a_record_of_a_newer_version_is_counted_and_keeps_what_is_not_know
     assert "  new_field: [1, two]\n  unknown_fields: c2bb01036e6577\n" in text
 
 
+@pytest.mark.long
 @pytest.mark.timeout(90)
 async def test_a_kill_during_writes_loses_nothing_that_was_acknowledged(data_dir: Path, file: Path) -> None:
     await check_kills(process(data_dir, file), seed=20261127, rounds=3)

@@ -55,6 +55,7 @@ def is_streamed(layer: Any) -> bool:
     return type(layer._parameters) is not dict
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", ["vae", "unet", "text_encoder"])
 async def test_a_component_on_an_accelerator_computes_what_it_computes_on_the_cpu(
     models: ModelLoader, key: str, part: str

@@ -91,6 +91,7 @@ def test_the_client_tells_how_far_it_is(suite: Suite, root: InvokeAI) -> None:
         assert client.model_record_store.get_model(f"{1000:032x}").missing_time is not None
 
 
+@pytest.mark.long
 def test_a_terminal_is_told_what_would_come_along_and_asked(suite: Suite, root: InvokeAI) -> None:
     root.add(31, name="asked for")
     environment = {"MODELKEEP_DATA_DIR": str(suite.data_dir)}
@@ -151,6 +152,7 @@ def test_a_model_that_somebody_else_serves_is_no_orphan_and_not_missing(suite: S
 
 
 # The last: what comes after it would be looked through, all of it, by each `sync`.
+@pytest.mark.long
 def test_ctrl_c_says_how_to_go_on(suite: Suite, root: InvokeAI) -> None:
     root.insert(*(root.config(number) for number in range(40_000, 43_000)))
     environment = {"MODELKEEP_DATA_DIR": str(suite.data_dir)}

@@ -26,6 +26,7 @@ def vae(suite: Suite, folder: Path) -> str:
     return "kept"
 
 
+@pytest.mark.long
 def test_a_pin_is_set_shown_in_the_way_of_an_eviction_and_taken_back(suite: Suite, vae: str) -> None:
     later = run(suite, "cache", "pin", vae, "--no-load").stdout
     assert later == "Pinned 1 component of kept: 0 B in memory; the rest is kept once it is loaded.\n"
@@ -83,6 +84,7 @@ def lease(suite: Suite, folder: Path) -> Iterator[resident_pb2.Lease]:
         yield LoaderServiceStub(channel).AcquireLease(request, timeout=60).grant.lease
 
 
+@pytest.mark.long
 def test_leases_are_listed_by_label_asked_back_and_ended_by_a_drain(
     suite: Suite, lease: resident_pb2.Lease
 ) -> None:

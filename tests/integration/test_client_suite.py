@@ -437,6 +437,7 @@ def test_a_program_that_forgets_to_close_its_client_ends_without_noise(suite: Su
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_the_ten_lines_of_the_readme_run(suite: Suite, tmp_path: Path) -> None:
     from support import tinymodels  # here, since it imports torch

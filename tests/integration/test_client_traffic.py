@@ -61,6 +61,7 @@ def disturb(queue: DownloadQueueService, job: DownloadJobBase, chance: random.Ra
             time.sleep(0.05)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_each_jobs_handlers_hear_of_one_beginning_and_one_end_whatever_happens(
     suite: Suite, web: HttpServer, seed: int

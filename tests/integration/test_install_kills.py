@@ -30,6 +30,7 @@ async def client(stage: tuple[Suite, list[Served]]) -> AsyncIterator[InstallClie
         yield client
 
 
+@pytest.mark.long
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize(
     "kind",

@@ -20,6 +20,7 @@ def suite_options() -> dict[str, Any]:
     return {"services": ("record", "download", "install", "loader")}
 
 
+@pytest.mark.long
 def test_an_imported_model_is_lent_from_where_it_lies(suite: Suite, tmp_path: Path) -> None:
     from support import tinymodels
 

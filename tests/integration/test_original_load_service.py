@@ -67,6 +67,7 @@ def loader(config: AppConfig, store: ModelRecordServiceBase, key: str) -> Iterat
         yield made
 
 
+@pytest.mark.long
 def test_the_originals_example_loads_a_model_where_no_service_runs(
     loader: ModelLoadService, config: AppConfig, store: ModelRecordServiceBase, root: Path, key: str
 ) -> None:
@@ -149,6 +150,7 @@ def test_what_was_resident_of_a_removed_model_goes(
     assert loader.residents(key) == []
 
 
+@pytest.mark.long
 def test_several_loaders_work_side_by_side_and_leave_nothing(
     config: AppConfig, store: ModelRecordServiceBase, loader: ModelLoadService, key: str
 ) -> None:
@@ -165,6 +167,7 @@ def test_several_loaders_work_side_by_side_and_leave_nothing(
     assert loader.get_model(key, "vae").precision is torch.bfloat16
 
 
+@pytest.mark.long
 def test_a_connection_of_the_applications_own_will_do(config: AppConfig, root: Path, key: str) -> None:
     connection = sqlite3.connect(config.db_path, check_same_thread=False)
     lock = threading.RLock()
@@ -190,6 +193,7 @@ def test_a_precision_that_is_none_is_refused(store: ModelRecordServiceBase) -> N
         ModelLoadService(SimpleNamespace(precision="float8", root="."), store)
 
 
+@pytest.mark.long
 def test_with_the_records_of_a_suite_the_suite_loads(root: Path) -> None:
     environment = {"MODELKEEP_LOADER_ALLOW_ANY_IMPORT_ROOT": "true"}
     with service_suite(services=("record", "loader"), env=environment) as suite:

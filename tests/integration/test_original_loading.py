@@ -62,6 +62,7 @@ def key(client: Client, suite: Suite) -> str:
     return job.model_key
 
 
+@pytest.mark.long
 def test_a_submodel_is_loaded_locked_while_in_scope_and_used(client: Client, suite: Suite, key: str) -> None:
     loader = client.model_loader
     latents = torch.zeros(1, 4, 2, 2)

@@ -98,6 +98,7 @@ def digest(module: torch.nn.Module) -> str:
     return found.hexdigest()
 
 
+@pytest.mark.long
 def test_a_lora_stands_beside_the_lent_weights_and_goes_without_a_trace(
     client: Client, folder: Path, key: str, lora: Path
 ) -> None:

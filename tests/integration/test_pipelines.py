@@ -93,6 +93,7 @@ def expected(folder: Path) -> torch.Tensor:
     return draw(DiffusionPipeline.from_pretrained(folder), height=64, width=64)
 
 
+@pytest.mark.long
 def test_it_draws_bit_for_bit_what_from_pretrained_draws(
     client: Client, folder: Path, key: str, expected: torch.Tensor
 ) -> None:
@@ -128,6 +129,7 @@ def test_it_is_made_as_from_pretrained_makes_it(client: Client, folder: Path, ke
         assert pipeline.tokenizer("a cat").input_ids == theirs.tokenizer("a cat").input_ids
 
 
+@pytest.mark.long
 def test_precision_is_said_for_all_components_or_for_each(client: Client, folder: Path, key: str) -> None:
     theirs = DiffusionPipeline.from_pretrained(folder, dtype=torch.bfloat16)
     with client.model_loader.get_pipeline(key, precision="bfloat16") as pipeline:
@@ -138,6 +140,7 @@ def test_precision_is_said_for_all_components_or_for_each(client: Client, folder
         assert (pipeline.vae.dtype, pipeline.unet.dtype) == (torch.float32, torch.float16)
 
 
+@pytest.mark.long
 def test_a_model_in_one_file_takes_the_tokenizer_of_a_folder(client: Client, folder: Path, key: str) -> None:
     file = originals.write(folder.parent / "one.safetensors", originals.modules_of("sd-1")[1])
     one = register(client, file, model_format="checkpoint")

@@ -40,6 +40,7 @@ def test_marked_blocks_are_found_and_others_are_not() -> None:
     assert blocks_of(text) == [("sh", "one\n"), ("python", "two()\n")]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_the_tour_of_the_readme_works_as_it_stands_there(data_dir: Path) -> None:
     blocks = blocks_of(README.read_text())
