@@ -1,9 +1,11 @@
-//! Makes the client's code out of the API's .proto files, without protoc.
+//! Makes the stubs of all services out of the API's .proto files, without protoc. The worker calls the loader alone.
+
+const SERVICES: [&str; 5] = ["record", "download", "install", "loader", "server"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=../../proto");
     let files = protox::compile(
-        ["modelkeep/loader/v1/loader_service.proto"],
+        SERVICES.map(|name| format!("modelkeep/{name}/v1/{name}_service.proto")),
         ["../../proto", "../../third_party/proto"],
     )?;
     tonic_prost_build::configure()
