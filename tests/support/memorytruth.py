@@ -14,6 +14,11 @@ def memfd_bytes(pids: Iterable[int], name: str = "") -> int:
         pids: The processes; those that have ended count nothing.
         name: Only memfds whose name begins so.
     """
+    return sum(memfds(pids, name).values())
+
+
+def memfds(pids: Iterable[int], name: str = "") -> dict[tuple[int, int], int]:
+    """The same of each, by its device and inode."""
     found: dict[tuple[int, int], int] = {}
     for pid in pids:
         folder = Path(f"/proc/{pid}/fd")
@@ -28,7 +33,7 @@ def memfd_bytes(pids: Iterable[int], name: str = "") -> int:
                     found[status.st_dev, status.st_ino] = status.st_blocks * 512
             except OSError:
                 continue  # closed meanwhile
-    return sum(found.values())
+    return found
 
 
 def own_bytes(pid: int) -> int:

@@ -24,7 +24,7 @@ from modelkeep.worker._fetch import fetch_descriptors
 from support.lending import hold
 from support.loaderprocess import LoaderProcess
 from support.loaders import Lender
-from support.memorytruth import memfd_bytes
+from support.memorytruth import memfds
 from support.ports import free_port
 from support.processes import processes_of
 from support.records import record_service
@@ -52,6 +52,8 @@ class Succession:
     both: Lender
     data_dir: Path
     keys: list[str] = field(default_factory=list)
+    #: Memory that this process has of other tests, by device and inode.
+    foreign: frozenset[tuple[int, int]] = frozenset()
 
     async def start(self) -> None:
         """Start a loader, and wait until it answers on the channel that there was to the one before."""
@@ -70,7 +72,8 @@ class Succession:
 
     def memory(self) -> int:
         """Bytes of components in memory, by the kernel's count."""
-        return memfd_bytes([os.getpid(), *self.pids()], "modelkeep:")
+        found = memfds([os.getpid(), *self.pids()], "modelkeep:")
+        return sum(size for one, size in found.items() if one not in self.foreign)
 
     async def until(self, size: int) -> None:
         """Wait for the memory to be so much: what was said to the keeper may be under way."""
@@ -107,7 +110,8 @@ async def succession(data_dir: Path, *options: str) -> AsyncIterator[Succession]
         async with grpc.aio.insecure_channel(process.address) as channel:
             stub: Any = loader_service_pb2_grpc.LoaderServiceStub(channel)
             both = Lender(stub, records, process.address, models, None)
-            made = Succession(process, both, data_dir)
+            foreign = frozenset(memfds([os.getpid()], "modelkeep:"))
+            made = Succession(process, both, data_dir, foreign=foreign)
             for number in range(4):
                 place = await asyncio.to_thread(model, models, f"m{number}")
                 made.keys.append(await both.register(place))
