@@ -66,7 +66,7 @@ find_python() {
 # Measured with the pins of the day: what is fetched, and what lies on the disk then.
 size_of() {
     case "$1" in
-    none) echo "80 MB to fetch, 0.2 GB on the disk" ;;
+    none) echo "70 MB to fetch, 0.3 GB on the disk" ;;
     cpu) echo "some 0.5 GB to fetch, 1.5 GB on the disk" ;;
     cuda) echo "3.1 GB to fetch, 5.9 GB on the disk; at 20 MB/s three minutes" ;;
     esac
