@@ -6,13 +6,11 @@ import json
 import os
 import re
 import signal
-import socket
 import stat
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +60,6 @@ def fetch(url: str, **headers: str) -> tuple[int, Any, str]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.headers, error.read().decode()
-
-
-@pytest.fixture
-def taken_port() -> Iterator[int]:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        yield holder.getsockname()[1]
 
 
 @pytest.mark.parametrize("method", list(apidescriptors.methods()), ids=lambda method: str(method.full_name))

@@ -6,11 +6,9 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -63,15 +61,6 @@ def wait_until_gone(pids: dict[str, int]) -> None:
     while any(Path(f"/proc/{pid}").exists() for pid in pids.values()):
         assert time.monotonic() < deadline, "processes are left behind"
         time.sleep(0.02)
-
-
-@pytest.fixture
-def taken_port() -> Iterator[int]:
-    """A port that somebody listens on."""
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        yield holder.getsockname()[1]
 
 
 def test_a_suite_is_healthy_inside_and_gone_outside() -> None:
