@@ -131,7 +131,9 @@ class ServiceSettings(BaseModel):
         0, ge=0, description="Seconds between NOT_SERVING and the end of the streams."
     )
     drain_grace_s: float = Field(10, ge=0, description="Seconds that calls under way get to finish.")
-    drain_watchdog_s: float = Field(30, gt=0, description="Seconds after which a hanging drain is cut off.")
+    drain_watchdog_s: float = Field(
+        30, gt=0, description="Seconds after drain_delay_s at which a hanging drain is cut off."
+    )
     watchdog_s: float = Field(
         30, ge=0, description="Seconds without an answer after which the process ends itself; 0 never."
     )

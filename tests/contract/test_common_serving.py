@@ -464,6 +464,14 @@ def test_a_drain_that_hangs_is_ended_by_the_watchdog(data_dir: Path) -> None:
     assert "the drain hangs" in rest
 
 
+def test_the_delay_before_a_drain_is_no_part_of_what_the_watchdog_measures(data_dir: Path) -> None:
+    process = start("plain", "--drain-delay-s", "3", "--drain-watchdog-s", "2.5")
+    wait_for(process, "serving")
+    process.terminate()
+    _, rest = process.communicate(timeout=20)
+    assert process.returncode == 0, rest
+
+
 def test_a_service_that_cannot_start_says_why_and_exits_with_its_code(data_dir: Path) -> None:
     process = start("refuse")
     _, rest = process.communicate(timeout=10)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import ssl
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import pytest
 from modelkeep.devcerts import make_certificates
 from modelkeep.gateway import DESCRIPTOR_SET, Gateway, ServerCertificate, UpstreamCertificate, secrets
 from support.certificates import AUTHORITY, put
-from support.gateways import free_port, running
+from support.gateways import free_port, image_environment, running
 from support.tokens import token_of, write_tokens
 from support.waiting import wait_until
 
@@ -159,7 +158,7 @@ def test_the_images_gateway_answers_for_the_names_and_ports_that_it_is_told(
             *(text for flag, path in places for text in (flag, str(path))),
             *("--upstream-name", "record", "--record", record),
         ],
-        env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)},
+        env=image_environment(tmp_path),
     )
     try:
         address = f"localhost:{port}"

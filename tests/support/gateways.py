@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import random
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,3 +33,13 @@ def running(gateway: Gateway, folder: Path) -> Iterator[str]:
         yield f"{placed.host}:{placed.port}"
     finally:
         process.end()
+
+
+def image_environment(folder: Path, delay_s: float = 0, limit_s: float = 0) -> dict[str, str]:
+    """The variables with which deploy/docker/gateway.sh runs here, with its files below the folder."""
+    return {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "TMPDIR": str(folder),
+        "MODELKEEP_GATEWAY_DRAIN_DELAY_S": f"{delay_s:g}",
+        "MODELKEEP_GATEWAY_DRAIN_S": f"{limit_s:g}",
+    }

@@ -366,7 +366,8 @@ async def _serve(
     )
     await asked.wait()
     _log.info("draining")
-    drain_watchdog = DrainWatchdog(settings.service, settings.drain_watchdog_s)
+    limit_s = settings.drain_delay_s + settings.drain_watchdog_s
+    drain_watchdog = DrainWatchdog(settings.service, limit_s)
     drain_watchdog.start()
     await server.stop()
     drain_watchdog.stop()

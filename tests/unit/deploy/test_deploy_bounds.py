@@ -78,6 +78,20 @@ def test_one_process_has_the_jobs_and_the_records(service: str) -> None:
     assert made["spec"]["strategy"] == {"type": "Recreate"}
 
 
+def test_hosts_can_be_emptied_and_the_gateway_stays() -> None:
+    """A budget for a single process would keep whoever drains its host waiting for good."""
+    several = {one["metadata"]["name"]: one["spec"] for one in deployed.objects("Deployment")}
+    several = {name: spec for name, spec in several.items() if spec["replicas"] > 1}
+    budgets = {one["metadata"]["name"]: one["spec"] for one in deployed.objects("PodDisruptionBudget")}
+    assert several.keys() == budgets.keys() == {"gateway"}
+    for name, spec in several.items():
+        assert budgets[name]["selector"] == spec["selector"]
+        assert budgets[name]["maxUnavailable"] < spec["replicas"]
+        assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+        (spread,) = spec["template"]["spec"]["topologySpreadConstraints"]
+        assert spread["labelSelector"] == spec["selector"]
+
+
 def test_volumes_are_claims_that_there_are() -> None:
     claims = {one["metadata"]["name"] for one in deployed.objects("PersistentVolumeClaim")}
     used = {

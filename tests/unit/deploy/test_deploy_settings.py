@@ -90,8 +90,12 @@ def test_probes_ask_where_they_are_answered(service: str, monkeypatch: pytest.Mo
     assert ports == {"grpc": settings.port, "probes": settings.metrics_port}
     asked = {kind: container[kind]["httpGet"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")}
     assert {one["port"] for one in asked.values()} == {"probes"}
-    assert [one["path"] for one in asked.values()] == ["/readyz", "/readyz", "/livez"]
-    live = container["livenessProbe"]
+    # No number bounds a migration: once the process answers it is live, and ready when its stores are open.
+    assert [one["path"] for one in asked.values()] == ["/livez", "/readyz", "/livez"]
+    start, live = container["startupProbe"], container["livenessProbe"]
+    # Imports from a cold disk, torch among them.
+    assert start["periodSeconds"] * start["failureThreshold"] >= 300
+    assert start["timeoutSeconds"] == live["timeoutSeconds"] >= 5
     # The service ends itself first, and says in its log where it hung.
     assert live["periodSeconds"] * live["failureThreshold"] > settings.watchdog_s
 
@@ -124,6 +128,31 @@ def test_there_is_time_to_drain(service: str, monkeypatch: pytest.MonkeyPatch) -
             assert deployed.seconds(deployed.compose()[name]["stop_grace_period"]) > needs
     (given,) = deployed.unit(service)["TimeoutStopSec"]
     assert float(given) > needed(deployed.settings_of(service, {}, [], monkeypatch))
+
+
+@each_service
+def test_calls_that_still_arrive_at_a_pod_that_ends_are_answered(
+    service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = deployed.settings_of(service, deployed.container_environment(service), [], monkeypatch)
+    assert settings.drain_delay_s >= 5
+
+
+def test_the_gateway_has_time_to_drain() -> None:
+    def seconds(environment: dict[str, str]) -> tuple[float, float]:
+        delay_s, limit_s = (environment[f"MODELKEEP_GATEWAY_DRAIN_{name}"] for name in ("DELAY_S", "S"))
+        return float(delay_s), float(limit_s)
+
+    delay_s, limit_s = seconds(deployed.container_environment("gateway"))
+    assert delay_s >= 5
+    # Besides, the program that drains has to start.
+    assert deployed.pods()["gateway"]["terminationGracePeriodSeconds"] >= delay_s + limit_s + 10
+    live = deployed.container("gateway")["livenessProbe"]
+    # In a drain it takes no connections in the end, those of the probe neither.
+    assert live["periodSeconds"] * live["failureThreshold"] > limit_s
+    compose = deployed.compose()["gateway"]
+    delay_s, limit_s = seconds(deployed.stage_environment("gateway") | compose.get("environment", {}))
+    assert deployed.seconds(compose["stop_grace_period"]) >= delay_s + limit_s + 10
 
 
 @each_service
