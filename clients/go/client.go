@@ -5,6 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -20,13 +24,13 @@ import (
 	serverv1 "modelkeep.dev/go/modelkeep/server/v1"
 )
 
-// Answers are capped well below 4 MiB; a record with a long description and a page of them may pass it.
-const maxMessageBytes = 16 << 20
-
 // Config says which suite is called, and by whom. The zero value is the suite that runs on this machine for this user.
 type Config struct {
 	// Addresses of services, host:port or unix:/path. What is not in it is found: see DataDir.
 	Addresses map[Service]string
+	// Gateway is the host:port of a gateway that stands before all four services, such as one of deploy/envoy; then
+	// nothing else is looked for.
+	Gateway string
 	// DataDir is the data folder of the suite. Without it the environment is looked at
 	// (MODELKEEP_CLIENT_RECORD_ADDRESS and its like, MODELKEEP_DATA_DIR), then ./modelkeep-data, then the default
 	// ports.
@@ -35,8 +39,14 @@ type Config struct {
 	TokenFile string
 	// Token is the token to show; it comes before TokenFile.
 	Token string
-	// Credentials of the connections, such as credentials.NewTLS(…); nil for plain ones.
+	// TLS names the files by which services are called over TCP; what it leaves out, MODELKEEP_CA_FILE,
+	// MODELKEEP_CERT_FILE and MODELKEEP_KEY_FILE say. UNIX sockets are always plain.
+	TLS TLSFiles
+	// Credentials of the connections over TCP, in place of TLS, for what files do not say.
 	Credentials credentials.TransportCredentials
+	// Timeout is for how long a unary call may take, with its repetitions, whose context has no deadline; 0: half a
+	// minute (DefaultTimeout), below 0: for ever.
+	Timeout time.Duration
 	// Patience is for how long a service may be away before a watch or a lease that has begun gives up; 0: a minute.
 	Patience time.Duration
 	// Options for every connection; they come last.
@@ -64,7 +74,7 @@ type Client struct {
 	// Loader of weights, which it lends.
 	Loader loaderv1.LoaderServiceClient
 
-	connections map[Service]*grpc.ClientConn
+	connections map[Service]*connection
 	patience    time.Duration
 }
 
@@ -74,7 +84,7 @@ func Dial(config Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := &Client{connections: map[Service]*grpc.ClientConn{}, patience: config.Patience}
+	client := &Client{connections: map[Service]*connection{}, patience: config.Patience}
 	if client.patience == 0 {
 		client.patience = time.Minute
 	}
@@ -100,7 +110,7 @@ func (client *Client) Info(ctx context.Context, service Service) (*serverv1.GetS
 }
 
 // Connection is the connection to a service, for calls that no stub here has.
-func (client *Client) Connection(service Service) *grpc.ClientConn {
+func (client *Client) Connection(service Service) grpc.ClientConnInterface {
 	return client.connections[service]
 }
 
@@ -108,24 +118,28 @@ func (client *Client) Connection(service Service) *grpc.ClientConn {
 func (client *Client) Close() error {
 	var failed []error
 	for _, connection := range client.connections {
-		failed = append(failed, connection.Close())
+		failed = append(failed, connection.close())
 	}
 	return errors.Join(failed...)
 }
 
-func connect(config Config, service Service, found address) (*grpc.ClientConn, error) {
-	transport := config.Credentials
-	if transport == nil {
-		transport = insecure.NewCredentials()
-	}
+func connect(config Config, service Service, found address) (*connection, error) {
 	// A service that is nowhere is an error of the call that needs it, not of the others.
 	target := found.target
 	if target == "" {
 		target = "passthrough:///nowhere"
 	}
+	timeout := config.Timeout
+	if timeout == 0 {
+		timeout = DefaultTimeout
+	}
+	secure := config.Credentials
+	if secure == nil || found.isLocal() {
+		secure = insecure.NewCredentials()
+	}
 	options := []grpc.DialOption{
-		grpc.WithTransportCredentials(transport),
-		grpc.WithDefaultServiceConfig(serviceConfig()),
+		grpc.WithUserAgent(userAgent()),
+		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes)),
 		// A service that comes back is found again at once.
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -133,15 +147,45 @@ func connect(config Config, service Service, found address) (*grpc.ClientConn, e
 			MinConnectTimeout: 5 * time.Second,
 		}),
 		// A dead peer that never said goodbye is noticed; services allow a ping every 10 s.
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		// A proxy in the environment is for the internet, where no service of the suite is.
 		grpc.WithNoProxy(),
-		grpc.WithChainUnaryInterceptor(decodeUnary(service, found)),
+		grpc.WithChainUnaryInterceptor(decodeUnary(service, found), limitUnary(timeout)),
 		grpc.WithChainStreamInterceptor(decodeStream(service, found)),
 	}
 	if found.token != nil {
-		shown := callCredentials{found.token, config.Credentials != nil}
+		shown := callCredentials{found.token, !found.isLocal() && (config.Credentials != nil || found.tls != nil)}
 		options = append(options, grpc.WithPerRPCCredentials(shown))
 	}
-	return grpc.NewClient(target, append(options, config.Options...)...)
+	return newConnection(found, secure, func(shown credentials.TransportCredentials) (*grpc.ClientConn, error) {
+		last := append([]grpc.DialOption{grpc.WithTransportCredentials(shown)}, config.Options...)
+		return grpc.NewClient(target, append(slices.Clip(options), last...)...)
+	})
 }
+
+// limitUnary ends calls after a while whose context would not.
+func limitUnary(timeout time.Duration) grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, request, answer any, connection *grpc.ClientConn,
+		invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+		if _, limited := ctx.Deadline(); !limited && timeout > 0 {
+			within, cancel := context.WithTimeout(ctx, timeout)
+			defer cancel()
+			ctx = within
+		}
+		return invoke(ctx, method, request, answer, connection, options...)
+	}
+}
+
+// userAgent is how calls tell what makes them; gRPC adds its own name.
+var userAgent = sync.OnceValue(func() string {
+	const module = "modelkeep.dev/go"
+	build, _ := debug.ReadBuildInfo()
+	if build != nil {
+		for _, used := range append(build.Deps, &build.Main) {
+			if used.Path == module && strings.HasPrefix(used.Version, "v") {
+				return "modelkeep-go/" + used.Version[1:]
+			}
+		}
+	}
+	return "modelkeep-go"
+})

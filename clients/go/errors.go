@@ -133,9 +133,18 @@ func unreachable(failed *Error, service Service, from address) {
 			from.target, from.origin, failed.Message)
 	}
 	variable := "MODELKEEP_CLIENT_" + strings.ToUpper(string(service)) + "_ADDRESS"
-	failed.Metadata = map[string]string{
-		"remedy": "Start the suite with `modelkeep up`, or say where it is with " + variable + "=HOST:PORT.",
+	remedy := "Start the suite with `modelkeep up`, or say where it is with " + variable + "=HOST:PORT."
+	switch said := failed.Message; {
+	case strings.Contains(said, "certificate is valid for"):
+		remedy = "Call it by a host that its certificate names, or name that by Config.TLS.ServerName."
+	case strings.Contains(said, "failed to verify certificate"):
+		remedy = "Have that service renew its certificate, or name its authorities by Config.TLS.CA or MODELKEEP_CA_FILE."
+	case strings.Contains(said, "first record does not look like a TLS handshake"):
+		remedy = "Leave out Config.TLS and MODELKEEP_CA_FILE, or have the service speak TLS."
+	case strings.Contains(said, "certificate required"):
+		remedy = "Show a certificate by Config.TLS, or MODELKEEP_CERT_FILE and MODELKEEP_KEY_FILE."
 	}
+	failed.Metadata = map[string]string{"remedy": remedy}
 }
 
 func decodeUnary(service Service, from address) grpc.UnaryClientInterceptor {

@@ -21,5 +21,13 @@ func ownerOf(path string) (uid int, known bool) {
 	return 0, false
 }
 
+// inodeOf is the number of a file in its file system.
+func inodeOf(found os.FileInfo) uint64 {
+	if status, is := found.Sys().(*syscall.Stat_t); is {
+		return uint64(status.Ino)
+	}
+	return 0
+}
+
 // writable says whether this user may write to a file, or connect to a socket.
 func writable(path string) bool { return syscall.Access(path, writeAccess) == nil }

@@ -38,7 +38,7 @@ func TestOnlyWhatDoesNoHarmIsRepeated(t *testing.T) {
 			Name []struct{ Service, Method string }
 		}
 	}
-	if err := json.Unmarshal([]byte(serviceConfig()), &config); err != nil {
+	if err := json.Unmarshal([]byte(serviceConfig), &config); err != nil {
 		t.Fatal(err)
 	}
 	var names []string

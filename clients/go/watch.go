@@ -103,6 +103,9 @@ func watch[E any, Q proto.Message, A any, P answerOf[A, E]](
 ) iter.Seq2[*Frame[E], error] {
 	return func(yield func(*Frame[E], error) bool) {
 		request := proto.CloneOf(asked)
+		if !request.ProtoReflect().IsValid() { // nil asks for everything, as in a call
+			request = request.ProtoReflect().New().Interface().(Q)
+		}
 		fields := fieldsOf{request.ProtoReflect()}
 		fields.set("bookmark_interval", protoreflect.ValueOfMessage(durationpb.New(bookmarkInterval).ProtoReflect()))
 		away := absence{patience: min(patience, patienceAtStart)}
@@ -144,6 +147,9 @@ func watch[E any, Q proto.Message, A any, P answerOf[A, E]](
 				fields.set("resume_token", protoreflect.ValueOfString(failed.Metadata["resume_token"]))
 			}
 			if !passes(err) || !away.wait(ctx, err) {
+				if ctx.Err() != nil {
+					err = ctx.Err()
+				}
 				yield(nil, err)
 				return
 			}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from modelkeep.client import Client
-from support.conformance import CASES, ground
+from support.conformance import CASES, cases, ground, through_gateway
 from support.installs import small_lora
 from support.suite import OwnersSuite, service_suite
 from support.waiting import wait_until
@@ -128,18 +128,22 @@ def test_its_code_is_formatted_and_vetted_and_its_own_tests_pass() -> None:
     go("test", ".")
 
 
-def test_every_conformance_case_holds(programs: Path, folder: Path) -> None:
-    with ground(folder) as there:
+@pytest.mark.parametrize("way", ["plain", "mTLS", "gateway"])
+def test_every_conformance_case_holds(way: str, programs: Path, folder: Path) -> None:
+    """Behind the gateway, which is plain here, the services speak mTLS with it."""
+    (folder / way).mkdir()
+    with ground(folder / way, gateway_port=0 if way == "gateway" else None, by_tls=way != "plain") as there:
+        settings = through_gateway(there) if way == "gateway" else there.environment
         done = subprocess.run(
             [str(programs / "conformance"), str(CASES)],
-            env={"PATH": os.environ["PATH"], **there.environment},
+            env={"PATH": os.environ["PATH"], **settings},
             capture_output=True,
             text=True,
             timeout=200,
             check=False,
         )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "0 failed" in done.stdout
+    assert done.stdout == f"{len(cases())} passed, 0 failed\n"
 
 
 def test_an_install_is_followed_to_its_end(programs: Path, suite: OwnersSuite, folder: Path) -> None:

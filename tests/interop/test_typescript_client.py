@@ -6,6 +6,7 @@ import asyncio
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from modelkeep.client import Client
 from modelkeep.loader.v1.leases_pb2 import GetLeaseRequest, ListLeasesRequest, RevokeLeaseRequest
 from modelkeep.loader.v1.loader_service_pb2_grpc import LoaderServiceStub
 from modelkeep.loader.v1.resident_pb2 import LEASE_STATE_ACTIVE
+from modelkeep.renewed import LOOK_S
 from support import tinymodels, typescript
 from support.callers import callers_file
 from support.certificates import caller, put, tls_settings
-from support.conformance import cases, ground
+from support.conformance import cases, ground, through_gateway
 from support.installs import small_lora
 from support.records import record_server
 from support.suite import OwnersSuite, service_suite
@@ -160,16 +162,32 @@ def test_a_lease_and_a_watch_go_on_at_the_next_loader_until_the_lease_is_revoked
         holding.end()
 
 
-@pytest.mark.parametrize(("role", "said"), [("admin", "over TLS"), ("viewer", "ROLE_REQUIRED")])
-async def test_a_certificate_says_who_calls(data_dir: Path, role: str, said: str) -> None:
+async def test_a_certificate_says_who_calls_and_is_shown_once_it_was_replaced(data_dir: Path) -> None:
     authority = tls_settings(data_dir / "tls")
     callers = callers_file(data_dir / "callers.json")
-    files = (authority["tls_client_ca_file"], *put(data_dir / "caller", role, caller(role)))
+    files = (authority["tls_client_ca_file"], *put(data_dir / "caller", "caller", caller("viewer")))
     settings: dict[str, Any] = {**authority, "tls_callers_file": callers, "insecure": False}
-    async with record_server(data_dir, **settings) as address:
+
+    def called(address: str) -> None:
         arguments = (address, *map(str, files))
-        done = await asyncio.to_thread(typescript.run, "test/tls", *arguments, settings={})
-    assert (done.stdout, done.stderr) == (f"{said}\n", "")
+        with typescript.running("test/tls", *arguments, settings={}) as program:
+            program.ask("first")
+            assert program.line() == "ROLE_REQUIRED"
+            put(data_dir / "caller", "caller", caller("admin"))
+            time.sleep(LOOK_S)
+            program.ask("second")
+            # The watch, begun as who may look, goes on.
+            assert {program.line(), program.line()} == {"over TLS", "watched: over TLS"}
+            # Half a file is not taken, and told; what was there stays.
+            files[1].write_text("half a file")
+            time.sleep(LOOK_S)
+            program.ask("third")
+            assert "What was there before is shown" in program.until("(node:")
+            program.until("over TLS")
+            program.end()
+
+    async with record_server(data_dir, **settings) as address:
+        await asyncio.to_thread(called, address)
 
 
 def test_calls_and_watches_do_as_they_say() -> None:
@@ -180,9 +198,12 @@ def test_calls_and_watches_do_as_they_say() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_the_conformance_cases_hold(folder: Path) -> None:
-    (folder / "conformance").mkdir()
-    with ground(folder / "conformance") as there:
-        done = typescript.run("test/conformance", settings=there.environment)
+@pytest.mark.parametrize("way", ["plain", "mTLS", "gateway"])
+def test_the_conformance_cases_hold(way: str, folder: Path) -> None:
+    """Behind the gateway, which is plain here, the services speak mTLS with it."""
+    (folder / way).mkdir()
+    with ground(folder / way, gateway_port=0 if way == "gateway" else None, by_tls=way != "plain") as there:
+        settings = through_gateway(there) if way == "gateway" else there.environment
+        done = typescript.run("test/conformance", settings=settings)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == f"{len(cases())} passed\n"

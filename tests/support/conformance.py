@@ -15,6 +15,7 @@ from google.protobuf import json_format
 from google.protobuf.message_factory import GetMessageClass
 
 from modelkeep.defaults import ServiceName
+from modelkeep.devcerts import make_certificates
 from modelkeep.exceptions import ModelkeepError
 from modelkeep.rpc import Address, Token, decode, methods, open_channel
 from modelkeep.suitefile import token_path
@@ -28,6 +29,7 @@ FILES: Final = ("server", "record", "install", "download", "loader")
 SET: Final = "${*}"
 _VARIABLE: Final = re.compile(r"\$\{([A-Z_]+)\}")
 _DEADLINE_S: Final = 60.0
+_SAID_OF_CALLERS: Final = ("MODELKEEP_TOKEN_FILE", "MODELKEEP_CONFORMANCE_IMPORTS")
 
 
 @dataclass(frozen=True)
@@ -58,26 +60,46 @@ class Ground:
     Attributes:
         suite: It, running.
         environment: What a runner is told by: where the services are (over TCP), the owner's token, the
-            folder of files to import.
+            folder of files to import, the files of TLS where it is spoken.
     """
 
     suite: OwnersSuite
     environment: Mapping[str, str]
 
+    @property
+    def gateway(self) -> str:
+        """The origin of the suite's gateway."""
+        assert self.suite.gateway is not None
+        assert self.suite.gateway.refusal == ""
+        return self.suite.gateway.address
+
 
 @contextlib.contextmanager
-def ground(folder: Path, *, gateway_port: int | None = None) -> Iterator[Ground]:
+def ground(folder: Path, *, gateway_port: int | None = None, by_tls: bool = False) -> Iterator[Ground]:
     """A fresh suite below a folder, with a gateway if a port is given, and the files that the cases import.
 
-    Each runner needs one of its own: the cases change it.
+    Each runner needs one of its own: the cases change it. By TLS it wants certificates of callers; the one
+    that the environment names is a gateway's, who is nobody, so that tokens alone tell who calls.
     """
     small_lora(folder / "imports" / "ink.safetensors")
     (folder / "imports" / "broken.safetensors").write_text("This is no model.")
-    with service_suite(folder / "data", gateway_port=gateway_port) as suite:
+    certs = folder / "certs" if by_tls else None
+    files = {}
+    if certs is not None:
+        make_certificates(certs)
+        names = {"CA": "ca.pem", "CERT": "gateway.pem", "KEY": "gateway.key"}
+        files = {f"MODELKEEP_{name}_FILE": str(certs / file) for name, file in names.items()}
+    with service_suite(folder / "data", gateway_port=gateway_port, certs=certs) as suite:
         addresses = {f"MODELKEEP_CLIENT_{name.upper()}_ADDRESS": at for name, at in suite.over_tcp.items()}
         owners = {"MODELKEEP_TOKEN_FILE": str(token_path(suite.data_dir))}
         imports = {"MODELKEEP_CONFORMANCE_IMPORTS": str(folder / "imports")}
-        yield Ground(suite, {**addresses, **owners, **imports})
+        yield Ground(suite, {**addresses, **owners, **imports, **files})
+
+
+def through_gateway(there: Ground) -> dict[str, str]:
+    """What a runner is told by that calls the suite's gateway, which is plain, by gRPC."""
+    said = {name: there.environment[name] for name in _SAID_OF_CALLERS}
+    return {**said, "MODELKEEP_CONFORMANCE_GATEWAY": there.gateway.removeprefix("http://")}
 
 
 class Runner:

@@ -37,6 +37,7 @@ def service_suite(
     env: Mapping[str, str] | None = None,
     arguments: Mapping[str, Sequence[str]] | None = None,
     gateway_port: int | None = None,
+    certs: Path | None = None,
 ) -> OwnersSuite:
     """A suite of real services, not started yet; downloads from loopback are allowed.
 
@@ -60,6 +61,7 @@ def service_suite(
         env=settings,
         arguments=arguments,
         gateway_port=gateway_port,
+        certs=certs,
     )
 
 

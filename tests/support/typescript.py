@@ -71,6 +71,12 @@ class Running:
         assert line, f"it ended with {self.process.wait(20)}"
         return line.rstrip("\n")
 
+    def ask(self, line: str) -> None:
+        """Give it a line on its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
     def until(self, beginning: str) -> str:
         """The next line that begins so; waits for it."""
         while not (line := self.line()).startswith(beginning):

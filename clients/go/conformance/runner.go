@@ -40,6 +40,7 @@ func newRunner() (*runner, error) {
 		"anonymous": {},
 		"stranger":  {Token: "nobody-knows-this-token-of-a-stranger"},
 	} {
+		config.Gateway = os.Getenv("MODELKEEP_CONFORMANCE_GATEWAY")
 		client, err := modelkeep.Dial(config)
 		if err != nil {
 			return nil, err
@@ -118,7 +119,7 @@ func (runner *runner) ask(ctx context.Context, one conformanceCase) ([]any, erro
 }
 
 // first is as many messages of a stream as a case names, or one more if it should end after them.
-func first(ctx context.Context, connection *grpc.ClientConn, one conformanceCase,
+func first(ctx context.Context, connection grpc.ClientConnInterface, one conformanceCase,
 	method protoreflect.MethodDescriptor, request proto.Message) (answers []any, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

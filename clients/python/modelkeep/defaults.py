@@ -18,6 +18,9 @@ DEFAULT_ADDRESSES: Final[Mapping[str, str]] = {
     name: f"127.0.0.1:{port}" for name, port in DEFAULT_PORTS.items()
 }
 
+#: Seconds that a client's call may take, with its repetitions, unless the caller says otherwise.
+DEFAULT_TIMEOUT_S: Final = 30.0
+
 #: Where a suite serves the dashboard, and HTTP with JSON.
 DASHBOARD_PORT: Final = 8080
 

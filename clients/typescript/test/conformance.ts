@@ -1,5 +1,6 @@
 // Runs the cases of clients/conformance, as its README says: node dist/test/conformance.js [GATEWAY]
-// With the origin of a gateway it calls by gRPC-Web, as a browser does.
+// With the origin of a gateway it calls by gRPC-Web, as a browser does; MODELKEEP_CONFORMANCE_GATEWAY names one that is
+// called by gRPC.
 
 import { readFile } from "node:fs/promises";
 
@@ -44,9 +45,11 @@ const tokens: Record<Role, Token> = {
   anonymous: () => undefined,
   stranger: () => "nobody-knows-this-token-of-a-stranger",
 };
+const byGrpc = process.env["MODELKEEP_CONFORMANCE_GATEWAY"];
 const connect = (role: Role): Modelkeep => {
   const token = tokens[role];
-  return gateway ? web.connect({ baseUrl: gateway, token }) : node.connect({ token });
+  if (gateway) return web.connect({ baseUrl: gateway, token });
+  return node.connect({ token, ...(byGrpc ? { gateway: byGrpc } : {}) });
 };
 const callers: Record<Role, Modelkeep> = {
   owner: connect("owner"),

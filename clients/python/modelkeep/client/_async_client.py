@@ -13,8 +13,8 @@ from modelkeep.client._installs import AsyncModelInstall, EventBus
 from modelkeep.client._loader import AsyncModelLoader
 from modelkeep.client._records import AsyncModelRecordStore
 from modelkeep.client._tracker import EventThread
-from modelkeep.client._transport import DEFAULT_TIMEOUT_S, peers
-from modelkeep.defaults import ServiceName
+from modelkeep.client._transport import peers
+from modelkeep.defaults import DEFAULT_TIMEOUT_S, ServiceName
 from modelkeep.exceptions import ModelkeepError
 from modelkeep.rpc import Address
 from modelkeep.server.v1 import server_service_pb2

@@ -15,8 +15,7 @@ from modelkeep.client._installs import AsyncModelInstall, EventBus
 from modelkeep.client._loader import AsyncModelLoader
 from modelkeep.client._portal import Facade, Lifeline, Portal, blocking, close_inside, iterating
 from modelkeep.client._records import AsyncModelRecordStore
-from modelkeep.client._transport import DEFAULT_TIMEOUT_S
-from modelkeep.defaults import ServiceName
+from modelkeep.defaults import DEFAULT_TIMEOUT_S, ServiceName
 from modelkeep.rpc import Address
 
 

@@ -14,7 +14,8 @@ from modelkeep.client._client import ModelInstall, ModelRecordStore
 from modelkeep.client._installs import AsyncModelInstall, EventBus
 from modelkeep.client._portal import Lifeline, Portal, close_part
 from modelkeep.client._tracker import EventThread
-from modelkeep.client._transport import DEFAULT_TIMEOUT_S, Peer
+from modelkeep.client._transport import Peer
+from modelkeep.defaults import DEFAULT_TIMEOUT_S
 from modelkeep.exceptions import RootMismatchException
 from modelkeep.server.v1 import server_service_pb2
 from modelkeep.server.v1.server_service_pb2_grpc import ServerServiceStub

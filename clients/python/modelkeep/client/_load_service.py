@@ -17,8 +17,9 @@ from modelkeep.client._installs import EventBus
 from modelkeep.client._loader import AsyncModelLoader
 from modelkeep.client._portal import Lifeline, Portal, close_part
 from modelkeep.client._tracker import EventThread
-from modelkeep.client._transport import DEFAULT_TIMEOUT_S, Peer
+from modelkeep.client._transport import Peer
 from modelkeep.components import precision_name
+from modelkeep.defaults import DEFAULT_TIMEOUT_S
 from modelkeep.rpc import Address
 
 #: Not imported by name: this package needs no service, but for this one wish. See docs/adr/0036.

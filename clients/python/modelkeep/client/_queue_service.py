@@ -18,7 +18,8 @@ from modelkeep.client._download_jobs import DownloadEventHandler
 from modelkeep.client._downloads import AsyncDownloadQueue
 from modelkeep.client._portal import Lifeline, Portal, close_part
 from modelkeep.client._tracker import EventThread
-from modelkeep.client._transport import DEFAULT_TIMEOUT_S, Peer
+from modelkeep.client._transport import Peer
+from modelkeep.defaults import DEFAULT_TIMEOUT_S
 from modelkeep.rpc import Address
 
 #: Not imported by name: this package needs no service, but for this one wish. See docs/adr/0017.

@@ -17,7 +17,7 @@ from modelkeep import rpc
 from modelkeep.backoff import Backoff
 from modelkeep.client import _fork
 from modelkeep.client._methods import ensure_request_id, may_repeat
-from modelkeep.defaults import ServiceName
+from modelkeep.defaults import DEFAULT_TIMEOUT_S, ServiceName
 from modelkeep.exceptions import CancelledException
 from modelkeep.rpc import Address
 
@@ -25,8 +25,6 @@ Q = TypeVar("Q", bound=Message)
 A = TypeVar("A")
 R = TypeVar("R")
 
-#: Seconds that a call may take, with its repetitions, unless the caller says otherwise.
-DEFAULT_TIMEOUT_S: Final = 30.0
 #: How often a call is made at most. Four tries take 0.5 to 1 s, a service's restart about twice that;
 #: a person who mistyped an address should not wait longer.
 MAX_TRIES: Final = 4

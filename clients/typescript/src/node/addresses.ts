@@ -5,6 +5,7 @@ import { dirname, join } from "node:path";
 
 import type { Token } from "../calls.js";
 import { type ServiceName, SERVICES } from "../modelkeep.js";
+import { namedFiles, type TlsFiles } from "./tls.js";
 import { tokenFile } from "./tokens.js";
 
 /** Where the services listen when they are not told otherwise: from 50051 in their order. */
@@ -19,12 +20,17 @@ export interface Address {
   readonly origin: string;
   /** Gives the token that calls show there. */
   readonly token: Token | undefined;
+  /** The files by which it is called by TLS; undefined for plaintext. */
+  readonly tlsFiles: TlsFiles | undefined;
 }
 
 /** What a caller says of where the services are. */
 export interface Said {
   readonly addresses?: Partial<Readonly<Record<ServiceName, string>>> | undefined;
+  readonly gateway?: string | undefined;
   readonly dataDir?: string | undefined;
+  readonly tokenFile?: string | undefined;
+  readonly tlsFiles?: Partial<TlsFiles> | undefined;
   readonly environment?: Readonly<Record<string, string | undefined>>;
 }
 
@@ -32,31 +38,37 @@ export interface Said {
 interface Suite {
   readonly addresses: Partial<Record<ServiceName, string>>;
   readonly sockets?: Partial<Record<ServiceName, string>>;
+  /** The folder of the certificates that the services show over TCP; empty for plaintext. */
+  readonly certs?: string;
 }
 
 /**
- * The address of each service, from the first place that names one: `addresses`, `dataDir`,
+ * The address of each service, from the first place that names one: `gateway`, `addresses`, `dataDir`,
  * `MODELKEEP_CLIENT_<SERVICE>_ADDRESS`, `MODELKEEP_DATA_DIR`, the suite in `./modelkeep-data`, the default ports.
  *
  * Of a running suite its UNIX socket is taken; where that is out of reach its port, and the owner's token, which is
  * shown nowhere else. Where a data folder is named, or a suite found, no other suite is called in its place.
  *
+ * @throws ModelkeepError CREDENTIALS_MISSING if a certificate is named, and no authority
  * @throws Error if the suite in `./modelkeep-data` is another user's and nobody named it
  */
 export function findAddresses(said: Said = {}): Record<ServiceName, Address> {
-  const { addresses = {}, dataDir, environment = process.env } = said;
+  const { addresses = {}, gateway, dataDir, environment = process.env } = said;
+  const secured = namedFiles(said.tlsFiles, environment);
+  const shownFile = said.tokenFile ?? environment["MODELKEEP_TOKEN_FILE"];
+  const shown = shownFile ? tokenFile(shownFile) : undefined;
+  if (gateway) return forEach(() => ({ target: gateway, origin: "the caller", token: shown, tlsFiles: secured }));
   const named = dataDir ?? environment["MODELKEEP_DATA_DIR"];
   const folder = named ?? DATA_DIR;
   const suiteFile = join(folder, "run", "suite.json");
   if (!named) refuseStrangers(suiteFile);
   const suite = readSuite(suiteFile);
   const ports = Object.values(suite?.addresses ?? {});
-  const shown = environment["MODELKEEP_TOKEN_FILE"] && tokenFile(environment["MODELKEEP_TOKEN_FILE"]);
   const owners = join(folder, "run", "tokens", "owner");
 
-  const at = (target: string, origin: string): Address => {
+  const at = (target: string, origin: string, tlsFiles = secured): Address => {
     const isOwners = !shown && ports.includes(target) && allows(owners, constants.R_OK);
-    return { target, origin, token: isOwners ? tokenFile(owners) : shown || undefined };
+    return { target, origin, token: isOwners ? tokenFile(owners) : shown, tlsFiles };
   };
   const find = (service: ServiceName): Address => {
     const variable = `MODELKEEP_CLIENT_${service.toUpperCase()}_ADDRESS`;
@@ -65,14 +77,24 @@ export function findAddresses(said: Said = {}): Record<ServiceName, Address> {
     if (told) return at(told, `the environment variable ${variable}`);
     const [socket, port] = [suite?.sockets?.[service], suite?.addresses[service]];
     if (socket && allows(socket, constants.W_OK)) {
-      return { target: `unix:${socket}`, origin: suiteFile, token: shown || undefined };
+      return { target: `unix:${socket}`, origin: suiteFile, token: shown, tlsFiles: undefined };
     }
-    if (port) return at(port, suiteFile);
+    // Who runs a suite by certificates has those that it is called by.
+    if (port) return at(port, suiteFile, secured ?? (suite?.certs ? ownFiles(suite.certs) : undefined));
     if (!suite && !named) return at(`127.0.0.1:${FIRST_PORT + SERVICES.indexOf(service)}`, "the default port");
     const why = suite ? `the suite in ${folder} runs without it` : `no suite runs on ${folder}`;
-    return { target: "", origin: why, token: undefined };
+    return { target: "", origin: why, token: undefined, tlsFiles: undefined };
   };
+  return forEach(find);
+}
+
+function forEach(find: (service: ServiceName) => Address): Record<ServiceName, Address> {
   return Object.fromEntries(SERVICES.map((service) => [service, find(service)])) as Record<ServiceName, Address>;
+}
+
+/** How the owner of a suite calls it by TLS, whose folder of certificates is one of `modelkeep certs dev`. */
+function ownFiles(certs: string): TlsFiles {
+  return { ca: join(certs, "ca.pem"), cert: join(certs, "client.pem"), key: join(certs, "client.key") };
 }
 
 /** The running suite; undefined when there is no description. A killed suite leaves its own behind. */
