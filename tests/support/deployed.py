@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -51,6 +54,25 @@ def objects(kind: str = "") -> list[dict[str, Any]]:
     listed = yaml.safe_load((BASE / "kustomization.yaml").read_text())["resources"]
     for name in listed:
         found += [one for one in yaml.safe_load_all((BASE / name).read_text()) if kind in ("", one["kind"])]
+    return found
+
+
+@cache
+def kustomized(folder: str) -> str:
+    """What kustomize makes of a folder of deploy/kubernetes, as YAML."""
+    program = tool("kustomize")
+    command = [program, "build", str(DEPLOY / "kubernetes" / folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def tool(name: str) -> str:
+    """The path of a program of scripts/tools.sh; without it the test is skipped, and fails in CI."""
+    found = shutil.which(name)
+    if found is None:
+        assert "CI" not in os.environ, f"{name} is missing: scripts/tools.sh {name}"
+        pytest.skip(f"{name} is missing: scripts/tools.sh {name}")
     return found
 
 
