@@ -5,18 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from google.protobuf.wrappers_pb2 import StringValue
 
 from modelkeep.devcerts import Issued, PrivateAuthority
@@ -25,7 +20,7 @@ from modelkeep_common.calls import current_call
 from modelkeep_common.serving import start_server
 from modelkeep_common.startup import StartupError
 from support.callers import callers_file
-from support.certificates import AUTHORITY, caller, credentials, put, tls_settings
+from support.certificates import AUTHORITY, caller, credentials, put, self_signed, tls_settings
 from support.commonapp import SERVICE, App, AppSettings, Client, serving
 from support.commoncalls import error_of, reason_of
 from support.failures import failure_of
@@ -255,11 +250,7 @@ async def test_a_start_with_tls_that_is_no_good_says_why(
 
 
 async def test_a_key_that_grpc_cannot_use_is_told_from_a_port_that_is_taken(data_dir: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256K1())
-    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "odd")]), datetime.now(UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    issued = Issued(builder.sign(key, SHA256()).public_bytes(Encoding.PEM), pem)
+    issued = self_signed(ec.generate_private_key(ec.SECP256K1()))
     cert, key_file = put(data_dir, "odd", issued)
     settings = AppSettings.for_test(data_dir, tls_cert_file=cert, tls_key_file=key_file)
     with pytest.raises(StartupError, match="of the curve P-256 or P-384") as caught:

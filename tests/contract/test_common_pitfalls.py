@@ -121,7 +121,7 @@ async def test_pitfall_2_a_cancellation_goes_through_the_chain_to_grpc(
 
     def wrap_and_watch(chain: Chain, handler: Any, name: str) -> Any:
         wrapped: Any = wrap(chain, handler, name)
-        function = wrapped.unary_unary or wrapped.unary_stream
+        function = wrapped.stream_unary or wrapped.stream_stream
 
         async def watched(raw: Any, context: Any) -> Any:
             try:
@@ -131,8 +131,8 @@ async def test_pitfall_2_a_cancellation_goes_through_the_chain_to_grpc(
                 raise
 
         if wrapped.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(watched)
-        return grpc.unary_unary_rpc_method_handler(watched)
+            return grpc.stream_stream_rpc_method_handler(watched)
+        return grpc.stream_unary_rpc_method_handler(watched)
 
     monkeypatch.setattr(Chain, "wrap", wrap_and_watch)
     handlers = {"StreamGenerator": generator, "StreamWriter": writer, "Wait": unary}

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from modelkeep.devcerts import Issued, PrivateAuthority
 
@@ -46,3 +53,12 @@ def credentials(
 def caller(role: str, authority: PrivateAuthority = AUTHORITY) -> Issued:
     """The certificate of a caller that :func:`callers_file` gives one role."""
     return authority.issue(uri=f"spiffe://test/{role}", server=False)
+
+
+def self_signed(key: Any) -> Issued:
+    """A certificate of nobody in particular, for a key of any kind."""
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "odd")]), datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    digest: Any = None if isinstance(key, Ed25519PrivateKey) else SHA256()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return Issued(builder.sign(key, digest).public_bytes(Encoding.PEM), pem)

@@ -1,4 +1,4 @@
-"""HTTP/2 by hand, for what no gRPC client would do: frames as one likes, and nobody who reads the answers."""
+"""HTTP/2 by hand, for what no gRPC client would do: frames as one likes, and nobody who heeds the answers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import threading
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RESET, _SETTINGS = 0, 1, 3, 4
 _END_STREAM, _END_HEADERS = 1, 4
+_HEAD_BYTES = 9
 _CANCEL = struct.pack(">I", 8)
 #: An empty message, as gRPC frames it.
 _EMPTY = b"\0" * 5
 
 
 class Connection:
-    """A plaintext connection to a gRPC server, whose answers are thrown away, or not read at all."""
+    """A plaintext connection to a gRPC server, whose answers are only counted, or not read at all."""
 
     def __init__(self, address: str, method: str, *, token: str = "", reads: bool = True) -> None:
         host, _, port = address.rpartition(":")
@@ -31,20 +32,38 @@ class Connection:
             b"\0" + _text(name) + _text(value) for name, value in headers.items()
         )
         self._stream = -1
-        self._drain = threading.Thread(target=self._throw_away, daemon=True)
+        self._ended = set[int]()
+        self._drain = threading.Thread(target=self._count, daemon=True)
         if reads:
             self._drain.start()
 
-    def call(self, count: int, *, reset: bool = False) -> None:
-        """Begin so many calls; with `reset`, each is given up in the same breath."""
+    def call(
+        self, count: int, *, reset: bool = False, message: bytes | None = _EMPTY, end: bool = True
+    ) -> None:
+        """Begin so many calls.
+
+        Args:
+            count: How many.
+            reset: Whether each is given up in the same breath.
+            message: What each sends, with gRPC's frame around it; None sends nothing.
+            end: Whether nothing more is to come of it.
+        """
         parts = []
         for _ in range(count):
             self._stream += 2
-            parts.append(_frame(_HEADERS, _END_HEADERS, self._stream, self._headers))
-            parts.append(_frame(_DATA, _END_STREAM, self._stream, _EMPTY))
+            ends = _END_STREAM if end else 0
+            flags = _END_HEADERS | (ends if message is None else 0)
+            parts.append(_frame(_HEADERS, flags, self._stream, self._headers))
+            if message is not None:
+                parts.append(_frame(_DATA, ends, self._stream, message))
             if reset:
                 parts.append(_frame(_RESET, 0, self._stream, _CANCEL))
         self._socket.sendall(b"".join(parts))
+
+    @property
+    def ended(self) -> int:
+        """Calls that the server has ended."""
+        return len(self._ended)
 
     def close(self) -> None:
         """Leave."""
@@ -59,10 +78,13 @@ class Connection:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
 
-    def _throw_away(self) -> None:
-        with contextlib.suppress(OSError):
-            while self._socket.recv(1 << 16):
-                pass
+    def _count(self) -> None:
+        with contextlib.suppress(OSError), self._socket.makefile("rb") as answers:
+            while len(head := answers.read(_HEAD_BYTES)) == _HEAD_BYTES:
+                kind, flags = head[3:5]
+                answers.read(int.from_bytes(head[:3], "big"))
+                if kind == _RESET or (kind in (_DATA, _HEADERS) and flags & _END_STREAM):
+                    self._ended.add(int.from_bytes(head[5:], "big"))
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:

@@ -51,17 +51,16 @@ OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     # A service that comes back is found again at once: after a failure gRPC would wait a second and more, and
     # until it tries to connect every call fails. So at least one attempt falls between a call's tries.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 200),
+    # In spite of its name, the time that one attempt may take: several round trips over a network, and a lost
+    # packet.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     # A dead peer that never said goodbye is noticed; services allow a ping every 10 s.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     # A proxy in the environment is for the internet, where no service of the suite is.
     ("grpc.enable_http_proxy", 0),
 )
-
-#: The shortest wait between attempts is also the longest time that one may take: several round trips by TLS.
-_TLS_OPTIONS: Final = (("grpc.min_reconnect_backoff_ms", 5_000),)
 
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _DOMAIN: Final = ".modelkeep.dev"
@@ -114,7 +113,7 @@ def peer(service: ServiceName, target: str, token_file: Path | None, tls: Caller
     setting = f"{service}_address"
     token = None
     if token_file is not None:
-        token = TokenFile(token_file, follow=False)
+        token = TokenFile(token_file, lasting=True)
         token()
     if tls is not None:
         tls.secrets()
@@ -128,16 +127,17 @@ def variable(service: ServiceName) -> str:
 
 
 class TokenFile:
-    """The token in a file, read again when the file has changed: a suite makes new ones at each start.
+    """The token in a file, read again when the file has changed: a suite makes new ones at each start, and
+    Kubernetes one an hour.
 
     Args:
         path: The file; the token is all of it but white space around it.
-        follow: Whether to look for changes. A service does not: its token is its own start's.
+        lasting: Whether the token that was there stays in use while the file is no good.
     """
 
-    def __init__(self, path: Path, *, follow: bool = True) -> None:
+    def __init__(self, path: Path, *, lasting: bool = False) -> None:
         self.path = path
-        self._follow = follow
+        self._lasting = lasting
         self._seen: tuple[int, int, int] | None = None
         self._token = ""
 
@@ -147,26 +147,31 @@ class TokenFile:
         Raises:
             CredentialsMissingException: The file cannot be read, or holds none.
         """
-        if self._token and not self._follow:
-            return self._token
         try:
             found = os.stat(self.path)
             seen = (found.st_ino, found.st_mtime_ns, found.st_size)
             if seen != self._seen:
-                self._token = self.path.read_text("ascii").strip()
+                self._token = self._read()
                 self._seen = seen
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not ASCII"
+        except (OSError, ValueError) as error:
+            if self._lasting and self._token:
+                return self._token
+            why = error.strerror if isinstance(error, OSError) else str(error)
             raise CredentialsMissingException(
-                f"The token file {self.path} cannot be read ({why}): name another with --token-file or "
+                f"The token file {self.path} cannot be used ({why}): name another with --token-file or "
                 "MODELKEEP_TOKEN_FILE, or start the suite.",
                 metadata={"path": str(self.path)},
             ) from None
-        if not self._token or len(self._token.split()) != 1:
-            raise CredentialsMissingException(
-                f"The token file {self.path} does not hold one token.", metadata={"path": str(self.path)}
-            )
         return self._token
+
+    def _read(self) -> str:
+        try:
+            words = self.path.read_text("ascii").split()
+        except UnicodeDecodeError:
+            raise ValueError("it is not ASCII") from None
+        if len(words) != 1:
+            raise ValueError("it does not hold one token")
+        return words[0]
 
 
 def open_channel(address: Address, *options: tuple[str, Any]) -> grpc.Channel:
@@ -195,7 +200,7 @@ def _opened(address: Address, options: tuple[tuple[str, Any], ...], plain: Any, 
     def open_it(credentials: grpc.ChannelCredentials | None) -> Any:
         if credentials is None:
             return plain(address.target, options=(*OPTIONS, *options))
-        return secure(address.target, credentials, options=(*OPTIONS, *_TLS_OPTIONS, *options))
+        return secure(address.target, credentials, options=(*OPTIONS, *options))
 
     tls = None if address.is_local else address.tls
     if address.token is None and tls is None:

@@ -14,7 +14,7 @@ from modelkeep.renewed import Renewed, UnusableError
 
 from ..settings import ServiceSettings
 from ..startup import StartupError
-from .certificates import Caller, CertificateAuthenticator, read_callers
+from .certificates import Caller, CertificateAuthenticator, LivingCertificates, read_callers
 from .principal import (
     ADMIN,
     OPERATOR,
@@ -102,7 +102,10 @@ def callers_of(settings: ServiceSettings) -> Callers:
     Raises:
         StartupError: 78 for a file that is no good, or any import root where not only the owner works.
     """
-    authenticators: list[Authenticator] = []
+    # Before tokens: they are shown through a connection, too.
+    authenticators: list[Authenticator] = (
+        [] if settings.tls_client_ca_file is None else [LivingCertificates()]
+    )
     tokens: list[Tokens] = []
     renewed: list[Renewed[Any]] = []
     if settings.token_file is not None:

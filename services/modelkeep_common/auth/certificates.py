@@ -17,6 +17,7 @@ where others pass, such as a gateway: who calls is then said by a token, and wit
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,14 @@ from typing import Final
 
 from modelkeep.exceptions import CredentialsInvalidException
 
+from ..certificates import lifetime_of
 from ._entries import EntryFile
 from .principal import Metadata, Principal, Transport
 
 #: Kind of name to where the transport tells those of a certificate, and to what parts its parts.
 _KINDS: Final = {"uri": ("peer_uri", "/"), "dns": ("peer_dns", ".")}
 _MAX_NAME: Final = 256
+_MAX_KNOWN: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,37 @@ class CertificateAuthenticator:
             f"The certificate is good, but this service knows no caller {said}: have its operator add one to "
             "tls_callers_file."
         )
+
+
+class LivingCertificates:
+    """Refuses callers whose certificate has ended since they connected: TLS looks at it only then.
+
+    Knows nobody.
+    """
+
+    def __init__(self) -> None:
+        #: Certificate, as PEM, to when it ends.
+        self._ends: dict[bytes, float] = {}
+
+    def authenticate(self, peer: str, metadata: Metadata, transport: Transport) -> Principal | None:
+        """See :class:`Authenticator`."""
+        if peer.startswith("unix:"):
+            return None
+        for certificate in transport().get("x509_pem_cert", ()):
+            if self._end_of(certificate) <= time.time():
+                raise CredentialsInvalidException(
+                    "The certificate of this connection has ended: connect anew, with the one that has taken "
+                    "its place."
+                )
+        return None
+
+    def _end_of(self, certificate: bytes) -> float:
+        end = self._ends.get(certificate)
+        if end is None:
+            if len(self._ends) >= _MAX_KNOWN:
+                self._ends.clear()
+            end = self._ends[certificate] = lifetime_of(certificate, "the caller's certificate").end
+        return end
 
 
 def read_callers(path: Path) -> tuple[Caller, ...]:

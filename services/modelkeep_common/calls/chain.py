@@ -4,13 +4,14 @@
 2. **deadline** (deadline.py): the caller's, or the server's for a unary call without one.
 3. **who calls** (authentication.py): by the listener, the token and the certificate, and whether he has a
    role that the method takes. Health takes none.
-4. **admission** (admission.py): so many calls of each class at once, of everybody and of one principal, the
+4. **its message** (message.py), of a request that does not stream in: within a minute.
+5. **admission** (admission.py): so many calls of each class at once, of everybody and of one principal, the
    rest SERVER_BUSY. Health is a class of its own: a busy server is not a dead one.
-5. **validation** (validation.py): the request against the rules in its .proto.
-6. **the handler** (handlers.py), whose answer is serialised, or written message by message.
-7. **errors** (errors.py): whatever went wrong, in a step or in the handler, becomes a ``google.rpc.Status``;
+6. **validation** (validation.py): the request against the rules in its .proto.
+7. **the handler** (handlers.py), whose answer is serialised, or written message by message.
+8. **errors** (errors.py): whatever went wrong, in a step or in the handler, becomes a ``google.rpc.Status``;
    the text of an unexpected exception never leaves the process.
-8. **telemetry** (telemetry.py): one log line per call, with its outcome.
+9. **telemetry** (telemetry.py): one log line per call, with its outcome.
 
 All of it is one function around a method's handler, instead of a chain of gRPC interceptors, because each of
 those costs several percent of a unary call. Requests are parsed and responses serialised inside it too:
@@ -39,6 +40,7 @@ from .authentication import Authentication
 from .call import CURRENT, Call
 from .deadline import Limiter
 from .handlers import Run, check_handler, runner_of
+from .message import ARRIVES_S, message_of
 from .request_id import HEADER, request_id_of
 from .telemetry import Telemetry
 from .validation import Rules, parsed, rules_of
@@ -94,6 +96,7 @@ class Chain:
         self._telemetry = telemetry
         self._authentication = Authentication(identify, allowed)
         self._limiter = Limiter(max_unary_s)
+        self._arrival = Limiter(min(max_unary_s, ARRIVES_S))
 
     def wrap(self, handler: grpc.RpcMethodHandler[Any, Any], name: str) -> grpc.RpcMethodHandler[Any, Any]:
         """The handler of method ``name`` (``package.Service/Method``) with everything around it.
@@ -103,13 +106,11 @@ class Chain:
         """
         check_handler(handler, name)
         serve = partial(self._serve, self._describe(handler, name))
-        if not handler.request_streaming:
-            if handler.response_streaming:
-                return grpc.unary_stream_rpc_method_handler(serve)
-            return grpc.unary_unary_rpc_method_handler(serve)
+        # One message is taken as if it were of a stream: message.py says why.
+        parse = handler.request_deserializer if handler.request_streaming else None
         if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(serve, handler.request_deserializer)
-        return grpc.stream_unary_rpc_method_handler(serve, handler.request_deserializer)
+            return grpc.stream_stream_rpc_method_handler(serve, parse)
+        return grpc.stream_unary_rpc_method_handler(serve, parse)
 
     def _describe(self, handler: grpc.RpcMethodHandler[Any, Any], name: str) -> _Method:
         service, _, method = name.partition("/")
@@ -119,13 +120,13 @@ class Chain:
             name,
             self._admission.gate_of(name, descriptor, streams=streams_in or streams_out),
             rules_of(descriptor.input_type) if descriptor is not None and not streams_in else None,
-            None if streams_in else handler.request_deserializer,
+            None if streams_in else handler.request_deserializer or bytes,
             runner_of(handler, self._limiter),
             streams_out,
             service in QUIET,
         )
 
-    async def _serve(self, method: _Method, raw: Any, context: Any) -> bytes:
+    async def _serve(self, method: _Method, arriving: Any, context: Any) -> bytes:
         metadata, remaining = context.invocation_metadata(), context.time_remaining()
         call = Call(
             request_id_of(metadata),
@@ -139,7 +140,8 @@ class Chain:
             call.principal = self._authentication.principal_of(
                 method.name, call.peer, metadata, context.auth_context
             )
-            answer = await self._admitted(method, raw, context, call)
+            request = arriving if method.parse is None else await message_of(context, self._arrival)
+            answer = await self._admitted(method, request, context, call)
             context.set_trailing_metadata(((HEADER, call.request_id),))
             return answer
         except asyncio.CancelledError:
@@ -155,17 +157,16 @@ class Chain:
             if not method.quiet or call.code == "INTERNAL":
                 self._telemetry.ended(call, streams=method.streams)
 
-    async def _admitted(self, method: _Method, raw: Any, context: Any, call: Call) -> bytes:
+    async def _admitted(self, method: _Method, request: Any, context: Any, call: Call) -> bytes:
         gate, caller = method.gate, call.principal.name
         gate.enter(caller)
         try:
             call.open_streams = gate.active
             if method.streams and not method.quiet:
                 self._telemetry.stream_opened(call)
-            request = raw
             if method.parse is not None:
-                call.bytes_in = len(raw)
-                request = await parsed(raw, method.parse, method.rules)
+                call.bytes_in = len(request)
+                request = await parsed(request, method.parse, method.rules)
             return await method.run(request, context, call)
         finally:
             gate.leave(caller)

@@ -58,6 +58,8 @@ S = TypeVar("S", bound=ServiceSettings)
 _log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 4 << 20
+#: Seconds, a tenth more or less, after which new calls of a caller with a certificate take a new connection.
+CONNECTION_AGE_S = 600.0
 _IMPORT_RULES_AFTER_S = 0.5
 
 
@@ -177,7 +179,9 @@ async def start_server(
     )
     registrar = Registrar(chain)
     connections = connection_limit(settings.max_connections)
-    server = grpc.aio.server(options=_options(settings, connections))
+    server = grpc.aio.server(
+        options=_options(settings, connections, of_clients=tls is not None and tls.of_clients)
+    )
     async with contextlib.AsyncExitStack() as opening:
         await opening.enter_async_context(in_thread(address.hold_socket(settings)))
         opening.push_async_callback(_give_back, server)
@@ -187,8 +191,7 @@ async def start_server(
                 probes.listening(settings.metrics_host or settings.host, settings.metrics_port)
             )
         port = await address.bind(server, settings, None if tls is None else tls.credentials())
-        renewed = [*callers.renewed, *(() if tls is None else (tls.renewed,))]
-        opening.callback(_looking(renewed).cancel)
+        opening.callback(_looking([*callers.renewed, *(() if tls is None else (tls,))]).cancel)
         service = await opening.enter_async_context(app.open())
         service.register(cast(grpc.aio.Server, registrar))
         facts = await asyncio.to_thread(ProcessFacts.read)
@@ -211,7 +214,7 @@ async def start_server(
     )
 
 
-def _looking(renewed: Sequence[Renewed[Any]]) -> asyncio.Task[None]:
+def _looking(renewed: Sequence[Renewed[Any] | ServerTls]) -> asyncio.Task[None]:
     """Looks after files that may be replaced, until it is cancelled."""
 
     async def look() -> None:
@@ -277,9 +280,12 @@ def _limits(settings: ServiceSettings, admission: Admission, connections: int) -
     }
 
 
-def _options(settings: ServiceSettings, connections: int) -> tuple[tuple[str, Any], ...]:
+def _options(settings: ServiceSettings, connections: int, *, of_clients: bool) -> tuple[tuple[str, Any], ...]:
     """Channel arguments; the reasons are in docs/operations.md, the numbers gRPC's names say."""
     return (
+        # Whose certificate was replaced shows the new one in time: gRPC gives what the connection has to come
+        # to another, and calls under way stay where they are.
+        *((("grpc.max_connection_age_ms", int(CONNECTION_AGE_S * 1000)),) if of_clients else ()),
         # On by default on Linux: a second server would share the port without a word.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

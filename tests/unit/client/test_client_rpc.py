@@ -31,13 +31,22 @@ def test_what_grpc_repeats_are_the_unary_methods_that_say_they_are_harmless() ->
 
 
 def test_a_token_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
-    path = tmp_path / "token"
+    path, other = tmp_path / "token", tmp_path / "other"
     path.write_text("first\n")
-    followed, kept = rpc.TokenFile(path), rpc.TokenFile(path, follow=False)
-    assert (followed(), kept()) == ("first", "first")
-    path.unlink()
-    path.write_text("second\n")
-    assert (followed(), kept()) == ("second", "first")
+    clients, services = rpc.TokenFile(path), rpc.TokenFile(path, lasting=True)
+    assert (clients(), services()) == ("first", "first")
+    other.write_text("second\n")
+    link = tmp_path / "link"
+    link.symlink_to(other)
+    link.replace(path)  # as Kubernetes turns it
+    assert (clients(), services()) == ("second", "second")
+    for spoil in (path.unlink, lambda: path.write_text(""), lambda: path.write_text("two words")):
+        spoil()
+        with pytest.raises(CredentialsMissingException):
+            clients()
+        assert services() == "second"
+    path.write_text("third")
+    assert (clients(), services()) == ("third", "third")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"two words", b"\xff\xfe"])
