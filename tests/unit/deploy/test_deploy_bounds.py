@@ -76,6 +76,8 @@ def test_one_process_has_the_jobs_and_the_records(service: str) -> None:
     (made,) = (one for one in deployed.objects("Deployment") if one["metadata"]["name"] == service)
     assert made["spec"]["replicas"] == 1
     assert made["spec"]["strategy"] == {"type": "Recreate"}
+    # A version that has migrated a database cannot be rolled back.
+    assert made["spec"]["progressDeadlineSeconds"] >= 3600
 
 
 def test_hosts_can_be_emptied_and_the_gateway_stays() -> None:

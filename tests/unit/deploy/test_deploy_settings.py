@@ -171,6 +171,8 @@ def test_units_start_with_settings_that_there_are(service: str, monkeypatch: pyt
     named = {path.name for path in (settings.token_file, settings.peer_token_file) if path is not None}
     assert named == credentials
     assert said["RestartPreventExitStatus"] == [f"{EXIT_DATA} {EXIT_CONFIG}"]
+    # Else systemd gives up after five starts in ten seconds.
+    assert said["StartLimitIntervalSec"] == ["0"]
 
 
 def test_the_gateway_of_kubernetes_answers_at_the_port_of_its_service(
