@@ -15,7 +15,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from modelkeep.gateway import DESCRIPTOR_SET
+from modelkeep.gateway import DESCRIPTOR_SET, drain
 from modelkeep.record.v1 import record_service_pb2 as records
 from modelkeep.record.v1 import record_service_pb2_grpc as rpc
 from support.gateways import free_port, image_environment
@@ -143,3 +143,10 @@ def test_a_gateway_without_streams_ends_as_soon_as_nobody_is_led_to_it(
             rpc.RecordServiceStub(channel).ListModels(records.ListModelsRequest(), timeout=30)
         assert one.wait(_DELAY_S + _LIMIT_S + _SLACK_S) == 0
         assert time.monotonic() - told > _DELAY_S
+
+
+def test_who_cannot_be_drained_is_not_waited_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As while Envoy starts: what calls this ends it then."""
+    asked = [str(tmp_path / "admin.sock"), "--delay-s", "60", "--limit-s", "60"]
+    assert drain.main(asked) == 1
+    assert "cannot drain: [Errno 2]" in capfd.readouterr().err
