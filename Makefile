@@ -22,7 +22,7 @@ test: setup ## the tests, in minutes, three files at a time (ARGS="-k lease", AR
 	@$(PY) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not long and not interop and not cuda" $(ARGS)
 
 test-all: setup ## everything: the long tests, and those that need Go, Node, tinyproxy or cargo
-	@scripts/tools.sh grpcurl tinyproxy curl systemd-analyze kustomize kubernetes-validate protoc-gen-go protoc-gen-go-grpc protoc-gen-openapi chromium
+	@scripts/tools.sh tests
 	@PATH="$(CURDIR)/.cache/bin:$$PATH" $(PY) -m pytest -q -m "not cuda" $(ARGS)
 
 check: setup ## lint, format, types, .proto, generated code, import rules, layout, parity, text, the built dashboard (ARGS="types")

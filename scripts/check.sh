@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All checks that run no test. Each is run even when an earlier one failed; the last lines name the failed ones.
+# All checks that run no test, two at a time. Each is run even when an earlier one failed; the last lines name the failed ones.
 # Usage: scripts/check.sh [NAME ...]   (without names: all)
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -26,16 +26,34 @@ describe() {
     esac
 }
 
+told="$(mktemp -d)"
+trap 'rm -rf "$told"' EXIT
+run() {
+    local started=$SECONDS result=0
+    describe "$1" >"$told/$1" 2>&1 || result=$?
+    echo "$result $((SECONDS - started))" >"$told/$1.result"
+}
+
 failed=()
-for name in "${@:-${checks[@]}}"; do
-    started=$SECONDS
-    if output="$(describe "$name" 2>&1)"; then
-        printf '%-14s ok      %3d s\n' "$name" $((SECONDS - started))
+tell() {
+    local result took
+    read -r result took <"$told/$1.result"
+    if [ "$result" = 0 ]; then
+        printf '%-14s ok      %3d s\n' "$1" "$took"
     else
-        printf '%s\n%-14s FAILED  %3d s\n' "$output" "$name" $((SECONDS - started))
-        failed+=("$name")
+        printf '%s\n%-14s FAILED  %3d s\n' "$(cat "$told/$1")" "$1" "$took"
+        failed+=("$1")
     fi
+}
+
+# mypy takes as long as all the others, and one processor: they run beside it.
+names=("${@:-${checks[@]}}")
+case " ${names[*]} " in *" types "*) run types & ;; esac
+for name in "${names[@]}"; do
+    [ "$name" = types ] || { run "$name" && tell "$name"; }
 done
+wait
+case " ${names[*]} " in *" types "*) tell types ;; esac
 if [ ${#failed[@]} -gt 0 ]; then
     echo "check: failed: ${failed[*]} (make fix mends format, imports' order and simple lint)" >&2
     exit 1

