@@ -27,15 +27,9 @@ pytestmark = pytest.mark.may_block  # starts processes and reads files
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "kills",
-    [
-        pytest.param(12, marks=pytest.mark.timeout(180)),
-        pytest.param(max(1, int(120 * _SHARE)), marks=[pytest.mark.long, pytest.mark.timeout(900)]),
-    ],
-    ids=["few", "many"],
-)
-async def test_kills_cost_no_byte_and_few_are_fetched_twice(data_dir: Path, kills: int) -> None:
+@pytest.mark.timeout(900)
+async def test_kills_cost_no_byte_and_few_are_fetched_twice(data_dir: Path) -> None:
+    kills = max(12, int(120 * _SHARE))
     with stage_for(data_dir, _SEED + kills, list(SIZES)) as play:
         await play.run(kills)
     print(play.account)
@@ -92,16 +86,10 @@ async def test_the_power_may_go_in_the_middle_and_costs_no_more_than_the_last_se
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @_on_a_disk
-@pytest.mark.parametrize(
-    "cuts",
-    [
-        pytest.param(6, marks=pytest.mark.timeout(180)),
-        pytest.param(max(1, int(60 * _SHARE)), marks=[pytest.mark.long, pytest.mark.timeout(900)]),
-    ],
-    ids=["few", "many"],
-)
-async def test_power_cuts_cost_no_byte_and_no_job_that_was_answered(cuts: int) -> None:
+async def test_power_cuts_cost_no_byte_and_no_job_that_was_answered() -> None:
+    cuts = max(6, int(60 * _SHARE))
     with PowerDisk(4096) as disk, stage_for(disk.folder, _SEED + cuts, ["small", "middle"], disk) as play:
         await play.run(cuts)
     print(play.account)

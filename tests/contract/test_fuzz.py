@@ -187,7 +187,10 @@ def test_no_message_is_a_defect_of_a_service(fuzzed: Fuzzed, name: str) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_no_message_of_thousands_is_a_defect_of_a_service(fuzzed: Fuzzed, name: str) -> None:
     begin = int(os.environ.get("MODELKEEP_KILL_SEED") or time.time_ns() % 2**32)
-    found = fuzz(fuzzed, name, examples=300, begin=begin, until=time.monotonic() + 150)
+    share = min(1.0, max(0.0, float(os.environ.get("MODELKEEP_KILL_SHARE") or 1)))
+    # At least one a method more than the quick test's, and others: the seed is another.
+    examples, until = max(7, round(300 * share)), time.monotonic() + max(15, 150 * share)
+    found = fuzz(fuzzed, name, examples=examples, begin=begin, until=until)
     assert not found, f"seed {begin}\n" + "\n".join(itertools.islice(found, 10))
     check_after(fuzzed, name)
 

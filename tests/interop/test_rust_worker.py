@@ -40,7 +40,13 @@ def program() -> Path:
     target = ROOT / ".cache" / "rust"
     built = subprocess.run(
         [cargo, "build", "--quiet", "--manifest-path", str(CRATE / "Cargo.toml")],
-        env={**os.environ, "CARGO_TARGET_DIR": str(target)},
+        # Nobody looks at it with a debugger, and it is built once.
+        env={
+            **os.environ,
+            "CARGO_TARGET_DIR": str(target),
+            "CARGO_PROFILE_DEV_DEBUG": "false",
+            "CARGO_INCREMENTAL": "0",
+        },
         capture_output=True,
         text=True,
         check=False,
