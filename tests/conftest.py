@@ -59,6 +59,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # Beside that of the run which has this process do a part of its tests: paths of sockets are short.
     root = os.environ["PYTEST_DEBUG_TEMPROOT"]
     os.environ[_RUN] = tempfile.tempdir = tempfile.mkdtemp(prefix="mk-", dir=root)
+    # Threads of torch spin while they wait for each other: with several files at once, tiny models cost ten
+    # times the processor time.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Contexts of whoever runs the tests are not theirs, and neither is what the hub's client keeps for him.
     os.environ["XDG_CONFIG_HOME"] = os.environ["HF_HOME"] = os.environ[_RUN]
 
