@@ -141,8 +141,16 @@ def test_a_gateway_without_streams_ends_as_soon_as_nobody_is_led_to_it(
         # It still takes who comes.
         with grpc.insecure_channel(f"127.0.0.1:{one.port}") as channel:
             rpc.RecordServiceStub(channel).ListModels(records.ListModelsRequest(), timeout=30)
+        # And gives up who keeps his connection.
+        wait_until(lambda: "\nconnection: close" in headers(one.port), timeout_s=_SLACK_S)
         assert one.wait(_DELAY_S + _LIMIT_S + _SLACK_S) == 0
         assert time.monotonic() - told > _DELAY_S
+
+
+def headers(port: int) -> str:
+    """What comes before the answer to a call over HTTP/1.1."""
+    command = ["curl", "-sS", "-o", "/dev/null", "-D", "-", f"http://127.0.0.1:{port}/v1/models"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_who_cannot_be_drained_is_not_waited_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,8 @@ from typing import Final
 #: Seconds that Envoy may take to answer about itself.
 _PATIENCE_S: Final = 5.0
 _LOOK_S: Final = 0.2
+#: Looks in a row that have to find nothing under way: between two calls of one caller there is nothing.
+_QUIET_LOOKS: Final = 5
 _HEADERS: Final = b"host: envoy\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 #: Counts calls and streams that have not ended; the name is that of the listener's ``stat_prefix``.
 _UNDER_WAY: Final = "http.modelkeep.downstream_rq_active"
@@ -41,10 +43,12 @@ def drain(admin: Path, delay_s: float, limit_s: float) -> bool:
     time.sleep(delay_s)
     _ask(admin, "POST", "/drain_listeners")
     deadline = time.monotonic() + limit_s
-    while _goes_on(admin):
+    quiet = 0
+    while quiet < _QUIET_LOOKS:
         if time.monotonic() > deadline:
-            return False
+            return not _goes_on(admin)
         time.sleep(_LOOK_S)
+        quiet = 0 if _goes_on(admin) else quiet + 1
     return True
 
 
