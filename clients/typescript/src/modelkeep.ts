@@ -4,6 +4,7 @@ import type { DescService } from "@bufbuild/protobuf";
 import { type Client, createClient, type Transport } from "@connectrpc/connect";
 
 import { DEFAULT_TIMEOUT_MS, withTypedErrors } from "./calls.js";
+import { Health } from "./gen/grpc/health/v1/health_pb.js";
 import { DownloadService } from "./gen/modelkeep/download/v1/download_service_pb.js";
 import { InstallService } from "./gen/modelkeep/install/v1/install_service_pb.js";
 import { LoaderService } from "./gen/modelkeep/loader/v1/loader_service_pb.js";
@@ -31,11 +32,13 @@ export class Modelkeep {
   readonly loader: Client<typeof LoaderService>;
   /** What each process says about itself: ServerService, which all four serve. */
   readonly servers: Readonly<Record<ServiceName, Client<typeof ServerService>>>;
+  /** Whether each process takes calls: gRPC's own service for that. */
+  readonly health: Readonly<Record<ServiceName, Client<typeof Health>>>;
 
   /**
    * @param transports one for each service; they may be the same
    * @param timeoutMs how long a unary call may take with its repetitions, unless it says otherwise
-   * @param servers those for ServerService, where a gateway tells the four apart
+   * @param servers those for ServerService, and for Health, where a gateway tells the four apart
    */
   constructor(transports: Transports, timeoutMs = DEFAULT_TIMEOUT_MS, servers = transports) {
     const to = <S extends DescService>(service: S, transport: Transport): Client<S> =>
@@ -44,11 +47,13 @@ export class Modelkeep {
     this.downloads = to(DownloadService, transports.download);
     this.installs = to(InstallService, transports.install);
     this.loader = to(LoaderService, transports.loader);
-    this.servers = {
-      record: to(ServerService, servers.record),
-      download: to(ServerService, servers.download),
-      install: to(ServerService, servers.install),
-      loader: to(ServerService, servers.loader),
-    };
+    const toEach = <S extends DescService>(service: S): Record<ServiceName, Client<S>> => ({
+      record: to(service, servers.record),
+      download: to(service, servers.download),
+      install: to(service, servers.install),
+      loader: to(service, servers.loader),
+    });
+    this.servers = toEach(ServerService);
+    this.health = toEach(Health);
   }
 }
