@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,9 @@ from support.httpserver import HttpServer, Resource, pattern
 from support.hub import Hub
 from support.installs import small_lora
 from support.suite import service_suite
+
+#: How soon the page of health tells what has changed.
+SOON_MS = 4_000
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(120)]
 
@@ -45,6 +50,8 @@ def suite(folder: Path, hub: Hub) -> Iterator[Suite]:
     env = {
         "MODELKEEP_LOADER_ACCELERATOR": "sim:1x64MiB",
         "MODELKEEP_DOWNLOAD_HUB_ENDPOINT": hub.url,
+        # A drain that one can look at.
+        "MODELKEEP_INSTALL_DRAIN_DELAY_S": "6",
         "MODELKEEP_INSTALL_HUB_MIRRORS": f'["{hub.url[7:]}"]',
     }
     with service_suite(folder / "data", env=env, gateway_port=0) as started:
@@ -232,6 +239,29 @@ def test_health_tells_of_each_service(browser: Browser, suite: Suite) -> None:
         expect(card).to_contain_text("away")
         suite.restart("download")
         expect(card).to_contain_text("serving")
+
+
+def test_a_service_that_is_drained_is_told_of_at_once(browser: Browser, suite: Suite, client: Client) -> None:
+    with tab(browser, suite) as opened:
+        opened.show("Health")
+        card = opened.page.get_by_role("region", name="InstallService")
+        expect(card).to_contain_text("serving")
+        os.kill(suite.pids["install"], signal.SIGTERM)
+        expect(card.get_by_text("not serving", exact=True)).to_be_visible(timeout=SOON_MS)
+        expect(card).to_contain_text("It takes nothing new")
+        expect(card.get_by_text("away", exact=True)).to_be_visible()
+        suite.kill("install")
+        suite.restart("install")
+        expect(card.get_by_text("serving", exact=True)).to_be_visible()
+
+        card = opened.page.get_by_role("region", name="LoaderService")
+        expect(card.get_by_text("serving", exact=True)).to_be_visible()
+        assert [left.lease_count for left in client.model_loader.drain(why="a new card")] == [0]
+        expect(card.get_by_text("out of service", exact=True)).to_be_visible(timeout=SOON_MS)
+        expect(card).to_contain_text("It gives no new leases. a new card")
+        assert opened.violations() == []
+        client.model_loader.undrain()
+        expect(card.get_by_text("serving", exact=True)).to_be_visible(timeout=SOON_MS)
 
 
 def test_without_a_token_one_looks_and_changes_nothing(browser: Browser, suite: Suite) -> None:

@@ -157,3 +157,9 @@ def test_everybody_can_use_it(
             opened.show(name)
             expect(page.get_by_role("heading", name=heading, exact=True)).to_be_visible()
             look(name)
+            if name == "Installs and downloads":
+                for question in ("Scan for models …", "Import an InvokeAI …"):
+                    page.get_by_role("button", name=question).click()
+                    expect(page.get_by_role("dialog")).to_be_visible()
+                    look(question)
+                    page.keyboard.press("Escape")

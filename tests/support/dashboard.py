@@ -7,7 +7,7 @@ import functools
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,7 +69,7 @@ class Tab:
             self.errors.append(message.text)
 
     def _check_origin(self, response: Response) -> None:
-        if not response.url.startswith((self._origin, "data:")):
+        if not response.url.startswith((self._origin, f"blob:{self._origin}", "data:")):
             self.errors.append(f"asked for {response.url}")
 
     def show(self, name: str) -> None:
@@ -101,15 +101,36 @@ def tab(
     size: Sequence[int] = (1200, 800),
 ) -> Iterator[Tab]:
     """The dashboard, opened by the address that `modelkeep up` prints; without a token it may look."""
+    with window(browser, suite, token=token, scheme=scheme, size=size) as another:
+        yield another()
+
+
+@contextlib.contextmanager
+def window(
+    browser: Browser,
+    suite: Suite,
+    *,
+    token: str | None = "owner",
+    scheme: Literal["light", "dark"] = "light",
+    size: Sequence[int] = (1200, 800),
+) -> Iterator[Callable[[], Tab]]:
+    """What opens the dashboard in one more tab of the same browser: they share its connections."""
     assert suite.gateway is not None
     assert suite.gateway.address, suite.gateway
     secret = "" if token is None else (suite.data_dir / "run" / "tokens" / token).read_text().strip()
     width, height = size
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    origin = suite.gateway.address
+    opened: list[Tab] = []
+
+    def another() -> Tab:
+        opened.append(Tab(context.new_page(), origin))
+        opened[-1].page.goto(f"{origin}/" + (f"#token={secret}" if secret else ""))
+        return opened[-1]
+
     try:
-        opened = Tab(context.new_page(), suite.gateway.address)
-        opened.page.goto(f"{suite.gateway.address}/" + (f"#token={secret}" if secret else ""))
-        yield opened
-        assert opened.errors == []
+        yield another
+        errors = [error for each in opened for error in each.errors]
+        assert errors == [], errors
     finally:
         context.close()

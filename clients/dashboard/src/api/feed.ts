@@ -1,11 +1,12 @@
 /**
  * What a service tells of, kept up to date by its watch.
  *
- * A feed runs while somebody looks at it (`hold`) and the tab is visible: a browser has six connections for one
- * origin, and each watch takes one. Its items stay when it rests.
+ * A feed runs while somebody looks at it (`hold`) and the tab is visible, in turns with those of other tabs. Its items
+ * stay when it rests.
  */
 import { type ReadonlySignal, signal } from "@preact/signals";
 import { Collection, ModelkeepError, reopened, type StreamOptions, type WatchFrame } from "@modelkeep/client";
+import { inTurns } from "./turns";
 
 /** How a feed does. */
 export type FeedState =
@@ -48,6 +49,8 @@ export class Feed<Item> {
   #holders = 0;
   #running: AbortController | undefined;
   #drawing = false;
+  /** Whether all that there is has been told of in this turn, or that the service is away. */
+  #caughtUp = false;
 
   constructor(private readonly source: Source<Item>) {
     let timer = 0;
@@ -94,7 +97,7 @@ export class Feed<Item> {
   #run(): void {
     if (this.#holders === 0 || this.#running !== undefined || document.hidden) return;
     this.#running = new AbortController();
-    void this.#follow(this.#running.signal);
+    void inTurns(this.#running.signal, (turn) => this.#follow(turn), () => this.#caughtUp);
   }
 
   #rest(): void {
@@ -106,6 +109,7 @@ export class Feed<Item> {
   async #follow(signal: AbortSignal): Promise<void> {
     // A page waits for as long as it is open: what is away comes back.
     const options = { signal, patienceMs: Number.POSITIVE_INFINITY };
+    this.#caughtUp = false;
     try {
       if (this.source.pages !== undefined && this.#resumeToken === "") await this.#list(this.source.pages, options);
       // A snapshot that a rest has cut off counts for nothing: what it named may be gone since.
@@ -155,12 +159,15 @@ export class Feed<Item> {
     this.#collection.apply(frame);
     if (this.source.pages !== undefined) this.#resumeToken = frame.resumeToken;
     if (this.#collection.complete) this.#loaded.value = true;
+    if (frame.phase === "live" || frame.snapshotComplete) this.#caughtUp = true;
     if (this.#state.peek().kind !== "live") this.#state.value = { kind: "live" };
     if (frame.events.length > 0 || frame.snapshotComplete) this.#redraw();
   }
 
   #tellAway(awayMs: number): void {
-    this.#state.value = { kind: "away", since: Date.now() - awayMs };
+    this.#caughtUp = true;
+    // A turn counts from its own beginning: the service was away in the one before as well.
+    if (this.#state.peek().kind !== "away") this.#state.value = { kind: "away", since: Date.now() - awayMs };
   }
 
   #redraw(): void {

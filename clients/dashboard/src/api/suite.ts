@@ -1,5 +1,6 @@
 /** The services, and what the page watches of them. */
 import { connect, reopened, type ServiceName, watch, type WatchFrame } from "@modelkeep/client/web";
+import { HealthCheckResponse_ServingStatus } from "@modelkeep/client/gen/grpc/health/v1/health_pb";
 import type { Download } from "@modelkeep/client/gen/modelkeep/download/v1/download_pb";
 import type { Install } from "@modelkeep/client/gen/modelkeep/install/v1/install_pb";
 import type { GetCapacityResponse } from "@modelkeep/client/gen/modelkeep/loader/v1/capacity_pb";
@@ -16,6 +17,12 @@ export const suite = connect(access);
 /** All four services serve ServerService: the gateway tells by a folder before the method's name which one is meant. */
 export function serverInfo(service: ServiceName, signal: AbortSignal): Promise<GetServerInfoResponse> {
   return suite.servers[service].getServerInfo({}, { signal });
+}
+
+/** Whether a process takes calls; that it does not answer is an error. */
+export async function takesCalls(service: ServiceName, signal: AbortSignal): Promise<boolean> {
+  const { status } = await suite.health[service].check({}, { signal, timeoutMs: 3_000 });
+  return status === HealthCheckResponse_ServingStatus.SERVING;
 }
 
 /** Of ten thousand records a list has less to tell than a snapshot, which has every field. */

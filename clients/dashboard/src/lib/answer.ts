@@ -1,5 +1,5 @@
 /** A question to a service that a component needs the answer of. */
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { ModelkeepError, sleep } from "@modelkeep/client";
 
 export interface Answer<Value> {
@@ -29,16 +29,52 @@ export function useAnswer<Value>(
   useEffect(() => {
     const stop = new AbortController();
     const answered = (answer: Value) => !stop.signal.aborted && setState({ answer, error: undefined, asked: question });
-    const failed = (thrown: unknown) => {
-      if (stop.signal.aborted) return;
-      const { rawMessage, remedy } = ModelkeepError.from(thrown);
-      const error = [rawMessage, remedy].filter(Boolean).join(" ");
-      setState(({ answer }) => ({ answer, error, asked: question }));
-    };
+    const failed = (thrown: unknown) =>
+      !stop.signal.aborted && setState(({ answer }) => ({ answer, error: inWords(thrown), asked: question }));
     sleep(delayMs, stop.signal)
       .then(() => ask(stop.signal))
       .then(answered, failed);
     return () => stop.abort();
   }, [question]);
   return { answer: state.answer, error: state.error, current: state.asked === question };
+}
+
+/**
+ * Asks when the component comes, and again and again while the tab is seen: for what no watch tells of.
+ *
+ * @param everyMs from one answer to the next question
+ * @param question asked at once, and anew, when it changes
+ */
+export function usePolled<Value>(
+  ask: (signal: AbortSignal) => Promise<Value>,
+  everyMs: number,
+  question = "",
+): Omit<Answer<Value>, "current"> {
+  const [state, setState] = useState<Omit<Answer<Value>, "current">>({ answer: undefined, error: undefined });
+  const pause = useRef(everyMs);
+  pause.current = everyMs;
+  useEffect(() => {
+    const stop = new AbortController();
+    const poll = async () => {
+      while (!stop.signal.aborted) {
+        if (!document.hidden) {
+          const next = await ask(stop.signal).then(
+            (answer) => () => ({ answer, error: undefined }),
+            (thrown) => (before: typeof state) => ({ ...before, error: inWords(thrown) }),
+          );
+          if (stop.signal.aborted) return;
+          setState(next);
+        }
+        await sleep(pause.current, stop.signal).catch(() => undefined);
+      }
+    };
+    void poll();
+    return () => stop.abort();
+  }, [question]);
+  return state;
+}
+
+function inWords(thrown: unknown): string {
+  const { rawMessage, remedy } = ModelkeepError.from(thrown);
+  return [rawMessage, remedy].filter(Boolean).join(" ");
 }

@@ -1,4 +1,5 @@
-/** A text to fill in, with its name and what goes into it. */
+/** What a reader fills in, with its name. */
+import type { ComponentChildren } from "preact";
 import { useId } from "preact/hooks";
 
 interface Props {
@@ -33,5 +34,21 @@ export function Field({ label, value, onInput, hint, rows, secret = false }: Pro
         </span>
       )}
     </div>
+  );
+}
+
+interface CheckProps {
+  readonly checked: boolean;
+  readonly onChange: (checked: boolean) => void;
+  readonly children: ComponentChildren;
+}
+
+/** Something to say yes to. */
+export function Check({ checked, onChange, children }: CheckProps) {
+  return (
+    <label class="check">
+      <input type="checkbox" checked={checked} onChange={(event) => onChange(event.currentTarget.checked)} />
+      {children}
+    </label>
   );
 }

@@ -1,15 +1,14 @@
 /** One install or download. */
 import { useState } from "preact/hooks";
-import type { JobError, Progress } from "@modelkeep/client/gen/modelkeep/server/v1/job_pb";
+import type { Progress } from "@modelkeep/client/gen/modelkeep/server/v1/job_pb";
 import { canAct } from "../../api/token";
-import { now } from "../../lib/clock";
-import { bytes, duration, secondsSince } from "../../lib/format";
+import { bytes, duration } from "../../lib/format";
 import { address } from "../../lib/route";
-import { reasonWord } from "../../lib/words";
 import { Action } from "../../ui/action";
 import { Bar } from "../../ui/bar";
 import { attempt } from "../../ui/notices";
 import { type Job, secondsLeft } from "./job";
+import { Reason } from "./reason";
 import { needsSecrets, SecretsDialog } from "./secrets_dialog";
 
 export function JobRow({ job }: { job: Job }) {
@@ -50,16 +49,6 @@ function numbers(progress: Progress | undefined, moves: boolean): string {
   if (moves && bytesPerSecond > 0n) parts.push(`${bytes(bytesPerSecond)}/s`);
   if (moves && left !== undefined) parts.push(`${duration(left)} left`);
   return parts.join(" · ");
-}
-
-function Reason({ error }: { error: JobError }) {
-  const wait = error.retryTime === undefined ? 0 : -secondsSince(error.retryTime, now.value);
-  return (
-    <p class="reason">
-      <b>{reasonWord(error.reason || error.code)}</b>: {error.message}
-      {wait > 0 && <span class="hint"> Again in {duration(wait)}.</span>}
-    </p>
-  );
 }
 
 function JobButtons({ job }: { job: Job }) {

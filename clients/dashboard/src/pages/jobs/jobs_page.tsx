@@ -1,10 +1,11 @@
-/** Installs and downloads: what is under way, what waits and why, what has ended. */
+/** Installs, scans and downloads: what is under way, what waits and why, what has ended. */
 import { useState } from "preact/hooks";
 import type { ComponentChildren } from "preact";
 import { downloads, installs, suite } from "../../api/suite";
 import { count } from "../../lib/format";
 import { Action } from "../../ui/action";
 import { FeedNotice, useFeeds } from "../../ui/feed_notice";
+import { ScansSection } from "../scans/scans_section";
 import { AddForm } from "./add_form";
 import { downloadJob, isOfInstall } from "./download_jobs";
 import { installJob } from "./install_jobs";
@@ -27,6 +28,7 @@ export function JobsPage() {
         <Action run={() => suite.installs.retryInstall({ allFailed: true })}>Retry all that failed</Action>
         <Action run={() => suite.installs.pruneInstalls({})}>Forget those that ended</Action>
       </JobList>
+      <ScansSection />
       <JobList title="Other downloads" jobs={inOrder(others.map(downloadJob))} empty="None.">
         <FeedNotice feed={downloads} service="DownloadService" />
       </JobList>

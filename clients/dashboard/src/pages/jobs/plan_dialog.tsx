@@ -10,7 +10,7 @@ import { word } from "../../lib/words";
 import { Action } from "../../ui/action";
 import { Dialog } from "../../ui/dialog";
 import { Facts } from "../../ui/facts";
-import { Field } from "../../ui/field";
+import { Check, Field } from "../../ui/field";
 import { EvidenceList } from "../models/evidence_panel";
 
 interface Props {
@@ -55,10 +55,9 @@ export function PlanDialog({ source: given, onInstalled, onClose }: Props) {
       </div>
       <form class="fields" onSubmit={(event) => event.preventDefault()}>
         {isLocal && (
-          <label class="check">
-            <input type="checkbox" checked={copied} onChange={(event) => setCopied(event.currentTarget.checked)} />
+          <Check checked={copied} onChange={setCopied}>
             Copy it into the folder of models; else it stays where it is
-          </label>
+          </Check>
         )}
         {!isLocal && (
           <Field label="Access token" hint="Where the source asks for one; it is not kept here." secret value={accessToken} onInput={setAccessToken} />

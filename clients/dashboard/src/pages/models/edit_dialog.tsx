@@ -6,6 +6,9 @@ import { Action } from "../../ui/action";
 import { Dialog } from "../../ui/dialog";
 import { Field } from "../../ui/field";
 
+/** Labels that are not for this form: the suite's own. */
+const OWN = "modelkeep.dev/";
+
 /** The form's texts. Lists are one entry a line. */
 const draftOf = (model: Model) => ({
   name: model.name,
@@ -14,6 +17,10 @@ const draftOf = (model: Model) => ({
   license: model.license,
   tags: model.tags.join("\n"),
   triggerPhrases: model.triggerPhrases.join("\n"),
+  labels: Object.entries(model.labels)
+    .filter(([key]) => !key.startsWith(OWN))
+    .map(([key, value]) => `${key}=${value}`)
+    .join("\n"),
 });
 
 type Draft = ReturnType<typeof draftOf>;
@@ -25,9 +32,20 @@ const PATHS: Readonly<Record<keyof Draft, string>> = {
   license: "license",
   tags: "tags",
   triggerPhrases: "trigger_phrases",
+  labels: "labels",
 };
 
 const lines = (text: string) => [...new Set(text.split("\n").map((line) => line.trim()).filter(Boolean))];
+
+/** What `text` says, and the suite's own labels as they are: an update replaces all of them. */
+function labelsOf(text: string, model: Model): Record<string, string> {
+  const own = Object.entries(model.labels).filter(([key]) => key.startsWith(OWN));
+  const written = lines(text).map((line) => {
+    const [key = "", ...value] = line.split("=");
+    return [key.trim(), value.join("=").trim()] as const;
+  });
+  return Object.fromEntries([...written, ...own]);
+}
 
 export function EditDialog({ model, onClose }: { model: Model; onClose: () => void }) {
   const [before] = useState(() => draftOf(model));
@@ -36,10 +54,17 @@ export function EditDialog({ model, onClose }: { model: Model; onClose: () => vo
   const changed = (Object.keys(PATHS) as Array<keyof Draft>).filter((name) => draft[name] !== before[name]);
 
   const save = async () => {
-    const { tags, triggerPhrases, ...texts } = draft;
+    const { tags, triggerPhrases, labels, ...texts } = draft;
     await suite.records.updateModel({
       // The etag of when the form was opened: who changed the record meanwhile is not overwritten.
-      model: { key: model.key, etag, ...texts, tags: lines(tags), triggerPhrases: lines(triggerPhrases) },
+      model: {
+        key: model.key,
+        etag,
+        ...texts,
+        tags: lines(tags),
+        triggerPhrases: lines(triggerPhrases),
+        labels: labelsOf(labels, model),
+      },
       updateMask: { paths: changed.map((name) => PATHS[name]) },
     });
     onClose();
@@ -58,6 +83,7 @@ export function EditDialog({ model, onClose }: { model: Model; onClose: () => vo
         <Field label="Licence" {...bind("license")} />
         <Field label="Tags" hint="one a line" rows={3} {...bind("tags")} />
         <Field label="Trigger phrases" hint="one a line" rows={3} {...bind("triggerPhrases")} />
+        <Field label="Labels" hint="name=value, one a line" rows={2} {...bind("labels")} />
       </form>
       <footer>
         <button type="button" onClick={onClose}>

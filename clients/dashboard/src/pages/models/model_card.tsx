@@ -15,14 +15,16 @@ import { word } from "../../lib/words";
 import { canAct } from "../../api/token";
 import { Action } from "../../ui/action";
 import { Facts } from "../../ui/facts";
+import { Cover, CoverButtons } from "./cover";
 import { EditDialog } from "./edit_dialog";
 import { EvidencePanel } from "./evidence_panel";
 import { FilesPanel } from "./files_panel";
+import { RelinkDialog } from "./relink_dialog";
 import { RemoveDialog } from "./remove_dialog";
 
 /** @param props.listed the model as the list has it; what a list leaves out is asked for, again whenever it changes */
 export function ModelCard({ listed }: { listed: Model }) {
-  const [open, setOpen] = useState<"edit" | "remove" | undefined>();
+  const [open, setOpen] = useState<"edit" | "relink" | "remove" | undefined>();
   const { answer, error } = useAnswer(
     (signal) => suite.records.getModel({ key: listed.key }, { signal }),
     `${listed.key} ${listed.revision}`,
@@ -47,17 +49,22 @@ export function ModelCard({ listed }: { listed: Model }) {
           <Action run={() => suite.installs.checkModels({ keys: [model.key] })} done="Looked at its files.">
             Check files
           </Action>
+          <CoverButtons model={listed} />
           <button type="button" class="danger" disabled={!canAct()} onClick={() => setOpen("remove")}>
             Remove …
           </button>
         </div>
       </header>
       {model.missingTime !== undefined && (
-        <p class="banner warn">
-          Its files are not where they were since {moment(model.missingTime)}. It cannot be used until they are back.
-        </p>
+        <div class="banner warn">
+          <p>Its files are not where they were since {moment(model.missingTime)}. It cannot be used until they are back.</p>
+          <button type="button" disabled={!canAct()} onClick={() => setOpen("relink")}>
+            They are elsewhere …
+          </button>
+        </div>
       )}
       {error !== undefined && <p class="banner warn">{error}</p>}
+      <Cover model={listed} />
       {model.description !== "" && <p class="description">{model.description}</p>}
       <Facts facts={factsOf(model)} />
       <Words title="Tags" words={model.tags} />
@@ -65,6 +72,7 @@ export function ModelCard({ listed }: { listed: Model }) {
       <FilesPanel model={listed} />
       <EvidencePanel model={model} />
       {open === "edit" && <EditDialog model={model} onClose={close} />}
+      {open === "relink" && <RelinkDialog model={model} onClose={close} />}
       {open === "remove" && <RemoveDialog model={model} onClose={close} />}
     </article>
   );

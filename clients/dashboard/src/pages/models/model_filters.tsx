@@ -5,6 +5,7 @@ import type { Model } from "@modelkeep/client/gen/modelkeep/model/v1/model_pb";
 import { ModelTypeSchema } from "@modelkeep/client/gen/modelkeep/model/v1/taxonomy_pb";
 import { models as feed } from "../../api/suite";
 import { word } from "../../lib/words";
+import { Check } from "../../ui/field";
 import type { ModelQuery } from "./filter";
 
 interface Props {
@@ -54,14 +55,9 @@ export function ModelFilters({ query, models, onChange, searchBox }: Props) {
         <option value="size">largest first</option>
         <option value="newest">newest first</option>
       </select>
-      <label class="check">
-        <input
-          type="checkbox"
-          checked={query.onlyMissing}
-          onChange={(event) => set({ onlyMissing: event.currentTarget.checked })}
-        />
+      <Check checked={query.onlyMissing} onChange={(onlyMissing) => set({ onlyMissing })}>
         files missing
-      </label>
+      </Check>
     </search>
   );
 }

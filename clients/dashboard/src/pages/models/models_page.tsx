@@ -9,6 +9,7 @@ import { useShortcut } from "../../lib/shortcuts";
 import { word } from "../../lib/words";
 import { FeedNotice, useFeeds } from "../../ui/feed_notice";
 import { VirtualList } from "../../ui/virtual_list";
+import { SmallCover } from "./cover";
 import { useDeepSearch } from "./deep_search";
 import { ALL_MODELS, type ModelQuery, select } from "./filter";
 import { ModelCard } from "./model_card";
@@ -26,6 +27,8 @@ export function ModelsPage() {
   const all = models.items;
   const version = models.version;
   const shown = useMemo(() => select(all.values(), query, found), [version, query, found]);
+  // Where no model has a picture, rows leave no place for one.
+  const pictured = useMemo(() => [...all.values()].some(({ coverImage }) => coverImage !== undefined), [version]);
   const chosen = all.get(route.value.item);
 
   return (
@@ -47,7 +50,7 @@ export function ModelsPage() {
             rowHeight={ROW_HEIGHT}
             label="Models"
             keyOf={(model) => model.key}
-            row={(model) => <ModelRow model={model} />}
+            row={(model) => <ModelRow model={model} pictured={pictured} />}
           />
         )}
       </div>
@@ -62,11 +65,12 @@ export function ModelsPage() {
   );
 }
 
-function ModelRow({ model }: { model: Model }) {
+function ModelRow({ model, pictured }: { model: Model; pictured: boolean }) {
   const current = route.value.item === model.key;
   const kind = [word(ModelTypeSchema, model.type), model.base, word(ModelFormatSchema, model.format)];
   return (
-    <a class="row" href={address("models", model.key)} aria-current={current ? "true" : undefined}>
+    <a class={`row${pictured ? " pictured" : ""}`} href={address("models", model.key)} aria-current={current ? "true" : undefined}>
+      {pictured && <SmallCover model={model} />}
       <span class="name">{model.name}</span>
       <span class="size">{bytes(model.sizeBytes)}</span>
       <span class="kind">{kind.filter(Boolean).join(" · ")}</span>
