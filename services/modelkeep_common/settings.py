@@ -113,6 +113,9 @@ class ServiceSettings(BaseModel):
         min_length=1,
         description="Claim of a JWT with its roles, as a list or with blanks between them; a path by dots.",
     )
+    jwt_denied_file: Path | None = Field(
+        None, description="JSON file of the JWTs, or whose, are taken no longer though they have not expired."
+    )
     metrics_port: int | None = Field(
         None,
         ge=0,
@@ -175,7 +178,11 @@ class ServiceSettings(BaseModel):
         """TLS and JWT are there with all that they need, or not at all."""
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError("tls_cert_file and tls_key_file go together: set both")
-        needed = {"tls_client_ca_file": "tls_cert_file", "tls_callers_file": "tls_client_ca_file"}
+        needed = {
+            "tls_client_ca_file": "tls_cert_file",
+            "tls_callers_file": "tls_client_ca_file",
+            "jwt_denied_file": "jwt_jwks_file",
+        }
         for name, needs in needed.items():
             if getattr(self, name) is not None and getattr(self, needs) is None:
                 raise ValueError(f"{name} needs {needs}: set that, too")

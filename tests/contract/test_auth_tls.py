@@ -69,6 +69,15 @@ async def said_to(address: str, issued: Issued, **options: Any) -> str:
             return failure_of(error).reason or error.code().name
 
 
+async def refused(call: Any) -> str | None:
+    """The reason of a call's refusal; None if it was answered."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return reason_of(error)
+    return None
+
+
 async def test_callers_are_told_by_certificate_token_and_socket(data_dir: Path) -> None:
     issuer = Issuer()
     path = data_dir / "sockets" / "s.sock"
@@ -212,6 +221,25 @@ async def test_keys_of_an_issuer_are_replaced_while_it_serves(data_dir: Path) ->
             assert await said("es") == "CREDENTIALS_INVALID"
             error = await error_of(client.unary("Who"))
             assert reason_of(error) == "CREDENTIALS_MISSING"
+
+
+async def test_tokens_of_an_issuer_are_withdrawn_while_it_serves(data_dir: Path) -> None:
+    issuer = Issuer()
+    denied = data_dir / "denied.json"
+    denied.write_text('{"denied": []}')
+    values = {**tls_settings(data_dir / "tls", clients=False), **issuer.settings(data_dir / "jwt")}
+    async with secured(
+        data_dir, **{**values, "tls_client_ca_file": None, "jwt_denied_file": denied}
+    ) as address:
+        token, other = shown(issuer.token(jti="7")), shown(issuer.token("viewer", jti="8"))
+        async with calling(address, credentials()) as client:
+            assert (await client.unary("Who", metadata=token)).value == "operator@example: operator"
+            denied.write_text('{"denied": [{"jti": "7"}]}')
+            async with asyncio.timeout(30):
+                while await refused(client.unary("Who", metadata=token)) is None:  # noqa: ASYNC110  asked anew
+                    await asyncio.sleep(0.02)
+            assert await refused(client.unary("Who", metadata=token)) == "CREDENTIALS_INVALID"
+            assert (await client.unary("Who", metadata=other)).value == "viewer@example: viewer"
 
 
 @pytest.mark.parametrize(

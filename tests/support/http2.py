@@ -65,6 +65,11 @@ class Connection:
         """Calls that the server has ended."""
         return len(self._ended)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the server has closed the connection."""
+        return not self._drain.is_alive()
+
     def close(self) -> None:
         """Leave."""
         with contextlib.suppress(OSError):

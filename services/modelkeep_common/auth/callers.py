@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from modelkeep.defaults import EXIT_CONFIG
 from modelkeep.exceptions import CredentialsMissingException
@@ -27,6 +27,9 @@ from .principal import (
     Transport,
 )
 from .tokens import BearerAuthenticator, Tokens, read_tokens
+
+if TYPE_CHECKING:
+    from .jwts import Denied
 
 T = TypeVar("T")
 
@@ -113,12 +116,17 @@ def callers_of(settings: ServiceSettings) -> Callers:
         tokens.append(static)
         _check_roots(settings, static.principals)
     if (path := settings.jwt_jwks_file) is not None:
-        from .jwts import JwtTokens, read_keys  # cryptography is a tenth of a second
+        from .jwts import JwtTokens, read_denied, read_keys  # cryptography is a tenth of a second
 
         # Of whoever its issuer says.
         _check_roots(settings, [Principal("whoever has a JWT", frozenset({OPERATOR}))])
         keys = _renewed(path, partial(read_keys, path, settings.jwt_algorithms))
         renewed.append(keys)
+        denied: Callable[[], Denied] = frozenset
+        if (path := settings.jwt_denied_file) is not None:
+            listed = _renewed(path, partial(read_denied, path))
+            renewed.append(listed)
+            denied = lambda: listed.value  # noqa: E731  it is asked at each call
         tokens.append(
             JwtTokens(
                 lambda: keys.value,
@@ -126,6 +134,7 @@ def callers_of(settings: ServiceSettings) -> Callers:
                 audience=settings.jwt_audience,
                 skew_s=settings.jwt_skew_s,
                 roles_claim=settings.jwt_roles_claim,
+                denied=denied,
             )
         )
     if tokens:

@@ -3,14 +3,20 @@
 Only what the settings allow is looked at: algorithms of public keys by a list, and a key is used for the
 algorithm that it is for, whatever a token says of itself. What is wrong is said without anything out of the
 token, since a caller need not know what he passes on.
+
+A token that was good is known by its digest for as long as it lasts and the keys stay: to check a signature
+costs as much as the rest of a call. One that is no good is checked each time, so nobody fills the room of
+others.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import jwt
 
@@ -25,6 +31,10 @@ _GIVEN: Final = ROLES - {OWNER}
 _REQUIRED: Final = ("exp", "iss", "aud", "sub")
 _FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*").fullmatch
 _MAX_SUBJECT: Final = 256
+#: Good tokens that are remembered.
+_MAX_KEPT: Final = 10_000
+#: The claims by which tokens are denied.
+_NAMING: Final = ("jti", "sub")
 
 #: By the kind of a key, what algorithms it can be for. One that says "alg" is for that one alone.
 _OF_KIND: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
@@ -37,6 +47,24 @@ _OF_KIND: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
 
 #: Algorithm and ``kid`` (empty if it has none) to the key.
 Keys: TypeAlias = Mapping[tuple[str, str], "jwt.PyJWK"]
+#: Claims with the value that a denied token has: ``("jti", "…")``, ``("sub", "…")``.
+Denied: TypeAlias = Set[tuple[str, str]]
+
+
+class _Known(NamedTuple):
+    """What a good token says.
+
+    Attributes:
+        principal: Whose it is.
+        until: When it is over, as ``time.time()`` counts.
+        names: By what it may be denied.
+        keys: Those that it was checked with.
+    """
+
+    principal: Principal
+    until: float
+    names: frozenset[tuple[str, str]]
+    keys: Keys
 
 
 class JwtTokens:
@@ -48,12 +76,22 @@ class JwtTokens:
         audience: What their ``aud`` must name.
         skew_s: Seconds by which its clock may differ.
         roles_claim: The claim with the roles; names of objects that it lies in stand before it, with dots.
+        denied: Gives what is taken no longer.
     """
 
     def __init__(
-        self, keys: Callable[[], Keys], *, issuer: str, audience: str, skew_s: float, roles_claim: str
+        self,
+        keys: Callable[[], Keys],
+        *,
+        issuer: str,
+        audience: str,
+        skew_s: float,
+        roles_claim: str,
+        denied: Callable[[], Denied] = frozenset,
     ) -> None:
-        self._keys = keys
+        self._keys, self._denied = keys, denied
+        #: By the token's SHA-256: tokens themselves are secrets.
+        self._known: dict[bytes, _Known] = {}
         self._issuer, self._audience, self._skew_s = issuer, audience, skew_s
         self._claim = roles_claim
 
@@ -61,7 +99,27 @@ class JwtTokens:
         """See :class:`modelkeep_common.auth.tokens.Tokens`."""
         if not _FORM(token):
             return None
-        claims = self._verified(token)
+        digest = hashlib.sha256(token.encode("ascii")).digest()
+        known = self._known.get(digest)
+        if known is None or known.until <= time.time() or known.keys is not self._keys():
+            self._known.pop(digest, None)
+            known = self._read(token)
+            self._keep(digest, known)
+        if not known.names.isdisjoint(self._denied()):
+            raise _invalid("it was withdrawn: get a new one")
+        return known.principal
+
+    def _keep(self, digest: bytes, known: _Known) -> None:
+        if len(self._known) >= _MAX_KEPT:
+            now = time.time()
+            self._known = {key: one for key, one in self._known.items() if one.until > now}
+            if len(self._known) >= _MAX_KEPT:
+                self._known.clear()
+        self._known[digest] = known
+
+    def _read(self, token: str) -> _Known:
+        keys = self._keys()
+        claims = self._verified(token, keys)
         subject, roles = claims["sub"], self._roles_of(claims)
         if not subject or len(subject) > _MAX_SUBJECT or not subject.isprintable():
             raise _invalid(f"its subject (sub) must be 1 to {_MAX_SUBJECT} printable characters")
@@ -73,11 +131,12 @@ class JwtTokens:
         if subject in ROLES - roles:
             # So are the suite's own callers called: nobody may share their limits, or seem to be one in logs.
             raise _invalid("its subject (sub) is the name of a role that it does not have")
-        return Principal(subject, roles)
+        names = frozenset((name, claims[name]) for name in _NAMING if isinstance(claims.get(name), str))
+        return _Known(Principal(subject, roles), int(claims["exp"]) + self._skew_s, names, keys)
 
-    def _verified(self, token: str) -> Mapping[str, Any]:
+    def _verified(self, token: str, keys: Keys) -> Mapping[str, Any]:
         try:
-            key = self._key_of(jwt.get_unverified_header(token))
+            key = _key_of(jwt.get_unverified_header(token), keys)
             claims: dict[str, Any] = jwt.decode(
                 token,
                 key,
@@ -102,23 +161,6 @@ class JwtTokens:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             raise _invalid("it cannot be read") from None
         return claims
-
-    def _key_of(self, header: Mapping[str, Any]) -> Any:
-        """The key that a token says it is signed with."""
-        keys = self._keys()
-        algorithm, kid = header.get("alg"), header.get("kid", "")
-        fitting = {kid: key for (name, kid), key in keys.items() if name == algorithm}
-        if not fitting:
-            allowed = ", ".join(sorted({name for name, _ in keys}))
-            raise _invalid(f"its algorithm (alg) is none of those that this service takes: {allowed}")
-        if not kid and len(fitting) == 1:
-            return next(iter(fitting.values()))
-        if kid not in fitting:
-            raise _invalid(
-                "it is signed with a key (kid) that jwt_jwks_file does not have: if its issuer has a new "
-                "one, have the operator of this service renew the file"
-            )
-        return fitting[kid]
 
     def _roles_of(self, claims: Mapping[str, Any]) -> frozenset[str]:
         """The roles that claims give; those that are none of this project are left out."""
@@ -165,6 +207,44 @@ def read_keys(path: Path, algorithms: Sequence[str]) -> Keys:
     if not keys:
         raise file.bad(f"it has no key for {' or '.join(algorithms)}, which jwt_algorithms allows")
     return keys
+
+
+def read_denied(path: Path) -> frozenset[tuple[str, str]]:
+    """What tokens are taken no longer. Blocks.
+
+    ::
+
+        {"denied": [{"jti": "0e9c…"}, {"sub": "somebody@example.org"}]}
+
+    Raises:
+        UnusableError: It cannot be read, others could change it, or it is of another form.
+    """
+    file = EntryFile("jwt_denied_file", path)
+    denied = set[tuple[str, str]]()
+    for place, said in enumerate(file.entries("denied", secret=False)):
+        entry = file.keys_of(place, said, set(_NAMING))
+        ((name, value), *more) = entry.items() or [("", "")]
+        if more or not isinstance(value, str) or not value:
+            raise file.bad(f'entry {place} must have either "jti" or "sub", as a text')
+        denied.add((name, value))
+    return frozenset(denied)
+
+
+def _key_of(header: Mapping[str, Any], keys: Keys) -> Any:
+    """The key that a token says it is signed with."""
+    algorithm, kid = header.get("alg"), header.get("kid", "")
+    fitting = {kid: key for (name, kid), key in keys.items() if name == algorithm}
+    if not fitting:
+        allowed = ", ".join(sorted({name for name, _ in keys}))
+        raise _invalid(f"its algorithm (alg) is none of those that this service takes: {allowed}")
+    if not kid and len(fitting) == 1:
+        return next(iter(fitting.values()))
+    if kid not in fitting:
+        raise _invalid(
+            "it is signed with a key (kid) that jwt_jwks_file does not have: if its issuer has a new "
+            "one, have the operator of this service renew the file"
+        )
+    return fitting[kid]
 
 
 def _algorithms_of(said: Mapping[str, Any]) -> tuple[str, ...]:
