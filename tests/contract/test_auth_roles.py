@@ -44,6 +44,7 @@ from support.commoncalls import echo, error_of, reason_of
 from support.failures import failure_of
 from support.records import vae
 from support.tokens import bearer, write_tokens
+from support.waiting import until
 
 REFUSALS = {"ROLE_REQUIRED", "CREDENTIALS_MISSING", "CREDENTIALS_INVALID"}
 
@@ -220,6 +221,34 @@ async def test_wrong_credentials_are_refused_and_never_taken_for_none(
         error = await error_of(client.unary("Who", metadata=headers))
     assert (error.code().name, reason_of(error)) == ("UNAUTHENTICATED", "CREDENTIALS_INVALID")
     assert "nonsense" not in str(error.details())
+
+
+async def test_tokens_come_and_go_while_a_service_runs(
+    data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = write_tokens(data_dir / "t.json", {"ci": ["operator"]})
+    settings: dict[str, Any] = {"token_file": tokens, "insecure": False}
+    app = App({"Who": who})
+    async with serving(app, data_dir, allowed={f"{SERVICE}/Who": ROLES}, **settings) as (_, client):
+
+        async def told(name: str, said: str) -> None:
+            async with asyncio.timeout(30):
+                while await answer(name) != said:  # noqa: ASYNC110  it is asked anew
+                    await asyncio.sleep(0.02)
+
+        async def answer(name: str) -> str:
+            try:
+                return str((await client.unary("Who", metadata=bearer(name))).value)
+            except grpc.aio.AioRpcError as error:
+                return reason_of(error)
+
+        assert (await answer("ci"), await answer("new")) == ("ci: operator", "CREDENTIALS_INVALID")
+        tokens.write_text("nonsense")
+        await until(lambda: "what it said before still counts" in caplog.text, 30)
+        assert await answer("ci") == "ci: operator"
+        write_tokens(tokens, {"new": ["viewer"]})
+        await told("new", "new: viewer")
+        assert await answer("ci") == "CREDENTIALS_INVALID"
 
 
 async def test_a_refusal_says_which_role_is_needed_and_how_to_show_it(data_dir: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -152,7 +153,7 @@ def test_a_denied_method_is_denied_however_its_path_is_spelt(strict: str, suite:
         assert not backups(suite), header
     # The same by the service itself: what is asked there is the method, and the caller may.
     with grpc.insecure_channel(suite.over_tcp["record"]) as channel:
-        call = channel.unary_unary(f"/{_SERVICE}/{_METHOD}")
+        call: Any = channel.unary_unary(f"/{_SERVICE}/{_METHOD}")
         call(message, metadata=[("authorization", f"Bearer {token_of(suite)}")], timeout=60)
     assert backups(suite)
 
@@ -160,9 +161,10 @@ def test_a_denied_method_is_denied_however_its_path_is_spelt(strict: str, suite:
 def test_no_other_spelling_is_a_method_to_the_service_itself(suite: OwnersSuite) -> None:
     shown = [("authorization", f"Bearer {token_of(suite)}")]
     with grpc.insecure_channel(suite.over_tcp["record"]) as channel:
-        assert channel.unary_unary(f"/{_SERVICE}/ListModels")(b"", metadata=shown, timeout=30) is not None
+        right: Any = channel.unary_unary(f"/{_SERVICE}/ListModels")
+        assert right(b"", metadata=shown, timeout=30) is not None
         for path in GRPC_PATHS[1:]:
-            call = channel.unary_unary(
+            call: Any = channel.unary_unary(
                 path.replace(_METHOD, "ListModels").replace(_METHOD.lower(), "listmodels")
             )
             with pytest.raises(grpc.RpcError) as caught:

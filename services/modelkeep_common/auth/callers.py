@@ -26,7 +26,7 @@ from .principal import (
     Principal,
     Transport,
 )
-from .tokens import BearerAuthenticator, Tokens, read_tokens
+from .tokens import BearerAuthenticator, ListedTokens, StaticTokens, Tokens, read_tokens
 
 if TYPE_CHECKING:
     from .jwts import Denied
@@ -111,10 +111,10 @@ def callers_of(settings: ServiceSettings) -> Callers:
     )
     tokens: list[Tokens] = []
     renewed: list[Renewed[Any]] = []
-    if settings.token_file is not None:
-        static = read_tokens(settings.token_file)
-        tokens.append(static)
-        _check_roots(settings, static.principals)
+    if (path := settings.token_file) is not None:
+        listed = _renewed(path, partial(_listed, settings, path))
+        renewed.append(listed)
+        tokens.append(ListedTokens(lambda: listed.value))
     if (path := settings.jwt_jwks_file) is not None:
         from .jwts import JwtTokens, read_denied, read_keys  # cryptography is a tenth of a second
 
@@ -124,9 +124,9 @@ def callers_of(settings: ServiceSettings) -> Callers:
         renewed.append(keys)
         denied: Callable[[], Denied] = frozenset
         if (path := settings.jwt_denied_file) is not None:
-            listed = _renewed(path, partial(read_denied, path))
-            renewed.append(listed)
-            denied = lambda: listed.value  # noqa: E731  it is asked at each call
+            withdrawn = _renewed(path, partial(read_denied, path))
+            renewed.append(withdrawn)
+            denied = lambda: withdrawn.value  # noqa: E731  it is asked at each call
         tokens.append(
             JwtTokens(
                 lambda: keys.value,
@@ -163,13 +163,23 @@ def _renewed(path: Path, read: Callable[[], T]) -> Renewed[T]:
         raise StartupError(EXIT_CONFIG, str(error)) from None
 
 
+def _listed(settings: ServiceSettings, path: Path) -> StaticTokens:
+    tokens = read_tokens(path)
+    _check_roots_of_file(settings, tokens.principals)
+    return tokens
+
+
 def _certified(settings: ServiceSettings, path: Path) -> Sequence[Caller]:
     callers = read_callers(path)
+    _check_roots_of_file(settings, [caller.example for caller in callers])
+    return callers
+
+
+def _check_roots_of_file(settings: ServiceSettings, known: Iterable[Principal]) -> None:
     try:
-        _check_roots(settings, [caller.example for caller in callers])
+        _check_roots(settings, known)
     except StartupError as error:
         raise UnusableError(error.message) from None
-    return callers
 
 
 def _check_roots(settings: ServiceSettings, known: Iterable[Principal]) -> None:

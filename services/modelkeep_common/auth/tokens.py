@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from modelkeep.defaults import EXIT_CONFIG
 from modelkeep.exceptions import CredentialsInvalidException
-from modelkeep.renewed import UnusableError
 
-from ..startup import StartupError
 from ._entries import EntryFile
 from .principal import Metadata, Principal, Transport
 
@@ -95,25 +92,37 @@ class StaticTokens:
         return self._principals.get(hashlib.sha256(token.encode("utf-8", "replace")).digest())
 
 
+class ListedTokens:
+    """The tokens of a token file that may be replaced.
+
+    Args:
+        listed: Gives what it says.
+    """
+
+    def __init__(self, listed: Callable[[], StaticTokens]) -> None:
+        self._listed = listed
+
+    def principal_of(self, token: str) -> Principal | None:
+        """See :class:`Tokens`."""
+        return self._listed().principal_of(token)
+
+
 def read_tokens(path: Path) -> StaticTokens:
-    """The tokens of a token file.
+    """The tokens of a token file. Blocks.
 
     Raises:
-        StartupError: 78 if others could read or change the file, or it is no token file.
+        UnusableError: Others could read or change the file, or it is no token file.
     """
     file = EntryFile("token_file", path)
     principals: dict[bytes, Principal] = {}
-    try:
-        for place, said in enumerate(file.entries("tokens", secret=True)):
-            entry = file.keys_of(place, said, {"name", "roles", "token", "sha256"})
-            name = file.name_of(place, entry)
-            principal = Principal(name, file.roles_of(name, entry))
-            digest = _digest(file, name, entry)
-            if digest in principals:
-                raise file.bad(f"entry {place} has the token of {principals[digest].name}")
-            principals[digest] = principal
-    except UnusableError as error:
-        raise StartupError(EXIT_CONFIG, str(error)) from None
+    for place, said in enumerate(file.entries("tokens", secret=True)):
+        entry = file.keys_of(place, said, {"name", "roles", "token", "sha256"})
+        name = file.name_of(place, entry)
+        principal = Principal(name, file.roles_of(name, entry))
+        digest = _digest(file, name, entry)
+        if digest in principals:
+            raise file.bad(f"entry {place} has the token of {principals[digest].name}")
+        principals[digest] = principal
     return StaticTokens(principals)
 
 
