@@ -106,6 +106,24 @@ async def test_new_calls_of_a_caller_with_a_certificate_take_a_new_connection_in
         stream.cancel()
 
 
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n"])
+@pytest.mark.parametrize("plain", [True, False])
+async def test_who_connects_and_does_not_go_on_is_not_waited_for(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, said: bytes, plain: bool
+) -> None:
+    monkeypatch.setattr(serving_module, "HANDSHAKE_S", 1)
+    making: Any = serving(App({}), data_dir) if plain else secured(data_dir)
+    async with making as made:
+        host, _, port = (made[0].address if plain else made).rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(said)
+        async with asyncio.timeout(20):
+            with contextlib.suppress(OSError):
+                while await reader.read(100):
+                    pass
+        writer.close()
+
+
 @pytest.mark.parametrize(
     "key", [ec.generate_private_key(ec.SECP521R1()), ed25519.Ed25519PrivateKey.generate()]
 )

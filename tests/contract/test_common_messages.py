@@ -116,5 +116,7 @@ async def test_calls_that_are_given_up_before_their_message_leave_nothing_and_no
 
 async def test_a_message_that_is_too_large_is_told_as_grpc_tells_it(data_dir: Path) -> None:
     async with serving(App({"Echo": echo}), data_dir) as (_, client):
-        error = await error_of(client.unary("Echo", "x" * (5 << 20)))
-    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for size, compression in ((5 << 20, None), (100 << 20, grpc.Compression.Gzip)):
+            error = await error_of(client.unary("Echo", "x" * size, compression=compression))
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "larger than max" in str(error.details())

@@ -10,11 +10,16 @@ from collections.abc import AsyncIterator
 class CutLink:
     """A TCP relay on loopback in this process.
 
+    Args:
+        to: Where it leads.
+        delay_s: Seconds that whatever is sent takes, in each direction.
+
     Attributes:
         address: Of its near end.
     """
 
-    def __init__(self, to: str) -> None:
+    def __init__(self, to: str, delay_s: float = 0) -> None:
+        self._delay_s = delay_s
         self._host, _, port = to.rpartition(":")
         self._to = int(port)
         self._port = 0
@@ -42,17 +47,18 @@ class CutLink:
         self._open |= ends
         try:
             async with asyncio.TaskGroup() as both:
-                both.create_task(_pass_on(reader, there[1]))
-                both.create_task(_pass_on(there[0], writer))
+                both.create_task(_pass_on(reader, there[1], self._delay_s))
+                both.create_task(_pass_on(there[0], writer, self._delay_s))
         finally:
             self._open -= ends
             for end in ends:
                 end.close()
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float) -> None:
     with contextlib.suppress(OSError):
         while data := await reader.read(1 << 16):
+            await asyncio.sleep(delay_s)
             writer.write(data)
             await writer.drain()
     writer.transport.abort()

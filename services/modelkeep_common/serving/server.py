@@ -60,6 +60,8 @@ _log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 4 << 20
 #: Seconds, a tenth more or less, after which new calls of a caller with a certificate take a new connection.
 CONNECTION_AGE_S = 600.0
+#: Seconds that a connection has until TLS and HTTP/2 are agreed on.
+HANDSHAKE_S = 20.0
 _IMPORT_RULES_AFTER_S = 0.5
 
 
@@ -298,6 +300,8 @@ def _options(settings: ServiceSettings, connections: int, *, of_clients: bool) -
         # Calls that wait for the loop are otherwise CANCELLED from 1,000 on; admission answers better.
         ("grpc.server.max_pending_requests", 10_000),
         ("grpc.server.max_pending_requests_hard_limit", 30_000),
+        # Who connects and says nothing, or nothing of TLS, keeps a connection for no longer.
+        ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_S * 1000)),
         # Of each listener. A connection beyond is closed at once.
         ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.max_concurrent_streams", settings.max_connection_streams),

@@ -11,6 +11,9 @@ import pytest
 from modelkeep import rpc
 from modelkeep.exceptions import CredentialsMissingException
 from modelkeep.private import MAX_SOCKET_BYTES, UnsafeFolderError, make_private, runtime_folder
+from support.commonapp import App, Client, serving
+from support.commoncalls import echo
+from support.cutlink import CutLink
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what is another user's")
 
@@ -114,3 +117,13 @@ def test_a_runtime_folder_of_another_user_in_the_environment_is_passed_over(
     os.chown(tmp_path, 65534, 65534)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     assert not runtime_folder(tmp_path, "x.sock").is_relative_to(tmp_path)
+
+
+async def test_a_service_at_the_other_end_of_the_world_is_reached(data_dir: Path) -> None:
+    async with serving(App({"Echo": echo}), data_dir) as (server, _):
+        link = CutLink(server.address, delay_s=0.4)
+        await link.mend()
+        address = rpc.Address("record", link.address, "the test")
+        async with rpc.open_async_channel(address) as channel:
+            assert (await Client(channel).unary("Echo", "far", timeout=20)).value == "far"
+        await link.cut()
