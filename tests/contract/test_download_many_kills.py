@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from modelkeep.download.v1 import download_pb2
-from support.forked import ForkedDownloads, Stem
+from support.downloads import DownloadProcess
 from support.httpserver import HttpServer, Resource, pattern
 from support.kills import SIZES, stage_for
 from support.ledger import Loss
@@ -40,9 +40,9 @@ async def test_kills_cost_no_byte_and_few_are_fetched_twice(data_dir: Path) -> N
 @_on_a_disk
 @pytest.mark.timeout(60)
 async def test_the_power_may_go_just_after_the_first_start() -> None:
-    with PowerDisk(64) as disk, Stem() as stem:
+    with PowerDisk(64) as disk:
         disk.sync()
-        service = ForkedDownloads(stem, disk.folder)
+        service = DownloadProcess(disk.folder)
         service.start()
         try:
             async with service.client():
@@ -61,9 +61,9 @@ async def test_the_power_may_go_just_after_the_first_start() -> None:
 @_on_a_disk
 @pytest.mark.timeout(60)
 async def test_the_power_may_go_in_the_middle_and_costs_no_more_than_the_last_second(web: HttpServer) -> None:
-    with PowerDisk(512) as disk, Stem() as stem:
+    with PowerDisk(512) as disk:
         disk.sync()
-        service = ForkedDownloads(stem, disk.folder)
+        service = DownloadProcess(disk.folder)
         service.boot = disk.folder.with_name("boot")
         service.boot.write_text(f"{uuid.uuid4()}\n")
         url = web.put("/m.bin", Resource(pattern(32 << 20), rate=200_000))

@@ -13,13 +13,12 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from modelkeep.supervisor import SERVICES, SuiteError, read_suite_file
-from support.suite import service_suite
+from modelkeep.supervisor import SERVICES, Suite, SuiteError, read_suite_file
 
 
 @pytest.mark.timeout(90)
 def test_all_four_services_come_up_answer_and_drain(data_dir: Path) -> None:
-    suite = service_suite(data_dir)
+    suite = Suite(data_dir)
     suite.start()
     try:
         assert set(suite.addresses) == set(SERVICES)
@@ -41,14 +40,14 @@ def test_all_four_services_come_up_answer_and_drain(data_dir: Path) -> None:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("service", SERVICES)
 def test_each_service_is_ready_without_its_peers(service: str) -> None:
-    with service_suite(services=(service,)) as suite:
+    with Suite(services=(service,)) as suite:
         assert suite.kill(service, signal.SIGTERM) == 0
 
 
 @pytest.mark.timeout(60)
 def test_a_killed_services_last_words_come_from_its_log_when_it_printed_nothing(data_dir: Path) -> None:
     journal = data_dir / "logs" / "record.jsonl"
-    with service_suite(data_dir, services=("record",)) as suite:
+    with Suite(data_dir, services=("record",)) as suite:
         # Lines are written by a thread of the service, after what they tell.
         while '"serving"' not in journal.read_text():
             time.sleep(0.02)
@@ -66,27 +65,27 @@ def test_a_data_folder_of_another_user_is_refused_before_anything_is_written(
     (data_dir / "run").mkdir(mode=0o700)
     os.chown(data_dir / place, 65534, 65534)
     with pytest.raises(SuiteError, match=r"of another user \(uid 65534\).*chown -R") as caught:
-        service_suite(data_dir, services=("record",)).start()
+        Suite(data_dir, services=("record",)).start()
     assert caught.value.exit_code == 73
     assert not any((data_dir / "run").iterdir())
 
 
 @pytest.mark.timeout(60)
 def test_a_database_of_a_newer_schema_ends_the_start_with_65(data_dir: Path) -> None:
-    with service_suite(data_dir, services=("record",)):
+    with Suite(data_dir, services=("record",)):
         pass
     with sqlite3.connect(data_dir / "record" / "record.db") as database:
         database.execute("PRAGMA user_version = 9999")
         database.execute("INSERT OR IGNORE INTO schema_migrations (version) VALUES (9999)")
     database.close()
     with pytest.raises(SuiteError, match="newer") as refused:
-        service_suite(data_dir, services=("record",)).start()
+        Suite(data_dir, services=("record",)).start()
     assert refused.value.exit_code == 65
 
 
 @pytest.mark.timeout(60)
 def test_a_setting_that_does_not_exist_ends_the_start_with_78() -> None:
-    suite = service_suite(services=("record",), env={"MODELKEEP_RECORD_COLOUR": "blue"})
+    suite = Suite(services=("record",), env={"MODELKEEP_RECORD_COLOUR": "blue"})
     with pytest.raises(SuiteError, match="MODELKEEP_RECORD_COLOUR") as refused:
         suite.start()
     assert refused.value.exit_code == 78
@@ -99,5 +98,5 @@ def test_a_module_in_the_folder_where_it_was_started_is_not_taken_for_the_librar
     for name in ("random", "grpc", "pydantic"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
     monkeypatch.chdir(tmp_path)
-    with service_suite(data_dir, services=("record",)) as suite:
+    with Suite(data_dir, services=("record",)) as suite:
         assert suite.processes["record"].returncode is None

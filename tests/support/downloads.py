@@ -8,8 +8,6 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -27,6 +25,7 @@ from modelkeep_download.config import DownloadSettings
 from modelkeep_download.engine.transfer import Transfer
 from modelkeep_download.engine.transport import Session
 from modelkeep_download.resolve.plans import Resolver
+from support.forked import Forked, stem
 from support.ports import free_port
 
 ENDED = (
@@ -160,14 +159,19 @@ def alter_job(database: Path, job_id: int, **values: Any) -> None:
 
 
 class DownloadProcess:
-    """`python -m modelkeep_download` as a process of its own, on one data folder and port."""
+    """`python -m modelkeep_download` as a process of its own, on one data folder and port.
+
+    Attributes:
+        boot: A file that it sees in place of the kernel's id of this start of the machine.
+    """
 
     def __init__(self, data_dir: Path, **settings: Any) -> None:
         self.data_dir = data_dir
         self.log = data_dir / "download.log"
+        self.boot: Path | None = None
         self._settings = {"allow_private_addresses": "true", "disk_reserve_bytes": 0, **settings}
         self.port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | None = None
 
     @property
     def address(self) -> str:
@@ -180,25 +184,26 @@ class DownloadProcess:
         assert self._process is not None
         return self._process.pid
 
-    def command(self) -> tuple[list[str], dict[str, str]]:
-        """The arguments that it is started with, and what is set for it in the environment."""
-        env = {
+    def start(self) -> None:
+        """Start it; the process is there when this returns, and may not answer yet."""
+        settings = {
             f"MODELKEEP_DOWNLOAD_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
             for name, value in self._settings.items()
         }
-        return ["--port", str(self.port), "--data-dir", str(self.data_dir), "--insecure"], env
-
-    def start(self) -> None:
-        """Start it; it may take a moment until it answers."""
-        flags, env = self.command()
-        paths = [str(REPOSITORY / "services"), str(REPOSITORY / "clients" / "python")]
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "modelkeep_download", *flags],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **env},
+            self._process = stem().start(
+                "modelkeep_download",
+                *("--port", str(self.port), "--data-dir", str(self.data_dir), "--insecure"),
+                environment={**os.environ, **settings},
                 stdout=log,
                 stderr=log,
+                boot=self.boot,
             )
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, and do not wait for what that does."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""

@@ -34,8 +34,7 @@ from pathlib import Path
 from modelkeep.download.v1 import download_pb2
 from modelkeep.download.v1 import download_service_pb2 as pb
 from modelkeep_download.engine.files import sync_folder
-from support.downloads import ENDED, DownloadClient
-from support.forked import ForkedDownloads, Stem
+from support.downloads import ENDED, DownloadClient, DownloadProcess
 from support.httpserver import Cut, Fault, HttpServer, Request, Resource, Status, pattern
 from support.ledger import PIECE_BYTES, Loss, losses
 from support.smalldisk import PowerDisk
@@ -151,7 +150,6 @@ class Play:
         luck: random.Random,
         folder: Path,
         web: HttpServer,
-        stem: Stem,
         sizes: list[str],
         disk: PowerDisk | None = None,
     ) -> None:
@@ -161,8 +159,8 @@ class Play:
         for made in (self._inbox, data):
             made.mkdir()
         # The small retry times are for speed; how often bytes are made durable is as it is for everybody.
-        self._process = ForkedDownloads(
-            stem, data, retry_base_s=0.05, max_attempts=1000, import_roots=[str(self._inbox)]
+        self._process = DownloadProcess(
+            data, retry_base_s=0.05, max_attempts=1000, import_roots=[str(self._inbox)]
         )
         self._wanted: list[Wanted] = []
         self._ends: list[float] = []
@@ -458,8 +456,8 @@ AIMS: dict[str, Callable[[Play, DownloadClient], Awaitable[None]]] = {
 @contextlib.contextmanager
 def stage_for(folder: Path, seed: int, sizes: list[str], disk: PowerDisk | None = None) -> Iterator[Play]:
     """A play in an empty folder, with its web server."""
-    with HttpServer() as web, Stem() as stem:
-        yield Play(random.Random(seed), folder, web, stem, sizes, disk)
+    with HttpServer() as web:
+        yield Play(random.Random(seed), folder, web, sizes, disk)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
+import tempfile
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,10 @@ from modelkeep.record.v1 import record_service_pb2_grpc as rpc
 from modelkeep_common.serving import start_server
 from modelkeep_record.app import RecordApplication
 from modelkeep_record.config import RecordSettings
+from support.forked import Forked, stem
 from support.ports import free_port
 from support.recordstores import Kind
 
-ROOT = Path(__file__).resolve().parents[2]
 KEY = "0123456789abcdef0123456789abcdef"
 
 
@@ -70,7 +70,9 @@ class RecordProcess:
 
     def __init__(self, data_dir: Path, *arguments: str) -> None:
         self._arguments = (f"--data-dir={data_dir}", "--insecure", "--drain-grace-s=1", *arguments)
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Forked | None = None
+        # Not in the data folder, which may be full, or none at all.
+        self._errors = Path(tempfile.mkdtemp(prefix="mk-"), "stderr")
         self._channel: grpc.aio.Channel | None = None
         self.port = 0
 
@@ -85,8 +87,7 @@ class RecordProcess:
         except grpc.aio.AioRpcError as error:
             await self._channel.close()
             assert self._process is not None
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            self._process.kill()
             error.add_note(f"The service said: {(await self.end())[1]}")
             raise
         return stub
@@ -96,31 +97,22 @@ class RecordProcess:
         if self._process is None:
             await self._spawn("--port=0")
         assert self._process is not None
-        _, errors = await self._process.communicate()
-        assert self._process.returncode is not None
-        return self._process.returncode, errors.decode()
+        code = await asyncio.to_thread(self._process.wait, 30)
+        return code, self._errors.read_text()
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send it a signal and wait for its end; its exit code."""
         if self._channel is not None:
             await self._channel.close()
         assert self._process is not None
-        if self._process.returncode is None:
-            self._process.send_signal(number)
-            await self._process.communicate()
-        code = self._process.returncode
-        assert code is not None
-        return code
+        self._process.send_signal(number)
+        return await asyncio.to_thread(self._process.wait, 30)
 
     async def _spawn(self, *more: str) -> None:
-        path = os.pathsep.join([str(ROOT / "services"), str(ROOT / "clients" / "python")])
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "modelkeep_record",
-            *self._arguments,
-            *more,
-            env={**os.environ, "PYTHONPATH": path},
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        self._process = await asyncio.to_thread(self._start, *self._arguments, *more)
+
+    def _start(self, *arguments: str) -> Forked:
+        with open(os.devnull, "wb") as nothing, self._errors.open("wb") as errors:
+            return stem().start(
+                "modelkeep_record", *arguments, environment=os.environ, stdout=nothing, stderr=errors
+            )

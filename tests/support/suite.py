@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 from modelkeep.supervisor import SERVICES, Suite
+from support import forked
 
 TOYS = Path(__file__).parent / "toys"
 #: Address guard off for loopback: the tests' own web servers live there.
@@ -16,7 +18,7 @@ _ONE_CONNECTION: Mapping[str, str] = {"MODELKEEP_DOWNLOAD_MAX_CONNECTIONS_PER_FI
 
 
 class OwnersSuite(Suite):
-    """A suite that tells the addresses by which its owner calls."""
+    """A suite that tells the addresses by which its owner calls; its services are forked."""
 
     @property
     def addresses(self) -> dict[str, str]:
@@ -27,6 +29,10 @@ class OwnersSuite(Suite):
     def over_tcp(self) -> dict[str, str]:
         """Service name to ``host:port``."""
         return super().addresses
+
+    def _spawn(self, name: str) -> None:
+        with patch("modelkeep.supervisor._process.processes", forked):
+            super()._spawn(name)
 
 
 def service_suite(

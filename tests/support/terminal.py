@@ -10,11 +10,12 @@ import select
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from support.forked import stem
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -60,15 +61,8 @@ def session(
     for name in ("COLUMNS", "NO_COLOR"):
         if name not in (env or {}):
             environ.pop(name, None)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "modelkeep.cli", *arguments],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env=environ,
-        start_new_session=True,
-        # Only then is a ^C that is typed a signal for it.
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    process = stem().start(
+        "modelkeep.cli", *arguments, environment=environ, stdout=slave, stderr=slave, terminal=slave
     )
     os.close(slave)
     said = b""
@@ -94,4 +88,4 @@ def session(
             process.send_signal(signal.SIGKILL)
             process.wait()
         os.close(master)
-    return Session(process.returncode, said.decode("utf-8", "replace"))
+    return Session(process.wait(), said.decode("utf-8", "replace"))
