@@ -464,10 +464,14 @@ def test_a_drain_that_hangs_is_ended_by_the_watchdog(data_dir: Path) -> None:
     assert "the drain hangs" in rest
 
 
-def test_the_delay_before_a_drain_is_no_part_of_what_the_watchdog_measures(data_dir: Path) -> None:
+def test_a_delay_before_a_drain_is_for_those_who_still_come_and_the_watchdog_waits(data_dir: Path) -> None:
     process = start("plain", "--drain-delay-s", "3", "--drain-watchdog-s", "2.5")
-    wait_for(process, "serving")
+    address = wait_for(process, "serving")["address"]
     process.terminate()
+    wait_for(process, "draining")
+    with grpc.insecure_channel(address) as channel:
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+    assert answer.status == NOT_SERVING
     _, rest = process.communicate(timeout=20)
     assert process.returncode == 0, rest
 
