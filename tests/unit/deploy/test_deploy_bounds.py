@@ -49,6 +49,11 @@ def test_pods_have_no_rights_that_they_do_not_need(name: str) -> None:
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     for key in ("hostNetwork", "hostPID", "hostIPC"):
         assert key not in pod
+    # What the level `restricted` allows, but for the loader's socket.
+    kinds = {key for volume in pod["volumes"] for key in volume} - {"name"}
+    allowed = {"configMap", "emptyDir", "persistentVolumeClaim", "secret"}
+    assert kinds - allowed == ({"hostPath"} if name == "loader" else set())
+    assert not any("hostPort" in port for one in pod["containers"] for port in one.get("ports", []))
     for container in (*pod["containers"], *pod.get("initContainers", [])):
         context = container["securityContext"]
         assert context["allowPrivilegeEscalation"] is False, container["name"]
