@@ -7,6 +7,7 @@ descriptor alone, so a new RPC or field is covered when it is there.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from typing import Any
 
@@ -113,6 +114,7 @@ _ALIKE = {
 }
 
 
+@functools.cache  # making a strategy takes longer than drawing from it
 def messages(descriptor: Descriptor, pool: Pool, depth: int = 0) -> st.SearchStrategy[Message]:
     """Any message of a type."""
     cls = message_factory.GetMessageClass(descriptor)
@@ -145,9 +147,9 @@ def _fill(draw: st.DrawFn, message: Message, field: FieldDescriptor, pool: Pool,
         key, value = (field.message_type.fields_by_name[name] for name in ("key", "value"))
         target = getattr(message, field.name)
         for _ in range(draw(st.sampled_from((1, 2, 40)))):
-            name = draw(values(key, pool, depth))
+            name = draw(values(key, pool))
             if value.message_type is None:
-                target[name] = draw(values(value, pool, depth))
+                target[name] = draw(values(value, pool))
             else:
                 target[name].CopyFrom(draw(messages(value.message_type, pool, depth + 1)))
     elif field.message_type is not None:
@@ -162,19 +164,20 @@ def _fill(draw: st.DrawFn, message: Message, field: FieldDescriptor, pool: Pool,
         else:
             getattr(message, field.name).CopyFrom(made[0])
     elif field.is_repeated:
-        made = [draw(values(field, pool, depth)) for _ in range(_few(draw, field))]
+        made = [draw(values(field, pool)) for _ in range(_few(draw, field))]
         size = sum(len(item) if isinstance(item, str | bytes) else 8 for item in made)
         times = draw(st.sampled_from((1, 1, 1, 30, 2000)))
         getattr(message, field.name).extend(made * (times if size * times < _MANY_BYTES else 1))
     else:
-        setattr(message, field.name, draw(values(field, pool, depth)))
+        setattr(message, field.name, draw(values(field, pool)))
 
 
 def _few(draw: st.DrawFn, field: FieldDescriptor) -> int:
     return draw(st.integers(1, 3)) if field.is_repeated else 1
 
 
-def values(field: FieldDescriptor, pool: Pool, depth: int) -> st.SearchStrategy[Any]:
+@functools.cache
+def values(field: FieldDescriptor, pool: Pool) -> st.SearchStrategy[Any]:
     """Any value of a field that is no message."""
     if field.type == _F.TYPE_BOOL:
         return st.booleans()
