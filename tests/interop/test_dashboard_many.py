@@ -17,6 +17,7 @@ from modelkeep.record.v1 import exports_pb2, record_service_pb2_grpc
 from modelkeep.supervisor import Suite
 from support.dashboard import chromium, tab
 from support.httpserver import HttpServer, Resource, pattern
+from support.pictures import png
 from support.records import vae
 from support.suite import service_suite
 
@@ -40,7 +41,7 @@ def suite() -> Iterator[Suite]:
 
 
 def fill(suite: Suite) -> None:
-    """Ten thousand records, a few of them of another base."""
+    """Ten thousand records, each with a picture of its own, a few of them of another base."""
     with grpc.insecure_channel(suite.addresses["record"]) as channel:
         records = record_service_pb2_grpc.RecordServiceStub(channel)
         for first in range(0, MODELS, 100):
@@ -52,7 +53,8 @@ def fill(suite: Suite) -> None:
                         base="sdxl" if number % 1000 == 7 else "sd-1",
                         description="deep water" if number == 4321 else "",
                         size_bytes=number,
-                    )
+                    ),
+                    cover_image=png(number % 256, extra_bytes=number // 256),
                 )
                 for number in range(first, first + 100)
             ]
@@ -104,6 +106,56 @@ def test_ten_thousand_models_are_searched_as_one_types(browser: Browser, suite: 
         page.keyboard.press("Enter")
         expect(page.get_by_role("article", name="model 00000")).to_be_visible()
         opened.picture("dashboard-models")
+
+
+#: Pictures that the page keeps at most.
+KEPT = 200
+#: Counts pictures that the page keeps, and those that it fetches at once at most.
+COUNTS = """
+    window.kept = 0;
+    window.fetching = window.most = 0;
+    const {createObjectURL, revokeObjectURL} = URL;
+    URL.createObjectURL = (blob) => (window.kept += 1, createObjectURL.call(URL, blob));
+    URL.revokeObjectURL = (url) => (window.kept -= 1, revokeObjectURL.call(URL, url));
+    const {fetch} = window;
+    window.fetch = async (...asked) => {
+        if (!String(asked[0].url ?? asked[0]).endsWith("/GetCoverImage")) return fetch(...asked);
+        window.most = Math.max(window.most, window.fetching += 1);
+        try { return await fetch(...asked); } finally { window.fetching -= 1; }
+    };
+"""
+
+
+def test_of_ten_thousand_pictures_few_are_fetched_and_kept(browser: Browser, suite: Suite) -> None:
+    with tab(browser, suite) as opened:
+        page = opened.page
+        page.add_init_script(COUNTS)
+        page.reload()
+        rows = page.get_by_role("list", name="Models").get_by_role("listitem")
+        expect(rows.first.locator(".cover img")).to_be_visible()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+
+        def asked_for() -> int:
+            return sum(url.endswith("/GetCoverImage") for url in asked)
+
+        page.locator(".virtual").evaluate(
+            """async (list) => {
+                for (let top = 0; top < 100_000; top += 2_000) {
+                    list.scrollTop = top;
+                    await new Promise((drawn) => requestAnimationFrame(drawn));
+                }
+            }"""
+        )
+        passed = asked_for()
+        # Some 1,500 rows were in the document for a moment.
+        assert passed < 500, "rows that were only scrolled past have asked for their pictures"
+        for top in range(0, 30_000, 1_000):
+            page.locator(".virtual").evaluate(f"(list) => list.scrollTop = {top}")
+            expect(rows.nth(10).locator(".cover img")).to_be_visible()
+        assert asked_for() - passed > KEPT
+        assert page.evaluate("window.kept") <= KEPT
+        assert page.evaluate("window.most") <= 2
 
 
 def test_a_hundred_jobs_move_at_once(browser: Browser, suite: Suite) -> None:
