@@ -24,6 +24,7 @@ from support.callers import callers_file
 from support.certificates import AUTHORITY, caller, credentials, put, self_signed, tls_settings
 from support.commonapp import SERVICE, App, AppSettings, Client, serving
 from support.commoncalls import error_of, reason_of
+from support.failures import failure_of
 from support.tokens import bearer, write_tokens
 from support.waiting import until
 
@@ -81,6 +82,7 @@ async def test_a_connection_counts_for_no_longer_than_its_certificate(data_dir: 
                 "CREDENTIALS_INVALID",
             )
             assert "has ended" in str(error.details())
+            assert failure_of(error).metadata["remedy"].startswith("Connect anew")
             # A token does not mend it, what was begun goes on, and nobody else is refused.
             error = await error_of(client.unary("Peer", metadata=bearer("ci"), timeout=20))
             assert reason_of(error) == "CREDENTIALS_INVALID"

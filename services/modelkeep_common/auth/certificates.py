@@ -79,8 +79,8 @@ class CertificateAuthenticator:
                     return Principal(caller.name or name, caller.roles) if caller.roles else None
         said = ", ".join((*names["uri"], *names["dns"])) or "without a URI or a DNS name in his certificate"
         raise CredentialsInvalidException(
-            f"The certificate is good, but this service knows no caller {said}: have its operator add one to "
-            "tls_callers_file."
+            f"The certificate is good, but this service knows no caller {said}.",
+            remedy="Have the operator of this service add one to tls_callers_file.",
         )
 
 
@@ -101,8 +101,8 @@ class LivingCertificates:
         for certificate in transport().get("x509_pem_cert", ()):
             if self._end_of(certificate) <= time.time():
                 raise CredentialsInvalidException(
-                    "The certificate of this connection has ended: connect anew, with the one that has taken "
-                    "its place."
+                    "The certificate of this connection has ended.",
+                    remedy="Connect anew, with the certificate that has taken its place.",
                 )
         return None
 

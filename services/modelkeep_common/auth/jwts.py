@@ -106,7 +106,7 @@ class JwtTokens:
             known = self._read(token)
             self._keep(digest, known)
         if not known.names.isdisjoint(self._denied()):
-            raise _invalid("it was withdrawn: get a new one")
+            raise _invalid("it was withdrawn")
         return known.principal
 
     def _keep(self, digest: bytes, known: _Known) -> None:
@@ -147,7 +147,7 @@ class JwtTokens:
                 options={"require": list(_REQUIRED)},
             )
         except jwt.ExpiredSignatureError:
-            raise _invalid("it has expired: get a new one") from None
+            raise _invalid("it has expired") from None
         except jwt.ImmatureSignatureError:
             raise _invalid("it is not good yet: compare this service's clock with its issuer's") from None
         except jwt.InvalidAudienceError:
@@ -256,4 +256,7 @@ def _algorithms_of(said: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _invalid(why: str) -> CredentialsInvalidException:
-    return CredentialsInvalidException(f"The token is a JWT that this service does not take: {why}.")
+    return CredentialsInvalidException(
+        f"The token is a JWT that this service does not take: {why}.",
+        remedy="Have who issued it give another one.",
+    )

@@ -58,7 +58,8 @@ class BearerAuthenticator:
         header = shown[0]
         if len(shown) > 1 or not isinstance(header, str) or header[:7].lower() != "bearer ":
             raise CredentialsInvalidException(
-                'The header "authorization" must be there once, as "Bearer TOKEN".', metadata={}
+                'The header "authorization" must be there once, as "Bearer TOKEN".',
+                remedy="Send one token, once.",
             )
         token = header[7:].strip()
         for principal_of in self._kinds:

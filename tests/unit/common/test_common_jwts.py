@@ -103,6 +103,7 @@ def test_a_token_that_is_no_good_is_refused_with_the_reason_and_without_its_text
         return
     with pytest.raises(CredentialsInvalidException, match=why) as caught:
         tokens.principal_of(token)
+    assert "issued it" in caught.value.remedy
     said = f"{caught.value.message} {caught.value.metadata}"
     assert not any(piece in said for piece in token.split(".") if len(piece) > 3)
 
