@@ -228,12 +228,13 @@ async def test_an_object_that_changed_is_fetched_anew_and_never_mixed(
 
 
 async def test_an_object_that_changes_twice_fails(client: DownloadClient, web: HttpServer) -> None:
-    url = web.put("/m.bin", Resource(BODY, rate=300_000))
+    url = web.put("/m.bin", Resource(BODY, faults=[Hang(60_000)]))
     job = await client.create(url)
     for version in (2, 3):
         await client.until(job, lambda now: now.progress.bytes_done > 30_000)
         await client.stub.PauseDownload(pb.PauseDownloadRequest(id=job.id))
-        web.put("/m.bin", Resource(pattern(300_000, seed=version), etag=f'"v{version}"', rate=300_000))
+        changed = Resource(pattern(300_000, seed=version), etag=f'"v{version}"', faults=[Hang(60_000)])
+        web.put("/m.bin", changed)
         await client.stub.StartDownload(pb.StartDownloadRequest(id=job.id))
         await client.until(job, lambda now: len(web.requests) >= version and now.stage != 1)  # noqa: B023
     ended = await client.ended(job)

@@ -176,6 +176,7 @@ async def test_secrets_live_in_memory_only_and_a_restart_asks_for_them(
     service.kill()
     service.start()
     async with service.client() as client:
+        kept = (await client.get(bearer)).progress.bytes_done
         for job, needs in ((bearer, "access_token"), (query, "source_url"), (user, "source_url")):
             now = await client.get(job)
             seen += str(now)
@@ -201,7 +202,8 @@ async def test_secrets_live_in_memory_only_and_a_restart_asks_for_them(
             done = await client.ended(job)
             seen += str(done)
             assert (done.state, done.sha256) == (COMPLETED, hashlib.sha256(body).hexdigest())
-        assert all(r.status == 206 for r in web.requests_of("/storage.bin")[1:])
+        # The kill may have cost what was not yet durable: on a busy machine all of it.
+        assert {r.status for r in web.requests_of("/storage.bin")[1:]} == {206 if kept else 200}
         await asyncio.sleep(0.1)  # the log is written behind
         files = [p for p in service.data_dir.rglob("*") if p.is_file() and "downloads" not in p.parts]
         assert {"download.db", "download.db-wal", "download.log"} <= {p.name for p in files}
