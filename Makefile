@@ -45,7 +45,8 @@ proto-clients: setup ## generate the stubs of the other languages, and deploy/op
 dashboard:  ## build clients/dashboard/dist from its sources (needs Node)
 	@scripts/dashboard.sh
 
-images:     ## build the images of deploy/docker and start each (root, Debian 12; ARGS="record"; TORCH=cpu)
+images:     ## build the images of deploy/docker and start them as Compose does (root, Debian 12; ARGS="record"; TORCH=cpu)
+	@TORCH=none scripts/setup.sh run
 	@scripts/images.sh $(ARGS)
 
 bench: setup ## measure what docs/benchmarks.md tells

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the images of deploy/docker without Docker, starts each service's and asks it for its health.
+# Builds the images of deploy/docker without Docker, and starts them as Compose would: scripts/compose_images.py.
 # Usage: scripts/images.sh [TARGET ...]   (without: all; TORCH=cpu for a loader without CUDA)
-# For root on Debian 12: gets buildah and mmdebstrap if they are missing. The base is Debian without documentation,
+# For root on Debian 12: gets buildah, mmdebstrap and iproute2 if they are missing. The base is Debian without documentation,
 # locales and Perl's modules; BASE names another image instead. PIP_INDEX_URL and UV_DEFAULT_INDEX name a mirror of the
 # package index; what is fetched is trusted by this machine's authorities. STORAGE_DRIVER=overlay spares what vfs does, which
 # copies every layer, but needs a filesystem that overlayfs can lie on.
@@ -9,12 +9,18 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 most_mb=250 # of a service without torch, uncompressed
-targets=("$@")
-[ $# -gt 0 ] || targets=(record download install gateway tools loader)
+python="${VENV:-.venv}/bin/python"
+targets=(tools) # it makes the certificates for all
+for target in "${@:-record download install gateway loader}"; do
+    # shellcheck disable=SC2206  # the default is five words
+    [ "$target" = tools ] || targets+=($target)
+done
 
 [ "$(id -u)" = 0 ] || { echo "images: needs root, as buildah does here" >&2; exit 1; }
 missing=()
-for program in buildah mmdebstrap; do command -v "$program" >/dev/null || missing+=("$program"); done
+command -v buildah >/dev/null || missing+=(buildah)
+command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
+command -v ip >/dev/null || missing+=(iproute2)
 if [ ${#missing[@]} -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends "${missing[@]}" >/dev/null
 fi
@@ -44,43 +50,7 @@ if [ -z "$base" ]; then
     rm "$work/base.tar"
 fi
 
-# A service with the environment and user of its image and a read-only root, as Compose starts it, but on loopback without
-# TLS and with empty memory for volumes; ends when it is ready. It has no namespaces of its own but that of mounts.
-try() {
-    local service="$1" prefix="MODELKEEP_${1^^}" container root user env
-    container="$(buildah from "localhost/modelkeep/$service")"
-    root="$(buildah mount "$container")"
-    user="$(buildah inspect --format '{{.OCIv1.Config.User}}' "$container")"
-    mapfile -t env < <(buildah inspect --format '{{range .OCIv1.Config.Env}}{{println .}}{{end}}' "$container" | grep .)
-    env+=("${prefix}_HOST=127.0.0.1" "${prefix}_PORT=0" "${prefix}_METRICS_PORT=$2" "${prefix}_INSECURE=true")
-    # shellcheck disable=SC2016  # the inner shell's own variables
-    root="$root" user="$user" service="$service" log="$work/$service.log" unshare --mount --pid --fork --kill-child bash -euc '
-        mount --bind "$root" "$root"
-        mount -o remount,bind,ro "$root"
-        mount -t proc proc "$root/proc"
-        mount --rbind /dev "$root/dev"
-        mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
-        for volume in /var/lib/modelkeep /run/modelkeep; do
-            mount -t tmpfs -o mode=0700,uid=10001,gid=10001 tmpfs "$root$volume"
-        done
-        inside() { chroot --userspec="$user" --groups= "$root" env -i "$@"; }
-        inside "$@" python -P -m "modelkeep_$service" >"$log" 2>&1 &
-        until inside "$@" python -P -m "modelkeep_$service" --health; do
-            if [ $SECONDS -gt 180 ] || ! kill -0 $! 2>/dev/null; then
-                tail -20 "$log" >&2
-                echo "images: $service does not become ready" >&2
-                exit 1
-            fi
-            sleep 1
-        done
-        kill $!
-        wait $! || [ $? = 143 ]
-    ' try "${env[@]}"
-    buildah rm "$container" >/dev/null
-}
-
 authorities=/etc/ssl/certs/ca-certificates.crt
-port=19464
 for target in "${targets[@]}"; do
     echo "images: building $target"
     buildah bud --quiet --layers --isolation chroot --format docker --file deploy/docker/Dockerfile --target "$target" \
@@ -94,8 +64,7 @@ for target in "${targets[@]}"; do
     case "$target" in
     record | download | install)
         [ "$size" -lt "$most_mb" ] || { echo "images: $target is larger than $most_mb MB" >&2; exit 1; }
-        try "$target" $((port += 1))
         ;;
-    loader) try "$target" $((port += 1)) ;;
     esac
 done
+BUILDAH="buildah ${storage[*]}" "$python" scripts/compose_images.py "$work" "${targets[@]}"
