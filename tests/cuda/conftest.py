@@ -1,4 +1,7 @@
-"""Tests that need a CUDA device: without one each says so and is skipped."""
+"""Tests that need a CUDA device: without one each says so and is skipped.
+
+Read by every run of the tests, and by the process that only hands them out: no torch before it is needed.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-import torch
 
-from support import tinymodels
 from support.loaders import Lender, lender
 from support.workers import Worker, Workers
 
@@ -18,6 +19,8 @@ from support.workers import Worker, Workers
 @pytest.fixture(scope="session", autouse=True)
 def device() -> str:
     """The device, as torch names it. This process asks for no context on it: forks of it could not use it."""
+    import torch
+
     if not torch.cuda.is_available():
         pytest.skip("skipped: no CUDA")
     return "cuda"
@@ -37,6 +40,8 @@ def alone(device: str, folder: Path) -> Iterator[list[Workers]]:
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def loader(alone: list[Workers], folder: Path) -> AsyncIterator[Lender]:
     """A loader that may read a tiny pipeline."""
+    from support import tinymodels
+
     tinymodels.save_pipeline(folder / "imports" / "sd")
     async with lender(folder / "data", folder / "imports", warm_helper=True, accelerator="none") as both:
         yield both
