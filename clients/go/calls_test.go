@@ -54,7 +54,10 @@ func TestACallEndsInTimeAndItsOwnDeadlineWins(t *testing.T) {
 
 func TestACallThatIsNotAnsweredIsOver(t *testing.T) {
 	address := serve(t, &scripted{get: func(ctx context.Context) (*recordv1.GetModelResponse, error) {
-		<-ctx.Done()
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * time.Second):
+		}
 		return nil, ctx.Err()
 	}})
 	var failed *Error
@@ -237,7 +240,8 @@ func TestWhatTLSRefusesIsSaidWithWhatHelps(t *testing.T) {
 	}{
 		{secured, "Config.TLS.CA", TLSFiles{CA: another.put(t, t.TempDir(), "").CA, ServerName: "localhost"}},
 		{secured, "Config.TLS.ServerName", elsewhere},
-		{secured, "MODELKEEP_CERT_FILE", TLSFiles{CA: shown.CA, ServerName: "localhost"}},
+		{secured, "If it wants a certificate", TLSFiles{CA: shown.CA, ServerName: "localhost"}},
+		{secured, "If it speaks TLS", TLSFiles{}},
 		{plain, "have the service speak TLS", shown},
 	} {
 		err := get(t.Context(), dial(t, wrong.address, Config{TLS: wrong.files}))

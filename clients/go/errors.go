@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -133,18 +134,33 @@ func unreachable(failed *Error, service Service, from address) {
 			from.target, from.origin, failed.Message)
 	}
 	variable := "MODELKEEP_CLIENT_" + strings.ToUpper(string(service)) + "_ADDRESS"
-	remedy := "Start the suite with `modelkeep up`, or say where it is with " + variable + "=HOST:PORT."
-	switch said := failed.Message; {
-	case strings.Contains(said, "certificate is valid for"):
-		remedy = "Call it by a host that its certificate names, or name that by Config.TLS.ServerName."
-	case strings.Contains(said, "failed to verify certificate"):
-		remedy = "Have that service renew its certificate, or name its authorities by Config.TLS.CA or MODELKEEP_CA_FILE."
-	case strings.Contains(said, "first record does not look like a TLS handshake"):
-		remedy = "Leave out Config.TLS and MODELKEEP_CA_FILE, or have the service speak TLS."
-	case strings.Contains(said, "certificate required"):
-		remedy = "Show a certificate by Config.TLS, or MODELKEEP_CERT_FILE and MODELKEEP_KEY_FILE."
+	remedy := troubleOfTLS(failed.Message, from.tls)
+	if remedy == "" {
+		remedy = "Start the suite with `modelkeep up`, or say where it is with " + variable + "=HOST:PORT."
 	}
 	failed.Metadata = map[string]string{"remedy": remedy}
+}
+
+// troubleOfTLS is what helps where TLS has to do with a connection that failed, by what gRPC says of it; else it is empty.
+func troubleOfTLS(said string, caller *callerTLS) string {
+	closed := slices.ContainsFunc([]string{"EOF", "reset by peer", "broken pipe", "server preface"}, func(sign string) bool {
+		return strings.Contains(said, sign)
+	})
+	switch {
+	case strings.Contains(said, "certificate is valid for"):
+		return "Call it by a host that its certificate names, or name that by Config.TLS.ServerName."
+	case strings.Contains(said, "failed to verify certificate"):
+		return "Have that service renew its certificate, or name its authorities by Config.TLS.CA or MODELKEEP_CA_FILE."
+	case strings.Contains(said, "first record does not look like a TLS handshake"):
+		return "Leave out Config.TLS and MODELKEEP_CA_FILE, or have the service speak TLS."
+	case !closed && !strings.Contains(said, "certificate required"):
+		return ""
+	case caller == nil:
+		return "If it speaks TLS, name its authorities by Config.TLS.CA or MODELKEEP_CA_FILE."
+	case caller.files.Cert == "":
+		return "If it wants a certificate, show one by Config.TLS, or MODELKEEP_CERT_FILE and MODELKEEP_KEY_FILE."
+	}
+	return "Perhaps it does not take this certificate, or it speaks no TLS."
 }
 
 func decodeUnary(service Service, from address) grpc.UnaryClientInterceptor {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -29,6 +30,8 @@ _PROGRAM = re.compile(r"^```go\n(package main\n.*?)^```$", re.MULTILINE | re.DOT
 #: Building gRPC for Go takes minutes on a slow machine, the first time.
 _BUILD_S = 580
 _WAIT_S = 60
+#: The packages that are written by hand.
+_WRITTEN = (".", "./conformance", "./examples/...")
 
 
 def go(*arguments: str) -> str:
@@ -124,8 +127,25 @@ def running(program: Path, *arguments: str, suite: OwnersSuite) -> Iterator[Runn
 def test_its_code_is_formatted_and_vetted_and_its_own_tests_pass() -> None:
     unformatted = subprocess.run(["gofmt", "-l", str(GO)], capture_output=True, text=True, check=True)
     assert not unformatted.stdout
-    go("vet", ".", "./conformance", "./examples/...")
+    go("vet", *_WRITTEN)
     go("test", ".")
+
+
+def test_staticcheck_has_nothing_to_say_of_it() -> None:
+    where = os.pathsep.join([str(ROOT / ".cache" / "bin"), os.environ["PATH"]])
+    staticcheck = shutil.which("staticcheck", path=where)
+    if staticcheck is None:
+        assert "CI" not in os.environ, "staticcheck is missing"
+        pytest.skip("staticcheck is missing: scripts/tools.sh staticcheck builds it")
+    done = subprocess.run(
+        [staticcheck, "-checks", "all", *_WRITTEN],
+        cwd=GO,
+        capture_output=True,
+        text=True,
+        timeout=_BUILD_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("way", ["plain", "mTLS", "gateway"])

@@ -6,9 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import os
-import shutil
-import subprocess
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -18,6 +15,7 @@ import pytest
 import pytest_asyncio
 import torch
 
+from support.compilers import rust_program
 from support.lending import leases, no_leases
 from support.loaders import Lender, lender
 
@@ -27,33 +25,10 @@ pytestmark = [
     pytest.mark.timeout(1800),  # a first build takes minutes
 ]
 
-ROOT = Path(__file__).resolve().parents[2]
-CRATE = ROOT / "clients" / "rust"
-
 
 @pytest.fixture(scope="module")
 def program() -> Path:
-    cargo = shutil.which("cargo")
-    if cargo is None:
-        assert "CI" not in os.environ, "cargo is missing"
-        pytest.skip("cargo is missing: the Rust worker cannot be built")
-    target = ROOT / ".cache" / "rust"
-    built = subprocess.run(
-        [cargo, "build", "--quiet", "--manifest-path", str(CRATE / "Cargo.toml")],
-        # Nobody looks at it with a debugger, and it is built once.
-        env={
-            **os.environ,
-            "CARGO_TARGET_DIR": str(target),
-            "CARGO_PROFILE_DEV_DEBUG": "false",
-            "CARGO_INCREMENTAL": "0",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr
-    assert built.stderr == "", "the compiler warns"
-    return target / "debug" / "modelkeep-worker"
+    return rust_program("modelkeep-worker")
 
 
 @pytest.fixture(scope="module")

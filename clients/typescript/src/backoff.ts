@@ -37,7 +37,7 @@ export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
     }
     function stop() {
       clearTimeout(timer);
-      reject(signal?.reason);
+      reject(signal?.reason as Error);
     }
   });
 }

@@ -47,7 +47,7 @@ export async function hold(
   const giveUp = () => stream.abort();
   options.signal?.addEventListener("abort", giveUp);
   let again = {};
-  const open = (call: CallOptions) => loader.holdModel({ ...request, ...again } as typeof request, call);
+  const open = (call: CallOptions) => loader.holdModel({ ...request, ...again }, call);
   const answers: Answers = reopened(open, { signal: stream.signal });
   try {
     options.signal?.throwIfAborted();

@@ -84,12 +84,8 @@ async function* untilSilent<M>(
   const call = new AbortController();
   const cancel = () => call.abort();
   signal?.addEventListener("abort", cancel);
-  let silent = false;
-  const listen = () =>
-    setTimeout(() => {
-      silent = true;
-      cancel();
-    }, SILENCE_MS);
+  const silent = new ModelkeepError(`Nothing was heard for ${SILENCE_MS / 1000} s.`, Code.Unavailable);
+  const listen = () => setTimeout(() => call.abort(silent), SILENCE_MS);
   let timer = listen();
   try {
     for await (const answer of open({ signal: call.signal })) {
@@ -98,8 +94,7 @@ async function* untilSilent<M>(
       timer = listen();
     }
   } catch (error) {
-    if (!silent) throw error;
-    throw new ModelkeepError(`Nothing was heard for ${SILENCE_MS / 1000} s.`, Code.Unavailable, {}, error);
+    throw call.signal.reason === silent ? silent : error;
   } finally {
     clearTimeout(timer);
     signal?.removeEventListener("abort", cancel);

@@ -94,7 +94,8 @@ async function run(said: Case): Promise<void> {
     if (said.error === undefined || !(error instanceof ModelkeepError)) throw error;
     const { status: code, reason, facts: metadata, remedy, violations } = error;
     const told = { code, reason, metadata, remedy, violations: violations.map(({ field }) => field) };
-    return compare({ violations: [], ...(fill(said.error, kept) as object) }, told, "error");
+    compare({ violations: [], ...(fill(said.error, kept) as object) }, told, "error");
+    return;
   }
   if (said.error !== undefined) throw new Error(`there is no error, but ${JSON.stringify(answers)}`);
   compare(fill([...(said.answers ?? [said.answer ?? {}])], kept), answers, "answers");
@@ -110,7 +111,7 @@ for (const file of FILES) {
       passed++;
     } catch (error) {
       process.exitCode = 1;
-      console.log(`${file}: ${said.name}: ${error}`);
+      console.log(`${file}: ${said.name}: ${String(error)}`);
     }
   }
 }

@@ -17,7 +17,7 @@ const watching = (async () => {
     for (const { change } of events) if (change.case === "put") console.log(`watched: ${change.value.name}`);
   }
 })().catch((error: unknown) => {
-  if (!stop.signal.aborted) console.log(`the watch has ended: ${error}`);
+  if (!stop.signal.aborted) console.log(`the watch has ended: ${String(error)}`);
 });
 
 for await (const line of createInterface(process.stdin)) {

@@ -55,14 +55,15 @@ export function usePolled<Value>(
   pause.current = everyMs;
   useEffect(() => {
     const stop = new AbortController();
+    const wanted = () => !stop.signal.aborted;
     const poll = async () => {
-      while (!stop.signal.aborted) {
+      while (wanted()) {
         if (!document.hidden) {
           const next = await ask(stop.signal).then(
             (answer) => () => ({ answer, error: undefined }),
-            (thrown) => (before: typeof state) => ({ ...before, error: inWords(thrown) }),
+            (thrown: unknown) => (before: typeof state) => ({ ...before, error: inWords(thrown) }),
           );
-          if (stop.signal.aborted) return;
+          if (!wanted()) return;
           setState(next);
         }
         await sleep(pause.current, stop.signal).catch(() => undefined);

@@ -28,7 +28,7 @@ export function Action({ run, done, kind, label, disabled = false, children }: P
       class={kind}
       aria-label={label}
       disabled={busy || disabled || !canAct()}
-      onClick={click}
+      onClick={() => void click()}
     >
       {children}
     </button>

@@ -94,7 +94,7 @@ function Priority({ job }: { job: Job }) {
       aria-label={`Priority of ${job.title}`}
       disabled={!canAct()}
       value={priority}
-      onChange={(event) => attempt(() => setPriority(Number(event.currentTarget.value)))}
+      onChange={(event) => void attempt(() => setPriority(Number(event.currentTarget.value)))}
     >
       {!known && <option value={priority}>priority {priority}</option>}
       {PRIORITIES.map((choice) => (

@@ -73,7 +73,7 @@ export function CoverButtons({ model: { key, coverImage } }: { model: Model }) {
         hidden
         aria-label="File of the picture"
         accept={KINDS}
-        onChange={(event) => pick(event.currentTarget)}
+        onChange={(event) => void pick(event.currentTarget)}
       />
       <button type="button" disabled={busy || !canAct()} onClick={() => picker.current?.click()}>
         {coverImage === undefined ? "Add a picture …" : "Another picture …"}

@@ -25,7 +25,7 @@ export function FindingsDialog({ scan, onClose }: { scan: Scan; onClose: () => v
   const ask = (signal: AbortSignal) =>
     suite.installs.listScanFindings({ id: scan.id, kinds: kind === 0 ? [] : [kind], pageSize: shown }, { signal });
   const { counts, state } = scan;
-  const told = counts === undefined ? "" : Object.values(counts).join(" ");
+  const told = Object.values(counts ?? {}).filter((value) => typeof value !== "object").join(" ");
   const { answer, error, current } = useAnswer(ask, `${scan.id} ${kind} ${shown} ${state} ${told}`);
   const findings = answer?.findings ?? [];
   const more = answer !== undefined && answer.nextPageToken !== "";
