@@ -41,11 +41,12 @@ def check_key(certificates: bytes, what: str) -> None:
     Raises:
         UnusableError: They do not, or it cannot be read.
     """
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
     try:
         key = _read(certificates, what)[0].public_key()
-    except ValueError:  # of a kind that is not known here either
+    except (ValueError, UnsupportedAlgorithm):  # of a kind that is not known here either
         key = None
     curve = key.curve if isinstance(key, ec.EllipticCurvePublicKey) else None
     if not isinstance(key, rsa.RSAPublicKey) and not isinstance(curve, ec.SECP256R1 | ec.SECP384R1):
@@ -60,5 +61,5 @@ def _read(certificates: bytes, what: str) -> list[Any]:
 
     try:
         return list(x509.load_pem_x509_certificates(certificates))
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise UnusableError(f"{what} is no certificate that can be read") from None

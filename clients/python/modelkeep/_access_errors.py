@@ -17,7 +17,7 @@ class CredentialsMissingException(AccessException):
 
 
 class CredentialsInvalidException(AccessException):
-    """The call shows a token that the service does not know."""
+    """The call shows a token or a certificate that the service does not take."""
 
     reason = "CREDENTIALS_INVALID"
     code = "UNAUTHENTICATED"

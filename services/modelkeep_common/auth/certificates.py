@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from modelkeep.exceptions import CredentialsInvalidException
+from modelkeep.renewed import UnusableError
 
 from ..certificates import lifetime_of
 from ._entries import EntryFile
@@ -111,7 +112,14 @@ class LivingCertificates:
         if end is None:
             if len(self._ends) >= _MAX_KNOWN:
                 self._ends.clear()
-            end = self._ends[certificate] = lifetime_of(certificate, "the caller's certificate").end
+            try:
+                end = lifetime_of(certificate, "the caller's certificate").end
+            except UnusableError:  # TLS may take what is not as it should be
+                raise CredentialsInvalidException(
+                    "When the certificate of this connection ends cannot be read.",
+                    remedy="Connect with one that is made anew.",
+                ) from None
+            self._ends[certificate] = end
         return end
 
 

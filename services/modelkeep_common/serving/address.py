@@ -98,8 +98,8 @@ def _bad_socket(path: Path) -> StartupError:
 def _bad_certificate(settings: ServiceSettings) -> StartupError:
     return StartupError(
         EXIT_CONFIG,
-        f"gRPC cannot use tls_cert_file {settings.tls_cert_file}: have one made for a key of RSA, or of the "
-        "curve P-256 or P-384",
+        f"gRPC cannot use tls_cert_file {settings.tls_cert_file} with tls_key_file {settings.tls_key_file}: "
+        "have them made anew",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from modelkeep.devcerts import PrivateAuthority
+from modelkeep.exceptions import CredentialsInvalidException
 from modelkeep.renewed import UnusableError
+from modelkeep_common.auth.certificates import LivingCertificates
 from modelkeep_common.certificates import Lifetime, check_key, lifetime_of
 from modelkeep_common.serving.expiry import Expiry
 from support.certificates import AUTHORITY, LOCALHOST, self_signed
@@ -56,7 +59,8 @@ def test_a_certificate_lasts_no_longer_than_those_it_depends_on() -> None:
     own, both = lifetime_of(LOCALHOST.certificate, "x"), lifetime_of(chain, "x")
     assert both.end == lifetime_of(short.issued.certificate, "x").end < own.end
     assert lifetime_of(LOCALHOST.key + LOCALHOST.certificate, "x") == own
-    assert abs(lifetime_of(AUTHORITY.issue("a", days=2).certificate, "x").end - own.begin - 2 * DAY) < 600
+    begin, end = lifetime_of(AUTHORITY.issue("a", days=2).certificate, "x")
+    assert abs(end - begin - 2 * DAY) < 600
 
 
 @pytest.mark.parametrize(
@@ -77,6 +81,35 @@ def test_keys_that_callers_cannot_use_are_refused(make: Callable[[], Any], good:
         return
     with pytest.raises(UnusableError, match="cannot use x: have one made for a key of RSA, or of the curve"):
         check_key(text, "x")
+
+
+def altered(before: str, after: str) -> bytes:
+    """The service's certificate with other bytes in a place, in hexadecimal."""
+    text = ssl.PEM_cert_to_DER_cert(LOCALHOST.certificate.decode()).hex()
+    assert before in text
+    return ssl.DER_cert_to_PEM_cert(bytes.fromhex(text.replace(before, after, 1))).encode()
+
+
+def test_a_key_of_a_curve_that_nobody_knows_is_refused() -> None:
+    """prime192v2 in place of P-256."""
+    with pytest.raises(UnusableError, match="gRPC's callers cannot use x"):
+        check_key(altered("2a8648ce3d030107", "2a8648ce3d030102"), "x")
+
+
+#: OpenSSL reads one of version 2, but nobody makes such.
+VERSION_2 = ("a003020102", "a003020101")
+
+
+@pytest.mark.parametrize("read", [lifetime_of, check_key])
+def test_a_certificate_of_an_odd_version_is_refused(read: Callable[[bytes, str], object]) -> None:
+    with pytest.raises(UnusableError, match="x is no certificate"):
+        read(altered(*VERSION_2), "x")
+
+
+def test_who_connects_with_a_certificate_that_cannot_be_read_is_told_so() -> None:
+    shown = {"x509_pem_cert": [altered(*VERSION_2)]}
+    with pytest.raises(CredentialsInvalidException, match="cannot be read"):
+        LivingCertificates().authenticate("ipv4:127.0.0.1:5", (), lambda: shown)
 
 
 @pytest.mark.parametrize("text", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
