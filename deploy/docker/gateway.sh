@@ -6,6 +6,14 @@ set -eu
 umask 077
 trap 'exit 0' TERM INT # which the first process of a container has to ask for
 delay_s="$MODELKEEP_GATEWAY_DRAIN_DELAY_S" limit_s="$MODELKEEP_GATEWAY_DRAIN_S"
+for seconds in "$delay_s" "$limit_s"; do # else a mistake would show in a drain, and cut what is under way
+    case "$seconds" in
+    '' | . | *[!0-9.]* | *.*.*)
+        echo "modelkeep gateway: MODELKEEP_GATEWAY_DRAIN_DELAY_S and _DRAIN_S are seconds, and not '$seconds'" >&2
+        exit 78
+        ;;
+    esac
+done
 made="${TMPDIR:-/tmp}/envoy"
 mkdir -p "$made"
 python -P -m modelkeep.gateway "$@" --secrets-at "$made/secrets" --write-secrets "$made/secrets" \

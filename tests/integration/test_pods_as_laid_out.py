@@ -109,6 +109,7 @@ def interpreter(user: dict[str, Any]) -> str:
         with contextlib.suppress(OSError):
             subprocess.run([program, "-c", ""], check=True, cwd="/", **user)
             return program
+    assert "CI" not in os.environ, "another user has no Python of this version"
     pytest.skip("another user has no Python of this version")
 
 

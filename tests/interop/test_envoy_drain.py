@@ -153,6 +153,21 @@ def headers(port: int) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.parametrize("wrong", ["", ".", "30s", "1.2.3", "-1"])
+@pytest.mark.parametrize("name", ["DRAIN_DELAY_S", "DRAIN_S"])
+def test_seconds_that_are_none_end_a_start_and_not_a_drain(tmp_path: Path, name: str, wrong: str) -> None:
+    environment = image_environment(tmp_path) | {f"MODELKEEP_GATEWAY_{name}": wrong}
+    done = subprocess.run(
+        ["sh", str(DEPLOY / "docker/gateway.sh"), "--no-such-argument"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 78
+    assert f"are seconds, and not '{wrong}'" in done.stderr
+
+
 def test_who_cannot_be_drained_is_not_waited_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """As while Envoy starts: what calls this ends it then."""
     asked = [str(tmp_path / "admin.sock"), "--delay-s", "60", "--limit-s", "60"]
