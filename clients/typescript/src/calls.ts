@@ -1,7 +1,9 @@
 /** What every call does besides: shows a token, is made again where that does no harm, fails with typed errors. */
 
+import type { DescService, Message } from "@bufbuild/protobuf";
 import { MethodOptions_IdempotencyLevel as Level } from "@bufbuild/protobuf/wkt";
-import { Code, type Interceptor, type Transport, type UnaryRequest } from "@connectrpc/connect";
+import { type CallOptions, type Client, Code, createClient, type Interceptor } from "@connectrpc/connect";
+import type { Transport, UnaryRequest } from "@connectrpc/connect";
 
 import { Backoff, sleep } from "./backoff.js";
 import { ModelkeepError } from "./errors.js";
@@ -86,6 +88,37 @@ async function* typed<T>(messages: AsyncIterable<T>): AsyncIterable<T> {
   } catch (error) {
     rethrow(error);
   }
+}
+
+type OpensStream = (request: Message, options?: CallOptions) => AsyncIterable<Message>;
+
+/** A client whose streams end when their reader leaves them, as by `break`, which those of Connect's do not. */
+export function clientOf<S extends DescService>(service: S, transport: Transport): Client<S> {
+  const client = createClient(service, transport);
+  const streams = service.methods.filter(({ methodKind }) => methodKind === "server_streaming");
+  const leaving = streams.map(({ localName }) => {
+    const open = client[localName as keyof Client<S>] as OpensStream;
+    return [localName, endingWithReader(open)] as const;
+  });
+  return Object.assign(client, Object.fromEntries(leaving));
+}
+
+function endingWithReader(open: OpensStream): OpensStream {
+  return (request, options) => {
+    const call = new AbortController();
+    const signal = options?.signal ? AbortSignal.any([options.signal, call.signal]) : call.signal;
+    const messages = open(request, { ...options, signal })[Symbol.asyncIterator]();
+    const leave = async (value?: unknown) => {
+      call.abort();
+      // Behind what had come already Connect finds the end, and lets go of the deadline's timer.
+      const toTheEnd = async () => {
+        while (!(await messages.next()).done);
+      };
+      await toTheEnd().catch(() => undefined);
+      return { done: true as const, value };
+    };
+    return { [Symbol.asyncIterator]: () => ({ next: () => messages.next(), return: leave }) };
+  };
 }
 
 function rethrow(error: unknown): never {

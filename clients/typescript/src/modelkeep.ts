@@ -1,9 +1,9 @@
 /** The four services as one object, whatever carries the calls. */
 
 import type { DescService } from "@bufbuild/protobuf";
-import { type Client, createClient, type Transport } from "@connectrpc/connect";
+import type { Client, Transport } from "@connectrpc/connect";
 
-import { DEFAULT_TIMEOUT_MS, withTypedErrors } from "./calls.js";
+import { clientOf, DEFAULT_TIMEOUT_MS, withTypedErrors } from "./calls.js";
 import { Health } from "./gen/grpc/health/v1/health_pb.js";
 import { DownloadService } from "./gen/modelkeep/download/v1/download_service_pb.js";
 import { InstallService } from "./gen/modelkeep/install/v1/install_service_pb.js";
@@ -42,7 +42,7 @@ export class Modelkeep {
    */
   constructor(transports: Transports, timeoutMs = DEFAULT_TIMEOUT_MS, servers = transports) {
     const to = <S extends DescService>(service: S, transport: Transport): Client<S> =>
-      createClient(service, withTypedErrors(transport, timeoutMs));
+      clientOf(service, withTypedErrors(transport, timeoutMs));
     this.records = to(RecordService, transports.record);
     this.downloads = to(DownloadService, transports.download);
     this.installs = to(InstallService, transports.install);

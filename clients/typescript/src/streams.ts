@@ -76,7 +76,7 @@ export async function* reopened<M>(
   }
 }
 
-/** One opening of a stream. It is cancelled when its reader leaves, which Connect's own iterators do not do. */
+/** One opening of a stream. */
 async function* untilSilent<M>(
   open: (options: CallOptions) => AsyncIterable<M>,
   signal: AbortSignal | undefined,
@@ -98,7 +98,6 @@ async function* untilSilent<M>(
   } finally {
     clearTimeout(timer);
     signal?.removeEventListener("abort", cancel);
-    cancel();
   }
 }
 
