@@ -52,8 +52,9 @@ type suiteFile struct {
 // findAddresses says where each service is, by the first of: the Config's address, its data folder,
 // MODELKEEP_CLIENT_<SERVICE>_ADDRESS, MODELKEEP_DATA_DIR, the suite in ./modelkeep-data, the default ports.
 //
-// Config.Gateway comes before all of them. Of a running suite its UNIX socket is taken; where that is out of reach, its port and the owner's token, which is
-// shown nowhere else. Where a data folder is named, or a suite found, no other suite is called in its place.
+// Config.Gateway comes before all of them. Of a running suite its UNIX socket is taken; where that is out of reach, its
+// port and the owner's token, which is shown nowhere else. Where a data folder is named, or a suite found, no other
+// suite is called in its place.
 func findAddresses(config Config, environment func(string) string) (map[Service]address, error) {
 	var secured *callerTLS
 	if config.Credentials == nil {

@@ -255,3 +255,18 @@ func TestWhatTLSRefusesIsSaidWithWhatHelps(t *testing.T) {
 		}
 	}
 }
+
+func TestAServiceThatDiesDuringACallIsNoTroubleOfTLS(t *testing.T) {
+	dies := &scripted{}
+	dies.create = func(ctx context.Context) (*recordv1.CreateModelResponse, error) {
+		go dies.die()
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	client := dial(t, serve(t, dies), Config{})
+	_, err := client.Records.CreateModel(t.Context(), &recordv1.CreateModelRequest{})
+	var failed *Error
+	if !errors.As(err, &failed) || !strings.Contains(failed.Remedy(), "Start the suite") {
+		t.Error(err)
+	}
+}

@@ -143,9 +143,11 @@ func unreachable(failed *Error, service Service, from address) {
 
 // troubleOfTLS is what helps where TLS has to do with a connection that failed, by what gRPC says of it; else it is empty.
 func troubleOfTLS(said string, caller *callerTLS) string {
-	closed := slices.ContainsFunc([]string{"EOF", "reset by peer", "broken pipe", "server preface"}, func(sign string) bool {
-		return strings.Contains(said, sign)
-	})
+	// A connection that was there, and is lost in the middle of a call, is nothing of TLS.
+	closed := !strings.Contains(said, "reading from server") &&
+		slices.ContainsFunc([]string{"EOF", "reset by peer", "broken pipe", "server preface"}, func(sign string) bool {
+			return strings.Contains(said, sign)
+		})
 	switch {
 	case strings.Contains(said, "certificate is valid for"):
 		return "Call it by a host that its certificate names, or name that by Config.TLS.ServerName."

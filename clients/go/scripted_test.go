@@ -31,6 +31,7 @@ type scripted struct {
 	get    func(context.Context) (*recordv1.GetModelResponse, error)
 	create func(context.Context) (*recordv1.CreateModelResponse, error)
 	watch  func(*recordv1.WatchModelsRequest, grpc.ServerStreamingServer[recordv1.WatchModelsResponse]) error
+	die    func() // ends it and its connections, once it is served
 }
 
 func (service *scripted) GetModel(ctx context.Context, _ *recordv1.GetModelRequest) (*recordv1.GetModelResponse, error) {
@@ -61,6 +62,7 @@ func serve(t testing.TB, service *scripted, options ...grpc.ServerOption) string
 	}
 	server := grpc.NewServer(options...)
 	recordv1.RegisterRecordServiceServer(server, service)
+	service.die = server.Stop
 	go server.Serve(listener)
 	t.Cleanup(server.Stop)
 	return listener.Addr().String()

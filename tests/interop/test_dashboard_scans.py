@@ -196,3 +196,20 @@ def test_an_invokeai_is_looked_at_and_imported(
         question.get_by_role("button", name="Close").first.click()
         opened.show("Models")
         expect(page.get_by_role("list", name="Models")).to_contain_text("pastel")
+
+
+def test_an_invokeai_that_nobody_waits_for_is_no_error(browser: Browser, suite: Suite, folder: Path) -> None:
+    with tab(browser, suite) as opened:
+        page = opened.page
+        scans(opened)
+        page.route("**/ImportInvokeAI", lambda route: None)  # never answered
+        page.get_by_role("button", name="Import an InvokeAI …").click()
+        question = page.get_by_role("dialog")
+        question.get_by_label("Its root folder").fill(str(folder))
+        with page.expect_request("**/ImportInvokeAI"):
+            question.get_by_role("button", name="Look").click()
+        with page.expect_event("requestfailed"):
+            question.get_by_role("button", name="Close").first.click()
+        expect(question).to_have_count(0)
+        page.wait_for_timeout(500)
+        assert page.locator(".notice").all_inner_texts() == []

@@ -184,6 +184,13 @@ async def test_a_certificate_says_who_calls_and_is_shown_once_it_was_replaced(da
             program.ask("third")
             assert "What was there before is shown" in program.until("(node:")
             program.until("over TLS")
+            # Nor is one that cannot even be looked for.
+            files[1].unlink()
+            files[1].symlink_to(files[1])
+            time.sleep(LOOK_S)
+            program.ask("fourth")
+            assert "What was there before is shown" in program.until("(node:")
+            program.until("over TLS")
             program.end()
 
     async with record_server(data_dir, **settings) as address:

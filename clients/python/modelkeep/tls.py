@@ -176,7 +176,8 @@ def trouble(said: str, files: CallerFiles | None) -> tuple[str, str] | None:
         return "its certificate is for other hosts", "Call it by a host that its certificate names."
     if "WRONG_VERSION_NUMBER" in said:
         return "it speaks no TLS", f"Leave out {ca_setting}, or have it speak TLS."
-    if "Socket closed" not in said and "Connection reset" not in said:
+    # A connection that was there, and is lost in the middle of a call, is nothing of TLS.
+    if "last error" not in said or ("Socket closed" not in said and "Connection reset" not in said):
         return None
     if files is None:
         return "it closed the connection", "If it speaks TLS, name its authorities with --ca-file."

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +14,8 @@ from modelkeep import rpc
 from modelkeep.exceptions import CredentialsMissingException
 from modelkeep.private import MAX_SOCKET_BYTES, UnsafeFolderError, make_private, runtime_folder
 from support.commonapp import App, Client, serving
-from support.commoncalls import echo
-from support.cutlink import CutLink
+from support.commoncalls import echo, error_of
+from support.cutlink import CutLink, cut_link
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what is another user's")
 
@@ -127,3 +129,19 @@ async def test_a_service_at_the_other_end_of_the_world_is_reached(data_dir: Path
         async with rpc.open_async_channel(address) as channel:
             assert (await Client(channel).unary("Echo", "far", timeout=20)).value == "far"
         await link.cut()
+
+
+async def test_a_connection_that_is_lost_in_a_call_is_no_trouble_of_tls(data_dir: Path) -> None:
+    begun = asyncio.Event()
+
+    async def wait(request: Any, context: Any) -> Any:
+        begun.set()
+        await asyncio.sleep(60)
+
+    async with serving(App({"Wait": wait}), data_dir) as (server, _), cut_link(server.address) as link:
+        address = rpc.Address("record", link.address, "the test")
+        async with rpc.open_async_channel(address) as channel:
+            failed = asyncio.create_task(error_of(Client(channel).unary("Wait", timeout=20)))
+            await begun.wait()
+            await link.cut()
+            assert "Start the suite" in str(rpc.decode(await failed, address))

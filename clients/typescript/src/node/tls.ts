@@ -90,8 +90,13 @@ function read({ ca, cert, key }: TlsFiles): TlsSecrets {
 /** What tells one state of the files from another. */
 function stateOf({ ca, cert, key }: TlsFiles): string {
   const states = [ca, cert, key].map((path) => {
-    const found = path === undefined ? undefined : statSync(path, { throwIfNoEntry: false, bigint: true });
-    return found && `${found.dev} ${found.ino} ${found.mtimeNs} ${found.size}`;
+    if (path === undefined) return "";
+    try {
+      const { dev, ino, mtimeNs, size } = statSync(path, { bigint: true });
+      return `${dev} ${ino} ${mtimeNs} ${size}`;
+    } catch {
+      return ""; // whatever keeps it from being seen: `read` says so
+    }
   });
   return states.join("\n");
 }

@@ -14,6 +14,7 @@ import { Action } from "../../ui/action";
 import { Bar } from "../../ui/bar";
 import { Dialog } from "../../ui/dialog";
 import { Check, Field } from "../../ui/field";
+import { tellDone } from "../../ui/notices";
 import { Reason } from "../jobs/reason";
 
 /** So many models that something is to be said of are listed. */
@@ -44,11 +45,17 @@ export function InvokeAIDialog({ onClose }: { onClose: () => void }) {
     setTold(now);
     setImported(!validateOnly);
     const request = { root: root.trim(), skipMissing, overwrite, validateOnly };
-    for await (const { event } of suite.installs.importInvokeAI(request, { signal: closed.signal })) {
-      now = after(now, event);
-      setTold(now);
+    try {
+      for await (const { event } of suite.installs.importInvokeAI(request, { signal: closed.signal })) {
+        now = after(now, event);
+        setTold(now);
+      }
+    } catch (error) {
+      if (closed.signal.aborted) return;
+      throw error;
     }
     setLooked(asked);
+    if (!validateOnly) tellDone("The models are imported.");
   };
   return (
     <Dialog title="Import an InvokeAI" onClose={onClose}>
@@ -71,7 +78,7 @@ export function InvokeAIDialog({ onClose }: { onClose: () => void }) {
         <Action run={() => go(true)} disabled={root.trim() === ""}>
           Look
         </Action>
-        <Action kind="primary" run={() => go(false)} done="The models are imported." disabled={looked !== asked || imported}>
+        <Action kind="primary" run={() => go(false)} disabled={looked !== asked || imported}>
           Import
         </Action>
       </footer>
