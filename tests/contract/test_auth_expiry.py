@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -124,6 +125,16 @@ async def test_who_connects_and_does_not_go_on_is_not_waited_for(
                 while await reader.read(100):
                     pass
         writer.close()
+
+
+async def test_the_log_tells_of_each_certificate_how_long_it_lasts(
+    data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with secured(data_dir):
+        assert caplog.text.count("the certificate is good until") == 1
+        put(data_dir / "tls", "server", AUTHORITY.issue("localhost", "127.0.0.1"))
+        await until(lambda: caplog.text.count("the certificate is good until") == 2, 30)
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,30 @@ async def test_calls_whose_message_never_comes_end_in_a_while(
                 await until(lambda: connection.ended == MANY, 20)
 
 
+@pytest.mark.parametrize(("arrives_s", "max_unary_s"), [(0.5, 300), (60, 0.5)])
+async def test_a_call_whose_message_never_comes_is_told_what_its_time_was(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, arrives_s: float, max_unary_s: float
+) -> None:
+    monkeypatch.setattr(chain, "ARRIVES_S", arrives_s)
+    async with serving(App({"Echo": echo}), data_dir, max_unary_s=max_unary_s) as (_, client):
+        method: Any = client.channel.stream_unary(f"/{SERVICE}/Echo", StringValue.SerializeToString)
+        error = await error_of(method(timeout=20))
+    assert (error.code(), reason_of(error)) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
+    assert error.details() == "The call's message did not come within 0.5 s."
+
+
+async def test_a_service_that_ends_waits_for_no_message_and_has_nothing_to_say(
+    data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(App({"Echo": echo}), data_dir) as (server, client):
+        await client.unary("Echo")
+        connection = await asyncio.to_thread(Connection, server.address, f"{SERVICE}/Echo")
+        connection.call(20, message=None, end=False)
+        await until(lambda: tasks() == 20, 20)
+    await asyncio.to_thread(connection.close)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 async def test_who_may_not_call_need_not_send_his_message(data_dir: Path) -> None:
     settings: dict[str, Any] = {
         "token_file": write_tokens(data_dir / "t.json", {"ci": ["operator"]}),

@@ -113,7 +113,7 @@ def peer(service: ServiceName, target: str, token_file: Path | None, tls: Caller
     setting = f"{service}_address"
     token = None
     if token_file is not None:
-        token = TokenFile(token_file, lasting=True)
+        token = TokenFile(token_file, lasting=True, remedy="correct the setting peer_token_file")
         token()
     if tls is not None:
         tls.secrets()
@@ -133,11 +133,19 @@ class TokenFile:
     Args:
         path: The file; the token is all of it but white space around it.
         lasting: Whether the token that was there stays in use while the file is no good.
+        remedy: What to do when it is no good.
     """
 
-    def __init__(self, path: Path, *, lasting: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        lasting: bool = False,
+        remedy: str = "name another with --token-file or MODELKEEP_TOKEN_FILE, or start the suite",
+    ) -> None:
         self.path = path
         self._lasting = lasting
+        self._remedy = remedy
         self._seen: tuple[int, int, int] | None = None
         self._token = ""
 
@@ -158,8 +166,7 @@ class TokenFile:
                 return self._token
             why = error.strerror if isinstance(error, OSError) else str(error)
             raise CredentialsMissingException(
-                f"The token file {self.path} cannot be used ({why}): name another with --token-file or "
-                "MODELKEEP_TOKEN_FILE, or start the suite.",
+                f"The token file {self.path} cannot be used ({why}): {self._remedy}.",
                 metadata={"path": str(self.path)},
             ) from None
         return self._token

@@ -54,6 +54,21 @@ def test_a_token_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
     assert (clients(), services()) == ("third", "third")
 
 
+def test_a_service_shows_its_peers_what_its_token_file_says_by_now(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    with pytest.raises(CredentialsMissingException, match="correct the setting peer_token_file") as caught:
+        rpc.peer("record", "127.0.0.1:1", path)
+    assert "--token-file" not in caught.value.message
+    path.write_text("first")
+    token = rpc.peer("record", "127.0.0.1:1", path).token
+    assert token is not None
+    assert token() == "first"
+    path.write_text("second")
+    assert token() == "second"
+    path.unlink()
+    assert token() == "second"
+
+
 @pytest.mark.parametrize("content", [None, b"", b"two words", b"\xff\xfe"])
 def test_a_file_without_one_token_is_named_and_its_content_is_not(
     tmp_path: Path, content: bytes | None

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from modelkeep.devcerts import PrivateAuthority
 from modelkeep.exceptions import CredentialsInvalidException
 from modelkeep.renewed import UnusableError
+from modelkeep_common.auth import certificates
 from modelkeep_common.auth.certificates import LivingCertificates
 from modelkeep_common.certificates import Lifetime, check_key, lifetime_of
 from modelkeep_common.serving.expiry import Expiry
@@ -110,6 +111,15 @@ def test_who_connects_with_a_certificate_that_cannot_be_read_is_told_so() -> Non
     shown = {"x509_pem_cert": [altered(*VERSION_2)]}
     with pytest.raises(CredentialsInvalidException, match="cannot be read"):
         LivingCertificates().authenticate("ipv4:127.0.0.1:5", (), lambda: shown)
+
+
+def test_certificates_of_callers_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certificates, "_MAX_KNOWN", 2)
+    living = LivingCertificates()
+    for number in range(5):
+        shown = {"x509_pem_cert": [AUTHORITY.issue(f"caller-{number}").certificate]}
+        assert living.authenticate("ipv4:127.0.0.1:5", (), lambda: shown) is None  # noqa: B023  called here
+        assert 0 < len(living._ends) <= 2
 
 
 @pytest.mark.parametrize("text", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])

@@ -153,3 +153,32 @@ def test_settings_are_frozen_and_know_their_folders() -> None:
     assert settings.database == Path("/data/install/install.db")
     with pytest.raises(ValidationError):
         settings.port = 1  # type: ignore[misc]  # frozen, that is the point
+
+
+_TLS = ("--tls-cert-file", "/c", "--tls-key-file", "/k")
+_JWKS = ("--jwt-jwks-file", "/j")
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (_TLS[:2], "tls_cert_file and tls_key_file go together"),
+        (_TLS[2:], "tls_cert_file and tls_key_file go together"),
+        (("--tls-client-ca-file", "/a"), "tls_client_ca_file needs tls_cert_file"),
+        ((*_TLS, "--tls-callers-file", "/w"), "tls_callers_file needs tls_client_ca_file"),
+        (("--jwt-denied-file", "/d"), "jwt_denied_file needs jwt_jwks_file"),
+        (_JWKS, "JWTs need jwt_issuer and jwt_audience, too"),
+        ((*_JWKS, "--jwt-issuer", "i"), "JWTs need jwt_audience, too"),
+        (("--jwt-issuer", "i", "--jwt-audience", "a"), "JWTs need jwt_jwks_file, too"),
+    ],
+)
+def test_half_of_what_knows_callers_is_refused(
+    capsys: pytest.CaptureFixture[str], given: tuple[str, ...], why: str
+) -> None:
+    assert why in refused(capsys, *given)
+
+
+def test_all_of_what_knows_callers_is_taken() -> None:
+    callers = ("--tls-client-ca-file", "/a", "--tls-callers-file", "/w")
+    tokens = ("--jwt-issuer", "i", "--jwt-audience", "a", "--jwt-denied-file", "/d")
+    assert load(*_TLS, *callers, *_JWKS, *tokens).jwt_denied_file == Path("/d")
