@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from modelkeep.client import Client
 from modelkeep.loader.v1 import hold_pb2, loader_service_pb2_grpc, resident_pb2
 from modelkeep.model.v1 import taxonomy_pb2
 from modelkeep.supervisor import Suite
-from support.dashboard import chromium, tab
+from support.dashboard import tab
 from support.httpserver import HttpServer, Resource, pattern
 from support.hub import Hub
 from support.installs import small_lora
@@ -30,13 +28,6 @@ from support.suite import service_suite
 SOON_MS = 4_000
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(120)]
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="mk-"))
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +47,6 @@ def suite(folder: Path, hub: Hub) -> Iterator[Suite]:
     }
     with service_suite(folder / "data", env=env, gateway_port=0) as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def client(suite: Suite) -> Iterator[Client]:
-    with Client(data_dir=suite.data_dir) as made:
-        yield made
 
 
 def test_a_model_comes_and_goes_by_clicking(browser: Browser, suite: Suite, folder: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -15,7 +13,7 @@ from playwright.sync_api import Browser, expect
 from modelkeep.client import Client
 from modelkeep.record.v1 import exports_pb2, record_service_pb2_grpc
 from modelkeep.supervisor import Suite
-from support.dashboard import chromium, tab
+from support.dashboard import tab
 from support.httpserver import HttpServer, Resource, pattern
 from support.pictures import png
 from support.records import vae
@@ -28,16 +26,12 @@ JOBS = 100
 
 
 @pytest.fixture(scope="module")
-def suite() -> Iterator[Suite]:
-    folder = Path(tempfile.mkdtemp(prefix="mk-"))
+def suite(folder: Path) -> Iterator[Suite]:
     env = {"MODELKEEP_DOWNLOAD_MAX_PARALLEL_DOWNLOADS": str(JOBS)}
     services = ("record", "download", "install")
-    try:
-        with service_suite(folder / "data", services=services, env=env, gateway_port=0) as started:
-            fill(started)
-            yield started
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with service_suite(folder / "data", services=services, env=env, gateway_port=0) as started:
+        fill(started)
+        yield started
 
 
 def fill(suite: Suite) -> None:
@@ -61,12 +55,6 @@ def fill(suite: Suite) -> None:
             records.ImportModels(
                 exports_pb2.ImportModelsRequest(models=models, on_conflict=exports_pb2.IMPORT_CONFLICT_FAIL)
             )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 def test_ten_thousand_models_are_searched_as_one_types(browser: Browser, suite: Suite) -> None:

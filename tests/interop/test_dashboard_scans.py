@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from modelkeep.client import Client
 from modelkeep.supervisor import Suite
-from support.dashboard import Tab, chromium, tab
+from support.dashboard import Tab, tab
 from support.installs import small_lora
 from support.invokeai import InvokeAI
 from support.suite import service_suite
@@ -22,29 +20,10 @@ pytestmark = [pytest.mark.interop, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="mk-"))
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
 def suite(folder: Path) -> Iterator[Suite]:
     services = ("record", "download", "install")
     with service_suite(folder / "data", services=services, gateway_port=0) as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def client(suite: Suite) -> Iterator[Client]:
-    with Client(data_dir=suite.data_dir) as made:
-        yield made
 
 
 def names(client: Client) -> set[str]:

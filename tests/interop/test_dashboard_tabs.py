@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from modelkeep.client import Client
 from modelkeep.supervisor import Suite
-from support.dashboard import Tab, chromium, window
+from support.dashboard import Tab, window
 from support.installs import small_lora
 from support.suite import service_suite
 
@@ -24,28 +22,9 @@ PAGES = ("Loader", "Models", "Loader", "Installs and downloads", "Loader", "Mode
 
 
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="mk-"))
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
 def suite(folder: Path) -> Iterator[Suite]:
     with service_suite(folder / "data", gateway_port=0) as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def client(suite: Suite) -> Iterator[Client]:
-    with Client(data_dir=suite.data_dir) as made:
-        yield made
 
 
 def loaded(opened: Tab) -> None:
