@@ -2,7 +2,8 @@
 
 A container is its image's root, read-only, with the user, environment, volumes, entry point and health check
 that Compose and the image give it, without capabilities. What is not as in Docker: all share one network that
-has a loopback and nothing else, so services' names are names of 127.0.0.1; and they share process ids.
+has a loopback and nothing else, so services' names are names of 127.0.0.1; they share process ids and the
+host's devices; no call of the kernel is filtered, and no memory or processor is limited.
 Needs root, util-linux and iproute2. ``BUILDAH`` is the command of buildah with its storage's options.
 """
 

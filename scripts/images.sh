@@ -22,7 +22,8 @@ command -v buildah >/dev/null || missing+=(buildah)
 command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
 command -v ip >/dev/null || missing+=(iproute2)
 if [ ${#missing[@]} -gt 0 ]; then
-    DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends "${missing[@]}" >/dev/null
+    get=(env DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends "${missing[@]}")
+    "${get[@]}" >/dev/null || { apt-get update -qq && "${get[@]}" >/dev/null; }
 fi
 
 work="${IMAGES:-$(mktemp -d)}"

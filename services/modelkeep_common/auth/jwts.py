@@ -28,6 +28,8 @@ from .principal import OWNER, ROLES, Principal
 #: An issuer elsewhere cannot know whose files the suite's are.
 _GIVEN: Final = ROLES - {OWNER}
 #: What every token has to say.
+#: A second beyond all that clocks show, and no more than a float holds.
+_NEVER: Final = 1 << 53
 _REQUIRED: Final = ("exp", "iss", "aud", "sub")
 _FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*").fullmatch
 _MAX_SUBJECT: Final = 256
@@ -132,7 +134,7 @@ class JwtTokens:
             # So are the suite's own callers called: nobody may share their limits, or seem to be one in logs.
             raise _invalid("its subject (sub) is the name of a role that it does not have")
         names = frozenset((name, claims[name]) for name in _NAMING if isinstance(claims.get(name), str))
-        return _Known(Principal(subject, roles), int(claims["exp"]) + self._skew_s, names, keys)
+        return _Known(Principal(subject, roles), min(int(claims["exp"]), _NEVER) + self._skew_s, names, keys)
 
     def _verified(self, token: str, keys: Keys) -> Mapping[str, Any]:
         try:

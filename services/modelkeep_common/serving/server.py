@@ -283,7 +283,7 @@ def _limits(settings: ServiceSettings, admission: Admission, connections: int) -
 
 
 def _options(settings: ServiceSettings, connections: int, *, of_clients: bool) -> tuple[tuple[str, Any], ...]:
-    """Channel arguments; the reasons are in docs/operations.md, the numbers gRPC's names say."""
+    """Channel arguments; gRPC's names say the units."""
     return (
         # Whose certificate was replaced shows the new one in time: gRPC gives what the connection has to come
         # to another, and calls under way stay where they are.

@@ -8,6 +8,7 @@ them; after the delay it takes no more, and what goes on has until the limit.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import socket
 import sys
@@ -39,9 +40,9 @@ def drain(admin: Path, delay_s: float, limit_s: float) -> bool:
     Raises:
         OSError: It does not answer.
     """
-    _ask(admin, "POST", "/healthcheck/fail")
+    _tell(admin, "/healthcheck/fail")
     time.sleep(delay_s)
-    _ask(admin, "POST", "/drain_listeners")
+    _tell(admin, "/drain_listeners")
     deadline = time.monotonic() + limit_s
     quiet = 0
     while quiet < _QUIET_LOOKS:
@@ -63,6 +64,12 @@ def _goes_on(admin: Path) -> bool:
     if counted is None:
         raise OSError(f"Envoy does not tell {_UNDER_WAY}")
     return int(counted[1]) > 0
+
+
+def _tell(admin: Path, path: str) -> None:
+    """Ask for something; who has too much to do to answer at once does it later."""
+    with contextlib.suppress(TimeoutError):
+        _ask(admin, "POST", path)
 
 
 def _ask(admin: Path, method: str, path: str) -> str:
