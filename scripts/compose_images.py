@@ -201,25 +201,25 @@ def tried(images: dict[str, dict[str, Any]], work: Path) -> None:
     _run("ip", "link", "set", "lo", "up")
     suite = Suite(images, work)
     suite.once("certs")
-    running = []
+    running: dict[str, Container] = {}
     with ExitStack() as ending:
         for name in (*SERVICES, "gateway"):
             if name in images:
-                running.append(suite.start(name))
-                ending.callback(running[-1].process.kill)
-        for one in running:
+                running[name] = suite.start(name)
+                ending.callback(running[name].process.kill)
+        for one in running.values():
             suite.healthy(one)
-        if "gateway" in images and "record" in images:
+        if running.keys() >= {"gateway", "record"}:
             print(f"images: GET /v1/models through the gateway: {suite.get('/v1/models')}")
-        if set(SERVICES) <= set(images):
+        if running.keys() >= set(SERVICES):
             model = "/var/lib/modelkeep/models/tiny-sd"
-            built = running[-1 - ("gateway" in images)].inside(["modelkeep", "demo", "--build", model])
+            built = running["loader"].inside(["modelkeep", "demo", "--build", model])
             if built.wait(READY_SECONDS) != 0:
                 raise SystemExit("images: no model could be built, as loader.log says")
             suite.once("tools", ["modelkeep", "install", model])
             suite.once("tools", ["modelkeep", "status"])
             suite.once("worker", ["python", "-P", "-c", _WORKER])
-        for one in reversed(running):
+        for one in reversed(running.values()):
             one.end()
     print("images: all ended when they were asked to")
 

@@ -21,8 +21,8 @@ from modelkeep_common.auth import ROLES
 from modelkeep_common.serving import server as serving_module
 from modelkeep_common.serving import start_server
 from modelkeep_common.startup import StartupError
-from support.callers import callers_file
-from support.certificates import AUTHORITY, caller, credentials, put, self_signed, tls_settings
+from support.callers import mtls_settings
+from support.certificates import AUTHORITY, caller, credentials, put, self_signed
 from support.commonapp import SERVICE, App, AppSettings, Client, serving
 from support.commoncalls import error_of, reason_of
 from support.failures import failure_of
@@ -44,12 +44,7 @@ async def stream_on(request: StringValue, context: Any) -> AsyncIterator[StringV
 
 @contextlib.asynccontextmanager
 async def secured(data_dir: Path, **more: Any) -> AsyncIterator[str]:
-    values = {
-        **tls_settings(data_dir / "tls"),
-        "tls_callers_file": callers_file(data_dir / "callers.json"),
-        "insecure": False,
-        **more,
-    }
+    values = mtls_settings(data_dir, **more)
     app = App({"Peer": peer, "StreamOn": stream_on})
     async with serving(app, data_dir, allowed=EVERYONE, **values) as (server, _):
         yield server.address

@@ -19,7 +19,7 @@ from modelkeep_common.auth import ROLES
 from modelkeep_common.calls import current_call
 from modelkeep_common.serving import start_server
 from modelkeep_common.startup import StartupError
-from support.callers import callers_file
+from support.callers import callers_file, mtls_settings
 from support.certificates import AUTHORITY, caller, credentials, put, self_signed, tls_settings
 from support.commonapp import SERVICE, App, AppSettings, Client, serving
 from support.commoncalls import error_of, reason_of
@@ -258,16 +258,11 @@ async def test_a_start_with_tls_that_is_no_good_says_why(
     data_dir: Path, changed: dict[str, Any], why: str | None
 ) -> None:
     put(data_dir, "other", AUTHORITY.issue("other"))
-    values: dict[str, Any] = {
-        **tls_settings(data_dir / "tls"),
-        "tls_callers_file": callers_file(data_dir / "callers.json"),
-        "insecure": False,
-    }
     files = {
         name: data_dir / value if name.endswith("_file") and value else value
         for name, value in changed.items()
     }
-    settings = AppSettings.for_test(data_dir, **{**values, **files})
+    settings = AppSettings.for_test(data_dir, **mtls_settings(data_dir, **files))
     if why is None:
         server = await start_server(App({}), settings)
         await server.stop()

@@ -6,9 +6,7 @@ import asyncio
 import dataclasses
 import json
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,12 +26,6 @@ pytestmark = [pytest.mark.interop, pytest.mark.timeout(120)]
 
 #: Seconds that the gateway's first certificate lasts, with some for a start on a busy machine.
 LASTS_S = 20
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="mk-") as made:
-        yield Path(made)
 
 
 def lasting(seconds: float) -> Issued:
@@ -65,36 +57,36 @@ def ask(address: str) -> str:
 
 @pytest.mark.parametrize("renewed", [True, False])
 async def test_a_gateways_calls_go_on_past_the_end_of_its_first_certificate_if_it_has_another(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, renewed: bool
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, renewed: bool
 ) -> None:
     monkeypatch.setattr(serving_module, "CONNECTION_AGE_S", 2)
     settings = RecordSettings.for_test(
-        folder / "data",
-        **tls_settings(folder / "tls"),
-        tls_callers_file=callers_file(folder / "callers.json", (), gateway=()),
-        token_file=write_tokens(folder / "tokens.json", {"eve": ["viewer"]}),
+        data_dir / "data",
+        **tls_settings(data_dir / "tls"),
+        tls_callers_file=callers_file(data_dir / "callers.json", (), gateway=()),
+        token_file=write_tokens(data_dir / "tokens.json", {"eve": ["viewer"]}),
         insecure=False,
     )
     server = await start_server(RecordApplication(settings), settings)
     try:
-        cert, key = put(folder / "front", "gateway", lasting(LASTS_S))
+        cert, key = put(data_dir / "front", "gateway", lasting(LASTS_S))
         ends = time.time() + LASTS_S
-        ca = folder / "tls" / "ca.pem"
+        ca = data_dir / "tls" / "ca.pem"
         gateway = Gateway(
             {"record": [server.address]},
             upstream_tls=UpstreamCertificate(ca, ["spiffe://test/server"], cert, key),
             retries=0,
-            secrets_at=folder / "secrets",
+            secrets_at=data_dir / "secrets",
         )
-        (folder / "secrets").mkdir()
+        (data_dir / "secrets").mkdir()
         for name, content in secrets(gateway).items():
-            (folder / "secrets" / name).write_text(json.dumps(content))
-        context = running(dataclasses.replace(gateway), folder)
+            (data_dir / "secrets" / name).write_text(json.dumps(content))
+        context = running(dataclasses.replace(gateway), data_dir)
         address = await asyncio.to_thread(context.__enter__)
         try:
             assert await asyncio.to_thread(ask, address) == "200"
             if renewed:
-                put(folder / "front", "gateway", lasting(600))
+                put(data_dir / "front", "gateway", lasting(600))
             answers = set[str]()
             while time.time() < ends + 6:
                 answers.add(await asyncio.to_thread(ask, address))

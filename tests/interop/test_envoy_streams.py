@@ -8,12 +8,10 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,16 +30,10 @@ pytestmark = [pytest.mark.interop, pytest.mark.timeout(120)]
 _IDLE_S = 2.0
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="mk-") as made:
-        yield Path(made)
-
-
-def test_a_watch_on_which_nothing_happens_outlives_the_idle_time_out(folder: Path) -> None:
-    with service_suite(folder / "data", services=("record",)) as suite:
+def test_a_watch_on_which_nothing_happens_outlives_the_idle_time_out(data_dir: Path) -> None:
+    with service_suite(data_dir / "data", services=("record",)) as suite:
         gateway = Gateway({"record": [suite.over_tcp["record"]]}, stream_idle_s=_IDLE_S)
-        with running(gateway, folder) as address:
+        with running(gateway, data_dir) as address:
 
             def watch(bookmark: str, limit_s: float) -> tuple[list[float], int]:
                 """When frames came, and curl's exit code: 28 if it was still watching at the end."""
@@ -117,15 +109,15 @@ class Instances:
 
 
 def test_calls_that_may_be_sent_twice_survive_a_kill_and_a_drain_and_others_are_sent_once(
-    folder: Path,
+    data_dir: Path,
 ) -> None:
-    instances = Instances(folder)
+    instances = Instances(data_dir)
     gateway = Gateway({"record": [f"127.0.0.1:{port}" for port in instances.ports]})
     over = threading.Event()
     got: list[grpc.StatusCode] = []
     created: dict[str, grpc.StatusCode] = {}
     try:
-        with running(gateway, folder) as address, grpc.insecure_channel(address) as channel:
+        with running(gateway, data_dir) as address, grpc.insecure_channel(address) as channel:
             stub = rpc.RecordServiceStub(channel)
 
             def get() -> None:

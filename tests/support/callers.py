@@ -39,6 +39,12 @@ def callers_file(path: Path, roles: Iterable[str] = ROLES, **more: Iterable[str]
     return path
 
 
+def mtls_settings(folder: Path, **more: Any) -> dict[str, Any]:
+    """Settings of a service that knows the callers of ``callers_file`` by certificates, and further ones."""
+    callers = callers_file(folder / "callers.json")
+    return {**tls_settings(folder / "tls"), "tls_callers_file": callers, "insecure": False, **more}
+
+
 def by_token(folder: Path) -> Way:
     tokens = write_tokens(folder / "tokens.json", {role: [role] for role in ROLES})
     return Way({"token_file": tokens}, ROLES, lambda to, role: grpc.aio.insecure_channel(to), bearer)

@@ -24,8 +24,8 @@ from modelkeep.rpc import Address, decode, open_async_channel, open_channel
 from modelkeep.tls import CallerFiles, CallerTls
 from modelkeep_common.auth import ROLES
 from modelkeep_common.calls import current_call
-from support.callers import callers_file
-from support.certificates import AUTHORITY, caller, put, tls_settings
+from support.callers import mtls_settings
+from support.certificates import AUTHORITY, caller, put
 from support.commonapp import SERVICE, App, Client, serving
 from support.tokens import token_of, write_tokens
 from support.waiting import wait_until
@@ -44,12 +44,7 @@ async def stream_who(request: StringValue, context: Any) -> AsyncIterator[String
 @contextlib.asynccontextmanager
 async def secured(folder: Path, **settings: Any) -> AsyncIterator[str]:
     """A service that takes certificates of callers."""
-    values = {
-        **tls_settings(folder / "tls"),
-        "tls_callers_file": callers_file(folder / "callers.json"),
-        "insecure": False,
-        **settings,
-    }
+    values = mtls_settings(folder, **settings)
     allowed = {f"{SERVICE}/{name}": ROLES for name in ("Who", "StreamWho")}
     async with serving(App({"Who": who, "StreamWho": stream_who}), folder, allowed=allowed, **values) as (
         one,
